@@ -1,0 +1,98 @@
+"""
+Celery's settings, all of them, read from the environment.
+
+Settings only: nothing here imports anything of ours, so that every process (web, worker, beat, Flower) and any
+``celery`` command typed by hand in this folder reads the same ones.
+
+Environment: ``REDIS_URL``, ``BROKER_URL`` and ``RESULT_BACKEND`` (default: ``REDIS_URL``), ``DATA_DIR``
+(default: ``.data``). With no ``REDIS_URL`` at all they point at the embedded server's Unix socket in ``DATA_DIR``.
+
+Names and meanings: https://docs.celeryq.dev/en/stable/userguide/configuration.html
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from celery.schedules import crontab
+
+_data_dir = Path(os.environ.get("DATA_DIR") or ".data").resolve()
+_redis_url = os.environ.get("REDIS_URL") or f"redis+socket://{_data_dir}/redis.sock?virtual_host=0"
+
+broker_url = os.environ.get("BROKER_URL") or _redis_url
+result_backend = os.environ.get("RESULT_BACKEND") or _redis_url
+
+imports = ("tasks.text", "tasks.images", "tasks.data", "tasks.housekeeping")
+
+# JSON only: a pickle in a queue is code that its writer runs in our workers.
+task_serializer = result_serializer = "json"
+accept_content = ["json"]
+timezone = "UTC"
+
+# Queues: a misspelt queue is an error at dispatch, not a queue that nobody consumes.
+task_default_queue = "celery"
+task_create_missing_queues = False
+
+# A message is acknowledged after its task, so a killed worker's tasks run again.
+task_acks_late = True
+task_reject_on_worker_lost = True
+task_retry_on_worker_lost = True
+task_acks_on_failure_or_timeout = True
+worker_prefetch_multiplier = 1
+worker_cancel_long_running_tasks_on_connection_loss = True
+
+# A task that hangs gives its slot back: an exception at 570 s, a kill at 600 s.
+task_soft_time_limit = 570
+task_time_limit = 600
+worker_max_tasks_per_child = 1000  # bounds what a leaking task can take
+worker_soft_shutdown_timeout = 30.0  # seconds for running tasks to end after TERM
+worker_enable_soft_shutdown_on_idle = True
+
+# What a caller and Flower can see of a task: STARTED, its name, arguments and worker, and events.
+task_track_started = True
+result_extended = True
+worker_send_task_events = True
+task_send_sent_event = True
+result_expires = 86_400  # seconds
+result_backend_always_retry = True
+result_backend_max_retries = 20  # else a worker retries a lost backend for ever, deaf to TERM
+
+# A broker that is away is waited for, by workers for ever, by a publisher for at most 2 s.
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+broker_connection_timeout = 2.0
+broker_pool_acquire_timeout = 2.0
+task_publish_retry_policy = {"max_retries": 1, "interval_start": 0.1, "interval_step": 0.0, "interval_max": 0.1}
+
+broker_transport_options: dict[str, Any] = {}
+if broker_url.startswith(("redis", "rediss", "sentinel")):
+    broker_transport_options = {
+        # An unacknowledged message is redelivered after this: longer than any task may run.
+        "visibility_timeout": 3600,
+        # A dead worker's messages are looked for every 5 s, not every 100 s.
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 5.0,
+        "socket_connect_timeout": 2.0,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+    }
+if broker_url.startswith(("amqp", "pyamqp")):
+    task_default_queue_type = "quorum"
+    task_default_exchange_type = "topic"  # what native delayed delivery needs of a quorum queue
+    broker_heartbeat = 10.0
+    broker_transport_options = {"confirm_publish": True, "confirm_timeout": 2.0}
+
+redis_socket_timeout = 10.0
+redis_socket_connect_timeout = 2.0
+redis_socket_keepalive = True
+redis_backend_health_check_interval = 5
+result_backend_transport_options = {"retry_policy": {"timeout": 2.0, "max_retries": 1}}
+
+beat_schedule_filename = str(_data_dir / "celerybeat-schedule")
+beat_schedule = {
+    "housekeeping": {
+        "task": "tasks.housekeeping.remove_old_files",
+        "schedule": crontab(minute="17", hour="*"),
+    },
+}

@@ -1,0 +1,35 @@
+"""What can be set on a bridge."""
+
+from dataclasses import dataclass
+
+__all__ = ("BridgeConfig",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeConfig:
+    """
+    A bridge's own settings. What Celery already has a setting for is taken from the app.
+
+    All durations are seconds from now.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: How long a dispatch may take before it fails.
+    dispatch_timeout: float = 2.0
+    #: Dispatches under way at once; one more is refused with ``DispatchSaturated``.
+    max_pending_dispatches: int = 10_000
+    #: After a failure of the broker, how long to refuse dispatches between two attempts to reconnect.
+    breaker_reset: float = 0.5
+    #: A publisher thread stuck in the broker for longer is abandoned and another started.
+    stuck_after: float = 5.0
+    #: How long `await result` and `get` wait unless told otherwise; ``None`` waits for ever.
+    result_timeout: float | None = 86_400.0
+    #: Waits under way at once; one more is refused with ``WaitersSaturated``.
+    max_waiters: int = 100_000
+    #: Every waited-for result is read again this often, in case that a notification was lost.
+    sweep_interval: float = 15.0
+    #: How often a result backend that cannot notify (a database, say) is asked, once for all waiters.
+    poll_interval: float = 0.25
+    #: How long `close` lets dispatches under way finish.
+    close_timeout: float = 5.0

@@ -1,0 +1,175 @@
+"""
+Errors, one class per thing that a caller would do differently.
+
+::
+
+    BridgeError
+    ├─ DispatchError               the broker did not confirm the message
+    │  ├─ BrokerUnavailable        503  not sent: try again later
+    │  ├─ DispatchSaturated        503  not sent: our own bound on pending dispatches
+    │  └─ DispatchUncertain        503  perhaps sent: ask about ``task_id`` before trying again
+    ├─ ResultError
+    │  ├─ ResultTimeout            504  also a TimeoutError; the task goes on
+    │  ├─ ResultBackendUnavailable 503
+    │  ├─ WaitersSaturated         503  our own bound on waiters
+    │  ├─ TaskFailed               500  the task's own exception is ``__cause__``
+    │  └─ TaskRevoked              410
+    BridgeClosed(RuntimeError)     misuse: the bridge is not open
+    WouldBlock(RuntimeError)       misuse: a blocking Celery call on the event loop
+
+A :class:`BridgeError` carries the ``task_id`` that it is about, where there is one, and an ``http_status_hint``, so
+that a handler can answer without a table of its own and the bridge need not know HTTP.
+"""
+
+from typing import ClassVar
+
+__all__ = (
+    "BridgeClosed",
+    "BridgeError",
+    "BrokerUnavailable",
+    "DispatchError",
+    "DispatchSaturated",
+    "DispatchUncertain",
+    "ResultBackendUnavailable",
+    "ResultError",
+    "ResultTimeout",
+    "TaskFailed",
+    "TaskRevoked",
+    "WaitersSaturated",
+    "WouldBlock",
+)
+
+
+class BridgeError(Exception):
+    """
+    Base of what the bridge raises while it is used rightly.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: HTTP status that says the same to a client.
+    http_status_hint: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, task_id: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        #: Id of the task that this is about.
+        self.task_id = task_id
+        #: Seconds after which trying again may help.
+        self.retry_after = retry_after
+
+
+class DispatchError(BridgeError):
+    """
+    The broker did not confirm the message. Catch this to treat all its kinds alike.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 503
+
+
+class BrokerUnavailable(DispatchError):
+    """
+    The message was not sent and never will be: dispatch again after ``retry_after`` seconds.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class DispatchSaturated(DispatchError):
+    """
+    Not sent: ``BridgeConfig.max_pending_dispatches`` are under way. Shed load, or dispatch again a little later.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class DispatchUncertain(DispatchError):
+    """
+    The connection broke, or the deadline passed, while the message was on its way.
+
+    The task may run. Look for ``task_id`` (or make the task idempotent) before you dispatch again.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class ResultError(BridgeError):
+    """
+    No value came of the task. Catch this to treat all its kinds alike.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class ResultTimeout(ResultError, TimeoutError):
+    """
+    Not ready in time. The task goes on; get the same result again to go on waiting.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 504
+
+
+class ResultBackendUnavailable(ResultError):
+    """
+    The result backend could not be read. The task may have finished; get the result again later.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 503
+
+
+class WaitersSaturated(ResultError):
+    """
+    ``BridgeConfig.max_waiters`` waits are under way. The task goes on; get its result a little later.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 503
+
+
+class TaskFailed(ResultError):
+    """
+    The task, or one that it waited for, raised: its own exception is ``__cause__``.
+
+    It wraps, so that a handler's ``except ValueError`` never catches a task's.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, message: str, *, task_id: str, traceback: str | None = None) -> None:
+        super().__init__(message, task_id=task_id)
+        #: The worker's traceback as text, where the backend has it.
+        self.traceback = traceback
+
+
+class TaskRevoked(ResultError):
+    """
+    The task was revoked or expired before it ended: there will be no value.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 410
+
+
+class BridgeClosed(RuntimeError):
+    """
+    The bridge is not open: start it, or stop using it after ``close``.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+class WouldBlock(RuntimeError):
+    """
+    A call of Celery's own that waits for the network was made on the event loop.
+
+    The message names the bridge's method that does the same without blocking.
+
+    .. versionadded:: 0.1.0
+    """
