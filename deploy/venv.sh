@@ -1,0 +1,61 @@
+#!/bin/sh
+# Usage: deploy/venv.sh service|dev
+#
+# Makes .venv hold what requirements/<name>.lock pins, by hash, and does nothing when it does already. Plain sh,
+# since it runs before there is any Python of ours, and perhaps with a Python too old for anything else here.
+set -eu
+cd "$(dirname "$0")/.."
+name=$1
+python=${PYTHON:-python3}
+venv=.venv
+
+die() {
+    printf 'make: %s\n' "$*" >&2
+    exit 1
+}
+
+command -v "$python" >/dev/null 2>&1 || die "no '$python' here: install Python 3.11 or newer, or set PYTHON"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    die "$("$python" -V 2>&1) is too old: Python 3.11 or newer is needed; set PYTHON, as in: make PYTHON=python3.12 up"
+
+# A virtual environment belongs to its interpreter and its place: with another of either it is made anew.
+identity=$("$python" -c 'import os, sys; print(*sys.version_info[:3], os.path.realpath(sys.base_prefix), os.getcwd())')
+stamp() { # name: what .venv/NAME.stamp says once that lock is installed
+    printf '%s\n' "$identity"
+    cat "requirements/$1.lock"
+}
+installed() {
+    [ -f "$venv/$1.stamp" ] && stamp "$1" | cmp -s - "$venv/$1.stamp" && "$venv/bin/python" -c '' 2>/dev/null
+}
+
+installed "$name" && exit 0
+# Two `make up` at once in one fresh checkout: the second waits for the first. The lock is on a file that is here
+# anyway and goes with this process. (macOS has no flock command and does without.)
+exec 9<requirements/service.lock
+if command -v flock >/dev/null 2>&1; then flock 9; fi
+installed "$name" && exit 0
+
+if ! "$python" -c 'import ensurepip' >/dev/null 2>&1; then # Debian and Ubuntu keep it in a package of its own
+    package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+    command -v apt-get >/dev/null 2>&1 || die "$python has no ensurepip, so it cannot make a virtual environment"
+    [ "$(id -u)" = 0 ] || die "$package is missing; install it with: sudo apt-get install $package"
+    echo "make: installing $package" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -qq -y --no-install-recommends "$package" >/dev/null 2>&1 || {
+        apt-get update -qq && apt-get install -qq -y --no-install-recommends "$package" >/dev/null
+    } || die "apt-get could not install $package"
+fi
+
+echo "make: installing requirements/$name.lock into $venv (a minute or two, once)" >&2
+if [ "$(cat "$venv/identity" 2>/dev/null)" != "$identity" ] ||
+    ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
+    "$python" -m venv --clear "$venv"
+    printf '%s\n' "$identity" >"$venv/identity"
+fi
+rm -f "$venv"/*.stamp
+# Wheels only: a source distribution would run its own code and fetch unpinned build tools. forbiddenfruit (of
+# blockbuster, so for the tests only) has no wheel; pip ignores its exception when the lock does not name it.
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes \
+    --only-binary :all: --no-binary forbiddenfruit -r "requirements/$name.lock"
+stamp "$name" >"$venv/$name.stamp"
+if [ "$name" = dev ]; then stamp service >"$venv/service.stamp"; fi # dev.lock is a superset
