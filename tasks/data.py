@@ -1,0 +1,204 @@
+"""Tasks on tables."""
+
+import csv as csvlib
+import io
+import math
+import re
+from array import array
+from collections.abc import Iterator
+from datetime import date, datetime
+from typing import Annotated, Literal, TypedDict
+
+from pydantic import Field
+
+from tasks.celery import app
+from tornado_celery_bridge.progress import progress
+
+__all__ = ("Column", "CsvProfile", "profile_csv")
+
+ColumnType = Literal["integer", "number", "boolean", "date", "datetime", "text", "empty"]
+
+#: Progress is one write to the result backend: at most some 20 for a table, and none for a small one.
+MIN_CHUNK_ROWS = 1000
+MAX_CHUNKS = 20
+
+_INTEGER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_DATETIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
+_BOOLEANS = frozenset(("true", "false"))
+_INT64 = range(-(2**63), 2**63)
+
+
+class Column(TypedDict):
+    """What one column holds."""
+
+    name: str
+    type: ColumnType
+    missing: Annotated[int, Field(description="Cells that are empty or blank.")]
+    min: Annotated[int | float | str | None, Field(description="Smallest value; null for text and booleans.")]
+    max: Annotated[int | float | str | None, Field(description="Largest value; null for text and booleans.")]
+    mean: Annotated[float | None, Field(description="Mean of the numbers; null for anything else.")]
+
+
+class CsvProfile(TypedDict):
+    """What a table holds."""
+
+    rows: int
+    columns: list[Column]
+
+
+@app.task(exposed=True)
+def profile_csv(csv: str, delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ",") -> CsvProfile:
+    """
+    Find out what each column of a table holds: its type, missing cells, smallest and largest value, mean.
+
+    The first row names the columns. Blank lines are skipped. A column's type is the narrowest that all of its
+    cells have; dates and times are recognised as ISO 8601 and compared as they are written.
+
+    Args:
+        csv: The table, as RFC 4180 says.
+        delimiter: What separates cells.
+    """
+    _check_characters(csv)
+    rows = _read_rows(csv, delimiter)
+    header = next(rows, None)
+    if header is None:
+        raise ValueError("the CSV is empty: there is no header line")
+    columns = [_Tally(name) for name in header[1]]
+    lines = csv.count("\n") + 1
+    chunk = max(MIN_CHUNK_ROWS, lines // MAX_CHUNKS)
+    count = 0
+    for count, (line, cells) in enumerate(rows, start=1):
+        _check_width(line, cells, columns)
+        for tally, cell in zip(columns, cells, strict=True):
+            tally.add(cell)
+        if count % chunk == 0:
+            progress(line, lines, "reading lines")
+    return {"rows": count, "columns": [tally.column() for tally in columns]}
+
+
+def _check_characters(csv: str) -> None:
+    position = csv.find("\0")
+    if position >= 0:
+        line = csv.count("\n", 0, position) + 1
+        raise ValueError(f"line {line}: a NUL character; is this a text file?")
+
+
+def _read_rows(csv: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row's cells with the number of the line on which it begins."""
+    source = io.StringIO(csv.removeprefix("\ufeff"), newline="")
+    try:
+        reader = csvlib.reader(source, delimiter=delimiter, strict=True)
+    except (TypeError, ValueError) as exc:
+        raise ValueError(f"{delimiter!r} cannot be a delimiter") from exc
+    first_line = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield first_line, cells
+            first_line = reader.line_num + 1
+    except csvlib.Error as exc:
+        reason = "a quote is never closed" if "unexpected end" in str(exc) else str(exc)
+        raise ValueError(f"line {first_line}: {reason}") from exc
+
+
+def _check_width(line: int, cells: list[str], columns: list["_Tally"]) -> None:
+    if len(cells) != len(columns):
+        raise ValueError(f"line {line}: {len(cells)} cells, but the header has {len(columns)}")
+
+
+class _Tally:
+    """
+    What is known of a column so far.
+
+    Every type in ``_types`` still fits all cells seen; a cell removes those that it does not fit. Text always
+    fits.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._types: list[ColumnType] = ["integer", "number", "boolean", "date", "datetime"]
+        self._missing = 0
+        self._seen = False
+        self._numbers = array("d")
+        self._integers: list[int] = []
+        self._least: str | None = None
+        self._greatest: str | None = None
+
+    def add(self, cell: str) -> None:
+        cell = cell.strip()
+        if not cell:
+            self._missing += 1
+            return
+        self._seen = True
+        self._types = [kind for kind in self._types if _FITS[kind](cell)]
+        if "integer" in self._types:
+            self._integers.append(int(cell))
+        if "number" in self._types:
+            self._numbers.append(float(cell))
+        elif self._types:
+            self._least = cell if self._least is None else min(self._least, cell)
+            self._greatest = cell if self._greatest is None else max(self._greatest, cell)
+
+    def column(self) -> Column:
+        kind: ColumnType = "empty" if not self._seen else self._types[0] if self._types else "text"
+        column: Column = {
+            "name": self._name,
+            "type": kind,
+            "missing": self._missing,
+            "min": None,
+            "max": None,
+            "mean": None,
+        }
+        if kind == "integer":
+            column |= {"min": min(self._integers), "max": max(self._integers), "mean": _mean(self._integers)}
+        elif kind == "number":
+            column |= {"min": min(self._numbers), "max": max(self._numbers), "mean": _mean(self._numbers)}
+        elif kind in ("date", "datetime"):
+            column |= {"min": self._least, "max": self._greatest}
+        return column
+
+
+def _mean(values: "list[int] | array[float]") -> float:
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # the sum is beyond a float; the mean is not
+        return math.fsum(value / len(values) for value in values)
+
+
+def _is_integer(cell: str) -> bool:
+    return _INTEGER.fullmatch(cell) is not None and int(cell) in _INT64
+
+
+def _is_number(cell: str) -> bool:
+    return _NUMBER.fullmatch(cell) is not None and math.isfinite(float(cell))
+
+
+def _is_boolean(cell: str) -> bool:
+    return cell.casefold() in _BOOLEANS
+
+
+def _is_date(cell: str) -> bool:
+    return _DATE.fullmatch(cell) is not None and _parses(date, cell)
+
+
+def _is_datetime(cell: str) -> bool:
+    return _DATETIME.fullmatch(cell) is not None and _parses(datetime, cell)
+
+
+def _parses(kind: type[date], cell: str) -> bool:
+    try:
+        kind.fromisoformat(cell)
+    except ValueError:
+        return False
+    return True
+
+
+_FITS = {
+    "integer": _is_integer,
+    "number": _is_number,
+    "boolean": _is_boolean,
+    "date": _is_date,
+    "datetime": _is_datetime,
+}

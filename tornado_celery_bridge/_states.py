@@ -1,0 +1,121 @@
+"""What a result backend says about a task, as values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from celery import states
+
+from tornado_celery_bridge.progress import STATE as PROGRESS
+
+__all__ = ("Meta", "Progress", "TaskError", "TaskState")
+
+#: What a backend stores for a task, decoded and nothing more: exceptions are still descriptions.
+Meta = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """
+    How far a task has come, as :func:`tornado_celery_bridge.progress.progress` told it.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: Work done so far, in the task's own unit.
+    current: float
+    #: All work there is, in the same unit; None if the task does not know.
+    total: float | None = None
+    #: For a person to read.
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskError:
+    """
+    A task's exception as text. Nothing is imported or called to make it, so it is safe to show.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: Name of the exception's class.
+    type: str
+    #: Module of the exception's class.
+    module: str
+    #: What the exception said.
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """
+    What the result backend said of a task at one moment.
+
+    .. versionadded:: 0.1.0
+    """
+
+    task_id: str
+    #: Celery's word, in capitals. PENDING also stands for an id that the backend knows nothing about.
+    state: str
+    #: What the backend stored, decoded.
+    meta: Meta
+
+    @classmethod
+    def from_meta(cls, task_id: str, meta: Meta) -> "TaskState":
+        return cls(task_id, meta["status"], meta)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the task has ended, one way or another."""
+        return self.state in states.READY_STATES
+
+    @property
+    def result(self) -> Any:
+        """The return value of a task that succeeded, else None."""
+        return self.meta["result"] if self.state == states.SUCCESS else None
+
+    @property
+    def error(self) -> TaskError | None:
+        """Why the task failed, was revoked or is to be retried, else None."""
+        return _describe(self.meta["result"]) if self.state in states.EXCEPTION_STATES else None
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the task has come, if it is under way and tells."""
+        told = self.meta["result"]
+        if self.state != PROGRESS or not isinstance(told, Mapping) or "current" not in told:
+            return None
+        return Progress(told["current"], told.get("total"), told.get("message"))
+
+    @property
+    def traceback(self) -> str | None:
+        """The worker's traceback as text, where it was stored."""
+        return self.meta.get("traceback")
+
+    @property
+    def date_done(self) -> str | None:
+        """When the task ended, ISO 8601."""
+        done = self.meta.get("date_done")
+        return done if done is None or isinstance(done, str) else done.isoformat()
+
+    @property
+    def retries(self) -> int:
+        """How often the task asked to be retried; known with ``result_extended``."""
+        return self.meta.get("retries") or 0
+
+    @property
+    def worker(self) -> str | None:
+        """Node name of the worker; known with ``result_extended``."""
+        return self.meta.get("worker")
+
+
+def _describe(stored: Any) -> TaskError:
+    if isinstance(stored, BaseException):  # a backend that rebuilds what it reads, or pickle
+        cls = type(stored)
+        return TaskError(cls.__qualname__, cls.__module__, str(stored))
+    if not isinstance(stored, Mapping):
+        return TaskError("Exception", "builtins", "" if stored is None else str(stored))
+    message = stored.get("exc_message", "")
+    if isinstance(message, list | tuple):
+        message = ", ".join(map(str, message))
+    return TaskError(str(stored.get("exc_type", "Exception")), str(stored.get("exc_module", "")), str(message))
