@@ -1,0 +1,46 @@
+"""Dispatch Celery tasks from Tornado handlers and await their results, without ever blocking the IOLoop."""
+
+from tornado_celery_bridge._bridge import Bridge
+from tornado_celery_bridge._config import BridgeConfig
+from tornado_celery_bridge._results import AsyncResult, GroupResult
+from tornado_celery_bridge._states import Progress, TaskError, TaskState
+from tornado_celery_bridge._version import __version__
+from tornado_celery_bridge.exceptions import (
+    BridgeClosed,
+    BridgeError,
+    BrokerUnavailable,
+    DispatchError,
+    DispatchSaturated,
+    DispatchUncertain,
+    ResultBackendUnavailable,
+    ResultError,
+    ResultTimeout,
+    TaskFailed,
+    TaskRevoked,
+    WaitersSaturated,
+    WouldBlock,
+)
+
+__all__ = (
+    "AsyncResult",
+    "Bridge",
+    "BridgeClosed",
+    "BridgeConfig",
+    "BridgeError",
+    "BrokerUnavailable",
+    "DispatchError",
+    "DispatchSaturated",
+    "DispatchUncertain",
+    "GroupResult",
+    "Progress",
+    "ResultBackendUnavailable",
+    "ResultError",
+    "ResultTimeout",
+    "TaskError",
+    "TaskFailed",
+    "TaskRevoked",
+    "TaskState",
+    "WaitersSaturated",
+    "WouldBlock",
+    "__version__",
+)

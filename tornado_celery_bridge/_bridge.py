@@ -1,0 +1,488 @@
+"""The bridge: dispatches signatures and awaits their results, for one event loop."""
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from celery import Celery, Task, states
+from celery.backends.base import DisabledBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.backends.rpc import RPCBackend
+from celery.canvas import Signature
+from celery.exceptions import ImproperlyConfigured
+from kombu.utils.uuid import uuid
+
+from tornado_celery_bridge._config import BridgeConfig
+from tornado_celery_bridge._control import Caller
+from tornado_celery_bridge._lane import InDoubt, Lane, LaneDown, LaneFull, NotBegun
+from tornado_celery_bridge._listener import Listener
+from tornado_celery_bridge._publish import Message, NotSent, Publisher, SentInDoubt
+from tornado_celery_bridge._pubsub import RedisListener
+from tornado_celery_bridge._results import AsyncResult, GroupResult, Result, adopt, leaves
+from tornado_celery_bridge._states import TaskState
+from tornado_celery_bridge._threads import PollingListener, RpcListener
+from tornado_celery_bridge._waits import Follower, Wait
+from tornado_celery_bridge.exceptions import (
+    BridgeClosed,
+    BridgeError,
+    BrokerUnavailable,
+    DispatchSaturated,
+    DispatchUncertain,
+    ResultBackendUnavailable,
+    ResultTimeout,
+    WaitersSaturated,
+)
+
+__all__ = ("Bridge",)
+
+T = TypeVar("T")
+
+#: Calls of Celery's remote control under way at once; each may take its whole timeout.
+MAX_CALLS = 1_000
+#: Seconds to wait before trying again, when the broker was too slow to say.
+RETRY_AFTER = 1.0
+
+
+class Bridge:
+    """
+    Dispatches tasks of a Celery app from an event loop, and awaits their results. Nothing in it blocks the loop.
+
+    Open it with the application and close it with it, in the loop that uses it::
+
+        async with Bridge(app) as bridge:
+            result = await bridge.dispatch(add.s(2, 2))
+            value = await result
+
+    Args:
+        app: Any Celery app; its settings say where broker and result backend are.
+        config: The bridge's own settings.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, app: Celery, config: BridgeConfig | None = None) -> None:
+        self.app = app
+        self.config = config or BridgeConfig()
+        self._waits = 0
+        self._open = False
+        self._listener: Listener
+        self._publisher: Lane
+        self._caller: Lane
+
+    # Opening and closing.
+
+    async def start(self) -> Self:
+        """
+        Open the bridge for the running loop; broker and backend are connected to, and again, by itself.
+
+        Raises:
+            ImproperlyConfigured: The app has no result backend, or one that this can't work with.
+        """
+        backend = await asyncio.to_thread(self._prepare_app)
+        config = self.config
+        self._listener = self._make_listener(backend)
+        keep_reply_queue = self._listener.consume if isinstance(self._listener, RpcListener) else None
+        self._publisher = self._lane(
+            "publisher", lambda: Publisher(self.app, keep_reply_queue), config.max_pending_dispatches
+        )
+        self._caller = self._lane("control", Caller, MAX_CALLS)
+        self._eager = bool(self.app.conf.task_always_eager)
+        self._backend = backend
+        self._listener.start()
+        self._publisher.start()
+        self._caller.start()
+        self._open = True
+        return self
+
+    async def close(self) -> None:
+        """Close the bridge: dispatches under way get ``close_timeout`` to finish, waits under way are cancelled."""
+        if not self._open:
+            return
+        self._open = False
+        await asyncio.gather(
+            self._publisher.close(self.config.close_timeout), self._caller.close(self.config.close_timeout)
+        )
+        await self._listener.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _prepare_app(self) -> Any:
+        """Do, off the loop, what Celery does at first use: import tasks, find the backend."""
+        self.app.finalize()
+        self.app.loader.import_default_modules()
+        backend = self.app.backend
+        if isinstance(backend, DisabledBackend):
+            raise ImproperlyConfigured("the app has no result_backend: set one, as results are what a bridge awaits")
+        if self.app.conf.result_backend_thread_safe:
+            raise ImproperlyConfigured("result_backend_thread_safe must be off: the publisher thread needs its own")
+        return backend
+
+    def _make_listener(self, backend: Any) -> Listener:
+        if isinstance(backend, RedisBackend) and not isinstance(backend, SentinelBackend):
+            return RedisListener(backend, sweep_interval=self.config.sweep_interval)
+        if isinstance(backend, RPCBackend):
+            return RpcListener(self.app)
+        return PollingListener(self.app, interval=self.config.poll_interval)
+
+    def _lane(self, name: str, make_worker: Callable[[], Any], max_pending: int) -> Lane:
+        return Lane(
+            f"tornado_celery_bridge {name}",
+            make_worker,
+            max_pending=max_pending,
+            stuck_after=self.config.stuck_after,
+            reset=self.config.breaker_reset,
+        )
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise BridgeClosed("the bridge is not open: use `async with Bridge(app)`, or await bridge.start()")
+
+    # Dispatching.
+
+    async def dispatch(
+        self,
+        target: Signature | Task | str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        dispatch_timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """
+        Publish a task, chain, group or chord, and return its result, to be awaited.
+
+        Returns when the broker has the message. Cancelled, the message may be sent all the same.
+
+        Args:
+            target: A signature or canvas, a task, or a task's name.
+            args: Positional arguments; for a signature, put before its own, as Celery does.
+            kwargs: Named arguments.
+            dispatch_timeout: Seconds from now, instead of the config's.
+            options: As ``Task.apply_async`` takes them: ``countdown``, ``queue``, ``task_id``…
+                https://docs.celeryq.dev/en/stable/reference/celery.app.task.html#celery.app.task.Task.apply_async
+
+        Returns:
+            An :class:`AsyncResult`; for a group, a :class:`GroupResult`.
+
+        Raises:
+            BrokerUnavailable: Not sent.
+            DispatchSaturated: Not sent; too many dispatches are under way.
+            DispatchUncertain: Perhaps sent.
+            TypeError, kombu.exceptions.EncodeError, celery.exceptions.QueueNotFound: Not sent; as Celery raises them.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check_open()
+        task_id = options.get("task_id")
+        if task_id is None and isinstance(target, Signature):
+            task_id = target.options.get("task_id")
+        task_id = options["task_id"] = task_id or uuid()
+        message = Message(target, args, kwargs or {}, options, contextvars.copy_context())
+        lane, work = (self._caller, _eagerly(message)) if self._eager else (self._publisher, message)
+        try:
+            made = await lane.submit(work, dispatch_timeout or self.config.dispatch_timeout)
+        except LaneFull:
+            raise DispatchSaturated(
+                "too many dispatches are under way", task_id=task_id, retry_after=RETRY_AFTER
+            ) from None
+        except LaneDown:
+            raise self._unavailable("the broker is not reachable", task_id) from None
+        except NotBegun:
+            raise self._unavailable("the broker did not answer in time", task_id) from None
+        except NotSent as exc:
+            raise self._unavailable(f"the broker is not reachable: {exc}", task_id) from exc.__cause__
+        except (InDoubt, SentInDoubt) as exc:
+            raise DispatchUncertain(
+                f"the broker did not confirm task {task_id}, which may run: {exc or 'no answer in time'}",
+                task_id=task_id,
+                retry_after=RETRY_AFTER,
+            ) from exc.__cause__
+        if made is not None:
+            return adopt(made, self)
+        result: AsyncResult[Any] = AsyncResult(task_id, self)
+        result._ignored = self._ignores(target, options)
+        return result
+
+    def _unavailable(self, why: str, task_id: str | None) -> BrokerUnavailable:
+        return BrokerUnavailable(why, task_id=task_id, retry_after=max(RETRY_AFTER, self.config.breaker_reset))
+
+    def _ignores(self, target: Signature | Task | str, options: Mapping[str, Any]) -> bool:
+        told = options.get("ignore_result")
+        if told is None and isinstance(target, Signature):
+            told = target.options.get("ignore_result")
+            target = target.task
+        if told is None and isinstance(target, str):
+            target = self.app.tasks.get(target, target)
+        return bool(told if told is not None else getattr(target, "ignore_result", False))
+
+    # Awaiting.
+
+    @overload
+    async def get(self, result: AsyncResult[T], *, timeout: float | None = None) -> T: ...
+    @overload
+    async def get(self, result: GroupResult, *, timeout: float | None = None) -> list[Any]: ...
+    @overload
+    async def get(self, result: str, *, timeout: float | None = None) -> Any: ...
+
+    async def get(self, result: Result | str, *, timeout: float | None = None) -> Any:
+        """
+        Return the task's return value once it is ready; of a group, the list of them.
+
+        Cancelling the wait leaves the task running. A task that ignores its result returns None at once.
+
+        Args:
+            result: What :meth:`dispatch` returned, or a task's id.
+            timeout: Seconds from now (not a Tornado deadline); 0 looks once. None: the config's ``result_timeout``.
+
+        Raises:
+            TaskFailed: The task, or one that it comes after, raised; see ``__cause__``.
+            TaskRevoked: The task was revoked, or expired.
+            ResultTimeout: Not ready in time; the task may still finish.
+            ResultBackendUnavailable: Not known in time, as the backend does not answer.
+            WaitersSaturated: Too many waits are under way.
+
+        .. versionadded:: 0.1.0
+        """
+        target = self._result(result)
+        if isinstance(target, AsyncResult) and target._ignored and target._cache is None:
+            return None
+        return await self._wait(Wait(target, self._rebuild), timeout)
+
+    async def wait(self, result: AsyncResult[Any] | str, *, timeout: float | None = None) -> TaskState:
+        """
+        Return the state in which the task ended, whether it succeeded or not.
+
+        Args and errors as :meth:`get`, without ``TaskFailed`` and ``TaskRevoked``.
+
+        .. versionadded:: 0.1.0
+        """
+        target = self._result(result)
+        wait = Wait(target, None)
+        await self._wait(wait, timeout)
+        return TaskState.from_meta(str(target.id), wait.seen[str(target.id)])
+
+    async def _wait(self, wait: Wait, timeout: float | None) -> Any:
+        self._check_open()
+        if wait.future.done():
+            return wait.future.result()
+        if self._waits >= self.config.max_waiters:
+            raise WaitersSaturated("too many waits are under way", task_id=wait.task_id, retry_after=RETRY_AFTER)
+        timeout = self.config.result_timeout if timeout is None else timeout
+        if timeout == 0:
+            found = await self._listener.read(wait.task_ids)
+            for task_id, meta in found.items():
+                wait.heard(task_id, meta)
+            if not wait.future.done():
+                wait.fail(self._timed_out(wait.task_id, timeout))
+            return wait.future.result()
+        self._waits += 1
+        wait.watch(self._listener)
+        timer = timeout and wait.future.get_loop().call_later(timeout, self._expire, wait, timeout)
+        try:
+            return await wait.future
+        finally:
+            self._waits -= 1
+            wait.unwatch(self._listener)
+            if timer:
+                timer.cancel()
+
+    def _expire(self, wait: Wait, timeout: float) -> None:
+        wait.fail(self._timed_out(wait.task_id, timeout))
+
+    def _timed_out(self, task_id: str, timeout: float) -> BridgeError:
+        if timeout and not self._listener.connected:
+            return ResultBackendUnavailable(
+                f"the result backend is not reachable; nothing was heard of task {task_id} in {timeout} s",
+                task_id=task_id,
+                retry_after=RETRY_AFTER,
+            )
+        return ResultTimeout(f"task {task_id} is not ready after {timeout} s", task_id=task_id)
+
+    def _result(self, result: Result | str) -> Result:
+        return AsyncResult(result, self) if isinstance(result, str) else adopt(result, self)
+
+    def _rebuild(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
+        rebuilt: Mapping[str, Any] = self._backend.meta_from_decoded(dict(meta))
+        return rebuilt
+
+    async def state(self, result: AsyncResult[Any] | str) -> TaskState:
+        """
+        Return what the result backend has of the task now; an id that it knows nothing of is PENDING.
+
+        Raises:
+            ResultBackendUnavailable: It did not answer.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check_open()
+        task_id = result if isinstance(result, str) else str(result.id)
+        found = await self._listener.read([task_id])
+        return TaskState.from_meta(task_id, found.get(task_id) or {"status": states.PENDING, "result": None})
+
+    async def stream(
+        self, result: AsyncResult[Any] | str, *, timeout: float | None = None
+    ) -> AsyncIterator[TaskState]:
+        """
+        Yield the task's states and progress as they come; ends by itself after the last one.
+
+        The first is what the backend has now. A consumer slower than the task misses progress that newer progress
+        has replaced, and nothing else. Leave the loop, and the stream is closed with the generator.
+
+        Args:
+            result: What :meth:`dispatch` returned, or a task's id.
+            timeout: Seconds from now for the whole stream. None: the config's ``result_timeout``.
+
+        Raises:
+            ResultTimeout, ResultBackendUnavailable, WaitersSaturated: As :meth:`get`.
+
+        .. versionadded:: 0.1.0
+        """
+        yield (first := await self.state(result))
+        if first.ready:
+            return
+        timeout = self.config.result_timeout if timeout is None else timeout
+        if self._waits >= self.config.max_waiters:
+            raise WaitersSaturated("too many waits are under way", task_id=first.task_id, retry_after=RETRY_AFTER)
+        follower = Follower(first)
+        self._waits += 1
+        self._listener.watch([first.task_id], follower)
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+                async for state in follower:
+                    yield state
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise self._timed_out(first.task_id, timeout or 0.0) from None
+        finally:
+            self._waits -= 1
+            self._listener.unwatch([first.task_id], follower)
+
+    async def as_completed(
+        self, results: Iterable[AsyncResult[T]], *, timeout: float | None = None
+    ) -> AsyncIterator[AsyncResult[T]]:
+        """
+        Yield each of *results* as its task ends; awaiting what was yielded does not wait.
+
+        Args:
+            results: What :meth:`dispatch` returned.
+            timeout: Seconds from now for all of them. None: the config's ``result_timeout``.
+
+        Raises:
+            ResultTimeout: Some were not ready in time.
+
+        .. versionadded:: 0.1.0
+        """
+
+        async def ended(result: AsyncResult[T]) -> AsyncResult[T]:
+            try:
+                await self.get(result, timeout=timeout)
+            except BridgeError as exc:
+                if isinstance(exc, ResultTimeout | ResultBackendUnavailable | WaitersSaturated):
+                    raise
+            return result
+
+        tasks = [asyncio.ensure_future(ended(result)) for result in results]
+        try:
+            for future in asyncio.as_completed(tasks):
+                yield await future
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Control.
+
+    async def revoke(self, result: Result | str, *, terminate: bool = False, signal: str = "SIGTERM") -> None:
+        """
+        Tell all workers not to run the task, or with *terminate* to end the process that runs it.
+
+        A broadcast: workers that are not connected now do not hear it.
+        https://docs.celeryq.dev/en/stable/userguide/workers.html#revoke-revoking-tasks
+
+        Raises:
+            BrokerUnavailable: No worker was told, or it is not known that one was.
+
+        .. versionadded:: 0.1.0
+        """
+        task_ids = [result] if isinstance(result, str) else [leaf.id for leaf in leaves(self._result(result))]
+        await self._call(
+            lambda: self.app.control.revoke(task_ids, terminate=terminate, signal=signal), BrokerUnavailable
+        )
+
+    async def forget(self, result: Result | str) -> None:
+        """
+        Remove what the result backend has of the task.
+
+        Raises:
+            ResultBackendUnavailable: It is not known whether it was removed.
+
+        .. versionadded:: 0.1.0
+        """
+        target = self._result(result)
+
+        def remove() -> None:
+            backend = self.app.backend
+            for leaf in leaves(target):
+                backend.forget(leaf.id)
+
+        await self._call(remove, ResultBackendUnavailable)
+
+    async def ping_broker(self) -> None:
+        """
+        Return if the broker can be published to now.
+
+        Raises:
+            BrokerUnavailable: It can't.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check_open()
+        if self._publisher.down:
+            raise self._unavailable("the broker is not reachable", None)
+
+    async def ping_backend(self) -> None:
+        """
+        Return if the result backend answers now.
+
+        Raises:
+            ResultBackendUnavailable: It does not.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check_open()
+        await self._listener.read(["ping"])
+
+    async def _call(self, call: Callable[[], Any], error: type[BridgeError]) -> None:
+        self._check_open()
+        try:
+            await self._caller.submit(call, self.config.dispatch_timeout)
+        except (LaneFull, LaneDown, NotBegun, InDoubt) as exc:
+            raise error("no answer in time", retry_after=RETRY_AFTER) from exc
+        except (OSError, *self._call_errors()) as exc:
+            raise error(str(exc), retry_after=RETRY_AFTER) from exc
+
+    def _call_errors(self) -> tuple[type[BaseException], ...]:
+        from kombu.exceptions import OperationalError
+
+        return (OperationalError, RuntimeError)
+
+
+def _eagerly(message: Message) -> Callable[[], Any]:
+    """Return a call that runs *message*'s task, as ``task_always_eager`` asks."""
+
+    def run() -> Any:
+        target = message.target
+        if isinstance(target, str):
+            raise ImproperlyConfigured(f"task_always_eager: dispatch a signature, not the name {target!r}")
+        return target.apply_async(message.args, message.kwargs, **message.options)
+
+    return lambda: message.context.run(run)
