@@ -121,8 +121,8 @@ class Bridge:
         backend = self.app.backend
         if isinstance(backend, DisabledBackend):
             raise ImproperlyConfigured("the app has no result_backend: set one, as results are what a bridge awaits")
-        if self.app.conf.result_backend_thread_safe:
-            raise ImproperlyConfigured("result_backend_thread_safe must be off: the publisher thread needs its own")
+        if backend.thread_safe:
+            raise ImproperlyConfigured("the result backend must not be shared by threads (thread_safe): the publisher thread needs its own")
         return backend
 
     def _make_listener(self, backend: Any) -> Listener:

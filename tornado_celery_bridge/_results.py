@@ -157,7 +157,7 @@ Result = AsyncResult[Any] | GroupResult
 
 def adopt(result: Any, bridge: "Bridge") -> Result:
     """Return *result*, one that Celery made, as ours, with its parents and children."""
-    if isinstance(result, Result):
+    if isinstance(result, AsyncResult | GroupResult):
         return result
     parent = adopt(result.parent, bridge) if result.parent is not None else None
     if isinstance(result, celery.result.ResultSet):

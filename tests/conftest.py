@@ -1,0 +1,52 @@
+"""Servers are started once a session; every test runs under blockbuster and asyncio's debug mode."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+from celery import Celery
+
+from tests.sample import make_app
+from tests.servers import Server, worker
+from tornado_celery_bridge import Bridge
+
+
+@pytest.fixture(autouse=True)
+def blockbuster(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
+    """Raise from any blocking call on a running event loop."""
+    with blockbuster_ctx() as active:
+        yield active
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Redis-compatible server that nothing bad happens to."""
+    made = Server(tmp_path_factory.mktemp("redis")).start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def sample_worker(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A stock worker for the sample app; the value is the server's URL."""
+    environment = {"SAMPLE_BROKER": server.url, "SAMPLE_BACKEND": server.url}
+    log = tmp_path_factory.mktemp("worker") / "worker.log"
+    root = str(Path(__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    with worker("tests.sample", environment, log, "--concurrency", "4", "--without-gossip", "--without-mingle"):
+        yield server.url
+
+
+@pytest.fixture
+def app(sample_worker: str) -> Iterator[Celery]:
+    made = make_app(sample_worker, sample_worker)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def bridge(app: Celery) -> AsyncIterator[Bridge]:
+    async with Bridge(app) as made:
+        yield made
