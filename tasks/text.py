@@ -46,9 +46,7 @@ class _Routing(NamedTuple):
 
 
 @app.task(bind=True, exposed=True)
-def count_words(
-    self: Task[..., WordCounts], text: str, top: Annotated[int, Field(ge=0, le=1000)] = 20
-) -> WordCounts:
+def count_words(self: Task[..., WordCounts], text: str, top: Annotated[int, Field(ge=0, le=1000)] = 20) -> WordCounts:
     """
     Count the words of a text.
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from celery import Celery, Task, states
+from celery import Celery, states
 from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.backends.rpc import RPCBackend
@@ -18,7 +18,7 @@ from tornado_celery_bridge._config import BridgeConfig
 from tornado_celery_bridge._control import Caller
 from tornado_celery_bridge._lane import InDoubt, Lane, LaneDown, LaneFull, NotBegun
 from tornado_celery_bridge._listener import Listener
-from tornado_celery_bridge._publish import Message, NotSent, Publisher, SentInDoubt
+from tornado_celery_bridge._publish import Message, NotSent, Publisher, SentInDoubt, Target
 from tornado_celery_bridge._pubsub import RedisListener
 from tornado_celery_bridge._results import AsyncResult, GroupResult, Result, adopt, leaves
 from tornado_celery_bridge._states import TaskState
@@ -118,11 +118,13 @@ class Bridge:
         """Do, off the loop, what Celery does at first use: import tasks, find the backend."""
         self.app.finalize()
         self.app.loader.import_default_modules()
-        backend = self.app.backend
+        backend: Any = self.app.backend
         if isinstance(backend, DisabledBackend):
             raise ImproperlyConfigured("the app has no result_backend: set one, as results are what a bridge awaits")
         if backend.thread_safe:
-            raise ImproperlyConfigured("the result backend must not be shared by threads (thread_safe): the publisher thread needs its own")
+            raise ImproperlyConfigured(
+                "the result backend must not be shared by threads (thread_safe): the publisher thread needs its own"
+            )
         return backend
 
     def _make_listener(self, backend: Any) -> Listener:
@@ -149,7 +151,7 @@ class Bridge:
 
     async def dispatch(
         self,
-        target: Signature | Task | str,
+        target: Target,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -185,7 +187,7 @@ class Bridge:
         if task_id is None and isinstance(target, Signature):
             task_id = target.options.get("task_id")
         task_id = options["task_id"] = task_id or uuid()
-        message = Message(target, args, kwargs or {}, options, contextvars.copy_context())
+        message = Message(target, tuple(args), dict(kwargs or {}), options, contextvars.copy_context())
         lane, work = (self._caller, _eagerly(message)) if self._eager else (self._publisher, message)
         try:
             made = await lane.submit(work, dispatch_timeout or self.config.dispatch_timeout)
@@ -214,14 +216,15 @@ class Bridge:
     def _unavailable(self, why: str, task_id: str | None) -> BrokerUnavailable:
         return BrokerUnavailable(why, task_id=task_id, retry_after=max(RETRY_AFTER, self.config.breaker_reset))
 
-    def _ignores(self, target: Signature | Task | str, options: Mapping[str, Any]) -> bool:
+    def _ignores(self, target: Target, options: Mapping[str, Any]) -> bool:
         told = options.get("ignore_result")
-        if told is None and isinstance(target, Signature):
-            told = target.options.get("ignore_result")
-            target = target.task
-        if told is None and isinstance(target, str):
-            target = self.app.tasks.get(target, target)
-        return bool(told if told is not None else getattr(target, "ignore_result", False))
+        task: Any = target
+        if isinstance(target, Signature):
+            told = target.options.get("ignore_result") if told is None else told
+            task = target.task
+        if isinstance(task, str):
+            task = self.app.tasks.get(task)
+        return bool(getattr(task, "ignore_result", False) if told is None else told)
 
     # Awaiting.
 
@@ -327,9 +330,7 @@ class Bridge:
         found = await self._listener.read([task_id])
         return TaskState.from_meta(task_id, found.get(task_id) or {"status": states.PENDING, "result": None})
 
-    async def stream(
-        self, result: AsyncResult[Any] | str, *, timeout: float | None = None
-    ) -> AsyncIterator[TaskState]:
+    async def stream(self, result: AsyncResult[Any] | str, *, timeout: float | None = None) -> AsyncIterator[TaskState]:
         """
         Yield the task's states and progress as they come; ends by itself after the last one.
 
@@ -467,20 +468,15 @@ class Bridge:
             await self._caller.submit(call, self.config.dispatch_timeout)
         except (LaneFull, LaneDown, NotBegun, InDoubt) as exc:
             raise error("no answer in time", retry_after=RETRY_AFTER) from exc
-        except (OSError, *self._call_errors()) as exc:
+        except Exception as exc:  # of any broker's or backend's own client
             raise error(str(exc), retry_after=RETRY_AFTER) from exc
-
-    def _call_errors(self) -> tuple[type[BaseException], ...]:
-        from kombu.exceptions import OperationalError
-
-        return (OperationalError, RuntimeError)
 
 
 def _eagerly(message: Message) -> Callable[[], Any]:
     """Return a call that runs *message*'s task, as ``task_always_eager`` asks."""
 
     def run() -> Any:
-        target = message.target
+        target: Any = message.target
         if isinstance(target, str):
             raise ImproperlyConfigured(f"task_always_eager: dispatch a signature, not the name {target!r}")
         return target.apply_async(message.args, message.kwargs, **message.options)

@@ -42,19 +42,19 @@ MAX_ABANDONED = 8
 IDLE = 1.0
 
 
-class NotBegun(Exception):  # noqa: N818  (an outcome, translated before a caller sees it)
+class NotBegun(Exception):
     """The call's deadline passed before the thread came to it: it never will."""
 
 
-class InDoubt(Exception):  # noqa: N818
+class InDoubt(Exception):
     """The call was begun, and did not finish in time: it may still."""
 
 
-class LaneFull(Exception):  # noqa: N818
+class LaneFull(Exception):
     """As many calls are under way as the lane was told to hold."""
 
 
-class LaneDown(Exception):  # noqa: N818
+class LaneDown(Exception):
     """The thread can't work now, and tries again by itself."""
 
 

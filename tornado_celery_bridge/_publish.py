@@ -9,7 +9,7 @@ Celery's own ``amqp.as_task_v2`` and ``amqp.send_task_message`` build and send t
 
 import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,10 @@ from kombu.exceptions import OperationalError
 
 from tornado_celery_bridge._lane import MAX_BATCH, Call
 
-__all__ = ("Message", "NotSent", "Publisher", "SentInDoubt")
+__all__ = ("Message", "NotSent", "Publisher", "SentInDoubt", "Target", "connect")
+
+#: What can be dispatched: a signature or canvas, a task, or a task's name.
+Target = Signature[Any] | Task[Any, Any] | str
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +43,11 @@ PLAIN_OPTIONS = frozenset(
 NO_CONNECTION = (ConnectionRefusedError, FileNotFoundError, socket.gaierror)
 
 
-class NotSent(Exception):  # noqa: N818  (an outcome, translated before a caller sees it)
+class NotSent(Exception):
     """The message was not sent, for certain."""
 
 
-class SentInDoubt(Exception):  # noqa: N818
+class SentInDoubt(Exception):
     """The message was on its way when the connection failed."""
 
 
@@ -52,9 +55,9 @@ class SentInDoubt(Exception):  # noqa: N818
 class Message:
     """One signature to publish, as its caller gave it."""
 
-    target: Signature | Task | str
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
+    target: Target
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     #: As `apply_async` takes them; `task_id` is always there.
     options: dict[str, Any]
     #: The caller's, so that hooks such as `before_task_publish` see its trace.
@@ -70,6 +73,7 @@ class _Plan:
     check: Callable[..., Any] | None
     dump: Callable[..., Any] | None
     ignore_result: bool
+    name: str
 
 
 class Publisher:
@@ -163,9 +167,7 @@ class Publisher:
     def _apply_async(self, message: Message) -> Any:
         target, options = message.target, {"retry": False, **message.options}
         if isinstance(target, str):
-            return self._app.send_task(
-                target, message.args, message.kwargs, producer=self._producer, **options
-            )
+            return self._app.send_task(target, message.args, message.kwargs, producer=self._producer, **options)
         return target.apply_async(message.args, message.kwargs, producer=self._producer, **options)
 
     # The short way.
@@ -175,9 +177,9 @@ class Publisher:
         if type(target) is Signature:
             if target.subtask_type is not None or not PLAIN_OPTIONS.issuperset(target.options):
                 return None
-            name, options = target.task, {**target.options, **message.options}
+            name, options = str(target.task), {**target.options, **message.options}
         elif isinstance(target, Task):
-            name, options = target.name, message.options
+            name, options = str(target.name), message.options
         else:
             return None  # a canvas, or a name, whose task need not be known here
         queue = options.get("queue")
@@ -191,7 +193,7 @@ class Publisher:
 
     def _make_plan(self, name: str, queue: str | None) -> _Plan | None:
         app = self._app
-        task = app.tasks.get(name)
+        task: Any = app.tasks.get(name)
         if task is None or not _is_stock(app, task):
             return None
         defaults = {key: value for key, value in task._get_exec_options().items() if key != "expires"}
@@ -206,6 +208,7 @@ class Publisher:
             check=task.__header__ if task.typing else None,
             dump=task._dump_pydantic_arguments,
             ignore_result=bool(task.ignore_result),
+            name=name,
         )
 
     def _send_plain(self, message: Message, plan: _Plan) -> None:
@@ -219,11 +222,10 @@ class Publisher:
         ignore_result = options.pop("ignore_result", plan.ignore_result)
         time_limit, soft_time_limit = options.pop("time_limit", None), options.pop("soft_time_limit", None)
         eta, countdown = options.pop("eta", None), options.pop("countdown", None)
-        name = message.target.name if isinstance(message.target, Task) else message.target.task  # type: ignore[union-attr]
         amqp = self._app.amqp
         built = amqp.as_task_v2(
             task_id,
-            name,
+            plan.name,
             args,
             kwargs,
             countdown=countdown,
@@ -239,7 +241,7 @@ class Publisher:
         )
         if not ignore_result:
             self._backend.on_task_call(self._producer, task_id)
-        amqp.send_task_message(self._producer, name, built, retry=False, **options)
+        amqp.send_task_message(self._producer, plan.name, built, retry=False, **options)
 
 
 def connect(app: Celery) -> Any:
@@ -271,17 +273,20 @@ def _merged(message: Message) -> tuple[tuple[Any, ...], dict[str, Any], dict[str
     target = message.target
     if not isinstance(target, Signature):
         return tuple(message.args), dict(message.kwargs), message.options
-    options = {**target.options, **{key: value for key, value in message.options.items() if value is not None}}
+    options = {
+        **target.options,
+        **{key: value for key, value in message.options.items() if value is not None},
+    }
     if target.immutable:
         return tuple(target.args), dict(target.kwargs), options
     return (*message.args, *target.args), {**target.kwargs, **message.kwargs}, options
 
 
-def _is_canvas(target: Signature | Task | str) -> bool:
+def _is_canvas(target: Target) -> bool:
     return isinstance(target, Signature) and target.subtask_type is not None
 
 
-def _is_stock(app: Celery, task: Task) -> bool:
+def _is_stock(app: Celery, task: Any) -> bool:
     """Return whether publishing *task* means what Celery's own code means by it."""
     cls = type(task)
     quorum = app.conf.task_default_queue_type == "quorum" or any(

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import redis.asyncio
-from celery.backends.redis import RedisBackend
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge._listener import Listener, cancelled
@@ -53,7 +52,7 @@ class RedisListener(Listener):
         sweep_interval: Seconds after which every watched key is read whatever was heard.
     """
 
-    def __init__(self, backend: RedisBackend, *, sweep_interval: float) -> None:
+    def __init__(self, backend: Any, *, sweep_interval: float) -> None:
         super().__init__()
         self._backend = backend
         self._sweep_interval = sweep_interval
@@ -72,8 +71,8 @@ class RedisListener(Listener):
         self._client = redis.asyncio.Redis(connection_pool=connection_pool(backend, max_connections=16))
 
     def start(self) -> None:
-        for work in (self._listen(), self._fetch(), self._sweep()):
-            self._tasks.append(asyncio.create_task(work, name=f"tornado_celery_bridge {work.__name__}"))
+        for work in (self._listen, self._fetch, self._sweep):
+            self._tasks.append(asyncio.create_task(work(), name=f"tornado_celery_bridge {work.__name__}"))
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -85,7 +84,7 @@ class RedisListener(Listener):
     async def read(self, task_ids: Sequence[str]) -> Mapping[str, Meta]:
         keys = [self._key(task_id) for task_id in task_ids]
         try:
-            payloads = await self._client.mget(keys)
+            payloads: list[Any] = await self._client.mget(keys)
         except CONNECTION_ERRORS as exc:
             raise ResultBackendUnavailable(f"the result backend did not answer: {exc}") from exc
         found = {}
@@ -118,7 +117,7 @@ class RedisListener(Listener):
     async def _listen(self) -> None:
         delay = 0.0
         while True:
-            connection = self._subscriber_pool.make_connection()
+            connection: Any = self._subscriber_pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 async with asyncio.timeout(2 * BEAT):
                     await connection.connect()
@@ -184,7 +183,7 @@ class RedisListener(Listener):
             wanted, self._to_fetch = self._to_fetch, set()
             for chunk in _chunks([key for key in wanted if key in self._task_ids]):
                 try:
-                    payloads = await self._client.mget(chunk)
+                    payloads: list[Any] = await self._client.mget(chunk)
                 except CONNECTION_ERRORS as exc:
                     log.info("the result backend could not be read: %s", exc)
                     self._to_fetch.update(chunk)

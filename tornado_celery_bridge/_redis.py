@@ -4,7 +4,6 @@ from typing import Any
 
 import redis
 import redis.asyncio
-from celery.backends.redis import RedisBackend
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -16,7 +15,7 @@ ConnectionPool = redis.asyncio.ConnectionPool
 DEFAULT_TIMEOUT = 2.0
 
 
-def connection_pool(backend: RedisBackend, **overrides: Any) -> ConnectionPool:
+def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
     """
     Return an asyncio connection pool to *backend*'s server; connects at first use.
 

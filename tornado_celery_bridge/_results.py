@@ -23,7 +23,7 @@ def _refuse_on_loop(what: str, instead: str) -> None:
         raise WouldBlock(f"{what} would block the event loop: {instead}")
 
 
-class AsyncResult(celery.result.AsyncResult, Generic[T]):
+class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
     """
     Celery's ``AsyncResult``, to be awaited: ``value = await result``.
 
@@ -33,6 +33,11 @@ class AsyncResult(celery.result.AsyncResult, Generic[T]):
 
     .. versionadded:: 0.1.0
     """
+
+    id: str
+    parent: Any
+    _cache: Any
+    _ignored: bool
 
     def __init__(self, task_id: str, bridge: "Bridge", parent: "Result | None" = None) -> None:
         # Not Celery's own initialiser: it makes a backend for the calling thread, and a promise.
@@ -55,12 +60,12 @@ class AsyncResult(celery.result.AsyncResult, Generic[T]):
         return asyncio.ensure_future(self._bridge.get(self))
 
     @property
-    def backend(self) -> Any:
+    def backend(self) -> Any:  # type: ignore[override]
         _refuse_on_loop("AsyncResult.backend", "await the result, or bridge.state(result)")
         return self.app.backend
 
     @property
-    def on_ready(self) -> NoReturn:
+    def on_ready(self) -> NoReturn:  # type: ignore[override]
         raise WouldBlock("await the result, or its future()")
 
     def then(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -89,7 +94,7 @@ class AsyncResult(celery.result.AsyncResult, Generic[T]):
 
     def _maybe_set_cache(self, meta: Any) -> Any:
         if meta and meta["status"] in states.READY_STATES:
-            return self._set_cache(self.backend.meta_from_decoded(meta))
+            return self._set_cache(self.backend.meta_from_decoded(meta))  # type: ignore[attr-defined]
         return meta
 
     def __copy__(self) -> "AsyncResult[T]":
@@ -110,6 +115,9 @@ class GroupResult(celery.result.GroupResult):
 
     .. versionadded:: 0.1.0
     """
+
+    results: Any
+    parent: Any
 
     def __init__(
         self, group_id: str, results: "list[Result]", bridge: "Bridge", parent: "Result | None" = None
@@ -161,12 +169,12 @@ def adopt(result: Any, bridge: "Bridge") -> Result:
         return result
     parent = adopt(result.parent, bridge) if result.parent is not None else None
     if isinstance(result, celery.result.ResultSet):
-        children = [adopt(child, bridge) for child in result.results]
+        children = [adopt(child, bridge) for child in result.results or ()]
         return GroupResult(getattr(result, "id", None) or "", children, bridge, parent)
     ours: AsyncResult[Any] = AsyncResult(result.id, bridge, parent)
     ours._ignored = bool(getattr(result, "_ignored", False))
     if isinstance(result, celery.result.EagerResult):
-        ours._cache = result._cache
+        ours._cache = result._cache  # type: ignore[attr-defined]
     return ours
 
 
@@ -181,7 +189,7 @@ def leaves(result: Result) -> Iterator[AsyncResult[Any]]:
 
 def ancestors(result: Result) -> Iterator[AsyncResult[Any]]:
     """Yield the results of the tasks that *result* comes after: should one fail, *result* never comes."""
-    stack: list[Result | None] = [child.parent for child in leaves(result)] + [result.parent]
+    stack: list[Any] = [child.parent for child in leaves(result)] + [result.parent]
     seen: set[str] = set()
     while stack:
         parent = stack.pop()

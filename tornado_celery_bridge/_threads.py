@@ -132,7 +132,7 @@ class RpcListener(_ThreadListener):
 
     def __init__(self, app: Celery) -> None:
         super().__init__(app)
-        self._backend = app.backend
+        self._backend: Any = app.backend
         self._queues: dict[str, Queue] = {}
         self._added = threading.Event()
         self._kept: OrderedDict[str, Meta] = OrderedDict()
@@ -171,7 +171,11 @@ class RpcListener(_ThreadListener):
             return
         with connect(self._app) as connection, connection.channel() as channel:
             consumer = Consumer(
-                channel, list(self._queues.values()), accept=self._backend.accept, no_ack=True, on_message=self._reply
+                channel,
+                list(self._queues.values()),
+                accept=self._backend.accept,
+                no_ack=True,
+                on_message=self._reply,
             )
             with consumer:
                 self.connected = True

@@ -68,8 +68,7 @@ def test_header_only() -> None:
     assert profile_csv("a,b\n") == {
         "rows": 0,
         "columns": [
-            {"name": name, "type": "empty", "missing": 0, "min": None, "max": None, "mean": None}
-            for name in ("a", "b")
+            {"name": name, "type": "empty", "missing": 0, "min": None, "max": None, "mean": None} for name in ("a", "b")
         ],
     }
 
