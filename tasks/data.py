@@ -87,11 +87,9 @@ def _check_characters(csv: str) -> None:
 
 def _read_rows(csv: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each row's cells with the number of the line on which it begins."""
-    source = io.StringIO(csv.removeprefix("\ufeff"), newline="")
-    try:
-        reader = csvlib.reader(source, delimiter=delimiter, strict=True)
-    except (TypeError, ValueError) as exc:
-        raise ValueError(f"{delimiter!r} cannot be a delimiter") from exc
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise ValueError(f"{delimiter!r} cannot be a delimiter")
+    reader = csvlib.reader(io.StringIO(csv.removeprefix("\ufeff"), newline=""), delimiter=delimiter, strict=True)
     first_line = 1
     try:
         for cells in reader:

@@ -105,7 +105,9 @@ def _with_plain_mode(picture: Image.Image) -> Image.Image:
     """Return a copy in a mode that can be scaled smoothly and saved: grey, RGB or RGB with transparency."""
     if picture.has_transparency_data:
         return picture.convert("RGBA")
-    return picture.convert("L" if picture.mode in ("1", "L", "I;16", "I;16B", "I", "F") else "RGB")
+    if picture.mode.startswith("I;16"):  # convert() would cut its values at 255
+        return picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    return picture.convert("L" if picture.mode in ("1", "L", "I", "F") else "RGB")
 
 
 def _encode(picture: Image.Image, source_format: str) -> Thumbnail:
