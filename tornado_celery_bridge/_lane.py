@@ -34,7 +34,7 @@ __all__ = ("Call", "InDoubt", "Lane", "LaneDown", "LaneFull", "NotBegun", "Worke
 
 log = logging.getLogger(__name__)
 
-#: Calls that one batch takes at the most: keeps a batch well under the watchdog's patience.
+#: Calls after which a batch takes no more: keeps a batch well under the watchdog's patience.
 MAX_BATCH = 256
 #: Threads that may be stuck at once, of one lane.
 MAX_ABANDONED = 8
@@ -151,7 +151,9 @@ class Lane:
         self._closing = threading.Event()
         #: Whether the thread tried to become ready, and could not. Written by the thread.
         self.down = False
-        self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        #: Submitted in this iteration of the loop; they go to the thread together, which wakes it once.
+        self._gathered: list[Call] = []
+        self._queue: queue.SimpleQueue[list[Call] | None] = queue.SimpleQueue()
         self._abandoned: list[_Thread] = []
         self._thread: _Thread | None = None
         self._idle = asyncio.Event()
@@ -180,8 +182,14 @@ class Lane:
         self._idle.clear()
         call = Call(work, self._loop.create_future())
         call.timer = self._loop.call_later(timeout, self._expire, call)
-        self._queue.put(call)
+        if not self._gathered:
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append(call)
         return call.future
+
+    def _hand_over(self) -> None:
+        calls, self._gathered = self._gathered, []
+        self._queue.put(calls)
 
     async def close(self, timeout: float) -> None:
         """End the thread, after what is under way or *timeout* seconds, whichever comes first."""
@@ -253,12 +261,12 @@ class Lane:
         """Return the calls that have gathered, waiting a little for the first; None to end."""
         batch: list[Call] = []
         try:
-            call = self._queue.get(timeout=IDLE)
-            while call is not None:
-                batch.append(call)
-                if len(batch) == MAX_BATCH:
+            calls = self._queue.get(timeout=IDLE)
+            while calls is not None:
+                batch += calls
+                if len(batch) >= MAX_BATCH:
                     return batch
-                call = self._queue.get_nowait()
+                calls = self._queue.get_nowait()
         except queue.Empty:
             return batch
         if not batch:
