@@ -9,6 +9,7 @@ A line of the Procfile is one command (it is exec'ed by ``sh``, so ``$VARIABLES`
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import os
 import re
@@ -16,14 +17,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from deploy import flower
 from deploy.settings import Settings, SettingsError
 
-__all__ = ("Child", "Guardian", "main", "read_procfile", "supervise")
+__all__ = ("Child", "Guardian", "back_off", "main", "read_procfile", "supervise")
 
 #: Seconds. A process that died is started again after the first, one that keeps dying after twice as long each time,
 #: up to the longest, counted from its last start; one that was up for STEADY is forgiven its past.
@@ -36,6 +37,7 @@ FIRST_DELAY, LONGEST_DELAY, STEADY = 0.25, 30.0, 60.0
 TERM, QUIT = signal.SIGTERM, signal.SIGQUIT
 STEPS = {"worker": [(TERM, 10.0), (QUIT, 35.0)], "flower": [(TERM, 3.0), (TERM, 3.0)]}
 OTHER_STEPS = [(TERM, 30.0)]
+MOST_STEPS = 2
 
 Print = Callable[[str, str], None]
 
@@ -49,6 +51,13 @@ def read_procfile(path: Path) -> dict[str, str]:
         elif line.strip() and not line.startswith("#"):
             raise SettingsError(f"{path}: not a line of the form 'name: command': {line!r}")
     return commands
+
+
+def back_off(delay: float, lived: float) -> tuple[float, float]:
+    """Return how long to wait before starting again what *lived* so long, and the delay after the next death."""
+    if lived > STEADY:
+        delay = FIRST_DELAY
+    return max(FIRST_DELAY, delay - lived), min(2 * delay, LONGEST_DELAY)
 
 
 class Guardian:
@@ -83,12 +92,11 @@ class Guardian:
 class Child:
     """One line of the Procfile, kept running until told to stop."""
 
-    def __init__(self, name: str, command: str, guardian: Guardian, print_: Print, hurry: asyncio.Event) -> None:
+    def __init__(self, name: str, command: str, guardian: Guardian, print_: Print) -> None:
         self.name = name
         self._command = command
         self._guardian = guardian
         self._print = print_
-        self._hurry = hurry
         self._stopping = asyncio.Event()
         self._spawning = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
@@ -101,10 +109,7 @@ class Child:
             code = await self._run_once()
             if self._stopping.is_set():
                 break
-            lived = time.monotonic() - started
-            delay = FIRST_DELAY if lived > STEADY else delay
-            pause = max(FIRST_DELAY, delay - lived)
-            delay = min(2 * delay, LONGEST_DELAY)
+            pause, delay = back_off(delay, time.monotonic() - started)
             self._print("up", f"{self.name} {_ending(code)}; starting it again in {pause:.2f} s")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
@@ -146,14 +151,14 @@ class Child:
         if rest:
             self._print(self.name, rest.decode("utf-8", "replace"))
 
-    async def stop(self) -> None:
-        """End it, gently at first; returns when it is gone."""
+    async def stop(self, hurry: Sequence[asyncio.Event] = ()) -> None:
+        """End it, gently at first; returns when it is gone. Each step is over when its event of *hurry* is set."""
         self._stopping.set()
         async with self._spawning:  # after this it either runs or never will
             pass
-        for number, patience in STEPS.get(self.name, OTHER_STEPS):
+        for step, (number, patience) in enumerate(STEPS.get(self.name, OTHER_STEPS)):
             self._signal(number)
-            if await self._gone(patience):
+            if await self._gone(patience, hurry[step] if hurry else asyncio.Event()):
                 return
         self._print("up", f"{self.name} does not end; killing it")
         if self._process:
@@ -166,9 +171,9 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    async def _gone(self, patience: float) -> bool:
+    async def _gone(self, patience: float, hurried: asyncio.Event) -> bool:
         """Wait until it is gone, for *patience* seconds or until somebody is in a hurry."""
-        hurry = asyncio.create_task(self._hurry.wait())
+        hurry = asyncio.create_task(hurried.wait())
         await asyncio.wait({self._task, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         return self._task.done()
@@ -190,7 +195,20 @@ async def _end_group(group: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the second of a group of zombies
         while time.monotonic() < deadline:
             os.killpg(group, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-group, os.WNOHANG)[0]:  # noqa: ASYNC222 WNOHANG does not wait
+                    pass
             await asyncio.sleep(0.02)
+
+
+def _adopt_orphans() -> None:
+    """
+    Become the parent of our children's orphans (Linux), so that :func:`_end_group` can reap them.
+
+    In a container whose first process reaps nothing they would stay zombies, and look alive for ever.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
 def _ending(code: int) -> str:
@@ -198,28 +216,27 @@ def _ending(code: int) -> str:
 
 
 async def supervise(commands: dict[str, str], settings: Settings, lock: int) -> None:
-    """Run *commands* until INT, TERM or HUP; a second one hurries each process that is still ending."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    """Run *commands* until INT, TERM or HUP; each further one takes what is still ending one step on."""
+    stop, *hurry = signals = [asyncio.Event() for _ in range(1 + MOST_STEPS)]
 
     def on_signal() -> None:
         if not stop.is_set():
             print_("up", "ending; once more to hurry")
-            stop.set()
-        else:
-            hurry.set()
-            hurry.clear()  # a pulse: whoever waits now takes one step
+        if more := [event for event in signals if not event.is_set()]:
+            more[0].set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
             loop.add_signal_handler(number, on_signal)
 
+    _adopt_orphans()
     print_ = _printer(max(map(len, commands), default=2))
     guardian = await Guardian.start(lock)
     children: list[Child] = []
 
     def start(names: Iterable[str]) -> None:
-        children.extend(Child(name, commands[name], guardian, print_, hurry) for name in names)
+        children.extend(Child(name, commands[name], guardian, print_) for name in names)
 
     try:
         if "redis" in commands:
@@ -232,7 +249,7 @@ async def supervise(commands: dict[str, str], settings: Settings, lock: int) -> 
                     print_("up", line)
         await stop.wait()
     finally:
-        await asyncio.gather(*(child.stop() for child in children if child.name != "redis"))
+        await asyncio.gather(*(child.stop(hurry) for child in children if child.name != "redis"))
         await asyncio.gather(*(child.stop() for child in children if child.name == "redis"))
         await guardian.close()
         print_("up", "all ended")

@@ -1,0 +1,114 @@
+"""A supervisor with a Procfile of the test's own, watched through its output and its children's pids."""
+
+import os
+import queue
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+DEADLINE = 30.0
+
+
+class Up:
+    """``python -m deploy.up`` on a Procfile, in a process of its own."""
+
+    def __init__(self, folder: Path, procfile: str, **environment: str) -> None:
+        path = folder / "Procfile"
+        path.write_text(procfile, "utf-8")
+        clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+        defaults = {"DATA_DIR": str(folder / "data"), "PYTHONPATH": str(ROOT)}
+        self.lines: list[str] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.up", str(path)],
+            env=clean | defaults | environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self._queue.put(line.rstrip("\n"))
+        self._queue.put(None)
+
+    def line(self, pattern: str) -> re.Match[str]:
+        """Return the match of the next line that matches *pattern*; fail if the output ends or nothing comes."""
+        deadline = time.monotonic() + DEADLINE
+        while (line := self._queue.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
+            self.lines.append(line)
+            if match := re.search(pattern, line):
+                return match
+        pytest.fail(f"no line matches {pattern!r} in:\n" + "\n".join(self.lines))
+
+    def pid(self, name: str) -> int:
+        """Return the pid that the line called *name* prints when it starts."""
+        return int(self.line(rf"^{name} *\| pid (\d+)")[1])
+
+    def signal(self, number: signal.Signals = signal.SIGINT) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        """Return the exit status once it has ended, with all its output in ``lines``."""
+        status = self.process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
+        while (line := self._queue.get(timeout=DEADLINE)) is not None:
+            self.lines.append(line)
+        return status
+
+    def close(self) -> None:
+        for _ in range(3):  # end, and hurry
+            if self.process.poll() is None:
+                self.process.terminate()
+        self.process.wait(DEADLINE)
+        self._reader.join()
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+VARIABLES = {
+    *("PORT", "FLOWER_PORT", "BIND", "REDIS_URL", "BROKER_URL", "RESULT_BACKEND"),
+    *("CELERY_APP", "API_KEYS_FILE", "DATA_DIR", "PYTHON", "MAKEFLAGS", "MAKELEVEL"),
+}
+
+
+@pytest.fixture
+def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Up]]:
+    """Start a supervisor: ``up("name: command", PORT="1234")``. Ended with the test."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    started: list[Up] = []
+
+    def start(procfile: str, folder: Path = tmp_path, **environment: str) -> Up:
+        started.append(Up(folder, procfile, **environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def gone(pid: int) -> bool:
+    """Wait until process *pid* has ended; a zombie that its reaper has not fetched yet counts as ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], DEADLINE)[0])
+    finally:
+        os.close(descriptor)

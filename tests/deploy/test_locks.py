@@ -1,0 +1,49 @@
+"""The locks: by hash, of no particular registry, and of what pyproject.toml asks for."""
+
+import re
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.deploy.conftest import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def lock(name: str) -> dict[str, list[str]]:
+    """Return each pinned requirement of a lock with its hashes."""
+    text = (ROOT / "requirements" / f"{name}.lock").read_text("utf-8").replace("\\\n", "")
+    entries = (line.split() for line in text.splitlines() if not line.startswith("#"))
+    pins = (" ".join(entry).partition(" --hash=") for entry in entries)
+    return {pin.strip(): re.findall(r"sha256:[0-9a-f]{64}", hashes) for pin, _, hashes in pins}
+
+
+def group(name: str) -> list[str]:
+    items = PROJECT["dependency-groups"][name]
+    return [line for item in items for line in (group(item["include-group"]) if isinstance(item, dict) else [item])]
+
+
+SERVICE = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["service"]]
+
+
+@pytest.mark.parametrize("name", ["service", "dev"])
+def test_a_lock_names_no_place_and_has_every_hash(name: str) -> None:
+    text = (ROOT / "requirements" / f"{name}.lock").read_text("utf-8")
+    assert "://" not in text
+    assert " @ " not in text
+    assert not re.search(r"^-", text, re.MULTILINE)
+    assert all(lock(name).values())
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("service", SERVICE), ("dev", [*SERVICE, *group("dev")])])
+def test_a_lock_pins_what_the_project_asks_for(name: str, wanted: list[str]) -> None:
+    pinned = {canonicalize_name(pin.name): pin for pin in map(Requirement, lock(name))}
+    for requirement in map(Requirement, wanted):
+        version = str(pinned[canonicalize_name(requirement.name)].specifier).removeprefix("==")
+        assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}: run `make lock`"
+
+
+def test_the_tests_run_on_what_the_service_runs_on() -> None:
+    assert lock("service").items() <= lock("dev").items()
