@@ -8,12 +8,14 @@ do is what needs processes: ``revoke(terminate=True)`` and time limits.
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from celery.worker import state as worker_state
 
 from tornado_celery_bridge._bridge import Bridge
 from tornado_celery_bridge._config import BridgeConfig
@@ -108,6 +110,11 @@ def _work(
         with start_worker(app, concurrency=concurrency, pool="threads", perform_ping_check=False, loglevel="ERROR"):
             tell(started)
             stop.wait()
+            # The worker looks whether it is to end after each message, else every 2 s: send it one.
+            worker_state.should_terminate = 0
+            for _ in range(3):
+                app.control.broadcast("ping")
+                time.sleep(0.05)
     except Exception as exc:
         tell(ended if stop.is_set() else started, exc)
     else:
