@@ -1,6 +1,6 @@
 # make up     the whole service on this machine; Ctrl-C ends it
 # make test   everything that CI runs
-# make lock   works requirements/*.lock out anew from pyproject.toml
+# make lock   requirements/*.lock anew, from pyproject.toml: service (what `make up` runs), dev (all), test (the wheel)
 
 PYTHON ?= python3
 export PYTHON
@@ -16,14 +16,20 @@ up:
 	@deploy/venv.sh dev
 
 test: .venv
-	.venv/bin/python -m deploy.check
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+	.venv/bin/python -m pytest
+	.ci/wheel
 
 # uv resolves for every platform and every Python from 3.11 on at once, which pip cannot. It has an environment of
 # its own: nothing needs it at run time. --no-emit-index-url: a lock names no registry.
 UV := .test/uv/bin/uv
-COMPILE := $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' --extra service
+LOCK := $(UV) pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command 'make lock'
 lock:
 	test -x $(UV) || { $(PYTHON) -m venv .test/uv && .test/uv/bin/python -m pip install --quiet 'uv>=0.13,<0.14'; }
-	$(COMPILE) --upgrade --output-file requirements/service.lock
-	$(COMPILE) --upgrade --group dev --constraints requirements/service.lock --output-file requirements/dev.lock
+	$(LOCK) --extra service --group dev --output-file requirements/dev.lock
+	$(LOCK) --extra service --constraints requirements/dev.lock --output-file requirements/service.lock
+	$(LOCK) --group test --constraints requirements/dev.lock --output-file requirements/test.lock

@@ -1,13 +1,14 @@
 #!/bin/sh
-# Usage: deploy/venv.sh service|dev
+# Usage: deploy/venv.sh NAME [FOLDER]
 #
-# Makes .venv hold what requirements/<name>.lock pins, by hash, and does nothing when it does already. Plain sh,
-# since it runs before there is any Python of ours, and perhaps with a Python too old for anything else here.
+# Makes the virtual environment FOLDER (.venv) hold what requirements/NAME.lock pins, by hash; does nothing when it
+# does already. Plain sh, since it runs before there is any Python of ours, and perhaps with a Python too old for
+# anything else here.
 set -eu
 cd "$(dirname "$0")/.."
 name=$1
 python=${PYTHON:-python3}
-venv=.venv
+venv=${2:-.venv}
 
 die() {
     printf 'make: %s\n' "$*" >&2
@@ -20,7 +21,7 @@ command -v "$python" >/dev/null 2>&1 || die "no '$python' here: install Python 3
 
 # A virtual environment belongs to its interpreter and its place: with another of either it is made anew.
 identity=$("$python" -c 'import os, sys; print(*sys.version_info[:3], os.path.realpath(sys.base_prefix), os.getcwd())')
-stamp() { # name: what .venv/NAME.stamp says once that lock is installed
+stamp() { # name: what FOLDER/NAME.stamp says once that lock is installed
     printf '%s\n' "$identity"
     cat "requirements/$1.lock"
 }

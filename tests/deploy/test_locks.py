@@ -28,7 +28,7 @@ def group(name: str) -> list[str]:
 SERVICE = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["service"]]
 
 
-@pytest.mark.parametrize("name", ["service", "dev"])
+@pytest.mark.parametrize("name", ["service", "dev", "test"])
 def test_a_lock_names_no_place_and_has_every_hash(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.lock").read_text("utf-8")
     assert "://" not in text
@@ -37,7 +37,14 @@ def test_a_lock_names_no_place_and_has_every_hash(name: str) -> None:
     assert all(lock(name).values())
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("service", SERVICE), ("dev", [*SERVICE, *group("dev")])])
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("service", SERVICE),
+        ("dev", [*SERVICE, *group("dev")]),
+        ("test", [*PROJECT["project"]["dependencies"], *group("test")]),
+    ],
+)
 def test_a_lock_pins_what_the_project_asks_for(name: str, wanted: list[str]) -> None:
     pinned = {canonicalize_name(pin.name): pin for pin in map(Requirement, lock(name))}
     for requirement in map(Requirement, wanted):
@@ -45,5 +52,7 @@ def test_a_lock_pins_what_the_project_asks_for(name: str, wanted: list[str]) -> 
         assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}: run `make lock`"
 
 
-def test_the_tests_run_on_what_the_service_runs_on() -> None:
-    assert lock("service").items() <= lock("dev").items()
+@pytest.mark.parametrize("name", ["service", "test"])
+def test_everything_runs_on_the_same_versions(name: str) -> None:
+    part, whole = ({pin.split(" ")[0]: hashes for pin, hashes in lock(one).items()} for one in (name, "dev"))
+    assert part == {pin: whole.get(pin) for pin in part}

@@ -1,6 +1,7 @@
 """`make up` on a machine that is not ready says what to do."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,13 @@ def script(folder: Path, body: str) -> str:
     return str(path)
 
 
-def run(python: str) -> str:
+def run(folder: Path, python: str) -> str:
+    """Return what it says in a fresh checkout."""
+    for name in ("deploy/venv.sh", "requirements/service.lock"):
+        (folder / name).parent.mkdir()
+        shutil.copy(ROOT / name, folder / name)
     done = subprocess.run(
-        [ROOT / "deploy" / "venv.sh", "service"],
+        [folder / "deploy" / "venv.sh", "service"],
         env={**os.environ, "PYTHON": python},
         capture_output=True,
         text=True,
@@ -31,13 +36,13 @@ def run(python: str) -> str:
 
 def test_too_old_a_python(tmp_path: Path) -> None:
     old = script(tmp_path, 'case "$1" in -V) echo Python 3.9.2 ;; *) exit 1 ;; esac')
-    assert run(old) == (
+    assert run(tmp_path, old) == (
         "make: Python 3.9.2 is too old: Python 3.11 or newer is needed; set PYTHON, as in: make PYTHON=python3.12 up\n"
     )
 
 
-def test_no_python() -> None:
-    assert "no 'no-such-python' here: install Python 3.11 or newer, or set PYTHON" in run("no-such-python")
+def test_no_python(tmp_path: Path) -> None:
+    assert "no 'no-such-python' here: install Python 3.11 or newer, or set PYTHON" in run(tmp_path, "no-such-python")
 
 
 def test_no_ensurepip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,4 +53,4 @@ def test_no_ensurepip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     without = script(tmp_path, f'case "$*" in *ensurepip*) exit 1 ;; esac; exec {sys.executable} "$@"')
     package = f"python3.{sys.version_info.minor}-venv"
-    assert run(without) == f"make: {package} is missing; install it with: sudo apt-get install {package}\n"
+    assert run(tmp_path, without) == f"make: {package} is missing; install it with: sudo apt-get install {package}\n"
