@@ -7,9 +7,10 @@ import re
 from array import array
 from collections.abc import Iterator
 from datetime import date, datetime
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from tasks.celery import app
 from tornado_celery_bridge.progress import progress

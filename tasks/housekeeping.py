@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TypedDict
 
 from celery.utils.log import get_task_logger
+from typing_extensions import TypedDict
 
 from tasks.celery import app
 

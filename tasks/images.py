@@ -5,10 +5,11 @@ import binascii
 import io
 import struct
 import warnings
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from tasks.celery import app
 

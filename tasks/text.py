@@ -3,11 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, NamedTuple, TypedDict
+from typing import Annotated, NamedTuple
 
 from celery import Task, chord
 from celery.canvas import Signature
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from tasks.celery import app
 from tornado_celery_bridge.progress import progress

@@ -14,7 +14,8 @@ from collections.abc import Awaitable
 from typing import Any, Self, TypeVar
 
 import redis.asyncio
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.exceptions import ImproperlyConfigured
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge._redis import ConnectionPool, connection_pool
@@ -67,7 +68,7 @@ class JobRecord:
         return json.dumps(dataclasses.asdict(self), separators=(",", ":")).encode()
 
     @classmethod
-    def decode(cls, stored: bytes) -> Self:
+    def decode(cls, stored: bytes | str) -> Self:
         """Return the record that was stored; fields of a later version are left out."""
         fields = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in json.loads(stored).items() if name in fields})
@@ -86,9 +87,7 @@ class Ledger:
     .. versionadded:: 0.1.0
     """
 
-    def __init__(
-        self, pool: ConnectionPool, *, prefix: str = "", ttl: float = 86_400.0, timeout: float = 2.0
-    ) -> None:
+    def __init__(self, pool: ConnectionPool, *, prefix: str = "", ttl: float = 86_400.0, timeout: float = 2.0) -> None:
         self._redis = redis.asyncio.Redis(connection_pool=pool)
         self._prefix = f"{prefix}tcb:job:"
         self._ttl = ttl
@@ -96,9 +95,20 @@ class Ledger:
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
 
     @classmethod
-    def of_backend(cls, backend: RedisBackend, *, ttl: float = 86_400.0) -> Self:
-        """Return a ledger in the Redis of a Celery result backend, under the backend's own key prefix."""
-        options = backend.app.conf.result_backend_transport_options or {}
+    def of_backend(cls, backend: Any, *, ttl: float = 86_400.0) -> Self:
+        """
+        Return a ledger in the Redis of a Celery result backend, under the backend's own key prefix.
+
+        Args:
+            backend: A Redis result backend.
+            ttl: As for the class.
+
+        Raises:
+            ImproperlyConfigured: *backend* is another kind of backend.
+        """
+        if not isinstance(backend, RedisBackend) or isinstance(backend, SentinelBackend):
+            raise ImproperlyConfigured("the job ledger lives in Redis: set REDIS_URL, or a Redis result backend")
+        options = backend.app.conf.result_backend_transport_options  or {}  # type: ignore[attr-defined]
         return cls(connection_pool(backend), prefix=options.get("global_keyprefix", ""), ttl=ttl)
 
     async def add(self, record: JobRecord, *, delay: float = 0.0) -> None:

@@ -1,0 +1,104 @@
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured, QueueNotFound
+from celery.signals import before_task_publish
+
+from tests.sample import make_app
+from tests.servers import Server
+from tornado_celery_bridge import Bridge, BridgeClosed, BridgeConfig, DispatchSaturated, WaitersSaturated
+
+
+async def test_closed_bridge_says_so(app: Celery) -> None:
+    bridge = Bridge(app)
+    with pytest.raises(BridgeClosed, match="async with"):
+        await bridge.dispatch("sample.add", (1, 2))
+    async with bridge:
+        assert await (await bridge.dispatch("sample.add", (1, 2))) == 3
+    with pytest.raises(BridgeClosed):
+        await bridge.get("some-id")
+    await bridge.close()
+
+
+async def test_many_bridges_in_one_process(app: Celery) -> None:
+    async with Bridge(app) as one, Bridge(app) as other:
+        result = await one.dispatch("sample.add", (1, 2))
+        assert await other.get(result.id) == await result == 3
+
+
+async def test_without_result_backend() -> None:
+    with pytest.raises(ImproperlyConfigured, match="result_backend"):
+        await Bridge(make_app("memory://", "disabled://")).start()
+
+
+async def test_unknown_queue_is_the_callers_error(sample_worker: str) -> None:
+    async with Bridge(make_app(sample_worker, sample_worker, task_create_missing_queues=False)) as bridge:
+        add = bridge.app.tasks["sample.add"]
+        with pytest.raises(QueueNotFound):
+            await bridge.dispatch(add.s(1, 2), queue="misspelt")
+        assert await (await bridge.dispatch(add.s(1, 2))) == 3
+
+
+async def test_one_bad_message_spoils_no_other(bridge: Bridge) -> None:
+    echo = bridge.app.tasks["sample.echo"]
+    dispatched = await asyncio.gather(
+        *(bridge.dispatch(echo.s(object() if number == 5 else number)) for number in range(20)),
+        return_exceptions=True,
+    )
+    assert isinstance(dispatched[5], Exception)
+    good = [result for number, result in enumerate(dispatched) if number != 5]
+    assert await asyncio.gather(*good) == [number for number in range(20) if number != 5]
+
+
+@pytest.fixture
+async def small(server: Server) -> AsyncIterator[Bridge]:
+    app = make_app(server.url, server.url, task_default_queue="nobody-consumes-this")
+    async with Bridge(app, BridgeConfig(max_pending_dispatches=3, max_waiters=2)) as bridge:
+        yield bridge
+
+
+async def test_pending_dispatches_are_bounded(small: Bridge) -> None:
+    outcomes = await asyncio.gather(
+        *(small.dispatch("sample.add", (1, 2)) for _ in range(5)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes[3:]] == [DispatchSaturated] * 2
+    await small.dispatch("sample.add", (1, 2))
+
+
+async def test_waiters_are_bounded(small: Bridge) -> None:
+    waiting = [asyncio.ensure_future(small.get(f"id-{number}")) for number in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(WaitersSaturated):
+        await small.get("id-3")
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait(waiting)
+    with pytest.raises(TimeoutError):
+        await small.get("id-3", timeout=0.01)
+
+
+async def test_hooks_see_the_callers_context(bridge: Bridge) -> None:
+    trace: contextvars.ContextVar[str] = contextvars.ContextVar("trace", default="none")
+    seen: list[str] = []
+
+    def receiver(**_: Any) -> None:
+        seen.append(trace.get())
+
+    trace.set("mine")
+    before_task_publish.connect(receiver, weak=False)
+    try:
+        await bridge.dispatch(bridge.app.tasks["sample.add"].s(1, 2))
+    finally:
+        before_task_publish.disconnect(receiver)
+    assert seen == ["mine"]
+
+
+async def test_eager_mode(sample_worker: str) -> None:
+    async with Bridge(make_app(sample_worker, sample_worker, task_always_eager=True)) as bridge:
+        result = await bridge.dispatch(bridge.app.tasks["sample.add"].s(1, 2))
+        assert await result == 3
+        assert result.state == "SUCCESS"

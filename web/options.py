@@ -1,0 +1,79 @@
+"""A job's options: the few that we know, checked, and what they are to Celery."""
+
+import json
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from celery import Celery
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from web.catalogue import faults_of
+from web.problems import Fault, Problem
+
+__all__ = ("JobOptions", "parse_options", "reverses_priority")
+
+#: Seconds; a longer delay is a schedule.
+YEAR = 366 * 86_400
+
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+
+
+class JobOptions(BaseModel):
+    """What a client may ask for beside the input. All durations are seconds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    queue: str | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    countdown: Annotated[float, Field(ge=0, le=YEAR)] | None = None
+    eta: AwareDatetime | None = None
+    expires: Annotated[float, Field(gt=0, le=YEAR)] | AwareDatetime | None = None
+    time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
+    soft_time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
+    tags: Annotated[list[Tag], Field(max_length=20)] = []
+    on_disconnect: Literal["detach", "cancel"] = "detach"
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        if self.countdown is not None and self.eta is not None:
+            raise ValueError("countdown and eta exclude each other")
+        return self
+
+    def due(self, now: datetime) -> datetime | None:
+        """Return when the job is to run, if not at once."""
+        return now + timedelta(seconds=self.countdown) if self.countdown is not None else self.eta
+
+    def for_celery(self, reverse_priority: bool) -> dict[str, Any]:
+        """Return the options as ``apply_async`` spells them."""
+        names = ("queue", "countdown", "eta", "expires", "time_limit", "soft_time_limit")
+        options = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.priority is not None:
+            options["priority"] = 9 - self.priority if reverse_priority else self.priority
+        return options
+
+
+def parse_options(given: Any, queues: Collection[str]) -> JobOptions:
+    """
+    Return the options that a body asks for.
+
+    Raises:
+        Problem: 422, with a pointer for everything that is unknown or does not fit.
+    """
+    try:
+        options = JobOptions.__pydantic_validator__.validate_json(json.dumps(given))
+    except pydantic.ValidationError as exc:
+        faults = faults_of(exc, given, "/options", names=list(JobOptions.model_fields))
+        raise Problem(422, "invalid-options", "The options do not fit.", faults=faults) from None
+    if options.queue is not None and options.queue not in queues:
+        faults = [Fault("/options/queue", "There is no queue of this name.")]
+        raise Problem(422, "invalid-options", "The options do not fit.", faults=faults)
+    parsed: JobOptions = options
+    return parsed
+
+
+def reverses_priority(app: Celery) -> bool:
+    """Return whether 0 is the most urgent priority on the app's broker, as kombu has it on Redis and Sentinel."""
+    with app.connection_for_write() as connection:
+        return bool(connection.transport.driver_type == "redis")

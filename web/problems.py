@@ -1,0 +1,121 @@
+"""Errors as RFC 9457 problem documents."""
+
+import http
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tornado.web
+
+from tornado_celery_bridge import (
+    BridgeError,
+    BrokerUnavailable,
+    DispatchSaturated,
+    DispatchUncertain,
+    ResultBackendUnavailable,
+    WaitersSaturated,
+)
+from tornado_celery_bridge.ledger import LedgerUnavailable
+
+__all__ = ("CONTENT_TYPE", "Fault", "Problem", "problem_of", "type_uri")
+
+CONTENT_TYPE = "application/problem+json"
+
+#: What of a broken body is worth telling; past this nobody reads on.
+MAX_FAULTS = 50
+
+_CODES: dict[type[BridgeError], str] = {
+    BrokerUnavailable: "broker-unavailable",
+    DispatchSaturated: "dispatch-saturated",
+    DispatchUncertain: "dispatch-uncertain",
+    LedgerUnavailable: "ledger-unavailable",
+    ResultBackendUnavailable: "result-backend-unavailable",
+    WaitersSaturated: "waiters-saturated",
+}
+_HTTP_CODES = {400: "bad-request", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with a body."""
+
+    pointer: str  #: JSON Pointer (RFC 6901) into the body
+    detail: str
+
+
+class Problem(tornado.web.HTTPError):
+    """
+    An error that a client is told about.
+
+    Args:
+        status: HTTP status.
+        code: Short name, for programs; it never changes.
+        detail: What happened this time, for people.
+        faults: Where in the body.
+        headers: For the response.
+        members: More members of the document.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        faults: Sequence[Fault] = (),
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(status)
+        self.code = code
+        self.detail = detail
+        self.faults = faults
+        self.headers = dict(headers or {})
+        self.members = dict(members or {})
+
+    def document(self, instance: str, request_id: str) -> dict[str, Any]:
+        """Return the problem's body for one request."""
+        document: dict[str, Any] = {
+            "type": type_uri(self.code),
+            "title": http.HTTPStatus(self.status_code).phrase,
+            "status": self.status_code,
+            "detail": self.detail,
+            "instance": instance,
+            "code": self.code,
+            "request_id": request_id,
+            **self.members,
+        }
+        if self.faults:
+            document["errors"] = [fault._asdict() for fault in self.faults[:MAX_FAULTS]]
+        return document
+
+
+def type_uri(code: str) -> str:
+    """Return the URI that names a kind of problem."""
+    return f"urn:problem:tornado-celery-bridge:{code}"
+
+
+def problem_of(error: BaseException | None, status: int = 500) -> Problem:
+    """Return what a client is told of *error*; of one that nobody expected, nothing but that it happened."""
+    match error:
+        case Problem():
+            return error
+        case BridgeError():
+            return _problem_of_bridge(error)
+        case tornado.web.HTTPError():
+            return _problem_of_http(error.status_code, error.log_message)
+        case None:
+            return _problem_of_http(status, None)
+    return Problem(500, "internal-error", "Something went wrong in the service; its log has the request's id.")
+
+
+def _problem_of_bridge(error: BridgeError) -> Problem:
+    headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
+    code = _CODES.get(type(error), "internal-error")
+    return Problem(error.http_status_hint, code, str(error), headers=headers)
+
+
+def _problem_of_http(status: int, reason: str | None) -> Problem:
+    try:
+        phrase = http.HTTPStatus(status).phrase
+    except ValueError:
+        status, phrase = 500, "Internal Server Error"
+    return Problem(status, _HTTP_CODES.get(status, "http-error"), f"{phrase}.")
