@@ -1,7 +1,7 @@
 """A job's states and progress as server-sent events."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -17,11 +17,11 @@ KEEP_ALIVE = 15.0
 
 
 def end_id(job_id: str) -> str:
-    """Return the id of a job's last event. It is the only event with one: after it there is nothing to come back for."""
+    """Return the id of a job's last event, the only one that has an id: after it there is nothing to come back for."""
     return f"{job_id}-end"
 
 
-async def frames(record: JobRecord, states: AsyncIterator[TaskState], closing: asyncio.Event) -> AsyncIterator[bytes]:
+async def frames(record: JobRecord, states: AsyncIterator[TaskState], closing: asyncio.Event) -> AsyncGenerator[bytes]:
     """
     Yield a job's events up to its end, or up to one that says why there are no more.
 
@@ -30,32 +30,35 @@ async def frames(record: JobRecord, states: AsyncIterator[TaskState], closing: a
         states: What :meth:`web.jobs.Jobs.follow` yields.
         closing: Set when the process is about to end.
     """
-    shutdown = asyncio.ensure_future(closing.wait())
-    upcoming: asyncio.Future[TaskState] | None = None
     try:
-        async with aclosing(states):  # type: ignore[type-var]
-            while True:
-                upcoming = upcoming or asyncio.ensure_future(anext(states))
-                await asyncio.wait((upcoming, shutdown), timeout=KEEP_ALIVE, return_when=asyncio.FIRST_COMPLETED)
-                if upcoming.done():
-                    yield _event_of(record, state := upcoming.result())
-                    upcoming = None
-                    if state.ready:
-                        return
-                elif shutdown.done():
-                    yield _frame("close", {"reason": "shutting-down"}, retry=1000)
+        async with aclosing(_upcoming(states, closing)) as events:
+            async for state in events:
+                yield b": still here\n\n" if state is None else _event_of(record, state)
+                if state is not None and state.ready:
                     return
-                else:
-                    yield b": still here\n\n"
+        yield _frame("close", {"reason": "shutting-down"}, retry=1000)
     except ResultTimeout:
         yield _frame("close", {"reason": "timeout"})
     except BridgeError as exc:
         yield _frame("close", {"reason": problem_of(exc).code}, retry=1000)
+
+
+async def _upcoming(states: AsyncIterator[TaskState], closing: asyncio.Event) -> AsyncGenerator[TaskState | None]:
+    """Yield what *states* yields, None after each long silence, until *closing* is set."""
+    shutdown = asyncio.ensure_future(closing.wait())
+    pending = asyncio.ensure_future(anext(states))
+    try:
+        while not closing.is_set():
+            await asyncio.wait((pending, shutdown), timeout=KEEP_ALIVE, return_when=asyncio.FIRST_COMPLETED)
+            if pending.done():
+                yield pending.result()
+                pending = asyncio.ensure_future(anext(states))
+            elif not shutdown.done():
+                yield None
     finally:
         shutdown.cancel()
-        if upcoming is not None:
-            upcoming.cancel()
-        await asyncio.gather(shutdown, *filter(None, [upcoming]), return_exceptions=True)
+        pending.cancel()
+        await asyncio.gather(shutdown, pending, return_exceptions=True)
 
 
 def _event_of(record: JobRecord, state: TaskState) -> bytes:

@@ -3,8 +3,11 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, NoReturn, TypeVar
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
 
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
@@ -67,6 +70,7 @@ class ApiHandler(RequestHandler):
         self.request_id = secrets.token_hex(8)
         self._received = bytearray()
         self._size = 0
+        self._counted = True
         self._left = False
         self._work: asyncio.Future[Any] | None = None
         self.lifecycle.request_began()
@@ -77,18 +81,26 @@ class ApiHandler(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-store")
+        if self.lifecycle.closing.is_set():
+            self.set_header("Connection", "close")
+
+    def compute_etag(self) -> None:
+        """Make none: nothing here is to be stored."""
 
     # Reading.
 
+    @property
+    def connection(self) -> HTTP1Connection:
+        """The connection, which is HTTP/1 as Tornado knows no other."""
+        return cast(HTTP1Connection, self.request.connection)
+
     def prepare(self) -> None:
-        self.request.connection.set_max_body_size(2**63)  # type: ignore[attr-defined]
-        if self.lifecycle.closing.is_set():
-            self.set_header("Connection", "close")
-        declared = self.request.headers.get("Content-Length", "")
-        announced = int(declared) if declared.isascii() and declared.isdigit() else 0
-        waits_for_leave = self.request.headers.get("Expect", "").lower() == "100-continue"
-        if announced > MAX_BODY + (0 if waits_for_leave else MAX_DISCARDED):
-            self._refuse_size()
+        self.connection.set_max_body_size(2**63)  # our own limit answers properly; Tornado's just hangs up
+        allowed = MAX_BODY
+        if self.request.headers.get("Expect", "").lower() != "100-continue":
+            allowed += MAX_DISCARDED
+        if _content_length(self.request.headers) > allowed:
+            raise _too_large()
 
     def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
@@ -97,13 +109,7 @@ class ApiHandler(RequestHandler):
             return
         self._received.clear()
         if self._size > MAX_BODY + MAX_DISCARDED and not self._finished:
-            self.send_error(exc_info=(Problem, self._too_large(), None))
-
-    def _refuse_size(self) -> NoReturn:
-        raise self._too_large()
-
-    def _too_large(self) -> Problem:
-        return Problem(413, "body-too-large", f"The body is larger than {MAX_BODY:,} bytes.")
+            self.send_error(exc_info=(Problem, _too_large(), None))
 
     def read_json(self, *, optional: bool = False) -> dict[str, Any]:
         """
@@ -116,7 +122,7 @@ class ApiHandler(RequestHandler):
             Problem: 400, 413, 415.
         """
         if self._size > MAX_BODY:
-            self._refuse_size()
+            raise _too_large()
         if optional and not self._received:
             return {}
         media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -149,11 +155,10 @@ class ApiHandler(RequestHandler):
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answer with a problem document. Tornado's own errors come through here too."""
-        error = kwargs["exc_info"][1] if kwargs.get("exc_info") else None
         if self._left or self._headers_written:
-            super().send_error(status_code, **kwargs)  # too late to tell anybody anything
+            self._give_up()
             return
-        problem = problem_of(error, status_code)
+        problem = problem_of(kwargs["exc_info"][1] if kwargs.get("exc_info") else None, status_code)
         self.clear()
         self.set_header("X-Request-Id", self.request_id)
         self.set_header("Content-Type", CONTENT_TYPE)
@@ -163,6 +168,14 @@ class ApiHandler(RequestHandler):
             self.set_header("Allow", ", ".join(self._allowed()))
         self.set_status(problem.status_code)
         self.finish(representation.encode(problem.document(self.request.path, self.request_id)))
+
+    def _give_up(self) -> None:
+        """End a request whose client is gone, or is in the middle of an answer that cannot be ended well."""
+        if not self._headers_written:
+            self.set_status(499, "Client Closed Request")  # nginx's word, for the log; nobody reads the answer
+        self.connection.close()
+        if not self._finished:
+            self.finish()
 
     def _allowed(self) -> list[str]:
         return [name for name in self.SUPPORTED_METHODS if getattr(type(self), name.lower()) is not _UNIMPLEMENTED]
@@ -180,7 +193,7 @@ class ApiHandler(RequestHandler):
         if self._left:
             self._work.cancel()
         try:
-            return await self._work
+            return cast(T, await self._work)
         except asyncio.CancelledError:
             if self._left:
                 raise ClientLeft from None
@@ -189,15 +202,30 @@ class ApiHandler(RequestHandler):
             self._work = None
 
     def on_connection_close(self) -> None:
+        was_sending = not self.request._body_future.done()
         super().on_connection_close()
         self._left = True
         if self._work is not None:
             self._work.cancel()
-        elif not self.request._body_future.done():
-            self.lifecycle.request_ended()
+        if was_sending:  # Tornado drops the request here, and never finishes it
+            self.on_finish()
 
     def on_finish(self) -> None:
-        self.lifecycle.request_ended()
+        if self._counted:
+            self._counted = False
+            self.lifecycle.request_ended()
+
+
+def _content_length(headers: HTTPHeaders) -> int:
+    """Return how long the body is said to be; 0 for what Tornado will refuse as no number."""
+    declared = headers.get("Content-Length", "")
+    if not (declared.isascii() and declared.isdigit()):
+        return 0
+    return int(declared[:20])
+
+
+def _too_large() -> Problem:
+    return Problem(413, "body-too-large", f"The body is larger than {MAX_BODY:,} bytes.")
 
 
 _UNIMPLEMENTED: Callable[..., Any] = RequestHandler.get
@@ -207,6 +235,8 @@ class SubmitHandler(ApiHandler):
     """``/v1/tasks/{task}/jobs``"""
 
     async def post(self, task: str) -> None:
+        if self.lifecycle.closing.is_set():
+            raise Problem(503, "shutting-down", "This process is about to end.", headers={"Retry-After": "1"})
         self.jobs.catalogue.get(task)
         body = self.read_json()
         seconds = self.read_wait()
@@ -238,8 +268,10 @@ class JobHandler(ApiHandler):
         job = await self.jobs.get(job_id)
         seconds = self.read_wait()
         if seconds and not job.state.ready:
-            wait = self.lifecycle.unless_expired(self.jobs.wait(job.record, seconds))
-            job = await self.unless_client_leaves(wait) or job
+            outcome = await self.unless_client_leaves(
+                self.lifecycle.unless_expired(self.jobs.wait(job.record, seconds))
+            )
+            job = outcome or job
         self.write_job(job)
 
 
@@ -257,15 +289,19 @@ class EventsHandler(ApiHandler):
         try:
             await self.unless_client_leaves(self._relay(job.record))
         except TimeoutError:  # a slow reader
-            self.request.connection.stream.close()  # type: ignore[attr-defined]
+            self._left = True
             raise ClientLeft from None
 
     async def _relay(self, record: JobRecord) -> None:
         """Write the job's events; each one is with the client before the next is looked for."""
-        async for frame in frames(record, self.jobs.follow(record), self.lifecycle.closing):
-            self.write(frame)
-            async with asyncio.timeout(WRITE_TIMEOUT):
-                await self.flush()
+        async with (
+            aclosing(self.jobs.follow(record)) as states,
+            aclosing(frames(record, states, self.lifecycle.closing)) as written,
+        ):
+            async for frame in written:
+                self.write(frame)
+                async with asyncio.timeout(WRITE_TIMEOUT):
+                    await self.flush()
 
 
 class CancelHandler(ApiHandler):
@@ -322,9 +358,10 @@ class ReadyHandler(ApiHandler):
 class NotFoundHandler(ApiHandler):
     """Every other path."""
 
-    def prepare(self) -> None:
-        super().prepare()
+    def get(self, *args: str) -> None:
         raise Problem(404, "not-found", "There is nothing at this path.")
+
+    head = post = put = patch = delete = options = get
 
 
 ROUTES = [

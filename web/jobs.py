@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from celery import states
 from celery.exceptions import QueueNotFound
@@ -156,9 +156,9 @@ class Jobs:
         except ResultTimeout:
             return Job(record, await self._state(record.id))
 
-    def follow(self, record: JobRecord) -> AsyncIterator[TaskState]:
+    def follow(self, record: JobRecord) -> AsyncGenerator[TaskState]:
         """Yield the job's states and progress as they come, up to the last one."""
-        return self.bridge.stream(record.id)
+        return cast("AsyncGenerator[TaskState]", self.bridge.stream(record.id))
 
     async def cancel(self, job_id: str, *, terminate: bool) -> Job:
         """

@@ -1,0 +1,54 @@
+"""``python -m web``: the service."""
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from celery.exceptions import ImproperlyConfigured
+
+from web.logs import set_up
+from web.processes import CONFIGURATION_ERROR, run_processes
+from web.server import serve
+from web.settings import Settings, SettingsError
+
+
+def main() -> int:
+    """Run the service; return the exit status."""
+    options = _parser().parse_args()
+    set_up()
+    try:
+        return asyncio.run(_run(options))
+    except (SettingsError, ImproperlyConfigured) as exc:
+        print(f"web: {exc}", file=sys.stderr)
+        return CONFIGURATION_ERROR
+    except OSError as exc:
+        print(f"web: cannot listen: {exc}", file=sys.stderr)
+        return 1
+
+
+async def _run(options: argparse.Namespace) -> int:
+    settings = Settings.from_environment()
+    if options.child is None and options.processes > 1:
+        return await run_processes(settings, options.processes)
+    await serve(settings, reuse_port=options.child is not None, parent=options.child)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m web", description="Jobs over HTTP. Settings: see docs/http.md.")
+    parser.add_argument("--processes", type=_positive, default=1, metavar="N", help="web processes on the one port")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 256:
+        raise argparse.ArgumentTypeError("should be from 1 to 256")
+    return number
+
+
+if __name__ == "__main__":
+    logging.captureWarnings(True)
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""The Tornado application."""
+
+import logging
+from typing import Any
+
+import tornado.web
+from tornado.httpserver import HTTPServer
+
+from tornado_celery_bridge import Bridge
+from web.handlers import ROUTES, NotFoundHandler
+from web.jobs import Jobs
+from web.lifecycle import Lifecycle
+from web.logs import log_request
+
+__all__ = ("make_app", "make_server")
+
+
+def make_app(
+    bridge: Bridge, jobs: Jobs, *, lifecycle: Lifecycle | None = None, **settings: Any
+) -> tornado.web.Application:
+    """
+    Return the service's application.
+
+    Args:
+        bridge: An open bridge.
+        jobs: What the handlers ask; of the same bridge.
+        lifecycle: Tells the handlers when the process is about to end.
+        settings: More of Tornado's settings.
+    """
+    return tornado.web.Application(
+        ROUTES,
+        default_handler_class=NotFoundHandler,
+        bridge=bridge,
+        jobs=jobs,
+        lifecycle=lifecycle or Lifecycle(),
+        logger=logging.getLogger("web"),
+        log_function=log_request,
+        cross_origin_protection=True,
+        **settings,
+    )
+
+
+def make_server(application: tornado.web.Application) -> HTTPServer:
+    """Return a server for *application*, with Tornado's limits set for a service that strangers can reach."""
+    return HTTPServer(
+        application,
+        xheaders=False,  # no proxy is trusted to say who asks
+        decompress_request=False,
+        max_header_size=16 * 1024,
+        idle_connection_timeout=75.0,
+        body_timeout=30.0,
+    )

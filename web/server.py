@@ -1,0 +1,112 @@
+"""One web process: opens the bridge, serves, and ends gracefully."""
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import AsyncExitStack
+from typing import Any, cast
+
+import tornado
+from celery import Celery
+from celery.app.backends import by_url
+from celery.app.utils import find_app
+
+from tornado_celery_bridge import Bridge
+from tornado_celery_bridge.ledger import Ledger
+from web.application import make_app, make_server
+from web.jobs import Jobs
+from web.lifecycle import Lifecycle
+from web.settings import Settings, SettingsError
+
+__all__ = ("serve",)
+
+_log = logging.getLogger(__name__)
+
+#: Seconds for waits to finish by themselves, then for their answers to be written. `make up` kills after 30.
+GRACE = 10.0
+REST = 2.0
+
+
+async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | None = None) -> None:
+    """
+    Serve until SIGTERM or SIGINT, then end gracefully.
+
+    Args:
+        settings: Where, and which tasks.
+        reuse_port: Share the port with other processes that do so too.
+        parent: A file descriptor whose end of file stands for SIGTERM: the parent process is gone.
+
+    Raises:
+        SettingsError: The Celery app or its backend is not there.
+        OSError: The port is taken.
+    """
+    stop = _stop_signal(parent)
+    lifecycle = Lifecycle()
+    app = await asyncio.to_thread(load_celery_app, settings.celery_app)
+    async with AsyncExitStack() as stack:
+        bridge = await stack.enter_async_context(Bridge(app))
+        ledger = Ledger.of_backend(ledger_backend(app, settings.redis_url), ttl=job_ttl(app, settings))
+        stack.push_async_callback(ledger.close)
+        application = make_app(bridge, Jobs(bridge, ledger), lifecycle=lifecycle)
+        server = make_server(application)
+        server.listen(settings.port, settings.bind, reuse_port=reuse_port)
+        _log.info("tornado=%s serving http://%s:%d", tornado.version, _in_url(settings.bind), settings.port)
+        stack.push_async_callback(server.close_all_connections)
+        await stop.wait()
+        _log.info("stopping: no new connections, %.0f s for waits to finish", GRACE)
+        server.stop()
+        await lifecycle.end(GRACE, REST)
+    _log.info("stopped")
+
+
+def _stop_signal(parent: int | None) -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if parent is not None:
+
+        def parent_is_gone() -> None:
+            loop.remove_reader(parent)
+            stop.set()
+
+        loop.add_reader(parent, parent_is_gone)
+    return stop
+
+
+def load_celery_app(name: str) -> Celery:
+    """
+    Return the Celery app that ``celery -A name`` would find.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        app: Any = find_app(name)
+    except (ImportError, AttributeError) as exc:
+        raise SettingsError(f"CELERY_APP={name}: no Celery app was found there: {exc}") from exc
+    if not isinstance(app, Celery):
+        raise SettingsError(f"CELERY_APP={name}: that is not a Celery app")
+    return app
+
+
+def ledger_backend(app: Celery, redis_url: str | None) -> Any:
+    """Return a Redis result backend for its connection settings: of *redis_url*, or else the app's own."""
+    if redis_url is None:
+        return app.backend
+    backend, url = cast("tuple[Any, str]", by_url(redis_url, app.loader))
+    return backend(app=app, url=url)
+
+
+def job_ttl(app: Celery, settings: Settings) -> float:
+    """Return for how long a job is known: never longer than its result, or a finished job would look PENDING."""
+    expires: Any = app.conf.result_expires
+    seconds = getattr(expires, "total_seconds", lambda: expires)()
+    return min(settings.job_ttl, seconds) if seconds else settings.job_ttl
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
