@@ -21,15 +21,13 @@ DEADLINE = 30.0
 class Up:
     """``python -m deploy.up`` on a Procfile, in a process of its own."""
 
-    def __init__(self, folder: Path, procfile: str, **environment: str) -> None:
-        path = folder / "Procfile"
-        path.write_text(procfile, "utf-8")
+    def __init__(self, folder: Path, command: list[str], **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         defaults = {"DATA_DIR": str(folder / "data"), "PYTHONPATH": str(ROOT)}
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.up", str(path)],
+            command,
             env=clean | defaults | environment,
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -60,7 +58,8 @@ class Up:
         return int(self.line(rf"^{name} *\| pid (\d+)")[1])
 
     def signal(self, number: signal.Signals = signal.SIGINT) -> None:
-        self.process.send_signal(number)
+        """Signal its process group, as a terminal does: the supervisor's, which its children are not in."""
+        os.killpg(self.process.pid, number)
 
     def end(self) -> int:
         """Return the exit status once it has ended, with all its output in ``lines``."""
@@ -73,7 +72,7 @@ class Up:
     def close(self) -> None:
         for _ in range(3):  # end, and hurry
             if self.process.poll() is None:
-                self.process.terminate()
+                self.signal(signal.SIGTERM)
         self.process.wait(DEADLINE)
         self._reader.join()
         assert self.process.stdout
@@ -88,13 +87,23 @@ VARIABLES = {
 
 @pytest.fixture
 def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Up]]:
-    """Start a supervisor: ``up("name: command", PORT="1234")``. Ended with the test."""
+    """
+    Start a supervisor: ``up("name: command", PORT="1234")``. Ended with the test.
+
+    Without a Procfile of its own it is the whole product, by `make up`.
+    """
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     started: list[Up] = []
 
-    def start(procfile: str, folder: Path = tmp_path, **environment: str) -> Up:
-        started.append(Up(folder, procfile, **environment))
+    def start(procfile: str | None = None, **environment: str) -> Up:
+        command = [sys.executable, "-m", "deploy.up"]
+        if procfile:
+            (tmp_path / "Procfile").write_text(procfile, "utf-8")
+            command += [str(tmp_path / "Procfile")]
+        elif Path(sys.prefix) == ROOT / ".venv":  # else make would build it, or build it anew with another Python
+            command = ["make", "up", f"PYTHON={sys.executable}"]
+        started.append(Up(tmp_path, command, **environment))
         return started[-1]
 
     yield start
