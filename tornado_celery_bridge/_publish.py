@@ -150,7 +150,9 @@ class Publisher:
 
     def _connect(self) -> None:
         self._connection = connect(self._app)
-        self._connection_errors = tuple(self._connection.connection_errors)
+        # kombu counts KeyError among them, which an unknown queue raises, too.
+        errors = self._connection.connection_errors
+        self._connection_errors = tuple(error for error in errors if error is not KeyError)
         self._declared.clear()
         self._producer = self._app.amqp.Producer(self._connection.channel())
 

@@ -11,8 +11,8 @@ __all__ = ("ConnectionPool", "connection_pool")
 
 ConnectionPool = redis.asyncio.ConnectionPool
 
-#: Seconds; used where Celery's settings give none, so that a silent server is noticed.
-DEFAULT_TIMEOUT = 2.0
+#: Seconds; Celery's own defaults (120, or none at all) are a worker's, which has time.
+MAX_TIMEOUT = 2.0
 
 
 def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
@@ -29,8 +29,8 @@ def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
     params: dict[str, Any] = {key: value for key, value in backend.connparams.items() if value is not None}
     params["connection_class"] = _asyncio_class(params.get("connection_class"))
     params.pop("retry_on_timeout", None)
-    params.setdefault("socket_connect_timeout", DEFAULT_TIMEOUT)
-    params.setdefault("socket_timeout", DEFAULT_TIMEOUT)
+    for name in ("socket_connect_timeout", "socket_timeout"):
+        params[name] = min(params.get(name) or MAX_TIMEOUT, MAX_TIMEOUT)
     if issubclass(params["connection_class"], redis.asyncio.UnixDomainSocketConnection):
         params.pop("socket_keepalive", None)
         params.pop("socket_connect_timeout", None)

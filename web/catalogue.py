@@ -97,7 +97,7 @@ class ExposedTask:
         """
         named = given if isinstance(given, dict) else self._name(given)
         try:
-            self._model.__pydantic_validator__.validate_json(json.dumps(named))
+            self._model.__pydantic_validator__.validate_json(json.dumps(named), strict=True)
         except pydantic.ValidationError as exc:
             names = [parameter.name for parameter in self._parameters]
             positional = names if isinstance(given, list) else ()

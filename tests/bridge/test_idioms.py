@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.result import AsyncResult as CelerysResult
 from tornado import gen
 
 from tornado_celery_bridge import AsyncResult, Bridge, TaskFailed, WouldBlock
@@ -80,7 +81,6 @@ async def test_blocking_calls_work_off_the_loop(results: list[AsyncResult[Any]])
 
 
 async def test_result_class_is_celerys(app: Celery, results: list[AsyncResult[Any]]) -> None:
-    from celery.result import AsyncResult as CelerysResult
-
+    celerys = await asyncio.to_thread(app.AsyncResult, results[0].id)
     assert isinstance(results[0], CelerysResult)
-    assert results[0] == app.AsyncResult(results[0].id)
+    assert results[0] == celerys

@@ -1,0 +1,197 @@
+"""With the broker and backend in every bad state the loop goes on, dispatches fail in time, and service resumes."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.sample import make_app
+from tests.servers import Server, free_port
+from tornado_celery_bridge import (
+    Bridge,
+    BridgeConfig,
+    BrokerUnavailable,
+    DispatchError,
+    ResultBackendUnavailable,
+    ResultTimeout,
+)
+
+#: Seconds: the deadline of a dispatch, and what the machine's noise may add to it.
+DEADLINE = 2.0
+SLACK = 0.5
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[Server]:
+    """A server that bad things happen to."""
+    made = Server(tmp_path / "redis").start()
+    yield made
+    made.stop()
+
+
+class Ticker:
+    """Counts by how much each 1 ms tick of the loop came late."""
+
+    def __init__(self) -> None:
+        self.late: list[float] = []
+
+    async def run(self) -> None:
+        while True:
+            due = time.perf_counter() + 0.001
+            await asyncio.sleep(0.001)
+            self.late.append(time.perf_counter() - due)
+
+    def check(self) -> None:
+        late = sorted(self.late)
+        assert len(late) > 200
+        assert late[-1] < 0.1
+        assert late[int(len(late) * 0.999)] < 0.02 or len(late) < 1000
+
+
+@asynccontextmanager
+async def ticking() -> AsyncIterator[None]:
+    asyncio.get_running_loop().set_debug(False)  # debug mode itself costs milliseconds
+    ticker = Ticker()
+    task = asyncio.ensure_future(ticker.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+    ticker.check()
+
+
+async def refusals(bridge: Bridge, count: int = 20) -> list[BaseException | None]:
+    """Dispatch side by side and one after another; check that each one ends by its deadline."""
+
+    async def attempt() -> BaseException | None:
+        begun = time.monotonic()
+        try:
+            await bridge.dispatch(bridge.app.tasks["sample.add"].s(1, 2))
+        except DispatchError as exc:
+            return exc
+        finally:
+            assert time.monotonic() - begun < DEADLINE + SLACK
+        return None
+
+    together = await asyncio.gather(*(attempt() for _ in range(count)))
+    return [*together, await attempt(), await attempt()]
+
+
+async def resumes(bridge: Bridge, within: float = 5.0) -> None:
+    begun = time.monotonic()
+    while True:
+        try:
+            await bridge.dispatch(bridge.app.tasks["sample.add"].s(1, 2))
+            return
+        except DispatchError:
+            assert time.monotonic() - begun < within
+            await asyncio.sleep(0.05)
+
+
+def bridge_to(url: str) -> Bridge:
+    return Bridge(make_app(url, url, broker_connection_timeout=2.0), BridgeConfig(dispatch_timeout=DEADLINE))
+
+
+async def test_refused_from_the_start_and_then_there(tmp_path: Path) -> None:
+    port = free_port()
+    async with ticking(), bridge_to(f"redis://127.0.0.1:{port}/0") as bridge:
+        outcomes = await refusals(bridge)
+        assert all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
+        assert outcomes[-1].retry_after  # type: ignore[union-attr]
+        server = await asyncio.to_thread(Server(tmp_path / "redis", port=port).start)
+        try:
+            await resumes(bridge)
+        finally:
+            await asyncio.to_thread(server.stop)
+
+
+async def test_black_hole() -> None:
+    # A full backlog drops further SYNs: to the client, an address that never answers.
+    with socket.socket() as hole:
+        hole.bind(("127.0.0.1", 0))
+        hole.listen(0)
+        port = hole.getsockname()[1]
+        fillers = []
+        for _ in range(3):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+            fillers.append(filler)
+        async with ticking(), bridge_to(f"redis://127.0.0.1:{port}/0") as bridge:
+            assert all(isinstance(outcome, BrokerUnavailable) for outcome in await refusals(bridge))
+            with pytest.raises(ResultBackendUnavailable):
+                await bridge.get("some-id", timeout=0.2)
+        for filler in fillers:
+            filler.close()
+
+
+async def test_accepts_and_says_nothing() -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen(100)
+        async with ticking(), bridge_to(f"redis://127.0.0.1:{mute.getsockname()[1]}/0") as bridge:
+            assert all(isinstance(outcome, BrokerUnavailable) for outcome in await refusals(bridge))
+            with pytest.raises(ResultBackendUnavailable):
+                await bridge.state("some-id")
+
+
+async def test_frozen_and_thawed(faulty: Server) -> None:
+    async with ticking(), bridge_to(faulty.url) as bridge:
+        await resumes(bridge)
+        faulty.freeze()
+        assert all(isinstance(outcome, DispatchError) for outcome in await refusals(bridge))
+        with pytest.raises(BrokerUnavailable):  # by now the breaker is open
+            await asyncio.wait_for(bridge.dispatch("sample.add", (1, 2)), 0.5)
+        with pytest.raises((ResultBackendUnavailable, ResultTimeout)):
+            await bridge.get("some-id", timeout=0.5)
+        faulty.thaw()
+        await resumes(bridge)
+
+
+async def test_killed_and_restarted(faulty: Server) -> None:
+    async with ticking(), bridge_to(faulty.url) as bridge:
+        await resumes(bridge)
+        waiting = asyncio.ensure_future(bridge.get("written-later", timeout=20))
+        await asyncio.to_thread(faulty.kill)
+        assert all(isinstance(outcome, DispatchError) for outcome in await refusals(bridge))
+        await asyncio.to_thread(faulty.start)
+        await resumes(bridge)
+        meta = '{"status": "SUCCESS", "result": 42, "traceback": null, "children": [], "task_id": "written-later"}'
+        client = await asyncio.to_thread(faulty.client)
+        await asyncio.to_thread(client.set, "celery-task-meta-written-later", meta)
+        await asyncio.to_thread(client.publish, "celery-task-meta-written-later", meta)
+        assert await waiting == 42
+        await asyncio.to_thread(client.close)
+
+
+async def test_backend_gone_broker_fine(faulty: Server, server: Server) -> None:
+    app = make_app(server.url, faulty.url)
+    async with ticking(), Bridge(app) as bridge:
+        await resumes(bridge)
+        faulty.freeze()
+        begun = time.monotonic()
+        assert [outcome for outcome in await refusals(bridge) if outcome] == []  # publishing needs no backend
+        assert time.monotonic() - begun < DEADLINE
+        with pytest.raises(ResultBackendUnavailable):
+            await bridge.ping_backend()
+        faulty.thaw()
+
+
+async def test_nothing_is_sent_once_it_was_refused(faulty: Server) -> None:
+    """What was said not to be sent never arrives."""
+    async with bridge_to(faulty.url) as bridge:
+        await resumes(bridge)
+        client = await asyncio.to_thread(faulty.client)
+        await asyncio.to_thread(client.flushall)
+        faulty.freeze()
+        outcomes = await refusals(bridge)
+        faulty.thaw()
+        await resumes(bridge)
+        sent = await asyncio.to_thread(client.llen, "sample")
+        in_doubt = sum(not isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
+        assert sent <= in_doubt + 1  # the one that resumed
+        await asyncio.to_thread(client.close)

@@ -1,0 +1,130 @@
+"""A real HTTP server in the test's own loop, before a real Redis and a real worker."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from tests.servers import Server, worker
+from tests.web.sample import make_app as make_celery
+from tornado_celery_bridge import Bridge, BridgeConfig
+from tornado_celery_bridge.ledger import Ledger
+from web import Jobs, make_app, make_server
+from web.lifecycle import Lifecycle
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def web_url(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server with a worker for the sample app."""
+    url = f"redis://127.0.0.1:{server.port}/3"
+    log = tmp_path_factory.mktemp("web-worker") / "worker.log"
+    environment = {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}
+    options = ("--concurrency", "3", "--queues", "websample", "--without-gossip", "--without-mingle")
+    with worker("tests.web.sample", environment, log, *options):
+        yield url
+
+
+@dataclass
+class Service:
+    """A running service, and what is behind it."""
+
+    port: int
+    jobs: Jobs
+    lifecycle: Lifecycle
+    server: HTTPServer
+    client: AsyncHTTPClient
+
+    @property
+    def bridge(self) -> Bridge:
+        return self.jobs.bridge
+
+    async def fetch(self, path: str, method: str = "GET", **options: Any) -> HTTPResponse:
+        options.setdefault("allow_nonstandard_methods", True)
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return await self.client.fetch(url, method=method, raise_error=False, request_timeout=30, **options)
+
+    async def post(self, path: str, body: Any = None, headers: dict[str, str] | None = None) -> HTTPResponse:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self.fetch(
+            path, "POST", body=content, headers={"Content-Type": "application/json", **(headers or {})}
+        )
+
+    async def submit(self, task: str, body: Any = None, *, wait: int | None = None) -> HTTPResponse:
+        headers = {} if wait is None else {"Prefer": f"wait={wait}"}
+        return await self.post(f"/v1/tasks/{task}/jobs", {} if body is None else body, headers)
+
+    async def messages(self) -> int:
+        """How many messages are in the worker's queues' lists."""
+        redis = self.jobs.ledger._redis
+        return sum([await redis.llen(queue) for queue in ("websample", "quiet")])
+
+    async def raw(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        await writer.drain()
+        return reader, writer
+
+
+@asynccontextmanager
+async def running(
+    app: Celery, ledger: Ledger | None = None, config: BridgeConfig | None = None
+) -> AsyncIterator[Service]:
+    """Serve until the block ends, then check that no request is left."""
+    async with Bridge(app, config) as bridge:
+        ledger = ledger or Ledger.of_backend(app.backend)
+        lifecycle = Lifecycle()
+        jobs = Jobs(bridge, ledger)
+        server = make_server(make_app(bridge, jobs, lifecycle=lifecycle))
+        sockets = bind_sockets(0, "127.0.0.1")
+        server.add_sockets(sockets)
+        client = SimpleAsyncHTTPClient(force_instance=True)
+        try:
+            yield Service(sockets[0].getsockname()[1], jobs, lifecycle, server, client)
+        finally:
+            client.close()
+            server.stop()
+            await lifecycle.end(5, 5)
+            await server.close_all_connections()
+            await ledger.close()
+            assert lifecycle._requests == 0
+
+
+@pytest.fixture
+async def service(web_url: str) -> AsyncIterator[Service]:
+    app = make_celery(web_url)
+    async with running(app) as made:
+        yield made
+    app.close()
+
+
+def problem(response: HTTPResponse, status: int, code: str) -> dict[str, Any]:
+    """Check that *response* is a whole problem document, and return it."""
+    assert response.code == status, response.body
+    assert response.headers["Content-Type"] == "application/problem+json"
+    document: dict[str, Any] = json.loads(response.body)
+    assert document["status"] == status
+    assert document["code"] == code
+    assert document["type"].endswith(code)
+    assert document["title"]
+    assert document["detail"]
+    assert document["instance"].startswith("/")
+    assert document["request_id"] == response.headers["X-Request-Id"]
+    return document
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a process of the product."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}

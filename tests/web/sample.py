@@ -1,0 +1,83 @@
+"""The Celery app of the HTTP tests: ``celery -A tests.web.sample`` with ``SAMPLE_URL`` set."""
+
+import os
+import time
+from typing import Annotated, Any
+
+from celery import Celery, Task
+from pydantic import BaseModel, Field
+
+from tornado_celery_bridge.progress import progress
+
+
+class Point(BaseModel):
+    x: int
+    y: int = 0
+
+
+def make_app(url: str) -> Celery:
+    app = Celery("websample", broker=url, backend=url, set_as_current=False)
+    app.conf.update(
+        task_default_queue="websample",
+        task_queues={"websample": {}, "quiet": {}},
+        task_create_missing_queues=False,
+        task_track_started=True,
+        result_extended=True,
+        task_acks_late=True,
+        worker_cancel_long_running_tasks_on_connection_loss=True,
+        broker_connection_retry_on_startup=True,
+    )
+
+    @app.task(name="s.add", shared=False, exposed=True)
+    def add(x: int, y: int = 1) -> int:
+        """
+        Add two numbers.
+
+        More about it.
+        """
+        return x + y
+
+    @app.task(name="s.nap", shared=False, exposed=True, time_limit=60)
+    def nap(seconds: float, mark: str = "") -> float:
+        """Sleep, then write a mark."""
+        time.sleep(seconds)
+        if mark:
+            with open(mark, "w") as file:
+                file.write("ran")
+        return seconds
+
+    @app.task(name="s.fail", shared=False, exposed=True)
+    def fail(message: str = "as asked") -> None:
+        raise ValueError(message)
+
+    @app.task(name="s.steps", shared=False, exposed=True, bind=True)
+    def steps(self: Task[..., Any], count: Annotated[int, Field(ge=1, le=100)] = 3) -> int:
+        for number in range(1, count + 1):
+            progress(number, count, f"step {number}")
+            time.sleep(0.05)
+        return count
+
+    @app.task(name="s.echo", shared=False, exposed=True)
+    def echo(value: Any = None) -> Any:
+        return value
+
+    @app.task(name="s.nan", shared=False, exposed=True)
+    def nan() -> dict[str, Any]:
+        return {"nan": float("nan"), "half": "\ud800", "fine": [1.5]}
+
+    @app.task(name="s.forgetful", shared=False, exposed=True, ignore_result=True)
+    def forgetful() -> int:
+        return 1
+
+    @app.task(name="s.hidden", shared=False)
+    def hidden() -> None:
+        raise AssertionError("nobody may run this over HTTP")
+
+    return app
+
+
+def __getattr__(name: str) -> Celery:
+    if name in ("app", "celery"):
+        globals()["app"] = made = make_app(os.environ["SAMPLE_URL"])
+        return made
+    raise AttributeError(name)
