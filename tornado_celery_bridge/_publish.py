@@ -294,7 +294,8 @@ def connect(app: Celery) -> Any:
         connect_timeout=min(app.conf.broker_connection_timeout or SOCKET_TIMEOUT, SOCKET_TIMEOUT),
         transport_options=transport_options if redis or "confirm_publish" in transport_options else None,
     )
-    connection.connect()
+    # One attempt: kombu's own connect() sleeps 2 s between two.
+    connection.ensure_connection(max_retries=0, interval_start=0)
     return connection
 
 

@@ -62,9 +62,7 @@ async def small(server: Server) -> AsyncIterator[Bridge]:
 
 
 async def test_pending_dispatches_are_bounded(small: Bridge) -> None:
-    outcomes = await asyncio.gather(
-        *(small.dispatch("sample.add", (1, 2)) for _ in range(5)), return_exceptions=True
-    )
+    outcomes = await asyncio.gather(*(small.dispatch("sample.add", (1, 2)) for _ in range(5)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes[3:]] == [DispatchSaturated] * 2
     await small.dispatch("sample.add", (1, 2))
 
