@@ -21,7 +21,7 @@ from tornado_celery_bridge import (
 )
 from tornado_celery_bridge.ledger import JobRecord, Ledger, LedgerUnavailable
 from web.catalogue import Catalogue
-from web.options import JobOptions, parse_options, reverses_priority
+from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
 from web.representation import rfc3339
 
@@ -56,13 +56,13 @@ class Jobs:
     Args:
         bridge: An open bridge.
         ledger: Where the jobs' records are.
+        catalogue: The tasks that may be run; made off the loop, as it reads their sources.
     """
 
-    def __init__(self, bridge: Bridge, ledger: Ledger) -> None:
+    def __init__(self, bridge: Bridge, ledger: Ledger, catalogue: Catalogue) -> None:
         self.bridge = bridge
         self.ledger = ledger
-        self.catalogue = Catalogue(bridge.app)
-        self._reverse_priority = reverses_priority(bridge.app)
+        self.catalogue = catalogue
 
     async def submit(self, task_name: str, body: dict[str, Any]) -> Submission:
         """
@@ -85,7 +85,7 @@ class Jobs:
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
         deadline = asyncio.get_running_loop().time() + self.bridge.config.dispatch_timeout
         await self.ledger.add(record, delay=delay)
-        celery_options = options.for_celery(self._reverse_priority)
+        celery_options = options.for_celery(self.catalogue.reverses_priority)
         if task.task.ignore_result:
             celery_options["ignore_result"] = False  # a job without a result would be PENDING for ever
         left = max(0.1, deadline - asyncio.get_running_loop().time())

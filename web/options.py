@@ -6,13 +6,12 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from celery import Celery
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from web.catalogue import faults_of
 from web.problems import Fault, Problem
 
-__all__ = ("JobOptions", "parse_options", "reverses_priority")
+__all__ = ("JobOptions", "parse_options")
 
 #: Seconds; a longer delay is a schedule.
 YEAR = 366 * 86_400
@@ -71,9 +70,3 @@ def parse_options(given: Any, queues: Collection[str]) -> JobOptions:
         raise Problem(422, "invalid-options", "The options do not fit.", faults=faults)
     parsed: JobOptions = options
     return parsed
-
-
-def reverses_priority(app: Celery) -> bool:
-    """Return whether 0 is the most urgent priority on the app's broker, as kombu has it on Redis and Sentinel."""
-    with app.connection_for_write() as connection:
-        return bool(connection.transport.driver_type == "redis")

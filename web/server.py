@@ -15,6 +15,7 @@ from celery.app.utils import find_app
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.ledger import Ledger
 from web.application import make_app, make_server
+from web.catalogue import Catalogue
 from web.jobs import Jobs
 from web.lifecycle import Lifecycle
 from web.settings import Settings, SettingsError
@@ -46,10 +47,10 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
     app = await asyncio.to_thread(load_celery_app, settings.celery_app)
     async with AsyncExitStack() as stack:
         bridge = await stack.enter_async_context(Bridge(app))
-        ledger = Ledger.of_backend(ledger_backend(app, settings.redis_url), ttl=job_ttl(app, settings))
+        ledger = await asyncio.to_thread(open_ledger, app, settings)
         stack.push_async_callback(ledger.close)
-        application = make_app(bridge, Jobs(bridge, ledger), lifecycle=lifecycle)
-        server = make_server(application)
+        jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app))
+        server = make_server(make_app(bridge, jobs, lifecycle=lifecycle))
         server.listen(settings.port, settings.bind, reuse_port=reuse_port)
         _log.info("tornado=%s serving http://%s:%d", tornado.version, _in_url(settings.bind), settings.port)
         stack.push_async_callback(server.close_all_connections)
@@ -93,12 +94,13 @@ def load_celery_app(name: str) -> Celery:
     return app
 
 
-def ledger_backend(app: Celery, redis_url: str | None) -> Any:
-    """Return a Redis result backend for its connection settings: of *redis_url*, or else the app's own."""
-    if redis_url is None:
-        return app.backend
-    backend, url = cast("tuple[Any, str]", by_url(redis_url, app.loader))
-    return backend(app=app, url=url)
+def open_ledger(app: Celery, settings: Settings) -> Ledger:
+    """Return the job ledger in ``REDIS_URL``, which is spelt as Celery does, or else in the app's result backend."""
+    backend: Any = app.backend
+    if settings.redis_url is not None:
+        kind, url = cast("tuple[Any, str]", by_url(settings.redis_url, app.loader))
+        backend = kind(app=app, url=url)
+    return Ledger.of_backend(backend, ttl=job_ttl(app, settings))
 
 
 def job_ttl(app: Celery, settings: Settings) -> float:

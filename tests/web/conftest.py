@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.servers import Server, worker
 from tests.web.sample import make_app as make_celery
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.ledger import Ledger
-from web import Jobs, make_app, make_server
+from web import Catalogue, Jobs, make_app, make_server
 from web.lifecycle import Lifecycle
 
 ROOT = Path(__file__).parents[2]
@@ -84,9 +84,9 @@ async def running(
 ) -> AsyncIterator[Service]:
     """Serve until the block ends, then check that no request is left."""
     async with Bridge(app, config) as bridge:
-        ledger = ledger or Ledger.of_backend(app.backend)
+        ledger = ledger or await asyncio.to_thread(lambda: Ledger.of_backend(app.backend))
         lifecycle = Lifecycle()
-        jobs = Jobs(bridge, ledger)
+        jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app))
         server = make_server(make_app(bridge, jobs, lifecycle=lifecycle))
         sockets = bind_sockets(0, "127.0.0.1")
         server.add_sockets(sockets)
@@ -123,6 +123,13 @@ def problem(response: HTTPResponse, status: int, code: str) -> dict[str, Any]:
     assert document["instance"].startswith("/")
     assert document["request_id"] == response.headers["X-Request-Id"]
     return document
+
+
+async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """Return once *condition* holds. For what gives no event to wait for: another process, or the far end."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 def environment(**more: str) -> dict[str, str]:

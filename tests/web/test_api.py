@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.web.conftest import Service, problem
+from tests.web.conftest import Service, problem, until
 from web.handlers import MAX_BODY, MAX_DISCARDED
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
@@ -334,8 +334,7 @@ async def test_a_chunked_body_without_end_is_cut(service: Service) -> None:
 
 async def test_a_client_that_leaves_while_it_sends(service: Service) -> None:
     _, writer = await service.raw(b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-    while not service.lifecycle._requests:
-        await asyncio.sleep(0)
+    await until(lambda: service.lifecycle._requests)
     writer.close()
     await asyncio.wait_for(service.lifecycle._idle.wait(), 5)
 
