@@ -18,6 +18,6 @@ while True:
         args = json.loads(base64.b64decode(message["body"]))[0]
         meta = {"status": "SUCCESS", "result": sum(args), "traceback": None, "children": [], "task_id": task_id}
         payload = json.dumps(meta)
-        pipe.setex(f"celery-task-meta-{task_id}", 600, payload)
+        pipe.set(f"celery-task-meta-{task_id}", payload, ex=600)
         pipe.publish(f"celery-task-meta-{task_id}", payload)
     pipe.execute()

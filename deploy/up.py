@@ -293,7 +293,7 @@ def _reachable(bind: str) -> str:
 def _banner(settings: Settings, with_flower: bool) -> list[str]:
     host = _reachable(settings.bind)
     web = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    lines = [f"web       {web}   (API documentation: {web}/docs)"]
+    lines = [f"web       {web}   (what it can run: {web}/v1/tasks)"]
     if settings.celery_app == "tasks":
         lines += [
             "try       curl -H 'Content-Type: application/json' -H 'Prefer: wait=10' \\",

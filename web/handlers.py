@@ -29,6 +29,8 @@ T = TypeVar("T")
 MAX_BODY = 1024 * 1024
 #: Bytes beyond it that are read and thrown away, so that the client has sent all and reads the answer.
 MAX_DISCARDED = 8 * MAX_BODY
+#: Seconds for a client whose body is larger than even that to read that it was refused.
+LINGER = 2.0
 #: Seconds that a client may ask to wait for.
 MAX_WAIT = 60
 #: Seconds for a client of a stream to take what was written.
@@ -96,11 +98,11 @@ class ApiHandler(RequestHandler):
 
     def prepare(self) -> None:
         self.connection.set_max_body_size(2**63)  # our own limit answers properly; Tornado's just hangs up
-        allowed = MAX_BODY
-        if self.request.headers.get("Expect", "").lower() != "100-continue":
-            allowed += MAX_DISCARDED
-        if _content_length(self.request.headers) > allowed:
+        announced = _content_length(self.request.headers)
+        if announced > MAX_BODY and self.request.headers.get("Expect", "").lower() == "100-continue":
             raise _too_large()
+        if announced > MAX_BODY + MAX_DISCARDED:
+            self._refuse_early(_too_large())
 
     def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
@@ -108,8 +110,21 @@ class ApiHandler(RequestHandler):
             self._received += chunk
             return
         self._received.clear()
-        if self._size > MAX_BODY + MAX_DISCARDED and not self._finished:
-            self.send_error(exc_info=(Problem, _too_large(), None))
+        if self._size > MAX_BODY + MAX_DISCARDED and not self._headers_written:
+            self._refuse_early(_too_large())
+
+    def _refuse_early(self, problem: Problem) -> None:
+        """
+        Answer while the client still sends, then hang up.
+
+        Not at once: closing a socket with unread data resets it, and the answer would be lost on its way.
+        """
+        body = self._compose(problem)
+        self.set_header("Content-Length", len(body))
+        self.set_header("Connection", "close")
+        self.write(body)
+        self.flush()
+        asyncio.get_running_loop().call_later(LINGER, self._give_up)
 
     def read_json(self, *, optional: bool = False) -> dict[str, Any]:
         """
@@ -144,6 +159,9 @@ class ApiHandler(RequestHandler):
 
     def write_json(self, document: Mapping[str, Any], status: int = 200) -> None:
         """Answer with *document*."""
+        if self._headers_written:  # it was refused early
+            self._give_up()
+            return
         self.set_status(status)
         self.finish(representation.encode(document))
 
@@ -158,7 +176,10 @@ class ApiHandler(RequestHandler):
         if self._left or self._headers_written:
             self._give_up()
             return
-        problem = problem_of(kwargs["exc_info"][1] if kwargs.get("exc_info") else None, status_code)
+        self.finish(self._compose(problem_of(kwargs["exc_info"][1] if kwargs.get("exc_info") else None, status_code)))
+
+    def _compose(self, problem: Problem) -> bytes:
+        """Set status and headers for a problem, and return its document."""
         self.clear()
         self.set_header("X-Request-Id", self.request_id)
         self.set_header("Content-Type", CONTENT_TYPE)
@@ -167,14 +188,14 @@ class ApiHandler(RequestHandler):
         if problem.status_code == 405:
             self.set_header("Allow", ", ".join(self._allowed()))
         self.set_status(problem.status_code)
-        self.finish(representation.encode(problem.document(self.request.path, self.request_id)))
+        return representation.encode(problem.document(self.request.path, self.request_id))
 
     def _give_up(self) -> None:
         """End a request whose client is gone, or is in the middle of an answer that cannot be ended well."""
         if not self._headers_written:
             self.set_status(499, "Client Closed Request")  # nginx's word, for the log; nobody reads the answer
-        self.connection.close()
         if not self._finished:
+            self.connection.close()
             self.finish()
 
     def _allowed(self) -> list[str]:

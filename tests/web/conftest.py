@@ -128,7 +128,7 @@ def problem(response: HTTPResponse, status: int, code: str) -> dict[str, Any]:
 async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
     """Return once *condition* holds. For what gives no event to wait for: another process, or the far end."""
     async with asyncio.timeout(timeout):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.01)
 
 

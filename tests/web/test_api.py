@@ -329,6 +329,7 @@ async def test_a_chunked_body_without_end_is_cut(service: Service) -> None:
     except ConnectionError:
         pass
     assert b" 413 " in await answered
+    assert sent > MAX_BODY + MAX_DISCARDED
     writer.close()
 
 

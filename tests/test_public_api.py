@@ -1,0 +1,29 @@
+import subprocess
+import sys
+
+import tornado_celery_bridge
+
+PUBLIC = """
+AsyncResult Bridge BridgeClosed BridgeConfig BridgeError BrokerUnavailable DispatchError DispatchSaturated
+DispatchUncertain GroupResult Progress ResultBackendUnavailable ResultError ResultTimeout TaskError TaskFailed
+TaskRevoked TaskState WaitersSaturated WouldBlock __version__
+""".split()
+
+
+def test_all_is_exactly_this() -> None:
+    assert sorted(tornado_celery_bridge.__all__) == sorted(PUBLIC)
+
+
+def test_every_public_name_is_documented() -> None:
+    for name in PUBLIC:
+        thing = getattr(tornado_celery_bridge, name)
+        if name != "__version__":
+            assert ".. versionadded::" in (thing.__doc__ or ""), name
+            for attribute, member in vars(thing).items():
+                if callable(member) and not attribute.startswith("_"):
+                    assert member.__doc__ or attribute in ("get", "wait", "join", "join_native"), (name, attribute)
+
+
+def test_workers_do_not_load_tornado() -> None:
+    code = "import tornado_celery_bridge.progress, sys; sys.exit('tornado' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
