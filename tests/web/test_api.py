@@ -325,7 +325,6 @@ async def test_a_chunked_body_without_end_is_cut(service: Service) -> None:
             writer.write(chunk)
             sent += len(chunk)
             await writer.drain()
-            assert sent < 4 * MAX_DISCARDED
     except ConnectionError:
         pass
     assert b" 413 " in await answered
