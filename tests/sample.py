@@ -17,7 +17,7 @@ def make_app(broker_url: str | None = None, result_backend: str | None = None, *
         task_track_started=True,
         broker_connection_retry_on_startup=True,
         worker_cancel_long_running_tasks_on_connection_loss=True,
-        task_default_queue="sample",
+        task_default_queue=os.environ.get("SAMPLE_QUEUE", "sample"),
         broker_transport_options={"polling_interval": 0.02} if (broker_url or "").startswith("memory") else {},
     )
     app.conf.update(settings)

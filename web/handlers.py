@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -97,9 +98,10 @@ class ApiHandler(RequestHandler):
         return cast(HTTP1Connection, self.request.connection)
 
     def prepare(self) -> None:
-        self.connection.set_max_body_size(2**63)  # our own limit answers properly; Tornado's just hangs up
+        self.connection.set_max_body_size(sys.maxsize)  # our own limit answers properly; Tornado's hangs up
         announced = _content_length(self.request.headers)
-        if announced > MAX_BODY and self.request.headers.get("Expect", "").lower() == "100-continue":
+        has_not_begun = self.request.headers.get("Expect", "").lower() == "100-continue"
+        if announced > (MAX_BODY if has_not_begun else sys.maxsize):
             raise _too_large()
         if announced > MAX_BODY + MAX_DISCARDED:
             self._refuse_early(_too_large())

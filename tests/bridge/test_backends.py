@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from tests.sample import make_app
-from tests.servers import Server, free_port, worker
+from tests.servers import Server, TlsProxy, worker
 from tornado_celery_bridge import Bridge, BridgeConfig, TaskFailed
 from tornado_celery_bridge._pubsub import RedisListener
 from tornado_celery_bridge._threads import PollingListener, RpcListener
@@ -59,9 +59,9 @@ def launch(tmp_path: Path) -> Iterator[Any]:
     """Start workers for one test, off the loop."""
     with contextlib.ExitStack() as stack:
 
-        async def start(broker: str, backend: str, queue: str = "sample", **environment: str) -> None:
-            settings = {"SAMPLE_BROKER": broker, "SAMPLE_BACKEND": backend, "PYTHONPATH": ROOT, **environment}
-            options = ("--concurrency", "2", "--without-gossip", "--without-mingle", "-Q", queue)
+        async def start(broker: str, backend: str, queue: str = "sample") -> None:
+            settings = {"SAMPLE_BROKER": broker, "SAMPLE_BACKEND": backend, "PYTHONPATH": ROOT, "SAMPLE_QUEUE": queue}
+            options = ("--concurrency", "2", "--without-gossip", "--without-mingle")
             running = worker("tests.sample", settings, tmp_path / "worker.log", *options)
             await asyncio.to_thread(stack.enter_context, running)
 
@@ -83,21 +83,19 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def guarded(tmp_path: Path, certificates: Path) -> Iterator[tuple[Server, dict[str, str]]]:
     """A server behind a password, on TCP, TLS and a Unix socket, and the URLs of the three."""
-    tls, path = free_port(), tmp_path / "s.sock"
-    pems = {"cert-file": "cert.pem", "key-file": "key.pem", "ca-cert-file": "ca.pem"}
-    options = ["--tls-port", str(tls), "--tls-auth-clients", "no", "--unixsocket", str(path)]
-    for name, pem in pems.items():
-        options += [f"--tls-{name}", str(certificates / pem)]
-    made = Server(tmp_path / "redis", *options).start()
+    path = tmp_path / "s.sock"
+    made = Server(tmp_path / "redis", "--unixsocket", str(path)).start()
     with made.client() as client:
         client.config_set("requirepass", "p@ss/word")
     password = "p%40ss%2Fword"
+    proxy = TlsProxy(made.port, certificates / "cert.pem", certificates / "key.pem")
     urls = {
         "password": f"redis://:{password}@127.0.0.1:{made.port}/0",
-        "tls": f"rediss://:{password}@127.0.0.1:{tls}/0?ssl_cert_reqs=required&ssl_ca_certs={certificates}/ca.pem",
+        "tls": f"rediss://:{password}@127.0.0.1:{proxy.port}/0?ssl_cert_reqs=required&ssl_ca_certs={certificates}/ca.pem",
         "unix": f"redis+socket://:{password}@{path}?virtual_host=0",
     }
     yield made, urls
+    proxy.close()
     made.stop()
 
 

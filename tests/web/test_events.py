@@ -1,0 +1,140 @@
+"""Server-sent events, read as a client reads them."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.web.conftest import Service, problem, until
+from web import events, handlers
+
+pytestmark = [pytest.mark.server, pytest.mark.worker]
+
+
+class Event(NamedTuple):
+    name: str | None
+    data: Any
+    id: str | None
+    comment: str | None
+
+
+class Stream:
+    """A connection that reads a job's events."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: int) -> None:
+        self.reader, self.writer, self.status = reader, writer, status
+
+    async def next(self) -> Event | None:
+        """Return the next event; None at the stream's end. Each is written as one chunk."""
+        size = int(await asyncio.wait_for(self.reader.readline(), 30) or b"0", 16)
+        chunk = (await self.reader.readexactly(size + 2))[:-2]
+        if not size:
+            return None
+        fields = dict(line.split(": ", 1) for line in chunk.decode().splitlines() if line)
+        data = fields.get("data")
+        return Event(fields.get("event"), data and json.loads(data), fields.get("id"), fields.get(""))
+
+    async def rest(self) -> list[Event]:
+        found = []
+        while (event := await self.next()) is not None:
+            found.append(event)
+        return found
+
+
+@asynccontextmanager
+async def reading(service: Service, job_id: str) -> AsyncIterator[Stream]:
+    head = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\n\r\n"
+    reader, writer = await service.raw(head.encode())
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    assert b"\r\nContent-Type: text/event-stream\r\n" in answer
+    try:
+        yield Stream(reader, writer, int(answer.split()[1]))
+    finally:
+        writer.close()
+
+
+async def submitted(service: Service, task: str, body: Any) -> str:
+    job_id: str = json.loads((await service.submit(task, body)).body)["id"]
+    return job_id
+
+
+async def test_states_progress_and_end(service: Service) -> None:
+    job_id = await submitted(service, "s.steps", {"input": {"count": 4}, "options": {"countdown": 0.5}})
+    async with reading(service, job_id) as stream:
+        told = await stream.rest()
+    assert [event.name for event in told][:1] == ["state"]
+    assert told[0].data["state"] == "PENDING"
+    assert "STARTED" in [event.data["state"] for event in told if event.name == "state"]
+    steps = [event.data for event in told if event.name == "progress"]
+    assert steps == [{"current": n, "total": 4, "message": f"step {n}"} for n in range(1, 5)]
+    assert told[-1].name == "end"
+    assert told[-1].data["result"] == 4
+    assert told[-1].data == json.loads((await service.fetch(f"/v1/jobs/{job_id}")).body)
+
+
+async def test_nothing_comes_after_the_end(service: Service) -> None:
+    job_id = await submitted(service, "s.fail", {})
+    async with reading(service, job_id) as stream:
+        told = await stream.rest()
+    assert told[-1].data["error"]["detail"] == "as asked"
+    assert told[-1].id
+    path = f"/v1/jobs/{job_id}/events"
+    again = await service.fetch(path, headers={"Last-Event-ID": told[-1].id})
+    assert (again.code, again.body) == (204, b"")
+    async with reading(service, job_id) as stream:
+        assert [event.name for event in await stream.rest()] == ["end"]
+    assert (await service.fetch(path, headers={"Last-Event-ID": "another"})).code == 200
+
+
+async def test_comments_in_the_silence(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "KEEP_ALIVE", 0.05)
+    job_id = await submitted(service, "s.nap", {"input": [0.5]})
+    async with reading(service, job_id) as stream:
+        told = await stream.rest()
+    assert [event.comment for event in told].count("still here") >= 3
+    assert told[-1].name == "end"
+
+
+async def test_a_shutdown_says_so(service: Service) -> None:
+    job_id = await submitted(service, "s.add", {"input": [1], "options": {"queue": "quiet"}})
+    async with reading(service, job_id) as stream:
+        first = await stream.next()
+        assert first is not None
+        assert first.name == "state"
+        service.lifecycle.closing.set()
+        (last,) = await stream.rest()
+    assert (last.name, last.data) == ("close", {"reason": "shutting-down"})
+
+
+async def test_a_reader_that_leaves_leaves_nothing(service: Service) -> None:
+    job_id = await submitted(service, "s.add", {"input": [1], "options": {"queue": "quiet"}})
+    before = asyncio.all_tasks()
+    async with reading(service, job_id) as stream:
+        await stream.next()
+        assert service.bridge._waits == 1
+    await until(lambda: not service.lifecycle._requests)
+    assert service.bridge._waits == 0
+    await until(lambda: asyncio.all_tasks() <= before)
+
+
+async def test_a_slow_reader_is_dropped(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "WRITE_TIMEOUT", 0.2)
+    text = "x" * 900_000  # comes back more often than any socket's buffers hold
+    made = json.loads((await service.submit("s.echo", {"input": {"value": text}}, wait=20)).body)
+
+    async def often(*args: Any) -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b"data: " + text.encode() + b"\n\n"
+
+    monkeypatch.setattr(handlers, "frames", often)
+    _, writer = await service.raw(f"GET {made['links']['events']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await until(lambda: service.lifecycle._requests)
+    await until(lambda: not service.lifecycle._requests)
+    writer.close()
+
+
+async def test_events_of_no_job(service: Service) -> None:
+    problem(await service.fetch("/v1/jobs/none/events"), 404, "unknown-job")
