@@ -108,7 +108,7 @@ class Ledger:
         """
         if not isinstance(backend, RedisBackend) or isinstance(backend, SentinelBackend):
             raise ImproperlyConfigured("the job ledger lives in Redis: set REDIS_URL, or a Redis result backend")
-        options = backend.app.conf.result_backend_transport_options  or {}  # type: ignore[attr-defined]
+        options = backend.app.conf.result_backend_transport_options or {}  # type: ignore[attr-defined]
         return cls(connection_pool(backend), prefix=options.get("global_keyprefix", ""), ttl=ttl)
 
     async def add(self, record: JobRecord, *, delay: float = 0.0) -> None:

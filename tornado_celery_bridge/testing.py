@@ -111,7 +111,7 @@ def _work(
             tell(started)
             stop.wait()
             # The worker looks whether it is to end after each message, else every 2 s: send it one.
-            worker_state.should_terminate = 0
+            worker_state.should_terminate = 0  # type: ignore[assignment]
             for _ in range(3):
                 app.control.broadcast("ping")
                 time.sleep(0.05)
