@@ -132,6 +132,14 @@ async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
             await asyncio.sleep(0.01)
 
 
+async def nothing_new(before: set[asyncio.Task[Any]]) -> None:
+    """Check that every task that was not there *before* ends."""
+    try:
+        await until(lambda: asyncio.all_tasks() <= before)
+    except TimeoutError:
+        raise AssertionError(f"still there: {asyncio.all_tasks() - before}") from None
+
+
 def environment(**more: str) -> dict[str, str]:
     """The environment of a process of the product."""
     return {**os.environ, "PYTHONPATH": str(ROOT), **more}

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from tests.web.conftest import Service, until
+from tests.web.conftest import Service, nothing_new, until
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 
@@ -23,8 +24,8 @@ async def hang_up_while_waiting(service: Service, body: object, wait: int = 30) 
     await until(lambda: service.bridge._waits)
     (new,) = {key async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*")} - before
     job_id = new.decode().removeprefix("tcb:job:")
-    async with asyncio.timeout(20):
-        async for state in service.bridge.stream(job_id):
+    async with asyncio.timeout(20), aclosing(service.bridge.stream(job_id)) as states:
+        async for state in states:
             if state.state == "STARTED":
                 break
     writer.close()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.web.conftest import Service, problem, until
+from tests.web.conftest import Service, nothing_new, problem, until
 from web import events, handlers
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
@@ -117,7 +117,7 @@ async def test_a_reader_that_leaves_leaves_nothing(service: Service) -> None:
         assert service.bridge._waits == 1
     await until(lambda: not service.lifecycle._requests)
     assert service.bridge._waits == 0
-    await until(lambda: asyncio.all_tasks() <= before)
+    await nothing_new(before)
 
 
 async def test_a_slow_reader_is_dropped(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,167 @@
+"""Redis gone, silent or full: 503 in time, nothing half accepted, and back to work by itself."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Server
+from tests.web.conftest import Service, problem, running, until
+from tests.web.sample import make_app
+from tornado_celery_bridge import BrokerUnavailable, DispatchUncertain
+from tornado_celery_bridge.ledger import Ledger
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server to be maltreated."""
+    made = Server(tmp_path / "own").start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def own_service(own_server: Server) -> AsyncIterator[Service]:
+    app = make_app(own_server.url)
+    app.conf.broker_transport_options = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
+    async with running(app) as made:
+        yield made
+    app.close()
+
+
+async def refused_in_time(service: Service) -> None:
+    began = time.perf_counter()
+    response = await service.submit("s.add", {"input": [1]}, wait=30)
+    assert time.perf_counter() - began < 2.5
+    problem(response, 503, json.loads(response.body)["code"])
+    assert response.headers["Retry-After"]
+
+
+async def test_redis_killed_and_back(own_service: Service, own_server: Server) -> None:
+    made = json.loads((await own_service.submit("s.add", {"input": [1]})).body)
+    await asyncio.to_thread(own_server.kill)
+    await refused_in_time(own_service)
+    problem(await own_service.fetch(made["links"]["self"]), 503, "ledger-unavailable")
+    not_ready = problem(await own_service.fetch("/readyz"), 503, "not-ready")
+    assert not_ready["checks"]["ledger"] != "ok"
+    assert (await own_service.fetch("/healthz")).code == 200
+    assert (await own_service.fetch("/v1/tasks")).code == 200
+    await asyncio.to_thread(own_server.start)
+    began = time.perf_counter()
+    while (await own_service.submit("s.add", {"input": [1]})).code != 202:
+        assert time.perf_counter() - began < 5
+        await asyncio.sleep(0.05)
+    assert (await own_service.fetch(made["links"]["self"])).code == 200
+
+
+async def test_redis_frozen(own_service: Service, own_server: Server) -> None:
+    assert (await own_service.submit("s.add", {"input": [1]})).code == 202
+    own_server.freeze()
+    try:
+        await asyncio.gather(*(refused_in_time(own_service) for _ in range(40)))
+        began = time.perf_counter()
+        assert (await own_service.fetch("/healthz")).code == 200
+        assert time.perf_counter() - began < 0.1
+        problem(await own_service.fetch("/readyz"), 503, "not-ready")
+        assert time.perf_counter() - began < 2.6
+    finally:
+        own_server.thaw()
+    async with asyncio.timeout(5):
+        while (await own_service.fetch("/readyz")).code != 200:
+            await asyncio.sleep(0.05)
+
+
+async def test_redis_full(own_service: Service, own_server: Server) -> None:
+    client = own_server.client()
+    await asyncio.to_thread(client.config_set, "maxmemory", "1")
+    await refused_in_time(own_service)
+    await asyncio.to_thread(client.config_set, "maxmemory", "0")
+    client.close()
+    assert (await own_service.submit("s.add", {"input": [1]})).code == 202
+
+
+async def records(service: Service) -> list[str]:
+    return [key.decode() async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*")]
+
+
+async def test_the_broker_alone_is_gone(own_server: Server, tmp_path: Path) -> None:
+    broker = await asyncio.to_thread(Server(tmp_path / "broker").start)
+    app = make_app(own_server.url)
+    app.conf.broker_url = broker.url
+    async with running(app) as service:
+        await asyncio.to_thread(broker.kill)
+        response = await service.submit("s.add", {"input": [1]})
+        problem(response, 503, "broker-unavailable")
+        assert response.headers["Retry-After"]
+        assert await records(service) == []
+        checks = problem(await service.fetch("/readyz"), 503, "not-ready")["checks"]
+        assert (checks["ledger"], checks["result_backend"]) == ("ok", "ok")
+    app.close()
+
+
+async def test_not_sent_leaves_no_record(own_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unavailable(*args: object, task_id: str, **options: object) -> None:
+        raise BrokerUnavailable("gone", task_id=task_id, retry_after=3)
+
+    monkeypatch.setattr(own_service.bridge, "dispatch", unavailable)
+    response = await own_service.submit("s.add", {"input": [1]})
+    problem(response, 503, "broker-unavailable")
+    assert response.headers["Retry-After"] == "3"
+    assert await records(own_service) == []
+
+
+async def test_perhaps_sent_keeps_its_record(own_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def uncertain(*args: object, task_id: str, **options: object) -> None:
+        raise DispatchUncertain("who knows", task_id=task_id, retry_after=1)
+
+    monkeypatch.setattr(own_service.bridge, "dispatch", uncertain)
+    response = await own_service.submit("s.add", {"input": [1]})
+    document = problem(response, 503, "dispatch-uncertain")
+    link = document["job"]["links"]["self"]
+    assert document["job"]["id"] in document["detail"]
+    assert response.headers["Location"] == link
+    assert json.loads((await own_service.fetch(link)).body)["state"] == "PENDING"
+
+
+async def test_a_bug_leaves_no_record_and_tells_nothing(
+    own_service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*args: object, **options: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(own_service.bridge, "dispatch", broken)
+    response = await own_service.submit("s.add", {"input": [1]})
+    document = problem(response, 500, "internal-error")
+    assert "secret" not in json.dumps(document)
+    assert any(document["request_id"] in record.getMessage() for record in caplog.records)
+    assert await records(own_service) == []
+
+
+async def test_an_accepted_job_is_202_even_if_waiting_for_it_fails(own_service: Service, own_server: Server) -> None:
+    waiting = asyncio.ensure_future(own_service.submit("s.add", {"input": [1]}, wait=2))
+    await until(lambda: own_service.bridge._waits)
+    await asyncio.to_thread(own_server.kill)
+    response = await waiting
+    assert response.code == 202
+    await asyncio.to_thread(own_server.start)
+
+
+async def test_a_record_expires(own_server: Server) -> None:
+    app = make_app(own_server.url)
+    ledger = await asyncio.to_thread(lambda: Ledger.of_backend(app.backend, ttl=0.3))
+    async with running(app, ledger) as service:
+        made = json.loads((await service.submit("s.add", {"input": [1]})).body)
+        assert (await service.fetch(made["links"]["self"])).code == 200
+        remaining = await ledger._redis.pttl(f"tcb:job:{made['id']}")
+        assert 0 < remaining <= 300
+        async with asyncio.timeout(5):
+            while (await service.fetch(made["links"]["self"])).code != 404:
+                await asyncio.sleep(0.05)
+        made = json.loads((await service.submit("s.add", {"input": [1], "options": {"countdown": 60}})).body)
+        assert await ledger._redis.pttl(f"tcb:job:{made['id']}") > 59_000
+    app.close()
