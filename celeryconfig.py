@@ -85,7 +85,8 @@ if broker_url.startswith(("amqp", "pyamqp")):
 
 redis_socket_timeout = 10.0
 redis_socket_connect_timeout = 2.0
-redis_socket_keepalive = True
+# A Unix socket has no keepalive, and redis-py refuses to be given one.
+redis_socket_keepalive = not result_backend.startswith(("redis+socket", "socket"))
 redis_backend_health_check_interval = 5
 result_backend_transport_options = {"retry_policy": {"timeout": 2.0, "max_retries": 1}}
 

@@ -79,6 +79,7 @@ class Listener(ABC):
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel *task* and wait for its end."""
-    task.cancel()
-    await asyncio.wait([task])
+    """Cancel *task* and wait for its end; again, as redis-py at times takes a cancellation for a lost connection."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)

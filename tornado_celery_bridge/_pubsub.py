@@ -161,6 +161,7 @@ class RedisListener(Listener):
             await _send(connection, "PING")
             await asyncio.sleep(BEAT)
             if not self._heard:
+                await connection.disconnect(nowait=True)  # ends the reader, which may not heed a cancellation
                 raise ConnectionError(f"no answer to a PING in {BEAT} s")
 
     async def _read(self, connection: Any) -> None:

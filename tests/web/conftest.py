@@ -90,7 +90,7 @@ async def running(
         server = make_server(make_app(bridge, jobs, lifecycle=lifecycle))
         sockets = bind_sockets(0, "127.0.0.1")
         server.add_sockets(sockets)
-        client = SimpleAsyncHTTPClient(force_instance=True)
+        client = SimpleAsyncHTTPClient(force_instance=True, max_clients=200)
         try:
             yield Service(sockets[0].getsockname()[1], jobs, lifecycle, server, client)
         finally:

@@ -37,11 +37,7 @@ async def test_detached_the_job_goes_on_and_nothing_leaks(service: Service, tmp_
     before = asyncio.all_tasks()
     job_id = await hang_up_while_waiting(service, {"input": [1, str(tmp_path / "ran")]})
     assert service.bridge._waits == 0
-    try:
-        await until(lambda: asyncio.all_tasks() <= before, 2)
-    except TimeoutError:
-        print([t for t in asyncio.all_tasks() - before])
-        raise
+    await nothing_new(before)
     assert (await service.bridge.wait(job_id, timeout=20)).state == "SUCCESS"
     assert await asyncio.to_thread((tmp_path / "ran").exists)
 

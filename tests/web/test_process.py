@@ -1,0 +1,273 @@
+"""``python -m web`` as a process: settings, signals, a graceful end, several processes."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import free_port, wait_for, worker
+from tests.web.conftest import ROOT, environment
+from web.lifecycle import Lifecycle
+from web.logs import OneLineFormatter
+from web.server import load_celery_app
+from web.settings import Settings, SettingsError
+
+# Settings.
+
+
+def test_defaults() -> None:
+    settings = Settings.from_environment({})
+    assert (settings.port, settings.bind, settings.celery_app) == (8888, "127.0.0.1", "tasks")
+    assert settings.job_ttl == 86_400
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0", "::", "192.168.0.1", "8.8.8.8"])
+def test_a_network_address_without_keys_is_refused(bind: str) -> None:
+    with pytest.raises(SettingsError, match="no API keys"):
+        Settings.from_environment({"BIND": bind})
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "127.9.9.9", "::1", "localhost", ""])
+def test_loopback_is_fine(bind: str) -> None:
+    assert Settings.from_environment({"BIND": bind})
+
+
+@pytest.mark.parametrize(
+    "given", [{"PORT": "x"}, {"PORT": "0"}, {"PORT": "65536"}, {"JOB_TTL": "-1"}, {"BIND": "example.org"}]
+)
+def test_settings_that_make_no_sense(given: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(given))):
+        Settings.from_environment(given)
+
+
+def test_the_celery_app_is_found_as_celery_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "webproj").mkdir()
+    (tmp_path / "webproj" / "__init__.py").write_text("")
+    (tmp_path / "webproj" / "celery.py").write_text(
+        "from celery import Celery\napp = Celery('p', set_as_current=False)"
+    )
+    for name in ("webproj", "webproj.celery", "webproj.celery:app"):
+        assert load_celery_app(name).main == "p"
+    for name in ("webnothing", "webproj.celery:nothing", "os", "os:path"):
+        with pytest.raises(SettingsError, match=name):
+            load_celery_app(name)
+
+
+# Log lines.
+
+
+def test_a_log_line_is_one_line() -> None:
+    import logging
+
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "a\nb\r\x1b[31m\x85\u2028%s", ("\0",), None)
+    assert OneLineFormatter("%(message)s").format(record) == "a\\nb\\r\\x1b[31m\\x85\\u2028\\x00"
+
+
+# The stages of an end.
+
+
+async def test_waits_may_finish_within_the_grace() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.request_began()
+    end = asyncio.ensure_future(lifecycle.end(10, 10))
+    await lifecycle.closing.wait()
+    assert await lifecycle.unless_expired(asyncio.sleep(0, "done")) == "done"
+    lifecycle.request_ended()
+    await end
+    assert not lifecycle.expired.is_set()
+
+
+async def test_after_the_grace_waits_are_cut() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.request_began()
+    end = asyncio.ensure_future(lifecycle.end(0.05, 0.05))
+    assert await lifecycle.unless_expired(asyncio.sleep(60, "done")) is None
+    await end
+
+
+# Processes.
+
+
+class Web:
+    """A running ``python -m web``."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process, self.port, self.log = process, port, log
+
+    def fetch(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", content, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def is_ready(self) -> bool:
+        try:
+            return self.fetch("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def is_listening(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def children(self) -> list[int]:
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@contextmanager
+def web(log: Path, *options: str, **settings: str) -> Iterator[Web]:
+    port = free_port()
+    command = [sys.executable, "-m", "web", *options]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment(PORT=str(port), **settings), stdout=out, stderr=out)
+    made = Web(process, port, log)
+    try:
+        wait_for(lambda: made.is_ready() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield made
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def sample(web_url: str) -> dict[str, str]:
+    """The settings for the sample app."""
+    return {"SAMPLE_URL": web_url, "REDIS_URL": web_url, "CELERY_APP": "tests.web.sample"}
+
+
+@pytest.mark.server
+@pytest.mark.worker
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ends_gracefully(sample: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
+    with web(tmp_path / "log", **sample) as made:
+        _, accepted = made.fetch("/v1/tasks/s.nap/jobs", {"input": [2]})
+        stream = socket.create_connection(("127.0.0.1", made.port), 20)
+        waiting = socket.create_connection(("127.0.0.1", made.port), 20)
+        stream.sendall(f"GET {accepted['links']['events']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert b"event: state" in stream.recv(4096)
+        waiting.sendall(f"GET {accepted['links']['self']} HTTP/1.1\r\nHost: x\r\nPrefer: wait=30\r\n\r\n".encode())
+        time.sleep(0.3)
+        made.process.send_signal(number)
+        made.process.send_signal(number)
+        with stream, waiting, stream.makefile("rb") as told, waiting.makefile("rb") as answer:
+            assert b'event: close\ndata: {"reason":"shutting-down"}' in told.read()
+            assert not made.is_listening()
+            waited = answer.read()  # to the end of the connection
+            assert b'"state":"SUCCESS"' in waited
+        assert made.process.wait(10) == 0
+    assert "stopped" in made.log.read_text()
+    assert "Traceback" not in made.log.read_text()
+
+
+@pytest.mark.server
+@pytest.mark.worker
+def test_several_processes_on_one_port(sample: dict[str, str], tmp_path: Path) -> None:
+    with web(tmp_path / "log", "--processes", "3", **sample) as made:
+        wait_for(lambda: made.log.read_text().count("serving http://") == 3)
+        first = made.children()
+        assert len(first) == 3
+        _, accepted = made.fetch("/v1/tasks/s.add/jobs", {"input": [1]}, Prefer="wait=10")
+        for _ in range(10):
+            assert made.fetch(accepted["links"]["self"])[1]["result"] == 2
+        os.kill(first[0], signal.SIGKILL)
+        wait_for(lambda: made.log.read_text().count("serving http://") == 4, 10)
+        assert len(set(made.children()) - set(first)) == 1
+        assert made.fetch("/readyz")[0] == 200
+        made.process.terminate()
+        assert made.process.wait(15) == 0
+        assert not made.is_listening()
+    assert made.log.read_text().count("INFO web.server stopped") == 3
+
+
+@pytest.mark.server
+@pytest.mark.worker
+def test_processes_end_when_their_parent_is_killed(sample: dict[str, str], tmp_path: Path) -> None:
+    with web(tmp_path / "log", "--processes", "2", **sample) as made:
+        wait_for(lambda: made.log.read_text().count("serving http://") == 2)
+        made.process.kill()
+        wait_for(lambda: made.log.read_text().count("INFO web.server stopped") == 2, 10)
+        wait_for(lambda: not made.is_listening(), 5)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_taken_port(sample: dict[str, str], processes: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = subprocess.run(
+            [sys.executable, "-m", "web", "--processes", processes],
+            env=environment(PORT=str(taken.getsockname()[1]), **sample),
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert b"cannot listen" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"BIND": "0.0.0.0"}, b"no API keys"),
+        ({"CELERY_APP": "no.such.module"}, b"CELERY_APP"),
+        ({"REDIS_URL": "memcached://127.0.0.1"}, b"REDIS_URL"),
+    ],
+)
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_setting_that_makes_no_sense_is_said_and_not_tried_again(
+    settings: dict[str, str], complaint: bytes, processes: str
+) -> None:
+    given = {"SAMPLE_URL": "redis://127.0.0.1:1/0", "CELERY_APP": "tests.web.sample", "PORT": str(free_port())}
+    ended = subprocess.run(
+        [sys.executable, "-m", "web", "--processes", processes],
+        env=environment(**given | settings),
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 78
+    assert complaint in ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.server
+@pytest.mark.worker
+def test_the_product_end_to_end(web_url: str, tmp_path: Path) -> None:
+    """The real tasks with the real settings, over a Unix socket's spelling of a URL being the installer's business."""
+    url = web_url.rsplit("/", 1)[0] + "/4"
+    settings = {"REDIS_URL": url, "DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    with (
+        worker("tasks", settings, tmp_path / "worker.log", "--concurrency", "2"),
+        web(tmp_path / "web.log", **settings) as made,
+    ):
+        status, done = made.fetch(
+            "/v1/tasks/tasks.text.count_words/jobs",
+            {"input": {"text": "the GPL and the text " * 3000, "top": 1}},
+            Prefer="wait=20",
+        )
+        assert (status, done["result"]["top"]) == (200, [{"word": "the", "count": 6000}])
+        _, done = made.fetch("/v1/tasks/tasks.data.profile_csv/jobs", {"input": {"csv": "a,b\n1\n"}}, Prefer="wait=20")
+        assert done["error"]["detail"] == "line 2: 1 cells, but the header has 2"
+        _, done = made.fetch("/v1/tasks/tasks.images.thumbnail/jobs", {"input": {"image": "AAAA"}}, Prefer="wait=20")
+        assert "none of JPEG" in done["error"]["detail"]
+        status, refused = made.fetch("/v1/tasks/tasks.housekeeping.remove_old_files/jobs", {"input": {}})
+        assert (status, refused["code"]) == (404, "unknown-task")
