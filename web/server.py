@@ -11,6 +11,7 @@ import tornado
 from celery import Celery
 from celery.app.backends import by_url
 from celery.app.utils import find_app
+from celery.exceptions import ImproperlyConfigured
 
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.ledger import Ledger
@@ -95,11 +96,19 @@ def load_celery_app(name: str) -> Celery:
 
 
 def open_ledger(app: Celery, settings: Settings) -> Ledger:
-    """Return the job ledger in ``REDIS_URL``, which is spelt as Celery does, or else in the app's result backend."""
-    backend: Any = app.backend
-    if settings.redis_url is not None:
+    """
+    Return the job ledger in ``REDIS_URL``, which is spelt as Celery does, or else in the app's result backend.
+
+    Raises:
+        SettingsError: It is no Redis.
+    """
+    if settings.redis_url is None:
+        return Ledger.of_backend(app.backend, ttl=job_ttl(app, settings))
+    try:
         kind, url = cast("tuple[Any, str]", by_url(settings.redis_url, app.loader))
         backend = kind(app=app, url=url)
+    except (ImportError, ImproperlyConfigured, ValueError) as exc:
+        raise SettingsError(f"REDIS_URL is not the URL of a Redis as Celery spells it: {exc}") from exc
     return Ledger.of_backend(backend, ttl=job_ttl(app, settings))
 
 
