@@ -179,7 +179,7 @@ def test_only_what_is_exposed(app: Celery) -> None:
             assert (refused.value.status_code, refused.value.code) == (404, "unknown-task")
 
 
-@pytest.mark.filterwarnings("ignore:.*'queue' task attribute")
+@pytest.mark.filterwarnings("ignore::celery.exceptions.CDeprecationWarning")
 def test_the_queue_is_where_celery_would_send_it(app: Celery) -> None:
     app.conf.task_routes = {"routed": {"queue": "away"}}
     app.task(name="routed", shared=False, exposed=True)(nothing)
