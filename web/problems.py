@@ -31,6 +31,8 @@ _CODES: dict[type[BridgeError], str] = {
     ResultBackendUnavailable: "result-backend-unavailable",
     WaitersSaturated: "waiters-saturated",
 }
+# RFC 9110's names, which Python's http module has from 3.13 on: a title must not depend on that.
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 _HTTP_CODES = {400: "bad-request", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
 
 
@@ -75,7 +77,7 @@ class Problem(tornado.web.HTTPError):
         """Return the problem's body for one request."""
         document: dict[str, Any] = {
             "type": type_uri(self.code),
-            "title": http.HTTPStatus(self.status_code).phrase,
+            "title": _TITLES.get(self.status_code) or http.HTTPStatus(self.status_code).phrase,
             "status": self.status_code,
             "detail": self.detail,
             "instance": instance,
