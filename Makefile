@@ -5,6 +5,9 @@
 PYTHON ?= python3
 export PYTHON
 
+# A test that hangs shows where and ends the run, long before CI's own limit.
+export PYTEST_ON_A_HANG := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+
 .DEFAULT_GOAL := up
 .PHONY: up test lock .venv
 
@@ -20,7 +23,7 @@ test: .venv
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest $(PYTEST_ON_A_HANG)
 	.ci/wheel
 
 # uv resolves for every platform and every Python from 3.11 on at once, which pip cannot. It has an environment of
