@@ -10,6 +10,7 @@ import argparse
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ ROWS = {
     "arq": ("arq enqueue", None),
     "saq": ("saq enqueue", None),
     "taskiq": ("taskiq enqueue", None),
+    "flower": ("Flower `async-apply`", None),
     "bridge_await": ("**bridge: dispatch and await**, echo worker", "echo"),
     "pool_get": ("pool of 32 threads with `get()`, echo worker", "echo"),
     "bridge_await/real": ("**bridge: dispatch and await**, Celery worker (solo)", "celery"),
@@ -48,9 +50,12 @@ def measure(way: str, url: str, kind: str | None, seconds: int, connections: int
             *("--without-gossip", "--without-mingle", "--loglevel", "ERROR"),
         ],
     }
-    quiet = {"stderr": subprocess.DEVNULL, "env": environment}
+    quiet = {"stderr": subprocess.DEVNULL, "env": environment, "start_new_session": True}
     running = [subprocess.Popen(workers[kind], stdout=subprocess.DEVNULL, **quiet)] if kind else []  # type: ignore[call-overload]
     command = [python, str(HERE / "server.py"), way.partition("/")[0]]
+    if way == "flower":
+        environment["FLOWER_UNAUTHENTICATED_API"] = "true"
+        command = [python, str(HERE / "flower.py")]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **quiet)  # type: ignore[call-overload]
     running.append(server)
     try:
@@ -58,11 +63,13 @@ def measure(way: str, url: str, kind: str | None, seconds: int, connections: int
         if not port:
             return None
         load = ["wrk", "-t1", f"-c{connections}", "--latency", f"http://127.0.0.1:{port}/"]
+        if way == "flower":
+            load = [*load[:-1], "-s", str(HERE / "flower.lua"), f"{load[-1]}api/task/async-apply/bench.add"]
         subprocess.run([*load, "-d2s"], capture_output=True, check=True)  # warms up, and waits for the worker
         report = subprocess.run([*load, f"-d{seconds}s"], capture_output=True, check=True, text=True).stdout
     finally:
         for process in running:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if "Non-2xx" in report:
         raise SystemExit(f"{way}: errors under load\n{report}")

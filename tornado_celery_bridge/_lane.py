@@ -106,6 +106,7 @@ class _Thread(threading.Thread):
                 worker.run(batch)
                 self.busy_since, self.batch = None, ()
                 self.lane.finished(batch)
+                batch = ()  # else the last results are held until the next batch
         finally:
             worker.close()
 
