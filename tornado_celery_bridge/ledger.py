@@ -17,6 +17,7 @@ import redis.asyncio
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import ImproperlyConfigured
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tornado_celery_bridge._redis import ConnectionPool, connection_pool
 from tornado_celery_bridge.exceptions import BridgeError
@@ -25,6 +26,9 @@ __all__ = ("JobRecord", "Ledger", "LedgerUnavailable")
 
 #: Commands in one round trip. Alone a command costs the loop some 300 µs in redis-py, in company a tenth of it.
 MAX_BATCH = 100
+
+#: A command, and where its answer goes.
+_Call = tuple[tuple[Any, ...], asyncio.Future[Any]]
 
 
 class LedgerUnavailable(BridgeError):
@@ -90,7 +94,7 @@ class Ledger:
         self._prefix = f"{prefix}tcb:job:"
         self._ttl = ttl
         self._timeout = timeout
-        self._pending: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
+        self._pending: deque[_Call] = deque()
         self._sender: asyncio.Task[None] | None = None
 
     @classmethod
@@ -138,10 +142,9 @@ class Ledger:
         await self._call("PING")
 
     async def close(self) -> None:
-        """Close the connection; calls under way fail."""
+        """Close the connection, once the calls under way have ended."""
         if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.gather(self._sender, return_exceptions=True)
+            await self._sender
         await self._redis.aclose(close_connection_pool=True)
 
     def _key(self, job_id: str) -> str:
@@ -154,12 +157,7 @@ class Ledger:
         if self._sender is None:
             self._sender = asyncio.ensure_future(self._send_all())
         try:
-            # Around a future of ours only: redis-py loses a cancellation that comes together with one of its own
-            # timeouts, and goes on. Seen with 40 calls on a frozen server, of which 5 took twice as long.
-            async with asyncio.timeout(self._timeout):
-                return await answer
-        except TimeoutError:
-            raise LedgerUnavailable("the job ledger is not reachable: no answer in time", retry_after=1.0) from None
+            return await answer
         except (RedisError, OSError) as exc:
             raise LedgerUnavailable(f"the job ledger is not reachable: {exc}", retry_after=1.0) from exc
 
@@ -172,18 +170,37 @@ class Ledger:
         finally:
             self._sender = None
 
-    async def _send(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
+    async def _send(self, batch: list[_Call]) -> None:
+        """
+        Send a batch and hand out its answers.
+
+        There is one deadline for the batch and none for each call: who waits behind a batch that is not answered
+        would not be answered either, so it fails with it. Two thousand calls at once keep the loop busy for longer
+        than a deadline, and with one each they all failed before they were sent.
+        """
+        task = asyncio.ensure_future(self._execute(batch))
+        # Not asyncio.timeout: redis-py loses a cancellation that comes together with one of its own timeouts, and
+        # goes on. Seen with 40 calls on a frozen server, of which 5 took twice as long.
+        done, _ = await asyncio.wait((task,), timeout=self._timeout)
+        if not done:
+            task.cancel()
+            task.add_done_callback(lambda late: late.cancelled() or late.exception())
+            batch = [*batch, *self._pending]
+            self._pending.clear()
+        for number, (_, answer) in enumerate(batch):
+            if answer.done():
+                continue
+            result = task.result()[number] if done else RedisTimeoutError("no answer in time")
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+    async def _execute(self, batch: list[_Call]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
         for command, _ in batch:
             pipeline.execute_command(*command)
         try:
-            answers = await pipeline.execute(raise_on_error=False)
-        except (RedisError, OSError) as exc:
-            answers = [exc] * len(batch)
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if future.done():
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+            return await pipeline.execute(raise_on_error=False)
+        except Exception as exc:  # each caller gets it
+            return [exc] * len(batch)

@@ -83,16 +83,12 @@ class Jobs:
         record = _record(task.name, given, options, now, options.queue or task.queue, body.get("options", {}))
         due = options.due(now)
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
-        deadline = asyncio.get_running_loop().time() + self.bridge.config.dispatch_timeout
         await self.ledger.add(record, delay=delay)
         celery_options = options.for_celery(self.catalogue.reverses_priority)
         if task.task.ignore_result:
             celery_options["ignore_result"] = False  # a job without a result would be PENDING for ever
-        left = max(0.1, deadline - asyncio.get_running_loop().time())
         try:
-            await self.bridge.dispatch(
-                task.task, *arguments, task_id=record.id, dispatch_timeout=left, **celery_options
-            )
+            await self.bridge.dispatch(task.task, *arguments, task_id=record.id, **celery_options)
         except DispatchUncertain as exc:
             raise _uncertain(record.id) from exc
         except (TypeError, EncodeError, QueueNotFound) as exc:

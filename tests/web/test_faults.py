@@ -84,6 +84,12 @@ async def test_redis_full(own_service: Service) -> None:
     assert (await own_service.submit("s.add", {"input": [1]})).code == 202
 
 
+async def test_many_at_once(own_service: Service) -> None:
+    answers = await asyncio.gather(*(own_service.submit("s.add", {"input": [1]}) for _ in range(500)))
+    assert {answer.code for answer in answers} == {202}
+    assert len(await records(own_service)) == 500
+
+
 async def records(service: Service) -> list[str]:
     return [key.decode() async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*")]
 
