@@ -7,6 +7,7 @@ do is what needs processes: ``revoke(terminate=True)`` and time limits.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -106,8 +107,12 @@ def _work(
     ended: "asyncio.Future[None]",
     tell: Callable[..., None],
 ) -> None:
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]  # which a worker takes for its own
     try:
         with start_worker(app, concurrency=concurrency, pool="threads", perform_ping_check=False, loglevel="ERROR"):
+            root.setLevel(level)
+            root.handlers[:] = handlers
             tell(started)
             stop.wait()
             # The worker looks whether it is to end after each message, else every 2 s: send it one.
