@@ -1,13 +1,16 @@
 """The locks: by hash, of no particular registry, and of what pyproject.toml asks for."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.deploy.conftest import ROOT
+from tests.deploy.conftest import ROOT, VARIABLES
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
@@ -56,3 +59,39 @@ def test_a_lock_pins_what_the_project_asks_for(name: str, wanted: list[str]) -> 
 def test_everything_runs_on_the_same_versions(name: str) -> None:
     part, whole = ({pin.split(" ")[0]: hashes for pin, hashes in lock(one).items()} for one in (name, "dev"))
     assert part == {pin: whole.get(pin) for pin in part}
+
+
+#: Imports what the five processes import, with every distribution that the lock lacks made invisible. (kombu 5.7
+#: imports packaging, which only its extra "redis" asks for and which every development tool brings along.)
+ONLY_THE_LOCK = """
+import importlib.metadata, sys
+from packaging.utils import canonicalize_name
+
+locked = set(sys.argv[1:])
+owners = importlib.metadata.packages_distributions()
+hidden = {name for name, of in owners.items() if not locked & {canonicalize_name(one) for one in of}}
+for name in [name for name in sys.modules if name.partition(".")[0] in hidden]:
+    del sys.modules[name]
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"{name} is not in service.lock", name=name)
+
+sys.meta_path.insert(0, Hide())
+import deploy.up, deploy.embedded, flower.command, web.__main__
+from celery.bin import beat, worker
+from tasks.celery import app
+
+app.loader.import_default_modules()
+app.connection().transport
+app.backend
+assert "kombu.transport.redis" in sys.modules
+assert "pytest" in hidden
+"""
+
+
+def test_the_service_imports_nothing_that_its_lock_lacks() -> None:
+    names = [canonicalize_name(Requirement(pin).name) for pin in lock("service")]
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    subprocess.run([sys.executable, "-c", ONLY_THE_LOCK, *names], check=True, cwd=ROOT, env=clean)
