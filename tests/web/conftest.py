@@ -132,6 +132,12 @@ async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
             await asyncio.sleep(0.01)
 
 
+async def tasks_of(service: Service) -> set[asyncio.Task[Any]]:
+    """Return the loop's tasks once the listener has those of its connection, which are there to stay."""
+    await until(lambda: service.bridge._listener.connected)
+    return asyncio.all_tasks()
+
+
 async def nothing_new(before: set[asyncio.Task[Any]]) -> None:
     """Check that every task that was not there *before* ends."""
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.web.conftest import Service, nothing_new, until
+from tests.web.conftest import Service, nothing_new, tasks_of, until
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 
@@ -34,7 +34,7 @@ async def hang_up_while_waiting(service: Service, body: object, wait: int = 30) 
 
 
 async def test_detached_the_job_goes_on_and_nothing_leaks(service: Service, tmp_path: Path) -> None:
-    before = asyncio.all_tasks()
+    before = await tasks_of(service)
     job_id = await hang_up_while_waiting(service, {"input": [1, str(tmp_path / "ran")]})
     assert service.bridge._waits == 0
     await nothing_new(before)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.web.conftest import Service, nothing_new, problem, until
+from tests.web.conftest import Service, nothing_new, problem, tasks_of, until
 from web import events, handlers
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
@@ -111,7 +111,7 @@ async def test_a_shutdown_says_so(service: Service) -> None:
 
 async def test_a_reader_that_leaves_leaves_nothing(service: Service) -> None:
     job_id = await submitted(service, "s.add", {"input": [1], "options": {"queue": "quiet"}})
-    before = asyncio.all_tasks()
+    before = await tasks_of(service)
     async with reading(service, job_id) as stream:
         await stream.next()
         assert service.bridge._waits == 1
