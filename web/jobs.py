@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
 from datetime import UTC, datetime
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds for the result backend to say what it has.
 READ_TIMEOUT = 2.0
+#: Seconds that the broker has at least: a loop that was busy while the ledger answered is no fault of the broker's.
+LEAST_LEFT = 0.25
 #: Seconds: the client of a job that was not published has waited for long enough already.
 WITHDRAW_TIMEOUT = 0.25
 
@@ -79,7 +82,7 @@ class Jobs:
         task = self.catalogue.get(task_name)
         given, options = self._parse(body)
         arguments = task.arguments(given)
-        now = datetime.now(UTC)
+        now, begun = datetime.now(UTC), time.monotonic()
         record = _record(task.name, given, options, now, options.queue or task.queue, body.get("options", {}))
         due = options.due(now)
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
@@ -88,7 +91,11 @@ class Jobs:
         if task.task.ignore_result:
             celery_options["ignore_result"] = False  # a job without a result would be PENDING for ever
         try:
-            await self.bridge.dispatch(task.task, *arguments, task_id=record.id, **celery_options)
+            # One deadline for ledger and broker: what the one took, the other has not.
+            left = max(LEAST_LEFT, self.bridge.config.dispatch_timeout - (time.monotonic() - begun))
+            await self.bridge.dispatch(
+                task.task, *arguments, task_id=record.id, dispatch_timeout=left, **celery_options
+            )
         except DispatchUncertain as exc:
             raise _uncertain(record.id) from exc
         except (TypeError, EncodeError, QueueNotFound) as exc:

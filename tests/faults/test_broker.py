@@ -1,6 +1,7 @@
 """With the broker and backend in every bad state the loop goes on, dispatches fail in time, and service resumes."""
 
 import asyncio
+import gc
 import os
 import socket
 import time
@@ -21,6 +22,8 @@ from tornado_celery_bridge import (
     ResultTimeout,
 )
 
+pytestmark = pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="needs Linux's schedstat")
+
 #: Seconds: the deadline of a dispatch, and what the machine's noise may add to it.
 DEADLINE = 2.0
 SLACK = 0.5
@@ -35,35 +38,60 @@ def faulty(tmp_path: Path) -> Iterator[Server]:
 
 
 class Ticker:
-    """Counts by how much each 1 ms tick of the loop came late."""
+    """
+    Counts by how much each 1 ms tick of the loop came late, less what the machine withheld from the loop's thread.
+
+    What is ours counts: code on the loop, a blocking call, a thread that keeps the GIL. What is not is known from the
+    kernel: for how long the thread was ready to run while others ran (its schedstat), and for how long the whole
+    machine was not run at all (its steal time, in ticks of 10 ms). So a crowded machine neither fails the test nor
+    excuses anything.
+    """
 
     def __init__(self) -> None:
         self.late: list[float] = []
+        self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        self._stat = os.open("/proc/stat", os.O_RDONLY)
 
     async def run(self) -> None:
+        withheld = self._withheld()
         while True:
             due = time.perf_counter() + 0.001
             await asyncio.sleep(0.001)
-            self.late.append(time.perf_counter() - due)
+            late, before, withheld = time.perf_counter() - due, withheld, self._withheld()
+            self.late.append(max(0.0, late - (withheld - before)))
+
+    def _withheld(self) -> float:
+        """Return for how many seconds this thread waited for a core, and this machine for its host."""
+        _, waited, _ = os.pread(self._schedstat, 100, 0).split()
+        steal = os.pread(self._stat, 200, 0).split(maxsplit=9)[8]
+        return int(waited) / 1e9 + int(steal) / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        os.close(self._schedstat)
+        os.close(self._stat)
 
     def check(self) -> None:
         late = sorted(self.late)
         assert len(late) > 200
-        # With more processes than cores the scheduler alone makes everybody late.
-        crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-        assert late[-1] < 0.1 * crowd
-        assert late[int(len(late) * 0.999)] < 0.02 * crowd or len(late) < 2000
+        assert late[-1] < 0.1
+        assert late[int(len(late) * 0.999)] < 0.02 or len(late) < 2000
 
 
 @asynccontextmanager
 async def ticking() -> AsyncIterator[None]:
     asyncio.get_running_loop().set_debug(False)  # debug mode itself costs milliseconds
+    # The collector goes through everything that the whole suite has imported and kept: 0.1 s that are not ours.
+    gc.collect()
+    gc.freeze()
     ticker = Ticker()
     task = asyncio.ensure_future(ticker.run())
     try:
         yield
     finally:
         task.cancel()
+        await asyncio.wait([task])
+        ticker.close()
+        gc.unfreeze()
     ticker.check()
 
 
