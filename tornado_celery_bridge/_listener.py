@@ -5,8 +5,6 @@ A listener is told which tasks somebody waits for, and calls the watchers of a t
 It lives on the event loop, and no watcher costs it a thread or a connection.
 """
 
-import asyncio
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -14,8 +12,6 @@ from tornado_celery_bridge._states import Meta
 from tornado_celery_bridge.exceptions import ResultError
 
 __all__ = ("Listener", "Watcher")
-
-log = logging.getLogger(__name__)
 
 #: Told of each state of a task, or of a ResultError when what the backend has can't be read.
 Watcher = Callable[[str, Meta | ResultError], None]
@@ -26,8 +22,11 @@ class Listener(ABC):
 
     def __init__(self) -> None:
         self._watchers: dict[str, list[Watcher]] = {}
-        #: Whether the backend answered, the last time that it was asked or spoke.
-        self.connected = False
+
+    @property
+    @abstractmethod
+    def connected(self) -> bool:
+        """Whether the backend answered, the last time that it was asked or spoke."""
 
     @abstractmethod
     def start(self) -> None:
@@ -76,10 +75,3 @@ class Listener(ABC):
     def _tell(self, task_id: str, news: Meta | ResultError) -> None:
         for watcher in tuple(self._watchers.get(task_id, ())):
             watcher(task_id, news)
-
-
-async def cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel *task* and wait for its end; again, as redis-py at times takes a cancellation for a lost connection."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)

@@ -36,9 +36,14 @@ class _ThreadListener(Listener):
 
     def __init__(self, app: Celery) -> None:
         super().__init__()
+        self._connected = False
         self._app = app
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tornado_celery_bridge results", daemon=True)
+
+    @property
+    def connected(self) -> bool:
+        return self._connected
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -53,9 +58,9 @@ class _ThreadListener(Listener):
             try:
                 self._work()
             except Exception as exc:  # of any backend's own client
-                if self.connected:
+                if self._connected:
                     log.warning("the result backend is not reachable: %s", exc)
-                self.connected = False
+                self._connected = False
                 self._closing.wait(RETRY)
 
     @abstractmethod
@@ -119,7 +124,7 @@ class PollingListener(_ThreadListener):
             news = [(key, meta) for key, meta in found.items() if key in again or last.get(key) != meta]
             if news:
                 self._call_loop(news)
-        self.connected = True
+        self._connected = True
         self._closing.wait(self._interval)
 
 
@@ -178,7 +183,7 @@ class RpcListener(_ThreadListener):
                 on_message=self._reply,
             )
             with consumer:
-                self.connected = True
+                self._connected = True
                 while not self._closing.is_set() and not self._added.is_set():
                     try:
                         connection.drain_events(timeout=0.5)

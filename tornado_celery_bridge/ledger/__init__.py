@@ -1,0 +1,28 @@
+"""The ledger of jobs, which the web process and the workers share: see :mod:`._ledger`, and :mod:`.worker`."""
+
+from tornado_celery_bridge.ledger._json import dumps
+from tornado_celery_bridge.ledger._ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger._records import (
+    Acceptance,
+    Event,
+    Gone,
+    Job,
+    JobRecord,
+    LedgerUnavailable,
+    Page,
+    Reservation,
+)
+
+__all__ = (
+    "Acceptance",
+    "Event",
+    "Gone",
+    "Job",
+    "JobRecord",
+    "Ledger",
+    "LedgerUnavailable",
+    "Page",
+    "Reservation",
+    "dumps",
+    "ledger_backend",
+)

@@ -1,0 +1,45 @@
+"""JSON of whatever a task returned, which may have more in it than JSON has."""
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from typing import Any
+
+__all__ = ("dumps",)
+
+
+def dumps(value: Any) -> str:
+    """Return *value* as JSON: times as ISO 8601, bytes as base64, NaN and infinities as null, all else as text."""
+    try:
+        text = _dumps(value)
+        text.encode()
+    except ValueError:  # NaN, an infinity, or half of a surrogate pair
+        text = _dumps(_clean(value))
+    return text
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return str(value)
+
+
+def _clean(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case Mapping():
+            return {_clean(str(key)): _clean(child) for key, child in value.items()}
+        case list() | tuple():
+            return [_clean(child) for child in value]
+    return value

@@ -1,0 +1,224 @@
+"""
+The worker's side of the ledger: ``install(app)``, one line beside the Celery app.
+
+What it adds to a stock worker, and where:
+
+- before a task's code: a job that was cancelled, has ended, or came a second time is not run; else it is STARTED
+  (each task's ``run`` is wrapped as a worker starts, as Celery itself does for ``autoretry_for``);
+- whenever the worker stores a state: the same goes into the ledger (the result backend is a subclass of the app's
+  own, found by the loader's ``override_backends``). So what ends a task ends the job, be it a return, an exception, a
+  retry, a hard time limit, an expiry or a revoke;
+- while a task runs: what it logs by ``get_task_logger`` becomes the job's events.
+
+A task that is no job's costs one question to Redis when it starts and one when it ends.
+"""
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from celery import Celery, bootsteps, states
+from celery.app.backends import by_name
+from celery.exceptions import Ignore
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from tornado_celery_bridge.ledger import _scripts
+from tornado_celery_bridge.ledger._json import dumps
+from tornado_celery_bridge.ledger._ledger import ledger_backend, prefix_of
+from tornado_celery_bridge.progress import STATE as PROGRESS
+
+__all__ = ("JobCancelled", "install")
+
+log = logging.getLogger(__name__)
+
+#: Attempts to reach Redis for what must not be lost, up to a second apart: outlasts a restart of Redis.
+ATTEMPTS = 30
+#: Characters of one log line that become an event.
+MAX_LINE = 4_000
+
+_running = threading.local()
+
+
+class JobCancelled(Ignore):
+    """
+    Raised by ``progress()`` in a job that was cancelled: clean up, and let it pass.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+def install(app: Celery) -> None:
+    """
+    Have *app*'s workers keep the ledger. Call it once, beside the app; with the ledger's URL in ``job_ledger_url``.
+
+    .. versionadded:: 0.1.0
+    """
+    app.steps["worker"].add(_GuardTasks)
+    if app.configured:
+        _record_states(app)
+    else:
+        app.on_after_configure.connect(lambda **_: _record_states(app), weak=False)
+
+
+class _WorkerLedger:
+    """The ledger, for blocking code: made once a process for each app, connects at first use."""
+
+    def __init__(self, app: Celery) -> None:
+        backend: Any = ledger_backend(app)
+        options = app.conf.result_backend_transport_options or {}
+        self._prefix = prefix_of(options.get("global_keyprefix", ""))
+        params = {key: value for key, value in backend.connparams.items() if value is not None}
+        params.pop("retry_on_timeout", None)
+        if issubclass(params.get("connection_class", redis.Connection), redis.UnixDomainSocketConnection):
+            params.pop("socket_keepalive", None)
+            params.pop("socket_connect_timeout", None)
+        lost = (RedisConnectionError, RedisTimeoutError)
+        retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), ATTEMPTS, supported_errors=lost)
+        self._sure = redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=retry))
+        self._once = redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=Retry(ExponentialBackoff(), 0)))
+        self._start = self._sure.register_script(_scripts.START)
+        self._finish = self._sure.register_script(_scripts.FINISH)
+        self._report = self._once.register_script(_scripts.REPORT)
+
+    def start(self, task_id: str, task: str, token: str, *, again: bool, worker: str) -> str:
+        """Note that a task begins; return ``go``, ``unknown`` or why it must not run."""
+        answer = self._start(args=[self._prefix, task_id, task, token, "1" if again else "", _now(), worker])
+        return str(answer.decode())
+
+    def finish(self, task_id: str, state: str, value: Any) -> None:
+        """Note how a task ended."""
+        field = "result" if state == states.SUCCESS else "error"
+        self._finish(args=[self._prefix, task_id, state, _now(), field, dumps(value)])
+
+    def report(self, task_id: str, kind: str, state: str, field: str, data: Any) -> str:
+        """Note what a task tells; what can't be noted now is left out. Return ``cancelled`` if it is to stop."""
+        try:
+            return str(self._report(args=[self._prefix, task_id, kind, state, field, dumps(data)]).decode())
+        except RedisError as exc:
+            log.warning("an event of task %s is lost: %s", task_id, exc)
+            return "unknown"
+
+
+@functools.cache
+def _ledger_of(app: Celery) -> _WorkerLedger:
+    return _WorkerLedger(app)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# Whenever a state is stored.
+
+
+class _Recording:
+    """Mixed into the app's result backend: what it stores goes into the ledger as well."""
+
+    app: Celery
+
+    def store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, **kwargs: Any) -> Any:
+        stored = super().store_result(task_id, result, state, traceback, **kwargs)  # type: ignore[misc]
+        ledger = _ledger_of(self.app)
+        if state in states.READY_STATES:
+            ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result))
+        elif state == states.RETRY:
+            error = _error(result)
+            ledger.report(task_id, "state", state, "error", {"state": state, **error})
+        elif state not in (states.STARTED, states.PENDING):
+            kind = "progress" if state == PROGRESS else "state"
+            data = result if kind == "progress" else {"state": state, "meta": result}
+            if ledger.report(task_id, kind, state, "progress", data) == "cancelled":
+                raise JobCancelled(f"job {task_id} was cancelled")
+        return stored
+
+
+def _record_states(app: Celery) -> None:
+    """Have the loader find a recording subclass under the name of the app's result backend."""
+    scheme = (app.conf.result_backend or "disabled").partition("://")[0].partition("+")[0]
+    cls = by_name(scheme, app.loader)
+    if not issubclass(cls, _Recording):
+        recording = type(f"Recording{cls.__name__}", (_Recording, cls), {})
+        app.loader.override_backends = {**app.loader.override_backends, scheme: recording}
+
+
+def _error(result: Any) -> dict[str, str]:
+    """Return why a task did not succeed as text, whatever its exception is."""
+    exc = getattr(result, "exc", None) or result  # a Retry has its cause
+    if not isinstance(exc, BaseException):
+        return {"type": "Exception", "module": "builtins", "message": str(exc)}
+    cls = type(exc)
+    try:
+        message = ", ".join(map(str, exc.args)) if exc.args else str(exc)
+    except Exception:
+        message = "(its message can't be shown)"
+    return {"type": cls.__qualname__, "module": cls.__module__, "message": message}
+
+
+# Before a task's code.
+
+
+class _GuardTasks(bootsteps.Step):
+    """As a worker starts, after it has imported the tasks and before it builds what runs them."""
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        for task in worker.app.tasks.values():
+            if not hasattr(task.run, "guarded"):
+                task.run = _guard(task, worker.app)
+        logging.getLogger("celery.task").addHandler(_LogLines())
+
+
+def _guard(task: Any, app: Celery) -> Callable[..., Any]:
+    run = task.run
+
+    @functools.wraps(run)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        request = task.request
+        if request.called_directly or request.is_eager:
+            return run(*args, **kwargs)
+        job_id = _begin(task, request, app)
+        before, _running.job = getattr(_running, "job", None), job_id and (job_id, app)
+        try:
+            return run(*args, **kwargs)
+        except JobCancelled:
+            task.backend.mark_as_revoked(request.id, "cancelled", request=request)
+            raise
+        finally:
+            _running.job = before
+
+    guarded.guarded = True  # type: ignore[attr-defined]
+    return guarded
+
+
+def _begin(task: Any, request: Any, app: Celery) -> str | None:
+    """Note that a task begins, and return its id if it is a job's; raise Ignore if it must not run."""
+    delivery = request.delivery_info or {}
+    again = bool(delivery.get("redelivered") or request.get("replaced_task_nesting"))
+    token = f"{request.hostname} {os.getpid()} {request.retries} {threading.get_ident()} {id(request)}"
+    verdict = _ledger_of(app).start(request.id, task.name, token, again=again, worker=request.hostname or "")
+    if verdict in ("go", "unknown"):
+        return request.id if verdict == "go" else None
+    log.info("task %s[%s] is not run: %s", task.name, request.id, verdict)
+    if verdict == states.REVOKED:  # for whoever waits by the result backend
+        task.backend.mark_as_revoked(request.id, "cancelled", request=request)
+    raise Ignore
+
+
+class _LogLines(logging.Handler):
+    """Makes the lines that a job logs its events."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        job = getattr(_running, "job", None)
+        if job is None:
+            return
+        job_id, app = job
+        message = self.format(record)[:MAX_LINE]
+        _ledger_of(app).report(job_id, "log", "", "", {"level": record.levelname, "message": message, "at": _now()})
