@@ -21,6 +21,7 @@ _redis_url = os.environ.get("REDIS_URL") or f"redis+socket://{_data_dir}/redis.s
 
 broker_url = os.environ.get("BROKER_URL") or _redis_url
 result_backend = os.environ.get("RESULT_BACKEND") or _redis_url
+job_ledger_url = _redis_url  # where tornado_celery_bridge.ledger keeps the jobs
 
 imports = ("tasks.text", "tasks.images", "tasks.data", "tasks.housekeeping")
 

@@ -2,5 +2,8 @@
 
 from celery import Celery
 
+from tornado_celery_bridge.ledger.worker import install
+
 app = Celery("tasks")
 app.config_from_object("celeryconfig")
+install(app)  # its workers say what becomes of jobs

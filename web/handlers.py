@@ -12,12 +12,14 @@ from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
-from tornado_celery_bridge import BridgeError, ResultBackendUnavailable, WaitersSaturated
-from tornado_celery_bridge.ledger import JobRecord
+from tornado_celery_bridge import BridgeError, WaitersSaturated
+from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation
 from web import representation
 from web.door import parse_body
-from web.events import end_id, frames
-from web.jobs import Job, Jobs, as_accepted
+from web.events import frames, position_of
+from web.filters import parse_filters
+from web.idempotency import Answer, reservation
+from web.jobs import Jobs, Submission
 from web.lifecycle import Lifecycle
 from web.prefer import wait_preference
 from web.problems import CONTENT_TYPE, Fault, Problem, problem_of
@@ -36,8 +38,6 @@ LINGER = 2.0
 MAX_WAIT = 60
 #: Seconds for a client of a stream to take what was written.
 WRITE_TIMEOUT = 30.0
-#: Seconds after which to ask again for a job that is not done.
-POLL_AFTER = "1"
 
 # `curl -d` says that its body is a form; it is JSON all the same, or it is refused as not JSON.
 _JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")
@@ -167,11 +167,11 @@ class ApiHandler(RequestHandler):
         self.set_status(status)
         self.finish(representation.encode(document))
 
-    def write_job(self, job: Job, status: int = 200) -> None:
+    async def write_job(self, job: Job, status: int = 200) -> None:
         """Answer with a job, and when to ask again if it is not done."""
-        if not job.state.ready:
-            self.set_header("Retry-After", POLL_AFTER)
-        self.write_json(representation.job(job.record, job.state), status)
+        if not job.done:
+            self.set_header("Retry-After", str(await self.jobs.retry_after(job.record.task)))
+        self.write_json(representation.job(job), status)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answer with a problem document. Tornado's own errors come through here too."""
@@ -254,34 +254,93 @@ def _too_large() -> Problem:
 _UNIMPLEMENTED: Callable[..., Any] = RequestHandler.get
 
 
-class SubmitHandler(ApiHandler):
+class AcceptingHandler(ApiHandler):
+    """What submitting a job and submitting it again share: idempotency keys, and waiting for the end."""
+
+    def read_reservation(self) -> Reservation | None:
+        """Return what to hold the request's idempotency key with, if it has one."""
+        key = self.request.headers.get("Idempotency-Key")
+        return reservation(key, "", self.request.path, bytes(self._received))
+
+    def check_accepting(self) -> None:
+        """Raise a Problem if the process is about to end."""
+        if self.lifecycle.closing.is_set():
+            raise Problem(503, "shutting-down", "This process is about to end.", headers={"Retry-After": "1"})
+
+    async def answer(self, submission: Submission, reserved: Reservation | None, seconds: int | None) -> None:
+        """Answer with a job that was accepted: when it is done, or after so many *seconds*."""
+        if submission.replay is not None:
+            self._replay(submission.replay)
+            return
+        job = submission.job
+        self.set_header("Location", f"/v1/jobs/{job.record.id}")
+        await self._keep(reserved, job)
+        if seconds and not job.done:
+            try:
+                job = await self.unless_client_leaves(self._outcome(job, seconds))
+            except ClientLeft:
+                await self.jobs.abandon(job, submission.on_disconnect)
+                raise
+            if job.done:
+                await self._keep(reserved, job)
+        await self.write_job(job, 200 if job.done else 202)
+
+    async def _outcome(self, job: Job, seconds: int) -> Job:
+        """Return the job once it is done, or as it is: it is accepted, so no error may come of waiting for it."""
+        try:
+            return await self.lifecycle.unless_expired(self.jobs.wait(job, seconds)) or job
+        except (LedgerUnavailable, WaitersSaturated):
+            return job
+
+    async def _keep(self, reserved: Reservation | None, job: Job) -> None:
+        """Keep the answer for the same request; one that can't be kept will be found by the job's id."""
+        if reserved is None:
+            return
+        headers = {"Location": f"/v1/jobs/{job.record.id}"} | ({} if job.done else {"Retry-After": "1"})
+        answer = Answer(200 if job.done else 202, headers, representation.encode(representation.job(job)))
+        try:
+            await self.jobs.ledger.respond(reserved, answer.encode())
+        except LedgerUnavailable as exc:
+            self.settings["logger"].warning("request=%s the answer is not kept: %s", self.request_id, exc)
+
+    def _replay(self, answer: Answer) -> None:
+        for name, value in answer.headers.items():
+            self.set_header(name, value)
+        self.set_status(answer.status)
+        self.finish(answer.body)
+
+
+class SubmitHandler(AcceptingHandler):
     """``/v1/tasks/{task}/jobs``"""
 
     async def post(self, task: str) -> None:
-        if self.lifecycle.closing.is_set():
-            raise Problem(503, "shutting-down", "This process is about to end.", headers={"Retry-After": "1"})
+        self.check_accepting()
         self.jobs.catalogue.get(task)
         body = self.read_json()
         seconds = self.read_wait()
-        submission = await self.jobs.submit(task, body)
-        record = submission.record
-        self.set_header("Location", f"/v1/jobs/{record.id}")
-        job = as_accepted(record)
-        if seconds:
-            try:
-                job = await self.unless_client_leaves(self._outcome(record, seconds))
-            except ClientLeft:
-                if submission.on_disconnect == "cancel":
-                    await self.jobs.abandon(record)
-                raise
-        self.write_job(job, 200 if job.state.ready else 202)
+        reserved = self.read_reservation()
+        submission = await self.jobs.submit(task, body, reservation=reserved)
+        await self.answer(submission, reserved, seconds)
 
-    async def _outcome(self, record: JobRecord, seconds: int) -> Job:
-        """Return the job once it is done, or as it is: it is accepted, so no error may come of waiting for it."""
-        try:
-            return await self.lifecycle.unless_expired(self.jobs.wait(record, seconds)) or as_accepted(record)
-        except (ResultBackendUnavailable, WaitersSaturated):
-            return as_accepted(record)
+
+class RetryHandler(AcceptingHandler):
+    """``/v1/jobs/{id}/retry``"""
+
+    async def post(self, job_id: str) -> None:
+        self.check_accepting()
+        body = self.read_json(optional=True)
+        seconds = self.read_wait()
+        reserved = self.read_reservation()
+        submission = await self.jobs.retry(job_id, body, reservation=reserved)
+        await self.answer(submission, reserved, seconds)
+
+
+class JobsHandler(ApiHandler):
+    """``/v1/jobs``"""
+
+    async def get(self) -> None:
+        page = await self.jobs.find(**parse_filters(self.request.query_arguments))
+        self.write_json({"jobs": [representation.job(job) for job in page.jobs], "next_cursor": page.cursor})
 
 
 class JobHandler(ApiHandler):
@@ -290,39 +349,35 @@ class JobHandler(ApiHandler):
     async def get(self, job_id: str) -> None:
         job = await self.jobs.get(job_id)
         seconds = self.read_wait()
-        if seconds and not job.state.ready:
-            outcome = await self.unless_client_leaves(
-                self.lifecycle.unless_expired(self.jobs.wait(job.record, seconds))
-            )
+        if seconds and not job.done:
+            outcome = await self.unless_client_leaves(self.lifecycle.unless_expired(self.jobs.wait(job, seconds)))
             job = outcome or job
-        self.write_job(job)
+        await self.write_job(job)
 
 
 class EventsHandler(ApiHandler):
     """``/v1/jobs/{id}/events``"""
 
     async def get(self, job_id: str) -> None:
+        after = position_of(self.request.headers.get("Last-Event-ID") or self.get_query_argument("after", None))
         job = await self.jobs.get(job_id)
-        if job.state.ready and self.request.headers.get("Last-Event-ID") == end_id(job_id):
+        if job.done and after is not None and after >= job.number:
             self.clear_header("Content-Type")
             self.set_status(204)
             return
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")
         try:
-            await self.unless_client_leaves(self._relay(job.record))
+            await self.unless_client_leaves(self._relay(job, after))
         except TimeoutError:  # a slow reader
             self._left = True
             raise ClientLeft from None
 
-    async def _relay(self, record: JobRecord) -> None:
+    async def _relay(self, job: Job, after: int | None) -> None:
         """Write the job's events; each one is with the client before the next is looked for."""
-        async with (
-            aclosing(self.jobs.follow(record)) as states,
-            aclosing(frames(record, states, self.lifecycle.closing)) as written,
-        ):
-            async for frame in written:
-                self.write(frame)
+        async with aclosing(frames(self.jobs, job, after, self.lifecycle.closing)) as upcoming:
+            async for frame in upcoming:
+                self.write(frame.for_sse())
                 async with asyncio.timeout(WRITE_TIMEOUT):
                     await self.flush()
 
@@ -339,7 +394,7 @@ class CancelHandler(ApiHandler):
         if faults:
             raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
         job = await self.jobs.cancel(job_id, terminate=terminate)
-        self.write_job(job, 200 if job.state.ready else 202)
+        await self.write_job(job, 200 if job.done else 202)
 
 
 class TasksHandler(ApiHandler):
@@ -391,9 +446,11 @@ ROUTES = [
     (r"/v1/tasks", TasksHandler),
     (r"/v1/tasks/([^/]+)", TaskHandler),
     (r"/v1/tasks/([^/]+)/jobs", SubmitHandler),
+    (r"/v1/jobs", JobsHandler),
     (r"/v1/jobs/([^/]+)", JobHandler),
     (r"/v1/jobs/([^/]+)/events", EventsHandler),
     (r"/v1/jobs/([^/]+)/cancel", CancelHandler),
+    (r"/v1/jobs/([^/]+)/retry", RetryHandler),
     (r"/healthz", HealthHandler),
     (r"/readyz", ReadyHandler),
 ]

@@ -1,55 +1,49 @@
-"""What can be done with jobs: submit, read, wait, follow, cancel. Knows no request and no response."""
+"""What can be done with jobs: submit, read, list, wait, follow, cancel, retry. Knows no request and no response."""
 
 import asyncio
+import json
 import logging
+import math
 import time
-import uuid
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from celery import states
 from celery.exceptions import QueueNotFound
 from kombu.exceptions import EncodeError
 
-from tornado_celery_bridge import (
-    Bridge,
-    BridgeError,
-    DispatchUncertain,
-    ResultBackendUnavailable,
-    ResultTimeout,
-    TaskState,
-)
-from tornado_celery_bridge.ledger import JobRecord, Ledger, LedgerUnavailable
+from tornado_celery_bridge import Bridge, BridgeError, DispatchUncertain
+from tornado_celery_bridge.ledger import Gone, Job, JobRecord, Ledger, LedgerUnavailable, Page, Reservation
 from web.catalogue import Catalogue
+from web.idempotency import Answer, job_id_of
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
 from web.representation import rfc3339
 
-__all__ = ("Job", "Jobs", "Submission", "as_accepted")
+__all__ = ("Jobs", "Submission")
 
 _log = logging.getLogger(__name__)
 
-#: Seconds for the result backend to say what it has.
-READ_TIMEOUT = 2.0
-#: Seconds that the broker has at least: a loop that was busy while the ledger answered is no fault of the broker's.
-LEAST_LEFT = 0.25
+#: Seconds for a dependency to say that it is there.
+CHECK_TIMEOUT = 2.0
 #: Seconds: the client of a job that was not published has waited for long enough already.
 WITHDRAW_TIMEOUT = 0.25
-
-
-class Job(NamedTuple):
-    """A job's record, and what the result backend says of it."""
-
-    record: JobRecord
-    state: TaskState
+#: Seconds that the broker has at least: a loop that was busy while the ledger answered is no fault of the broker's.
+LEAST_LEFT = 0.25
+#: Seconds for a running job that is cancelled to end by itself before its process is ended.
+CANCEL_GRACE = 1.0
+#: Seconds for which a task's pace is not asked for again.
+PACE_TTL = 1.0
+#: Seconds that a client is told to wait, at the most.
+LONGEST_RETRY_AFTER = 60
 
 
 class Submission(NamedTuple):
-    """A new job, and what is to become of it when its submitter hangs up."""
+    """A new job, and what is to become of it when its submitter hangs up; or the answer of the first time."""
 
-    record: JobRecord
-    on_disconnect: str
+    job: Job
+    on_disconnect: str = "detach"
+    replay: Answer | None = None
 
 
 class Jobs:
@@ -58,7 +52,7 @@ class Jobs:
 
     Args:
         bridge: An open bridge.
-        ledger: Where the jobs' records are.
+        ledger: Where the jobs are.
         catalogue: The tasks that may be run; made off the loop, as it reads their sources.
     """
 
@@ -66,14 +60,27 @@ class Jobs:
         self.bridge = bridge
         self.ledger = ledger
         self.catalogue = catalogue
+        self._paces: dict[str, tuple[float, int]] = {}
+        self._background: set[asyncio.Task[None]] = set()
 
-    async def submit(self, task_name: str, body: dict[str, Any]) -> Submission:
+    # Submitting.
+
+    async def submit(
+        self,
+        task_name: str,
+        body: dict[str, Any],
+        *,
+        reservation: Reservation | None = None,
+        retry_of: str | None = None,
+    ) -> Submission:
         """
         Accept a job: write its record, then publish its message.
 
         Args:
             task_name: An exposed task.
             body: What came through the door.
+            reservation: Of the request's idempotency key.
+            retry_of: The job of which this is another try.
 
         Raises:
             Problem: Not accepted; or, ``dispatch-uncertain``, perhaps.
@@ -83,13 +90,30 @@ class Jobs:
         given, options = self._parse(body)
         arguments = task.arguments(given)
         now, begun = datetime.now(UTC), time.monotonic()
-        record = _record(task.name, given, options, now, options.queue or task.queue, body.get("options", {}))
         due = options.due(now)
+        record = JobRecord(
+            id=job_id_of(reservation),
+            task=task.name,
+            owner="",
+            options={name: value for name, value in body.get("options", {}).items() if name != "tags"},
+            tags=list(options.tags),
+            queue=options.queue or task.queue,
+            priority=options.priority,
+            created_at=rfc3339(now),
+            eta=None if due is None else rfc3339(due),
+            retry_of=retry_of,
+        )
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
-        await self.ledger.add(record, delay=delay)
+        accepted = await self.ledger.accept(record, given, delay=delay, reservation=reservation)
+        if accepted.kind == "replay" and accepted.response is not None:
+            return Submission(Job(record=record), replay=Answer.decode(accepted.response))
+        if accepted.kind == "exists":
+            return Submission(await self.get(record.id))
+        if accepted.kind not in ("accepted", "taken-over"):
+            raise _NOT_ACCEPTED[accepted.kind](record.id)
         celery_options = options.for_celery(self.catalogue.reverses_priority)
         if task.task.ignore_result:
-            celery_options["ignore_result"] = False  # a job without a result would be PENDING for ever
+            celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
         try:
             # One deadline for ledger and broker: what the one took, the other has not.
             left = max(LEAST_LEFT, self.bridge.config.dispatch_timeout - (time.monotonic() - begun))
@@ -99,13 +123,13 @@ class Jobs:
         except DispatchUncertain as exc:
             raise _uncertain(record.id) from exc
         except (TypeError, EncodeError, QueueNotFound) as exc:
-            await self._withdraw(record)
+            await self._withdraw(record, reservation)
             _log.warning("job %s of %s could not be published: %r", record.id, record.task, exc)
             raise Problem(422, "unpublishable", "Celery does not take this job; see the service's log.") from exc
         except Exception:
-            await self._withdraw(record)
+            await self._withdraw(record, reservation)
             raise
-        return Submission(record, options.on_disconnect)
+        return Submission(Job(record=record), options.on_disconnect)
 
     def _parse(self, body: dict[str, Any]) -> tuple[dict[str, Any] | list[Any], JobOptions]:
         unknown = [key for key in body if key not in ("input", "options")]
@@ -117,71 +141,128 @@ class Jobs:
             raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
         return given, parse_options(body.get("options", {}), self.catalogue.queues)
 
-    async def _withdraw(self, record: JobRecord) -> None:
-        """Remove the record of a job that was not published; one that stays expires by itself."""
+    async def _withdraw(self, record: JobRecord, reservation: Reservation | None) -> None:
+        """Remove the record of a job that was not published."""
         try:
             async with asyncio.timeout(WITHDRAW_TIMEOUT):
-                await self.ledger.remove(record.id)
+                await self.ledger.withdraw(record.id, reservation)
         except (LedgerUnavailable, TimeoutError) as exc:
             _log.warning("the record of unpublished job %s stays: %s", record.id, exc)
+
+    async def retry(self, job_id: str, body: dict[str, Any], *, reservation: Reservation | None = None) -> Submission:
+        """
+        Submit a job again that has ended: with exactly its input and options, or with those in *body*.
+
+        Raises:
+            Problem: As :meth:`get` and :meth:`submit`; 409 for one that has not ended.
+        """
+        job = await self.get(job_id)
+        if not job.done:
+            raise Problem(409, "job-unfinished", "The job has not ended: cancel it first, or wait for it.")
+        stored = await self.ledger.input_of(job_id)
+        if stored is None:
+            raise _expired()
+        record = job.record
+        options = {name: value for name, value in record.options.items() if name not in ("eta", "countdown", "expires")}
+        again = {"input": json.loads(stored), "options": options | {"tags": record.tags}} | body
+        return await self.submit(record.task, again, reservation=reservation, retry_of=job_id)
+
+    # Reading.
 
     async def get(self, job_id: str) -> Job:
         """
         Return a job as it is now.
 
         Raises:
-            Problem: 404, no such job.
-            LedgerUnavailable, ResultBackendUnavailable: Not known now.
+            Problem: 404, no such job; 410, there was one.
+            LedgerUnavailable: Not known now.
         """
-        record = await self.record(job_id)
-        return Job(record, await self._state(job_id))
-
-    async def _state(self, job_id: str) -> TaskState:
-        try:
-            async with asyncio.timeout(READ_TIMEOUT):
-                return await self.bridge.state(job_id)
-        except TimeoutError:
-            raise ResultBackendUnavailable(
-                "the result backend did not answer in time", task_id=job_id, retry_after=1.0
-            ) from None
-
-    async def record(self, job_id: str) -> JobRecord:
-        """Return a job's record; errors as :meth:`get`."""
-        record = await self.ledger.get(job_id)
-        if record is None:
+        job = await self.ledger.get(job_id)
+        if isinstance(job, Gone):
+            raise _expired()
+        if job is None:
             raise Problem(404, "unknown-job", "There is no job of this id.")
-        return record
+        return job
 
-    async def wait(self, record: JobRecord, timeout: float) -> Job:
-        """Return a job once it is done, or as it is after *timeout* seconds."""
+    async def find(self, **filters: Any) -> Page:
+        """
+        Return a page of jobs; filters as :meth:`Ledger.find`.
+
+        Raises:
+            Problem: 400, a cursor that is none of ours.
+            LedgerUnavailable: Not known now.
+        """
         try:
-            return Job(record, await self.bridge.wait(record.id, timeout=timeout))
-        except ResultTimeout:
-            return Job(record, await self._state(record.id))
+            return await self.ledger.find(**filters)
+        except ValueError:
+            raise Problem(400, "invalid-cursor", "This cursor is none of ours: begin without one.") from None
 
-    def follow(self, record: JobRecord) -> AsyncGenerator[TaskState]:
-        """Yield the job's states and progress as they come, up to the last one."""
-        return cast("AsyncGenerator[TaskState]", self.bridge.stream(record.id))
+    async def wait(self, job: Job, timeout: float) -> Job:
+        """Return a job once it is done, or as it is after *timeout* seconds; errors as :meth:`get`."""
+        with self.ledger.follow(job.record.id, job.number) as events:
+            try:
+                async with asyncio.timeout(timeout):
+                    async for _ in events:
+                        pass
+            except TimeoutError:
+                pass
+        return await self.get(job.record.id)
+
+    async def retry_after(self, task: str) -> int:
+        """Return after how many seconds a job of *task* is likely to be done, as they went of late; at least 1."""
+        until, seconds = self._paces.get(task, (0.0, 1))
+        if until < time.monotonic():
+            waited, ran = await self.ledger.pace(task)
+            seconds = min(LONGEST_RETRY_AFTER, max(1, math.ceil((waited or 0.0) + (ran or 0.0))))
+            self._paces[task] = (time.monotonic() + PACE_TTL, seconds)
+        return seconds
+
+    # Cancelling.
 
     async def cancel(self, job_id: str, *, terminate: bool) -> Job:
         """
-        Tell the workers not to run a job, or with *terminate* to stop it; one that is done stays as it is.
+        Cancel a job for good, whether or not any worker is there to hear of it; one that is done stays as it is.
+
+        One that has not begun never will. One that runs is told the next time that it reports progress; with
+        *terminate* its process is ended if it has not ended by itself after ``CANCEL_GRACE`` seconds.
 
         Raises:
-            Problem: 404, no such job.
-            BrokerUnavailable: Nobody was told.
+            Problem: As :meth:`get`.
+            LedgerUnavailable: Not cancelled, or not known to be.
         """
+        await self.ledger.cancel(job_id, _now())
         job = await self.get(job_id)
-        if not job.state.ready:
-            await self.bridge.revoke(job_id, terminate=terminate)
+        if terminate and not job.done:
+            self._in_background(self._terminate(job))
         return job
 
-    async def abandon(self, record: JobRecord) -> None:
-        """Stop a job whose submitter hung up and wants it stopped then."""
+    async def abandon(self, job: Job, on_disconnect: str) -> None:
+        """Do what a submitter who hung up wanted done then."""
         try:
-            await self.bridge.revoke(record.id, terminate=True)
-        except BridgeError as exc:
-            _log.warning("job %s was not cancelled when its client hung up: %s", record.id, exc)
+            if on_disconnect == "cancel":
+                await self.cancel(job.record.id, terminate=True)
+            elif on_disconnect == "cancel-if-unstarted":
+                await self.ledger.cancel(job.record.id, _now(), unless_begun=True)
+        except (BridgeError, Problem) as exc:
+            _log.warning("job %s was not cancelled when its client hung up: %s", job.record.id, exc)
+
+    async def _terminate(self, job: Job) -> None:
+        try:
+            if not (await self.wait(job, CANCEL_GRACE)).done:
+                await self.bridge.revoke(job.record.id, terminate=True)
+        except (BridgeError, Problem) as exc:
+            _log.warning("cancelled job %s may run on: %s", job.record.id, exc)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # The process.
+
+    async def close(self) -> None:
+        """Wait for what goes on in the background: a few seconds at most."""
+        await asyncio.gather(*self._background, return_exceptions=True)
 
     async def check(self) -> dict[str, str | None]:
         """Return, for each thing that the service stands on, why it cannot be used now; None for one that can."""
@@ -196,7 +277,7 @@ class Jobs:
 
 async def _reason_for_failure(ping: Coroutine[Any, Any, None]) -> str | None:
     try:
-        async with asyncio.timeout(READ_TIMEOUT):
+        async with asyncio.timeout(CHECK_TIMEOUT):
             await ping
     except TimeoutError:
         return "no answer in time"
@@ -205,32 +286,33 @@ async def _reason_for_failure(ping: Coroutine[Any, Any, None]) -> str | None:
     return None
 
 
-def as_accepted(record: JobRecord) -> Job:
-    """Return a job as it is at its acceptance, when nobody can have run it yet."""
-    return Job(record, TaskState.from_meta(record.id, {"status": states.PENDING, "result": None}))
+def _now() -> str:
+    return rfc3339(datetime.now(UTC))
 
 
-def _record(
-    task: str,
-    given: dict[str, Any] | list[Any],
-    options: JobOptions,
-    now: datetime,
-    queue: str,
-    sent_options: dict[str, Any],
-) -> JobRecord:
-    created_at = rfc3339(now)
-    assert created_at is not None
-    return JobRecord(
-        id=str(uuid.uuid4()),
-        task=task,
-        input=given,
-        options={name: value for name, value in sent_options.items() if name != "tags"},
-        tags=list(options.tags),
-        queue=queue,
-        priority=options.priority,
-        created_at=created_at,
-        eta=rfc3339(options.due(now)),
-    )
+def _expired() -> Problem:
+    return Problem(410, "expired-job", "The job is no longer kept.")
+
+
+def _in_flight(job_id: str) -> Problem:
+    detail = "A request with this Idempotency-Key is being answered now: send it again a little later."
+    return Problem(409, "idempotency-key-in-flight", detail, headers={"Retry-After": "1"}, members=_link(job_id))
+
+
+def _other_request(job_id: str) -> Problem:
+    return Problem(422, "idempotency-key-reused", "This Idempotency-Key was used for another request.")
+
+
+def _too_many(job_id: str) -> Problem:
+    detail = "You have as many unfinished jobs as you may."
+    return Problem(429, "too-many-unfinished-jobs", detail, headers={"Retry-After": "5"})
+
+
+_NOT_ACCEPTED: dict[str, Callable[[str], Problem]] = {
+    "in-flight": _in_flight,
+    "other": _other_request,
+    "full": _too_many,
+}
 
 
 def _uncertain(job_id: str) -> Problem:
@@ -240,5 +322,9 @@ def _uncertain(job_id: str) -> Problem:
         "dispatch-uncertain",
         f"The broker did not confirm job {job_id}, which may run: ask {link} before trying again.",
         headers={"Retry-After": "1", "Location": link},
-        members={"job": {"id": job_id, "links": {"self": link}}},
+        members=_link(job_id),
     )
+
+
+def _link(job_id: str) -> dict[str, Any]:
+    return {"job": {"id": job_id, "links": {"self": f"/v1/jobs/{job_id}"}}}

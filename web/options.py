@@ -32,7 +32,7 @@ class JobOptions(BaseModel):
     time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
     soft_time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
     tags: Annotated[list[Tag], Field(max_length=20)] = []
-    on_disconnect: Literal["detach", "cancel"] = "detach"
+    on_disconnect: Literal["detach", "cancel", "cancel-if-unstarted"] = "detach"
 
     @model_validator(mode="after")
     def _one_time(self) -> Self:

@@ -1,14 +1,11 @@
 """What a client is shown: jobs, tasks, and times."""
 
-import base64
-import json
-import math
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime
 from typing import Any
 
-from tornado_celery_bridge import TaskState
-from tornado_celery_bridge.ledger import JobRecord
+from tornado_celery_bridge.ledger import Job, dumps
+from tornado_celery_bridge.progress import STATE as PROGRESS
 from web.catalogue import ExposedTask
 from web.problems import type_uri
 
@@ -27,58 +24,50 @@ _RETRYABLE = {
 }
 
 
-def rfc3339(moment: datetime | str | None) -> str | None:
-    """Return *moment* in UTC; one without a time zone is UTC already, as Celery's are."""
-    if moment is None:
-        return None
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def rfc3339(moment: datetime) -> str:
+    """Return *moment*, which has a time zone, in UTC."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def job(record: JobRecord, state: TaskState) -> dict[str, Any]:
-    """Return a job: what was asked for, and what the result backend says of it."""
-    shown: dict[str, Any] = {
+def job(shown: Job) -> dict[str, Any]:
+    """Return a job: what was asked for, and what has become of it."""
+    record = shown.record
+    links = {"self": f"/v1/jobs/{record.id}", "events": f"/v1/jobs/{record.id}/events"}
+    if record.retry_of is not None:
+        links["retry_of"] = f"/v1/jobs/{record.retry_of}"
+    document: dict[str, Any] = {
         "id": record.id,
         "task": record.task,
-        "state": state.state,
-        "done": state.ready,
-        "progress": progress(state),
+        "state": shown.state,
+        "done": shown.done,
+        "progress": shown.progress if shown.state == PROGRESS else None,
         "queue": record.queue,
         "priority": record.priority,
-        "attempt": 0 if state.state == "PENDING" else state.retries + 1,
+        "attempt": shown.attempt,
         "tags": record.tags,
         "created_at": record.created_at,
-        "started_at": None,  # nobody writes it down yet
-        "finished_at": rfc3339(state.date_done) if state.ready else None,
+        "started_at": shown.started_at,
+        "finished_at": shown.finished_at,
         "eta": record.eta,
-        "links": {"self": f"/v1/jobs/{record.id}", "events": f"/v1/jobs/{record.id}/events"},
+        "links": links,
     }
-    if state.state == "SUCCESS":
-        shown["result"] = state.result
-    if state.error is not None:
-        shown["error"] = error(state)
-    return shown
+    if shown.state == "SUCCESS":
+        document["result"] = shown.result
+    if shown.error is not None:
+        document["error"] = error(shown.state, shown.error)
+    return document
 
 
-def progress(state: TaskState) -> dict[str, Any] | None:
-    """Return how far the job has come, if it says."""
-    told = state.progress
-    return None if told is None else {"current": told.current, "total": told.total, "message": told.message}
-
-
-def error(state: TaskState) -> dict[str, Any]:
-    """Return why the job failed: text, whatever it was."""
-    failure = state.error
-    assert failure is not None
-    code, title = _kind_of(state.state, failure.type)
+def error(state: str, failure: Mapping[str, str]) -> dict[str, Any]:
+    """Return why a job failed: text, whatever it was."""
+    name, module = failure["type"], failure["module"]
+    code, title = _kind_of(state, name)
     return {
         "type": type_uri(code),
         "title": title,
-        "detail": failure.message,
-        "exception": f"{failure.module}.{failure.type}" if failure.module else failure.type,
-        "retryable": state.state == "RETRY" or failure.type in _RETRYABLE,
+        "detail": failure["message"],
+        "exception": f"{module}.{name}" if module else name,
+        "retryable": state == "RETRY" or name in _RETRYABLE,
     }
 
 
@@ -113,34 +102,4 @@ def task(shown: ExposedTask) -> dict[str, Any]:
 
 def encode(document: Mapping[str, Any]) -> bytes:
     """Return *document* as JSON. What a task returned may have more in it than JSON has; see docs/http.md."""
-    try:
-        return _dumps(document)
-    except ValueError:  # NaN, an infinity, or a lone surrogate
-        return _dumps(_clean(document))
-
-
-def _dumps(document: Any) -> bytes:
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
-    return text.encode()
-
-
-def _plain(value: Any) -> Any:
-    """Return what stands for a value that kombu's JSON has and JSON has not."""
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    return str(value)
-
-
-def _clean(value: Any) -> Any:
-    match value:
-        case float() if not math.isfinite(value):
-            return None
-        case str():
-            return value.encode("utf-8", "replace").decode()
-        case Mapping():
-            return {_clean(str(key)): _clean(child) for key, child in value.items()}
-        case list() | tuple():
-            return [_clean(child) for child in value]
-    return value
+    return dumps(document).encode()

@@ -5,16 +5,16 @@ import logging
 import signal
 import sys
 from contextlib import AsyncExitStack
-from typing import Any, cast
+from typing import Any
 
 import tornado
 from celery import Celery
-from celery.app.backends import by_url
 from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured
 
 from tornado_celery_bridge import Bridge
-from tornado_celery_bridge.ledger import Ledger
+from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, ledger_backend
+from tornado_celery_bridge.ledger.worker import is_installed
 from web.application import make_app, make_server
 from web.catalogue import Catalogue
 from web.jobs import Jobs
@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 #: Seconds for waits to finish by themselves, then for their answers to be written. `make up` kills after 30.
 GRACE = 10.0
 REST = 2.0
+#: Seconds between two looks for jobs to forget.
+SWEEP_INTERVAL = 5.0
 
 
 async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | None = None) -> None:
@@ -50,7 +52,9 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
         bridge = await stack.enter_async_context(Bridge(app))
         ledger = await asyncio.to_thread(open_ledger, app, settings)
         stack.push_async_callback(ledger.close)
+        stack.callback(asyncio.ensure_future(keep_swept(ledger)).cancel)
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app))
+        stack.push_async_callback(jobs.close)
         server = make_server(make_app(bridge, jobs, lifecycle=lifecycle))
         server.listen(settings.port, settings.bind, reuse_port=reuse_port)
         _log.info("tornado=%s serving http://%s:%d", tornado.version, _in_url(settings.bind), settings.port)
@@ -97,26 +101,31 @@ def load_celery_app(name: str) -> Celery:
 
 def open_ledger(app: Celery, settings: Settings) -> Ledger:
     """
-    Return the job ledger in ``REDIS_URL``, which is spelt as Celery does, or else in the app's result backend.
+    Return the job ledger of *app*.
 
     Raises:
-        SettingsError: It is no Redis.
+        SettingsError: It is no Redis, or the app's workers do not keep it.
     """
-    if settings.redis_url is None:
-        return Ledger.of_backend(app.backend, ttl=job_ttl(app, settings))
+    if not is_installed(app):
+        raise SettingsError(
+            f"CELERY_APP={settings.celery_app}: its workers would not say what becomes of jobs. "
+            "Beside the app, call tornado_celery_bridge.ledger.worker.install(app)"
+        )
     try:
-        kind, url = cast("tuple[Any, str]", by_url(settings.redis_url, app.loader))
-        backend = kind(app=app, url=url)
+        return Ledger.of_backend(ledger_backend(app), ttl=settings.job_ttl)
     except (ImportError, ImproperlyConfigured, ValueError) as exc:
-        raise SettingsError(f"REDIS_URL is not the URL of a Redis as Celery spells it: {exc}") from exc
-    return Ledger.of_backend(backend, ttl=job_ttl(app, settings))
+        raise SettingsError(f"the job ledger: {exc}") from exc
 
 
-def job_ttl(app: Celery, settings: Settings) -> float:
-    """Return for how long a job is known: never longer than its result, or a finished job would look PENDING."""
-    expires: Any = app.conf.result_expires
-    seconds = getattr(expires, "total_seconds", lambda: expires)()
-    return min(settings.job_ttl, seconds) if seconds else settings.job_ttl
+async def keep_swept(ledger: Ledger) -> None:
+    """Forget, for as long as this is not cancelled, jobs whose time is over; all processes may do so."""
+    while True:
+        try:
+            while await ledger.sweep():
+                pass
+        except LedgerUnavailable as exc:
+            _log.info("%s", exc)
+        await asyncio.sleep(SWEEP_INTERVAL)
 
 
 def _in_url(host: str) -> str:

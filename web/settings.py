@@ -20,9 +20,7 @@ class Settings:
     port: int
     bind: str
     celery_app: str
-    #: Where the job ledger is; None is in the result backend.
-    redis_url: str | None
-    #: Seconds for which a job is known after it was due.
+    #: Seconds for which a job is kept after its end.
     job_ttl: float
 
     @classmethod
@@ -39,7 +37,6 @@ class Settings:
             port=int(_number(environment, "PORT", 8888, 1, 65_535)),
             bind=bind,
             celery_app=environment.get("CELERY_APP") or "tasks",
-            redis_url=environment.get("REDIS_URL") or None,
             job_ttl=_number(environment, "JOB_TTL", 86_400, 1, 10 * 366 * 86_400),
         )
 

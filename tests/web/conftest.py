@@ -19,7 +19,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tests.servers import Server, worker
 from tests.web.sample import make_app as make_celery
 from tornado_celery_bridge import Bridge, BridgeConfig
-from tornado_celery_bridge.ledger import Ledger
+from tornado_celery_bridge.ledger import Ledger, ledger_backend
 from web import Catalogue, Jobs, make_app, make_server
 from web.lifecycle import Lifecycle
 
@@ -84,7 +84,7 @@ async def running(
 ) -> AsyncIterator[Service]:
     """Serve until the block ends, then check that no request is left."""
     async with Bridge(app, config) as bridge:
-        ledger = ledger or await asyncio.to_thread(lambda: Ledger.of_backend(app.backend))
+        ledger = ledger or await asyncio.to_thread(lambda: Ledger.of_backend(ledger_backend(app)))
         lifecycle = Lifecycle()
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app))
         server = make_server(make_app(bridge, jobs, lifecycle=lifecycle))
@@ -98,6 +98,7 @@ async def running(
             server.stop()
             await lifecycle.end(5, 5)
             await server.close_all_connections()
+            await jobs.close()
             await ledger.close()
             assert lifecycle._requests == 0
 

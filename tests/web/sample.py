@@ -5,8 +5,10 @@ import time
 from typing import Annotated, Any
 
 from celery import Celery, Task
+from celery.utils.log import get_task_logger
 from pydantic import BaseModel, Field
 
+from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.progress import progress
 
 
@@ -26,7 +28,9 @@ def make_app(url: str) -> Celery:
         task_acks_late=True,
         worker_cancel_long_running_tasks_on_connection_loss=True,
         broker_connection_retry_on_startup=True,
+        result_backend=url,
     )
+    install(app)
 
     @app.task(name="s.add", shared=False, exposed=True)
     def add(x: int, y: int = 1) -> int:
@@ -68,6 +72,11 @@ def make_app(url: str) -> Celery:
     @app.task(name="s.forgetful", shared=False, exposed=True, ignore_result=True)
     def forgetful() -> int:
         return 1
+
+    @app.task(name="s.log", shared=False, exposed=True)
+    def say(lines: int = 1) -> None:
+        for number in range(lines):
+            get_task_logger("sample").warning("line %d", number)
 
     @app.task(name="s.hidden", shared=False)
     def hidden() -> None:

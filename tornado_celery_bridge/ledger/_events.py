@@ -45,6 +45,8 @@ class Feed:
         self._prefix = prefix
         self._call = call
         self._followers: dict[bytes, set[Follower]] = {}
+        #: How many followers there are.
+        self.following = 0
         self._started = False
 
     async def close(self) -> None:
@@ -54,11 +56,6 @@ class Feed:
                 follower.close()
         await self._subscriber.close()
 
-    @property
-    def following(self) -> int:
-        """How many followers there are."""
-        return sum(map(len, self._followers.values()))
-
     def follow(self, job_id: str, after: int) -> "Follower":
         """Return a follower of a job's events that come after number *after*."""
         if not self._started:
@@ -67,14 +64,19 @@ class Feed:
         stream = f"{self._prefix}events:{job_id}".encode()
         follower = Follower(self, stream, f"{self._prefix}job:{job_id}", after)
         self._followers.setdefault(stream, set()).add(follower)
+        self.following += 1
         self._subscriber.subscribe(stream)
         return follower
 
     def unfollow(self, follower: "Follower") -> None:
         """Tell *follower* no more."""
         followers = self._followers.get(follower.stream, set())
-        followers.discard(follower)
-        if not followers and self._followers.pop(follower.stream, None) is not None:
+        if follower not in followers:
+            return
+        followers.remove(follower)
+        self.following -= 1
+        if not followers:
+            del self._followers[follower.stream]
             self._subscriber.unsubscribe(follower.stream)
 
     def _subscribed(self, stream: bytes) -> None:

@@ -20,6 +20,7 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tornado_celery_bridge._redis import ConnectionPool, connection_pool
+from tornado_celery_bridge.exceptions import WaitersSaturated
 from tornado_celery_bridge.ledger import _scripts
 from tornado_celery_bridge.ledger._events import Feed, Follower
 from tornado_celery_bridge.ledger._json import dumps
@@ -46,6 +47,9 @@ KEY_LEASE = 5.0
 #: Jobs that one step of a sweep forgets, and that one page of a list looks at: some milliseconds of the server's time.
 SWEEP_SIZE = 200
 LOOKS = 2_000
+
+#: Followers of events at once.
+MAX_FOLLOWERS = 100_000
 
 #: A command, and where its answer goes.
 _Call = tuple[tuple[Any, ...], asyncio.Future[Any]]
@@ -158,7 +162,7 @@ class Ledger:
         given: bytes | None = await self.call("HGET", f"{self._prefix}job:{job_id}", "input")
         return given
 
-    async def list(
+    async def find(
         self,
         *,
         owner: str | None = None,
@@ -197,19 +201,20 @@ class Ledger:
         jobs = [Job.of_fields(values) for _, *values in rows if values[0] is not None]
         return Page(jobs, f"{head[0].decode()}~{head[1].decode()}" if head else None)
 
-    async def cancel(self, job_id: str, finished_at: str) -> str | None:
+    async def cancel(self, job_id: str, finished_at: str, *, unless_begun: bool = False) -> str | None:
         """
         Cancel a job for good: one that has not begun ends here, one that runs is told when it next reports.
 
         Args:
             job_id: The job's id.
             finished_at: The time, RFC 3339.
+            unless_begun: Leave it alone if it runs.
 
         Returns:
             The state that it was in; None for a job that is not there.
         """
         error = dumps({"type": "TaskRevokedError", "module": "celery.exceptions", "message": "cancelled"})
-        state = await self._run(_scripts.CANCEL, job_id, finished_at, error)
+        state = await self._run(_scripts.CANCEL, job_id, finished_at, error, "1" if unless_begun else "")
         return None if state is None else state.decode()
 
     async def sweep(self) -> int:
@@ -229,7 +234,12 @@ class Ledger:
         Return an async iterator of a job's events that come after number *after*, up to its end; close it.
 
         For a job that is there. Events that are no longer kept are stood for by one ``snapshot``.
+
+        Raises:
+            WaitersSaturated: Too many follow already.
         """
+        if self._feed.following >= MAX_FOLLOWERS:
+            raise WaitersSaturated("too many follow jobs", task_id=job_id, retry_after=1.0)
         return self._feed.follow(job_id, after)
 
     @property

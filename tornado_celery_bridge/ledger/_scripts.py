@@ -6,7 +6,8 @@ Keys, all with the deployment's prefix:
 ====================  ==============================================================================================
 ``job:{id}``          hash: ``record`` and ``input`` (JSON, as submitted), ``state``, ``attempt``, ``started_at``,
                       ``finished_at``, ``result`` or ``error`` (JSON), ``progress``, ``number`` (of the last event),
-                      ``cancelled``, ``token`` (of the attempt under way), and what the scripts need at hand
+                      ``cancelled`` (the error to end with), ``token`` (of the attempt under way), and what the
+                      scripts need at hand
 ``events:{id}``       stream of the job's events, numbered from 1 without gaps; also the channel they are published on
 ``index:…``           sorted sets of job ids by time of submission: ``all``, ``owner:…``, ``task:…``, ``tag:…``,
                       ``state:…``
@@ -75,8 +76,8 @@ local function finish(from, state, finished_at, field, value)
 end
 """
 
-#: ARGV: prefix, id, record, input, owner, task, ttl, delay, most unfinished ('' for any number), idempotency key ('' for
-#: none), its fingerprint, its ttl, its lease, tags…
+#: ARGV: prefix, id, record, input, owner, task, ttl, delay, most unfinished ('' for any number), idempotency key
+#: ('' for none), its fingerprint, its ttl, its lease, tags…
 #: Returns one of: accepted | taken-over | exists | full | other | in-flight | replay, response
 ACCEPT = (
     _COMMON
@@ -145,10 +146,14 @@ return 1
 START = (
     _COMMON
     + """
-local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due')
+local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled')
 local state = known[1]
 if not state then return 'unknown' end
 if ENDED[state] then return state end
+if known[5] then
+  finish(state, 'REVOKED', ARGV[6], 'error', known[5])
+  return 'REVOKED'
+end
 if known[2] ~= ARGV[3] or known[3] == ARGV[4] then return 'go' end
 if ARGV[5] == '' and bucket(state) == 'STARTED' then return 'duplicate' end
 local time = now()
@@ -162,7 +167,8 @@ return 'go'
 """
 )
 
-#: ARGV: prefix, id, kind of event (state | progress | log), state ('' leaves it), field of the job ('' for none), data.
+#: ARGV: prefix, id, kind of event (state | progress | log), its data, state ('' leaves it), field of the job ('' for
+#: none), its value.
 #: Returns go | unknown | cancelled, or the state in which the job has ended.
 REPORT = (
     _COMMON
@@ -170,12 +176,12 @@ REPORT = (
 local known = redis.call('HMGET', job, 'state', 'cancelled')
 if not known[1] then return 'unknown' end
 if ENDED[known[1]] then return known[1] end
-if ARGV[4] ~= '' then
-  move(known[1], ARGV[4])
-  redis.call('HSET', job, 'state', ARGV[4])
+if ARGV[5] ~= '' then
+  move(known[1], ARGV[5])
+  redis.call('HSET', job, 'state', ARGV[5])
 end
-if ARGV[5] ~= '' then redis.call('HSET', job, ARGV[5], ARGV[6]) end
-event(ARGV[3], ARGV[6])
+if ARGV[6] ~= '' then redis.call('HSET', job, ARGV[6], ARGV[7]) end
+event(ARGV[3], ARGV[4])
 return known[2] and 'cancelled' or 'go'
 """
 )
@@ -191,15 +197,18 @@ return 1
 """
 )
 
-#: ARGV: prefix, id, time, the error's JSON. A job that has not begun ends here; one that runs is marked.
-#: Returns the state it was in, or nothing for an unknown job.
+#: ARGV: prefix, id, time, the error's JSON, whether to leave a running job alone ('1' | '').
+#: A job that has not begun ends here; one that runs is marked. Returns the state it was in, or nothing for no job.
 CANCEL = (
     _COMMON
     + """
 local state = redis.call('HGET', job, 'state')
 if not state or ENDED[state] then return state end
-redis.call('HSET', job, 'cancelled', ARGV[3])
-if bucket(state) ~= 'STARTED' then finish(state, 'REVOKED', ARGV[3], 'error', ARGV[4]) end
+if bucket(state) ~= 'STARTED' then
+  finish(state, 'REVOKED', ARGV[3], 'error', ARGV[4])
+elseif ARGV[5] == '' then
+  redis.call('HSET', job, 'cancelled', ARGV[4])
+end
 return state
 """
 )

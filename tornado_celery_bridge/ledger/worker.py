@@ -15,8 +15,8 @@ A task that is no job's costs one question to Redis when it starts and one when 
 
 import functools
 import logging
-import os
 import threading
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -36,7 +36,7 @@ from tornado_celery_bridge.ledger._json import dumps
 from tornado_celery_bridge.ledger._ledger import ledger_backend, prefix_of
 from tornado_celery_bridge.progress import STATE as PROGRESS
 
-__all__ = ("JobCancelled", "install")
+__all__ = ("JobCancelled", "install", "is_installed")
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def install(app: Celery) -> None:
     .. versionadded:: 0.1.0
     """
     app.steps["worker"].add(_GuardTasks)
-    if app.configured:
+    if app.configured:  # type: ignore[attr-defined]
         _record_states(app)
     else:
         app.on_after_configure.connect(lambda **_: _record_states(app), weak=False)
@@ -99,10 +99,11 @@ class _WorkerLedger:
         field = "result" if state == states.SUCCESS else "error"
         self._finish(args=[self._prefix, task_id, state, _now(), field, dumps(value)])
 
-    def report(self, task_id: str, kind: str, state: str, field: str, data: Any) -> str:
+    def report(self, task_id: str, kind: str, data: Any, state: str = "", field: str = "", value: Any = None) -> str:
         """Note what a task tells; what can't be noted now is left out. Return ``cancelled`` if it is to stop."""
+        args = [self._prefix, task_id, kind, dumps(data), state, field, dumps(value)]
         try:
-            return str(self._report(args=[self._prefix, task_id, kind, state, field, dumps(data)]).decode())
+            return str(self._report(args=args).decode())
         except RedisError as exc:
             log.warning("an event of task %s is lost: %s", task_id, exc)
             return "unknown"
@@ -132,11 +133,11 @@ class _Recording:
             ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result))
         elif state == states.RETRY:
             error = _error(result)
-            ledger.report(task_id, "state", state, "error", {"state": state, **error})
+            ledger.report(task_id, "state", {"state": state, "error": error}, state, "error", error)
         elif state not in (states.STARTED, states.PENDING):
             kind = "progress" if state == PROGRESS else "state"
-            data = result if kind == "progress" else {"state": state, "meta": result}
-            if ledger.report(task_id, kind, state, "progress", data) == "cancelled":
+            data = result if state == PROGRESS else {"state": state}
+            if ledger.report(task_id, kind, data, state, "progress", result) == "cancelled":
                 raise JobCancelled(f"job {task_id} was cancelled")
         return stored
 
@@ -146,8 +147,10 @@ def _record_states(app: Celery) -> None:
     scheme = (app.conf.result_backend or "disabled").partition("://")[0].partition("+")[0]
     cls = by_name(scheme, app.loader)
     if not issubclass(cls, _Recording):
-        recording = type(f"Recording{cls.__name__}", (_Recording, cls), {})
-        app.loader.override_backends = {**app.loader.override_backends, scheme: recording}
+        # The loader has names of classes, so the class needs one, in this module.
+        name = f"Recording{cls.__name__}"
+        globals().setdefault(name, type(name, (_Recording, cls), {}))
+        app.loader.override_backends = {**app.loader.override_backends, scheme: f"{__name__}:{name}"}
 
 
 def _error(result: Any) -> dict[str, str]:
@@ -155,7 +158,7 @@ def _error(result: Any) -> dict[str, str]:
     exc = getattr(result, "exc", None) or result  # a Retry has its cause
     if not isinstance(exc, BaseException):
         return {"type": "Exception", "module": "builtins", "message": str(exc)}
-    cls = type(exc)
+    cls: type = type(exc)
     try:
         message = ", ".join(map(str, exc.args)) if exc.args else str(exc)
     except Exception:
@@ -202,14 +205,19 @@ def _begin(task: Any, request: Any, app: Celery) -> str | None:
     """Note that a task begins, and return its id if it is a job's; raise Ignore if it must not run."""
     delivery = request.delivery_info or {}
     again = bool(delivery.get("redelivered") or request.get("replaced_task_nesting"))
-    token = f"{request.hostname} {os.getpid()} {request.retries} {threading.get_ident()} {id(request)}"
-    verdict = _ledger_of(app).start(request.id, task.name, token, again=again, worker=request.hostname or "")
+    worker = request.hostname or ""
+    verdict = _ledger_of(app).start(request.id, task.name, uuid.uuid4().hex, again=again, worker=worker)
     if verdict in ("go", "unknown"):
         return request.id if verdict == "go" else None
     log.info("task %s[%s] is not run: %s", task.name, request.id, verdict)
     if verdict == states.REVOKED:  # for whoever waits by the result backend
         task.backend.mark_as_revoked(request.id, "cancelled", request=request)
     raise Ignore
+
+
+def is_installed(app: Celery) -> bool:
+    """Return whether *app*'s workers keep the ledger."""
+    return isinstance(app.backend, _Recording)
 
 
 class _LogLines(logging.Handler):
@@ -221,4 +229,4 @@ class _LogLines(logging.Handler):
             return
         job_id, app = job
         message = self.format(record)[:MAX_LINE]
-        _ledger_of(app).report(job_id, "log", "", "", {"level": record.levelname, "message": message, "at": _now()})
+        _ledger_of(app).report(job_id, "log", {"level": record.levelname, "message": message, "at": _now()})

@@ -1,0 +1,50 @@
+"""The query of a list of jobs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from web.catalogue import faults_of
+from web.options import Tag
+from web.problems import Problem
+
+__all__ = ("parse_filters",)
+
+
+class Filters(BaseModel):
+    """Which jobs, and how many of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: Annotated[str, Field(max_length=500)] | None = None
+    state: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"] | None = None
+    tag: Annotated[list[Tag], Field(max_length=20)] = []
+    since: AwareDatetime | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: Annotated[str, Field(max_length=500)] | None = None
+
+
+def parse_filters(query: Mapping[str, Sequence[bytes]]) -> dict[str, Any]:
+    """
+    Return the filters that a query asks for, as ``Jobs.find`` takes them.
+
+    Raises:
+        Problem: 400, with what is unknown or does not fit; pointers are into the query as an object.
+    """
+    try:
+        given = {name: [value.decode() for value in values] for name, values in query.items()}
+    except UnicodeDecodeError:
+        raise Problem(400, "invalid-query", "The query is not UTF-8.") from None
+    single: dict[str, Any] = {name: values if name == "tag" else values[-1] for name, values in given.items()}
+    try:
+        filters = Filters.model_validate(single)
+    except pydantic.ValidationError as exc:
+        faults = faults_of(exc, single, "", names=list(Filters.model_fields))
+        raise Problem(400, "invalid-query", "The query does not fit.", faults=faults) from None
+    since = None if filters.since is None else filters.since.timestamp()
+    return {
+        **{"task": filters.task, "state": filters.state, "tags": filters.tag, "since": since},
+        **{"limit": filters.limit, "cursor": filters.cursor},
+    }
