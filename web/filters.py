@@ -1,10 +1,11 @@
 """The query of a list of jobs."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from web.catalogue import faults_of
 from web.options import Tag
@@ -21,7 +22,7 @@ class Filters(BaseModel):
     task: Annotated[str, Field(max_length=500)] | None = None
     state: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"] | None = None
     tag: Annotated[list[Tag], Field(max_length=20)] = []
-    since: AwareDatetime | None = None
+    since: Annotated[AwareDatetime, BeforeValidator(datetime.fromisoformat)] | None = None  # else 2026 is in 1970
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Annotated[str, Field(max_length=500)] | None = None
 

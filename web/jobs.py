@@ -212,7 +212,10 @@ class Jobs:
         """Return after how many seconds a job of *task* is likely to be done, as they went of late; at least 1."""
         until, seconds = self._paces.get(task, (0.0, 1))
         if until < time.monotonic():
-            waited, ran = await self.ledger.pace(task)
+            try:
+                waited, ran = await self.ledger.pace(task)
+            except LedgerUnavailable:  # what is answered with it does not depend on it
+                return seconds
             seconds = min(LONGEST_RETRY_AFTER, max(1, math.ceil((waited or 0.0) + (ran or 0.0))))
             self._paces[task] = (time.monotonic() + PACE_TTL, seconds)
         return seconds

@@ -56,7 +56,7 @@ class Service:
         url = f"http://127.0.0.1:{self.port}{path}"
         return await self.client.fetch(url, method=method, raise_error=False, request_timeout=30, **options)
 
-    async def post(self, path: str, body: Any = None, headers: dict[str, str] | None = None) -> HTTPResponse:
+    async def post(self, path: str, body: Any = b"", headers: dict[str, str] | None = None) -> HTTPResponse:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return await self.fetch(
             path, "POST", body=content, headers={"Content-Type": "application/json", **(headers or {})}
@@ -134,8 +134,10 @@ async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
 
 
 async def tasks_of(service: Service) -> set[asyncio.Task[Any]]:
-    """Return the loop's tasks once the listener has those of its connection, which are there to stay."""
+    """Return the loop's tasks once both listeners have those of their connections, which are there to stay."""
     await until(lambda: service.bridge._listener.connected)
+    with service.jobs.ledger.follow("nothing"):
+        await until(lambda: service.jobs.ledger._feed._subscriber.connected)
     return asyncio.all_tasks()
 
 

@@ -28,7 +28,7 @@ def make_app(url: str) -> Celery:
         task_acks_late=True,
         worker_cancel_long_running_tasks_on_connection_loss=True,
         broker_connection_retry_on_startup=True,
-        result_backend=url,
+        job_ledger_url=os.environ.get("SAMPLE_LEDGER"),
     )
     install(app)
 
@@ -77,6 +77,11 @@ def make_app(url: str) -> Celery:
     def say(lines: int = 1) -> None:
         for number in range(lines):
             get_task_logger("sample").warning("line %d", number)
+
+    @app.task(name="s.mark", shared=False, exposed=True)
+    def mark(path: str) -> None:
+        with open(path, "a") as file:
+            file.write("ran\n")
 
     @app.task(name="s.hidden", shared=False)
     def hidden() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,12 @@ async def hang_up_while_waiting(service: Service, body: object, wait: int = 30) 
     )
     before = {key async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*")}
     _, writer = await service.raw(head.encode() + content)
-    await until(lambda: service.bridge._waits)
+    await until(lambda: service.jobs.ledger.following)
     (new,) = {key async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*")} - before
     job_id = new.decode().removeprefix("tcb:job:")
-    async with asyncio.timeout(20), aclosing(service.bridge.stream(job_id)) as states:
-        async for state in states:
-            if state.state == "STARTED":
-                break
+    async with asyncio.timeout(20):
+        while (await service.jobs.get(job_id)).state != "STARTED":
+            await asyncio.sleep(0.01)
     writer.close()
     await until(lambda: not service.lifecycle._requests)
     return job_id
@@ -36,7 +34,7 @@ async def hang_up_while_waiting(service: Service, body: object, wait: int = 30) 
 async def test_detached_the_job_goes_on_and_nothing_leaks(service: Service, tmp_path: Path) -> None:
     before = await tasks_of(service)
     job_id = await hang_up_while_waiting(service, {"input": [1, str(tmp_path / "ran")]})
-    assert service.bridge._waits == 0
+    assert service.jobs.ledger.following == 0
     await nothing_new(before)
     assert (await service.bridge.wait(job_id, timeout=20)).state == "SUCCESS"
     assert await asyncio.to_thread((tmp_path / "ran").exists)
@@ -54,7 +52,7 @@ async def test_a_waiting_reader_that_leaves(service: Service) -> None:
     made = json.loads((await service.submit("s.add", {"input": [1], "options": {"queue": "quiet"}})).body)
     head = f"GET {made['links']['self']} HTTP/1.1\r\nHost: x\r\nPrefer: wait=30\r\n\r\n"
     _, writer = await service.raw(head.encode())
-    await until(lambda: service.bridge._waits)
+    await until(lambda: service.jobs.ledger.following)
     writer.close()
     await until(lambda: not service.lifecycle._requests)
-    assert service.bridge._waits == 0
+    assert service.jobs.ledger.following == 0

@@ -45,8 +45,8 @@ class Stream:
 
 
 @asynccontextmanager
-async def reading(service: Service, job_id: str) -> AsyncIterator[Stream]:
-    head = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\n\r\n"
+async def reading(service: Service, job_id: str, query: str = "") -> AsyncIterator[Stream]:
+    head = f"GET /v1/jobs/{job_id}/events{query} HTTP/1.1\r\nHost: x\r\n\r\n"
     reader, writer = await service.raw(head.encode())
     answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
     assert b"\r\nContent-Type: text/event-stream\r\n" in answer
@@ -85,8 +85,8 @@ async def test_nothing_comes_after_the_end(service: Service) -> None:
     again = await service.fetch(path, headers={"Last-Event-ID": told[-1].id})
     assert (again.code, again.body) == (204, b"")
     async with reading(service, job_id) as stream:
-        assert [event.name for event in await stream.rest()] == ["end"]
-    assert (await service.fetch(path, headers={"Last-Event-ID": "another"})).code == 200
+        assert await stream.rest() == told
+    problem(await service.fetch(path, headers={"Last-Event-ID": "another"}), 400, "invalid-event-id")
 
 
 async def test_comments_in_the_silence(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,9 +114,9 @@ async def test_a_reader_that_leaves_leaves_nothing(service: Service) -> None:
     before = await tasks_of(service)
     async with reading(service, job_id) as stream:
         await stream.next()
-        assert service.bridge._waits == 1
+        assert service.jobs.ledger.following == 1
     await until(lambda: not service.lifecycle._requests)
-    assert service.bridge._waits == 0
+    assert service.jobs.ledger.following == 0
     await nothing_new(before)
 
 
@@ -125,9 +125,9 @@ async def test_a_slow_reader_is_dropped(service: Service, monkeypatch: pytest.Mo
     text = "x" * 900_000  # comes back more often than any socket's buffers hold
     made = json.loads((await service.submit("s.echo", {"input": {"value": text}}, wait=20)).body)
 
-    async def often(*args: Any) -> AsyncIterator[bytes]:
+    async def often(*args: Any) -> AsyncIterator[events.Frame]:
         for _ in range(100):
-            yield b"data: " + text.encode() + b"\n\n"
+            yield events.Frame("state", text)
 
     monkeypatch.setattr(handlers, "frames", often)
     _, writer = await service.raw(f"GET {made['links']['events']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -138,3 +138,43 @@ async def test_a_slow_reader_is_dropped(service: Service, monkeypatch: pytest.Mo
 
 async def test_events_of_no_job(service: Service) -> None:
     problem(await service.fetch("/v1/jobs/none/events"), 404, "unknown-job")
+
+
+async def test_each_event_once_in_order_wherever_the_connection_was_cut(service: Service) -> None:
+    job_id = await submitted(service, "s.steps", {"input": {"count": 20}})
+    told: list[Event] = []
+    while not told or told[-1].name != "end":
+        position = f"?after={told[-1].id}" if told else ""
+        async with reading(service, job_id, position) as stream:
+            for _ in range(5):
+                event = await stream.next()
+                if event is None:
+                    break
+                told.append(event)
+    assert [int(event.id or -1) for event in told] == list(range(len(told)))
+    assert [event.data["current"] for event in told if event.name == "progress"] == list(range(1, 21))
+
+
+async def test_what_a_job_logs(service: Service) -> None:
+    job_id = await submitted(service, "s.log", {"input": {"lines": 3}})
+    async with reading(service, job_id) as stream:
+        told = await stream.rest()
+    lines = [event.data for event in told if event.name == "log"]
+    assert [line["message"] for line in lines] == ["line 0", "line 1", "line 2"]
+    assert {line["level"] for line in lines} == {"WARNING"}
+
+
+async def test_history_that_is_no_longer_kept_begins_with_a_snapshot(service: Service) -> None:
+    job_id = await submitted(service, "s.steps", {"input": {"count": 5}})
+    async with reading(service, job_id) as stream:
+        told = await stream.rest()
+    redis = service.jobs.ledger._redis
+    await redis.xtrim(f"tcb:events:{job_id}", maxlen=2, approximate=False)
+    async with reading(service, job_id, "?after=1") as stream:
+        names = [event.name for event in await stream.rest()]
+    assert names == ["snapshot", "progress", "end"]
+    await redis.delete(f"tcb:events:{job_id}")  # as it expires, some time after the end
+    async with reading(service, job_id, "?after=1") as stream:
+        (snapshot, end) = await stream.rest()
+    assert (snapshot.name, end.name, end.id) == ("snapshot", "end", told[-1].id)
+    assert end.data == told[-1].data

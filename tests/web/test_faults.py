@@ -12,7 +12,7 @@ from tests.servers import Server
 from tests.web.conftest import Service, problem, running, until
 from tests.web.sample import make_app
 from tornado_celery_bridge import BrokerUnavailable, DispatchUncertain
-from tornado_celery_bridge.ledger import Ledger
+from tornado_celery_bridge.ledger import Ledger, ledger_backend
 
 pytestmark = pytest.mark.server
 
@@ -149,24 +149,27 @@ async def test_a_bug_leaves_no_record_and_tells_nothing(
 
 async def test_an_accepted_job_is_202_even_if_waiting_for_it_fails(own_service: Service, own_server: Server) -> None:
     waiting = asyncio.ensure_future(own_service.submit("s.add", {"input": [1]}, wait=2))
-    await until(lambda: own_service.bridge._waits)
+    await until(lambda: own_service.jobs.ledger.following)
     await asyncio.to_thread(own_server.kill)
     response = await waiting
     assert response.code == 202
     await asyncio.to_thread(own_server.start)
 
 
-async def test_a_record_expires(own_server: Server) -> None:
+async def test_a_job_is_forgotten_after_its_time_and_remembered_to_have_been(own_server: Server) -> None:
     app = make_app(own_server.url)
-    ledger = await asyncio.to_thread(lambda: Ledger.of_backend(app.backend, ttl=0.3))
+    ledger = await asyncio.to_thread(lambda: Ledger.of_backend(ledger_backend(app), ttl=0.3))
     async with running(app, ledger) as service:
-        made = json.loads((await service.submit("s.add", {"input": [1]})).body)
-        assert (await service.fetch(made["links"]["self"])).code == 200
-        remaining = await ledger._redis.pttl(f"tcb:job:{made['id']}")
-        assert 0 < remaining <= 300
+        made = json.loads((await service.submit("s.add", {"input": [1], "options": {"tags": ["t"]}})).body)
+        link = made["links"]["self"]
+        assert json.loads((await service.fetch(f"{link}/cancel", "POST")).body)["done"]
+        assert await ledger.sweep() == 0
         async with asyncio.timeout(5):
-            while (await service.fetch(made["links"]["self"])).code != 404:
+            while not await ledger.sweep():
                 await asyncio.sleep(0.05)
-        made = json.loads((await service.submit("s.add", {"input": [1], "options": {"countdown": 60}})).body)
-        assert await ledger._redis.pttl(f"tcb:job:{made['id']}") > 59_000
+        problem(await service.fetch(link), 410, "expired-job")
+        problem(await service.fetch(f"{link}/events"), 410, "expired-job")
+        problem(await service.fetch(f"{link}/retry", "POST"), 410, "expired-job")
+        assert sorted([key async for key in ledger._redis.scan_iter("tcb:*")]) == [b"tcb:gone:" + made["id"].encode()]
+        assert 0 < await ledger._redis.ttl(f"tcb:gone:{made['id']}") <= 7 * 86_400
     app.close()

@@ -1,24 +1,19 @@
 """``python -m web`` as a process: settings, signals, a graceful end, several processes."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.servers import free_port, wait_for, worker
 from tests.web.conftest import ROOT, environment
+from tests.web.processes import serving
 from web.lifecycle import Lifecycle
 from web.logs import OneLineFormatter
 from web.server import load_celery_app
@@ -101,53 +96,6 @@ async def test_after_the_grace_waits_are_cut() -> None:
 # Processes.
 
 
-class Web:
-    """A running ``python -m web``."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process, self.port, self.log = process, port, log
-
-    def fetch(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        content = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", content, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as response:
-                return response.status, json.load(response)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
-
-    def is_ready(self) -> bool:
-        try:
-            return self.fetch("/readyz")[0] == 200
-        except OSError:
-            return False
-
-    def is_listening(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def children(self) -> list[int]:
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-@contextmanager
-def web(log: Path, *options: str, **settings: str) -> Iterator[Web]:
-    port = free_port()
-    command = [sys.executable, "-m", "web", *options]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment(PORT=str(port), **settings), stdout=out, stderr=out)
-    made = Web(process, port, log)
-    try:
-        wait_for(lambda: made.is_ready() or process.poll() is not None)
-        assert process.poll() is None, log.read_text()
-        yield made
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture
 def sample(web_url: str) -> dict[str, str]:
     """The settings for the sample app."""
@@ -158,7 +106,7 @@ def sample(web_url: str) -> dict[str, str]:
 @pytest.mark.worker
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_ends_gracefully(sample: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
-    with web(tmp_path / "log", **sample) as made:
+    with serving(tmp_path / "log", **sample) as made:
         _, accepted = made.fetch("/v1/tasks/s.nap/jobs", {"input": [2]})
         stream = socket.create_connection(("127.0.0.1", made.port), 20)
         waiting = socket.create_connection(("127.0.0.1", made.port), 20)
@@ -181,7 +129,7 @@ def test_ends_gracefully(sample: dict[str, str], tmp_path: Path, number: signal.
 @pytest.mark.server
 @pytest.mark.worker
 def test_several_processes_on_one_port(sample: dict[str, str], tmp_path: Path) -> None:
-    with web(tmp_path / "log", "--processes", "3", **sample) as made:
+    with serving(tmp_path / "log", "--processes", "3", **sample) as made:
         wait_for(lambda: made.log.read_text().count("serving http://") == 3)
         first = made.children()
         assert len(first) == 3
@@ -201,7 +149,7 @@ def test_several_processes_on_one_port(sample: dict[str, str], tmp_path: Path) -
 @pytest.mark.server
 @pytest.mark.worker
 def test_processes_end_when_their_parent_is_killed(sample: dict[str, str], tmp_path: Path) -> None:
-    with web(tmp_path / "log", "--processes", "2", **sample) as made:
+    with serving(tmp_path / "log", "--processes", "2", **sample) as made:
         wait_for(lambda: made.log.read_text().count("serving http://") == 2)
         made.process.kill()
         wait_for(lambda: made.log.read_text().count("INFO web.server stopped") == 2, 10)
@@ -229,7 +177,8 @@ def test_a_taken_port(sample: dict[str, str], processes: str) -> None:
     [
         ({"BIND": "0.0.0.0"}, b"no API keys"),
         ({"CELERY_APP": "no.such.module"}, b"CELERY_APP"),
-        ({"REDIS_URL": "memcached://127.0.0.1"}, b"REDIS_URL"),
+        ({"SAMPLE_LEDGER": "memcached://127.0.0.1"}, b"job_ledger_url"),
+        ({"CELERY_APP": "tests.sample", "SAMPLE_BROKER": "memory://", "SAMPLE_BACKEND": "redis://"}, b"install(app)"),
     ],
 )
 @pytest.mark.parametrize("processes", ["1", "2"])
@@ -257,7 +206,7 @@ def test_the_product_end_to_end(web_url: str, tmp_path: Path) -> None:
     settings = {"REDIS_URL": url, "DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     with (
         worker("tasks", settings, tmp_path / "worker.log", "--concurrency", "2"),
-        web(tmp_path / "web.log", **settings) as made,
+        serving(tmp_path / "web.log", **settings) as made,
     ):
         status, done = made.fetch(
             "/v1/tasks/tasks.text.count_words/jobs",

@@ -97,8 +97,7 @@ class Feed:
         )
         events = []
         for entry_id, fields in entries:
-            found = dict(zip(fields[::2], fields[1::2], strict=True))
-            events.append(Event(int(entry_id.split(b"-")[0]), found[b"kind"].decode(), found[b"data"].decode()))
+            events.append(Event(int(entry_id.split(b"-")[0]), fields[b"kind"].decode(), fields[b"data"].decode()))
         last = int(number or 0)
         if not events and last > after:  # the stream has expired, which it does some time after the end
             return [Event(last - 1, "snapshot", "{}"), Event(last, "end", "{}")]
@@ -124,6 +123,7 @@ class Follower:
         self._reading: asyncio.Task[None] | None = None
         self._again = False
         self._ended = False
+        self._error: Exception | None = None
         self._wake = asyncio.Event()
 
     def __enter__(self) -> Self:
@@ -179,6 +179,8 @@ class Follower:
             for event in self._aside:
                 self._take(event)
             self._aside.clear()
+        except Exception as exc:  # what is stored is not what we wrote: the consumer's to know
+            self._error = exc
         finally:
             self._reading = None
             self._wake.set()
@@ -200,6 +202,8 @@ class Follower:
         while not self._events:
             if self._ended:
                 raise StopAsyncIteration
+            if self._error is not None:
+                raise self._error
             self._wake.clear()
             if self._subscribed and not self._live and self._reading is None:  # it had fallen behind
                 self._reading = asyncio.ensure_future(self._read())
