@@ -423,7 +423,7 @@ async def test_trying_again(service: Service) -> None:
 
 async def test_a_cancelled_job_is_told_when_it_reports(service: Service) -> None:
     made = job(await service.submit("s.steps", {"input": {"count": 100}}, wait=1), 202)
-    assert job(await service.post(f"{made['links']['self']}/cancel", {}), 202)["done"] is False
+    assert (await service.post(f"{made['links']['self']}/cancel", {})).code in (200, 202)  # it may end at once
     done = job(await service.fetch(made["links"]["self"], headers={"Prefer": "wait=5"}), 200)
     assert (done["state"], done["attempt"]) == ("REVOKED", 1)
 
