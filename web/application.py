@@ -36,6 +36,9 @@ def make_app(
         logger=logging.getLogger("web"),
         log_function=log_request,
         cross_origin_protection=True,
+        websocket_ping_interval=15.0,
+        websocket_ping_timeout=10.0,
+        websocket_max_message_size=64 * 1024,
         **settings,
     )
 

@@ -7,7 +7,7 @@ infinite number breaks whoever reads the result. So none of these gets in. Three
 1. a scan by one regular expression counts depth and size, so that nothing recursive ever sees a deep document;
 2. ``json.loads``, whose hooks put a :class:`_Refused` in the place of what is refused, as they do not know where
    they are;
-3. a walk over the (at most ``MAX_NODES``) nodes finds the first refused one, and tells where it is.
+3. a walk over the (at most ``max_nodes``) nodes finds the first refused one, and tells where it is.
 """
 
 import json
@@ -47,9 +47,13 @@ class _RefusedKey(NamedTuple):
     reason: str
 
 
-def parse_body(body: bytes) -> dict[str, Any]:
+def parse_body(body: bytes, max_nodes: int = MAX_NODES) -> dict[str, Any]:
     """
     Return the JSON object that *body* is.
+
+    Args:
+        body: As it came.
+        max_nodes: How many values it may have.
 
     Raises:
         Problem: 400, with a pointer to what is wrong.
@@ -58,11 +62,11 @@ def parse_body(body: bytes) -> dict[str, Any]:
         text = body.decode("utf-8")
     except UnicodeDecodeError as exc:
         _refuse("invalid-json", "", f"The body is not UTF-8: {exc.reason} at byte {exc.start}.")
-    _scan(text)
+    _scan(text, max_nodes)
     document: Any = _parse(text)
     if not isinstance(document, dict | _Refused | _RefusedKey):
         _refuse("invalid-json", "", "The body is not a JSON object.")
-    _walk(document)
+    _walk(document, max_nodes)
     return cast("dict[str, Any]", document)
 
 
@@ -71,7 +75,7 @@ def escape(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode()
 
 
-def _scan(text: str) -> None:
+def _scan(text: str, max_nodes: int) -> None:
     """Refuse a text that is too deep or has too many values, whether it is JSON or not."""
     depth = commas = opened = strings = 0
     for token in _TOKENS.finditer(text):
@@ -87,8 +91,8 @@ def _scan(text: str) -> None:
                 strings += 1
         if depth > MAX_DEPTH:
             _refuse("too-deep", "", f"The body is nested more than {MAX_DEPTH} levels deep.")
-        if commas >= MAX_NODES or opened > MAX_NODES or strings > 2 * MAX_NODES:
-            _refuse_size()
+        if commas >= max_nodes or opened > max_nodes or strings > 2 * max_nodes:
+            _refuse_size(max_nodes)
 
 
 def _parse(text: str) -> Any:
@@ -128,7 +132,7 @@ def _number(digits: str) -> Any:
     return number if math.isfinite(number) else _Refused("This number is beyond a 64-bit float.")
 
 
-def _walk(document: Any) -> None:
+def _walk(document: Any, max_nodes: int) -> None:
     """Refuse the document for the first thing in it that is not let in; in the document's order."""
     stack: list[Iterator[tuple[str, Any]]] = [iter([("", document)])]
     path: list[str] = []
@@ -140,8 +144,8 @@ def _walk(document: Any) -> None:
             stack.pop()
             continue
         nodes += 1
-        if nodes > MAX_NODES:
-            _refuse_size()
+        if nodes > max_nodes:
+            _refuse_size(max_nodes)
         path.append(step[0])
         _check(step[1], path)
         stack.append(_children(step[1]))
@@ -167,8 +171,8 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
     return iter(())
 
 
-def _refuse_size() -> NoReturn:
-    _refuse("too-large", "", f"The body has more than {MAX_NODES:,} values.")
+def _refuse_size(max_nodes: int) -> NoReturn:
+    _refuse("too-large", "", f"The body has more than {max_nodes:,} values.")
 
 
 def _refuse(code: str, pointer: str, reason: str) -> NoReturn:

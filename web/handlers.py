@@ -1,6 +1,7 @@
 """The handlers: each takes a request apart, asks :class:`web.jobs.Jobs`, and writes what it says."""
 
 import asyncio
+import json
 import secrets
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -11,11 +12,12 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from tornado_celery_bridge import BridgeError, WaitersSaturated
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation
 from web import representation
-from web.door import parse_body
+from web.door import MAX_NODES, parse_body
 from web.events import frames, position_of
 from web.filters import parse_filters
 from web.idempotency import Answer, reservation
@@ -36,6 +38,10 @@ MAX_DISCARDED = 8 * MAX_BODY
 LINGER = 2.0
 #: Seconds that a client may ask to wait for.
 MAX_WAIT = 60
+#: Jobs in a batch, the values that its body may have, and how many of them are seen to side by side.
+MAX_BATCH = 1_000
+MAX_BATCH_NODES = 100_000
+BATCH_STEP = 50
 #: Seconds for a client of a stream to take what was written.
 WRITE_TIMEOUT = 30.0
 
@@ -128,12 +134,13 @@ class ApiHandler(RequestHandler):
         self.flush()
         asyncio.get_running_loop().call_later(LINGER, self._give_up)
 
-    def read_json(self, *, optional: bool = False) -> dict[str, Any]:
+    def read_json(self, *, optional: bool = False, max_nodes: int = MAX_NODES) -> dict[str, Any]:
         """
         Return the body, a JSON object.
 
         Args:
             optional: Whether no body at all stands for an empty object.
+            max_nodes: How many values it may have.
 
         Raises:
             Problem: 400, 413, 415.
@@ -147,7 +154,7 @@ class ApiHandler(RequestHandler):
             raise Problem(415, "unsupported-media-type", "The body must be application/json.")
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise Problem(415, "unsupported-media-type", "The body must not be compressed.")
-        return parse_body(bytes(self._received))
+        return parse_body(bytes(self._received), max_nodes)
 
     def read_wait(self) -> int | None:
         """Return for how many seconds the client would wait, and tell it so; None for not at all."""
@@ -257,10 +264,10 @@ _UNIMPLEMENTED: Callable[..., Any] = RequestHandler.get
 class AcceptingHandler(ApiHandler):
     """What submitting a job and submitting it again share: idempotency keys, and waiting for the end."""
 
-    def read_reservation(self) -> Reservation | None:
-        """Return what to hold the request's idempotency key with, if it has one."""
+    def read_reservation(self, part: str = "", body: bytes | None = None) -> Reservation | None:
+        """Return what to hold the request's idempotency key with, if it has one; for a *part* of it, its own."""
         key = self.request.headers.get("Idempotency-Key")
-        return reservation(key, "", self.request.path, bytes(self._received))
+        return reservation(key, "", self.request.path + part, bytes(self._received) if body is None else body)
 
     def check_accepting(self) -> None:
         """Raise a Problem if the process is about to end."""
@@ -335,6 +342,49 @@ class RetryHandler(AcceptingHandler):
         await self.answer(submission, reserved, seconds)
 
 
+class BatchesHandler(AcceptingHandler):
+    """``/v1/batches``"""
+
+    async def post(self) -> None:
+        self.check_accepting()
+        body = self.read_json(max_nodes=MAX_BATCH_NODES)
+        jobs = body.get("jobs")
+        faults = [Fault(f"/{key}", "Only jobs is known here.") for key in body if key != "jobs"]
+        if not isinstance(jobs, list) or not 1 <= len(jobs) <= MAX_BATCH:
+            faults.append(Fault("/jobs", f"This should be a list of 1 to {MAX_BATCH:,} jobs."))
+        if faults or not isinstance(jobs, list):
+            raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
+        # Not all at once: what is done between two turns of the loop is a job's, and not a thousand's.
+        turns = asyncio.Semaphore(BATCH_STEP)
+        answers = await asyncio.gather(*(self._submit(number, job, turns) for number, job in enumerate(jobs)))
+        self.write_json({"jobs": answers}, 207)
+
+    async def _submit(self, number: int, job: Any, turns: asyncio.Semaphore) -> dict[str, Any]:
+        """Submit one job of the batch, and return what it would have been answered alone."""
+        async with turns:
+            try:
+                task, body = _task_of(job)
+                reserved = self.read_reservation(f"#{number}", representation.encode(body))
+                submission = await self.jobs.submit(task, body, reservation=reserved)
+                if submission.replay is not None:
+                    return {"status": submission.replay.status, "job": json.loads(submission.replay.body)}
+                await self._keep(reserved, submission.job)
+            except (Problem, BridgeError) as exc:
+                problem = problem_of(exc)
+                document = problem.document(f"{self.request.path}#/jobs/{number}", self.request_id)
+                return {"status": problem.status_code, "problem": document}
+        status = 200 if submission.job.done else 202
+        return {"status": status, "job": representation.job(submission.job)}
+
+
+def _task_of(job: Any) -> tuple[str, dict[str, Any]]:
+    """Return the task that a job of a batch names, and the rest of it."""
+    if not isinstance(job, dict) or not isinstance(job.get("task"), str):
+        detail = "This should be an object with the name of a task."
+        raise Problem(422, "invalid-body", "The body does not fit.", faults=[Fault("/task", detail)])
+    return job["task"], {key: value for key, value in job.items() if key != "task"}
+
+
 class JobsHandler(ApiHandler):
     """``/v1/jobs``"""
 
@@ -380,6 +430,49 @@ class EventsHandler(ApiHandler):
                 self.write(frame.for_sse())
                 async with asyncio.timeout(WRITE_TIMEOUT):
                     await self.flush()
+
+
+class EventsSocket(ApiHandler, WebSocketHandler):
+    """``/v1/jobs/{id}/ws``: the same frames as ``/events``, each a JSON text message ``{"event", "id", "data"}``."""
+
+    _relaying: asyncio.Task[None] | None = None
+
+    async def get(self, job_id: str) -> None:
+        self._after = position_of(self.get_query_argument("after", None))
+        self._job = await self.jobs.get(job_id)  # while a refusal can still be said
+        await super().get(job_id)
+
+    def open(self, job_id: str) -> None:
+        self.lifecycle.request_began()  # the handshake has ended as a request
+        self._relaying = asyncio.ensure_future(self._relay())
+
+    async def _relay(self) -> None:
+        code, reason = 1000, "end"
+        try:
+            async with aclosing(frames(self.jobs, self._job, self._after, self.lifecycle.closing)) as upcoming:
+                async for frame in upcoming:
+                    if frame.event is None:
+                        continue  # a WebSocket has pings
+                    if frame.event == "close":
+                        code, reason = 1001, frame.data["reason"]
+                    async with asyncio.timeout(WRITE_TIMEOUT):
+                        await self.write_message(representation.encode(frame._asdict()))
+        except TimeoutError:
+            code, reason = 1008, "slow-reader"
+        except WebSocketClosedError:
+            return
+        self.close(code, reason)
+
+    def on_message(self, message: str | bytes) -> None:
+        """Take no notice: there is nothing to say here."""
+
+    def on_connection_close(self) -> None:
+        WebSocketHandler.on_connection_close(self)
+
+    def on_close(self) -> None:
+        if self._relaying is not None:
+            self._relaying.cancel()
+            self.lifecycle.request_ended()
 
 
 class CancelHandler(ApiHandler):
@@ -446,9 +539,11 @@ ROUTES = [
     (r"/v1/tasks", TasksHandler),
     (r"/v1/tasks/([^/]+)", TaskHandler),
     (r"/v1/tasks/([^/]+)/jobs", SubmitHandler),
+    (r"/v1/batches", BatchesHandler),
     (r"/v1/jobs", JobsHandler),
     (r"/v1/jobs/([^/]+)", JobHandler),
     (r"/v1/jobs/([^/]+)/events", EventsHandler),
+    (r"/v1/jobs/([^/]+)/ws", EventsSocket),
     (r"/v1/jobs/([^/]+)/cancel", CancelHandler),
     (r"/v1/jobs/([^/]+)/retry", RetryHandler),
     (r"/healthz", HealthHandler),

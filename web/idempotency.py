@@ -45,7 +45,7 @@ def reservation(header: str | None, owner: str, target: str, body: bytes) -> Res
     Args:
         header: The value of ``Idempotency-Key``: a string in quotes, as the draft has it, or bare, as most clients.
         owner: Whose key it is.
-        target: What the request is sent to.
+        target: What the request is sent to; after a ``#``, the part of it that has a hold of its own.
         body: Exactly as it came.
 
     Raises:
@@ -60,7 +60,8 @@ def reservation(header: str | None, owner: str, target: str, body: bytes) -> Res
         raise Problem(
             400, "invalid-idempotency-key", f"Idempotency-Key should be 1 to {MAX_LENGTH} printable characters."
         )
-    name = hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()
+    part = target.partition("#")[2]
+    name = hashlib.sha256(f"{owner}\0{key}\0{part}".encode()).hexdigest()
     return Reservation(name, hashlib.sha256(target.encode() + b"\0" + body).hexdigest())
 
 
