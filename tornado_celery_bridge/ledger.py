@@ -64,6 +64,8 @@ class JobRecord:
     created_at: str
     #: When it is due, if that was not at once.
     eta: str | None
+    #: Whose job it is; "" is nobody's.
+    owner: str = ""
 
     def encode(self) -> bytes:
         """Return the record as it is stored."""
@@ -91,7 +93,8 @@ class Ledger:
 
     def __init__(self, pool: ConnectionPool, *, prefix: str = "", ttl: float = 86_400.0, timeout: float = 2.0) -> None:
         self._redis = redis.asyncio.Redis(connection_pool=pool)
-        self._prefix = f"{prefix}tcb:job:"
+        #: What comes before every key of ours.
+        self.prefix = prefix
         self._ttl = ttl
         self._timeout = timeout
         self._pending: deque[_Call] = deque()
@@ -126,20 +129,20 @@ class Ledger:
             LedgerUnavailable: It may have been written all the same; it expires by itself.
         """
         lifetime = max(1, round((self._ttl + delay) * 1000))
-        await self._call("SET", self._key(record.id), record.encode(), "PX", lifetime, "NX")
+        await self.call("SET", self._key(record.id), record.encode(), "PX", lifetime, "NX")
 
     async def get(self, job_id: str) -> JobRecord | None:
         """Return a job's record; None for an id that is no job's, or whose record has expired."""
-        stored = await self._call("GET", self._key(job_id))
+        stored = await self.call("GET", self._key(job_id))
         return None if stored is None else JobRecord.decode(stored)
 
     async def remove(self, job_id: str) -> None:
         """Remove the record of a job that was not accepted."""
-        await self._call("DEL", self._key(job_id))
+        await self.call("DEL", self._key(job_id))
 
     async def ping(self) -> None:
         """Return if the ledger answers now."""
-        await self._call("PING")
+        await self.call("PING")
 
     async def close(self) -> None:
         """Close the connection, once the calls under way have ended."""
@@ -148,10 +151,15 @@ class Ledger:
         await self._redis.aclose(close_connection_pool=True)
 
     def _key(self, job_id: str) -> str:
-        return self._prefix + job_id
+        return f"{self.prefix}tcb:job:{job_id}"
 
-    async def _call(self, *command: Any) -> Any:
-        """Send a command together with those of all other callers that wait now; return its answer."""
+    async def call(self, *command: Any) -> Any:
+        """
+        Send a command together with those of all other callers that wait now; return its answer.
+
+        Raises:
+            LedgerUnavailable: It may have been carried out all the same.
+        """
         answer = asyncio.get_running_loop().create_future()
         self._pending.append((command, answer))
         if self._sender is None:

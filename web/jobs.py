@@ -21,7 +21,8 @@ from tornado_celery_bridge import (
     TaskState,
 )
 from tornado_celery_bridge.ledger import JobRecord, Ledger, LedgerUnavailable
-from web.catalogue import Catalogue
+from web.catalogue import Catalogue, ExposedTask, unknown_task
+from web.keys import Principal
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
 from web.representation import rfc3339
@@ -67,23 +68,41 @@ class Jobs:
         self.ledger = ledger
         self.catalogue = catalogue
 
-    async def submit(self, task_name: str, body: dict[str, Any]) -> Submission:
+    def tasks(self, principal: Principal) -> list[ExposedTask]:
+        """Return the tasks that *principal* may run."""
+        return [task for task in self.catalogue if principal.may_run(task.name)]
+
+    def task(self, principal: Principal, name: str) -> ExposedTask:
+        """
+        Return the task of this name.
+
+        Raises:
+            Problem: 404, the same for a task that *principal* may not run as for one that is not there.
+        """
+        if not principal.may_run(name):
+            raise unknown_task()
+        return self.catalogue.get(name)
+
+    async def submit(self, principal: Principal, task_name: str, body: dict[str, Any]) -> Submission:
         """
         Accept a job: write its record, then publish its message.
 
         Args:
-            task_name: An exposed task.
+            principal: Whose job it will be.
+            task_name: A task that they may run.
             body: What came through the door.
 
         Raises:
             Problem: Not accepted; or, ``dispatch-uncertain``, perhaps.
             LedgerUnavailable, DispatchError: Not accepted.
         """
-        task = self.catalogue.get(task_name)
+        task = self.task(principal, task_name)
         given, options = self._parse(body)
         arguments = task.arguments(given)
         now, begun = datetime.now(UTC), time.monotonic()
-        record = _record(task.name, given, options, now, options.queue or task.queue, body.get("options", {}))
+        record = _record(
+            principal.owner, task.name, given, options, now, options.queue or task.queue, body.get("options", {})
+        )
         due = options.due(now)
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
         await self.ledger.add(record, delay=delay)
@@ -125,15 +144,15 @@ class Jobs:
         except (LedgerUnavailable, TimeoutError) as exc:
             _log.warning("the record of unpublished job %s stays: %s", record.id, exc)
 
-    async def get(self, job_id: str) -> Job:
+    async def get(self, principal: Principal, job_id: str) -> Job:
         """
         Return a job as it is now.
 
         Raises:
-            Problem: 404, no such job.
+            Problem: 404, no such job, or another's.
             LedgerUnavailable, ResultBackendUnavailable: Not known now.
         """
-        record = await self.record(job_id)
+        record = await self.record(principal, job_id)
         return Job(record, await self._state(job_id))
 
     async def _state(self, job_id: str) -> TaskState:
@@ -145,33 +164,33 @@ class Jobs:
                 "the result backend did not answer in time", task_id=job_id, retry_after=1.0
             ) from None
 
-    async def record(self, job_id: str) -> JobRecord:
+    async def record(self, principal: Principal, job_id: str) -> JobRecord:
         """Return a job's record; errors as :meth:`get`."""
         record = await self.ledger.get(job_id)
-        if record is None:
+        if record is None or not (principal.is_admin or record.owner == principal.owner):
             raise Problem(404, "unknown-job", "There is no job of this id.")
         return record
 
-    async def wait(self, record: JobRecord, timeout: float) -> Job:
+    async def wait(self, principal: Principal, record: JobRecord, timeout: float) -> Job:
         """Return a job once it is done, or as it is after *timeout* seconds."""
         try:
             return Job(record, await self.bridge.wait(record.id, timeout=timeout))
         except ResultTimeout:
             return Job(record, await self._state(record.id))
 
-    def follow(self, record: JobRecord) -> AsyncGenerator[TaskState]:
+    def follow(self, principal: Principal, record: JobRecord) -> AsyncGenerator[TaskState]:
         """Yield the job's states and progress as they come, up to the last one."""
         return cast("AsyncGenerator[TaskState]", self.bridge.stream(record.id))
 
-    async def cancel(self, job_id: str, *, terminate: bool) -> Job:
+    async def cancel(self, principal: Principal, job_id: str, *, terminate: bool) -> Job:
         """
         Tell the workers not to run a job, or with *terminate* to stop it; one that is done stays as it is.
 
         Raises:
-            Problem: 404, no such job.
+            Problem: 404, no such job, or another's.
             BrokerUnavailable: Nobody was told.
         """
-        job = await self.get(job_id)
+        job = await self.get(principal, job_id)
         if not job.state.ready:
             await self.bridge.revoke(job_id, terminate=terminate)
         return job
@@ -211,6 +230,7 @@ def as_accepted(record: JobRecord) -> Job:
 
 
 def _record(
+    owner: str,
     task: str,
     given: dict[str, Any] | list[Any],
     options: JobOptions,
@@ -230,6 +250,7 @@ def _record(
         priority=options.priority,
         created_at=created_at,
         eta=rfc3339(options.due(now)),
+        owner=owner,
     )
 
 
