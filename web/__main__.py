@@ -1,4 +1,4 @@
-"""``python -m web``: the service."""
+"""``python -m web``: the service; ``python -m web keys``: its API keys."""
 
 import argparse
 import asyncio
@@ -7,6 +7,7 @@ import sys
 
 from celery.exceptions import ImproperlyConfigured
 
+from web import keys_command
 from web.logs import set_up
 from web.processes import CONFIGURATION_ERROR, run_processes
 from web.server import serve
@@ -14,14 +15,19 @@ from web.settings import Settings, SettingsError
 
 
 def main() -> int:
-    """Run the service; return the exit status."""
+    """Do what the command line says; return the exit status."""
     options = _parser().parse_args()
-    set_up()
     try:
-        return asyncio.run(_run(options))
+        return int(options.run(options))
     except (SettingsError, ImproperlyConfigured) as exc:
         print(f"web: {exc}", file=sys.stderr)
         return CONFIGURATION_ERROR
+
+
+def _serve(options: argparse.Namespace) -> int:
+    set_up()
+    try:
+        return asyncio.run(_run(options))
     except OSError as exc:
         print(f"web: cannot listen: {exc}", file=sys.stderr)
         return 1
@@ -39,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m web", description="Jobs over HTTP. Settings: see docs/http.md.")
     parser.add_argument("--processes", type=_positive, default=1, metavar="N", help="web processes on the one port")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.set_defaults(run=_serve)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", description="Without one, the service runs.")
+    keys_command.add_parser(commands)
     return parser
 
 

@@ -9,6 +9,7 @@ from tornado.httpserver import HTTPServer
 from tornado_celery_bridge import Bridge
 from web.handlers import ROUTES, NotFoundHandler
 from web.jobs import Jobs
+from web.keys import Keyring
 from web.lifecycle import Lifecycle
 from web.logs import log_request
 
@@ -16,7 +17,12 @@ __all__ = ("make_app", "make_server")
 
 
 def make_app(
-    bridge: Bridge, jobs: Jobs, *, lifecycle: Lifecycle | None = None, **settings: Any
+    bridge: Bridge,
+    jobs: Jobs,
+    *,
+    keys: Keyring | None = None,
+    lifecycle: Lifecycle | None = None,
+    **settings: Any,
 ) -> tornado.web.Application:
     """
     Return the service's application.
@@ -24,6 +30,7 @@ def make_app(
     Args:
         bridge: An open bridge.
         jobs: What the handlers ask; of the same bridge.
+        keys: Who may do what; None lets everybody do everything.
         lifecycle: Tells the handlers when the process is about to end.
         settings: More of Tornado's settings.
     """
@@ -32,6 +39,7 @@ def make_app(
         default_handler_class=NotFoundHandler,
         bridge=bridge,
         jobs=jobs,
+        keys=keys,
         lifecycle=lifecycle or Lifecycle(),
         logger=logging.getLogger("web"),
         log_function=log_request,

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from web.door import escape
 from web.problems import Fault, Problem
 
-__all__ = ("Arguments", "Catalogue", "ExposedTask", "faults_of")
+__all__ = ("Arguments", "Catalogue", "ExposedTask", "faults_of", "unknown_task")
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,12 @@ class Catalogue:
         try:
             return self._tasks[name]
         except KeyError:
-            raise Problem(404, "unknown-task", "There is no task of this name.") from None
+            raise unknown_task() from None
+
+
+def unknown_task() -> Problem:
+    """Return the one answer for every task that cannot be run, whatever the reason."""
+    return Problem(404, "unknown-task", "There is no task of this name.")
 
 
 class ExposedTask:

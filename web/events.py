@@ -11,6 +11,7 @@ from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.ledger import Event, Job
 from web import representation
 from web.jobs import Jobs
+from web.keys import Principal
 from web.problems import Fault, Problem, problem_of
 
 __all__ = ("KEEP_ALIVE", "Frame", "frames", "position_of")
@@ -54,12 +55,15 @@ def position_of(text: str | None) -> int | None:
     return int(text)
 
 
-async def frames(jobs: Jobs, job: Job, after: int | None, closing: asyncio.Event) -> AsyncGenerator[Frame]:
+async def frames(
+    jobs: Jobs, principal: Principal, job: Job, after: int | None, closing: asyncio.Event
+) -> AsyncGenerator[Frame]:
     """
     Yield a job's events up to its end, or up to one that says why there are no more.
 
     Args:
         jobs: Where the job is.
+        principal: Who follows it.
         job: The job as it is now.
         after: The number of the last event that the client has; None for a client that begins.
         closing: Set when the process is about to end.
@@ -75,7 +79,7 @@ async def frames(jobs: Jobs, job: Job, after: int | None, closing: asyncio.Event
                         yield Frame(None)
                         continue
                     if event.kind in ("snapshot", "end"):
-                        shown = await jobs.get(job.record.id)
+                        shown = await jobs.get(principal, job.record.id)
                     elif event.kind == "state":
                         shown = replace(shown, error=None, **json.loads(event.data))
                     yield _frame_of(event, shown)

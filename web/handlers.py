@@ -6,7 +6,7 @@ import secrets
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders
@@ -22,7 +22,9 @@ from web.events import frames, position_of
 from web.filters import parse_filters
 from web.idempotency import Answer, reservation
 from web.jobs import Jobs, Submission
+from web.keys import EVERYBODY, Keyring, Principal
 from web.lifecycle import Lifecycle
+from web.limits import Allowance, take
 from web.prefer import wait_preference
 from web.problems import CONTENT_TYPE, Fault, Problem, problem_of
 
@@ -49,6 +51,10 @@ WRITE_TIMEOUT = 30.0
 _JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")
 
 
+# Where clients would put a key if they were let; a query is in browsers' histories and proxies' logs.
+_KEY_PARAMETERS = frozenset({"api_key", "key", "token", "access_token"})
+
+
 class ClientLeft(Exception):
     """The client hung up before it was answered."""
 
@@ -61,7 +67,17 @@ class ApiHandler(RequestHandler):
     Bodies are streamed so that Tornado parses none of them as a form and none is kept beyond ``MAX_BODY``.
     """
 
+    #: The scope that each method needs; None is any key. A method that is not here needs admin.
+    scopes: ClassVar[Mapping[str, str | None]] = {}
+    #: Whether it answers without a key.
+    is_public: ClassVar[bool] = False
+    #: Whether it has no answer without the ledger, so that there is none to wait for once that is away.
+    needs_ledger: ClassVar[bool] = True
+
     request_id: str
+    #: Who asks; there is none where no key is needed.
+    principal: Principal
+    _allowance: Allowance | None = None
 
     @property
     def jobs(self) -> Jobs:
@@ -81,6 +97,7 @@ class ApiHandler(RequestHandler):
         self._size = 0
         self._counted = True
         self._left = False
+        self._refusal: Problem | None = None
         self._work: asyncio.Future[Any] | None = None
         self.lifecycle.request_began()
         self.set_header("X-Request-Id", self.request_id)
@@ -90,6 +107,8 @@ class ApiHandler(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-store")
+        for name, value in (self._allowance.headers if self._allowance else {}).items():
+            self.set_header(name, value)
         if self.lifecycle.closing.is_set():
             self.set_header("Connection", "close")
 
@@ -103,23 +122,42 @@ class ApiHandler(RequestHandler):
         """The connection, which is HTTP/1 as Tornado knows no other."""
         return cast(HTTP1Connection, self.request.connection)
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         self.connection.set_max_body_size(sys.maxsize)  # our own limit answers properly; Tornado's hangs up
         announced = _content_length(self.request.headers)
         has_not_begun = self.request.headers.get("Expect", "").lower() == "100-continue"
-        if announced > (MAX_BODY if has_not_begun else sys.maxsize):
-            raise _too_large()
+        refusal = await self._reason_to_refuse()
+        if refusal is None and announced > (MAX_BODY if has_not_begun else MAX_BODY + MAX_DISCARDED):
+            refusal = _too_large()
+        if refusal is None:
+            return
+        if has_not_begun or announced > sys.maxsize:  # a length that Tornado would answer itself, a second time
+            raise refusal
+        self._refuse(refusal)
         if announced > MAX_BODY + MAX_DISCARDED:
-            self._refuse_early(_too_large())
+            self._refuse_early(refusal)
 
     def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
-        if self._size <= MAX_BODY:
+        if self._size <= MAX_BODY and self._refusal is None:
             self._received += chunk
             return
         self._received.clear()
         if self._size > MAX_BODY + MAX_DISCARDED and not self._headers_written:
-            self._refuse_early(_too_large())
+            self._refuse_early(self._refusal or _too_large())
+
+    def _refuse(self, problem: Problem) -> None:
+        """
+        Answer with *problem* in place of the method, once the client has sent its body, which is thrown away.
+
+        Raised in ``prepare`` it would be answered at once, and Tornado would then hang up: see :meth:`_refuse_early`.
+        """
+
+        def refuse(*_: str) -> NoReturn:
+            raise problem
+
+        self._refusal = problem
+        setattr(self, str(self.request.method).lower(), refuse)
 
     def _refuse_early(self, problem: Problem) -> None:
         """
@@ -127,12 +165,56 @@ class ApiHandler(RequestHandler):
 
         Not at once: closing a socket with unread data resets it, and the answer would be lost on its way.
         """
+        self._refuse(problem)
         body = self._compose(problem)
         self.set_header("Content-Length", len(body))
         self.set_header("Connection", "close")
         self.write(body)
         self.flush()
         asyncio.get_running_loop().call_later(LINGER, self._give_up)
+
+    # Who asks.
+
+    async def _reason_to_refuse(self) -> Problem | None:
+        """Return why the request is not let in, whatever its body is; if it is, say who asks."""
+        keys: Keyring | None = self.settings["keys"]
+        if keys is None:
+            self.principal = EVERYBODY
+            return None
+        try:
+            if not _KEY_PARAMETERS.isdisjoint(map(str.lower, self.request.query_arguments)):
+                raise Problem(400, "key-in-query", "Logs keep a path's query: send the key as Authorization: Bearer.")
+            if not self.is_public:
+                self.principal = _authenticated(keys, self.request.headers)
+                await self._check_rate()
+                self._check_scope()
+        except (Problem, LedgerUnavailable) as exc:
+            return problem_of(exc)
+        return None
+
+    async def _check_rate(self) -> None:
+        """Take the request off what the key may make. Without the ledger nothing is counted and all may go on."""
+        if self.principal.rate is None:
+            return
+        try:
+            self._allowance = await take(self.jobs.ledger, self.principal.key_id, self.principal.rate)
+        except LedgerUnavailable:
+            if self.needs_ledger:
+                raise
+            return
+        for name, value in self._allowance.headers.items():
+            self.set_header(name, value)
+        if not self._allowance.is_granted:
+            detail = f"More than {self.principal.rate} requests with this key."
+            raise Problem(429, "rate-limited", detail, headers={"Retry-After": str(self._allowance.wait)})
+
+    def _check_scope(self) -> None:
+        method = str(self.request.method)
+        if method not in self._allowed():
+            return  # 405
+        scope = self.scopes.get(method, "admin")
+        if scope is not None and not self.principal.may(scope):
+            raise Problem(403, "forbidden-scope", f"This key lacks the scope {scope}.")
 
     def read_json(self, *, optional: bool = False, max_nodes: int = MAX_NODES) -> dict[str, Any]:
         """
@@ -254,6 +336,21 @@ def _content_length(headers: HTTPHeaders) -> int:
     return int(declared[:20])
 
 
+def _authenticated(keys: Keyring, headers: HTTPHeaders) -> Principal:
+    """
+    Return who has the key that a request came with.
+
+    Raises:
+        Problem: 401.
+    """
+    scheme, _, key = headers.get("Authorization", "").partition(" ")
+    principal = keys.find(key.strip(" ")) if scheme.lower() == "bearer" else None
+    if principal is None:
+        detail = "This needs a valid API key, as Authorization: Bearer <key>."
+        raise Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+    return principal
+
+
 def _too_large() -> Problem:
     return Problem(413, "body-too-large", f"The body is larger than {MAX_BODY:,} bytes.")
 
@@ -267,7 +364,9 @@ class AcceptingHandler(ApiHandler):
     def read_reservation(self, part: str = "", body: bytes | None = None) -> Reservation | None:
         """Return what to hold the request's idempotency key with, if it has one; for a *part* of it, its own."""
         key = self.request.headers.get("Idempotency-Key")
-        return reservation(key, "", self.request.path + part, bytes(self._received) if body is None else body)
+        return reservation(
+            key, self.principal.owner, self.request.path + part, bytes(self._received) if body is None else body
+        )
 
     def check_accepting(self) -> None:
         """Raise a Problem if the process is about to end."""
@@ -286,7 +385,7 @@ class AcceptingHandler(ApiHandler):
             try:
                 job = await self.unless_client_leaves(self._outcome(job, seconds))
             except ClientLeft:
-                await self.jobs.abandon(job, submission.on_disconnect)
+                await self.jobs.abandon(self.principal, job, submission.on_disconnect)
                 raise
             if job.done:
                 await self._keep(reserved, job)
@@ -295,7 +394,7 @@ class AcceptingHandler(ApiHandler):
     async def _outcome(self, job: Job, seconds: int) -> Job:
         """Return the job once it is done, or as it is: it is accepted, so no error may come of waiting for it."""
         try:
-            return await self.lifecycle.unless_expired(self.jobs.wait(job, seconds)) or job
+            return await self.lifecycle.unless_expired(self.jobs.wait(self.principal, job, seconds)) or job
         except (LedgerUnavailable, WaitersSaturated):
             return job
 
@@ -320,30 +419,36 @@ class AcceptingHandler(ApiHandler):
 class SubmitHandler(AcceptingHandler):
     """``/v1/tasks/{task}/jobs``"""
 
+    scopes: ClassVar = {"POST": "submit"}
+
     async def post(self, task: str) -> None:
         self.check_accepting()
-        self.jobs.catalogue.get(task)
+        self.jobs.task(self.principal, task)
         body = self.read_json()
         seconds = self.read_wait()
         reserved = self.read_reservation()
-        submission = await self.jobs.submit(task, body, reservation=reserved)
+        submission = await self.jobs.submit(self.principal, task, body, reservation=reserved)
         await self.answer(submission, reserved, seconds)
 
 
 class RetryHandler(AcceptingHandler):
     """``/v1/jobs/{id}/retry``"""
 
+    scopes: ClassVar = {"POST": "submit"}
+
     async def post(self, job_id: str) -> None:
         self.check_accepting()
         body = self.read_json(optional=True)
         seconds = self.read_wait()
         reserved = self.read_reservation()
-        submission = await self.jobs.retry(job_id, body, reservation=reserved)
+        submission = await self.jobs.retry(self.principal, job_id, body, reservation=reserved)
         await self.answer(submission, reserved, seconds)
 
 
 class BatchesHandler(AcceptingHandler):
     """``/v1/batches``"""
+
+    scopes: ClassVar = {"POST": "submit"}
 
     async def post(self) -> None:
         self.check_accepting()
@@ -365,7 +470,7 @@ class BatchesHandler(AcceptingHandler):
             try:
                 task, body = _task_of(job)
                 reserved = self.read_reservation(f"#{number}", representation.encode(body))
-                submission = await self.jobs.submit(task, body, reservation=reserved)
+                submission = await self.jobs.submit(self.principal, task, body, reservation=reserved)
                 if submission.replay is not None:
                     return {"status": submission.replay.status, "job": json.loads(submission.replay.body)}
                 await self._keep(reserved, submission.job)
@@ -388,19 +493,25 @@ def _task_of(job: Any) -> tuple[str, dict[str, Any]]:
 class JobsHandler(ApiHandler):
     """``/v1/jobs``"""
 
+    scopes: ClassVar = {"GET": "read"}
+
     async def get(self) -> None:
-        page = await self.jobs.find(**parse_filters(self.request.query_arguments))
+        page = await self.jobs.find(self.principal, **parse_filters(self.request.query_arguments))
         self.write_json({"jobs": [representation.job(job) for job in page.jobs], "next_cursor": page.cursor})
 
 
 class JobHandler(ApiHandler):
     """``/v1/jobs/{id}``"""
 
+    scopes: ClassVar = {"GET": "read"}
+
     async def get(self, job_id: str) -> None:
-        job = await self.jobs.get(job_id)
+        job = await self.jobs.get(self.principal, job_id)
         seconds = self.read_wait()
         if seconds and not job.done:
-            outcome = await self.unless_client_leaves(self.lifecycle.unless_expired(self.jobs.wait(job, seconds)))
+            outcome = await self.unless_client_leaves(
+                self.lifecycle.unless_expired(self.jobs.wait(self.principal, job, seconds))
+            )
             job = outcome or job
         await self.write_job(job)
 
@@ -408,9 +519,11 @@ class JobHandler(ApiHandler):
 class EventsHandler(ApiHandler):
     """``/v1/jobs/{id}/events``"""
 
+    scopes: ClassVar = {"GET": "read"}
+
     async def get(self, job_id: str) -> None:
         after = position_of(self.request.headers.get("Last-Event-ID") or self.get_query_argument("after", None))
-        job = await self.jobs.get(job_id)
+        job = await self.jobs.get(self.principal, job_id)
         if job.done and after is not None and after >= job.number:
             self.clear_header("Content-Type")
             self.set_status(204)
@@ -425,7 +538,7 @@ class EventsHandler(ApiHandler):
 
     async def _relay(self, job: Job, after: int | None) -> None:
         """Write the job's events; each one is with the client before the next is looked for."""
-        async with aclosing(frames(self.jobs, job, after, self.lifecycle.closing)) as upcoming:
+        async with aclosing(frames(self.jobs, self.principal, job, after, self.lifecycle.closing)) as upcoming:
             async for frame in upcoming:
                 self.write(frame.for_sse())
                 async with asyncio.timeout(WRITE_TIMEOUT):
@@ -435,11 +548,13 @@ class EventsHandler(ApiHandler):
 class EventsSocket(ApiHandler, WebSocketHandler):
     """``/v1/jobs/{id}/ws``: the same frames as ``/events``, each a JSON text message ``{"event", "id", "data"}``."""
 
+    scopes: ClassVar = {"GET": "read"}
+
     _relaying: asyncio.Task[None] | None = None
 
     async def get(self, job_id: str) -> None:
         self._after = position_of(self.get_query_argument("after", None))
-        self._job = await self.jobs.get(job_id)  # while a refusal can still be said
+        self._job = await self.jobs.get(self.principal, job_id)  # while a refusal can still be said
         await super().get(job_id)
 
     def open(self, job_id: str) -> None:
@@ -449,7 +564,9 @@ class EventsSocket(ApiHandler, WebSocketHandler):
     async def _relay(self) -> None:
         code, reason = 1000, "end"
         try:
-            async with aclosing(frames(self.jobs, self._job, self._after, self.lifecycle.closing)) as upcoming:
+            async with aclosing(
+                frames(self.jobs, self.principal, self._job, self._after, self.lifecycle.closing)
+            ) as upcoming:
                 async for frame in upcoming:
                     if frame.event is None:
                         continue  # a WebSocket has pings
@@ -478,6 +595,8 @@ class EventsSocket(ApiHandler, WebSocketHandler):
 class CancelHandler(ApiHandler):
     """``/v1/jobs/{id}/cancel``"""
 
+    scopes: ClassVar = {"POST": "cancel"}
+
     async def post(self, job_id: str) -> None:
         body = self.read_json(optional=True)
         terminate = body.pop("terminate", False)
@@ -486,27 +605,35 @@ class CancelHandler(ApiHandler):
             faults.append(Fault("/terminate", "This should be true or false."))
         if faults:
             raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
-        job = await self.jobs.cancel(job_id, terminate=terminate)
+        job = await self.jobs.cancel(self.principal, job_id, terminate=terminate)
         await self.write_job(job, 200 if job.done else 202)
 
 
 class TasksHandler(ApiHandler):
     """``/v1/tasks``"""
 
+    scopes: ClassVar = {"GET": "read"}
+    needs_ledger = False
+
     def get(self) -> None:
-        tasks = [representation.task_summary(task) for task in self.jobs.catalogue]
+        tasks = [representation.task_summary(task) for task in self.jobs.tasks(self.principal)]
         self.write_json({"tasks": tasks, "next_cursor": None})
 
 
 class TaskHandler(ApiHandler):
     """``/v1/tasks/{task}``"""
 
+    scopes: ClassVar = {"GET": "read"}
+    needs_ledger = False
+
     def get(self, task: str) -> None:
-        self.write_json(representation.task(self.jobs.catalogue.get(task)))
+        self.write_json(representation.task(self.jobs.task(self.principal, task)))
 
 
 class HealthHandler(ApiHandler):
     """``/healthz``: the process is alive and its loop turns."""
+
+    is_public = True
 
     def get(self) -> None:
         self.write_json({"status": "alive"})
@@ -514,6 +641,8 @@ class HealthHandler(ApiHandler):
 
 class ReadyHandler(ApiHandler):
     """``/readyz``: jobs can be accepted and read now."""
+
+    is_public = True
 
     async def get(self) -> None:
         if self.lifecycle.closing.is_set():
@@ -528,6 +657,9 @@ class ReadyHandler(ApiHandler):
 
 class NotFoundHandler(ApiHandler):
     """Every other path."""
+
+    scopes = dict.fromkeys(RequestHandler.SUPPORTED_METHODS)
+    needs_ledger = False
 
     def get(self, *args: str) -> None:
         raise Problem(404, "not-found", "There is nothing at this path.")

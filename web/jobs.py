@@ -14,8 +14,9 @@ from kombu.exceptions import EncodeError
 
 from tornado_celery_bridge import Bridge, BridgeError, DispatchUncertain
 from tornado_celery_bridge.ledger import Gone, Job, JobRecord, Ledger, LedgerUnavailable, Page, Reservation
-from web.catalogue import Catalogue
+from web.catalogue import Catalogue, ExposedTask, unknown_task
 from web.idempotency import Answer, job_id_of
+from web.keys import Principal
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
 from web.representation import rfc3339
@@ -63,10 +64,28 @@ class Jobs:
         self._paces: dict[str, tuple[float, int]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
+    # Tasks.
+
+    def tasks(self, principal: Principal) -> list[ExposedTask]:
+        """Return the tasks that *principal* may run."""
+        return [task for task in self.catalogue if principal.may_run(task.name)]
+
+    def task(self, principal: Principal, name: str) -> ExposedTask:
+        """
+        Return the task of this name.
+
+        Raises:
+            Problem: 404, the same for a task that *principal* may not run as for one that is not there.
+        """
+        if not principal.may_run(name):
+            raise unknown_task()
+        return self.catalogue.get(name)
+
     # Submitting.
 
     async def submit(
         self,
+        principal: Principal,
         task_name: str,
         body: dict[str, Any],
         *,
@@ -77,7 +96,8 @@ class Jobs:
         Accept a job: write its record, then publish its message.
 
         Args:
-            task_name: An exposed task.
+            principal: Whose job it will be.
+            task_name: A task that they may run.
             body: What came through the door.
             reservation: Of the request's idempotency key.
             retry_of: The job of which this is another try.
@@ -86,7 +106,7 @@ class Jobs:
             Problem: Not accepted; or, ``dispatch-uncertain``, perhaps.
             LedgerUnavailable, DispatchError: Not accepted.
         """
-        task = self.catalogue.get(task_name)
+        task = self.task(principal, task_name)
         given, options = self._parse(body)
         arguments = task.arguments(given)
         now, begun = datetime.now(UTC), time.monotonic()
@@ -94,7 +114,7 @@ class Jobs:
         record = JobRecord(
             id=job_id_of(reservation),
             task=task.name,
-            owner="",
+            owner=principal.owner,
             options={name: value for name, value in body.get("options", {}).items() if name != "tags"},
             tags=list(options.tags),
             queue=options.queue or task.queue,
@@ -104,11 +124,13 @@ class Jobs:
             retry_of=retry_of,
         )
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
-        accepted = await self.ledger.accept(record, given, delay=delay, reservation=reservation)
+        accepted = await self.ledger.accept(
+            record, given, delay=delay, max_unfinished=principal.max_unfinished, reservation=reservation
+        )
         if accepted.kind == "replay" and accepted.response is not None:
             return Submission(Job(record=record), replay=Answer.decode(accepted.response))
         if accepted.kind == "exists":
-            return Submission(await self.get(record.id))
+            return Submission(await self.get(principal, record.id))
         if accepted.kind not in ("accepted", "taken-over"):
             raise _NOT_ACCEPTED[accepted.kind](record.id)
         celery_options = options.for_celery(self.catalogue.reverses_priority)
@@ -149,14 +171,16 @@ class Jobs:
         except (LedgerUnavailable, TimeoutError) as exc:
             _log.warning("the record of unpublished job %s stays: %s", record.id, exc)
 
-    async def retry(self, job_id: str, body: dict[str, Any], *, reservation: Reservation | None = None) -> Submission:
+    async def retry(
+        self, principal: Principal, job_id: str, body: dict[str, Any], *, reservation: Reservation | None = None
+    ) -> Submission:
         """
         Submit a job again that has ended: with exactly its input and options, or with those in *body*.
 
         Raises:
             Problem: As :meth:`get` and :meth:`submit`; 409 for one that has not ended.
         """
-        job = await self.get(job_id)
+        job = await self.get(principal, job_id)
         if not job.done:
             raise Problem(409, "job-unfinished", "The job has not ended: cancel it first, or wait for it.")
         stored = await self.ledger.input_of(job_id)
@@ -165,39 +189,40 @@ class Jobs:
         record = job.record
         options = {name: value for name, value in record.options.items() if name not in ("eta", "countdown", "expires")}
         again = {"input": json.loads(stored), "options": options | {"tags": record.tags}} | body
-        return await self.submit(record.task, again, reservation=reservation, retry_of=job_id)
+        return await self.submit(principal, record.task, again, reservation=reservation, retry_of=job_id)
 
     # Reading.
 
-    async def get(self, job_id: str) -> Job:
+    async def get(self, principal: Principal, job_id: str) -> Job:
         """
         Return a job as it is now.
 
         Raises:
-            Problem: 404, no such job; 410, there was one.
+            Problem: 404, no such job, or another's; 410, there was one.
             LedgerUnavailable: Not known now.
         """
         job = await self.ledger.get(job_id)
+        owner = job.owner if isinstance(job, Gone) else job and job.record.owner
+        if job is None or not (principal.is_admin or owner == principal.owner):
+            raise Problem(404, "unknown-job", "There is no job of this id.")
         if isinstance(job, Gone):
             raise _expired()
-        if job is None:
-            raise Problem(404, "unknown-job", "There is no job of this id.")
         return job
 
-    async def find(self, **filters: Any) -> Page:
+    async def find(self, principal: Principal, **filters: Any) -> Page:
         """
-        Return a page of jobs; filters as :meth:`Ledger.find`.
+        Return a page of the jobs that *principal* may see; filters as :meth:`Ledger.find`.
 
         Raises:
             Problem: 400, a cursor that is none of ours.
             LedgerUnavailable: Not known now.
         """
         try:
-            return await self.ledger.find(**filters)
+            return await self.ledger.find(owner=None if principal.is_admin else principal.owner, **filters)
         except ValueError:
             raise Problem(400, "invalid-cursor", "This cursor is none of ours: begin without one.") from None
 
-    async def wait(self, job: Job, timeout: float) -> Job:
+    async def wait(self, principal: Principal, job: Job, timeout: float) -> Job:
         """Return a job once it is done, or as it is after *timeout* seconds; errors as :meth:`get`."""
         with self.ledger.follow(job.record.id, job.number) as events:
             try:
@@ -206,7 +231,7 @@ class Jobs:
                         pass
             except TimeoutError:
                 pass
-        return await self.get(job.record.id)
+        return await self.get(principal, job.record.id)
 
     async def retry_after(self, task: str) -> int:
         """Return after how many seconds a job of *task* is likely to be done, as they went of late; at least 1."""
@@ -222,7 +247,7 @@ class Jobs:
 
     # Cancelling.
 
-    async def cancel(self, job_id: str, *, terminate: bool) -> Job:
+    async def cancel(self, principal: Principal, job_id: str, *, terminate: bool) -> Job:
         """
         Cancel a job for good, whether or not any worker is there to hear of it; one that is done stays as it is.
 
@@ -233,25 +258,26 @@ class Jobs:
             Problem: As :meth:`get`.
             LedgerUnavailable: Not cancelled, or not known to be.
         """
+        await self.get(principal, job_id)
         await self.ledger.cancel(job_id, _now())
-        job = await self.get(job_id)
+        job = await self.get(principal, job_id)
         if terminate and not job.done:
-            self._in_background(self._terminate(job))
+            self._in_background(self._terminate(principal, job))
         return job
 
-    async def abandon(self, job: Job, on_disconnect: str) -> None:
+    async def abandon(self, principal: Principal, job: Job, on_disconnect: str) -> None:
         """Do what a submitter who hung up wanted done then."""
         try:
             if on_disconnect == "cancel":
-                await self.cancel(job.record.id, terminate=True)
+                await self.cancel(principal, job.record.id, terminate=True)
             elif on_disconnect == "cancel-if-unstarted":
                 await self.ledger.cancel(job.record.id, _now(), unless_begun=True)
         except (BridgeError, Problem) as exc:
             _log.warning("job %s was not cancelled when its client hung up: %s", job.record.id, exc)
 
-    async def _terminate(self, job: Job) -> None:
+    async def _terminate(self, principal: Principal, job: Job) -> None:
         try:
-            if not (await self.wait(job, CANCEL_GRACE)).done:
+            if not (await self.wait(principal, job, CANCEL_GRACE)).done:
                 await self.bridge.revoke(job.record.id, terminate=True)
         except (BridgeError, Problem) as exc:
             _log.warning("cancelled job %s may run on: %s", job.record.id, exc)

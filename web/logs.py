@@ -37,11 +37,12 @@ def log_request(handler: tornado.web.RequestHandler) -> None:
     request = handler.request
     _access.log(
         logging.INFO if status < 500 else logging.WARNING,
-        "method=%s path=%s status=%d ms=%.1f ip=%s request=%s",
+        "method=%s path=%s status=%d ms=%.1f ip=%s key=%s request=%s",
         request.method,
         request.path,
         status,
         1000 * request.request_time(),
         request.remote_ip,
+        getattr(getattr(handler, "principal", None), "key_id", "") or "-",
         getattr(handler, "request_id", "-"),
     )

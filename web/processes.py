@@ -56,16 +56,17 @@ def _check_port(settings: Settings) -> None:
 
 async def _keep_running(child_end: int, stop: asyncio.Event) -> int:
     """Run one process after the other until *stop*; return 0, or its status if none can ever run."""
-    delay = FIRST_DELAY
+    delay, has_run = FIRST_DELAY, False
     loop = asyncio.get_running_loop()
     while not stop.is_set():
         started = loop.time()
         status = await _run(child_end, stop)
         if stop.is_set():
             break
-        if status == CONFIGURATION_ERROR:
+        if status == CONFIGURATION_ERROR and not has_run:  # later it is a file that was edited, and may be corrected
             stop.set()
             return status
+        has_run = True
         delay = FIRST_DELAY if loop.time() - started > LIVED else min(2 * delay, LONGEST_DELAY)
         _log.error("a web process ended with status %d; another starts in %.1f s", status, delay)
         try:

@@ -18,6 +18,7 @@ from tornado_celery_bridge.ledger.worker import is_installed
 from web.application import make_app, make_server
 from web.catalogue import Catalogue
 from web.jobs import Jobs
+from web.keys import Keyring
 from web.lifecycle import Lifecycle
 from web.settings import Settings, SettingsError
 
@@ -42,20 +43,23 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
         parent: A file descriptor whose end of file stands for SIGTERM: the parent process is gone.
 
     Raises:
-        SettingsError: The Celery app or its backend is not there.
+        SettingsError: The Celery app or its backend is not there, or the file of API keys cannot be used.
         OSError: The port is taken.
     """
     stop = _stop_signal(parent)
     lifecycle = Lifecycle()
+    keys = None if settings.api_keys_file is None else await asyncio.to_thread(Keyring, settings.api_keys_file)
     app = await asyncio.to_thread(load_celery_app, settings.celery_app)
     async with AsyncExitStack() as stack:
+        if keys is not None:
+            stack.callback(asyncio.ensure_future(keys.watch()).cancel)
         bridge = await stack.enter_async_context(Bridge(app))
         ledger = await asyncio.to_thread(open_ledger, app, settings)
         stack.push_async_callback(ledger.close)
         stack.callback(asyncio.ensure_future(keep_swept(ledger)).cancel)
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app))
         stack.push_async_callback(jobs.close)
-        server = make_server(make_app(bridge, jobs, lifecycle=lifecycle))
+        server = make_server(make_app(bridge, jobs, keys=keys, lifecycle=lifecycle))
         server.listen(settings.port, settings.bind, reuse_port=reuse_port)
         _log.info("tornado=%s serving http://%s:%d", tornado.version, _in_url(settings.bind), settings.port)
         stack.push_async_callback(server.close_all_connections)

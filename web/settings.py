@@ -4,6 +4,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 __all__ = ("Settings", "SettingsError")
@@ -22,6 +23,8 @@ class Settings:
     celery_app: str
     #: Seconds for which a job is kept after its end.
     job_ttl: float
+    #: Where the API keys are; None is that there are none.
+    api_keys_file: Path | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -32,12 +35,14 @@ class Settings:
             SettingsError: One makes no sense.
         """
         bind = environment.get("BIND") or "127.0.0.1"
-        _check_bind(bind)
+        keys = environment.get("API_KEYS_FILE")
+        _check_bind(bind, has_keys=bool(keys))
         return cls(
             port=int(_number(environment, "PORT", 8888, 1, 65_535)),
             bind=bind,
             celery_app=environment.get("CELERY_APP") or "tasks",
             job_ttl=_number(environment, "JOB_TTL", 86_400, 1, 10 * 366 * 86_400),
+            api_keys_file=Path(keys) if keys else None,
         )
 
 
@@ -50,16 +55,16 @@ def _number(environment: Mapping[str, str], name: str, default: int, least: int,
     return int(given)
 
 
-def _check_bind(bind: str) -> None:
-    """Refuse to let the network run tasks: there are no API keys yet, so whoever can connect may do everything."""
+def _check_bind(bind: str, *, has_keys: bool) -> None:
+    """Refuse to let the network run tasks without API keys: whoever could connect might do everything."""
     if bind == "localhost":
         return
     try:
         address = ipaddress.ip_address(bind)
     except ValueError:
         raise SettingsError(f"BIND should be an IP address, or localhost, not {bind!r}") from None
-    if not address.is_loopback:
+    if not (address.is_loopback or has_keys):
         raise SettingsError(
             f"BIND={bind} would let everybody on the network run tasks, as there are no API keys: "
-            "bind to 127.0.0.1, and put a proxy that authenticates in front"
+            "set API_KEYS_FILE, or bind to 127.0.0.1 and put a proxy that authenticates in front"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.web.conftest import Service, nothing_new, tasks_of, until
+from web.keys import EVERYBODY
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 
@@ -24,7 +25,7 @@ async def hang_up_while_waiting(service: Service, body: object, wait: int = 30) 
     (new,) = {key async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*")} - before
     job_id = new.decode().removeprefix("tcb:job:")
     async with asyncio.timeout(20):
-        while (await service.jobs.get(job_id)).state != "STARTED":
+        while (await service.jobs.get(EVERYBODY, job_id)).state != "STARTED":
             await asyncio.sleep(0.01)
     writer.close()
     await until(lambda: not service.lifecycle._requests)

@@ -79,12 +79,13 @@ class Ledger:
         timeout: float = 2.0,
     ) -> None:
         self._redis = redis.asyncio.Redis(connection_pool=pool)
-        self._prefix = prefix_of(prefix)
+        #: What comes before every key of ours.
+        self.prefix = prefix_of(prefix)
         self._ttl = ttl
         self._timeout = timeout
         self._pending: deque[_Call] = deque()
         self._sender: asyncio.Task[None] | None = None
-        self._feed = Feed(subscriber_pool, self._prefix, self.call)
+        self._feed = Feed(subscriber_pool, self.prefix, self.call)
 
     @classmethod
     def of_backend(cls, backend: Any, *, ttl: float = 86_400.0) -> Self:
@@ -141,7 +142,7 @@ class Ledger:
 
     async def respond(self, reservation: Reservation, response: bytes) -> None:
         """Keep *response* as the answer to the same request with the same idempotency key."""
-        await self.call("HSET", f"{self._prefix}key:{reservation.name}", "response", response)
+        await self.call("HSET", f"{self.prefix}key:{reservation.name}", "response", response)
 
     async def withdraw(self, job_id: str, reservation: Reservation | None = None) -> None:
         """Forget a job that was not published, and let go of its idempotency key."""
@@ -150,7 +151,7 @@ class Ledger:
     async def get(self, job_id: str) -> Job | Gone | None:
         """Return a job; None for an id that is no job's."""
         answers = asyncio.gather(
-            self.call("HMGET", f"{self._prefix}job:{job_id}", *FIELDS), self.call("GET", f"{self._prefix}gone:{job_id}")
+            self.call("HMGET", f"{self.prefix}job:{job_id}", *FIELDS), self.call("GET", f"{self.prefix}gone:{job_id}")
         )
         values, owner = await answers
         if values[0] is not None:
@@ -159,7 +160,7 @@ class Ledger:
 
     async def input_of(self, job_id: str) -> bytes | None:
         """Return the JSON of a job's exact input; None for a job that is not there."""
-        given: bytes | None = await self.call("HGET", f"{self._prefix}job:{job_id}", "input")
+        given: bytes | None = await self.call("HGET", f"{self.prefix}job:{job_id}", "input")
         return given
 
     async def find(
@@ -223,7 +224,7 @@ class Ledger:
 
     async def pace(self, task: str) -> tuple[float | None, float | None]:
         """Return for how many seconds jobs of *task* have of late waited, and run; None where none has yet."""
-        found = await self.call("HMGET", f"{self._prefix}pace", f"{task} wait", f"{task} run")
+        found = await self.call("HMGET", f"{self.prefix}pace", f"{task} wait", f"{task} run")
         waited, ran = (None if value is None else int(value) / 1000 for value in found)
         return waited, ran
 
@@ -255,9 +256,9 @@ class Ledger:
 
     async def _run(self, script: str, *args: Any) -> Any:
         try:
-            return await self._call("EVALSHA", _sha(script), 0, self._prefix, *args)
+            return await self._call("EVALSHA", _sha(script), 0, self.prefix, *args)
         except NoScriptError:
-            return await self.call("EVAL", script, 0, self._prefix, *args)
+            return await self.call("EVAL", script, 0, self.prefix, *args)
         except (RedisError, OSError) as exc:
             raise _unavailable(exc) from exc
 
