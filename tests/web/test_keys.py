@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -593,7 +594,11 @@ async def test_without_redis_nothing_is_limited_and_nothing_breaks(
         async with guarded(server.url, keys) as site:
             assert (await site.fetch("slow", "/v1/tasks")).code == 200
             problem(await site.fetch("slow", "/v1/tasks"), 429, "rate-limited")
-            await asyncio.to_thread(server.kill)
+            server.freeze()
+            begun = time.monotonic()
+            problem(await site.submit("limited", "s.add", [1]), 503, "ledger-unavailable")
+            assert time.monotonic() - begun < 3.5  # 2 s for the rate, and not as much again for the job
+            await asyncio.to_thread(server.stop)
             for _ in range(2):
                 assert (await site.fetch("slow", "/v1/tasks")).code == 200
                 problem(await site.fetch("slow", "/v1/jobs/x"), 503, "ledger-unavailable")
@@ -602,7 +607,7 @@ async def test_without_redis_nothing_is_limited_and_nothing_breaks(
                 assert response.headers["Retry-After"] == "1"
                 problem(await site.fetch("slow", "/nothing"), 404, "not-found")
     finally:
-        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.kill)
 
 
 # The command.
