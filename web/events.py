@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from web.jobs import Jobs
 from web.keys import Principal
 from web.problems import Fault, Problem, problem_of
 
-__all__ = ("KEEP_ALIVE", "Frame", "frames", "position_of")
+__all__ = ("KEEP_ALIVE", "Frame", "frames", "frames_of_many", "position_of", "positions_of")
 
 #: Seconds of silence after which a comment is sent, so that nobody in between takes the connection for dead.
 KEEP_ALIVE = 15.0
@@ -25,8 +25,8 @@ class Frame(NamedTuple):
 
     event: str | None
     data: Any = None
-    #: The event's number; the client says it when it comes back.
-    id: int | None = None
+    #: Which event it is; the client says it when it comes back.
+    id: Any = None
 
     def for_sse(self) -> bytes:
         """Return the frame as a server-sent event."""
@@ -34,7 +34,7 @@ class Frame(NamedTuple):
             return b": still here\n\n"
         lines = [b"event: " + self.event.encode(), b"data: " + representation.encode(self.data)]
         if self.id is not None:
-            lines.append(b"id: %d" % self.id)
+            lines.append(f"id: {self.id}".encode())
         if self.event == "close":
             lines.append(b"retry: 1000")
         return b"\n".join(lines) + b"\n\n"
@@ -94,6 +94,71 @@ def _frame_of(event: Event, shown: Job) -> Frame:
     if event.kind in ("progress", "log"):
         return Frame(event.kind, json.loads(event.data), event.number)
     return Frame(event.kind, representation.job(shown), event.number)
+
+
+def positions_of(text: str | None, count: int) -> list[int | None]:
+    """
+    Return the number of the last event that a client has of each of *count* jobs, as it says.
+
+    Raises:
+        Problem: 400, it is no such list.
+    """
+    if not text:
+        return [None] * count
+    positions = [position_of(part) for part in text.split(".")]
+    if len(positions) != count:
+        detail = "Last-Event-ID, or after, is not of a stream of these jobs."
+        raise Problem(400, "invalid-event-id", detail, faults=[Fault("", detail)])
+    return positions
+
+
+async def frames_of_many(
+    jobs: Jobs, principal: Principal, followed: Sequence[Job], after: Sequence[int | None], closing: asyncio.Event
+) -> AsyncGenerator[Frame]:
+    """
+    Yield the events of several jobs, as they come, up to the end of all.
+
+    Args are as for :func:`frames`. A frame's id says where the client is in each job; what it carries is
+    ``{"job", "data"}``.
+    """
+    positions = [-1 if number is None else number for number in after]
+    # Of one frame: a slow reader slows all of them down.
+    ready: asyncio.Queue[tuple[int, Frame | Exception | None]] = asyncio.Queue(maxsize=1)
+
+    async def relay(place: int) -> None:
+        try:
+            async with aclosing(frames(jobs, principal, followed[place], after[place], closing)) as upcoming:
+                async for frame in upcoming:
+                    await ready.put((place, frame))
+            await ready.put((place, None))
+        except Exception as exc:  # the reader's to know
+            await ready.put((place, exc))
+
+    relays = [
+        asyncio.ensure_future(relay(place))
+        for place, job in enumerate(followed)
+        if not (job.done and positions[place] >= job.number)
+    ]
+    left = len(relays)
+    try:
+        while left:
+            place, frame = await ready.get()
+            if isinstance(frame, Exception):
+                raise frame
+            if frame is None:
+                left -= 1
+            elif frame.id is None:
+                yield frame
+                if frame.event == "close":
+                    return
+            else:
+                positions[place] = frame.id
+                data = {"job": followed[place].record.id, "data": frame.data}
+                yield Frame(frame.event, data, ".".join("" if number < 0 else str(number) for number in positions))
+    finally:
+        for each in relays:
+            each.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
 
 
 async def _upcoming(events: AsyncIterator[Event], closing: asyncio.Event) -> AsyncGenerator[Event | None]:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
@@ -18,7 +18,7 @@ from tornado_celery_bridge import BridgeError, WaitersSaturated
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation
 from web import representation
 from web.door import MAX_NODES, parse_body
-from web.events import frames, position_of
+from web.events import Frame, frames, frames_of_many, position_of, positions_of
 from web.filters import parse_filters
 from web.idempotency import Answer, reservation
 from web.jobs import Jobs, Submission
@@ -44,6 +44,8 @@ MAX_WAIT = 60
 MAX_BATCH = 1_000
 MAX_BATCH_NODES = 100_000
 BATCH_STEP = 50
+#: Jobs in one stream of events.
+MAX_FOLLOWED = 100
 #: Seconds for a client of a stream to take what was written.
 WRITE_TIMEOUT = 30.0
 
@@ -516,33 +518,64 @@ class JobHandler(ApiHandler):
         await self.write_job(job)
 
 
-class EventsHandler(ApiHandler):
-    """``/v1/jobs/{id}/events``"""
+class StreamHandler(ApiHandler):
+    """What streams of server-sent events share."""
 
     scopes: ClassVar = {"GET": "read"}
 
-    async def get(self, job_id: str) -> None:
-        after = position_of(self.request.headers.get("Last-Event-ID") or self.get_query_argument("after", None))
-        job = await self.jobs.get(self.principal, job_id)
-        if job.done and after is not None and after >= job.number:
-            self.clear_header("Content-Type")
-            self.set_status(204)
-            return
+    @property
+    def last_event_id(self) -> str | None:
+        """What the client says that it had last: as an EventSource does, or in the query."""
+        return self.request.headers.get("Last-Event-ID") or self.get_query_argument("after", None)
+
+    def nothing_to_come(self) -> None:
+        """Answer a client that has had everything: an EventSource does not come back after that."""
+        self.clear_header("Content-Type")
+        self.set_status(204)
+
+    async def relay(self, upcoming: AsyncGenerator[Frame]) -> None:
+        """Write events; each one is with the client before the next is looked for."""
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")
         try:
-            await self.unless_client_leaves(self._relay(job, after))
+            await self.unless_client_leaves(self._write(upcoming))
         except TimeoutError:  # a slow reader
             self._left = True
             raise ClientLeft from None
 
-    async def _relay(self, job: Job, after: int | None) -> None:
-        """Write the job's events; each one is with the client before the next is looked for."""
-        async with aclosing(frames(self.jobs, self.principal, job, after, self.lifecycle.closing)) as upcoming:
+    async def _write(self, upcoming: AsyncGenerator[Frame]) -> None:
+        async with aclosing(upcoming):
             async for frame in upcoming:
                 self.write(frame.for_sse())
                 async with asyncio.timeout(WRITE_TIMEOUT):
                     await self.flush()
+
+
+class EventsHandler(StreamHandler):
+    """``/v1/jobs/{id}/events``"""
+
+    async def get(self, job_id: str) -> None:
+        after = position_of(self.last_event_id)
+        job = await self.jobs.get(self.principal, job_id)
+        if job.done and after is not None and after >= job.number:
+            self.nothing_to_come()
+        else:
+            await self.relay(frames(self.jobs, self.principal, job, after, self.lifecycle.closing))
+
+
+class ManyEventsHandler(StreamHandler):
+    """``/v1/events?job=…&job=…``"""
+
+    async def get(self) -> None:
+        ids = self.get_query_arguments("job")
+        if not 1 <= len(ids) <= MAX_FOLLOWED:
+            raise Problem(400, "invalid-query", f"Name 1 to {MAX_FOLLOWED} jobs, as in ?job=ID&job=ID.")
+        after = positions_of(self.last_event_id, len(ids))
+        jobs = await asyncio.gather(*(self.jobs.get(self.principal, job_id) for job_id in ids))
+        if all(job.done and had is not None and had >= job.number for job, had in zip(jobs, after, strict=True)):
+            self.nothing_to_come()
+        else:
+            await self.relay(frames_of_many(self.jobs, self.principal, jobs, after, self.lifecycle.closing))
 
 
 class EventsSocket(ApiHandler, WebSocketHandler):
@@ -672,6 +705,7 @@ ROUTES = [
     (r"/v1/tasks/([^/]+)", TaskHandler),
     (r"/v1/tasks/([^/]+)/jobs", SubmitHandler),
     (r"/v1/batches", BatchesHandler),
+    (r"/v1/events", ManyEventsHandler),
     (r"/v1/jobs", JobsHandler),
     (r"/v1/jobs/([^/]+)", JobHandler),
     (r"/v1/jobs/([^/]+)/events", EventsHandler),

@@ -46,7 +46,8 @@ class Stream:
 
 @asynccontextmanager
 async def reading(service: Service, job_id: str, query: str = "") -> AsyncIterator[Stream]:
-    head = f"GET /v1/jobs/{job_id}/events{query} HTTP/1.1\r\nHost: x\r\n\r\n"
+    path = f"/v1/jobs/{job_id}/events" if job_id else "/v1/events"
+    head = f"GET {path}{query} HTTP/1.1\r\nHost: x\r\n\r\n"
     reader, writer = await service.raw(head.encode())
     answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
     assert b"\r\nContent-Type: text/event-stream\r\n" in answer
@@ -178,3 +179,25 @@ async def test_history_that_is_no_longer_kept_begins_with_a_snapshot(service: Se
         (snapshot, end) = await stream.rest()
     assert (snapshot.name, end.name, end.id) == ("snapshot", "end", told[-1].id)
     assert end.data == told[-1].data
+
+
+async def test_several_jobs_in_one_stream(service: Service) -> None:
+    ids = [await submitted(service, "s.steps", {"input": {"count": count}}) for count in (3, 6)]
+    query = f"?job={ids[0]}&job={ids[1]}"
+    told: list[Event] = []
+    while sum(event.name == "end" for event in told) < 2:
+        async with reading(service, "", f"{query}&after={told[-1].id if told else ''}") as stream:
+            for _ in range(4):
+                event = await stream.next()
+                if event is None:
+                    break
+                told.append(event)
+    for job_id, count in zip(ids, (3, 6), strict=True):
+        steps = [event.data["data"] for event in told if event.name == "progress" and event.data["job"] == job_id]
+        assert [step["current"] for step in steps] == list(range(1, count + 1))
+        assert [event.data["data"]["result"] for event in told if event.name == "end" and event.data["job"] == job_id]
+    assert (await service.fetch(f"/v1/events{query}&after={told[-1].id}")).code == 204
+    problem(await service.fetch(f"/v1/events{query}&after=1"), 400, "invalid-event-id")
+    problem(await service.fetch("/v1/events"), 400, "invalid-query")
+    problem(await service.fetch(f"/v1/events{query}&job=none"), 404, "unknown-job")
+    await until(lambda: service.jobs.ledger.following == 0)
