@@ -1,12 +1,16 @@
-"""What the real worker of the comparison runs."""
+"""What the real worker of the comparison runs, and what is submitted over HTTP."""
 
 import os
 
 from celery import Celery
 
+from tornado_celery_bridge.ledger.worker import install
+
 app = Celery("bench", broker=os.environ["BENCH_REDIS"], backend=os.environ["BENCH_REDIS"])
+if "CELERY_APP" in os.environ:  # it is the service that is measured
+    install(app)
 
 
-@app.task(name="bench.add")
+@app.task(name="bench.add", exposed=True)
 def add(x: int, y: int) -> int:
     return x + y

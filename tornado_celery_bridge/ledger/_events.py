@@ -1,11 +1,11 @@
 """
 Follows the events of jobs, any number of them, over one connection.
 
-Theory of operation. Every event has a number, counted for each job without gaps; it is appended to the job's stream
+Theory of operation. Every event has a number, counted for each job without gaps; it is appended to the job's history
 and published with its number, in one step. A follower knows which number it has to have next. When its subscription
-is confirmed, the first time and each time after the connection was lost, it reads what the stream has from there on;
-what is published while it reads is set aside until it has. So it has each event once, in order, whatever was missed.
-A follower that falls behind lets go, and reads from the stream what it missed once it has caught up with the rest.
+is confirmed, the first time and each time after the connection was lost, it reads the history from there on; what is
+published while it reads is set aside until it has. So it has each event once, in order, whatever was missed. A
+follower that falls behind lets go, and reads what it missed in the history once it has caught up with the rest.
 """
 
 import asyncio
@@ -18,15 +18,16 @@ from typing import Any, Self
 from tornado_celery_bridge._redis import ConnectionPool
 from tornado_celery_bridge._subscriber import Subscriber
 from tornado_celery_bridge.exceptions import BridgeError
+from tornado_celery_bridge.ledger import _scripts
 from tornado_celery_bridge.ledger._records import Event
 
 __all__ = ("Feed", "Follower")
 
 log = logging.getLogger(__name__)
 
-#: Events that wait for a follower's consumer; more are left to the stream.
+#: Events that wait for a follower's consumer; more are left to the history.
 MAX_BEHIND = 200
-#: Seconds between two attempts to read a stream.
+#: Seconds between two attempts to read a history.
 RETRY = 0.25
 
 
@@ -37,13 +38,13 @@ class Feed:
     Args:
         pool: Makes the one connection.
         prefix: Of the ledger's keys.
-        call: Sends a command to Redis.
+        run: Runs one of the ledger's scripts.
     """
 
-    def __init__(self, pool: ConnectionPool, prefix: str, call: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, pool: ConnectionPool, prefix: str, run: Callable[..., Awaitable[Any]]) -> None:
         self._subscriber = Subscriber(pool, self._subscribed, self._published)
         self._prefix = prefix
-        self._call = call
+        self._run = run
         self._followers: dict[bytes, set[Follower]] = {}
         #: How many followers there are.
         self.following = 0
@@ -61,62 +62,59 @@ class Feed:
         if not self._started:
             self._started = True
             self._subscriber.start()
-        stream = f"{self._prefix}events:{job_id}".encode()
-        follower = Follower(self, stream, f"{self._prefix}job:{job_id}", after)
-        self._followers.setdefault(stream, set()).add(follower)
+        channel = f"{self._prefix}events:{job_id}".encode()
+        follower = Follower(self, channel, job_id, after)
+        self._followers.setdefault(channel, set()).add(follower)
         self.following += 1
-        self._subscriber.subscribe(stream)
+        self._subscriber.subscribe(channel)
         return follower
 
     def unfollow(self, follower: "Follower") -> None:
         """Tell *follower* no more."""
-        followers = self._followers.get(follower.stream, set())
+        followers = self._followers.get(follower.channel, set())
         if follower not in followers:
             return
         followers.remove(follower)
         self.following -= 1
         if not followers:
-            del self._followers[follower.stream]
-            self._subscriber.unsubscribe(follower.stream)
+            del self._followers[follower.channel]
+            self._subscriber.unsubscribe(follower.channel)
 
-    def _subscribed(self, stream: bytes) -> None:
-        for follower in self._followers.get(stream, ()):
+    def _subscribed(self, channel: bytes) -> None:
+        for follower in self._followers.get(channel, ()):
             follower.subscribed()
 
-    async def _published(self, stream: bytes, message: bytes) -> None:
+    async def _published(self, channel: bytes, message: bytes) -> None:
         number, kind, data = message.decode().split(" ", 2)
         event = Event(int(number), kind, data)
-        for follower in self._followers.get(stream, ()):
+        for follower in self._followers.get(channel, ()):
             follower.published(event)
 
-    async def read(self, follower: "Follower", after: int) -> list[Event]:
-        """Return the events in *follower*'s stream after number *after*, and a snapshot for what is missing."""
-        entries, number = await asyncio.gather(
-            self._call("XRANGE", follower.stream, f"({after}-0", "+", "COUNT", MAX_BEHIND),
-            self._call("HGET", follower.job, "number"),
-        )
-        events = []
-        for entry_id, fields in entries:
-            events.append(Event(int(entry_id.split(b"-")[0]), fields[b"kind"].decode(), fields[b"data"].decode()))
-        last = int(number or 0)
-        if not events and last > after:  # the stream has expired, which it does some time after the end
+    async def read(self, job_id: str, after: int) -> list[Event]:
+        """Return the events of a job that come after number *after*, and a snapshot for those that are not kept."""
+        last, first, *kept = await self._run(_scripts.EVENTS, job_id, after, MAX_BEHIND)
+        if first > last > after:  # none is kept, as it is some time after the end
             return [Event(last - 1, "snapshot", "{}"), Event(last, "end", "{}")]
-        if events and events[0].number > after + 1:
-            events.insert(0, Event(events[0].number - 1, "snapshot", "{}"))
+        events = []
+        if first > after + 1:
+            events.append(Event(first - 1, "snapshot", "{}"))
+        for number, event in enumerate(kept, max(first, after + 1)):
+            kind, _, data = event.decode().partition(" ")
+            events.append(Event(number, kind, data))
         return events
 
 
 class Follower:
     """The events of one job, for one consumer, each once and in order. An async iterator; close it, or use ``with``."""
 
-    def __init__(self, feed: Feed, stream: bytes, job: str, after: int) -> None:
-        self.stream = stream
-        self.job = job
+    def __init__(self, feed: Feed, channel: bytes, job_id: str, after: int) -> None:
+        self.channel = channel
+        self._job_id = job_id
         self._feed = feed
         self._last = after
         self._events: deque[Event] = deque()
         self._subscribed = False
-        #: Published while the stream is read.
+        #: Published while the history is read.
         self._aside: list[Event] = []
         #: Whether what is published next follows what was heard last.
         self._live = False
@@ -150,7 +148,7 @@ class Follower:
             self._aside.append(event)
 
     def subscribed(self) -> None:
-        """Read what the stream has that was not heard."""
+        """Read what was not heard."""
         self._subscribed = True
         self._live = False
         if self._reading is not None:
@@ -164,7 +162,7 @@ class Follower:
                 self._again = False
                 self._aside.clear()
                 try:
-                    events = await self._feed.read(self, self._last)
+                    events = await self._feed.read(self._job_id, self._last)
                 except BridgeError as exc:
                     log.info("the events of a job could not be read: %s", exc)
                     await asyncio.sleep(RETRY)
@@ -189,7 +187,7 @@ class Follower:
         if event.number <= self._last:
             return
         if self._live and (len(self._events) >= MAX_BEHIND or event.number > self._last + 1):
-            self._live = False  # the stream has it
+            self._live = False  # the history has it
             return
         self._last = event.number
         self._events.append(event)

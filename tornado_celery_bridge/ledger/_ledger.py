@@ -85,7 +85,7 @@ class Ledger:
         self._timeout = timeout
         self._pending: deque[_Call] = deque()
         self._sender: asyncio.Task[None] | None = None
-        self._feed = Feed(subscriber_pool, self.prefix, self.call)
+        self._feed = Feed(subscriber_pool, self.prefix, self._run)
 
     @classmethod
     def of_backend(cls, backend: Any, *, ttl: float = 86_400.0) -> Self:

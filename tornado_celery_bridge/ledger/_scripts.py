@@ -8,7 +8,8 @@ Keys, all with the deployment's prefix:
                       ``finished_at``, ``result`` or ``error`` (JSON), ``progress``, ``number`` (of the last event),
                       ``cancelled`` (the error to end with), ``token`` (of the attempt under way), and what the
                       scripts need at hand
-``events:{id}``       stream of the job's events, numbered from 1 without gaps; also the channel they are published on
+``events:{id}``       list of the job's last events, numbered without gaps; also the channel they are published on. (A
+                      stream would take 4 KB for the first event, and have no use for its ids.)
 ``index:…``           sorted sets of job ids by time of submission: ``all``, ``owner:…``, ``task:…``, ``tag:…``,
                       ``state:…``
 ``open``              hash: how many unfinished jobs an owner has
@@ -21,12 +22,12 @@ Keys, all with the deployment's prefix:
 All times in scores and deadlines are the server's, in ms, so that the processes' own clocks need not agree.
 """
 
-__all__ = ("ACCEPT", "CANCEL", "FINISH", "LIST", "REPORT", "START", "SWEEP", "WITHDRAW")
+__all__ = ("ACCEPT", "CANCEL", "EVENTS", "FINISH", "LIST", "REPORT", "START", "SWEEP", "WITHDRAW")
 
 _COMMON = """
 local prefix, id = ARGV[1], ARGV[2]
 local job = prefix .. 'job:' .. id
-local stream = prefix .. 'events:' .. id
+local events = prefix .. 'events:' .. id
 local ENDED = {SUCCESS = true, FAILURE = true, REVOKED = true}
 
 local function now()
@@ -50,8 +51,8 @@ end
 
 local function event(kind, data)
   local number = redis.call('HINCRBY', job, 'number', 1)
-  redis.call('XADD', stream, 'MAXLEN', '~', 1000, number .. '-0', 'kind', kind, 'data', data)
-  redis.call('PUBLISH', stream, number .. ' ' .. kind .. ' ' .. data)
+  if redis.call('RPUSH', events, kind .. ' ' .. data) > 1000 then redis.call('LPOP', events) end
+  redis.call('PUBLISH', events, number .. ' ' .. kind .. ' ' .. data)
 end
 
 -- A moving average over some ten jobs.
@@ -64,7 +65,7 @@ end
 local function finish(from, state, finished_at, field, value)
   local known = redis.call('HMGET', job, 'ttl', 'owner', 'begun', 'task')
   redis.call('HSET', job, 'state', state, 'finished_at', finished_at, field, value)
-  redis.call('HDEL', job, 'progress', 'token', 'begun')
+  redis.call('HDEL', job, 'progress', 'token', 'begun', 'due', 'ttl')
   move(from, state)
   local left = redis.call('HINCRBY', prefix .. 'open', known[2], -1)
   if left <= 0 then redis.call('HDEL', prefix .. 'open', known[2]) end
@@ -72,7 +73,7 @@ local function finish(from, state, finished_at, field, value)
   if known[3] and state == 'SUCCESS' then pace(known[4] .. ' run', time - known[3]) end
   redis.call('ZADD', prefix .. 'due', time + known[1], id)
   event('end', '{}')
-  redis.call('PEXPIRE', stream, math.min(known[1], 3600000))
+  redis.call('PEXPIRE', events, math.min(known[1], 3600000))
 end
 """
 
@@ -123,7 +124,7 @@ local function forget()
   redis.call('ZREM', index('state:' .. bucket(known[4])), id)
   redis.call('ZREM', index('owner:' .. known[1]), id)
   for _, tag in ipairs(cjson.decode(known[3]).tags) do redis.call('ZREM', index('tag:' .. tag), id) end
-  redis.call('DEL', job, stream)
+  redis.call('DEL', job, events)
   return known
 end
 """
@@ -213,6 +214,22 @@ return state
 """
 )
 
+#: ARGV: prefix, id, number after which, how many at most. Returns the last event's number, the first kept one's, then
+#: events as ``kind data``, the one after the asked number first, or the first kept one.
+EVENTS = (
+    _COMMON
+    + """
+local after, most = tonumber(ARGV[3]), tonumber(ARGV[4])
+local last = tonumber(redis.call('HGET', job, 'number') or 0)
+local first = last - redis.call('LLEN', events) + 1
+local from = math.max(0, after + 1 - first)
+local found = redis.call('LRANGE', events, from, from + most - 1)
+table.insert(found, 1, first)
+table.insert(found, 1, last)
+return found
+"""
+)
+
 #: ARGV: prefix, '', for how long a forgotten job is remembered, how many at most. Returns how many.
 SWEEP = (
     _COMMON
@@ -220,7 +237,7 @@ SWEEP = (
     + """
 local due = redis.call('ZRANGEBYSCORE', prefix .. 'due', '-inf', now(), 'LIMIT', 0, ARGV[4])
 for _, each in ipairs(due) do
-  id, job, stream = each, prefix .. 'job:' .. each, prefix .. 'events:' .. each
+  id, job, events = each, prefix .. 'job:' .. each, prefix .. 'events:' .. each
   local known = forget()
   if known then redis.call('SET', prefix .. 'gone:' .. id, known[1], 'PX', ARGV[3]) end
   redis.call('ZREM', prefix .. 'due', id)

@@ -1,0 +1,206 @@
+"""
+What the ledger costs: ``python -m benchmarks.jobs`` (needs wrk). Prints, all of one run:
+
+- submitting over HTTP (validation, ledger, publishing; and with an API key and an idempotency key besides) against a
+  bare Tornado handler that parses the same JSON, and against Flower's own submit endpoint;
+- memory of a finished job, with and without its events;
+- how long a page of a list takes among 100,000 jobs.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import tornado.httpserver
+import tornado.netutil
+import tornado.web
+
+from tests.servers import Server, free_port, wait_for
+from tornado_celery_bridge.ledger import JobRecord, Ledger, ledger_backend
+
+HERE = Path(__file__).parent
+BODY = json.dumps({"input": {"x": 2, "y": 2}})
+FLOWER_BODY = json.dumps({"args": [2, 2]})
+
+
+class Bare(tornado.web.RequestHandler):
+    def post(self) -> None:
+        body = json.loads(self.request.body)
+        self.set_status(202)
+        self.finish({"id": str(uuid.uuid4()), "input": body["input"]})
+
+
+async def serve_bare() -> None:
+    server = tornado.httpserver.HTTPServer(tornado.web.Application([("/.*", Bare)], log_function=id))
+    sockets = tornado.netutil.bind_sockets(int(os.environ["PORT"]), "127.0.0.1")
+    server.add_sockets(sockets)
+    await asyncio.Event().wait()
+
+
+def rate(command: list[str], path: str, body: str, header: str, server: Server, seconds: int, **more: str) -> float:
+    """Return how many requests a second a process answers with 2xx."""
+    port = str(free_port())
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "PORT": port, **more}
+    environment |= {"BENCH_REDIS": server.url, "CELERY_APP": "benchmarks.celery_app", "FLOWER_UNAUTHENTICATED_API": "1"}
+    process = subprocess.Popen(
+        [part.replace("{port}", port) for part in command],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        headers = f'wrk.method = "POST"\nwrk.body = {body!r}\nwrk.headers["Content-Type"] = "application/json"\n'
+        script.write(headers + header)
+        script.flush()
+        load = ["wrk", "-t1", "-c64", "-s", script.name, f"http://127.0.0.1:{port}{path}"]
+        try:
+            wait_for(lambda: subprocess.run(["curl", "-s", f"127.0.0.1:{port}"], capture_output=True).returncode == 0)
+            subprocess.run([*load, "-d2s"], capture_output=True, check=True)
+            report = subprocess.run([*load, f"-d{seconds}s"], capture_output=True, check=True, text=True).stdout
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            with server.client() as client:
+                client.flushall()
+    if "Non-2xx" in report:
+        raise SystemExit(f"{command}: errors under load\n{report}")
+    return float(re.findall(r"Requests/sec:\s+([\d.]+)", report)[0])
+
+
+def submitting(server: Server, folder: Path, rounds: int, seconds: int) -> None:
+    keys = folder / "keys.json"
+    make = [sys.executable, "-m", "web", "keys", "make", "--owner", "bench", "--scopes", "submit"]
+    key = subprocess.check_output(make, env={**os.environ, "API_KEYS_FILE": str(keys)}, text=True).strip()
+    numbered = (
+        f'wrk.headers["Authorization"] = "Bearer {key}"\nlocal number = {time.time_ns()}\nrequest = function()\n'
+        'number = number + 1\nwrk.headers["Idempotency-Key"] = "k" .. number\nreturn wrk.format()\nend\n'
+    )
+    web = [sys.executable, "-m", "web"]
+    bare = [sys.executable, "-m", "benchmarks.jobs", "--bare"]
+    flower = [sys.executable, "-m", "celery", "-A", "benchmarks.celery_app", "flower"]
+    path = "/v1/tasks/bench.add/jobs"
+    ways: dict[str, Any] = {
+        "bare handler that parses the same JSON": (bare, "/", BODY, "", {}),
+        "**submit a job**": (web, path, BODY, "", {}),
+        "**with an API key and an idempotency key**": (web, path, BODY, numbered, {"API_KEYS_FILE": str(keys)}),
+        "Flower `async-apply`": (
+            [*flower, "--address=127.0.0.1", "--port={port}"],
+            "/api/task/async-apply/bench.add",
+            FLOWER_BODY,
+            "",
+            {},
+        ),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, (command, target, body, header, more) in ways.items():
+            rates[name].append(rate(command, target, body, header, server, seconds, **more))
+    whole = statistics.median(next(iter(rates.values())))
+    print("| POST | req/s | of a bare handler |\n| --- | --- | --- |")
+    for name, found in rates.items():
+        print(f"| {name} | {statistics.median(found):,.0f} | {statistics.median(found) / whole:.2f} |")
+
+
+async def many(server: Server, count: int) -> None:
+    from benchmarks.celery_app import app
+    from tornado_celery_bridge.ledger.worker import _WorkerLedger
+
+    app.conf.update(result_backend=server.url)
+    ledger = Ledger.of_backend(ledger_backend(app))
+    worker = _WorkerLedger(app)
+    client = server.client()
+
+    def used() -> int:
+        return int(client.info("memory")["used_memory"])
+
+    payload = {"x": 1}
+    before = used()
+    for start in range(0, count, 500):
+        records = [
+            JobRecord(
+                id=str(uuid.uuid4()),
+                task=f"tasks.text.number_{number % 10}",
+                owner=f"owner-{number % 100}",
+                options={},
+                tags=["tag"] if number % 2 else [],
+                queue="celery",
+                priority=None,
+                created_at="2026-11-25T12:00:00.000Z",
+                eta=None,
+            )
+            for number in range(start, start + 500)
+        ]
+        await asyncio.gather(*(ledger.accept(record, payload) for record in records))
+
+        def run(records: list[JobRecord] = records) -> None:
+            for number, record in enumerate(records):
+                worker.start(record.id, record.task, record.id, again=False, worker="celery@host.example")
+                failed = number % 10 == 0
+                error = {"type": "ValueError", "module": "builtins", "message": "no"}
+                worker.finish(record.id, "FAILURE" if failed else "SUCCESS", error if failed else 1)
+
+        await asyncio.to_thread(run)
+    with_events = (used() - before) / count
+    for key in client.scan_iter("tcb:events:*", count=1000):
+        client.unlink(key)
+    await asyncio.sleep(1)
+    print(f"\nA finished job of {count:,}: {with_events:,.0f} bytes with its events, {(used() - before) / count:,.0f} "
+          "after they have expired (an hour after its end).")  # fmt: skip
+    print("\n| a page of 50 among them | p50 ms | max ms | pages to the first job found |\n| --- | --- | --- | --- |")
+    for name, filters in {
+        "all": {},
+        "task": {"task": "tasks.text.number_3"},
+        "state": {"state": "FAILURE"},
+        "owner, state and tag": {"owner": "owner-1", "state": "SUCCESS", "tags": ["tag"]},
+        "two that exclude each other": {"task": "tasks.text.number_3", "state": "FAILURE"},
+    }.items():
+        times, cursor, pages, found = [], None, 0, 0
+        for _ in range(100):
+            begun = time.perf_counter()
+            page = await ledger.find(limit=50, cursor=cursor, **filters)
+            times.append((time.perf_counter() - begun) * 1000)
+            cursor = page.cursor
+            pages += not found
+            found += len(page.jobs)
+            if cursor is None:
+                break
+        print(f"| {name} | {statistics.median(times):.1f} | {max(times):.1f} | {pages if found else 'none'} |")
+    await ledger.close()
+    client.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.jobs", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=5, help="of load, for each row and round")
+    parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        asyncio.run(serve_bare())
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder) / "redis", "--appendonly", "no").start()
+        os.environ["BENCH_REDIS"] = server.url
+        try:
+            if options.rounds:
+                submitting(server, Path(folder), options.rounds, options.seconds)
+            if options.jobs:
+                asyncio.run(many(server, options.jobs))
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
