@@ -25,7 +25,7 @@ from web.jobs import Jobs, Submission
 from web.keys import EVERYBODY, Keyring, Principal
 from web.lifecycle import Lifecycle
 from web.limits import Allowance, take
-from web.prefer import wait_preference
+from web.prefer import preferences
 from web.problems import CONTENT_TYPE, Fault, Problem, problem_of
 
 __all__ = ("ROUTES", "NotFoundHandler")
@@ -243,10 +243,10 @@ class ApiHandler(RequestHandler):
     def read_wait(self) -> int | None:
         """Return for how many seconds the client would wait, and tell it so; None for not at all."""
         self.add_header("Vary", "Prefer")
-        seconds = wait_preference(self.request.headers.get_list("Prefer"), MAX_WAIT)
-        if seconds is not None:
-            self.set_header("Preference-Applied", f"wait={seconds}")
-        return seconds
+        wanted = preferences(self.request.headers.get_list("Prefer"), MAX_WAIT)
+        if wanted.applied:
+            self.set_header("Preference-Applied", wanted.applied)
+        return wanted.wait
 
     # Writing.
 

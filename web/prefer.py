@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
-__all__ = ("wait_preference",)
+__all__ = ("Preferences", "preferences")
 
 # preference = token [ "=" ( token / quoted-string ) ] *( ";" parameter )
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -14,20 +15,35 @@ _PREFERENCE = re.compile(rf"\s*({_TOKEN})(?:\s*=\s*({_TOKEN}|{_QUOTED}))?\s*(?:;
 MAX_LENGTH = 500
 
 
-def wait_preference(headers: Iterable[str], at_most: int) -> int | None:
+class Preferences(NamedTuple):
+    """What a client would like."""
+
+    #: Seconds that it would wait for the answer; None if it does not say.
+    wait: int | None = None
+    #: Whether it would rather have an answer at once than a late one.
+    respond_async: bool = False
+
+    @property
+    def applied(self) -> str:
+        """The value of ``Preference-Applied``; empty if there is nothing to say."""
+        told = ["respond-async"] if self.respond_async else []
+        return ", ".join(told + ([] if self.wait is None else [f"wait={self.wait}"]))
+
+
+def preferences(headers: Iterable[str], at_most: int) -> Preferences:
     """
-    Return for how many seconds the client would wait for the answer; None if it does not say.
+    Return what a client would like.
 
     A preference is only that: one that cannot be understood is left out, and of two the first counts.
 
     Args:
         headers: The values of all ``Prefer`` headers.
-        at_most: No longer than this.
+        at_most: No longer a wait than this, in seconds.
     """
+    found: dict[str, str] = {}
     for header in headers:
         for name, value in _PREFERENCE.findall(header[:MAX_LENGTH]):
-            if name.lower() == "wait":
-                seconds = value.strip('"')
-                valid = seconds.isascii() and seconds.isdigit()
-                return min(int(seconds[:9]), at_most) if valid else None
-    return None
+            found.setdefault(name.lower(), value.strip('"'))
+    seconds = found.get("wait", "")
+    valid = seconds.isascii() and seconds.isdigit()
+    return Preferences(min(int(seconds[:9]), at_most) if valid else None, "respond-async" in found)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from web.prefer import wait_preference
+from web.prefer import preferences
 
 
 @pytest.mark.parametrize(
@@ -33,16 +33,30 @@ from web.prefer import wait_preference
     ],
 )
 def test_wait(headers: list[str], seconds: int | None) -> None:
-    assert wait_preference(headers, 60) == seconds
+    assert preferences(headers, 60).wait == seconds
+
+
+@pytest.mark.parametrize(
+    ("headers", "applied"),
+    [
+        ([], ""),
+        (["wait=100"], "wait=60"),
+        (["Respond-Async"], "respond-async"),
+        (["wait=3; a=b", "respond-async, wait=4"], "respond-async, wait=3"),
+        (["return=minimal"], ""),
+    ],
+)
+def test_what_is_said_to_be_applied(headers: list[str], applied: str) -> None:
+    assert preferences(headers, 60).applied == applied
 
 
 @given(st.text())
 def test_nonsense_is_left_out(header: str) -> None:
-    assert wait_preference([header], 60) in (None, *range(61))
+    assert preferences([header], 60).wait in (None, *range(61))
 
 
 @pytest.mark.parametrize("header", ["a" + " " * 16_000 + "@", ";" * 16_000, 'a;"' * 5_000])
 def test_hostile_headers_are_cheap(header: str) -> None:
     began = time.perf_counter()
-    wait_preference([header], 60)
+    preferences([header], 60)
     assert time.perf_counter() - began < 0.05
