@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=5, help="of load, for each row and round")
     options = parser.parse_args()
     rates: dict[str, list[float]] = {way: [] for way in ROWS}
-    alone: list[float] = []
+    alone: dict[str, list[float]] = {"bare": [], "bridge_await": []}
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder), "--appendonly", "no").start()
         try:
@@ -95,8 +95,10 @@ def main() -> None:
                         rates[way].append(measured[0])
                     with server.client() as client:
                         client.flushall()
-                one = measure("bridge_await", server.url, "celery", options.seconds, 1)
-                alone.append(one[1] if one else float("nan"))
+                for way, latencies in alone.items():
+                    kind = "celery" if way == "bridge_await" else None
+                    if one := measure(way, server.url, kind, options.seconds, 1):
+                        latencies.append(one[1])
         finally:
             server.stop()
     bare = statistics.median(rates["bare"])
@@ -109,7 +111,10 @@ def main() -> None:
             print(f"| {label} | {rate:,.0f} | {rate / bare:.2f} |")
         else:
             print(f"| {label} | not installed | |")
-    print(f"\nDispatch and await with a Celery worker, one connection: p50 {statistics.median(alone):.1f} ms.")
+    bare_ms, await_ms = (statistics.median(latencies) for latencies in alone.values())
+    print(
+        f"\nOne connection, p50: bare handler {bare_ms:.2f} ms; dispatch and await with a Celery worker {await_ms:.2f} ms."
+    )
 
 
 if __name__ == "__main__":
