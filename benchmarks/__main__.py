@@ -113,7 +113,7 @@ def main() -> None:
             print(f"| {label} | not installed | |")
     bare_ms, await_ms = (statistics.median(latencies) for latencies in alone.values())
     print(
-        f"\nOne connection, p50: bare handler {bare_ms:.2f} ms; dispatch and await with a Celery worker {await_ms:.2f} ms."
+        f"\nOne connection, p50: bare handler {bare_ms:.2f} ms, dispatch and await (Celery worker) {await_ms:.2f} ms."
     )
 
 
