@@ -54,8 +54,10 @@ def record(job_id: str, *, task: str = "t", owner: str = "", tags: tuple[str, ..
     )
 
 
-async def begin(worker: _WorkerLedger, job_id: str, token: str, *, task: str = "t", again: bool = False) -> str:
-    return await asyncio.to_thread(worker.start, job_id, task, token, again=again, worker="w@here")
+async def begin(
+    worker: _WorkerLedger, job_id: str, token: str, *, task: str = "t", again: bool = False, retries: int = 0
+) -> str:
+    return await asyncio.to_thread(worker.start, job_id, task, token, again=again, worker="w@here", retries=retries)
 
 
 async def end(worker: _WorkerLedger, job_id: str, state: str = "SUCCESS", value: Any = 1) -> None:
@@ -107,13 +109,23 @@ async def test_what_must_not_run(ledger: Ledger, worker: _WorkerLedger) -> None:
 
 async def test_a_retry_runs_again(ledger: Ledger, worker: _WorkerLedger) -> None:
     await ledger.accept(record("a"), {})
-    await begin(worker, "a", "1")
     error = {"type": "E", "module": "m", "message": "not yet"}
-    await asyncio.to_thread(worker.report, "a", "state", {"state": "RETRY", "error": error}, "RETRY", "error", error)
+    told: dict[str, Any] = {"kind": "state", "data": {"state": "RETRY", "error": error}, "state": "RETRY"}
+
+    async def ask_for_another(retries: int) -> None:
+        await asyncio.to_thread(lambda: worker.report("a", **told, field="error", value=error, retries=retries))
+
+    await begin(worker, "a", "1")
+    await ask_for_another(0)
     assert (await job(ledger, "a")).error == error
-    assert await begin(worker, "a", "2") == "go"
+    assert await begin(worker, "a", "2", retries=1) == "go"
     again = await job(ledger, "a")
     assert (again.state, again.attempt, again.error) == ("STARTED", 2, None)
+    # The next one's message comes to another worker before this one has said that there will be one.
+    assert await begin(worker, "a", "3", retries=2) == "go"
+    await ask_for_another(1)
+    assert (await job(ledger, "a")).state == "STARTED"
+    assert await begin(worker, "a", "4", retries=2) == "duplicate"
 
 
 async def test_cancelling(ledger: Ledger, worker: _WorkerLedger) -> None:

@@ -26,6 +26,7 @@ def make_app(url: str) -> Celery:
         task_track_started=True,
         result_extended=True,
         task_acks_late=True,
+        task_reject_on_worker_lost=True,
         worker_cancel_long_running_tasks_on_connection_loss=True,
         broker_connection_retry_on_startup=True,
         job_ledger_url=os.environ.get("SAMPLE_LEDGER"),
@@ -77,6 +78,25 @@ def make_app(url: str) -> Celery:
     def say(lines: int = 1) -> None:
         for number in range(lines):
             get_task_logger("sample").warning("line %d", number)
+
+    @app.task(name="s.flaky", shared=False, exposed=True, autoretry_for=(OSError,), default_retry_delay=0)
+    def flaky(path: str) -> int:
+        with open(path, "a+") as file:
+            file.write("x")
+            file.seek(0)
+            if (tries := len(file.read())) < 3:
+                raise OSError("not yet")
+        return tries
+
+    @app.task(name="s.pid", shared=False, exposed=True)
+    def pid(path: str) -> int:
+        """Say which process runs it; the first time, wait there for its end."""
+        first = not os.path.exists(path)
+        with open(path, "w") as file:
+            file.write(f"{os.getpid()}\n")
+        if first:
+            time.sleep(60)
+        return os.getpid()
 
     @app.task(name="s.mark", shared=False, exposed=True)
     def mark(path: str) -> None:

@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+import os
+import signal
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.servers import wait_for
 from tests.web.conftest import Service, problem, until
 from web.handlers import MAX_BODY, MAX_DISCARDED
 
@@ -428,6 +432,30 @@ async def test_a_cancelled_job_is_told_when_it_reports(service: Service) -> None
     assert (done["state"], done["attempt"]) == ("REVOKED", 1)
 
 
+# What a worker goes through.
+
+
+async def test_celerys_own_retries(service: Service, tmp_path: Path) -> None:
+    made = job(await service.submit("s.flaky", {"input": [str(tmp_path / "tries")]}, wait=20), 200)
+    assert (made["state"], made["result"], made["attempt"]) == ("SUCCESS", 3, 3)
+    assert "error" not in made
+    with service.jobs.ledger.follow(made["id"]) as events:
+        states = [json.loads(event.data).get("state") async for event in events if event.kind == "state"]
+    assert states.count("STARTED") == 3
+    assert set(states) <= {"STARTED", "RETRY"}  # a retry may begin before its predecessor has said that there is one
+
+
+async def test_a_job_whose_process_is_killed_runs_again(service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    made = job(await service.submit("s.pid", {"input": [str(path)]}), 202)
+    await asyncio.to_thread(wait_for, lambda: path.exists() and path.read_text().endswith("\n"))
+    first = int(await asyncio.to_thread(path.read_text))
+    os.kill(first, signal.SIGKILL)
+    done = job(await service.fetch(made["links"]["self"], headers={"Prefer": "wait=20"}), 200)
+    assert (done["state"], done["attempt"]) == ("SUCCESS", 2)
+    assert done["result"] != first
+
+
 # Tasks.
 
 
@@ -436,7 +464,19 @@ async def test_tasks(service: Service) -> None:
     # Celery shares tasks among the apps of a process: other tests' tasks may be there as well.
     tasks = [task for task in everything if task["name"].startswith("s.")]
     assert [task["name"] for task in tasks] == [
-        *("s.add", "s.echo", "s.fail", "s.forgetful", "s.log", "s.mark", "s.nan", "s.nap", "s.steps")
+        *(
+            "s.add",
+            "s.echo",
+            "s.fail",
+            "s.flaky",
+            "s.forgetful",
+            "s.log",
+            "s.mark",
+            "s.nan",
+            "s.nap",
+            "s.pid",
+            "s.steps",
+        )
     ]
     add = json.loads((await service.fetch(tasks[0]["links"]["self"])).body)
     assert add["summary"] == "Add two numbers."

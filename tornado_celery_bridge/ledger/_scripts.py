@@ -65,7 +65,7 @@ end
 local function finish(from, state, finished_at, field, value)
   local known = redis.call('HMGET', job, 'ttl', 'owner', 'begun', 'task')
   redis.call('HSET', job, 'state', state, 'finished_at', finished_at, field, value)
-  redis.call('HDEL', job, 'progress', 'token', 'begun', 'due', 'ttl')
+  redis.call('HDEL', job, 'progress', 'token', 'begun', 'due', 'ttl', 'retries')
   move(from, state)
   local left = redis.call('HINCRBY', prefix .. 'open', known[2], -1)
   if left <= 0 then redis.call('HDEL', prefix .. 'open', known[2]) end
@@ -142,12 +142,13 @@ return 1
 """
 )
 
-#: ARGV: prefix, id, running task's name, token, redelivered or replaced ('1' | ''), started_at, worker.
+#: ARGV: prefix, id, running task's name, token, redelivered or replaced ('1' | ''), started_at, worker, retries.
 #: Returns go | unknown | duplicate, or the state in which the job has ended.
+#: A retry's message may come before its predecessor has said that there will be one: its count tells it from a copy.
 START = (
     _COMMON
     + """
-local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled')
+local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries')
 local state = known[1]
 if not state then return 'unknown' end
 if ENDED[state] then return state end
@@ -156,10 +157,12 @@ if known[5] then
   return 'REVOKED'
 end
 if known[2] ~= ARGV[3] or known[3] == ARGV[4] then return 'go' end
-if ARGV[5] == '' and bucket(state) == 'STARTED' then return 'duplicate' end
+local retries = tonumber(ARGV[8])
+if ARGV[5] == '' and bucket(state) == 'STARTED' and retries <= tonumber(known[6] or 0) then return 'duplicate' end
 local time = now()
 local attempt = redis.call('HINCRBY', job, 'attempt', 1)
-redis.call('HSET', job, 'state', 'STARTED', 'started_at', ARGV[6], 'token', ARGV[4], 'begun', time, 'worker', ARGV[7])
+redis.call('HSET', job, 'state', 'STARTED', 'started_at', ARGV[6], 'token', ARGV[4], 'begun', time, 'worker', ARGV[7],
+  'retries', retries)
 redis.call('HDEL', job, 'progress', 'error')
 move(state, 'STARTED')
 if attempt == 1 then pace(known[2] .. ' wait', math.max(0, time - known[4])) end
@@ -169,14 +172,15 @@ return 'go'
 )
 
 #: ARGV: prefix, id, kind of event (state | progress | log), its data, state ('' leaves it), field of the job ('' for
-#: none), its value.
+#: none), its value, the retries of an attempt that ends with this ('' for one that goes on).
 #: Returns go | unknown | cancelled, or the state in which the job has ended.
 REPORT = (
     _COMMON
     + """
-local known = redis.call('HMGET', job, 'state', 'cancelled')
+local known = redis.call('HMGET', job, 'state', 'cancelled', 'retries')
 if not known[1] then return 'unknown' end
 if ENDED[known[1]] then return known[1] end
+if ARGV[8] ~= '' and known[3] ~= ARGV[8] then return 'go' end
 if ARGV[5] ~= '' then
   move(known[1], ARGV[5])
   redis.call('HSET', job, 'state', ARGV[5])

@@ -89,9 +89,9 @@ class _WorkerLedger:
         self._finish = self._sure.register_script(_scripts.FINISH)
         self._report = self._once.register_script(_scripts.REPORT)
 
-    def start(self, task_id: str, task: str, token: str, *, again: bool, worker: str) -> str:
+    def start(self, task_id: str, task: str, token: str, *, again: bool, worker: str, retries: int = 0) -> str:
         """Note that a task begins; return ``go``, ``unknown`` or why it must not run."""
-        answer = self._start(args=[self._prefix, task_id, task, token, "1" if again else "", _now(), worker])
+        answer = self._start(args=[self._prefix, task_id, task, token, "1" if again else "", _now(), worker, retries])
         return str(answer.decode())
 
     def finish(self, task_id: str, state: str, value: Any) -> None:
@@ -99,9 +99,20 @@ class _WorkerLedger:
         field = "result" if state == states.SUCCESS else "error"
         self._finish(args=[self._prefix, task_id, state, _now(), field, dumps(value)])
 
-    def report(self, task_id: str, kind: str, data: Any, state: str = "", field: str = "", value: Any = None) -> str:
+    def report(
+        self,
+        task_id: str,
+        kind: str,
+        data: Any,
+        state: str = "",
+        field: str = "",
+        value: Any = None,
+        *,
+        retries: int | None = None,
+    ) -> str:
         """Note what a task tells; what can't be noted now is left out. Return ``cancelled`` if it is to stop."""
-        args = [self._prefix, task_id, kind, dumps(data), state, field, dumps(value)]
+        ended = "" if retries is None else retries
+        args = [self._prefix, task_id, kind, dumps(data), state, field, dumps(value), ended]
         try:
             return str(self._report(args=args).decode())
         except RedisError as exc:
@@ -133,7 +144,9 @@ class _Recording:
             ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result))
         elif state == states.RETRY:
             error = _error(result)
-            ledger.report(task_id, "state", {"state": state, "error": error}, state, "error", error)
+            told = {"state": state, "error": error}
+            retries = getattr(kwargs.get("request"), "retries", None)
+            ledger.report(task_id, "state", told, state, "error", error, retries=retries)
         elif state not in (states.STARTED, states.PENDING):
             kind = "progress" if state == PROGRESS else "state"
             data = result if state == PROGRESS else {"state": state}
@@ -206,7 +219,10 @@ def _begin(task: Any, request: Any, app: Celery) -> str | None:
     delivery = request.delivery_info or {}
     again = bool(delivery.get("redelivered") or request.get("replaced_task_nesting"))
     worker = request.hostname or ""
-    verdict = _ledger_of(app).start(request.id, task.name, uuid.uuid4().hex, again=again, worker=worker)
+    retries = request.retries or 0
+    verdict = _ledger_of(app).start(
+        request.id, task.name, uuid.uuid4().hex, again=again, worker=worker, retries=retries
+    )
     if verdict in ("go", "unknown"):
         return request.id if verdict == "go" else None
     log.info("task %s[%s] is not run: %s", task.name, request.id, verdict)
