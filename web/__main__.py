@@ -2,26 +2,36 @@
 
 import argparse
 import asyncio
+import json
 import logging
 import sys
+from pathlib import Path
 
 from celery.exceptions import ImproperlyConfigured
 
+from web.catalogue import Catalogue
 from web.logs import set_up
+from web.openapi import make_document
 from web.processes import CONFIGURATION_ERROR, run_processes
-from web.server import serve
+from web.server import load_celery_app, serve
 from web.settings import Settings, SettingsError
 
 
 def main() -> int:
-    """Run the service; return the exit status."""
+    """Run the command, which is to serve if none is named; return the exit status."""
     options = _parser().parse_args()
     set_up()
     try:
-        return asyncio.run(_run(options))
+        status: int = options.command(options)
+        return status
     except (SettingsError, ImproperlyConfigured) as exc:
         print(f"web: {exc}", file=sys.stderr)
         return CONFIGURATION_ERROR
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        return asyncio.run(_run(options))
     except OSError as exc:
         print(f"web: cannot listen: {exc}", file=sys.stderr)
         return 1
@@ -35,10 +45,26 @@ async def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _openapi(options: argparse.Namespace) -> int:
+    app = load_celery_app(Settings.from_environment().celery_app)
+    app.loader.import_default_modules()
+    text = json.dumps(make_document(Catalogue(app)), ensure_ascii=False, indent=2) + "\n"
+    if options.file is None:
+        sys.stdout.write(text)
+    else:
+        options.file.write_text(text, "utf-8")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m web", description="Jobs over HTTP. Settings: see docs/http.md.")
     parser.add_argument("--processes", type=_positive, default=1, metavar="N", help="web processes on the one port")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.set_defaults(command=_serve)
+    commands = parser.add_subparsers(title="other commands", metavar="COMMAND")
+    openapi = commands.add_parser("openapi", help="write the OpenAPI document; needs no Redis")
+    openapi.add_argument("file", nargs="?", type=Path, metavar="FILE", help="standard output, if there is none")
+    openapi.set_defaults(command=_openapi)
     return parser
 
 

@@ -7,10 +7,13 @@ import tornado.web
 from tornado.httpserver import HTTPServer
 
 from tornado_celery_bridge import Bridge
+from web.docs import make_file
 from web.handlers import ROUTES, NotFoundHandler
 from web.jobs import Jobs
 from web.lifecycle import Lifecycle
 from web.logs import log_request
+from web.openapi import make_document
+from web.representation import encode
 
 __all__ = ("make_app", "make_server")
 
@@ -33,6 +36,7 @@ def make_app(
         bridge=bridge,
         jobs=jobs,
         lifecycle=lifecycle or Lifecycle(),
+        openapi=make_file(encode(make_document(jobs.catalogue)), "application/json"),
         logger=logging.getLogger("web"),
         log_function=log_request,
         cross_origin_protection=True,

@@ -1,7 +1,7 @@
 """A job's states and progress as server-sent events."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -65,12 +65,12 @@ def _event_of(record: JobRecord, state: TaskState) -> bytes:
     job = representation.job(record, state)
     if state.ready:
         return _frame("end", job, event_id=end_id(record.id))
-    if state.progress is not None:
+    if job["progress"] is not None:
         return _frame("progress", job["progress"])
     return _frame("state", job)
 
 
-def _frame(event: str, data: dict[str, Any], *, event_id: str | None = None, retry: int | None = None) -> bytes:
+def _frame(event: str, data: Mapping[str, Any], *, event_id: str | None = None, retry: int | None = None) -> bytes:
     lines = [b"event: " + event.encode(), b"data: " + representation.encode(data)]
     if event_id is not None:
         lines.append(b"id: " + event_id.encode())

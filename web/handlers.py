@@ -14,7 +14,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from tornado_celery_bridge import BridgeError, ResultBackendUnavailable, WaitersSaturated
 from tornado_celery_bridge.ledger import JobRecord
-from web import representation
+from web import docs, representation
 from web.door import parse_body
 from web.events import end_id, frames
 from web.jobs import Job, Jobs, as_accepted
@@ -172,6 +172,13 @@ class ApiHandler(RequestHandler):
         if not job.state.ready:
             self.set_header("Retry-After", POLL_AFTER)
         self.write_json(representation.job(job.record, job.state), status)
+
+    def write_file(self, file: docs.File) -> None:
+        """Answer with content that a client may keep as long as it asks whether it is still the same."""
+        self.set_header("Content-Type", file.media_type)
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("Etag", file.etag)
+        self.finish(file.content)  # or 304, which Tornado makes of it
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answer with a problem document. Tornado's own errors come through here too."""
@@ -378,6 +385,23 @@ class ReadyHandler(ApiHandler):
         self.write_json({"status": "ready", "checks": dict.fromkeys(checks, "ok")})
 
 
+class OpenApiHandler(ApiHandler):
+    """``/openapi.json``"""
+
+    def get(self) -> None:
+        self.write_file(self.settings["openapi"])
+
+
+class DocsHandler(ApiHandler):
+    """``/docs`` and ``/docs/{file}``: the page that shows the OpenAPI document, and what it loads."""
+
+    async def get(self, name: str = "") -> None:
+        if name and name not in docs.FILES:
+            raise Problem(404, "not-found", "There is nothing at this path.")
+        self.set_header("Content-Security-Policy", docs.POLICY)
+        self.write_file(await asyncio.to_thread(docs.file, name))
+
+
 class NotFoundHandler(ApiHandler):
     """Every other path."""
 
@@ -396,4 +420,7 @@ ROUTES = [
     (r"/v1/jobs/([^/]+)/cancel", CancelHandler),
     (r"/healthz", HealthHandler),
     (r"/readyz", ReadyHandler),
+    (r"/openapi\.json", OpenApiHandler),
+    (r"/docs", DocsHandler),
+    (r"/docs/([^/]+)", DocsHandler),
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from tornado_celery_bridge import TaskState
 from tornado_celery_bridge.ledger import JobRecord
+from web import documents
 from web.catalogue import ExposedTask
 from web.problems import type_uri
 
@@ -37,9 +38,9 @@ def rfc3339(moment: datetime | str | None) -> str | None:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def job(record: JobRecord, state: TaskState) -> dict[str, Any]:
+def job(record: JobRecord, state: TaskState) -> documents.Job:
     """Return a job: what was asked for, and what the result backend says of it."""
-    shown: dict[str, Any] = {
+    shown: documents.Job = {
         "id": record.id,
         "task": record.task,
         "state": state.state,
@@ -62,13 +63,13 @@ def job(record: JobRecord, state: TaskState) -> dict[str, Any]:
     return shown
 
 
-def progress(state: TaskState) -> dict[str, Any] | None:
+def progress(state: TaskState) -> documents.Progress | None:
     """Return how far the job has come, if it says."""
     told = state.progress
     return None if told is None else {"current": told.current, "total": told.total, "message": told.message}
 
 
-def error(state: TaskState) -> dict[str, Any]:
+def error(state: TaskState) -> documents.JobError:
     """Return why the job failed: text, whatever it was."""
     failure = state.error
     assert failure is not None
@@ -94,16 +95,17 @@ def _kind_of(state: str, exception: str) -> tuple[str, str]:
     return "task-failed", "The task raised an exception."
 
 
-def task_summary(shown: ExposedTask) -> dict[str, Any]:
+def task_summary(shown: ExposedTask) -> documents.TaskSummary:
     """Return a task as a list of tasks has it."""
     path = f"/v1/tasks/{shown.name}"
-    links = {"self": path, "jobs": f"{path}/jobs"}
+    links: documents.TaskLinks = {"self": path, "jobs": f"{path}/jobs"}
     return {"name": shown.name, "summary": shown.summary, "queue": shown.queue, "links": links}
 
 
-def task(shown: ExposedTask) -> dict[str, Any]:
+def task(shown: ExposedTask) -> documents.Task:
     """Return a task with its schemas."""
-    return task_summary(shown) | {
+    return {
+        **task_summary(shown),
         "description": shown.description,
         "defaults": shown.defaults,
         "input": shown.input_schema,

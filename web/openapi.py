@@ -1,0 +1,437 @@
+"""
+The service as an OpenAPI 3.1 document.
+
+A route is one :class:`Operation` in :data:`OPERATIONS`; submitting a job is one per exposed task. What an operation
+reads and writes are types of :mod:`web.documents`, and the ways in which it fails are codes of
+:data:`web.problems.KINDS`: schemas, responses, headers and parameters follow from these.
+"""
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from itertools import chain
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import TypeAdapter
+
+from tornado_celery_bridge import __version__
+from web import docs, documents
+from web.catalogue import Catalogue, ExposedTask
+from web.handlers import MAX_WAIT
+from web.options import JobOptions
+from web.problems import CONTENT_TYPE, KINDS, title, type_uri
+
+__all__ = ("OPERATIONS", "Answer", "Operation", "make_document")
+
+Schema = dict[str, Any]
+
+SCHEMAS = "#/components/schemas/"
+
+DESCRIPTION = """\
+Jobs over HTTP: a *job* is one run of a Celery task, and its id is the task's id.
+
+Every error is `application/problem+json` (RFC 9457), and every answer has an `X-Request-Id`. A path that is not here
+answers 404 `not-found`; a method that is not here, 405 `method-not-allowed` with `Allow`."""
+
+EVENTS = """\
+Server-sent events, up to the job's end:
+
+| event | data |
+| --- | --- |
+| `state` | the job, at the start and when its state changes |
+| `progress` | `{"current", "total", "message"}` |
+| `end` | the job, done: the last event, and the only one with an id |
+| `close` | `{"reason"}`: the server ends the stream before the job's end; connect again |
+
+A comment comes after every 15 silent seconds."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One way in which an operation succeeds. The body is a type of ``documents``, a JSON Schema, or nothing."""
+
+    description: str
+    body: Any = None
+    _: KW_ONLY
+    media_types: tuple[str, ...] = ("application/json",)
+    headers: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A method of a path: what it takes, and all that it may answer."""
+
+    method: str
+    path: str
+    id: str
+    summary: str
+    _: KW_ONLY
+    tag: str
+    answers: Mapping[int, Answer]
+    description: str = ""
+    problems: tuple[str, ...] = ()  #: codes, besides those that every operation may answer with
+    parameters: tuple[str, ...] = ()  #: names in ``PARAMETERS``, besides those in the path
+    body: Any = None  #: as an answer's
+    body_required: bool = True
+    names: Mapping[str, list[str]] = field(
+        default_factory=dict
+    )  #: the values that a parameter may have, if they are few
+
+
+# What goes wrong anywhere; with any body; with a job's record and its state.
+_ALWAYS = ("bad-request", "body-too-large", "internal-error")
+_BODY = (
+    *("invalid-json", "unacceptable-json", "too-deep", "too-large", "unsupported-media-type", "invalid-body"),
+    "forbidden",
+)
+_RECORD = ("unknown-job", "ledger-unavailable")
+_STATE = (*_RECORD, "result-backend-unavailable")
+_PUBLISH = ("broker-unavailable", "dispatch-saturated", "dispatch-uncertain", "unpublishable", "shutting-down")
+
+_JOB_LINKS = ("read_job", "follow_job", "cancel_job")
+_NOT_MODIFIED = Answer("Not modified.", headers=("ETag",))
+
+OPERATIONS = (
+    Operation(
+        *("get", "/v1/tasks", "list_tasks", "List the tasks that may be run"),
+        tag="tasks",
+        answers={200: Answer("The tasks.", documents.Tasks)},
+    ),
+    Operation(
+        *("get", "/v1/tasks/{task}", "read_task", "Read a task, with the schemas of its input and result"),
+        tag="tasks",
+        answers={200: Answer("The task.", documents.Task)},
+        problems=("unknown-task",),
+    ),
+    Operation(
+        *("get", "/v1/jobs/{id}", "read_job", "Read a job, or wait until it is done"),
+        tag="jobs",
+        parameters=("Prefer",),
+        answers={
+            200: Answer(
+                "The job; `done` tells whether it is done.",
+                documents.Job,
+                headers=("Preference-Applied", "Retry-After"),
+                links=_JOB_LINKS,
+            )
+        },
+        problems=(*_STATE, "waiters-saturated"),
+    ),
+    Operation(
+        *("get", "/v1/jobs/{id}/events", "follow_job", "Follow a job's state and progress"),
+        tag="jobs",
+        description=EVENTS,
+        parameters=("Last-Event-ID",),
+        answers={
+            200: Answer("The events.", {"type": "string"}, media_types=("text/event-stream",)),
+            204: Answer("The job is done, and `Last-Event-ID` says that its end was seen."),
+        },
+        problems=_STATE,
+    ),
+    Operation(
+        *("post", "/v1/jobs/{id}/cancel", "cancel_job", "Cancel a job"),
+        tag="jobs",
+        body=documents.Cancellation,
+        body_required=False,
+        answers={
+            200: Answer("The job was done already.", documents.Job, links=_JOB_LINKS),
+            202: Answer("The job as it was.", documents.Job, headers=("Retry-After",), links=_JOB_LINKS),
+        },
+        problems=(*_BODY, *_STATE, "broker-unavailable"),
+    ),
+    Operation(
+        *("get", "/healthz", "check_health", "Is the process alive?"),
+        tag="service",
+        answers={200: Answer("Its loop turns.", documents.Health)},
+    ),
+    Operation(
+        *("get", "/readyz", "check_readiness", "Can jobs be accepted and read?"),
+        tag="service",
+        answers={200: Answer("Now they can.", documents.Readiness)},
+        problems=("not-ready", "shutting-down"),
+    ),
+    Operation(
+        *("get", "/openapi.json", "read_openapi", "This document"),
+        tag="service",
+        answers={200: Answer("OpenAPI 3.1.", {"type": "object"}, headers=("ETag",)), 304: _NOT_MODIFIED},
+    ),
+    Operation(
+        *("get", "/docs", "read_docs", "This document, for people"),
+        tag="service",
+        answers={
+            200: Answer("A page.", {"type": "string"}, media_types=("text/html",), headers=("ETag",)),
+            304: _NOT_MODIFIED,
+        },
+    ),
+    Operation(
+        *("get", "/docs/{file}", "read_docs_file", "What the page consists of"),
+        tag="service",
+        names={"file": list(docs.FILES)},
+        answers={
+            200: Answer("A file.", {}, media_types=("text/javascript", "text/css"), headers=("ETag",)),
+            304: _NOT_MODIFIED,
+        },
+        problems=("not-found",),
+    ),
+)
+
+PARAMETERS: dict[str, Schema] = {
+    "task": {"in": "path", "description": "A task's name.", "schema": {"type": "string"}},
+    "id": {"in": "path", "description": "A job's id.", "schema": {"type": "string"}},
+    "file": {"in": "path", "description": "A file's name.", "schema": {"type": "string"}},
+    "Prefer": {
+        "in": "header",
+        "description": f"RFC 7240: `wait=N` waits for up to N seconds until the job is done; N is at most {MAX_WAIT}.",
+        "schema": {"type": "string"},
+        "example": "wait=5",
+    },
+    "Last-Event-ID": {
+        "in": "header",
+        "description": "The id of the last event that was seen; an `EventSource` sends it by itself.",
+        "schema": {"type": "string"},
+    },
+}
+
+HEADERS: dict[str, Schema] = {
+    "X-Request-Id": {"description": "Names the request in the service's log.", "required": True},
+    "Location": {"description": "The job's path.", "required": True},
+    "Retry-After": {"description": "Seconds after which to ask again."},
+    "Preference-Applied": {"description": "For how many seconds the service would wait: `wait=N`."},
+    "ETag": {"description": "Names this version of the content.", "required": True},
+}
+
+LINKS = {name: {"operationId": name, "parameters": {"id": "$response.body#/id"}} for name in _JOB_LINKS}
+
+
+def make_document(catalogue: Catalogue) -> dict[str, Any]:
+    """Return the OpenAPI document of the service for these tasks."""
+    slugs = _slugs(task.name for task in catalogue)
+    operations = [*OPERATIONS, *(_submission(task, slugs[task.name]) for task in catalogue)]
+    schemas = _fixed_schemas(operations)
+    for task in catalogue:
+        schemas |= _task_schemas(task, slugs[task.name])
+    _name_queues(schemas["JobOptions"], catalogue.queues)
+    return {
+        "openapi": "3.1.1",
+        "info": {"title": "Jobs over Celery", "version": __version__, "description": DESCRIPTION},
+        # Relative to this document, so that it holds under whatever prefix a proxy puts the service.
+        "servers": [{"url": "."}],
+        "paths": _paths(operations),
+        "components": {
+            "schemas": schemas,
+            "responses": dict(chain.from_iterable(map(_problem_responses, operations))),
+            "parameters": {name: _parameter(name) for name in PARAMETERS},
+            "headers": {name: {**header, "schema": {"type": "string"}} for name, header in HEADERS.items()},
+            "links": LINKS,
+        },
+    }
+
+
+# Operations.
+
+
+def _paths(operations: Iterable[Operation]) -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    return paths
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    answers = {str(status): _answer(answer) for status, answer in operation.answers.items()}
+    problems = {key.split(".")[0]: _ref("responses", key) for key in dict(_problem_responses(operation))}
+    shown: dict[str, Any] = {
+        "operationId": operation.id,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "description": operation.description,
+        "parameters": [_parameter_of(operation, name) for name in _parameter_names(operation)],
+        "responses": answers | problems,
+    }
+    if operation.body is not None:
+        content = {"application/json": {"schema": _schema_of(operation.body)}}
+        shown["requestBody"] = {"required": operation.body_required, "content": content}
+    return {name: value for name, value in shown.items() if value not in ("", [])}
+
+
+def _parameter_names(operation: Operation) -> list[str]:
+    return [*re.findall(r"{(\w+)}", operation.path), *operation.parameters]
+
+
+def _parameter_of(operation: Operation, name: str) -> dict[str, Any]:
+    if name in operation.names:
+        return _parameter(name) | {"schema": {"type": "string", "enum": operation.names[name]}}
+    return _ref("parameters", name)
+
+
+def _parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "required": PARAMETERS[name]["in"] == "path", **PARAMETERS[name]}
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "description": answer.description,
+        "headers": {name: _ref("headers", name) for name in ("X-Request-Id", *answer.headers)},
+    }
+    if answer.body is not None:
+        shown["content"] = {media_type: {"schema": _schema_of(answer.body)} for media_type in answer.media_types}
+    if answer.links:
+        shown["links"] = {name: _ref("links", name) for name in answer.links}
+    return shown
+
+
+def _ref(kind: str, name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _schema_of(body: Any) -> Schema:
+    return body if isinstance(body, dict) else _ref("schemas", body.__name__)
+
+
+# Problems.
+
+
+def _problem_responses(operation: Operation) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Yield one response for each status with which an operation may fail; its name says the codes, so it is shared."""
+    by_status: dict[int, list[str]] = {}
+    for code in dict.fromkeys((*_ALWAYS, *operation.problems)):
+        by_status.setdefault(KINDS[code].status, []).append(code)
+    for status, codes in sorted(by_status.items()):
+        yield ".".join([str(status), *sorted(codes)]), _problem_response(status, sorted(codes))
+
+
+def _problem_response(status: int, codes: list[str]) -> dict[str, Any]:
+    headers = {"X-Request-Id": _ref("headers", "X-Request-Id")}
+    if status == 503:
+        headers["Retry-After"] = _ref("headers", "Retry-After")
+    examples = {code: {"summary": KINDS[code].when, "value": _example(code)} for code in codes}
+    return {
+        "description": "\n".join([f"{title(status)}:\n", *(f"- `{code}`: {KINDS[code].when}" for code in codes)]),
+        "headers": headers,
+        "content": {CONTENT_TYPE: {"schema": _ref("schemas", "Problem"), "examples": examples}},
+    }
+
+
+def _example(code: str) -> documents.Problem:
+    kind = KINDS[code]
+    return {
+        "type": type_uri(code),
+        "title": title(kind.status),
+        "status": kind.status,
+        "detail": kind.when,
+        "instance": "/v1/…",
+        "code": code,
+        "request_id": "3b3f3c7a5a1a8a54",
+    }
+
+
+# Schemas.
+
+
+def _fixed_schemas(operations: Iterable[Operation]) -> dict[str, Schema]:
+    """Return the schemas of all types that the operations name, and of the problem."""
+    written = {
+        answer.body for operation in operations for answer in operation.answers.values() if _is_type(answer.body)
+    }
+    read = {operation.body for operation in operations if _is_type(operation.body)} | {JobOptions}
+    types = [(kind, "serialization") for kind in written | {documents.Problem}] + [
+        (kind, "validation") for kind in read
+    ]
+    inputs: Any = [(kind, mode, TypeAdapter(kind)) for kind, mode in types]
+    _, schemas = TypeAdapter.json_schemas(inputs, ref_template=f"{SCHEMAS}{{model}}")
+    return {name: _untitled(schema) for name, schema in sorted(schemas["$defs"].items())}
+
+
+def _is_type(body: Any) -> bool:
+    return isinstance(body, type)
+
+
+def _name_queues(options: Schema, queues: Iterable[str]) -> None:
+    options["properties"]["queue"]["anyOf"][0]["enum"] = sorted(queues)
+
+
+def _untitled(schema: Schema) -> Schema:
+    """Return *schema* without its title: client generators name a class after that, and they are all called Input."""
+    return {name: value for name, value in schema.items() if name != "title"}
+
+
+def _lift(name: str, make: Callable[[str], Schema]) -> dict[str, Schema]:
+    """Return a schema and those that it refers to, each as a component of its own."""
+    schema = make(f"{SCHEMAS}{name}.{{model}}")
+    parts = schema.pop("$defs", {})
+    return {name: _untitled(schema), **{f"{name}.{model}": _untitled(part) for model, part in parts.items()}}
+
+
+# Tasks.
+
+
+def _slugs(names: Iterable[str]) -> dict[str, str]:
+    """Return what stands for each name in identifiers; a checksum tells apart what would be the same."""
+    plain = {name: re.sub(r"[^A-Za-z0-9_]", "_", name) for name in names}
+    count = Counter(plain.values())
+    return {
+        name: slug if count[slug] == 1 else f"{slug}_{zlib.crc32(name.encode()):08x}" for name, slug in plain.items()
+    }
+
+
+def _submission(task: ExposedTask, slug: str) -> Operation:
+    job = _ref("schemas", f"{slug}.job")
+    return Operation(
+        *("post", f"/v1/tasks/{quote(task.name, safe='')}/jobs", f"submit_{slug}", task.summary or task.name),
+        tag="submit",
+        description=task.description,
+        parameters=("Prefer",),
+        body=_ref("schemas", f"{slug}.submission"),
+        answers={
+            200: Answer(
+                "The job, done within the time that the request would wait.",
+                job,
+                headers=("Location", "Preference-Applied"),
+                links=_JOB_LINKS,
+            ),
+            202: Answer(
+                "The job was accepted, and is not done yet.",
+                job,
+                headers=("Location", "Retry-After", "Preference-Applied"),
+                links=_JOB_LINKS,
+            ),
+        },
+        problems=(*_BODY, *_PUBLISH, "unknown-task", "invalid-input", "invalid-options", "ledger-unavailable"),
+    )
+
+
+def _task_schemas(task: ExposedTask, slug: str) -> dict[str, Schema]:
+    """Return what a task takes, as the body of a request; and what it returns, as part of a job."""
+    given = _lift(f"{slug}.input", task.make_input_schema)
+    returned = _lift(f"{slug}.result", task.make_result_schema)
+    named = given[f"{slug}.input"]
+    ways = [_ref("schemas", f"{slug}.input"), *_positional(task, named)]
+    submission = {
+        "type": "object",
+        "properties": {
+            "input": {"anyOf": ways} if len(ways) > 1 else ways[0],
+            "options": _ref("schemas", "JobOptions"),
+        },
+        "required": ["input"] if named.get("required") else [],
+        "additionalProperties": False,
+    }
+    result = {"type": "object", "properties": {"result": _ref("schemas", f"{slug}.result")}}
+    job = {"allOf": [_ref("schemas", "Job"), result]}
+    return {**given, **returned, f"{slug}.submission": submission, f"{slug}.job": job}
+
+
+def _positional(task: ExposedTask, named: Schema) -> list[Schema]:
+    """Return the schema of a list of arguments; none if some parameter that must be there has nothing but a name."""
+    required, names = named.get("required", []), task.positional
+    if not set(required) <= set(names):
+        return []
+    schema: Schema = {"type": "array", "minItems": len(required)}
+    if names:
+        schema["prefixItems"] = [named["properties"][name] for name in names]
+    if not task.takes_any:
+        schema["maxItems"] = len(names)
+    return [schema]
