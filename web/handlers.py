@@ -178,7 +178,11 @@ class ApiHandler(RequestHandler):
         self.set_header("Content-Type", file.media_type)
         self.set_header("Cache-Control", "no-cache")
         self.set_header("Etag", file.etag)
-        self.finish(file.content)  # or 304, which Tornado makes of it
+        if self.check_etag_header():
+            self.set_status(304)
+            self.finish()
+        else:
+            self.finish(file.content)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answer with a problem document. Tornado's own errors come through here too."""

@@ -204,6 +204,13 @@ HEADERS: dict[str, Schema] = {
     "ETag": {"description": "Names this version of the content.", "required": True},
 }
 
+TAGS = {
+    "tasks": "Which tasks there are.",
+    "submit": "Submitting a job: one operation for each task.",
+    "jobs": "What becomes of a job.",
+    "service": "The process, and this document.",
+}
+
 LINKS = {name: {"operationId": name, "parameters": {"id": "$response.body#/id"}} for name in _JOB_LINKS}
 
 
@@ -220,6 +227,7 @@ def make_document(catalogue: Catalogue) -> dict[str, Any]:
         "info": {"title": "Jobs over Celery", "version": __version__, "description": DESCRIPTION},
         # Relative to this document, so that it holds under whatever prefix a proxy puts the service.
         "servers": [{"url": "."}],
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": _paths(operations),
         "components": {
             "schemas": schemas,
@@ -308,7 +316,7 @@ def _problem_response(status: int, codes: list[str]) -> dict[str, Any]:
     headers = {"X-Request-Id": _ref("headers", "X-Request-Id")}
     if status == 503:
         headers["Retry-After"] = _ref("headers", "Retry-After")
-    examples = {code: {"summary": KINDS[code].when, "value": _example(code)} for code in codes}
+    examples = {code: {"value": _example(code)} for code in codes}
     return {
         "description": "\n".join([f"{title(status)}:\n", *(f"- `{code}`: {KINDS[code].when}" for code in codes)]),
         "headers": headers,
