@@ -4,13 +4,14 @@ What the service writes and reads besides a task's own input and result.
 mypy holds the code to these types and pydantic makes the OpenAPI document's schemas of them, so the two agree.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # before Python 3.12, pydantic cannot read typing's
 
 __all__ = (
     "Cancellation",
+    "Event",
     "Fault",
     "Health",
     "Job",
@@ -78,6 +79,15 @@ class Job(_Job, total=False):
 
     result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
+
+
+class Event(TypedDict):
+    """One server-sent event."""
+
+    event: Literal["state", "progress", "end", "close"]
+    data: Annotated[str, Field(json_schema_extra={"contentMediaType": "application/json"})]
+    id: NotRequired[str]
+    retry: NotRequired[Annotated[int, Field(description="Milliseconds.")]]
 
 
 class Cancellation(TypedDict, total=False):

@@ -34,7 +34,9 @@ DESCRIPTION = """\
 Jobs over HTTP: a *job* is one run of a Celery task, and its id is the task's id.
 
 Every error is `application/problem+json` (RFC 9457), and every answer has an `X-Request-Id`. A path that is not here
-answers 404 `not-found`; a method that is not here, 405 `method-not-allowed` with `Allow`."""
+answers 404 `not-found`; a method that is not here, 405 `method-not-allowed` with `Allow`.
+
+An integer has no more than 64 bits, and is written as one: `1`, not `1.0`."""
 
 EVENTS = """\
 Server-sent events, up to the job's end:
@@ -51,7 +53,7 @@ A comment comes after every 15 silent seconds."""
 
 @dataclass(frozen=True)
 class Answer:
-    """One way in which an operation succeeds. The body is a type of ``documents``, a JSON Schema, or nothing."""
+    """One way in which an operation succeeds. The body is a type of ``documents``, a JSON Schema, or None."""
 
     description: str
     body: Any = None
@@ -80,6 +82,10 @@ class Operation:
     names: Mapping[str, list[str]] = field(
         default_factory=dict
     )  #: the values that a parameter may have, if they are few
+
+
+def _ref(kind: str, name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/{kind}/{name}"}
 
 
 # What goes wrong anywhere; with any body; with a job's record and its state.
@@ -126,8 +132,13 @@ OPERATIONS = (
         tag="jobs",
         description=EVENTS,
         parameters=("Last-Event-ID",),
+        # OpenAPI 3.1 has no word for what a stream consists of: it is text, or, to a tool that takes it apart, events.
         answers={
-            200: Answer("The events.", {"type": "string"}, media_types=("text/event-stream",)),
+            200: Answer(
+                "The events.",
+                {"anyOf": [{"type": "string"}, _ref("schemas", "Event")]},
+                media_types=("text/event-stream",),
+            ),
             204: Answer("The job is done, and `Last-Event-ID` says that its end was seen."),
         },
         problems=_STATE,
@@ -286,14 +297,11 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "headers": {name: _ref("headers", name) for name in ("X-Request-Id", *answer.headers)},
     }
     if answer.body is not None:
-        shown["content"] = {media_type: {"schema": _schema_of(answer.body)} for media_type in answer.media_types}
+        content = {"schema": _schema_of(answer.body)} if answer.body else {}
+        shown["content"] = dict.fromkeys(answer.media_types, content)
     if answer.links:
         shown["links"] = {name: _ref("links", name) for name in answer.links}
     return shown
-
-
-def _ref(kind: str, name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/{kind}/{name}"}
 
 
 def _schema_of(body: Any) -> Schema:
@@ -341,21 +349,14 @@ def _example(code: str) -> documents.Problem:
 
 
 def _fixed_schemas(operations: Iterable[Operation]) -> dict[str, Schema]:
-    """Return the schemas of all types that the operations name, and of the problem."""
-    written = {
-        answer.body for operation in operations for answer in operation.answers.values() if _is_type(answer.body)
-    }
-    read = {operation.body for operation in operations if _is_type(operation.body)} | {JobOptions}
-    types = [(kind, "serialization") for kind in written | {documents.Problem}] + [
-        (kind, "validation") for kind in read
-    ]
+    """Return the schemas of all types that are read and written, whatever the tasks are."""
+    read = [JobOptions, *(operation.body for operation in operations)]
+    written = [answer.body for operation in operations for answer in operation.answers.values()]
+    modes = {"validation": read, "serialization": [*written, documents.Event, documents.Problem]}
+    types = {(kind, mode) for mode, bodies in modes.items() for kind in bodies if isinstance(kind, type)}
     inputs: Any = [(kind, mode, TypeAdapter(kind)) for kind, mode in types]
     _, schemas = TypeAdapter.json_schemas(inputs, ref_template=f"{SCHEMAS}{{model}}")
     return {name: _untitled(schema) for name, schema in sorted(schemas["$defs"].items())}
-
-
-def _is_type(body: Any) -> bool:
-    return isinstance(body, type)
 
 
 def _name_queues(options: Schema, queues: Iterable[str]) -> None:

@@ -211,16 +211,22 @@ async def test_the_page_works_in_a_browser(service: Service, tab: Tab, prefix: s
 
 
 @pytest.fixture
-async def spacious(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
-    """A service with a database and a worker of its own, where nonsense may pile up; nobody waits for long."""
-    monkeypatch.setattr("web.handlers.MAX_WAIT", 1)
+def spare_url(server: Server, tmp_path: Path) -> Iterator[str]:
+    """A database and a worker where nonsense may pile up."""
     url = f"redis://127.0.0.1:{server.port}/5"
     options = ("--concurrency", "1", "--queues", "websample", "--without-gossip", "--without-mingle")
     with worker("tests.web.sample", {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}, tmp_path / "log", *options):
-        app = make_celery(url)
-        async with running(app) as made:
-            yield made
-        app.close()
+        yield url
+
+
+@pytest.fixture
+async def spare(spare_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
+    """A service of its own, where nobody waits for long."""
+    monkeypatch.setattr("web.handlers.MAX_WAIT", 0.1)
+    app = make_celery(spare_url)
+    async with running(app) as made:
+        yield made
+    app.close()
 
 
 async def run(*command: str, cwd: Path, **variables: str) -> str:
@@ -239,11 +245,12 @@ async def run(*command: str, cwd: Path, **variables: str) -> str:
 
 @pytest.mark.server
 @pytest.mark.worker
-async def test_a_fuzzer_finds_nothing(spacious: Service, tmp_path: Path) -> None:
+async def test_a_fuzzer_finds_nothing(spare: Service, tmp_path: Path) -> None:
     await run(
-        *("schemathesis.cli", "run", f"http://127.0.0.1:{spacious.port}/openapi.json"),
+        *("schemathesis.cli", "run", f"http://127.0.0.1:{spare.port}/openapi.json"),
         *("--checks", "all", "--max-examples", "10", "--seed", "1", "--generation-database", "none"),
         *("--request-timeout", "5", "--no-color", "--continue-on-failure"),
         *("--exclude-operation-id", "submit_s_nap"),  # it sleeps for as long as it is told, and writes where it is told
         cwd=tmp_path,
+        SCHEMATHESIS_HOOKS="tests.web.fuzzing",
     )
