@@ -441,6 +441,8 @@ def _positional(task: ExposedTask, named: Schema) -> list[Schema]:
     schema: Schema = {"type": "array", "minItems": len(required)}
     if names:
         schema["prefixItems"] = [named["properties"][name] for name in names]
+    else:
+        schema["items"] = {}  # openapi-python-client takes no array without either
     if not task.takes_any:
         schema["maxItems"] = len(names)
     return [schema]
