@@ -27,14 +27,13 @@ def main() -> int:
     except (SettingsError, ImproperlyConfigured) as exc:
         print(f"web: {exc}", file=sys.stderr)
         return CONFIGURATION_ERROR
+    except OSError as exc:
+        print(f"web: {options.failure}: {exc}", file=sys.stderr)
+        return 1
 
 
 def _serve(options: argparse.Namespace) -> int:
-    try:
-        return asyncio.run(_run(options))
-    except OSError as exc:
-        print(f"web: cannot listen: {exc}", file=sys.stderr)
-        return 1
+    return asyncio.run(_run(options))
 
 
 async def _run(options: argparse.Namespace) -> int:
@@ -60,11 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m web", description="Jobs over HTTP. Settings: see docs/http.md.")
     parser.add_argument("--processes", type=_positive, default=1, metavar="N", help="web processes on the one port")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
-    parser.set_defaults(command=_serve)
+    parser.set_defaults(command=_serve, failure="cannot listen")
     commands = parser.add_subparsers(title="other commands", metavar="COMMAND")
     openapi = commands.add_parser("openapi", help="write the OpenAPI document; needs no Redis")
     openapi.add_argument("file", nargs="?", type=Path, metavar="FILE", help="standard output, if there is none")
-    openapi.set_defaults(command=_openapi)
+    openapi.set_defaults(command=_openapi, failure="cannot write")
     return parser
 
 

@@ -10,7 +10,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from typing import Any
 from urllib.parse import quote
@@ -79,9 +79,6 @@ class Operation:
     parameters: tuple[str, ...] = ()  #: names in ``PARAMETERS``, besides those in the path
     body: Any = None  #: as an answer's
     body_required: bool = True
-    names: Mapping[str, list[str]] = field(
-        default_factory=dict
-    )  #: the values that a parameter may have, if they are few
 
 
 def _ref(kind: str, name: str) -> dict[str, str]:
@@ -181,7 +178,6 @@ OPERATIONS = (
     Operation(
         *("get", "/docs/{file}", "read_docs_file", "What the page consists of"),
         tag="service",
-        names={"file": list(docs.FILES)},
         answers={
             200: Answer("A file.", {}, media_types=("text/javascript", "text/css"), headers=("ETag",)),
             304: _NOT_MODIFIED,
@@ -193,7 +189,7 @@ OPERATIONS = (
 PARAMETERS: dict[str, Schema] = {
     "task": {"in": "path", "description": "A task's name.", "schema": {"type": "string"}},
     "id": {"in": "path", "description": "A job's id.", "schema": {"type": "string"}},
-    "file": {"in": "path", "description": "A file's name.", "schema": {"type": "string"}},
+    "file": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*docs.FILES]}},
     "Prefer": {
         "in": "header",
         "description": f"RFC 7240: `wait=N` waits for up to N seconds until the job is done; N is at most {MAX_WAIT}.",
@@ -237,14 +233,14 @@ def make_document(catalogue: Catalogue) -> dict[str, Any]:
         "openapi": "3.1.1",
         "info": {"title": "Jobs over Celery", "version": __version__, "description": DESCRIPTION},
         # Relative to this document, so that it holds under whatever prefix a proxy puts the service.
-        "servers": [{"url": "."}],
+        "servers": [{"url": ".", "description": "this service"}],
         "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": _paths(operations),
         "components": {
             "schemas": schemas,
             "responses": dict(chain.from_iterable(map(_problem_responses, operations))),
             "parameters": {name: _parameter(name) for name in PARAMETERS},
-            "headers": {name: {**header, "schema": {"type": "string"}} for name, header in HEADERS.items()},
+            "headers": {name: _header(name) for name in HEADERS},
             "links": LINKS,
         },
     }
@@ -268,7 +264,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "tags": [operation.tag],
         "summary": operation.summary,
         "description": operation.description,
-        "parameters": [_parameter_of(operation, name) for name in _parameter_names(operation)],
+        "parameters": [_ref("parameters", name) for name in _parameter_names(operation)],
         "responses": answers | problems,
     }
     if operation.body is not None:
@@ -279,12 +275,6 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 def _parameter_names(operation: Operation) -> list[str]:
     return [*re.findall(r"{(\w+)}", operation.path), *operation.parameters]
-
-
-def _parameter_of(operation: Operation, name: str) -> dict[str, Any]:
-    if name in operation.names:
-        return _parameter(name) | {"schema": {"type": "string", "enum": operation.names[name]}}
-    return _ref("parameters", name)
 
 
 def _parameter(name: str) -> dict[str, Any]:
@@ -308,6 +298,10 @@ def _schema_of(body: Any) -> Schema:
     return body if isinstance(body, dict) else _ref("schemas", body.__name__)
 
 
+def _header(name: str) -> dict[str, Any]:
+    return {**HEADERS[name], "schema": {"type": "string"}}
+
+
 # Problems.
 
 
@@ -321,9 +315,11 @@ def _problem_responses(operation: Operation) -> Iterable[tuple[str, dict[str, An
 
 
 def _problem_response(status: int, codes: list[str]) -> dict[str, Any]:
-    headers = {"X-Request-Id": _ref("headers", "X-Request-Id")}
+    headers: dict[str, Any] = {"X-Request-Id": _ref("headers", "X-Request-Id")}
     if status == 503:
         headers["Retry-After"] = _ref("headers", "Retry-After")
+    if "dispatch-uncertain" in codes:
+        headers["Location"] = {**_header("Location"), "required": False}
     examples = {code: {"value": _example(code)} for code in codes}
     return {
         "description": "\n".join([f"{title(status)}:\n", *(f"- `{code}`: {KINDS[code].when}" for code in codes)]),

@@ -167,6 +167,14 @@ def test_written_without_any_server(tmp_path: Path) -> None:
     assert "/v1/tasks/tasks.text.count_words/jobs" in json.loads(shown.stdout)["paths"]
 
 
+def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "web", "openapi", str(tmp_path / "no" / "x.json")]
+    ended = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert b"cannot write" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
 @pytest.mark.server
 @pytest.mark.worker
 async def test_the_page_runs_nothing_but_our_own_files(service: Service) -> None:
