@@ -1,16 +1,20 @@
-"""``python -m web``: the service; ``python -m web keys``: its API keys."""
+"""``python -m web``: the service; ``keys``: its API keys; ``openapi``: its description."""
 
 import argparse
 import asyncio
+import json
 import logging
 import sys
+from pathlib import Path
 
 from celery.exceptions import ImproperlyConfigured
 
 from web import keys_command
+from web.catalogue import Catalogue
 from web.logs import set_up
+from web.openapi import make_document
 from web.processes import CONFIGURATION_ERROR, run_processes
-from web.server import serve
+from web.server import load_celery_app, serve
 from web.settings import Settings, SettingsError
 
 
@@ -41,6 +45,21 @@ async def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _openapi(options: argparse.Namespace) -> int:
+    app = load_celery_app(Settings.from_environment().celery_app)
+    app.loader.import_default_modules()
+    text = json.dumps(make_document(Catalogue(app)), ensure_ascii=False, indent=2) + "\n"
+    if options.file is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        options.file.write_text(text, "utf-8")
+    except OSError as exc:
+        print(f"web: cannot write: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m web", description="Jobs over HTTP. Settings: see docs/http.md.")
     parser.add_argument("--processes", type=_positive, default=1, metavar="N", help="web processes on the one port")
@@ -48,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=_serve)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", description="Without one, the service runs.")
     keys_command.add_parser(commands)
+    openapi = commands.add_parser("openapi", help="write the OpenAPI document; needs no Redis")
+    openapi.add_argument("file", nargs="?", type=Path, metavar="FILE", help="standard output, if there is none")
+    openapi.set_defaults(run=_openapi)
     return parser
 
 

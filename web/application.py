@@ -7,11 +7,14 @@ import tornado.web
 from tornado.httpserver import HTTPServer
 
 from tornado_celery_bridge import Bridge
+from web.docs import make_file
 from web.handlers import ROUTES, NotFoundHandler
 from web.jobs import Jobs
 from web.keys import Keyring
 from web.lifecycle import Lifecycle
 from web.logs import log_request
+from web.openapi import make_document
+from web.representation import encode
 
 __all__ = ("make_app", "make_server")
 
@@ -41,6 +44,7 @@ def make_app(
         jobs=jobs,
         keys=keys,
         lifecycle=lifecycle or Lifecycle(),
+        openapi=make_file(encode(make_document(jobs.catalogue)), "application/json"),
         logger=logging.getLogger("web"),
         log_function=log_request,
         cross_origin_protection=True,

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import PydanticJsonSchemaWarning
 from pydantic_core import ErrorDetails
 
+from web import documents
 from web.door import escape
 from web.problems import Fault, Problem
 
@@ -24,6 +25,8 @@ __all__ = ("Arguments", "Catalogue", "ExposedTask", "faults_of", "unknown_task")
 _log = logging.getLogger(__name__)
 
 JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
+#: Where a schema that stands alone has the schemas that it refers to.
+DEFS = "#/$defs/{model}"
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -78,11 +81,30 @@ class ExposedTask:
         signature, hints = _signature(task)
         self._parameters = list(signature.parameters.values())
         self._model = self._make_model(hints)
-        self.input_schema = {"$schema": JSON_SCHEMA, **_schema(TypeAdapter(self._model), "validation")}
-        self.result_schema = {"$schema": JSON_SCHEMA, **_schema(TypeAdapter(hints["return"]), "serialization")}
+        self._result = TypeAdapter(hints["return"])
+        self.input_schema = {"$schema": JSON_SCHEMA, **self.make_input_schema()}
+        self.result_schema = {"$schema": JSON_SCHEMA, **self.make_result_schema()}
+
+    def make_input_schema(self, ref_template: str = DEFS) -> dict[str, Any]:
+        """Return the JSON Schema of named arguments; *ref_template* is where its ``{model}`` will be found."""
+        return _schema(TypeAdapter(self._model), "validation", ref_template)
+
+    def make_result_schema(self, ref_template: str = DEFS) -> dict[str, Any]:
+        """Return the JSON Schema of what the task returns; *ref_template* is where its ``{model}`` will be found."""
+        return _schema(self._result, "serialization", ref_template)
 
     @property
-    def defaults(self) -> dict[str, Any]:
+    def positional(self) -> list[str]:
+        """The parameters that an input has by position, if it is a list."""
+        return [parameter.name for parameter in self._parameters if parameter.kind in _POSITIONAL]
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether an input that is a list may be of any length."""
+        return any(parameter.kind is _VARIADIC[0] for parameter in self._parameters)
+
+    @property
+    def defaults(self) -> documents.TaskDefaults:
         """What applies when a job's options don't say otherwise."""
         conf = self.task.app.conf
         return {
@@ -119,9 +141,8 @@ class ExposedTask:
 
     def _name(self, given: list[Any]) -> dict[str, Any]:
         """Return positional arguments under their parameters' names; what a ``*args`` takes up stays unchecked."""
-        names = [parameter.name for parameter in self._parameters if parameter.kind in _POSITIONAL]
-        takes_any = any(parameter.kind is _VARIADIC[0] for parameter in self._parameters)
-        if len(given) > len(names) and not takes_any:
+        names = self.positional
+        if len(given) > len(names) and not self.takes_any:
             takes = f"The task takes at most {len(names)} positional arguments."
             raise Problem(422, "invalid-input", takes, faults=[Fault(f"/input/{len(names)}", takes)])
         return dict(zip(names, given, strict=False))
@@ -233,7 +254,9 @@ def _default(parameter: inspect.Parameter) -> Any:
     return ... if parameter.default is inspect.Parameter.empty else parameter.default
 
 
-def _schema(adapter: TypeAdapter[Any], mode: Literal["validation", "serialization"]) -> dict[str, Any]:
+def _schema(
+    adapter: TypeAdapter[Any], mode: Literal["validation", "serialization"], ref_template: str = DEFS
+) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # a default that JSON does not have
-        return adapter.json_schema(mode=mode)
+        return adapter.json_schema(mode=mode, ref_template=ref_template)

@@ -81,7 +81,7 @@ async def frames(
                     if event.kind in ("snapshot", "end"):
                         shown = await jobs.get(principal, job.record.id)
                     elif event.kind == "state":
-                        shown = replace(shown, error=None, **json.loads(event.data))
+                        shown = replace(shown, **{"error": None} | json.loads(event.data))
                     yield _frame_of(event, shown)
                     if event.kind == "end":
                         return

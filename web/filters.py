@@ -11,7 +11,11 @@ from web.catalogue import faults_of
 from web.options import Tag
 from web.problems import Problem
 
-__all__ = ("parse_filters",)
+__all__ = ("STATES", "parse_filters")
+
+
+#: A job is listed by one of these; one in a state of its own is among the running ones.
+STATES = ("PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED")
 
 
 class Filters(BaseModel):

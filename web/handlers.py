@@ -16,7 +16,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from tornado_celery_bridge import BridgeError, WaitersSaturated
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation
-from web import representation
+from web import docs, representation
 from web.door import MAX_NODES, parse_body
 from web.events import Frame, frames, frames_of_many, position_of, positions_of
 from web.filters import parse_filters
@@ -264,6 +264,17 @@ class ApiHandler(RequestHandler):
             self.set_header("Retry-After", str(await self.jobs.retry_after(job.record.task)))
         self.write_json(representation.job(job), status)
 
+    def write_file(self, file: docs.File) -> None:
+        """Answer with content that a client may keep as long as it asks whether it is still the same."""
+        self.set_header("Content-Type", file.media_type)
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("Etag", file.etag)
+        if self.check_etag_header():
+            self.set_status(304)
+            self.finish()
+        else:
+            self.finish(file.content)
+
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answer with a problem document. Tornado's own errors come through here too."""
         if self._left or self._headers_written:
@@ -461,6 +472,7 @@ class BatchesHandler(AcceptingHandler):
             faults.append(Fault("/jobs", f"This should be a list of 1 to {MAX_BATCH:,} jobs."))
         if faults or not isinstance(jobs, list):
             raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
+        self.read_reservation()  # a key that is none is no job's fault
         # Not all at once: what is done between two turns of the loop is a job's, and not a thousand's.
         turns = asyncio.Semaphore(BATCH_STEP)
         answers = await asyncio.gather(*(self._submit(number, job, turns) for number, job in enumerate(jobs)))
@@ -586,9 +598,21 @@ class EventsSocket(ApiHandler, WebSocketHandler):
     _relaying: asyncio.Task[None] | None = None
 
     async def get(self, job_id: str) -> None:
+        self._check_handshake()
         self._after = position_of(self.get_query_argument("after", None))
         self._job = await self.jobs.get(self.principal, job_id)  # while a refusal can still be said
         await super().get(job_id)
+
+    def _check_handshake(self) -> None:
+        """Refuse what Tornado would refuse, but with a problem."""
+        headers = self.request.headers
+        if headers.get("Upgrade", "").lower() != "websocket" or "upgrade" not in headers.get("Connection", "").lower():
+            raise Problem(400, "not-a-websocket", "This path speaks WebSocket: /events has the same as a stream.")
+        if headers.get("Sec-WebSocket-Version") != "13":
+            speaks = {"Sec-WebSocket-Version": "13"}
+            raise Problem(426, "upgrade-required", "This path speaks version 13.", headers=speaks)
+        if "Origin" in headers and not self.check_origin(headers["Origin"]):
+            raise Problem(403, "forbidden", "Pages of other sites may not.")
 
     def open(self, job_id: str) -> None:
         self.lifecycle.request_began()  # the handshake has ended as a request
@@ -688,6 +712,27 @@ class ReadyHandler(ApiHandler):
         self.write_json({"status": "ready", "checks": dict.fromkeys(checks, "ok")})
 
 
+class OpenApiHandler(ApiHandler):
+    """``/openapi.json``"""
+
+    is_public = True
+
+    def get(self) -> None:
+        self.write_file(self.settings["openapi"])
+
+
+class DocsHandler(ApiHandler):
+    """``/docs`` and ``/docs/{file}``: the page that shows the OpenAPI document, and what it loads."""
+
+    is_public = True
+
+    async def get(self, name: str = "") -> None:
+        if name and name not in docs.FILES:
+            raise Problem(404, "not-found", "There is nothing at this path.")
+        self.set_header("Content-Security-Policy", docs.POLICY)
+        self.write_file(await asyncio.to_thread(docs.file, name))
+
+
 class NotFoundHandler(ApiHandler):
     """Every other path."""
 
@@ -714,4 +759,7 @@ ROUTES = [
     (r"/v1/jobs/([^/]+)/retry", RetryHandler),
     (r"/healthz", HealthHandler),
     (r"/readyz", ReadyHandler),
+    (r"/openapi\.json", OpenApiHandler),
+    (r"/docs", DocsHandler),
+    (r"/docs/([^/]+)", DocsHandler),
 ]

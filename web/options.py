@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.config import JsonDict
 
 from web.catalogue import faults_of
 from web.problems import Fault, Problem
@@ -19,10 +20,19 @@ YEAR = 366 * 86_400
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
+# What _one_time holds, as JSON Schema.
+_BOTH_TIMES: JsonDict = {
+    "required": ["countdown", "eta"],
+    "properties": {"countdown": {"type": "number"}, "eta": {"type": "string"}},
+}
+
+
 class JobOptions(BaseModel):
     """What a client may ask for beside the input. All durations are seconds."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, json_schema_extra={"not": _BOTH_TIMES}
+    )
 
     queue: str | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None

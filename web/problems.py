@@ -11,12 +11,11 @@ from tornado_celery_bridge import (
     BrokerUnavailable,
     DispatchSaturated,
     DispatchUncertain,
-    ResultBackendUnavailable,
     WaitersSaturated,
 )
 from tornado_celery_bridge.ledger import LedgerUnavailable
 
-__all__ = ("CONTENT_TYPE", "Fault", "Problem", "problem_of", "type_uri")
+__all__ = ("CONTENT_TYPE", "KINDS", "Fault", "Kind", "Problem", "problem_of", "title", "type_uri")
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -28,12 +27,62 @@ _CODES: dict[type[BridgeError], str] = {
     DispatchSaturated: "dispatch-saturated",
     DispatchUncertain: "dispatch-uncertain",
     LedgerUnavailable: "ledger-unavailable",
-    ResultBackendUnavailable: "result-backend-unavailable",
     WaitersSaturated: "waiters-saturated",
 }
 # RFC 9110's names, which Python's http module has from 3.13 on: a title must not depend on that.
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 _HTTP_CODES = {400: "bad-request", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
+
+
+class Kind(NamedTuple):
+    """What one code stands for."""
+
+    status: int
+    when: str  #: for people, in Markdown
+
+
+#: Every code that there is. docs/http.md has the same table, and the OpenAPI document is made of it.
+KINDS = {
+    "invalid-json": Kind(400, "The body is not UTF-8, not JSON, or not an object."),
+    "unacceptable-json": Kind(400, "The body has something that Celery's JSON does not carry: docs/http.md lists it."),
+    "too-deep": Kind(400, "The body has more than 32 levels."),
+    "too-large": Kind(400, "The body has more than 10,000 values."),
+    "bad-request": Kind(400, "The path is not UTF-8."),
+    "key-in-query": Kind(400, "A key belongs into `Authorization`, not into the query."),
+    "invalid-query": Kind(400, "The query has the wrong members."),
+    "invalid-cursor": Kind(400, "The cursor is none of ours."),
+    "invalid-event-id": Kind(400, "That is the id of no event."),
+    "invalid-idempotency-key": Kind(400, "The key is empty, longer than 255 characters, or not printable."),
+    "not-a-websocket": Kind(400, "The request is no WebSocket's handshake."),
+    "unauthorized": Kind(401, "There is no valid key in `Authorization`."),
+    "forbidden": Kind(403, "Sent by another site's page."),
+    "forbidden-scope": Kind(403, "The key lacks the scope that this needs."),
+    "unknown-task": Kind(404, "There is no task of this name."),
+    "unknown-job": Kind(404, "There is no job of this id, or it is somebody else's."),
+    "not-found": Kind(404, "There is nothing at this path."),
+    "method-not-allowed": Kind(405, "`Allow` says which methods are."),
+    "idempotency-key-in-flight": Kind(409, "A request with this key is being answered; `job` names its job."),
+    "job-unfinished": Kind(409, "The job has not ended."),
+    "expired-job": Kind(410, "There was a job of this id, and its time is over."),
+    "body-too-large": Kind(413, "The body is over 1 MiB."),
+    "unsupported-media-type": Kind(415, "`Content-Type` is there and is not JSON, or the body is compressed."),
+    "invalid-body": Kind(422, "The body has the wrong members."),
+    "invalid-input": Kind(422, "The input does not fit the task."),
+    "invalid-options": Kind(422, "The options do not fit."),
+    "unpublishable": Kind(422, "Celery itself refused it."),
+    "idempotency-key-reused": Kind(422, "The key was used for another request."),
+    "upgrade-required": Kind(426, "This path speaks WebSocket, version 13."),
+    "rate-limited": Kind(429, "More requests than the key may make."),
+    "too-many-unfinished-jobs": Kind(429, "The key's owner has as many unfinished jobs as they may."),
+    "internal-error": Kind(500, "A bug; the service's log has the request's id."),
+    "ledger-unavailable": Kind(503, "The job records cannot be reached. Nothing was accepted."),
+    "broker-unavailable": Kind(503, "The broker cannot be reached. Nothing was accepted."),
+    "dispatch-saturated": Kind(503, "Too many jobs wait to be published. Nothing was accepted."),
+    "dispatch-uncertain": Kind(503, "The broker did not confirm: `Location` and `job` name the job, which may run."),
+    "waiters-saturated": Kind(503, "Too many requests wait already; the job is not affected."),
+    "not-ready": Kind(503, "`checks` says what cannot be reached."),
+    "shutting-down": Kind(503, "This process is about to end."),
+}
 
 
 class Fault(NamedTuple):
@@ -77,7 +126,7 @@ class Problem(tornado.web.HTTPError):
         """Return the problem's body for one request."""
         document: dict[str, Any] = {
             "type": type_uri(self.code),
-            "title": _TITLES.get(self.status_code) or http.HTTPStatus(self.status_code).phrase,
+            "title": title(self.status_code),
             "status": self.status_code,
             "detail": self.detail,
             "instance": instance,
@@ -88,6 +137,11 @@ class Problem(tornado.web.HTTPError):
         if self.faults:
             document["errors"] = [fault._asdict() for fault in self.faults[:MAX_FAULTS]]
         return document
+
+
+def title(status: int) -> str:
+    """Return what RFC 9110 calls a status."""
+    return _TITLES.get(status) or http.HTTPStatus(status).phrase
 
 
 def type_uri(code: str) -> str:

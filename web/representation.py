@@ -6,6 +6,7 @@ from typing import Any
 
 from tornado_celery_bridge.ledger import Job, dumps
 from tornado_celery_bridge.progress import STATE as PROGRESS
+from web import documents
 from web.catalogue import ExposedTask
 from web.problems import type_uri
 
@@ -29,13 +30,13 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def job(shown: Job) -> dict[str, Any]:
+def job(shown: Job) -> documents.Job:
     """Return a job: what was asked for, and what has become of it."""
     record = shown.record
-    links = {"self": f"/v1/jobs/{record.id}", "events": f"/v1/jobs/{record.id}/events"}
+    links: documents.JobLinks = {"self": f"/v1/jobs/{record.id}", "events": f"/v1/jobs/{record.id}/events"}
     if record.retry_of is not None:
         links["retry_of"] = f"/v1/jobs/{record.retry_of}"
-    document: dict[str, Any] = {
+    document: documents.Job = {
         "id": record.id,
         "task": record.task,
         "state": shown.state,
@@ -58,7 +59,7 @@ def job(shown: Job) -> dict[str, Any]:
     return document
 
 
-def error(state: str, failure: Mapping[str, str]) -> dict[str, Any]:
+def error(state: str, failure: Mapping[str, str]) -> documents.JobError:
     """Return why a job failed: text, whatever it was."""
     name, module = failure["type"], failure["module"]
     code, title = _kind_of(state, name)
@@ -83,16 +84,17 @@ def _kind_of(state: str, exception: str) -> tuple[str, str]:
     return "task-failed", "The task raised an exception."
 
 
-def task_summary(shown: ExposedTask) -> dict[str, Any]:
+def task_summary(shown: ExposedTask) -> documents.TaskSummary:
     """Return a task as a list of tasks has it."""
     path = f"/v1/tasks/{shown.name}"
-    links = {"self": path, "jobs": f"{path}/jobs"}
+    links: documents.TaskLinks = {"self": path, "jobs": f"{path}/jobs"}
     return {"name": shown.name, "summary": shown.summary, "queue": shown.queue, "links": links}
 
 
-def task(shown: ExposedTask) -> dict[str, Any]:
+def task(shown: ExposedTask) -> documents.Task:
     """Return a task with its schemas."""
-    return task_summary(shown) | {
+    return {
+        **task_summary(shown),
         "description": shown.description,
         "defaults": shown.defaults,
         "input": shown.input_schema,

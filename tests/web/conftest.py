@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blockbuster import BlockBuster
 from celery import Celery
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httpserver import HTTPServer
@@ -17,6 +18,7 @@ from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from tests.servers import Server, worker
+from tests.web.browser import Tab, find_chromium, open_tab
 from tests.web.sample import make_app as make_celery
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
@@ -36,6 +38,20 @@ def web_url(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     options = ("--concurrency", "3", "--queues", "websample", "--without-gossip", "--without-mingle")
     with worker("tests.web.sample", environment, log, *options):
         yield url
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    return find_chromium()
+
+
+@pytest.fixture
+async def tab(chromium: str, blockbuster: BlockBuster) -> AsyncIterator[Tab]:
+    """An empty page in a real browser. Playwright's client, which shares the loop here, looks for its own files."""
+    for name in ("os.stat", "io.BufferedReader.read"):
+        blockbuster.functions[name].can_block_in("playwright/_impl/_driver.py", "compute_driver_executable")
+    async with open_tab(chromium) as opened:
+        yield opened
 
 
 @dataclass

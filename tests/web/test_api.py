@@ -442,6 +442,9 @@ async def test_celerys_own_retries(service: Service, tmp_path: Path) -> None:
     with service.jobs.ledger.follow(made["id"]) as events:
         states = [json.loads(event.data).get("state") async for event in events if event.kind == "state"]
     assert states.count("STARTED") == 3
+    told = (await service.fetch(f"{made['links']['self']}/events")).body.decode()
+    assert told.count("event: state") == 1 + len(states)
+    assert '"state":"RETRY"' not in told or '"detail":"not yet"' in told
     assert set(states) <= {"STARTED", "RETRY"}  # a retry may begin before its predecessor has said that there is one
 
 

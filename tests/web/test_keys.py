@@ -35,7 +35,7 @@ def needs_worker(test: Any) -> Any:
     return pytest.mark.server(pytest.mark.worker(test))
 
 
-PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/docs"}
+PUBLIC = {"/healthz", "/readyz", r"/openapi\.json", "/docs", "/docs/([^/]+)"}
 
 # The file.
 

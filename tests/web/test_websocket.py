@@ -49,8 +49,10 @@ async def test_refusals(service: Service) -> None:
     upgrade["Sec-WebSocket-Key"] = base64.b64encode(bytes(16)).decode()
     problem(await service.fetch("/v1/jobs/none/ws", headers=upgrade), 404, "unknown-job")
     foreign = upgrade | {"Origin": "https://elsewhere.example"}
-    assert (await service.fetch(f"/v1/jobs/{made['id']}/ws", headers=foreign)).code == 403
-    assert (await service.fetch(f"/v1/jobs/{made['id']}/ws")).code == 400
+    path = f"/v1/jobs/{made['id']}/ws"
+    problem(await service.fetch(path, headers=foreign), 403, "forbidden")
+    problem(await service.fetch(path), 400, "not-a-websocket")
+    problem(await service.fetch(path, headers=upgrade | {"Sec-WebSocket-Version": "12"}), 426, "upgrade-required")
 
 
 async def test_who_leaves_leaves_nothing_and_a_shutdown_says_so(service: Service) -> None:

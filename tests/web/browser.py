@@ -1,0 +1,60 @@
+"""A real browser, Debian's Chromium, and what a page complains about in it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from playwright.async_api import Page, async_playwright
+
+OPTIONS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+TELL_VIOLATIONS = """
+document.addEventListener("securitypolicyviolation", e => console.error("CSP", e.violatedDirective, e.blockedURI));
+"""
+
+
+def find_chromium() -> str:
+    """Return the path of Chromium, which is installed if need be; without it, tests are skipped, but never in CI."""
+    if shutil.which("chromium") is None and shutil.which("apt-get") and os.geteuid() == 0:
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+            subprocess.run(["apt-get", "-qq", *command], env=environment, check=False)
+    path = shutil.which("chromium")
+    if path is None and os.environ.get("CI") == "true":
+        pytest.fail("there is no chromium here, and apt-get could not install it")
+    if path is None:
+        pytest.skip("there is no chromium here; apt-get install chromium")
+    return path
+
+
+@dataclass
+class Tab:
+    """A page in the browser, what it asked for, and what went wrong in it."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def open_tab(chromium: str) -> AsyncIterator[Tab]:
+    """Start a browser with one empty page, until the block ends."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
+        page = await browser.new_page(viewport={"width": 1280, "height": 1400})
+        tab = Tab(page)
+        await page.add_init_script(TELL_VIOLATIONS)
+        page.on("request", lambda request: tab.requests.append(request.url))
+        page.on("requestfailed", lambda request: tab.complaints.append(f"{request.url}: {request.failure}"))
+        page.on("pageerror", lambda error: tab.complaints.append(str(error)))
+        page.on("console", lambda message: tab.complaints.append(message.text) if message.type == "error" else None)
+        try:
+            yield tab
+        finally:
+            await browser.close()

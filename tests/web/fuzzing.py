@@ -1,0 +1,37 @@
+"""What schemathesis is told about the service; it imports this in a process of its own."""
+
+from typing import Any
+
+import schemathesis
+from schemathesis import Case, HookContext, Response
+
+
+@schemathesis.hook
+def map_body(context: HookContext, body: Any) -> Any:
+    """Write 1.0 as 1: to JSON Schema both are integers, and it cannot say that here only one of them is."""
+    match body:
+        case float() if body.is_integer() and abs(body) < 2**63:
+            return int(body)
+        case dict():
+            return {name: map_body(context, child) for name, child in body.items()}
+        case list():
+            return [map_body(context, child) for child in body]
+    return body
+
+
+@schemathesis.hook
+def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
+    """Leave out what means something only together with what was sent or had before."""
+    for given, names in ((case.headers, ("Idempotency-Key", "Last-Event-ID")), (case.query, ("cursor", "after"))):
+        for name in names:
+            if given and name in given:
+                del given[name]
+
+
+@schemathesis.check
+def the_code_is_documented(context: Any, response: Response, case: Case) -> None:
+    """Every problem has one of the codes that its operation names for its status."""
+    documented = case.operation.responses.find_by_status_code(response.status_code)
+    if response.status_code >= 400 and documented is not None:
+        examples = documented.definition["content"]["application/problem+json"]["examples"]
+        assert response.json()["code"] in examples, response.json()

@@ -1,0 +1,211 @@
+"""
+What the service writes and reads besides a task's own input and result.
+
+mypy holds the code to these types and pydantic makes the OpenAPI document's schemas of them, so the two agree.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict  # before Python 3.12, pydantic cannot read typing's
+
+__all__ = (
+    "BatchAnswer",
+    "BatchAnswers",
+    "Cancellation",
+    "Event",
+    "Fault",
+    "Health",
+    "Job",
+    "JobError",
+    "JobLinks",
+    "JobReference",
+    "Jobs",
+    "Problem",
+    "Progress",
+    "Readiness",
+    "Task",
+    "TaskDefaults",
+    "TaskLinks",
+    "TaskSummary",
+    "Tasks",
+)
+
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC.")]
+Path = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
+
+
+class Progress(TypedDict):
+    """How far a job has come, in units of its own."""
+
+    current: float
+    total: float | None
+    message: str | None
+
+
+class JobError(TypedDict):
+    """Why a job failed, was cancelled, or is tried again."""
+
+    type: str
+    title: str
+    detail: Annotated[str, Field(description="Text as the worker wrote it.")]
+    exception: Annotated[str, Field(description="The exception's class.")]
+    retryable: Annotated[bool, Field(description="The worker failed, or ran out of time, and not the task's own code.")]
+
+
+class JobLinks(TypedDict):
+    """Where else there is something about a job."""
+
+    self: Path
+    events: Path
+    retry_of: NotRequired[Annotated[Path, Field(description="The job of which this one is another try.")]]
+
+
+class _Job(TypedDict):
+    id: str
+    task: str
+    state: Annotated[str, Field(description="Celery's, or the task's own.", examples=["PENDING", "SUCCESS", "FAILURE"])]
+    done: bool
+    progress: Annotated[Any, Field(description="In state PROGRESS: what the task told, as a rule a Progress.")]
+    queue: str
+    priority: Annotated[int | None, Field(description="0 to 9, 9 the most urgent.")]
+    attempt: Annotated[int, Field(description="How often a worker has begun it.")]
+    tags: list[str]
+    created_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
+    eta: Moment | None
+    links: JobLinks
+
+
+class Job(_Job, total=False):
+    """One run of a task."""
+
+    result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned.")]
+    error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
+
+
+class Event(TypedDict):
+    """One server-sent event."""
+
+    event: Literal["state", "progress", "log", "end", "snapshot", "close"]
+    data: Annotated[str, Field(json_schema_extra={"contentMediaType": "application/json"})]
+    id: NotRequired[str]
+    retry: NotRequired[Annotated[int, Field(description="Milliseconds.")]]
+
+
+class Cancellation(TypedDict, total=False):
+    """How a job is to be cancelled."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    terminate: Annotated[bool, Field(description="End the process that runs it, too.", default=False)]
+
+
+class Jobs(TypedDict):
+    """A page of jobs, newest first."""
+
+    jobs: list[Job]
+    next_cursor: Annotated[str | None, Field(description="Where the next page begins.")]
+
+
+class BatchAnswer(TypedDict):
+    """What a job of a batch would have been answered alone."""
+
+    status: int
+    job: NotRequired[Job]
+    problem: NotRequired["Problem"]
+
+
+class BatchAnswers(TypedDict):
+    """The answers, in the order of the jobs."""
+
+    jobs: list[BatchAnswer]
+
+
+class TaskLinks(TypedDict):
+    """Where a task is described, and where its jobs are submitted."""
+
+    self: Path
+    jobs: Path
+
+
+class TaskSummary(TypedDict):
+    """A task in a list."""
+
+    name: str
+    summary: str
+    queue: str
+    links: TaskLinks
+
+
+class TaskDefaults(TypedDict):
+    """What applies when a job's options don't say otherwise; durations are seconds."""
+
+    queue: str
+    priority: int | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    rate_limit: Annotated[str | float | None, Field(description="As Celery spells it, per worker: 10/m.")]
+    max_retries: int | None
+
+
+class Task(TaskSummary):
+    """A task with its schemas."""
+
+    description: Annotated[str, Field(description="Its docstring.")]
+    defaults: TaskDefaults
+    input: Annotated[dict[str, Any], Field(description="JSON Schema 2020-12.")]
+    result: Annotated[dict[str, Any], Field(description="JSON Schema 2020-12.")]
+
+
+class Tasks(TypedDict):
+    """The tasks that may be run."""
+
+    tasks: list[TaskSummary]
+    next_cursor: str | None
+
+
+class Health(TypedDict):
+    """The process is alive."""
+
+    status: Literal["alive"]
+
+
+class Readiness(TypedDict):
+    """What the service stands on can be used."""
+
+    status: Literal["ready"]
+    checks: dict[str, str]
+
+
+class Fault(TypedDict):
+    """One thing that is wrong with a body."""
+
+    pointer: Annotated[str, Field(description="JSON Pointer (RFC 6901) into the body.")]
+    detail: str
+
+
+class _Problem(TypedDict):
+    type: Annotated[str, Field(json_schema_extra={"format": "uri"})]
+    title: str
+    status: int
+    detail: Annotated[str, Field(description="What happened this time, for people.")]
+    instance: Annotated[str, Field(description="The request's path.")]
+    code: Annotated[str, Field(description="For programs; a code does not change its meaning, but there may be more.")]
+    request_id: str
+
+
+class JobReference(TypedDict):
+    """A job that may have been accepted."""
+
+    id: str
+    links: dict[str, str]
+
+
+class Problem(_Problem, total=False):
+    """An error: RFC 9457."""
+
+    errors: Annotated[list[Fault], Field(description="What is wrong with the body.")]
+    job: Annotated[JobReference, Field(description="With dispatch-uncertain: the job to ask about.")]
+    checks: Annotated[dict[str, str], Field(description="With not-ready: what can be used, and what cannot.")]

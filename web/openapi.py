@@ -1,0 +1,568 @@
+"""
+The service as an OpenAPI 3.1 document.
+
+A route is one :class:`Operation` in :data:`OPERATIONS`; submitting a job is one per exposed task. What an operation
+reads and writes are types of :mod:`web.documents`, and the ways in which it fails are codes of
+:data:`web.problems.KINDS`: schemas, responses, headers and parameters follow from these.
+"""
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from itertools import chain
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import TypeAdapter
+
+from tornado_celery_bridge import __version__
+from web import docs, documents
+from web.catalogue import Catalogue, ExposedTask
+from web.filters import STATES
+from web.handlers import MAX_WAIT
+from web.options import JobOptions
+from web.problems import CONTENT_TYPE, KINDS, title, type_uri
+
+__all__ = ("OPERATIONS", "Answer", "Operation", "make_document")
+
+Schema = dict[str, Any]
+
+SCHEMAS = "#/components/schemas/"
+
+DESCRIPTION = """\
+Jobs over HTTP: a *job* is one run of a Celery task, and its id is the task's id.
+
+Every error is `application/problem+json` (RFC 9457), and every answer has an `X-Request-Id`. A path that is not here
+answers 404 `not-found`; a method that is not here, 405 `method-not-allowed` with `Allow`.
+
+An integer has no more than 64 bits, and is written as one: `1`, not `1.0`."""
+
+EVENTS = """\
+Server-sent events, up to the job's end. Whoever connects gets them from the beginning, or those that come after the
+one that it names.
+
+| event | data |
+| --- | --- |
+| `state` | the job, at its acceptance and when its state changed |
+| `progress` | `{"current", "total", "message"}` |
+| `log` | `{"level", "message", "at"}`: a line that the task logged |
+| `end` | the job, done: the last event |
+| `snapshot` | the job as it is, in the place of events that are no longer kept |
+| `close` | `{"reason"}`: the server ends the stream before the job's end; connect again |
+
+A comment comes after every 15 silent seconds."""
+
+SOCKET = """\
+The same events on a WebSocket, each a text message `{"event", "id", "data"}`. Closed with 1000 after `end`, 1001 after
+`close`, 1008 if the reader is too slow."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One way in which an operation succeeds. The body is a type of ``documents``, a JSON Schema, or None."""
+
+    description: str
+    body: Any = None
+    _: KW_ONLY
+    media_types: tuple[str, ...] = ("application/json",)
+    headers: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A method of a path: what it takes, and all that it may answer."""
+
+    method: str
+    path: str
+    id: str
+    summary: str
+    _: KW_ONLY
+    tag: str
+    answers: Mapping[int, Answer]
+    description: str = ""
+    problems: tuple[str, ...] = ()  #: codes, besides those that every operation may answer with
+    parameters: tuple[str, ...] = ()  #: names in ``PARAMETERS``, besides those in the path
+    body: Any = None  #: as an answer's
+    body_required: bool = True
+    is_public: bool = False  #: whether it answers without a key
+
+
+def _ref(kind: str, name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+# What goes wrong anywhere; where a key is needed; with any body; with a job.
+_ALWAYS = ("bad-request", "body-too-large", "internal-error", "key-in-query")
+_KEY = ("unauthorized", "forbidden-scope", "rate-limited", "ledger-unavailable")
+_BODY = (
+    *("invalid-json", "unacceptable-json", "too-deep", "too-large", "unsupported-media-type", "invalid-body"),
+    "forbidden",
+)
+_JOB = ("unknown-job", "expired-job", "ledger-unavailable")
+_SUBMIT = (
+    *("broker-unavailable", "dispatch-saturated", "dispatch-uncertain", "unpublishable", "shutting-down"),
+    *("unknown-task", "invalid-input", "invalid-options", "ledger-unavailable", "too-many-unfinished-jobs"),
+    *("invalid-idempotency-key", "idempotency-key-in-flight", "idempotency-key-reused"),
+)
+
+_JOB_LINKS = ("read_job", "follow_job", "cancel_job")
+_NOT_MODIFIED = Answer("Not modified.", headers=("ETag",))
+# OpenAPI 3.1 has no word for what a stream consists of: it is text, or, to a tool that takes it apart, events.
+_STREAM = Answer(
+    "The events.",
+    {"anyOf": [{"type": "string"}, _ref("schemas", "Event")]},
+    media_types=("text/event-stream",),
+)
+_INPUT = {"anyOf": [{"type": "object"}, {"type": "array", "items": {}}]}  # named arguments, or positional ones
+_OPTIONS = _ref("schemas", "JobOptions")
+
+
+def _object(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": [*required], "additionalProperties": False}
+
+
+def _accepted(job: Any) -> dict[int, Answer]:
+    """Return how accepting a job succeeds."""
+    return {
+        200: Answer(
+            "The job, done within the time that the request would wait.",
+            job,
+            headers=("Location", "Preference-Applied"),
+            links=_JOB_LINKS,
+        ),
+        202: Answer(
+            "The job was accepted, and is not done yet.",
+            job,
+            headers=("Location", "Retry-After", "Preference-Applied"),
+            links=_JOB_LINKS,
+        ),
+    }
+
+
+OPERATIONS = (
+    Operation(
+        *("get", "/v1/tasks", "list_tasks", "List the tasks that may be run"),
+        tag="tasks",
+        answers={200: Answer("The tasks.", documents.Tasks)},
+    ),
+    Operation(
+        *("get", "/v1/tasks/{task}", "read_task", "Read a task, with the schemas of its input and result"),
+        tag="tasks",
+        answers={200: Answer("The task.", documents.Task)},
+        problems=("unknown-task",),
+    ),
+    Operation(
+        *("get", "/v1/jobs", "list_jobs", "List jobs, newest first"),
+        tag="jobs",
+        parameters=("filter_task", "filter_state", "filter_tag", "filter_since", "limit", "cursor"),
+        answers={200: Answer("A page, which may be shorter than its limit and still not the last.", documents.Jobs)},
+        problems=("invalid-query", "invalid-cursor", "ledger-unavailable"),
+    ),
+    Operation(
+        *("post", "/v1/batches", "submit_batch", "Submit up to 1,000 jobs"),
+        tag="submit",
+        parameters=("Idempotency-Key",),
+        body=_object(
+            ("jobs",),
+            jobs={
+                **{"type": "array", "minItems": 1, "maxItems": 1000},
+                "items": _object(("task",), task={"type": "string"}, input=_INPUT, options=_OPTIONS),
+            },
+        ),
+        answers={207: Answer("For each job, what it would have been answered alone.", documents.BatchAnswers)},
+        problems=(*_BODY, "shutting-down", "invalid-idempotency-key"),
+    ),
+    Operation(
+        *("get", "/v1/events", "follow_jobs", "Follow several jobs at once"),
+        tag="jobs",
+        description='The events of each job as under `/v1/jobs/{id}/events`, with `{"job", "data"}` as data.',
+        parameters=("job", "Last-Event-ID", "after"),
+        answers={200: _STREAM, 204: Answer("The jobs are done, and the client has had all their events.")},
+        problems=(*_JOB, "invalid-event-id", "invalid-query", "waiters-saturated"),
+    ),
+    Operation(
+        *("get", "/v1/jobs/{id}", "read_job", "Read a job, or wait until it is done"),
+        tag="jobs",
+        parameters=("Prefer",),
+        answers={
+            200: Answer(
+                "The job; `done` tells whether it is done.",
+                documents.Job,
+                headers=("Preference-Applied", "Retry-After"),
+                links=_JOB_LINKS,
+            )
+        },
+        problems=(*_JOB, "waiters-saturated"),
+    ),
+    Operation(
+        *("get", "/v1/jobs/{id}/events", "follow_job", "Follow a job's state, progress and log"),
+        tag="jobs",
+        description=EVENTS,
+        parameters=("Last-Event-ID", "after"),
+        answers={200: _STREAM, 204: Answer("The job is done, and the client has had all its events.")},
+        problems=(*_JOB, "invalid-event-id", "waiters-saturated"),
+    ),
+    Operation(
+        *("get", "/v1/jobs/{id}/ws", "follow_job_by_websocket", "Follow a job on a WebSocket"),
+        tag="jobs",
+        description=SOCKET,
+        parameters=("after",),
+        answers={101: Answer("The WebSocket is open.")},
+        problems=(*_JOB, "invalid-event-id", "not-a-websocket", "forbidden", "upgrade-required"),
+    ),
+    Operation(
+        *("post", "/v1/jobs/{id}/cancel", "cancel_job", "Cancel a job"),
+        tag="jobs",
+        body=documents.Cancellation,
+        body_required=False,
+        answers={
+            200: Answer("The job, which is done.", documents.Job, links=_JOB_LINKS),
+            202: Answer("The job, which has been told.", documents.Job, headers=("Retry-After",), links=_JOB_LINKS),
+        },
+        problems=(*_BODY, *_JOB),
+    ),
+    Operation(
+        *("post", "/v1/jobs/{id}/retry", "retry_job", "Submit a job again"),
+        tag="jobs",
+        parameters=("Prefer", "Idempotency-Key"),
+        body=_object(input=_INPUT, options=_OPTIONS),
+        body_required=False,
+        answers=_accepted(documents.Job),
+        problems=(*_BODY, *_JOB, *_SUBMIT, "job-unfinished"),
+    ),
+    Operation(
+        *("get", "/healthz", "check_health", "Is the process alive?"),
+        tag="service",
+        is_public=True,
+        answers={200: Answer("Its loop turns.", documents.Health)},
+    ),
+    Operation(
+        *("get", "/readyz", "check_readiness", "Can jobs be accepted and read?"),
+        tag="service",
+        is_public=True,
+        answers={200: Answer("Now they can.", documents.Readiness)},
+        problems=("not-ready", "shutting-down"),
+    ),
+    Operation(
+        *("get", "/openapi.json", "read_openapi", "This document"),
+        tag="service",
+        is_public=True,
+        answers={200: Answer("OpenAPI 3.1.", {"type": "object"}, headers=("ETag",)), 304: _NOT_MODIFIED},
+    ),
+    Operation(
+        *("get", "/docs", "read_docs", "This document, for people"),
+        tag="service",
+        is_public=True,
+        answers={
+            200: Answer("A page.", {"type": "string"}, media_types=("text/html",), headers=("ETag",)),
+            304: _NOT_MODIFIED,
+        },
+    ),
+    Operation(
+        *("get", "/docs/{file}", "read_docs_file", "What the page consists of"),
+        tag="service",
+        is_public=True,
+        answers={
+            200: Answer("A file.", {}, media_types=("text/javascript", "text/css"), headers=("ETag",)),
+            304: _NOT_MODIFIED,
+        },
+        problems=("not-found",),
+    ),
+)
+
+
+def _queried(parameters: dict[str, Schema]) -> dict[str, Schema]:
+    return {name: {"in": "query", **parameter} for name, parameter in parameters.items()}
+
+
+PARAMETERS: dict[str, Schema] = {
+    "task": {"in": "path", "description": "A task's name.", "schema": {"type": "string"}},
+    "id": {"in": "path", "description": "A job's id.", "schema": {"type": "string"}},
+    "file": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*docs.FILES]}},
+    "Prefer": {
+        "in": "header",
+        "description": f"RFC 7240: `wait=N` waits for up to N seconds until the job is done; N is at most {MAX_WAIT}.",
+        "schema": {"type": "string"},
+        "example": "wait=5",
+    },
+    "Idempotency-Key": {
+        "in": "header",
+        "description": "The same request with the same key is answered again, and not done again, for a day.",
+        "schema": {"type": "string"},
+    },
+    "Last-Event-ID": {
+        "in": "header",
+        "description": "The id of the last event that was seen; an `EventSource` sends it by itself.",
+        "schema": {"type": "string"},
+    },
+    "after": {
+        "in": "query",
+        "description": "The same, for those that can't set the header.",
+        "schema": {"type": "string"},
+    },
+    "job": {
+        "in": "query",
+        "description": "A job's id, up to 100 times.",
+        "required": True,
+        "schema": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 100},
+    },
+    **_queried(
+        {
+            "filter_task": {"name": "task", "schema": {"type": "string", "maxLength": 500}},
+            "filter_state": {"name": "state", "schema": {"type": "string", "enum": [*STATES]}},
+            "filter_tag": {
+                "name": "tag",
+                "description": "Only jobs with all of these.",
+                "schema": {
+                    "type": "array",
+                    "items": {"type": "string", "minLength": 1, "maxLength": 100},
+                    "maxItems": 20,
+                },
+            },
+            "filter_since": {
+                "name": "since",
+                "description": "Only jobs accepted at this time or later.",
+                "schema": {"type": "string", "format": "date-time"},
+            },
+            "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
+            "cursor": {
+                "description": "The `next_cursor` of the page before.",
+                "schema": {"type": "string", "maxLength": 500},
+            },
+        }
+    ),
+}
+
+HEADERS: dict[str, Schema] = {
+    "X-Request-Id": {"description": "Names the request in the service's log.", "required": True},
+    "Location": {"description": "The job's path.", "required": True},
+    "Retry-After": {"description": "Seconds after which to ask again."},
+    "Preference-Applied": {"description": "For how many seconds the service would wait: `wait=N`."},
+    "ETag": {"description": "Names this version of the content.", "required": True},
+}
+
+TAGS = {
+    "tasks": "Which tasks there are.",
+    "submit": "Submitting a job: one operation for each task.",
+    "jobs": "What becomes of a job.",
+    "service": "The process, and this document.",
+}
+
+LINKS = {name: {"operationId": name, "parameters": {"id": "$response.body#/id"}} for name in _JOB_LINKS}
+
+
+def make_document(catalogue: Catalogue) -> dict[str, Any]:
+    """Return the OpenAPI document of the service for these tasks."""
+    slugs = _slugs(task.name for task in catalogue)
+    operations = [*OPERATIONS, *(_submission(task, slugs[task.name]) for task in catalogue)]
+    schemas = _fixed_schemas(operations)
+    for task in catalogue:
+        schemas |= _task_schemas(task, slugs[task.name])
+    _name_queues(schemas["JobOptions"], catalogue.queues)
+    return {
+        "openapi": "3.1.1",
+        "info": {"title": "Jobs over Celery", "version": __version__, "description": DESCRIPTION},
+        # Relative to this document, so that it holds under whatever prefix a proxy puts the service.
+        "servers": [{"url": ".", "description": "this service"}],
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
+        "paths": _paths(operations),
+        "components": {
+            "schemas": schemas,
+            "responses": dict(chain.from_iterable(map(_problem_responses, operations))),
+            "parameters": {name: _parameter(name) for name in PARAMETERS},
+            "headers": {name: _header(name) for name in HEADERS},
+            "links": LINKS,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "Where keys are set up."}},
+        },
+    }
+
+
+# Operations.
+
+
+def _paths(operations: Iterable[Operation]) -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    return paths
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    answers = {str(status): _answer(answer) for status, answer in operation.answers.items()}
+    problems = {key.split(".")[0]: _ref("responses", key) for key in dict(_problem_responses(operation))}
+    shown: dict[str, Any] = {
+        "operationId": operation.id,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "description": operation.description,
+        "parameters": [_ref("parameters", name) for name in _parameter_names(operation)],
+        "responses": answers | problems,
+        # None is needed where none are set up.
+        "security": [] if operation.is_public else [{}, {"key": []}],
+    }
+    if operation.body is not None:
+        content = {"application/json": {"schema": _schema_of(operation.body)}}
+        shown["requestBody"] = {"required": operation.body_required, "content": content}
+    return {name: value for name, value in shown.items() if value != "" and (value != [] or name == "security")}
+
+
+def _parameter_names(operation: Operation) -> list[str]:
+    return [*re.findall(r"{(\w+)}", operation.path), *operation.parameters]
+
+
+def _parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "required": PARAMETERS[name]["in"] == "path", **PARAMETERS[name]}
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "description": answer.description,
+        "headers": {name: _ref("headers", name) for name in ("X-Request-Id", *answer.headers)},
+    }
+    if answer.body is not None:
+        content = {"schema": _schema_of(answer.body)} if answer.body else {}
+        shown["content"] = dict.fromkeys(answer.media_types, content)
+    if answer.links:
+        shown["links"] = {name: _ref("links", name) for name in answer.links}
+    return shown
+
+
+def _schema_of(body: Any) -> Schema:
+    return body if isinstance(body, dict) else _ref("schemas", body.__name__)
+
+
+def _header(name: str) -> dict[str, Any]:
+    return {**HEADERS[name], "schema": {"type": "string"}}
+
+
+# Problems.
+
+
+def _problem_responses(operation: Operation) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Yield one response for each status with which an operation may fail; its name says the codes, so it is shared."""
+    by_status: dict[int, list[str]] = {}
+    keyed = () if operation.is_public else _KEY
+    for code in dict.fromkeys((*_ALWAYS, *keyed, *operation.problems)):
+        by_status.setdefault(KINDS[code].status, []).append(code)
+    for status, codes in sorted(by_status.items()):
+        yield ".".join([str(status), *sorted(codes)]), _problem_response(status, sorted(codes))
+
+
+def _problem_response(status: int, codes: list[str]) -> dict[str, Any]:
+    headers: dict[str, Any] = {"X-Request-Id": _ref("headers", "X-Request-Id")}
+    if status in (409, 429, 503):
+        headers["Retry-After"] = _ref("headers", "Retry-After")
+    if "dispatch-uncertain" in codes:
+        headers["Location"] = {**_header("Location"), "required": False}
+    examples = {code: {"value": _example(code)} for code in codes}
+    return {
+        "description": "\n".join([f"{title(status)}:\n", *(f"- `{code}`: {KINDS[code].when}" for code in codes)]),
+        "headers": headers,
+        "content": {CONTENT_TYPE: {"schema": _ref("schemas", "Problem"), "examples": examples}},
+    }
+
+
+def _example(code: str) -> documents.Problem:
+    kind = KINDS[code]
+    return {
+        "type": type_uri(code),
+        "title": title(kind.status),
+        "status": kind.status,
+        "detail": kind.when,
+        "instance": "/v1/…",
+        "code": code,
+        "request_id": "3b3f3c7a5a1a8a54",
+    }
+
+
+# Schemas.
+
+
+def _fixed_schemas(operations: Iterable[Operation]) -> dict[str, Schema]:
+    """Return the schemas of all types that are read and written, whatever the tasks are."""
+    read = [JobOptions, *(operation.body for operation in operations)]
+    written = [answer.body for operation in operations for answer in operation.answers.values()]
+    modes = {"validation": read, "serialization": [*written, documents.Event, documents.Problem]}
+    types = {(kind, mode) for mode, bodies in modes.items() for kind in bodies if isinstance(kind, type)}
+    inputs: Any = [(kind, mode, TypeAdapter(kind)) for kind, mode in types]
+    _, schemas = TypeAdapter.json_schemas(inputs, ref_template=f"{SCHEMAS}{{model}}")
+    return {name: _untitled(schema) for name, schema in sorted(schemas["$defs"].items())}
+
+
+def _name_queues(options: Schema, queues: Iterable[str]) -> None:
+    options["properties"]["queue"]["anyOf"][0]["enum"] = sorted(queues)
+
+
+def _untitled(schema: Schema) -> Schema:
+    """Return *schema* without its title: client generators name a class after that, and they are all called Input."""
+    return {name: value for name, value in schema.items() if name != "title"}
+
+
+def _lift(name: str, make: Callable[[str], Schema]) -> dict[str, Schema]:
+    """Return a schema and those that it refers to, each as a component of its own."""
+    schema = make(f"{SCHEMAS}{name}.{{model}}")
+    parts = schema.pop("$defs", {})
+    return {name: _untitled(schema), **{f"{name}.{model}": _untitled(part) for model, part in parts.items()}}
+
+
+# Tasks.
+
+
+def _slugs(names: Iterable[str]) -> dict[str, str]:
+    """Return what stands for each name in identifiers; a checksum tells apart what would be the same."""
+    plain = {name: re.sub(r"[^A-Za-z0-9_]", "_", name) for name in names}
+    count = Counter(plain.values())
+    return {
+        name: slug if count[slug] == 1 else f"{slug}_{zlib.crc32(name.encode()):08x}" for name, slug in plain.items()
+    }
+
+
+def _submission(task: ExposedTask, slug: str) -> Operation:
+    job = _ref("schemas", f"{slug}.job")
+    return Operation(
+        *("post", f"/v1/tasks/{quote(task.name, safe='')}/jobs", f"submit_{slug}", task.summary or task.name),
+        tag="submit",
+        description=task.description,
+        parameters=("Prefer", "Idempotency-Key"),
+        body=_ref("schemas", f"{slug}.submission"),
+        answers=_accepted(job),
+        problems=(*_BODY, *_SUBMIT),
+    )
+
+
+def _task_schemas(task: ExposedTask, slug: str) -> dict[str, Schema]:
+    """Return what a task takes, as the body of a request; and what it returns, as part of a job."""
+    given = _lift(f"{slug}.input", task.make_input_schema)
+    returned = _lift(f"{slug}.result", task.make_result_schema)
+    named = given[f"{slug}.input"]
+    ways = [_ref("schemas", f"{slug}.input"), *_positional(task, named)]
+    submission = {
+        "type": "object",
+        "properties": {
+            "input": {"anyOf": ways} if len(ways) > 1 else ways[0],
+            "options": _ref("schemas", "JobOptions"),
+        },
+        "required": ["input"] if named.get("required") else [],
+        "additionalProperties": False,
+    }
+    result = {"type": "object", "properties": {"result": _ref("schemas", f"{slug}.result")}}
+    job = {"allOf": [_ref("schemas", "Job"), result]}
+    return {**given, **returned, f"{slug}.submission": submission, f"{slug}.job": job}
+
+
+def _positional(task: ExposedTask, named: Schema) -> list[Schema]:
+    """Return the schema of a list of arguments; none if some parameter that must be there has nothing but a name."""
+    required, names = named.get("required", []), task.positional
+    if not set(required) <= set(names):
+        return []
+    schema: Schema = {"type": "array", "minItems": len(required)}
+    if names:
+        schema["prefixItems"] = [named["properties"][name] for name in names]
+    else:
+        schema["items"] = {}  # openapi-python-client takes no array without either
+    if not task.takes_any:
+        schema["maxItems"] = len(names)
+    return [schema]
