@@ -169,7 +169,7 @@ OPERATIONS = (
             ("jobs",),
             jobs={
                 **{"type": "array", "minItems": 1, "maxItems": 1000},
-                "items": _object(("task",), task={"type": "string"}, input=_INPUT, options=_OPTIONS),
+                "items": {"description": "`{task, input, options}`; one that does not fit is answered in its place."},
             },
         ),
         answers={207: Answer("For each job, what it would have been answered alone.", documents.BatchAnswers)},
