@@ -436,7 +436,8 @@ async def test_tasks(service: Service) -> None:
     # Celery shares tasks among the apps of a process: other tests' tasks may be there as well.
     tasks = [task for task in everything if task["name"].startswith("s.")]
     assert [task["name"] for task in tasks] == [
-        *("s.add", "s.echo", "s.fail", "s.forgetful", "s.log", "s.mark", "s.nan", "s.nap", "s.steps")
+        *("s.add", "s.echo", "s.fail", "s.forgetful", "s.log", "s.mark", "s.nan", "s.nap", "s.steps"),
+        "s.total",
     ]
     add = json.loads((await service.fetch(tasks[0]["links"]["self"])).body)
     assert add["summary"] == "Add two numbers."

@@ -307,7 +307,8 @@ class Ledger:
         """
         Return an async iterator of a job's events that come after number *after*, up to its end; close it.
 
-        For a job that is there; a workflow has one event, its end. Events that are no longer kept are stood for by one ``snapshot``.
+        For a job that is there; or a workflow, which has one event, its end. Events that are no longer kept are stood
+        for by one ``snapshot``.
 
         Raises:
             WaitersSaturated: Too many follow already.

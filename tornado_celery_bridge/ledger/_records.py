@@ -157,6 +157,11 @@ class Workflow(NamedTuple):
     #: Whether all of it was cancelled.
     cancelled: bool = False
 
+    @property
+    def done(self) -> bool:
+        """Whether all of its jobs have ended."""
+        return all(job.done for job in self.jobs.values())
+
 
 class Step(NamedTuple):
     """

@@ -12,9 +12,9 @@ Keys, all with the deployment's prefix:
 ``index:…``           sorted sets of job ids by time of submission: ``all``, ``owner:…``, ``task:…``, ``tag:…``,
                       ``state:…``
 ``open``              hash: how many unfinished jobs an owner has
-``workflow:{id}``     hash: a workflow's ``record`` (JSON, as submitted), ``owner``, ``jobs`` (JSON, their ids), ``open``
-                      (how many have not ended), ``cancelled`` (when all of it was), ``after:…`` (JSON, the ids of the
-                      jobs that come after those which have this name as their ``before``); and ``ttl``
+``workflow:{id}``     hash: a workflow's ``record`` (JSON, as submitted), ``owner``, ``jobs`` (JSON, their ids),
+                      ``open`` (how many have not ended), ``cancelled`` (when all of it was), ``after:…`` (JSON, the
+                      ids of the jobs that come after those that have this name as their ``before``), and ``ttl``
 ``due``               sorted set of finished jobs by the time that they are to be forgotten, and of ``workflow:{id}``
 ``gone:{id}``         the owner of a job that was forgotten; ``gone:workflow:{id}`` of a workflow
 ``key:{…}``           hash: an idempotency key's reservation
