@@ -9,7 +9,6 @@ Knows no HTTP. Redis only, whatever the broker is.
 
 import asyncio
 import hashlib
-import json
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -275,19 +274,16 @@ class Ledger:
         await self._run(_scripts.WITHDRAW_WORKFLOW, workflow_id, reservation.name if reservation else "")
 
     async def workflow(self, workflow_id: str) -> Workflow | Gone | None:
-        """Return a workflow and all of its jobs; None for an id that is no workflow's."""
-        (record, jobs, cancelled), owner = await asyncio.gather(
-            self.call("HMGET", f"{self.prefix}workflow:{workflow_id}", "record", "jobs", "cancelled"),
-            self.call("GET", f"{self.prefix}gone:workflow:{workflow_id}"),
-        )
-        if record is None:
-            return None if owner is None else Gone(owner.decode())
-        known, ids = WorkflowRecord.decode(record), json.loads(jobs)
-        found = await asyncio.gather(*(self.call("HMGET", f"{self.prefix}job:{each}", *FIELDS) for each in ids))
-        if any(values[0] is None for values in found):  # being forgotten right now
-            return Gone(known.owner)
-        read = {each: Job.of_fields(values) for each, values in zip(ids, found, strict=True)}
-        return Workflow(known, read, cancelled is not None)
+        """Return a workflow and all of its jobs as they are at one moment; None for an id that is no workflow's."""
+        found = await self._run(_scripts.READ_WORKFLOW, workflow_id, *FIELDS)
+        if len(found) < 2:
+            return Gone(found[0].decode()) if found else None
+        stored, cancelled, *rows = found
+        record = WorkflowRecord.decode(stored)
+        if any(values[0] is None for values in rows):  # it is being forgotten right now
+            return Gone(record.owner)
+        jobs = [Job.of_fields(values) for values in rows]
+        return Workflow(record, {job.record.id: job for job in jobs}, bool(cancelled))
 
     async def cancel_workflow(self, workflow_id: str, finished_at: str, ids: Sequence[str], *, whole: bool) -> None:
         """

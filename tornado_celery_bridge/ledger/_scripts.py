@@ -34,6 +34,7 @@ __all__ = (
     "CANCEL_WORKFLOW",
     "FINISH",
     "LIST",
+    "READ_WORKFLOW",
     "REPORT",
     "START",
     "SWEEP",
@@ -377,6 +378,21 @@ for place = #ARGV, 6, -1 do
   turn(ARGV[place])
   cancel(ARGV[3], ARGV[4], false)
 end
+"""
+)
+
+#: ARGV: prefix, workflow's id, fields…
+#: Returns {owner} of one that was forgotten; {} if there was none; or {record, cancelled or '', fields of each job…}.
+READ_WORKFLOW = (
+    _COMMON
+    + """
+local known = redis.call('HMGET', prefix .. 'workflow:' .. id, 'record', 'cancelled', 'jobs')
+if not known[1] then return {redis.call('GET', prefix .. 'gone:workflow:' .. id) or nil} end
+local found = {known[1], known[2] or ''}
+for _, each in ipairs(cjson.decode(known[3])) do
+  found[#found + 1] = redis.call('HMGET', prefix .. 'job:' .. each, unpack(ARGV, 3))
+end
+return found
 """
 )
 
