@@ -2,14 +2,19 @@
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tornado.httpclient import HTTPResponse
 
-from tests.web.conftest import Service, problem, until
+from tests.web.conftest import Service, problem, running, until
+from tests.web.sample import make_app as make_celery
 from tests.web.test_keys import Guarded, keys, site
+from tornado_celery_bridge import BrokerUnavailable, DispatchUncertain
+from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from web.keys import SCOPES, Principal
+from web.problems import Problem
+from web.workflows import Workflows
 
 __all__ = ("keys", "site")
 
@@ -365,3 +370,137 @@ async def test_a_thousand(service: Service) -> None:
     assert len({job["id"] for job in leaves(document["tree"])}) == 1000
     code, cancelled = await cancel(service, document)
     assert (code, cancelled["done"], cancelled["state"]) == (200, 1000, "REVOKED")
+
+
+# What is accepted, and what is not.
+
+
+async def test_sent_again_with_the_same_key(service: Service) -> None:
+    body = {"group": [quiet(1), quiet(2)]}
+    before = await service.messages()
+    first = await submit(service, body, wait=None, key="wf-1")
+    again = await submit(service, body, wait=None, key="wf-1")
+    assert (again.code, again.body, again.headers["Location"]) == (202, first.body, first.headers["Location"])
+    assert await service.messages() == before + 2
+    problem(await submit(service, {"group": [quiet(1)]}, wait=None, key="wf-1"), 422, "idempotency-key-reused")
+    _, cancelled = await cancel(service, json.loads(first.body))
+    again = await submit(service, body, wait=None, key="wf-1")
+    assert (again.code, json.loads(again.body)) == (200, cancelled)  # as it is now
+    assert json.loads((await submit(service, body, wait=None, key="wf-2")).body)["id"] != cancelled["id"]
+
+
+async def test_in_flight_and_then_taken_over(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go_on = asyncio.Event(), asyncio.Event()
+    dispatch = service.bridge.dispatch
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        began.set()
+        await go_on.wait()
+        return await dispatch(*args, **options)
+
+    body = {"chain": [{"group": [add(1), add(2)]}, total()]}
+    with monkeypatch.context() as patch:
+        patch.setattr(service.bridge, "dispatch", slow)
+        first = asyncio.ensure_future(submit(service, body, wait=None, key="wf-3"))
+        await began.wait()
+    refused = problem(await submit(service, body, key="wf-3"), 409, "idempotency-key-in-flight")
+    redis = service.jobs.ledger._redis
+    async for held in redis.scan_iter("tcb:key:*"):
+        await redis.hset(held, "lease", 0)
+    taken_over = await submit(service, body, wait=None, key="wf-3")
+    assert json.loads(taken_over.body)["id"] == refused["workflow"]["id"]
+    done = await read(service, json.loads(taken_over.body), wait=20)
+    assert results(done) == [2, 3, 5]
+    go_on.set()
+    assert (await first).code == 202
+    done = await read(service, done)
+    assert [job["attempt"] for job in leaves(done["tree"])] == [1, 1, 1]
+
+
+async def test_one_that_was_not_published_leaves_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*args: object, **options: object) -> None:
+        raise BrokerUnavailable("as if")
+
+    body = {"chain": [quiet(1), quiet(1)], "tags": ["w"]}
+    redis = service.jobs.ledger._redis
+    before = await redis.dbsize()
+    with monkeypatch.context() as patch:
+        patch.setattr(service.bridge, "dispatch", refuse)
+        problem(await submit(service, body, key="wf-4"), 503, "broker-unavailable")
+    assert await redis.dbsize() == before
+    assert (await submit(service, body, wait=None, key="wf-4")).code == 202
+
+
+async def test_one_that_may_have_been_published_is_named(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def doubt(*args: object, **options: object) -> None:
+        raise DispatchUncertain("as if")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.bridge, "dispatch", doubt)
+        response = await submit(service, {"group": [quiet(1)]})
+    document = problem(response, 503, "dispatch-uncertain")["workflow"]
+    assert response.headers["Location"] == document["links"]["self"]
+    assert (await read(service, document))["state"] == "PENDING"
+
+
+async def test_unfinished_jobs_are_counted(service: Service) -> None:
+    workflows = Workflows(service.jobs)
+    greedy = Principal(owner="greedy", scopes=frozenset(SCOPES), max_unfinished=3)
+    with pytest.raises(Problem) as refused:
+        await workflows.submit(greedy, {"group": [quiet(1)] * 4})
+    assert refused.value.code == "too-many-unfinished-jobs"
+    accepted = await workflows.submit(greedy, {"group": [quiet(1)] * 3})
+    with pytest.raises(Problem):
+        await workflows.submit(greedy, {"group": [quiet(1)]})
+    await workflows.cancel(greedy, accepted.record.id, "", terminate=False)
+    await workflows.submit(greedy, {"group": [quiet(1)] * 3})
+
+
+async def test_belongs_to_whoever_sent_it(site: Guarded) -> None:
+    body = json.dumps({"chain": [quiet(1)]}).encode()
+    response = await site.fetch("alice", "/v1/workflows", "POST", body=body)
+    assert response.code == 202
+    path = response.headers["Location"]
+    for name, status in (("alice2", 200), ("admin", 200), ("bob", 404)):
+        assert (await site.fetch(name, path)).code == status
+    for name, status in (("bob", 404), ("alice2", 403), ("canceller", 200)):
+        assert (await site.fetch(name, f"{path}/cancel", "POST")).code == status
+    problem(await site.fetch("bob", path), 404, "unknown-workflow")
+    body = json.dumps({"chain": [add(1), {"task": "s.nap"}]}).encode()
+    refused = problem(await site.fetch("some", "/v1/workflows", "POST", body=body), 422, "invalid-workflow")
+    assert [error["pointer"] for error in refused["errors"]] == ["/chain/1/task"]
+
+
+# How long it is kept.
+
+
+async def test_kept_until_all_of_it_has_ended(web_url: str) -> None:
+    app = make_celery(web_url)
+    ledger = await asyncio.to_thread(lambda: Ledger.of_backend(ledger_backend(app), ttl=0))
+    async with running(app, ledger) as service:
+        document = json.loads((await submit(service, {"group": [quiet(1), quiet(2)]}, wait=None)).body)
+        await cancel(service, document, branch="/group/0")
+        while await ledger.sweep():
+            pass
+        assert states(await read(service, document)) == ["REVOKED", "PENDING"]
+        await cancel(service, document)
+        while await ledger.sweep():
+            pass
+        problem(await service.fetch(document["links"]["self"]), 410, "expired-workflow")
+        for job in leaves(document["tree"]):
+            problem(await service.fetch(job["links"]["self"]), 410, "expired-job")
+        problem(await service.fetch(f"/v1/workflows/{leaves(document['tree'])[0]['id']}"), 404, "unknown-workflow")
+    app.close()
+
+
+# A worker that died.
+
+
+async def test_a_part_of_a_chord_that_its_worker_did_not_tell(service: Service) -> None:
+    body = {"chord": {"header": [quiet(1)], "body": total()}}
+    document = json.loads((await submit(service, body, wait=None)).body)
+    header = leaves(document["tree"])[0]["id"]
+    # It ran, and the worker died before it told the chord: the message is delivered again.
+    await asyncio.to_thread(service.bridge.app.backend.store_result, header, 2, "SUCCESS")
+    await service.jobs.ledger._redis.lmove("quiet", "websample", "LEFT", "LEFT")
+    assert results(await read(service, document, wait=20)) == [2, 2]
