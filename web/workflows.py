@@ -14,7 +14,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from celery.canvas import Signature
 from celery.exceptions import QueueNotFound
 from kombu.exceptions import EncodeError
 
-from tornado_celery_bridge import DispatchUncertain
+from tornado_celery_bridge import BridgeError, DispatchUncertain
 from tornado_celery_bridge.ledger import (
     Gone,
     Job,
@@ -58,6 +58,9 @@ MAX_CARRIED = 32 * 1024 * 1024
 SIGNATURE_SIZE = 500
 #: Seconds that publishing a job of a canvas may take more than a job alone.
 DISPATCH_EACH = 0.005
+
+#: What Celery says of a canvas that it does not take; a result backend that can't do chords is not implemented.
+_REFUSALS = (TypeError, EncodeError, QueueNotFound, NotImplementedError)
 
 _KINDS = ("chain", "group", "chord")
 
@@ -144,19 +147,26 @@ class Workflows:
             await self._jobs.bridge.dispatch(plan.canvas, dispatch_timeout=left)
         except DispatchUncertain as exc:
             raise _uncertain(plan.id) from exc
-        except (TypeError, EncodeError, QueueNotFound) as exc:
-            await self._withdraw(plan.id, reservation)
+        except BridgeError:
+            await self._undo(plan.id, self._ledger.withdraw_workflow(plan.id, reservation))
+            raise
+        except Exception as exc:
+            # Celery's own complaint, which may come of a later message than the first: those before it are under way,
+            # so the jobs have to stay there, cancelled, for the workers to drop them.
+            ids = [step.record.id for step in plan.steps]
+            await self._undo(
+                plan.id, self._ledger.cancel_workflow(plan.id, rfc3339(datetime.now(UTC)), ids, whole=True)
+            )
+            if not isinstance(exc, _REFUSALS):
+                raise
             _log.warning("workflow %s could not be published: %r", plan.id, exc)
             raise unpublishable() from exc
-        except Exception:
-            await self._withdraw(plan.id, reservation)
-            raise
 
-    async def _withdraw(self, workflow_id: str, reservation: Reservation | None) -> None:
-        """Remove the records of a workflow that was not published."""
+    async def _undo(self, workflow_id: str, undoing: Coroutine[Any, Any, None]) -> None:
+        """Take back what was written down of a workflow that was not published."""
         try:
             async with asyncio.timeout(WITHDRAW_TIMEOUT):
-                await self._ledger.withdraw_workflow(workflow_id, reservation)
+                await undoing
         except (LedgerUnavailable, TimeoutError) as exc:
             _log.warning("the records of unpublished workflow %s stay: %s", workflow_id, exc)
 

@@ -12,7 +12,7 @@ from tests.web.sample import make_app as make_celery
 from tests.web.test_keys import Guarded, keys, site
 from tornado_celery_bridge import BrokerUnavailable, DispatchUncertain
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
-from web.keys import SCOPES, Principal
+from web.keys import EVERYBODY, SCOPES, Principal
 from web.problems import Problem
 from web.workflows import Workflows
 
@@ -456,6 +456,27 @@ async def test_one_that_was_not_published_leaves_nothing(service: Service, monke
         problem(await submit(service, body, key="wf-4"), 503, "broker-unavailable")
     assert await redis.dbsize() == before
     assert (await submit(service, body, wait=None, key="wf-4")).code == 202
+
+
+async def test_what_celery_does_not_take(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    amqp = service.bridge.app.amqp
+    send = amqp.send_task_message
+
+    def refuse(producer: Any, name: str, message: Any, **options: Any) -> Any:
+        if message.headers["argsrepr"] == "(2,)":
+            raise TypeError("as if")
+        return send(producer, name, message, **options)
+
+    monkeypatch.setattr(amqp, "send_task_message", refuse)
+    before = await service.messages()
+    problem(await submit(service, {"group": [quiet(1), quiet(2), quiet(3)]}), 422, "unpublishable")
+    assert "could not be published: TypeError('as if')" in caplog.text
+    # The first was sent, and will be dropped.
+    assert await service.messages() == before + 1
+    page = await service.jobs.find(EVERYBODY, limit=3)
+    assert [job.state for job in page.jobs] == ["REVOKED"] * 3
 
 
 async def test_one_that_may_have_been_published_is_named(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
