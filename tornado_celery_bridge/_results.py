@@ -164,10 +164,18 @@ Result = AsyncResult[Any] | GroupResult
 
 
 def adopt(result: Any, bridge: "Bridge") -> Result:
-    """Return *result*, one that Celery made, as ours, with its parents and children."""
-    if isinstance(result, AsyncResult | GroupResult):
-        return result
-    parent = adopt(result.parent, bridge) if result.parent is not None else None
+    """Return *result*, one that Celery made, as ours, with its parents (a long chain has many) and children."""
+    line: list[Any] = []
+    while result is not None and not isinstance(result, AsyncResult | GroupResult):
+        line.append(result)
+        result = result.parent
+    for each in reversed(line):
+        result = _adopt(each, bridge, result)
+    adopted: Result = result
+    return adopted
+
+
+def _adopt(result: Any, bridge: "Bridge", parent: Result | None) -> Result:
     if isinstance(result, celery.result.ResultSet):
         children = [adopt(child, bridge) for child in result.results or ()]
         return GroupResult(getattr(result, "id", None) or "", children, bridge, parent)

@@ -7,6 +7,7 @@ import logging
 import typing
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
@@ -79,8 +80,9 @@ class ExposedTask:
         self.queue = _default_queue(app, task)
         self.summary, self.description = _docstring(task)
         signature, hints = _signature(task)
+        self._hints = hints
         self._parameters = list(signature.parameters.values())
-        self._model = self._make_model(hints)
+        self._model = self._make_model(self._parameters)
         self._result = TypeAdapter(hints["return"])
         self.input_schema = {"$schema": JSON_SCHEMA, **self.make_input_schema()}
         self.result_schema = {"$schema": JSON_SCHEMA, **self.make_result_schema()}
@@ -116,44 +118,63 @@ class ExposedTask:
             "max_retries": self.task.max_retries,
         }
 
-    def arguments(self, given: dict[str, Any] | list[Any]) -> Arguments:
+    def arguments(self, given: dict[str, Any] | list[Any], *, receives: bool = False) -> Arguments:
         """
         Return what to call the task with. The values stay exactly as they were given.
+
+        Args:
+            given: The input.
+            receives: Whether its first positional argument will be another's result, and so is not to be given.
 
         Raises:
             Problem: 422, with a pointer for everything that does not fit.
         """
-        named = given if isinstance(given, dict) else self._name(given)
+        parameters, model = self._after_result if receives else (self._parameters, self._model)
+        if receives and isinstance(given, dict) and (taken := self._parameters[0].name) in given:
+            detail = "This is the result of the step before."
+            raise Problem(422, "invalid-input", detail, faults=[Fault(f"/input/{escape(taken)}", detail)])
+        named = given if isinstance(given, dict) else self._name(given, parameters)
         try:
-            self._model.__pydantic_validator__.validate_json(json.dumps(named), strict=True)
+            model.__pydantic_validator__.validate_json(json.dumps(named), strict=True)
         except pydantic.ValidationError as exc:
-            names = [parameter.name for parameter in self._parameters]
+            names = [parameter.name for parameter in parameters]
             positional = names if isinstance(given, list) else ()
             faults = faults_of(exc, named, "/input", names=names, positional=positional)
             raise Problem(422, "invalid-input", "The input does not fit the task.", faults=faults) from None
         if isinstance(given, list):
             return Arguments(given, {})
-        leading = [parameter.name for parameter in self._parameters if parameter.kind is _POSITIONAL[0]]
+        leading = [parameter.name for parameter in parameters if parameter.kind is _POSITIONAL[0]]
         return Arguments(
             [given[name] for name in leading if name in given],
             {name: value for name, value in given.items() if name not in leading},
         )
 
-    def _name(self, given: list[Any]) -> dict[str, Any]:
+    @cached_property
+    def _after_result(self) -> tuple[list[inspect.Parameter], type[BaseModel]]:
+        """The parameters, and the model of them, that another's result leaves."""
+        kind = self._parameters[0].kind if self._parameters else None
+        if kind not in (*_POSITIONAL, _VARIADIC[0]):
+            detail = "The task takes no positional argument, and so no result of the step before."
+            raise Problem(422, "invalid-input", detail, faults=[Fault("/task", detail)])
+        parameters = self._parameters if kind is _VARIADIC[0] else self._parameters[1:]
+        return parameters, self._make_model(parameters)
+
+    def _name(self, given: list[Any], parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
         """Return positional arguments under their parameters' names; what a ``*args`` takes up stays unchecked."""
-        names = self.positional
-        if len(given) > len(names) and not self.takes_any:
+        names = [parameter.name for parameter in parameters if parameter.kind in _POSITIONAL]
+        takes_any = any(parameter.kind is _VARIADIC[0] for parameter in parameters)
+        if len(given) > len(names) and not takes_any:
             takes = f"The task takes at most {len(names)} positional arguments."
             raise Problem(422, "invalid-input", takes, faults=[Fault(f"/input/{len(names)}", takes)])
         return dict(zip(names, given, strict=False))
 
-    def _make_model(self, hints: Mapping[str, Any]) -> type[BaseModel]:
+    def _make_model(self, parameters: Sequence[inspect.Parameter]) -> type[BaseModel]:
         """Return the model of named arguments. Its fields have names of ours, as a parameter may be called anything."""
-        variadic = any(parameter.kind is _VARIADIC[1] for parameter in self._parameters)
+        variadic = any(parameter.kind is _VARIADIC[1] for parameter in parameters)
         config = ConfigDict(extra="allow" if variadic else "forbid", strict=True, allow_inf_nan=False)
         fields: dict[str, Any] = {
-            f"p{number}": (hints[parameter.name], Field(_default(parameter), alias=parameter.name))
-            for number, parameter in enumerate(self._parameters)
+            f"p{number}": (self._hints[parameter.name], Field(_default(parameter), alias=parameter.name))
+            for number, parameter in enumerate(parameters)
             if parameter.kind not in _VARIADIC
         }
         return pydantic.create_model("Input", __config__=config, **fields)

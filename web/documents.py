@@ -29,6 +29,9 @@ __all__ = (
     "TaskLinks",
     "TaskSummary",
     "Tasks",
+    "Workflow",
+    "WorkflowCancellation",
+    "WorkflowLinks",
 )
 
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC.")]
@@ -59,6 +62,7 @@ class JobLinks(TypedDict):
     self: Path
     events: Path
     retry_of: NotRequired[Annotated[Path, Field(description="The job of which this one is another try.")]]
+    workflow: NotRequired[Annotated[Path, Field(description="The workflow that it is a job of.")]]
 
 
 class _Job(TypedDict):
@@ -121,6 +125,36 @@ class BatchAnswers(TypedDict):
     """The answers, in the order of the jobs."""
 
     jobs: list[BatchAnswer]
+
+
+class WorkflowLinks(TypedDict):
+    """Where else there is something about a workflow."""
+
+    self: Path
+    cancel: Path
+
+
+class Workflow(TypedDict):
+    """Jobs that come after one another and beside one another."""
+
+    id: str
+    state: Annotated[str, Field(description="PENDING, STARTED, SUCCESS, FAILURE or REVOKED.")]
+    done: Annotated[int, Field(description="Jobs that have ended.")]
+    total: int
+    finished: bool
+    tags: list[str]
+    created_at: Moment
+    tree: Annotated[dict[str, Any], Field(description="As it was sent, with a Job in the place of each step.")]
+    links: WorkflowLinks
+
+
+class WorkflowCancellation(TypedDict, total=False):
+    """What of a workflow is to be cancelled, and how."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    terminate: Annotated[bool, Field(description="End the processes that run its jobs, too.", default=False)]
+    branch: Annotated[str, Field(description="JSON Pointer into the tree; the whole without one.", default="")]
 
 
 class TaskLinks(TypedDict):

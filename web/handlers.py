@@ -5,7 +5,7 @@ import json
 import secrets
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
 from tornado.http1connection import HTTP1Connection
@@ -15,7 +15,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from tornado_celery_bridge import BridgeError, WaitersSaturated
-from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation
+from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation, Workflow
 from web import docs, representation
 from web.door import MAX_NODES, parse_body
 from web.events import Frame, frames, frames_of_many, position_of, positions_of
@@ -27,6 +27,7 @@ from web.lifecycle import Lifecycle
 from web.limits import Allowance, take
 from web.prefer import preferences
 from web.problems import CONTENT_TYPE, Fault, Problem, problem_of
+from web.workflows import Workflows
 
 __all__ = ("ROUTES", "NotFoundHandler")
 
@@ -275,6 +276,19 @@ class ApiHandler(RequestHandler):
         else:
             self.finish(file.content)
 
+    async def outcome_of_workflow(self, workflow: Workflow, seconds: int) -> Workflow:
+        """Return a workflow once it is done, or as it is after so many *seconds*."""
+        waiting = self.lifecycle.unless_expired(Workflows(self.jobs).wait(self.principal, workflow, seconds))
+        outcome: Workflow | None = await self.unless_client_leaves(waiting)
+        return outcome or workflow
+
+    async def write_workflow(self, workflow: Workflow, status: int = 200) -> None:
+        """Answer with a workflow, and when to ask again if it is not done."""
+        if not workflow.done:
+            tasks = {job.record.task for job in workflow.jobs.values() if not job.done}
+            self.set_header("Retry-After", str(max(await asyncio.gather(*map(self.jobs.retry_after, tasks)))))
+        self.write_json(representation.workflow(workflow), status)
+
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answer with a problem document. Tornado's own errors come through here too."""
         if self._left or self._headers_written:
@@ -502,6 +516,54 @@ def _task_of(job: Any) -> tuple[str, dict[str, Any]]:
         detail = "This should be an object with the name of a task."
         raise Problem(422, "invalid-body", "The body does not fit.", faults=[Fault("/task", detail)])
     return job["task"], {key: value for key, value in job.items() if key != "task"}
+
+
+class WorkflowsHandler(AcceptingHandler):
+    """``/v1/workflows``"""
+
+    scopes: ClassVar = {"POST": "submit"}
+
+    async def post(self) -> None:
+        self.check_accepting()
+        body = self.read_json(max_nodes=MAX_BATCH_NODES)
+        seconds = self.read_wait()
+        workflow = await Workflows(self.jobs).submit(self.principal, body, reservation=self.read_reservation())
+        self.set_header("Location", f"/v1/workflows/{workflow.record.id}")
+        if seconds:
+            with suppress(LedgerUnavailable, WaitersSaturated):  # it is accepted: no error may come of waiting for it
+                workflow = await self.outcome_of_workflow(workflow, seconds)
+        await self.write_workflow(workflow, 200 if workflow.done else 202)
+
+
+class WorkflowHandler(ApiHandler):
+    """``/v1/workflows/{id}``"""
+
+    scopes: ClassVar = {"GET": "read"}
+
+    async def get(self, workflow_id: str) -> None:
+        workflow = await Workflows(self.jobs).get(self.principal, workflow_id)
+        if seconds := self.read_wait():
+            workflow = await self.outcome_of_workflow(workflow, seconds)
+        await self.write_workflow(workflow)
+
+
+class WorkflowCancelHandler(ApiHandler):
+    """``/v1/workflows/{id}/cancel``"""
+
+    scopes: ClassVar = {"POST": "cancel"}
+
+    async def post(self, workflow_id: str) -> None:
+        body = self.read_json(optional=True)
+        terminate, branch = body.pop("terminate", False), body.pop("branch", "")
+        faults = [Fault(f"/{key}", "Only terminate and branch are known here.") for key in body]
+        if not isinstance(terminate, bool):
+            faults.append(Fault("/terminate", "This should be true or false."))
+        if not isinstance(branch, str):
+            faults.append(Fault("/branch", "This should be a JSON Pointer into the tree."))
+        if faults:
+            raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
+        workflow = await Workflows(self.jobs).cancel(self.principal, workflow_id, branch, terminate=terminate)
+        await self.write_workflow(workflow, 200 if workflow.done else 202)
 
 
 class JobsHandler(ApiHandler):
@@ -751,6 +813,9 @@ ROUTES = [
     (r"/v1/tasks/([^/]+)/jobs", SubmitHandler),
     (r"/v1/batches", BatchesHandler),
     (r"/v1/events", ManyEventsHandler),
+    (r"/v1/workflows", WorkflowsHandler),
+    (r"/v1/workflows/([^/]+)", WorkflowHandler),
+    (r"/v1/workflows/([^/]+)/cancel", WorkflowCancelHandler),
     (r"/v1/jobs", JobsHandler),
     (r"/v1/jobs/([^/]+)", JobHandler),
     (r"/v1/jobs/([^/]+)/events", EventsHandler),

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
 from web.representation import rfc3339
 
-__all__ = ("Jobs", "Submission")
+__all__ = ("WITHDRAW_TIMEOUT", "Jobs", "Submission", "not_accepted", "unpublishable")
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Jobs:
             LedgerUnavailable, DispatchError: Not accepted.
         """
         task = self.task(principal, task_name)
-        given, options = self._parse(body)
+        given, options = self.parse(body)
         arguments = task.arguments(given)
         now, begun = datetime.now(UTC), time.monotonic()
         due = options.due(now)
@@ -132,13 +132,12 @@ class Jobs:
         if accepted.kind == "exists":
             return Submission(await self.get(principal, record.id))
         if accepted.kind not in ("accepted", "taken-over"):
-            raise _NOT_ACCEPTED[accepted.kind](record.id)
+            raise not_accepted(accepted.kind, _link(record.id))
         celery_options = options.for_celery(self.catalogue.reverses_priority)
         if task.task.ignore_result:
             celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
         try:
-            # One deadline for ledger and broker: what the one took, the other has not.
-            left = max(LEAST_LEFT, self.bridge.config.dispatch_timeout - (time.monotonic() - begun))
+            left = self.time_left(begun)
             await self.bridge.dispatch(
                 task.task, *arguments, task_id=record.id, dispatch_timeout=left, **celery_options
             )
@@ -147,13 +146,23 @@ class Jobs:
         except (TypeError, EncodeError, QueueNotFound) as exc:
             await self._withdraw(record, reservation)
             _log.warning("job %s of %s could not be published: %r", record.id, record.task, exc)
-            raise Problem(422, "unpublishable", "Celery does not take this job; see the service's log.") from exc
+            raise unpublishable() from exc
         except Exception:
             await self._withdraw(record, reservation)
             raise
         return Submission(Job(record=record), options.on_disconnect)
 
-    def _parse(self, body: dict[str, Any]) -> tuple[dict[str, Any] | list[Any], JobOptions]:
+    def time_left(self, begun: float) -> float:
+        """Return for how many seconds a dispatch may take: ledger and broker have one deadline, from *begun* on."""
+        return max(LEAST_LEFT, self.bridge.config.dispatch_timeout - (time.monotonic() - begun))
+
+    def parse(self, body: dict[str, Any]) -> tuple[dict[str, Any] | list[Any], JobOptions]:
+        """
+        Return the input and the options that a body has.
+
+        Raises:
+            Problem: 422, with a pointer for everything that does not fit.
+        """
         unknown = [key for key in body if key not in ("input", "options")]
         faults = [Fault(f"/{key}", "Only input and options are known here.") for key in unknown]
         given = body.get("input", {})
@@ -262,8 +271,12 @@ class Jobs:
         await self.ledger.cancel(job_id, _now())
         job = await self.get(principal, job_id)
         if terminate and not job.done:
-            self._in_background(self._terminate(principal, job))
+            self.terminate(principal, job)
         return job
+
+    def terminate(self, principal: Principal, job: Job) -> None:
+        """Have the process of a cancelled job ended, if the job has not ended by itself in ``CANCEL_GRACE`` seconds."""
+        self._in_background(self._terminate(principal, job))
 
     async def abandon(self, principal: Principal, job: Job, on_disconnect: str) -> None:
         """Do what a submitter who hung up wanted done then."""
@@ -323,25 +336,20 @@ def _expired() -> Problem:
     return Problem(410, "expired-job", "The job is no longer kept.")
 
 
-def _in_flight(job_id: str) -> Problem:
-    detail = "A request with this Idempotency-Key is being answered now: send it again a little later."
-    return Problem(409, "idempotency-key-in-flight", detail, headers={"Retry-After": "1"}, members=_link(job_id))
+def unpublishable() -> Problem:
+    """Return what to say of what Celery's own code refused."""
+    return Problem(422, "unpublishable", "Celery does not take this; see the service's log.")
 
 
-def _other_request(job_id: str) -> Problem:
-    return Problem(422, "idempotency-key-reused", "This Idempotency-Key was used for another request.")
-
-
-def _too_many(job_id: str) -> Problem:
+def not_accepted(kind: str, link: dict[str, Any]) -> Problem:
+    """Return what to say of an :class:`Acceptance` that is none; *link* leads to what the idempotency key made."""
+    if kind == "in-flight":
+        detail = "A request with this Idempotency-Key is being answered now: send it again a little later."
+        return Problem(409, "idempotency-key-in-flight", detail, headers={"Retry-After": "1"}, members=link)
+    if kind == "other":
+        return Problem(422, "idempotency-key-reused", "This Idempotency-Key was used for another request.")
     detail = "You have as many unfinished jobs as you may."
     return Problem(429, "too-many-unfinished-jobs", detail, headers={"Retry-After": "5"})
-
-
-_NOT_ACCEPTED: dict[str, Callable[[str], Problem]] = {
-    "in-flight": _in_flight,
-    "other": _other_request,
-    "full": _too_many,
-}
 
 
 def _uncertain(job_id: str) -> Problem:

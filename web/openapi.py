@@ -59,6 +59,12 @@ The same events on a WebSocket, each a text message `{"event", "id", "data"}`. C
 `close`, 1008 if the reader is too slow."""
 
 
+WORKFLOW = """\
+`{"chain": [step…]}`, `{"group": [step…]}` or `{"chord": {"header": [step…], "body": step}}`, with `tags` beside it. A
+step is `{"task", "input", "options"}`, or again a chain, a group or a chord. A step that comes after another gets its
+result as the first argument."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """One way in which an operation succeeds. The body is a type of ``documents``, a JSON Schema, or None."""
@@ -102,6 +108,7 @@ _BODY = (
     "forbidden",
 )
 _JOB = ("unknown-job", "expired-job", "ledger-unavailable")
+_WORKFLOW = ("unknown-workflow", "expired-workflow", "ledger-unavailable")
 _SUBMIT = (
     *("broker-unavailable", "dispatch-saturated", "dispatch-uncertain", "unpublishable", "shutting-down"),
     *("unknown-task", "invalid-input", "invalid-options", "ledger-unavailable", "too-many-unfinished-jobs"),
@@ -174,6 +181,38 @@ OPERATIONS = (
         ),
         answers={207: Answer("For each job, what it would have been answered alone.", documents.BatchAnswers)},
         problems=(*_BODY, "shutting-down", "invalid-idempotency-key"),
+    ),
+    Operation(
+        *("post", "/v1/workflows", "submit_workflow", "Submit a workflow of up to 1,000 jobs"),
+        tag="submit",
+        description=WORKFLOW,
+        parameters=("Prefer", "Idempotency-Key"),
+        body={"type": "object"},
+        answers={
+            status: Answer(told, documents.Workflow, headers=("Location", "Preference-Applied"))
+            for status, told in {200: "The workflow, all of it done.", 202: "The workflow was accepted."}.items()
+        },
+        problems=(*_BODY, *_SUBMIT, "invalid-workflow", "workflow-too-large"),
+    ),
+    Operation(
+        *("get", "/v1/workflows/{id}", "read_workflow", "Read a workflow, or wait until all of it is done"),
+        tag="jobs",
+        parameters=("Prefer",),
+        answers={
+            200: Answer("The workflow.", documents.Workflow, headers=("Preference-Applied", "Retry-After")),
+        },
+        problems=(*_WORKFLOW, "waiters-saturated"),
+    ),
+    Operation(
+        *("post", "/v1/workflows/{id}/cancel", "cancel_workflow", "Cancel a workflow, or a branch of it"),
+        tag="jobs",
+        body=documents.WorkflowCancellation,
+        body_required=False,
+        answers={
+            200: Answer("The workflow, all of it done.", documents.Workflow),
+            202: Answer("The workflow; what runs of it has been told.", documents.Workflow, headers=("Retry-After",)),
+        },
+        problems=(*_BODY, *_WORKFLOW),
     ),
     Operation(
         *("get", "/v1/events", "follow_jobs", "Follow several jobs at once"),

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tornado_celery_bridge.ledger import Job, dumps
+from tornado_celery_bridge.ledger import Job, Workflow, dumps
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from web import documents
 from web.catalogue import ExposedTask
 from web.problems import type_uri
 
-__all__ = ("encode", "job", "rfc3339", "task", "task_summary")
+__all__ = ("encode", "job", "rfc3339", "task", "task_summary", "workflow")
 
 # What happened to the worker and not to the task's own code: the same job may well succeed the next time.
 _RETRYABLE = {
@@ -36,6 +36,8 @@ def job(shown: Job) -> documents.Job:
     links: documents.JobLinks = {"self": f"/v1/jobs/{record.id}", "events": f"/v1/jobs/{record.id}/events"}
     if record.retry_of is not None:
         links["retry_of"] = f"/v1/jobs/{record.retry_of}"
+    if record.workflow is not None:
+        links["workflow"] = f"/v1/workflows/{record.workflow}"
     document: documents.Job = {
         "id": record.id,
         "task": record.task,
@@ -59,6 +61,47 @@ def job(shown: Job) -> documents.Job:
     return document
 
 
+def workflow(shown: Workflow) -> documents.Workflow:
+    """Return a workflow: its tree as it was sent, with a job in the place of each step."""
+    record, jobs = shown.record, shown.jobs.values()
+    path = f"/v1/workflows/{record.id}"
+    ended = sum(job.done for job in jobs)
+    return {
+        "id": record.id,
+        "state": _state_of(shown),
+        "done": ended,
+        "total": len(jobs),
+        "finished": ended == len(jobs),
+        "tags": record.tags,
+        "created_at": record.created_at,
+        "tree": _tree(record.tree, shown.jobs)[0],
+        "links": {"self": path, "cancel": f"{path}/cancel"},
+    }
+
+
+def _state_of(shown: Workflow) -> str:
+    if not shown.done:
+        return "STARTED" if any(job.attempt for job in shown.jobs.values()) else "PENDING"
+    if all(job.state == "SUCCESS" for job in shown.jobs.values()):
+        return "SUCCESS"
+    return "REVOKED" if shown.cancelled else "FAILURE"
+
+
+def _tree(node: Any, jobs: Mapping[str, Job]) -> tuple[Any, int, int]:
+    """Return a node with jobs in the places of their ids; how many of them are done, and how many there are."""
+    if isinstance(node, str):
+        return job(jobs[node]), int(jobs[node].done), 1
+    pairs = node.items() if isinstance(node, dict) else enumerate(node)
+    parts = {key: _tree(child, jobs) for key, child in pairs}
+    done, total = (sum(part[place] for part in parts.values()) for place in (1, 2))
+    if isinstance(node, list):
+        return [part[0] for part in parts.values()], done, total
+    shown = {key: part[0] for key, part in parts.items()}
+    if "header" in node:  # what a chord is made of, and no node of its own
+        return shown, done, total
+    return shown | {"done": done, "total": total}, done, total
+
+
 def error(state: str, failure: Mapping[str, str]) -> documents.JobError:
     """Return why a job failed: text, whatever it was."""
     name, module = failure["type"], failure["module"]
@@ -74,7 +117,7 @@ def error(state: str, failure: Mapping[str, str]) -> documents.JobError:
 
 def _kind_of(state: str, exception: str) -> tuple[str, str]:
     if state == "REVOKED":
-        return "task-revoked", "The job was cancelled, or expired before it ran."
+        return "task-revoked", "The job was cancelled, expired before it ran, or waited for one that did not succeed."
     if state == "RETRY":
         return "task-retry", "The task failed and will be tried again."
     if exception in ("TimeLimitExceeded", "SoftTimeLimitExceeded"):

@@ -66,6 +66,10 @@ def make_app(url: str) -> Celery:
     def echo(value: Any = None) -> Any:
         return value
 
+    @app.task(name="s.total", shared=False, exposed=True)
+    def total(numbers: list[Any], plus: int = 0, note: str = "") -> int:
+        return sum(numbers) + plus
+
     @app.task(name="s.nan", shared=False, exposed=True)
     def nan() -> dict[str, Any]:
         return {"nan": float("nan"), "half": "\ud800", "fine": [1.5]}

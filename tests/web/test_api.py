@@ -479,6 +479,7 @@ async def test_tasks(service: Service) -> None:
             "s.nap",
             "s.pid",
             "s.steps",
+            "s.total",
         )
     ]
     add = json.loads((await service.fetch(tasks[0]["links"]["self"])).body)

@@ -11,6 +11,9 @@ from tornado_celery_bridge.ledger._records import (
     LedgerUnavailable,
     Page,
     Reservation,
+    Step,
+    Workflow,
+    WorkflowRecord,
 )
 
 __all__ = (
@@ -23,6 +26,9 @@ __all__ = (
     "LedgerUnavailable",
     "Page",
     "Reservation",
+    "Step",
+    "Workflow",
+    "WorkflowRecord",
     "dumps",
     "ledger_backend",
 )

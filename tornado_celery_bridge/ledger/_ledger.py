@@ -10,7 +10,7 @@ Knows no HTTP. Redis only, whatever the broker is.
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import redis.asyncio
@@ -33,6 +33,9 @@ from tornado_celery_bridge.ledger._records import (
     LedgerUnavailable,
     Page,
     Reservation,
+    Step,
+    Workflow,
+    WorkflowRecord,
 )
 
 __all__ = ("Ledger", "ledger_backend", "prefix_of")
@@ -50,6 +53,8 @@ LOOKS = 2_000
 
 #: Followers of events at once.
 MAX_FOLLOWERS = 100_000
+
+_CANCELLED = dumps({"type": "TaskRevokedError", "module": "celery.exceptions", "message": "cancelled"})
 
 #: A command, and where its answer goes.
 _Call = tuple[tuple[Any, ...], asyncio.Future[Any]]
@@ -214,8 +219,7 @@ class Ledger:
         Returns:
             The state that it was in; None for a job that is not there.
         """
-        error = dumps({"type": "TaskRevokedError", "module": "celery.exceptions", "message": "cancelled"})
-        state = await self._run(_scripts.CANCEL, job_id, finished_at, error, "1" if unless_begun else "")
+        state = await self._run(_scripts.CANCEL, job_id, finished_at, _CANCELLED, "1" if unless_begun else "")
         return None if state is None else state.decode()
 
     async def sweep(self) -> int:
@@ -228,13 +232,79 @@ class Ledger:
         waited, ran = (None if value is None else int(value) / 1000 for value in found)
         return waited, ran
 
+    # Workflows.
+
+    async def accept_workflow(
+        self,
+        record: WorkflowRecord,
+        steps: Sequence[Step],
+        after: Mapping[str, Sequence[str]],
+        *,
+        max_unfinished: int | None = None,
+        reservation: Reservation | None = None,
+    ) -> Acceptance:
+        """
+        Write down a workflow and all of its jobs, in one step: for 1,000 jobs some 70 ms of the server's time.
+
+        Args:
+            record: The workflow's record.
+            steps: Its jobs, in the tree's order.
+            after: The ids of the jobs that come after others, by the name that those have as their ``before``.
+            max_unfinished: How many unfinished jobs its owner may have, these included; None for any number.
+            reservation: Of the idempotency key, if there is one.
+
+        Raises:
+            LedgerUnavailable: It may have been written all the same.
+        """
+        name, fingerprint = reservation or ("", "")
+        jobs: list[Any] = []
+        for step in steps:
+            job, delay = step.record, "" if step.delay is None else _ms(step.delay)
+            jobs += (job.id, job.encode(), dumps(step.input), job.task, delay, step.before or "", dumps(job.tags))
+        answer = await self._run(
+            _scripts.ACCEPT_WORKFLOW,
+            *(record.id, record.encode(), record.owner, _ms(self._ttl)),
+            *("" if max_unfinished is None else max_unfinished, name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE)),
+            *(dumps(after), *jobs),
+        )
+        return Acceptance(answer[0].decode(), *answer[1:])
+
+    async def withdraw_workflow(self, workflow_id: str, reservation: Reservation | None = None) -> None:
+        """Forget a workflow that was not published, and let go of its idempotency key."""
+        await self._run(_scripts.WITHDRAW_WORKFLOW, workflow_id, reservation.name if reservation else "")
+
+    async def workflow(self, workflow_id: str) -> Workflow | Gone | None:
+        """Return a workflow and all of its jobs as they are at one moment; None for an id that is no workflow's."""
+        found = await self._run(_scripts.READ_WORKFLOW, workflow_id, *FIELDS)
+        if len(found) < 2:
+            return Gone(found[0].decode()) if found else None
+        stored, cancelled, *rows = found
+        record = WorkflowRecord.decode(stored)
+        if any(values[0] is None for values in rows):  # it is being forgotten right now
+            return Gone(record.owner)
+        jobs = [Job.of_fields(values) for values in rows]
+        return Workflow(record, {job.record.id: job for job in jobs}, bool(cancelled))
+
+    async def cancel_workflow(self, workflow_id: str, finished_at: str, ids: Sequence[str], *, whole: bool) -> None:
+        """
+        Cancel jobs of a workflow for good, in one step, as :meth:`cancel` does each.
+
+        Args:
+            workflow_id: The workflow's id.
+            finished_at: The time, RFC 3339.
+            ids: Of the jobs, in the tree's order.
+            whole: Whether they are all of it.
+        """
+        await self._run(_scripts.CANCEL_WORKFLOW, workflow_id, finished_at, _CANCELLED, "1" if whole else "", *ids)
+
     # Events.
 
     def follow(self, job_id: str, after: int = 0) -> Follower:
         """
         Return an async iterator of a job's events that come after number *after*, up to its end; close it.
 
-        For a job that is there. Events that are no longer kept are stood for by one ``snapshot``.
+        For a job that is there; or a workflow, which has one event, its end. Events that are no longer kept are stood
+        for by one ``snapshot``.
 
         Raises:
             WaitersSaturated: Too many follow already.

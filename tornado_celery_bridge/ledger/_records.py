@@ -8,7 +8,20 @@ from celery import states
 
 from tornado_celery_bridge.exceptions import BridgeError
 
-__all__ = ("FIELDS", "Acceptance", "Event", "Gone", "Job", "JobRecord", "LedgerUnavailable", "Page", "Reservation")
+__all__ = (
+    "FIELDS",
+    "Acceptance",
+    "Event",
+    "Gone",
+    "Job",
+    "JobRecord",
+    "LedgerUnavailable",
+    "Page",
+    "Reservation",
+    "Step",
+    "Workflow",
+    "WorkflowRecord",
+)
 
 #: What of a job's hash is read; the input is not, as it may be large.
 FIELDS = ("record", "state", "attempt", "started_at", "finished_at", "progress", "result", "error", "number", "worker")
@@ -49,6 +62,8 @@ class JobRecord:
     eta: str | None
     #: The job of which this one is another try.
     retry_of: str | None = None
+    #: The workflow that it is a job of.
+    workflow: str | None = None
 
     def encode(self) -> bytes:
         """Return the record as it is stored."""
@@ -101,6 +116,66 @@ class Job:
                 given[name] = json.loads(given[name])
         numbers = {name: int(given.pop(name, 0)) for name in ("attempt", "number")}
         return cls(record=JobRecord.decode(given.pop("record")), **numbers, **given)  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowRecord:
+    """
+    A workflow as it was asked for. Times are RFC 3339 in UTC.
+
+    .. versionadded:: 0.1.0
+    """
+
+    id: str
+    #: Whose it is, and its jobs; empty where there are no owners.
+    owner: str
+    tags: list[str]
+    created_at: str
+    #: Of ``{"chain": […]}``, ``{"group": […]}``, ``{"chord": {"header": […], "body": …}}`` and ids of jobs.
+    tree: dict[str, Any]
+
+    def encode(self) -> bytes:
+        """Return the record as it is stored."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, stored: bytes | str) -> Self:
+        """Return the record that was stored."""
+        return cls(**json.loads(stored))
+
+
+class Workflow(NamedTuple):
+    """
+    A workflow as the ledger has it: its record, and what has become of it.
+
+    .. versionadded:: 0.1.0
+    """
+
+    record: WorkflowRecord
+    #: By their ids.
+    jobs: dict[str, "Job"]
+    #: Whether all of it was cancelled.
+    cancelled: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether all of its jobs have ended."""
+        return all(job.done for job in self.jobs.values())
+
+
+class Step(NamedTuple):
+    """
+    A job of a workflow that is to be accepted.
+
+    .. versionadded:: 0.1.0
+    """
+
+    record: JobRecord
+    input: dict[str, Any] | list[Any]
+    #: Seconds until it is due; None for a job that others come before.
+    delay: float | None
+    #: Names the jobs that come after it, if any do.
+    before: str | None
 
 
 class Gone(NamedTuple):

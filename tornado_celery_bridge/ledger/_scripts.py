@@ -13,16 +13,36 @@ Keys, all with the deployment's prefix:
 ``index:…``           sorted sets of job ids by time of submission: ``all``, ``owner:…``, ``task:…``, ``tag:…``,
                       ``state:…``
 ``open``              hash: how many unfinished jobs an owner has
-``due``               sorted set of finished jobs by the time that they are to be forgotten
-``gone:{id}``         the owner of a job that was forgotten
+``workflow:{id}``     hash: a workflow's ``record`` (JSON, as submitted), ``owner``, ``jobs`` (JSON, their ids),
+                      ``open`` (how many have not ended), ``cancelled`` (when all of it was), ``after:…`` (JSON, the
+                      ids of the jobs that come after those that have this name as their ``before``), and ``ttl``
+``due``               sorted set of finished jobs by the time that they are to be forgotten, and of ``workflow:{id}``
+``gone:{id}``         the owner of a job that was forgotten; ``gone:workflow:{id}`` of a workflow
 ``key:{…}``           hash: an idempotency key's reservation
 ``pace``              hash: how long jobs of a task have waited and run of late, in ms
 ====================  ==============================================================================================
 
+A job of a workflow knows what comes after it: when it ends otherwise than in SUCCESS, Celery never runs that, so it
+ends in the same step. The jobs of a workflow are kept until all of them have ended, and are forgotten with it.
+
 All times in scores and deadlines are the server's, in ms, so that the processes' own clocks need not agree.
 """
 
-__all__ = ("ACCEPT", "CANCEL", "EVENTS", "FINISH", "LIST", "REPORT", "START", "SWEEP", "WITHDRAW")
+__all__ = (
+    "ACCEPT",
+    "ACCEPT_WORKFLOW",
+    "CANCEL",
+    "CANCEL_WORKFLOW",
+    "EVENTS",
+    "FINISH",
+    "LIST",
+    "READ_WORKFLOW",
+    "REPORT",
+    "START",
+    "SWEEP",
+    "WITHDRAW",
+    "WITHDRAW_WORKFLOW",
+)
 
 _COMMON = """
 local prefix, id = ARGV[1], ARGV[2]
@@ -62,8 +82,26 @@ local function pace(name, ms)
   redis.call('HSET', prefix .. 'pace', name, string.format('%.0f', mean))
 end
 
-local function finish(from, state, finished_at, field, value)
-  local known = redis.call('HMGET', job, 'ttl', 'owner', 'begun', 'task')
+-- Turn to another job.
+local function turn(to)
+  id, job, events = to, prefix .. 'job:' .. to, prefix .. 'events:' .. to
+end
+
+-- The last job of a workflow has ended.
+local function finish_workflow(name)
+  local workflow = prefix .. 'workflow:' .. name
+  local known = redis.call('HMGET', workflow, 'ttl', 'jobs')
+  local forgotten = now() + known[1]
+  for _, each in ipairs(cjson.decode(known[2])) do redis.call('ZADD', prefix .. 'due', forgotten, each) end
+  redis.call('ZADD', prefix .. 'due', forgotten, 'workflow:' .. name)
+  local its_events = prefix .. 'events:' .. name
+  redis.call('RPUSH', its_events, 'end {}')
+  redis.call('PUBLISH', its_events, '1 end {}')
+  redis.call('PEXPIRE', its_events, math.min(known[1], 3600000))
+end
+
+local function finish_one(from, state, finished_at, field, value)
+  local known = redis.call('HMGET', job, 'ttl', 'owner', 'begun', 'task', 'workflow')
   redis.call('HSET', job, 'state', state, 'finished_at', finished_at, field, value)
   redis.call('HDEL', job, 'progress', 'token', 'begun', 'due', 'ttl', 'retries')
   move(from, state)
@@ -71,9 +109,93 @@ local function finish(from, state, finished_at, field, value)
   if left <= 0 then redis.call('HDEL', prefix .. 'open', known[2]) end
   local time = now()
   if known[3] and state == 'SUCCESS' then pace(known[4] .. ' run', time - known[3]) end
-  redis.call('ZADD', prefix .. 'due', time + known[1], id)
   event('end', '{}')
   redis.call('PEXPIRE', events, math.min(known[1], 3600000))
+  if not known[5] then
+    redis.call('ZADD', prefix .. 'due', time + known[1], id)
+  elseif redis.call('HINCRBY', prefix .. 'workflow:' .. known[5], 'open', -1) <= 0 then
+    finish_workflow(known[5])
+  end
+end
+
+-- The jobs that come after one; whoever asks ends them, so nobody need do that again.
+local function take_after(before)
+  local known = redis.call('HMGET', prefix .. 'job:' .. before, 'workflow', 'before')
+  if not known[2] then return {} end
+  local workflow, field = prefix .. 'workflow:' .. known[1], 'after:' .. known[2]
+  local after = redis.call('HGET', workflow, field)
+  redis.call('HDEL', workflow, field)
+  return after and cjson.decode(after) or {}
+end
+
+local function finish(from, state, finished_at, field, value)
+  finish_one(from, state, finished_at, field, value)
+  if state == 'SUCCESS' then return end
+  local first, ended, place = id, {id}, 1
+  local reason = 'job ' .. id .. ', which this one waited for, ended as ' .. state
+  local error = cjson.encode({type = 'TaskRevokedError', module = 'celery.exceptions', message = reason})
+  while ended[place] do
+    for _, each in ipairs(take_after(ended[place])) do
+      turn(each)
+      local was = redis.call('HGET', job, 'state')
+      if was and not ENDED[was] then
+        finish_one(was, 'REVOKED', finished_at, 'error', error)
+        ended[#ended + 1] = each
+      end
+    end
+    place = place + 1
+  end
+  turn(first)
+end
+
+-- End a job that has not begun, mark one that runs; return the state it was in.
+local function cancel(finished_at, error, unless_begun)
+  local state = redis.call('HGET', job, 'state')
+  if not state or ENDED[state] then return state end
+  if bucket(state) ~= 'STARTED' then
+    finish(state, 'REVOKED', finished_at, 'error', error)
+  elseif not unless_begun then
+    redis.call('HSET', job, 'cancelled', error)
+  end
+  return state
+end
+"""
+
+_WRITE = """
+-- Hold an idempotency key; return what to answer if it is held already.
+local function reserve(name, fingerprint, ttl, lease)
+  if name == '' then return end
+  local key, time = prefix .. 'key:' .. name, now()
+  local known = redis.call('HMGET', key, 'fingerprint', 'response', 'lease')
+  if known[1] then
+    if known[1] ~= fingerprint then return {'other'} end
+    if known[2] then return {'replay', known[2]} end
+    if time < tonumber(known[3]) then return {'in-flight'} end
+    redis.call('HSET', key, 'lease', time + lease)
+    return {'taken-over'}
+  end
+  return nil, function()
+    redis.call('HSET', key, 'fingerprint', fingerprint, 'lease', time + lease)
+    redis.call('PEXPIRE', key, ttl)
+  end
+end
+
+local function is_full(owner, most, more)
+  return most ~= '' and tonumber(redis.call('HGET', prefix .. 'open', owner) or 0) + more > tonumber(most)
+end
+
+local function write(record, input, owner, task, ttl, delay, tags)
+  local time = now()
+  redis.call('HSET', job, 'record', record, 'input', input, 'owner', owner, 'task', task, 'ttl', ttl,
+    'state', 'PENDING', 'created', time)
+  if delay then redis.call('HSET', job, 'due', time + delay) end
+  redis.call('HINCRBY', prefix .. 'open', owner, 1)
+  redis.call('DEL', prefix .. 'gone:' .. id)
+  redis.call('ZADD', index('all'), time, id)
+  redis.call('ZADD', index('task:' .. task), time, id)
+  redis.call('ZADD', index('state:PENDING'), time, id)
+  if owner ~= '' then redis.call('ZADD', index('owner:' .. owner), time, id) end
+  for _, tag in ipairs(tags) do redis.call('ZADD', index('tag:' .. tag), time, id) end
 end
 """
 
@@ -82,35 +204,50 @@ end
 #: Returns one of: accepted | taken-over | exists | full | other | in-flight | replay, response
 ACCEPT = (
     _COMMON
+    + _WRITE
     + """
-local owner, task, most, reservation = ARGV[5], ARGV[6], ARGV[9], ARGV[10]
-local time = now()
-if reservation ~= '' then
-  reservation = prefix .. 'key:' .. reservation
-  local known = redis.call('HMGET', reservation, 'fingerprint', 'response', 'lease')
-  if known[1] then
-    if known[1] ~= ARGV[11] then return {'other'} end
-    if known[2] then return {'replay', known[2]} end
-    if time < tonumber(known[3]) then return {'in-flight'} end
-    redis.call('HSET', reservation, 'lease', time + ARGV[13])
-    return {'taken-over'}
-  end
-end
+local held, hold = reserve(ARGV[10], ARGV[11], ARGV[12], ARGV[13])
+if held then return held end
 if redis.call('EXISTS', job) == 1 then return {'exists'} end
-if most ~= '' and tonumber(redis.call('HGET', prefix .. 'open', owner) or 0) >= tonumber(most) then return {'full'} end
-redis.call('HSET', job, 'record', ARGV[3], 'input', ARGV[4], 'owner', owner, 'task', task, 'ttl', ARGV[7],
-  'state', 'PENDING', 'created', time, 'due', time + ARGV[8])
-redis.call('HINCRBY', prefix .. 'open', owner, 1)
-redis.call('DEL', prefix .. 'gone:' .. id)
-redis.call('ZADD', index('all'), time, id)
-redis.call('ZADD', index('task:' .. task), time, id)
-redis.call('ZADD', index('state:PENDING'), time, id)
-if owner ~= '' then redis.call('ZADD', index('owner:' .. owner), time, id) end
-for place = 14, #ARGV do redis.call('ZADD', index('tag:' .. ARGV[place]), time, id) end
-if reservation ~= '' then
-  redis.call('HSET', reservation, 'fingerprint', ARGV[11], 'lease', time + ARGV[13])
-  redis.call('PEXPIRE', reservation, ARGV[12])
+if is_full(ARGV[5], ARGV[9], 1) then return {'full'} end
+local tags = {}
+for place = 14, #ARGV do tags[#tags + 1] = ARGV[place] end
+write(ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], tags)
+if hold then hold() end
+return {'accepted'}
+"""
+)
+
+#: ARGV: prefix, workflow's id, record, owner, ttl, most unfinished ('' for any number), idempotency key ('' for none),
+#: its fingerprint, its ttl, its lease, what comes after what (JSON: lists of ids, by name), then of each job: id,
+#: record, input, task, delay ('' for one that others come before), before ('' for none), tags (JSON).
+#: Returns what ACCEPT does.
+ACCEPT_WORKFLOW = (
+    _COMMON
+    + _WRITE
+    + """
+local name, owner, ttl = id, ARGV[4], ARGV[5]
+local held, hold = reserve(ARGV[7], ARGV[8], ARGV[9], ARGV[10])
+if held then return held end
+local workflow = prefix .. 'workflow:' .. name
+if redis.call('EXISTS', workflow) == 1 then return {'exists'} end
+local ids = {}
+for place = 12, #ARGV, 7 do ids[#ids + 1] = ARGV[place] end
+if is_full(owner, ARGV[6], #ids) then return {'full'} end
+for place = 12, #ARGV, 7 do
+  turn(ARGV[place])
+  local delay, before = ARGV[place + 4], ARGV[place + 5]
+  write(ARGV[place + 1], ARGV[place + 2], owner, ARGV[place + 3], ttl, delay ~= '' and delay,
+    cjson.decode(ARGV[place + 6]))
+  redis.call('HSET', job, 'workflow', name)
+  if before ~= '' then redis.call('HSET', job, 'before', before) end
 end
+redis.call('HSET', workflow, 'record', ARGV[3], 'owner', owner, 'ttl', ttl, 'jobs', cjson.encode(ids), 'open', #ids)
+for before, after in pairs(cjson.decode(ARGV[11])) do
+  redis.call('HSET', workflow, 'after:' .. before, cjson.encode(after))
+end
+redis.call('DEL', prefix .. 'gone:workflow:' .. name)
+if hold then hold() end
 return {'accepted'}
 """
 )
@@ -142,6 +279,30 @@ return 1
 """
 )
 
+#: ARGV: prefix, workflow's id, idempotency key or ''. One that was not published; if a worker has seen any of its
+#: jobs, all of it stays.
+WITHDRAW_WORKFLOW = (
+    _COMMON
+    + _FORGET
+    + """
+local workflow = prefix .. 'workflow:' .. id
+local jobs = redis.call('HGET', workflow, 'jobs')
+if not jobs then return 0 end
+jobs = cjson.decode(jobs)
+for _, each in ipairs(jobs) do
+  if redis.call('HGET', prefix .. 'job:' .. each, 'state') ~= 'PENDING' then return 0 end
+end
+for _, each in ipairs(jobs) do
+  turn(each)
+  local owner = forget()[1]
+  if redis.call('HINCRBY', prefix .. 'open', owner, -1) <= 0 then redis.call('HDEL', prefix .. 'open', owner) end
+end
+redis.call('DEL', workflow)
+if ARGV[3] ~= '' then redis.call('DEL', prefix .. 'key:' .. ARGV[3]) end
+return 1
+"""
+)
+
 #: ARGV: prefix, id, running task's name, token, redelivered or replaced ('1' | ''), started_at, worker, retries.
 #: Returns go | unknown | duplicate, or the state in which the job has ended.
 #: A retry's message may come before its predecessor has said that there will be one: its count tells it from a copy.
@@ -165,7 +326,7 @@ redis.call('HSET', job, 'state', 'STARTED', 'started_at', ARGV[6], 'token', ARGV
   'retries', retries)
 redis.call('HDEL', job, 'progress', 'error')
 move(state, 'STARTED')
-if attempt == 1 then pace(known[2] .. ' wait', math.max(0, time - known[4])) end
+if attempt == 1 and known[4] then pace(known[2] .. ' wait', math.max(0, time - known[4])) end
 event('state', cjson.encode({state = 'STARTED', attempt = attempt, started_at = ARGV[6]}))
 return 'go'
 """
@@ -207,14 +368,37 @@ return 1
 CANCEL = (
     _COMMON
     + """
-local state = redis.call('HGET', job, 'state')
-if not state or ENDED[state] then return state end
-if bucket(state) ~= 'STARTED' then
-  finish(state, 'REVOKED', ARGV[3], 'error', ARGV[4])
-elseif ARGV[5] == '' then
-  redis.call('HSET', job, 'cancelled', ARGV[4])
+return cancel(ARGV[3], ARGV[4], ARGV[5] ~= '')
+"""
+)
+
+#: ARGV: prefix, workflow's id, time, the error's JSON, whether it is all of the workflow ('1' | ''), ids of jobs…
+CANCEL_WORKFLOW = (
+    _COMMON
+    + """
+local workflow = prefix .. 'workflow:' .. id
+if tonumber(redis.call('HGET', workflow, 'open') or 0) <= 0 then return end
+if ARGV[5] ~= '' then redis.call('HSET', workflow, 'cancelled', ARGV[3]) end
+-- From the last to the first, so that each is said to be cancelled, and not to have waited for one that was.
+for place = #ARGV, 6, -1 do
+  turn(ARGV[place])
+  cancel(ARGV[3], ARGV[4], false)
 end
-return state
+"""
+)
+
+#: ARGV: prefix, workflow's id, fields…
+#: Returns {owner} of one that was forgotten; {} if there was none; or {record, cancelled or '', fields of each job…}.
+READ_WORKFLOW = (
+    _COMMON
+    + """
+local known = redis.call('HMGET', prefix .. 'workflow:' .. id, 'record', 'cancelled', 'jobs')
+if not known[1] then return {redis.call('GET', prefix .. 'gone:workflow:' .. id) or nil} end
+local found = {known[1], known[2] or ''}
+for _, each in ipairs(cjson.decode(known[3])) do
+  found[#found + 1] = redis.call('HMGET', prefix .. 'job:' .. each, unpack(ARGV, 3))
+end
+return found
 """
 )
 
@@ -224,8 +408,9 @@ EVENTS = (
     _COMMON
     + """
 local after, most = tonumber(ARGV[3]), tonumber(ARGV[4])
-local last = tonumber(redis.call('HGET', job, 'number') or 0)
-local first = last - redis.call('LLEN', events) + 1
+local kept = redis.call('LLEN', events)
+local last = tonumber(redis.call('HGET', job, 'number') or kept)  -- a workflow, which is no job, has one event at most
+local first = last - kept + 1
 local from = math.max(0, after + 1 - first)
 local found = redis.call('LRANGE', events, from, from + most - 1)
 table.insert(found, 1, first)
@@ -241,10 +426,17 @@ SWEEP = (
     + """
 local due = redis.call('ZRANGEBYSCORE', prefix .. 'due', '-inf', now(), 'LIMIT', 0, ARGV[4])
 for _, each in ipairs(due) do
-  id, job, events = each, prefix .. 'job:' .. each, prefix .. 'events:' .. each
-  local known = forget()
-  if known then redis.call('SET', prefix .. 'gone:' .. id, known[1], 'PX', ARGV[3]) end
-  redis.call('ZREM', prefix .. 'due', id)
+  local owner
+  if string.sub(each, 1, 9) == 'workflow:' then
+    owner = redis.call('HGET', prefix .. each, 'owner')
+    redis.call('DEL', prefix .. each)
+  else
+    turn(each)
+    local known = forget()
+    owner = known and known[1]
+  end
+  if owner then redis.call('SET', prefix .. 'gone:' .. each, owner, 'PX', ARGV[3]) end
+  redis.call('ZREM', prefix .. 'due', each)
 end
 return #due
 """

@@ -228,7 +228,16 @@ def _begin(task: Any, request: Any, app: Celery) -> str | None:
     log.info("task %s[%s] is not run: %s", task.name, request.id, verdict)
     if verdict == states.REVOKED:  # for whoever waits by the result backend
         task.backend.mark_as_revoked(request.id, "cancelled", request=request)
+    elif verdict in states.READY_STATES and request.chord:
+        _return_chord_part(task.backend, request)
     raise Ignore
+
+
+def _return_chord_part(backend: Any, request: Any) -> None:
+    """Say to its chord how a task ended: the worker that ran it may have died before it did. Twice does no harm."""
+    meta = backend.get_task_meta(request.id)
+    if meta["status"] in states.READY_STATES:
+        backend.on_chord_part_return(request, meta["status"], meta["result"])
 
 
 def is_installed(app: Celery) -> bool:
