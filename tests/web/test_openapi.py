@@ -247,7 +247,11 @@ async def run(*command: str, cwd: Path, **variables: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    written, _ = await process.communicate()
+    try:
+        written, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
     assert process.returncode == 0, written.decode()
     return written.decode()
 
