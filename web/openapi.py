@@ -19,9 +19,9 @@ from pydantic import TypeAdapter
 
 from tornado_celery_bridge import __version__
 from web import docs, documents
+from web.api import MAX_WAIT
 from web.catalogue import Catalogue, ExposedTask
 from web.filters import STATES
-from web.handlers import MAX_WAIT
 from web.options import JobOptions
 from web.problems import CONTENT_TYPE, KINDS, title, type_uri
 

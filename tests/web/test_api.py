@@ -12,7 +12,7 @@ import pytest
 
 from tests.servers import wait_for
 from tests.web.conftest import Service, problem, until
-from web.handlers import MAX_BODY, MAX_DISCARDED
+from web.api import MAX_BODY, MAX_DISCARDED
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 

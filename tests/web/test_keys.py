@@ -25,7 +25,8 @@ from tests.servers import Server, free_port, wait_for
 from tests.web.conftest import Service, environment, problem, running, until
 from tests.web.processes import serving
 from tests.web.sample import make_app as make_celery
-from web.handlers import MAX_BODY, MAX_DISCARDED, ROUTES
+from web.api import MAX_BODY, MAX_DISCARDED
+from web.handlers import ROUTES
 from web.keys import EVERYBODY, SCOPES, Keyring, new_key
 from web.limits import Rate, take
 from web.settings import Settings, SettingsError

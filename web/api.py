@@ -1,0 +1,356 @@
+"""What all handlers share: who asks, limits, JSON in and out, problems, and clients that leave."""
+
+import asyncio
+import secrets
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar, NoReturn, TypeVar, cast
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders
+from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from tornado_celery_bridge import BridgeError
+from tornado_celery_bridge.ledger import Job, LedgerUnavailable
+from web import docs, representation
+from web.door import MAX_NODES, parse_body
+from web.jobs import Jobs
+from web.keys import EVERYBODY, Keyring, Principal
+from web.lifecycle import Lifecycle
+from web.limits import Allowance, take
+from web.prefer import preferences
+from web.problems import CONTENT_TYPE, Problem, problem_of
+
+__all__ = ("MAX_BODY", "MAX_DISCARDED", "MAX_WAIT", "ApiHandler", "ClientLeft")
+
+T = TypeVar("T")
+
+#: Bytes of a body that are kept and looked at.
+MAX_BODY = 1024 * 1024
+#: Bytes beyond it that are read and thrown away, so that the client has sent all and reads the answer.
+MAX_DISCARDED = 8 * MAX_BODY
+#: Seconds for a client whose body is larger than even that to read that it was refused.
+LINGER = 2.0
+#: Seconds that a client may ask to wait for.
+MAX_WAIT = 60
+
+# `curl -d` says that its body is a form; it is JSON all the same, or it is refused as not JSON.
+_JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")
+
+# Where clients would put a key if they were let; a query is in browsers' histories and proxies' logs.
+_KEY_PARAMETERS = frozenset({"api_key", "key", "token", "access_token"})
+
+
+class ClientLeft(Exception):
+    """The client hung up before it was answered."""
+
+
+@stream_request_body
+class ApiHandler(RequestHandler):
+    """
+    What all handlers share: limits, JSON, problems, and the end of a request whose client left.
+
+    Bodies are streamed so that Tornado parses none of them as a form and none is kept beyond ``MAX_BODY``.
+    """
+
+    #: The scope that each method needs; None is any key. A method that is not here needs admin.
+    scopes: ClassVar[Mapping[str, str | None]] = {}
+    #: Whether it answers without a key.
+    is_public: ClassVar[bool] = False
+    #: Whether it has no answer without the ledger, so that there is none to wait for once that is away.
+    needs_ledger: ClassVar[bool] = True
+
+    request_id: str
+    #: Who asks; there is none where no key is needed.
+    principal: Principal
+    _allowance: Allowance | None = None
+
+    @property
+    def jobs(self) -> Jobs:
+        """The application's jobs."""
+        jobs: Jobs = self.settings["jobs"]
+        return jobs
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """How far the process is from its end."""
+        lifecycle: Lifecycle = self.settings["lifecycle"]
+        return lifecycle
+
+    def initialize(self) -> None:
+        self.request_id = secrets.token_hex(8)
+        self._received = bytearray()
+        self._size = 0
+        self._counted = True
+        self._left = False
+        self._refusal: Problem | None = None
+        self._work: asyncio.Future[Any] | None = None
+        self.lifecycle.request_began()
+        self.set_header("X-Request-Id", self.request_id)
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("Content-Type", "application/json")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-store")
+        for name, value in (self._allowance.headers if self._allowance else {}).items():
+            self.set_header(name, value)
+        if self.lifecycle.closing.is_set():
+            self.set_header("Connection", "close")
+
+    def compute_etag(self) -> None:
+        """Make none: nothing here is to be stored."""
+
+    # Reading.
+
+    @property
+    def connection(self) -> HTTP1Connection:
+        """The connection, which is HTTP/1 as Tornado knows no other."""
+        return cast(HTTP1Connection, self.request.connection)
+
+    async def prepare(self) -> None:
+        self.connection.set_max_body_size(sys.maxsize)  # our own limit answers properly; Tornado's hangs up
+        announced = _content_length(self.request.headers)
+        has_not_begun = self.request.headers.get("Expect", "").lower() == "100-continue"
+        refusal = await self._reason_to_refuse()
+        if refusal is None and announced > (MAX_BODY if has_not_begun else MAX_BODY + MAX_DISCARDED):
+            refusal = _too_large()
+        if refusal is None:
+            return
+        if has_not_begun or announced > sys.maxsize:  # a length that Tornado would answer itself, a second time
+            raise refusal
+        self._refuse(refusal)
+        if announced > MAX_BODY + MAX_DISCARDED:
+            self._refuse_early(refusal)
+
+    def data_received(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size <= MAX_BODY and self._refusal is None:
+            self._received += chunk
+            return
+        self._received.clear()
+        if self._size > MAX_BODY + MAX_DISCARDED and not self._headers_written:
+            self._refuse_early(self._refusal or _too_large())
+
+    def _refuse(self, problem: Problem) -> None:
+        """
+        Answer with *problem* in place of the method, once the client has sent its body, which is thrown away.
+
+        Raised in ``prepare`` it would be answered at once, and Tornado would then hang up: see :meth:`_refuse_early`.
+        """
+
+        def refuse(*_: str) -> NoReturn:
+            raise problem
+
+        self._refusal = problem
+        setattr(self, str(self.request.method).lower(), refuse)
+
+    def _refuse_early(self, problem: Problem) -> None:
+        """
+        Answer while the client still sends, then hang up.
+
+        Not at once: closing a socket with unread data resets it, and the answer would be lost on its way.
+        """
+        self._refuse(problem)
+        body = self._compose(problem)
+        self.set_header("Content-Length", len(body))
+        self.set_header("Connection", "close")
+        self.write(body)
+        self.flush()
+        asyncio.get_running_loop().call_later(LINGER, self._give_up)
+
+    # Who asks.
+
+    async def _reason_to_refuse(self) -> Problem | None:
+        """Return why the request is not let in, whatever its body is; if it is, say who asks."""
+        keys: Keyring | None = self.settings["keys"]
+        if keys is None:
+            self.principal = EVERYBODY
+            return None
+        try:
+            if not _KEY_PARAMETERS.isdisjoint(map(str.lower, self.request.query_arguments)):
+                raise Problem(400, "key-in-query", "Logs keep a path's query: send the key as Authorization: Bearer.")
+            if not self.is_public:
+                self.principal = _authenticated(keys, self.request.headers)
+                await self._check_rate()
+                self._check_scope()
+        except (Problem, LedgerUnavailable) as exc:
+            return problem_of(exc)
+        return None
+
+    async def _check_rate(self) -> None:
+        """Take the request off what the key may make. Without the ledger nothing is counted and all may go on."""
+        if self.principal.rate is None:
+            return
+        try:
+            self._allowance = await take(self.jobs.ledger, self.principal.key_id, self.principal.rate)
+        except LedgerUnavailable:
+            if self.needs_ledger:
+                raise
+            return
+        for name, value in self._allowance.headers.items():
+            self.set_header(name, value)
+        if not self._allowance.is_granted:
+            detail = f"More than {self.principal.rate} requests with this key."
+            raise Problem(429, "rate-limited", detail, headers={"Retry-After": str(self._allowance.wait)})
+
+    def _check_scope(self) -> None:
+        method = str(self.request.method)
+        if method not in self._allowed():
+            return  # 405
+        scope = self.scopes.get(method, "admin")
+        if scope is not None and not self.principal.may(scope):
+            raise Problem(403, "forbidden-scope", f"This key lacks the scope {scope}.")
+
+    def read_json(self, *, optional: bool = False, max_nodes: int = MAX_NODES) -> dict[str, Any]:
+        """
+        Return the body, a JSON object.
+
+        Args:
+            optional: Whether no body at all stands for an empty object.
+            max_nodes: How many values it may have.
+
+        Raises:
+            Problem: 400, 413, 415.
+        """
+        if self._size > MAX_BODY:
+            raise _too_large()
+        if optional and not self._received:
+            return {}
+        media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type not in _JSON_TYPES and not media_type.endswith("+json"):
+            raise Problem(415, "unsupported-media-type", "The body must be application/json.")
+        if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise Problem(415, "unsupported-media-type", "The body must not be compressed.")
+        return parse_body(bytes(self._received), max_nodes)
+
+    def read_wait(self) -> int | None:
+        """Return for how many seconds the client would wait, and tell it so; None for not at all."""
+        self.add_header("Vary", "Prefer")
+        wanted = preferences(self.request.headers.get_list("Prefer"), MAX_WAIT)
+        if wanted.applied:
+            self.set_header("Preference-Applied", wanted.applied)
+        return wanted.wait
+
+    # Writing.
+
+    def write_json(self, document: Mapping[str, Any], status: int = 200) -> None:
+        """Answer with *document*."""
+        if self._headers_written:  # it was refused early
+            self._give_up()
+            return
+        self.set_status(status)
+        self.finish(representation.encode(document))
+
+    async def write_job(self, job: Job, status: int = 200) -> None:
+        """Answer with a job, and when to ask again if it is not done."""
+        if not job.done:
+            self.set_header("Retry-After", str(await self.jobs.retry_after(job.record.task)))
+        self.write_json(representation.job(job), status)
+
+    def write_file(self, file: docs.File) -> None:
+        """Answer with content that a client may keep as long as it asks whether it is still the same."""
+        self.set_header("Content-Type", file.media_type)
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("Etag", file.etag)
+        if self.check_etag_header():
+            self.set_status(304)
+            self.finish()
+        else:
+            self.finish(file.content)
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """Answer with a problem document. Tornado's own errors come through here too."""
+        if self._left or self._headers_written:
+            self._give_up()
+            return
+        self.finish(self._compose(problem_of(kwargs["exc_info"][1] if kwargs.get("exc_info") else None, status_code)))
+
+    def _compose(self, problem: Problem) -> bytes:
+        """Set status and headers for a problem, and return its document."""
+        self.clear()
+        self.set_header("X-Request-Id", self.request_id)
+        self.set_header("Content-Type", CONTENT_TYPE)
+        for name, value in problem.headers.items():
+            self.set_header(name, value)
+        if problem.status_code == 405:
+            self.set_header("Allow", ", ".join(self._allowed()))
+        self.set_status(problem.status_code)
+        return representation.encode(problem.document(self.request.path, self.request_id))
+
+    def _give_up(self) -> None:
+        """End a request whose client is gone, or is in the middle of an answer that cannot be ended well."""
+        if not self._headers_written:
+            self.set_status(499, "Client Closed Request")  # nginx's word, for the log; nobody reads the answer
+        if not self._finished:
+            self.connection.close()
+            self.finish()
+
+    def _allowed(self) -> list[str]:
+        return [name for name in self.SUPPORTED_METHODS if getattr(type(self), name.lower()) is not _UNIMPLEMENTED]
+
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+        """Log what nobody expected, with the request's id; the rest is in the access log."""
+        if not isinstance(value, HTTPError | BridgeError | ClientLeft | StreamClosedError):
+            self.settings["logger"].error("request=%s", self.request_id, exc_info=(typ, value, tb))
+
+    # Clients that leave.
+
+    async def unless_client_leaves(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what *work* returns; it is cancelled when the client hangs up, and :class:`ClientLeft` raised."""
+        self._work = asyncio.ensure_future(work)
+        if self._left:
+            self._work.cancel()
+        try:
+            return cast(T, await self._work)
+        except asyncio.CancelledError:
+            if self._left:
+                raise ClientLeft from None
+            raise
+        finally:
+            self._work = None
+
+    def on_connection_close(self) -> None:
+        was_sending = not self.request._body_future.done()
+        super().on_connection_close()
+        self._left = True
+        if self._work is not None:
+            self._work.cancel()
+        if was_sending:  # Tornado drops the request here, and never finishes it
+            self.on_finish()
+
+    def on_finish(self) -> None:
+        if self._counted:
+            self._counted = False
+            self.lifecycle.request_ended()
+
+
+def _content_length(headers: HTTPHeaders) -> int:
+    """Return how long the body is said to be; 0 for what Tornado will refuse as no number."""
+    declared = headers.get("Content-Length", "")
+    if not (declared.isascii() and declared.isdigit()):
+        return 0
+    return int(declared[:20])
+
+
+def _authenticated(keys: Keyring, headers: HTTPHeaders) -> Principal:
+    """
+    Return who has the key that a request came with.
+
+    Raises:
+        Problem: 401.
+    """
+    scheme, _, key = headers.get("Authorization", "").partition(" ")
+    principal = keys.find(key.strip(" ")) if scheme.lower() == "bearer" else None
+    if principal is None:
+        detail = "This needs a valid API key, as Authorization: Bearer <key>."
+        raise Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+    return principal
+
+
+def _too_large() -> Problem:
+    return Problem(413, "body-too-large", f"The body is larger than {MAX_BODY:,} bytes.")
+
+
+_UNIMPLEMENTED: Callable[..., Any] = RequestHandler.get
