@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.app.task import Context
+from celery.exceptions import Reject
 
-from tests.servers import Server
+from tests.servers import Server, free_port
 from tornado_celery_bridge.ledger import Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
-from tornado_celery_bridge.ledger.worker import _WorkerLedger
+from tornado_celery_bridge.ledger.worker import _begin, _WorkerLedger
 
 pytestmark = pytest.mark.server
 
@@ -285,4 +287,18 @@ def test_settings_of_the_app(tmp_path: Path) -> None:
     assert ledger_backend(app).connparams["port"] == 1
     app.conf.job_ledger_url = "redis+socket:///nowhere/redis.sock?virtual_host=2"
     assert ledger_backend(app).connparams["path"] == "/nowhere/redis.sock"
+    app.close()
+
+
+def test_a_task_goes_back_into_its_queue_while_the_ledger_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tornado_celery_bridge.ledger.worker.ATTEMPTS", 0)
+    app = Celery("away", backend=f"redis://127.0.0.1:{free_port()}/0", set_as_current=False)
+
+    @app.task(name="away.task", shared=False)
+    def task() -> None: ...
+
+    request = Context(id="a", retries=0, delivery_info={}, hostname="w@here")
+    with pytest.raises(Reject) as caught:
+        _begin(task, request, app)
+    assert caught.value.requeue
     app.close()

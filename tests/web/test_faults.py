@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Server
-from tests.web.conftest import Service, problem, running, until
+from tests.servers import Server, worker
+from tests.web.conftest import ROOT, Service, problem, running, until
 from tests.web.sample import make_app
 from tornado_celery_bridge import BrokerUnavailable, DispatchUncertain
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from web.keys import EVERYBODY
 
 pytestmark = pytest.mark.server
 
@@ -173,3 +174,33 @@ async def test_a_job_is_forgotten_after_its_time_and_remembered_to_have_been(own
         assert sorted([key async for key in ledger._redis.scan_iter("tcb:*")]) == [b"tcb:gone:" + made["id"].encode()]
         assert 0 < await ledger._redis.ttl(f"tcb:gone:{made['id']}") <= 7 * 86_400
     app.close()
+
+
+async def test_a_ledger_that_is_away_for_a_while_holds_tasks_up_and_loses_none(
+    own_server: Server, tmp_path: Path
+) -> None:
+    """Broker and results are elsewhere, and go on."""
+    broker = await asyncio.to_thread(Server(tmp_path / "broker").start)
+    environment = {"SAMPLE_URL": broker.url, "SAMPLE_LEDGER": own_server.url, "PYTHONPATH": str(ROOT)}
+    options = ("--concurrency", "2", "--queues", "websample", "--without-gossip", "--without-mingle")
+    working = worker("tests.web.sample", environment, tmp_path / "log", *options)
+    app = make_app(broker.url)
+    app.conf.job_ledger_url = own_server.url
+    await asyncio.to_thread(working.__enter__)
+    try:
+        async with running(app) as service:
+            made = json.loads((await service.submit("s.nap", {"input": [0.5]})).body)
+            async with asyncio.timeout(10):
+                while (await service.jobs.get(EVERYBODY, made["id"])).state != "STARTED":
+                    await asyncio.sleep(0.02)
+            await asyncio.to_thread(own_server.kill)
+            other = await service.bridge.dispatch("s.add", (1, 2))  # begins while the ledger is away
+            await asyncio.sleep(1.0)  # the time that it is away
+            await asyncio.to_thread(own_server.start)
+            assert await service.bridge.get(other, timeout=20) == 3
+            done = await service.fetch(made["links"]["self"], headers={"Prefer": "wait=20"})
+            assert json.loads(done.body)["state"] == "SUCCESS"
+    finally:
+        await asyncio.to_thread(working.__exit__, None, None, None)
+        await asyncio.to_thread(broker.stop)
+        app.close()

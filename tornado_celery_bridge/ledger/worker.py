@@ -24,7 +24,7 @@ from typing import Any
 import redis
 from celery import Celery, bootsteps, states
 from celery.app.backends import by_name
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -189,7 +189,9 @@ class _GuardTasks(bootsteps.Step):
         for task in worker.app.tasks.values():
             if not hasattr(task.run, "guarded"):
                 task.run = _guard(task, worker.app)
-        logging.getLogger("celery.task").addHandler(_LogLines())
+        logger = logging.getLogger("celery.task")
+        if not any(isinstance(handler, _LogLines) for handler in logger.handlers):
+            logger.addHandler(_LogLines())
 
 
 def _guard(task: Any, app: Celery) -> Callable[..., Any]:
@@ -215,14 +217,22 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
 
 
 def _begin(task: Any, request: Any, app: Celery) -> str | None:
-    """Note that a task begins, and return its id if it is a job's; raise Ignore if it must not run."""
+    """
+    Note that a task begins, and return its id if it is a job's.
+
+    Raises:
+        Ignore: It must not run.
+        Reject: Whether it may is not known, as Redis is away: back into its queue with it.
+    """
     delivery = request.delivery_info or {}
     again = bool(delivery.get("redelivered") or request.get("replaced_task_nesting"))
     worker = request.hostname or ""
     retries = request.retries or 0
-    verdict = _ledger_of(app).start(
-        request.id, task.name, uuid.uuid4().hex, again=again, worker=worker, retries=retries
-    )
+    token = uuid.uuid4().hex
+    try:
+        verdict = _ledger_of(app).start(request.id, task.name, token, again=again, worker=worker, retries=retries)
+    except RedisError as exc:
+        raise Reject(exc, requeue=True) from exc
     if verdict in ("go", "unknown"):
         return request.id if verdict == "go" else None
     log.info("task %s[%s] is not run: %s", task.name, request.id, verdict)
