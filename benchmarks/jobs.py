@@ -84,8 +84,8 @@ def submitting(server: Server, folder: Path, rounds: int, seconds: int) -> None:
     make = [sys.executable, "-m", "web", "keys", "make", "--owner", "bench", "--scopes", "submit"]
     key = subprocess.check_output(make, env={**os.environ, "API_KEYS_FILE": str(keys)}, text=True).strip()
     numbered = (
-        f'wrk.headers["Authorization"] = "Bearer {key}"\nlocal number = {time.time_ns()}\nrequest = function()\n'
-        'number = number + 1\nwrk.headers["Idempotency-Key"] = "k" .. number\nreturn wrk.format()\nend\n'
+        f'wrk.headers["Authorization"] = "Bearer {key}"\nlocal run, number = os.time(), 0\nrequest = function()\n'
+        'number = number + 1\nwrk.headers["Idempotency-Key"] = "k" .. run .. "-" .. number\nreturn wrk.format()\nend\n'
     )
     web = [sys.executable, "-m", "web"]
     bare = [sys.executable, "-m", "benchmarks.jobs", "--bare"]
