@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from celery import states
 from celery.exceptions import QueueNotFound
 from kombu.exceptions import EncodeError
 
@@ -133,6 +134,8 @@ class Jobs:
             return Submission(await self.get(principal, record.id))
         if accepted.kind not in ("accepted", "taken-over"):
             raise not_accepted(accepted.kind, _link(record.id))
+        if accepted.kind == "taken-over" and (job := await self.get(principal, record.id)).state != states.PENDING:
+            return Submission(job)  # it was published: a worker has seen it
         celery_options = options.for_celery(self.catalogue.reverses_priority)
         if task.task.ignore_result:
             celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
@@ -143,12 +146,13 @@ class Jobs:
             )
         except DispatchUncertain as exc:
             raise _uncertain(record.id) from exc
-        except (TypeError, EncodeError, QueueNotFound) as exc:
+        except (TypeError, EncodeError, QueueNotFound) as exc:  # as any message of this job would be
             await self._withdraw(record, reservation)
             _log.warning("job %s of %s could not be published: %r", record.id, record.task, exc)
             raise unpublishable() from exc
         except Exception:
-            await self._withdraw(record, reservation)
+            if accepted.kind == "accepted":  # else whoever had the key before may have published it
+                await self._withdraw(record, reservation)
             raise
         return Submission(Job(record=record), options.on_disconnect)
 

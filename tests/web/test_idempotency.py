@@ -14,6 +14,7 @@ from tornado.httpclient import HTTPResponse
 from tests.servers import wait_for
 from tests.web.conftest import Service, problem
 from tests.web.processes import Web, serving
+from tornado_celery_bridge import BrokerUnavailable
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 
@@ -85,6 +86,39 @@ async def test_in_flight_and_then_taken_over(service: Service, monkeypatch: pyte
     other = json.loads((await service.submit("s.add", {"input": [1]}, wait=10)).body)  # has come after the second copy
     assert other["done"]
     assert json.loads((await service.fetch(made["links"]["self"])).body)["attempt"] == 1
+
+
+async def lapse(service: Service) -> None:
+    """Leave all keys as processes leave them that die before they have answered."""
+    redis = service.jobs.ledger._redis
+    async for held in redis.scan_iter("tcb:key:*"):
+        await redis.hdel(held, "response")
+        await redis.hset(held, "lease", 0)
+
+
+async def test_a_job_that_is_taken_over_is_shown_as_it_is(service: Service) -> None:
+    first = json.loads((await submit(service, "abc-7", {"input": [1]}, wait=10)).body)
+    await lapse(service)
+    before = await service.messages()
+    again = await submit(service, "abc-7", {"input": [1]})
+    assert (again.code, json.loads(again.body)) == (200, first)
+    assert await service.messages() == before
+
+
+async def test_a_job_that_was_taken_over_in_vain_is_kept(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its message may be in the queue since the first time: without its record it would run unseen."""
+    body = {"input": [1], "options": {"queue": "quiet"}}
+    made = json.loads((await submit(service, "abc-8", body)).body)
+    await lapse(service)
+
+    async def unavailable(*args: object, task_id: str, **options: object) -> None:
+        raise BrokerUnavailable("gone", task_id=task_id, retry_after=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.bridge, "dispatch", unavailable)
+        problem(await submit(service, "abc-8", body), 503, "broker-unavailable")
+    assert json.loads((await service.fetch(made["links"]["self"])).body)["state"] == "PENDING"
+    problem(await submit(service, "abc-8", body), 409, "idempotency-key-in-flight")
 
 
 async def test_when_the_keys_time_is_over_but_not_its_jobs(service: Service) -> None:
