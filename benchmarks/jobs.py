@@ -136,9 +136,7 @@ async def many(server: Server, count: int) -> None:
                 options={},
                 tags=["tag"] if number % 2 else [],
                 queue="celery",
-                priority=None,
-                created_at="2026-11-25T12:00:00.000Z",
-                eta=None,
+                created_at=1_795_608_000_000,
             )
             for number in range(start, start + 500)
         ]

@@ -20,7 +20,7 @@ from web.idempotency import Answer, job_id_of
 from web.keys import Principal
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
-from web.representation import rfc3339
+from web.representation import milliseconds
 
 __all__ = ("WITHDRAW_TIMEOUT", "Jobs", "Submission", "not_accepted", "unpublishable")
 
@@ -120,8 +120,8 @@ class Jobs:
             tags=list(options.tags),
             queue=options.queue or task.queue,
             priority=options.priority,
-            created_at=rfc3339(now),
-            eta=None if due is None else rfc3339(due),
+            created_at=milliseconds(now),
+            eta=None if due is None else milliseconds(due),
             retry_of=retry_of,
         )
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
@@ -272,7 +272,7 @@ class Jobs:
             LedgerUnavailable: Not cancelled, or not known to be.
         """
         await self.get(principal, job_id)
-        await self.ledger.cancel(job_id, _now())
+        await self.ledger.cancel(job_id)
         job = await self.get(principal, job_id)
         if terminate and not job.done:
             self.terminate(principal, job)
@@ -288,7 +288,7 @@ class Jobs:
             if on_disconnect == "cancel":
                 await self.cancel(principal, job.record.id, terminate=True)
             elif on_disconnect == "cancel-if-unstarted":
-                await self.ledger.cancel(job.record.id, _now(), unless_begun=True)
+                await self.ledger.cancel(job.record.id, unless_begun=True)
         except (BridgeError, Problem) as exc:
             _log.warning("job %s was not cancelled when its client hung up: %s", job.record.id, exc)
 
@@ -330,10 +330,6 @@ async def _reason_for_failure(ping: Coroutine[Any, Any, None]) -> str | None:
     except BridgeError as exc:
         return str(exc)
     return None
-
-
-def _now() -> str:
-    return rfc3339(datetime.now(UTC))
 
 
 def _expired() -> Problem:

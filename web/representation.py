@@ -10,7 +10,7 @@ from web import documents
 from web.catalogue import ExposedTask
 from web.problems import type_uri
 
-__all__ = ("encode", "job", "rfc3339", "task", "task_summary", "workflow")
+__all__ = ("encode", "job", "milliseconds", "task", "task_summary", "workflow")
 
 # What happened to the worker and not to the task's own code: the same job may well succeed the next time.
 _RETRYABLE = {
@@ -25,9 +25,14 @@ _RETRYABLE = {
 }
 
 
-def rfc3339(moment: datetime) -> str:
-    """Return *moment*, which has a time zone, in UTC."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def milliseconds(moment: datetime) -> int:
+    """Return *moment*, which has a time zone, as the ledger has it: since 1970."""
+    return round(moment.timestamp() * 1000)
+
+
+def _rfc3339(moment: int) -> str:
+    text = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def job(shown: Job) -> documents.Job:
@@ -48,10 +53,10 @@ def job(shown: Job) -> documents.Job:
         "priority": record.priority,
         "attempt": shown.attempt,
         "tags": record.tags,
-        "created_at": record.created_at,
-        "started_at": shown.started_at,
-        "finished_at": shown.finished_at,
-        "eta": record.eta,
+        "created_at": _rfc3339(record.created_at),
+        "started_at": None if shown.started_at is None else _rfc3339(shown.started_at),
+        "finished_at": None if shown.finished_at is None else _rfc3339(shown.finished_at),
+        "eta": None if record.eta is None else _rfc3339(record.eta),
         "links": links,
     }
     if shown.state == "SUCCESS":
@@ -73,7 +78,7 @@ def workflow(shown: Workflow) -> documents.Workflow:
         "total": len(jobs),
         "finished": ended == len(jobs),
         "tags": record.tags,
-        "created_at": record.created_at,
+        "created_at": _rfc3339(record.created_at),
         "tree": _tree(record.tree, shown.jobs)[0],
         "links": {"self": path, "cancel": f"{path}/cancel"},
     }

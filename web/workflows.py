@@ -42,7 +42,7 @@ from web.jobs import WITHDRAW_TIMEOUT, Jobs, not_accepted, unpublishable
 from web.keys import Principal
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
-from web.representation import rfc3339
+from web.representation import milliseconds
 
 __all__ = ("Workflows",)
 
@@ -154,9 +154,7 @@ class Workflows:
             # Celery's own complaint, which may come of a later message than the first: those before it are under way,
             # so the jobs have to stay there, cancelled, for the workers to drop them.
             ids = [step.record.id for step in plan.steps]
-            await self._undo(
-                plan.id, self._ledger.cancel_workflow(plan.id, rfc3339(datetime.now(UTC)), ids, whole=True)
-            )
+            await self._undo(plan.id, self._ledger.cancel_workflow(plan.id, ids, whole=True))
             if not isinstance(exc, _REFUSALS):
                 raise
             _log.warning("workflow %s could not be published: %r", plan.id, exc)
@@ -228,7 +226,7 @@ class Workflows:
         """
         workflow = await self.get(principal, workflow_id)
         ids = list(_ids(_branch(workflow.record.tree, branch)))
-        await self._ledger.cancel_workflow(workflow_id, rfc3339(datetime.now(UTC)), ids, whole=not branch)
+        await self._ledger.cancel_workflow(workflow_id, ids, whole=not branch)
         workflow = await self.get(principal, workflow_id)
         for each in ids if terminate else ():
             if not workflow.jobs[each].done:
@@ -282,7 +280,7 @@ class _Plan:
             raise Problem(422, "workflow-too-large", detail)
         now = datetime.now(UTC)
         self.record = WorkflowRecord(
-            id=self.id, owner=self._principal.owner, tags=tags, created_at=rfc3339(now), tree=tree
+            id=self.id, owner=self._principal.owner, tags=tags, created_at=milliseconds(now), tree=tree
         )
         self.steps = [self._step(leaf, now) for leaf in self._leaves]
 
@@ -427,8 +425,8 @@ class _Plan:
             tags=options.tags,
             queue=options.queue or leaf.task.queue,
             priority=options.priority,
-            created_at=rfc3339(now),
-            eta=None if due is None else rfc3339(due),
+            created_at=milliseconds(now),
+            eta=None if due is None else milliseconds(due),
             workflow=self.id,
         )
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0

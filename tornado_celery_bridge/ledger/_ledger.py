@@ -54,8 +54,6 @@ LOOKS = 2_000
 #: Followers of events at once.
 MAX_FOLLOWERS = 100_000
 
-_CANCELLED = dumps({"type": "TaskRevokedError", "module": "celery.exceptions", "message": "cancelled"})
-
 #: A command, and where its answer goes.
 _Call = tuple[tuple[Any, ...], asyncio.Future[Any]]
 
@@ -139,9 +137,8 @@ class Ledger:
         name, fingerprint = reservation or ("", "")
         answer = await self._run(
             _scripts.ACCEPT,
-            *(record.id, record.encode(), dumps(given), record.owner, record.task),
-            *(_ms(self._ttl), _ms(delay), "" if max_unfinished is None else max_unfinished),
-            *(name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE), *record.tags),
+            *(record.id, record.encode(), dumps(given), record.owner, _ms(self._ttl), _ms(delay)),
+            *("" if max_unfinished is None else max_unfinished, name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE)),
         )
         return Acceptance(answer[0].decode(), *answer[1:])
 
@@ -155,17 +152,14 @@ class Ledger:
 
     async def get(self, job_id: str) -> Job | Gone | None:
         """Return a job; None for an id that is no job's."""
-        answers = asyncio.gather(
-            self.call("HMGET", f"{self.prefix}job:{job_id}", *FIELDS), self.call("GET", f"{self.prefix}gone:{job_id}")
-        )
-        values, owner = await answers
-        if values[0] is not None:
-            return Job.of_fields(values)
-        return None if owner is None else Gone(owner.decode())
+        found = await self._run(_scripts.READ, job_id, *FIELDS)
+        if len(found) < 2:
+            return Gone(found[0].decode()) if found else None
+        return Job.of_fields(job_id, found)
 
     async def input_of(self, job_id: str) -> bytes | None:
         """Return the JSON of a job's exact input; None for a job that is not there."""
-        given: bytes | None = await self.call("HGET", f"{self.prefix}job:{job_id}", "input")
+        given: bytes | None = await self.call("GET", f"{self.prefix}input:{job_id}")
         return given
 
     async def find(
@@ -204,22 +198,21 @@ class Ledger:
         head, *rows = await self._run(
             _scripts.LIST, "", limit, LOOKS, newest, after, oldest, ",".join(FIELDS), *(indexes or ["all"])
         )
-        jobs = [Job.of_fields(values) for _, *values in rows if values[0] is not None]
+        jobs = [Job.of_fields(job_id.decode(), values) for job_id, *values in rows]
         return Page(jobs, f"{head[0].decode()}~{head[1].decode()}" if head else None)
 
-    async def cancel(self, job_id: str, finished_at: str, *, unless_begun: bool = False) -> str | None:
+    async def cancel(self, job_id: str, *, unless_begun: bool = False) -> str | None:
         """
         Cancel a job for good: one that has not begun ends here, one that runs is told when it next reports.
 
         Args:
             job_id: The job's id.
-            finished_at: The time, RFC 3339.
             unless_begun: Leave it alone if it runs.
 
         Returns:
             The state that it was in; None for a job that is not there.
         """
-        state = await self._run(_scripts.CANCEL, job_id, finished_at, _CANCELLED, "1" if unless_begun else "")
+        state = await self._run(_scripts.CANCEL, job_id, "1" if unless_begun else "")
         return None if state is None else state.decode()
 
     async def sweep(self) -> int:
@@ -259,8 +252,8 @@ class Ledger:
         name, fingerprint = reservation or ("", "")
         jobs: list[Any] = []
         for step in steps:
-            job, delay = step.record, "" if step.delay is None else _ms(step.delay)
-            jobs += (job.id, job.encode(), dumps(step.input), job.task, delay, step.before or "", dumps(job.tags))
+            delay = "" if step.delay is None else _ms(step.delay)
+            jobs += (step.record.id, step.record.encode(), dumps(step.input), delay, step.before or "")
         answer = await self._run(
             _scripts.ACCEPT_WORKFLOW,
             *(record.id, record.encode(), record.owner, _ms(self._ttl)),
@@ -280,22 +273,19 @@ class Ledger:
             return Gone(found[0].decode()) if found else None
         stored, cancelled, *rows = found
         record = WorkflowRecord.decode(stored)
-        if any(values[0] is None for values in rows):  # it is being forgotten right now
-            return Gone(record.owner)
-        jobs = [Job.of_fields(values) for values in rows]
+        jobs = [Job.of_fields(job_id.decode(), values) for job_id, *values in rows]
         return Workflow(record, {job.record.id: job for job in jobs}, bool(cancelled))
 
-    async def cancel_workflow(self, workflow_id: str, finished_at: str, ids: Sequence[str], *, whole: bool) -> None:
+    async def cancel_workflow(self, workflow_id: str, ids: Sequence[str], *, whole: bool) -> None:
         """
         Cancel jobs of a workflow for good, in one step, as :meth:`cancel` does each.
 
         Args:
             workflow_id: The workflow's id.
-            finished_at: The time, RFC 3339.
             ids: Of the jobs, in the tree's order.
             whole: Whether they are all of it.
         """
-        await self._run(_scripts.CANCEL_WORKFLOW, workflow_id, finished_at, _CANCELLED, "1" if whole else "", *ids)
+        await self._run(_scripts.CANCEL_WORKFLOW, workflow_id, "1" if whole else "", *ids)
 
     # Events.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 from celery import states
 
 from tornado_celery_bridge.exceptions import BridgeError
+from tornado_celery_bridge.ledger._json import dumps
 
 __all__ = (
     "FIELDS",
@@ -23,8 +24,14 @@ __all__ = (
     "WorkflowRecord",
 )
 
-#: What of a job's hash is read; the input is not, as it may be large.
-FIELDS = ("record", "state", "attempt", "started_at", "finished_at", "progress", "result", "error", "number", "worker")
+#: What of a job's hash is read. The first is one that each job has.
+FIELDS = (
+    *("task", "owner", "queue", "created_at", "priority", "eta", "tags", "options", "retry_of", "workflow"),
+    *("state", "attempt", "started_at", "finished_at", "worker", "number"),
+)
+_JSON = ("tags", "options")
+_RECORD = FIELDS[: FIELDS.index("state")]
+_NUMBERS = ("priority", "created_at", "eta", "attempt", "started_at", "finished_at", "number")
 
 
 class LedgerUnavailable(BridgeError):
@@ -40,40 +47,39 @@ class LedgerUnavailable(BridgeError):
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """
-    A job as it was asked for, but for its input. Times are RFC 3339 in UTC.
+    A job as it was asked for, but for its input. Times are milliseconds since 1970.
 
     .. versionadded:: 0.1.0
     """
 
-    #: The Celery task's id.
+    #: The Celery task's id; of any length but 16 characters, which a packed UUID has.
     id: str
     #: The task's name.
     task: str
     #: Whose it is; empty where there are no owners.
     owner: str
-    #: The options that were sent, but for tags.
-    options: dict[str, Any]
-    tags: list[str]
     queue: str
+    created_at: int
     #: 0 to 9, 9 the most urgent; None leaves it to the broker.
-    priority: int | None
-    created_at: str
+    priority: int | None = None
     #: When it is due, if that was not at once.
-    eta: str | None
+    eta: int | None = None
+    tags: list[str] = dataclasses.field(default_factory=list)
+    #: The options that were sent, but for tags.
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
     #: The job of which this one is another try.
     retry_of: str | None = None
     #: The workflow that it is a job of.
     workflow: str | None = None
 
-    def encode(self) -> bytes:
-        """Return the record as it is stored."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":")).encode()
-
-    @classmethod
-    def decode(cls, stored: bytes | str) -> Self:
-        """Return the record that was stored; fields of a later version are left out."""
-        fields = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in json.loads(stored).items() if name in fields})
+    def encode(self) -> str:
+        """Return the fields that are not empty, as they are stored."""
+        if len(self.id) == 16:
+            raise ValueError("an id of 16 characters is taken for a packed UUID")
+        given = {name: getattr(self, name) for name in _RECORD}
+        given |= {name: given[name] and dumps(given[name]) for name in _JSON}
+        stored = {name: str(value) for name, value in given.items() if value not in (None, [], {})}
+        return dumps(stored)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +95,9 @@ class Job:
     state: str = states.PENDING
     #: How often it was begun.
     attempt: int = 0
-    started_at: str | None = None
-    finished_at: str | None = None
+    #: Milliseconds since 1970.
+    started_at: int | None = None
+    finished_at: int | None = None
     #: ``{"current", "total", "message"}`` of a running job that tells.
     progress: dict[str, Any] | None = None
     #: What it returned, as JSON has it.
@@ -108,20 +115,34 @@ class Job:
         return self.state in states.READY_STATES
 
     @classmethod
-    def of_fields(cls, values: "list[bytes | None]") -> Self:
-        """Return the job of which *values* are the :data:`FIELDS`."""
-        given = {name: value.decode() for name, value in zip(FIELDS, values, strict=True) if value is not None}
-        for name in ("progress", "result", "error"):
-            if name in given:
-                given[name] = json.loads(given[name])
-        numbers = {name: int(given.pop(name, 0)) for name in ("attempt", "number")}
-        return cls(record=JobRecord.decode(given.pop("record")), **numbers, **given)  # type: ignore[arg-type]
+    def of_fields(cls, job_id: str, values: "list[bytes | None]") -> Self:
+        """Return the job of which *values* are the :data:`FIELDS` and the value."""
+        *fields, stored = values
+        given: dict[str, Any] = {
+            name: int(value) if name in _NUMBERS else value.decode()
+            for name, value in zip(FIELDS, fields, strict=True)
+            if value is not None
+        }
+        given |= {name: json.loads(given[name]) for name in _JSON if name in given}
+        record = JobRecord(id=job_id, **{name: given.pop(name) for name in _RECORD if name in given})
+        return cls(record=record, **given, **_outcome(given["state"], stored))
+
+
+def _outcome(state: str, stored: bytes | None) -> dict[str, Any]:
+    """Return a job's value by what it is in this state."""
+    if stored is None:
+        return {}
+    if state == states.SUCCESS:
+        name = "result"
+    else:
+        name = "error" if state == states.RETRY or state in states.READY_STATES else "progress"
+    return {name: json.loads(stored)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowRecord:
     """
-    A workflow as it was asked for. Times are RFC 3339 in UTC.
+    A workflow as it was asked for. Times are milliseconds since 1970.
 
     .. versionadded:: 0.1.0
     """
@@ -130,7 +151,7 @@ class WorkflowRecord:
     #: Whose it is, and its jobs; empty where there are no owners.
     owner: str
     tags: list[str]
-    created_at: str
+    created_at: int
     #: Of ``{"chain": […]}``, ``{"group": […]}``, ``{"chord": {"header": […], "body": …}}`` and ids of jobs.
     tree: dict[str, Any]
 

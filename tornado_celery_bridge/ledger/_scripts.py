@@ -4,19 +4,22 @@ What is done to the ledger in one step, as Lua scripts: whatever dies, a job is 
 Keys, all with the deployment's prefix:
 
 ====================  ==============================================================================================
-``job:{id}``          hash: ``record`` and ``input`` (JSON, as submitted), ``state``, ``attempt``, ``started_at``,
-                      ``finished_at``, ``result`` or ``error`` (JSON), ``progress``, ``number`` (of the last event),
-                      ``cancelled`` (the error to end with), ``token`` (of the attempt under way), and what the
-                      scripts need at hand
+``job:{id}``          hash: the record's fields, ``state``, ``attempt``, ``started_at``, ``finished_at``, ``worker``,
+                      ``number`` (of the last event), ``cancelled``, ``token`` (of the attempt under way), and what
+                      the scripts need at hand. As long as no field is over 64 bytes Redis packs it into a third of
+                      the memory; so what may be long has keys of its own
+``input:{id}``        JSON, as submitted
+``value:{id}``        JSON, what goes with the state: the progress, the result, or the error
 ``events:{id}``       list of the job's last events, numbered without gaps; also the channel they are published on. (A
                       stream would take 4 KB for the first event, and have no use for its ids.)
-``index:…``           sorted sets of job ids by time of submission: ``all``, ``owner:…``, ``task:…``, ``tag:…``,
-                      ``state:…``
+``index:…``           sorted sets of job ids, packed, by time of submission: ``all``, ``owner:…``, ``task:…``,
+                      ``tag:…``, ``state:…``
 ``open``              hash: how many unfinished jobs an owner has
 ``workflow:{id}``     hash: a workflow's ``record`` (JSON, as submitted), ``owner``, ``jobs`` (JSON, their ids),
                       ``open`` (how many have not ended), ``cancelled`` (when all of it was), ``after:…`` (JSON, the
                       ids of the jobs that come after those that have this name as their ``before``), and ``ttl``
-``due``               sorted set of finished jobs by the time that they are to be forgotten, and of ``workflow:{id}``
+``due``               sorted set of finished jobs, packed, by the time that they are to be forgotten, and of
+                      ``workflow:{id}``
 ``gone:{id}``         the owner of a job that was forgotten; ``gone:workflow:{id}`` of a workflow
 ``key:{…}``           hash: an idempotency key's reservation
 ``pace``              hash: how long jobs of a task have waited and run of late, in ms
@@ -25,7 +28,7 @@ Keys, all with the deployment's prefix:
 A job of a workflow knows what comes after it: when it ends otherwise than in SUCCESS, Celery never runs that, so it
 ends in the same step. The jobs of a workflow are kept until all of them have ended, and are forgotten with it.
 
-All times in scores and deadlines are the server's, in ms, so that the processes' own clocks need not agree.
+All times but ``created_at`` and ``eta`` are the server's, in ms, so that the processes' own clocks need not agree.
 """
 
 __all__ = (
@@ -36,6 +39,7 @@ __all__ = (
     "EVENTS",
     "FINISH",
     "LIST",
+    "READ",
     "READ_WORKFLOW",
     "REPORT",
     "START",
@@ -63,10 +67,34 @@ end
 
 local function index(name) return prefix .. 'index:' .. name end
 
+-- A UUID in an index takes 16 bytes, not 36. The ledger takes no other id of 16.
+local function pack(name)
+  if #name ~= 36 then return name end
+  local packed, count = string.gsub(string.gsub(name, '-', ''), '%x%x', function(hex)
+    return string.char(tonumber(hex, 16))
+  end)
+  return count == 16 and #packed == 16 and packed or name
+end
+
+local function unpacked(packed)
+  if #packed ~= 16 then return packed end
+  local hex = string.gsub(packed, '.', function(byte) return string.format('%02x', string.byte(byte)) end)
+  return string.gsub(hex, '^(........)(....)(....)(....)', '%1-%2-%3-%4-')
+end
+
+-- What goes with the state. Most results are null, and a key for that would cost more than all the rest of them.
+local function set_value(value)
+  if value == 'null' then
+    redis.call('DEL', prefix .. 'value:' .. id)
+  else
+    redis.call('SET', prefix .. 'value:' .. id, value)
+  end
+end
+
 local function move(from, to)
   if bucket(from) == bucket(to) then return end
-  redis.call('ZREM', index('state:' .. bucket(from)), id)
-  redis.call('ZADD', index('state:' .. bucket(to)), redis.call('HGET', job, 'created'), id)
+  redis.call('ZREM', index('state:' .. bucket(from)), pack(id))
+  redis.call('ZADD', index('state:' .. bucket(to)), redis.call('HGET', job, 'created'), pack(id))
 end
 
 local function event(kind, data)
@@ -92,7 +120,7 @@ local function finish_workflow(name)
   local workflow = prefix .. 'workflow:' .. name
   local known = redis.call('HMGET', workflow, 'ttl', 'jobs')
   local forgotten = now() + known[1]
-  for _, each in ipairs(cjson.decode(known[2])) do redis.call('ZADD', prefix .. 'due', forgotten, each) end
+  for _, each in ipairs(cjson.decode(known[2])) do redis.call('ZADD', prefix .. 'due', forgotten, pack(each)) end
   redis.call('ZADD', prefix .. 'due', forgotten, 'workflow:' .. name)
   local its_events = prefix .. 'events:' .. name
   redis.call('RPUSH', its_events, 'end {}')
@@ -100,19 +128,19 @@ local function finish_workflow(name)
   redis.call('PEXPIRE', its_events, math.min(known[1], 3600000))
 end
 
-local function finish_one(from, state, finished_at, field, value)
-  local known = redis.call('HMGET', job, 'ttl', 'owner', 'begun', 'task', 'workflow')
-  redis.call('HSET', job, 'state', state, 'finished_at', finished_at, field, value)
-  redis.call('HDEL', job, 'progress', 'token', 'begun', 'due', 'ttl', 'retries')
+local function finish_one(from, state, value)
+  local known, time = redis.call('HMGET', job, 'ttl', 'owner', 'started_at', 'task', 'workflow'), now()
+  redis.call('HSET', job, 'state', state, 'finished_at', time)
+  redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled')
+  set_value(value)
   move(from, state)
   local left = redis.call('HINCRBY', prefix .. 'open', known[2], -1)
   if left <= 0 then redis.call('HDEL', prefix .. 'open', known[2]) end
-  local time = now()
   if known[3] and state == 'SUCCESS' then pace(known[4] .. ' run', time - known[3]) end
   event('end', '{}')
   redis.call('PEXPIRE', events, math.min(known[1], 3600000))
   if not known[5] then
-    redis.call('ZADD', prefix .. 'due', time + known[1], id)
+    redis.call('ZADD', prefix .. 'due', time + known[1], pack(id))
   elseif redis.call('HINCRBY', prefix .. 'workflow:' .. known[5], 'open', -1) <= 0 then
     finish_workflow(known[5])
   end
@@ -128,8 +156,8 @@ local function take_after(before)
   return after and cjson.decode(after) or {}
 end
 
-local function finish(from, state, finished_at, field, value)
-  finish_one(from, state, finished_at, field, value)
+local function finish(from, state, value)
+  finish_one(from, state, value)
   if state == 'SUCCESS' then return end
   local first, ended, place = id, {id}, 1
   local reason = 'job ' .. id .. ', which this one waited for, ended as ' .. state
@@ -139,7 +167,7 @@ local function finish(from, state, finished_at, field, value)
       turn(each)
       local was = redis.call('HGET', job, 'state')
       if was and not ENDED[was] then
-        finish_one(was, 'REVOKED', finished_at, 'error', error)
+        finish_one(was, 'REVOKED', error)
         ended[#ended + 1] = each
       end
     end
@@ -148,14 +176,16 @@ local function finish(from, state, finished_at, field, value)
   turn(first)
 end
 
+local CANCELLED = '{"type":"TaskRevokedError","module":"celery.exceptions","message":"cancelled"}'
+
 -- End a job that has not begun, mark one that runs; return the state it was in.
-local function cancel(finished_at, error, unless_begun)
+local function cancel(unless_begun)
   local state = redis.call('HGET', job, 'state')
   if not state or ENDED[state] then return state end
   if bucket(state) ~= 'STARTED' then
-    finish(state, 'REVOKED', finished_at, 'error', error)
+    finish(state, 'REVOKED', CANCELLED)
   elseif not unless_begun then
-    redis.call('HSET', job, 'cancelled', error)
+    redis.call('HSET', job, 'cancelled', 1)
   end
   return state
 end
@@ -184,35 +214,35 @@ local function is_full(owner, most, more)
   return most ~= '' and tonumber(redis.call('HGET', prefix .. 'open', owner) or 0) + more > tonumber(most)
 end
 
-local function write(record, input, owner, task, ttl, delay, tags)
-  local time = now()
-  redis.call('HSET', job, 'record', record, 'input', input, 'owner', owner, 'task', task, 'ttl', ttl,
-    'state', 'PENDING', 'created', time)
+-- Write a job down, as it was asked for (JSON of its record's fields).
+local function write(fields, input, ttl, delay)
+  local time, record, packed = now(), cjson.decode(fields), pack(id)
+  for name, value in pairs(record) do redis.call('HSET', job, name, value) end
+  redis.call('HSET', job, 'ttl', ttl, 'state', 'PENDING', 'created', time)
   if delay then redis.call('HSET', job, 'due', time + delay) end
-  redis.call('HINCRBY', prefix .. 'open', owner, 1)
+  redis.call('SET', prefix .. 'input:' .. id, input)
+  redis.call('HINCRBY', prefix .. 'open', record.owner, 1)
   redis.call('DEL', prefix .. 'gone:' .. id)
-  redis.call('ZADD', index('all'), time, id)
-  redis.call('ZADD', index('task:' .. task), time, id)
-  redis.call('ZADD', index('state:PENDING'), time, id)
-  if owner ~= '' then redis.call('ZADD', index('owner:' .. owner), time, id) end
-  for _, tag in ipairs(tags) do redis.call('ZADD', index('tag:' .. tag), time, id) end
+  redis.call('ZADD', index('all'), time, packed)
+  redis.call('ZADD', index('task:' .. record.task), time, packed)
+  redis.call('ZADD', index('state:PENDING'), time, packed)
+  if record.owner ~= '' then redis.call('ZADD', index('owner:' .. record.owner), time, packed) end
+  for _, tag in ipairs(cjson.decode(record.tags or '[]')) do redis.call('ZADD', index('tag:' .. tag), time, packed) end
 end
 """
 
-#: ARGV: prefix, id, record, input, owner, task, ttl, delay, most unfinished ('' for any number), idempotency key
-#: ('' for none), its fingerprint, its ttl, its lease, tags…
+#: ARGV: prefix, id, record's fields (JSON), input, owner, ttl, delay, most unfinished ('' for any number), idempotency
+#: key ('' for none), its fingerprint, its ttl, its lease.
 #: Returns one of: accepted | taken-over | exists | full | other | in-flight | replay, response
 ACCEPT = (
     _COMMON
     + _WRITE
     + """
-local held, hold = reserve(ARGV[10], ARGV[11], ARGV[12], ARGV[13])
+local held, hold = reserve(ARGV[9], ARGV[10], ARGV[11], ARGV[12])
 if held then return held end
 if redis.call('EXISTS', job) == 1 then return {'exists'} end
-if is_full(ARGV[5], ARGV[9], 1) then return {'full'} end
-local tags = {}
-for place = 14, #ARGV do tags[#tags + 1] = ARGV[place] end
-write(ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], tags)
+if is_full(ARGV[5], ARGV[8], 1) then return {'full'} end
+write(ARGV[3], ARGV[4], ARGV[6], ARGV[7])
 if hold then hold() end
 return {'accepted'}
 """
@@ -220,7 +250,7 @@ return {'accepted'}
 
 #: ARGV: prefix, workflow's id, record, owner, ttl, most unfinished ('' for any number), idempotency key ('' for none),
 #: its fingerprint, its ttl, its lease, what comes after what (JSON: lists of ids, by name), then of each job: id,
-#: record, input, task, delay ('' for one that others come before), before ('' for none), tags (JSON).
+#: record's fields (JSON), input, delay ('' for one that others come before), before ('' for none).
 #: Returns what ACCEPT does.
 ACCEPT_WORKFLOW = (
     _COMMON
@@ -232,14 +262,12 @@ if held then return held end
 local workflow = prefix .. 'workflow:' .. name
 if redis.call('EXISTS', workflow) == 1 then return {'exists'} end
 local ids = {}
-for place = 12, #ARGV, 7 do ids[#ids + 1] = ARGV[place] end
+for place = 12, #ARGV, 5 do ids[#ids + 1] = ARGV[place] end
 if is_full(owner, ARGV[6], #ids) then return {'full'} end
-for place = 12, #ARGV, 7 do
+for place = 12, #ARGV, 5 do
   turn(ARGV[place])
-  local delay, before = ARGV[place + 4], ARGV[place + 5]
-  write(ARGV[place + 1], ARGV[place + 2], owner, ARGV[place + 3], ttl, delay ~= '' and delay,
-    cjson.decode(ARGV[place + 6]))
-  redis.call('HSET', job, 'workflow', name)
+  local delay, before = ARGV[place + 3], ARGV[place + 4]
+  write(ARGV[place + 1], ARGV[place + 2], ttl, delay ~= '' and delay)
   if before ~= '' then redis.call('HSET', job, 'before', before) end
 end
 redis.call('HSET', workflow, 'record', ARGV[3], 'owner', owner, 'ttl', ttl, 'jobs', cjson.encode(ids), 'open', #ids)
@@ -254,14 +282,14 @@ return {'accepted'}
 
 _FORGET = """
 local function forget()
-  local known = redis.call('HMGET', job, 'owner', 'task', 'record', 'state')
+  local known, packed = redis.call('HMGET', job, 'owner', 'task', 'tags', 'state'), pack(id)
   if not known[4] then return end
-  redis.call('ZREM', index('all'), id)
-  redis.call('ZREM', index('task:' .. known[2]), id)
-  redis.call('ZREM', index('state:' .. bucket(known[4])), id)
-  redis.call('ZREM', index('owner:' .. known[1]), id)
-  for _, tag in ipairs(cjson.decode(known[3]).tags) do redis.call('ZREM', index('tag:' .. tag), id) end
-  redis.call('DEL', job, events)
+  redis.call('ZREM', index('all'), packed)
+  redis.call('ZREM', index('task:' .. known[2]), packed)
+  redis.call('ZREM', index('state:' .. bucket(known[4])), packed)
+  redis.call('ZREM', index('owner:' .. known[1]), packed)
+  for _, tag in ipairs(cjson.decode(known[3] or '[]')) do redis.call('ZREM', index('tag:' .. tag), packed) end
+  redis.call('DEL', job, events, prefix .. 'input:' .. id, prefix .. 'value:' .. id)
   return known
 end
 """
@@ -303,7 +331,7 @@ return 1
 """
 )
 
-#: ARGV: prefix, id, running task's name, token, redelivered or replaced ('1' | ''), started_at, worker, retries.
+#: ARGV: prefix, id, running task's name, token, redelivered or replaced ('1' | ''), worker, retries.
 #: Returns go | unknown | duplicate, or the state in which the job has ended.
 #: A retry's message may come before its predecessor has said that there will be one: its count tells it from a copy.
 START = (
@@ -314,26 +342,25 @@ local state = known[1]
 if not state then return 'unknown' end
 if ENDED[state] then return state end
 if known[5] then
-  finish(state, 'REVOKED', ARGV[6], 'error', known[5])
+  finish(state, 'REVOKED', CANCELLED)
   return 'REVOKED'
 end
 if known[2] ~= ARGV[3] or known[3] == ARGV[4] then return 'go' end
-local retries = tonumber(ARGV[8])
+local retries = tonumber(ARGV[7])
 if ARGV[5] == '' and bucket(state) == 'STARTED' and retries <= tonumber(known[6] or 0) then return 'duplicate' end
 local time = now()
 local attempt = redis.call('HINCRBY', job, 'attempt', 1)
-redis.call('HSET', job, 'state', 'STARTED', 'started_at', ARGV[6], 'token', ARGV[4], 'begun', time, 'worker', ARGV[7],
-  'retries', retries)
-redis.call('HDEL', job, 'progress', 'error')
+redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', ARGV[4], 'worker', ARGV[6], 'retries', retries)
+set_value('null')
 move(state, 'STARTED')
 if attempt == 1 and known[4] then pace(known[2] .. ' wait', math.max(0, time - known[4])) end
-event('state', cjson.encode({state = 'STARTED', attempt = attempt, started_at = ARGV[6]}))
+event('state', cjson.encode({state = 'STARTED', attempt = attempt, started_at = time}))
 return 'go'
 """
 )
 
-#: ARGV: prefix, id, kind of event (state | progress | log), its data, state ('' leaves it), field of the job ('' for
-#: none), its value, the retries of an attempt that ends with this ('' for one that goes on).
+#: ARGV: prefix, id, kind of event (state | progress | log), its data, state ('' leaves it, and the value), its value,
+#: the retries of an attempt that ends with this ('' for one that goes on).
 #: Returns go | unknown | cancelled, or the state in which the job has ended.
 REPORT = (
     _COMMON
@@ -341,62 +368,89 @@ REPORT = (
 local known = redis.call('HMGET', job, 'state', 'cancelled', 'retries')
 if not known[1] then return 'unknown' end
 if ENDED[known[1]] then return known[1] end
-if ARGV[8] ~= '' and known[3] ~= ARGV[8] then return 'go' end
+if ARGV[7] ~= '' and known[3] ~= ARGV[7] then return 'go' end
 if ARGV[5] ~= '' then
   move(known[1], ARGV[5])
   redis.call('HSET', job, 'state', ARGV[5])
+  set_value(ARGV[6])
 end
-if ARGV[6] ~= '' then redis.call('HSET', job, ARGV[6], ARGV[7]) end
 event(ARGV[3], ARGV[4])
 return known[2] and 'cancelled' or 'go'
 """
 )
 
-#: ARGV: prefix, id, state, finished_at, result | error, its JSON. Returns whether this was the job's end.
+#: ARGV: prefix, id, state, the result's or the error's JSON. Returns whether this was the job's end.
 FINISH = (
     _COMMON
     + """
 local from = redis.call('HGET', job, 'state')
 if not from or ENDED[from] then return 0 end
-finish(from, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+finish(from, ARGV[3], ARGV[4])
 return 1
 """
 )
 
-#: ARGV: prefix, id, time, the error's JSON, whether to leave a running job alone ('1' | '').
+#: ARGV: prefix, id, whether to leave a running job alone ('1' | '').
 #: A job that has not begun ends here; one that runs is marked. Returns the state it was in, or nothing for no job.
 CANCEL = (
     _COMMON
     + """
-return cancel(ARGV[3], ARGV[4], ARGV[5] ~= '')
+return cancel(ARGV[3] ~= '')
 """
 )
 
-#: ARGV: prefix, workflow's id, time, the error's JSON, whether it is all of the workflow ('1' | ''), ids of jobs…
+#: ARGV: prefix, workflow's id, whether it is all of the workflow ('1' | ''), ids of jobs…
 CANCEL_WORKFLOW = (
     _COMMON
     + """
 local workflow = prefix .. 'workflow:' .. id
 if tonumber(redis.call('HGET', workflow, 'open') or 0) <= 0 then return end
-if ARGV[5] ~= '' then redis.call('HSET', workflow, 'cancelled', ARGV[3]) end
+if ARGV[3] ~= '' then redis.call('HSET', workflow, 'cancelled', 1) end
 -- From the last to the first, so that each is said to be cancelled, and not to have waited for one that was.
-for place = #ARGV, 6, -1 do
+for place = #ARGV, 4, -1 do
   turn(ARGV[place])
-  cancel(ARGV[3], ARGV[4], false)
+  cancel(false)
 end
 """
 )
 
+_READ = """
+-- A job's fields, as asked for, and its value; or nothing.
+local function read(fields)
+  local values = redis.call('HMGET', job, unpack(fields))
+  if not values[1] then return end
+  values[#values + 1] = redis.call('GET', prefix .. 'value:' .. id)
+  return values
+end
+"""
+
+#: ARGV: prefix, id, fields…, of which the first is one that each job has.
+#: Returns the fields and the value; {owner} of one that was forgotten; {} if there was none.
+READ = (
+    _COMMON
+    + _READ
+    + """
+return read({unpack(ARGV, 3)}) or {redis.call('GET', prefix .. 'gone:' .. id) or nil}
+"""
+)
+
 #: ARGV: prefix, workflow's id, fields…
-#: Returns {owner} of one that was forgotten; {} if there was none; or {record, cancelled or '', fields of each job…}.
+#: Returns {owner} of one that was forgotten; {} if there was none; or {record, cancelled or '', {id, fields…, value} of
+#: each job…}.
 READ_WORKFLOW = (
     _COMMON
+    + _READ
     + """
-local known = redis.call('HMGET', prefix .. 'workflow:' .. id, 'record', 'cancelled', 'jobs')
+local name = id
+local known = redis.call('HMGET', prefix .. 'workflow:' .. name, 'record', 'cancelled', 'jobs')
 if not known[1] then return {redis.call('GET', prefix .. 'gone:workflow:' .. id) or nil} end
 local found = {known[1], known[2] or ''}
 for _, each in ipairs(cjson.decode(known[3])) do
-  found[#found + 1] = redis.call('HMGET', prefix .. 'job:' .. each, unpack(ARGV, 3))
+  turn(each)
+  local values = read({unpack(ARGV, 3)})
+  if not values then return {redis.call('HGET', prefix .. 'workflow:' .. name, 'owner')} end  -- it is being forgotten
+  table.insert(values, 1, each)
+  found[#found + 1] = values
 end
 return found
 """
@@ -431,11 +485,11 @@ for _, each in ipairs(due) do
     owner = redis.call('HGET', prefix .. each, 'owner')
     redis.call('DEL', prefix .. each)
   else
-    turn(each)
+    turn(unpacked(each))
     local known = forget()
     owner = known and known[1]
   end
-  if owner then redis.call('SET', prefix .. 'gone:' .. each, owner, 'PX', ARGV[3]) end
+  if owner then redis.call('SET', prefix .. 'gone:' .. unpacked(each), owner, 'PX', ARGV[3]) end
   redis.call('ZREM', prefix .. 'due', each)
 end
 return #due
@@ -444,11 +498,12 @@ return #due
 
 #: ARGV: prefix, '', most jobs, most looked at, newest score or '+inf', id to come after at that score or '', oldest
 #: score, fields (comma-separated), then the names of the indexes that a job must be in.
-#: Returns {next score, next id} or {} at the end, then {id, fields…} of each job, newest first.
+#: Returns {next score, next id} or {} at the end, then {id, fields…, value} of each job, newest first.
 LIST = (
     _COMMON
+    + _READ
     + """
-local most, looks, newest, after, oldest = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+local most, looks, newest, after, oldest = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], pack(ARGV[6]), ARGV[7]
 local fields = {}
 for field in string.gmatch(ARGV[8], '[^,]+') do fields[#fields + 1] = field end
 local smallest, others = nil, {}
@@ -474,12 +529,15 @@ while looked < looks do
       local fits = true
       for _, name in ipairs(others) do fits = fits and redis.call('ZSCORE', name, each) end
       if fits then
-        local values = redis.call('HMGET', prefix .. 'job:' .. each, unpack(fields))
-        table.insert(values, 1, each)
-        found[#found + 1] = values
+        turn(unpacked(each))
+        local values = read(fields)
+        if values then
+          table.insert(values, 1, id)
+          found[#found + 1] = values
+        end
       end
       if #found > most or looked >= looks then
-        found[1] = {score, each}
+        found[1] = {score, unpacked(each)}
         return found
       end
     end

@@ -91,28 +91,19 @@ class _WorkerLedger:
 
     def start(self, task_id: str, task: str, token: str, *, again: bool, worker: str, retries: int = 0) -> str:
         """Note that a task begins; return ``go``, ``unknown`` or why it must not run."""
-        answer = self._start(args=[self._prefix, task_id, task, token, "1" if again else "", _now(), worker, retries])
+        answer = self._start(args=[self._prefix, task_id, task, token, "1" if again else "", worker, retries])
         return str(answer.decode())
 
     def finish(self, task_id: str, state: str, value: Any) -> None:
         """Note how a task ended."""
-        field = "result" if state == states.SUCCESS else "error"
-        self._finish(args=[self._prefix, task_id, state, _now(), field, dumps(value)])
+        self._finish(args=[self._prefix, task_id, state, dumps(value)])
 
     def report(
-        self,
-        task_id: str,
-        kind: str,
-        data: Any,
-        state: str = "",
-        field: str = "",
-        value: Any = None,
-        *,
-        retries: int | None = None,
+        self, task_id: str, kind: str, data: Any, state: str = "", value: Any = None, *, retries: int | None = None
     ) -> str:
         """Note what a task tells; what can't be noted now is left out. Return ``cancelled`` if it is to stop."""
         ended = "" if retries is None else retries
-        args = [self._prefix, task_id, kind, dumps(data), state, field, dumps(value), ended]
+        args = [self._prefix, task_id, kind, dumps(data), state, dumps(value), ended]
         try:
             return str(self._report(args=args).decode())
         except RedisError as exc:
@@ -146,11 +137,11 @@ class _Recording:
             error = _error(result)
             told = {"state": state, "error": error}
             retries = getattr(kwargs.get("request"), "retries", None)
-            ledger.report(task_id, "state", told, state, "error", error, retries=retries)
+            ledger.report(task_id, "state", told, state, error, retries=retries)
         elif state not in (states.STARTED, states.PENDING):
             kind = "progress" if state == PROGRESS else "state"
             data = result if state == PROGRESS else {"state": state}
-            if ledger.report(task_id, kind, data, state, "progress", result) == "cancelled":
+            if ledger.report(task_id, kind, data, state, result) == "cancelled":
                 raise JobCancelled(f"job {task_id} was cancelled")
         return stored
 
