@@ -115,11 +115,11 @@ def submitting(server: Server, folder: Path, rounds: int, seconds: int) -> None:
 
 async def many(server: Server, count: int) -> None:
     from benchmarks.celery_app import app
-    from tornado_celery_bridge.ledger.worker import _WorkerLedger
+    from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
 
     app.conf.update(result_backend=server.url)
     ledger = Ledger.of_backend(ledger_backend(app))
-    worker = _WorkerLedger(app)
+    worker = WorkerLedger(app)
     client = server.client()
 
     def used() -> int:
@@ -140,11 +140,11 @@ async def many(server: Server, count: int) -> None:
             )
             for number in range(start, start + 500)
         ]
-        await asyncio.gather(*(ledger.accept(record, payload) for record in records))
+        await asyncio.gather(*(ledger.accept(record, payload, message={}) for record in records))
 
         def run(records: list[JobRecord] = records) -> None:
             for number, record in enumerate(records):
-                worker.start(record.id, record.task, record.id, again=False, worker="celery@host.example")
+                worker.start(record.id, record.task, record.id, worker="celery@host.example")
                 failed = number % 10 == 0
                 error = {"type": "ValueError", "module": "builtins", "message": "no"}
                 worker.finish(record.id, "FAILURE" if failed else "SUCCESS", error if failed else 1)

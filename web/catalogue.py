@@ -1,6 +1,7 @@
 """The tasks that may be run over HTTP, and what their type hints say about input and result."""
 
 import difflib
+import hashlib
 import inspect
 import json
 import logging
@@ -148,6 +149,14 @@ class ExposedTask:
             [given[name] for name in leading if name in given],
             {name: value for name, value in given.items() if name not in leading},
         )
+
+    def unique_by(self, owner: str, given: dict[str, Any] | list[Any]) -> str:
+        """Return what a job of a task that is ``unique`` is the same as another by; empty for any other task."""
+        if not getattr(self.task, "unique", False):
+            return ""
+        named = given if isinstance(given, dict) else self._name(given, self._parameters)
+        text = json.dumps([self.name, owner, named], sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @cached_property
     def _after_result(self) -> tuple[list[inspect.Parameter], type[BaseModel]]:

@@ -34,6 +34,8 @@ WITHDRAW_TIMEOUT = 0.25
 LEAST_LEFT = 0.25
 #: Seconds for a running job that is cancelled to end by itself before its process is ended.
 CANCEL_GRACE = 1.0
+#: Jobs that may wait for the broker to come back.
+MAX_OUTBOX = 10_000
 #: Seconds for which a task's pace is not asked for again.
 PACE_TTL = 1.0
 #: Seconds that a client is told to wait, at the most.
@@ -125,36 +127,66 @@ class Jobs:
             retry_of=retry_of,
         )
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
+        celery_options = options.for_celery(now, self.catalogue.reverses_priority)
+        if task.task.ignore_result:
+            celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
+        args, kwargs = arguments
+        message = {
+            "task": task.name,
+            "args": args,
+            "kwargs": kwargs,
+            "options": celery_options | {"task_id": record.id},
+        }
         accepted = await self.ledger.accept(
-            record, given, delay=delay, max_unfinished=principal.max_unfinished, reservation=reservation
+            record,
+            given,
+            message=message,
+            delay=delay,
+            max_unfinished=principal.max_unfinished,
+            reservation=reservation,
+            unique=task.unique_by(principal.owner, given),
         )
         if accepted.kind == "replay" and accepted.response is not None:
             return Submission(Job(record=record), replay=Answer.decode(accepted.response))
+        if accepted.kind == "unique" and accepted.response is not None:
+            return Submission(await self.get(principal, accepted.response.decode()))
         if accepted.kind == "exists":
             return Submission(await self.get(principal, record.id))
         if accepted.kind not in ("accepted", "taken-over"):
             raise not_accepted(accepted.kind, _link(record.id))
         if accepted.kind == "taken-over" and (job := await self.get(principal, record.id)).state != states.PENDING:
             return Submission(job)  # it was published: a worker has seen it
-        celery_options = options.for_celery(self.catalogue.reverses_priority)
-        if task.task.ignore_result:
-            celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
         try:
             left = self.time_left(begun)
             await self.bridge.dispatch(
                 task.task, *arguments, task_id=record.id, dispatch_timeout=left, **celery_options
             )
-        except DispatchUncertain as exc:
-            raise _uncertain(record.id) from exc
+        except DispatchUncertain:
+            _log.warning("the broker did not confirm job %s: should it be lost, it is published again", record.id)
         except (TypeError, EncodeError, QueueNotFound) as exc:  # as any message of this job would be
             await self._withdraw(record, reservation)
             _log.warning("job %s of %s could not be published: %r", record.id, record.task, exc)
             raise unpublishable() from exc
-        except Exception:
-            if accepted.kind == "accepted":  # else whoever had the key before may have published it
+        except BridgeError as exc:
+            if not await self.defer(record.id, exc):
                 await self._withdraw(record, reservation)
-            raise
+                raise
         return Submission(Job(record=record), options.on_disconnect)
+
+    async def defer(self, job_id: str, reason: BridgeError) -> bool:
+        """
+        Have a worker publish a job once the broker is back; return whether there was room for it.
+
+        Raises:
+            Problem: ``dispatch-uncertain``, the ledger went away meanwhile.
+        """
+        try:
+            kept = await self.ledger.defer(job_id, MAX_OUTBOX)
+        except LedgerUnavailable as exc:
+            raise _uncertain(job_id) from exc
+        if kept:
+            _log.warning("job %s waits for the broker: %s", job_id, reason)
+        return kept
 
     def time_left(self, begun: float) -> float:
         """Return for how many seconds a dispatch may take: ledger and broker have one deadline, from *begun* on."""
@@ -272,7 +304,7 @@ class Jobs:
             LedgerUnavailable: Not cancelled, or not known to be.
         """
         await self.get(principal, job_id)
-        await self.ledger.cancel(job_id)
+        await self.ledger.cancel(job_id, grace=CANCEL_GRACE if terminate else None)
         job = await self.get(principal, job_id)
         if terminate and not job.done:
             self.terminate(principal, job)

@@ -54,10 +54,14 @@ class JobOptions(BaseModel):
         """Return when the job is to run, if not at once."""
         return now + timedelta(seconds=self.countdown) if self.countdown is not None else self.eta
 
-    def for_celery(self, reverse_priority: bool) -> dict[str, Any]:
-        """Return the options as ``apply_async`` spells them."""
+    def for_celery(self, now: datetime | None, reverse_priority: bool) -> dict[str, Any]:
+        """Return the options as ``apply_async`` spells them; with *now*, so that they mean the same later."""
         names = ("queue", "countdown", "eta", "expires", "time_limit", "soft_time_limit")
         options = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if now is not None and "countdown" in options:
+            options["eta"] = now + timedelta(seconds=options.pop("countdown"))
+        if now is not None and isinstance(self.expires, int | float):
+            options["expires"] = now + timedelta(seconds=self.expires)
         if self.priority is not None:
             options["priority"] = 9 - self.priority if reverse_priority else self.priority
         return options

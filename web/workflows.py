@@ -38,7 +38,7 @@ from tornado_celery_bridge.ledger import (
 from web.catalogue import Arguments, ExposedTask
 from web.door import escape
 from web.idempotency import job_id_of
-from web.jobs import WITHDRAW_TIMEOUT, Jobs, not_accepted, unpublishable
+from web.jobs import CANCEL_GRACE, WITHDRAW_TIMEOUT, Jobs, not_accepted, unpublishable
 from web.keys import Principal
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
@@ -130,6 +130,7 @@ class Workflows:
             plan.record,
             plan.steps,
             plan.after,
+            message=plan.canvas,
             max_unfinished=principal.max_unfinished,
             reservation=reservation,
         )
@@ -145,11 +146,12 @@ class Workflows:
         try:
             left = self._jobs.time_left(begun) + DISPATCH_EACH * len(plan.steps)
             await self._jobs.bridge.dispatch(plan.canvas, dispatch_timeout=left)
-        except DispatchUncertain as exc:
-            raise _uncertain(plan.id) from exc
-        except BridgeError:
-            await self._undo(plan.id, self._ledger.withdraw_workflow(plan.id, reservation))
-            raise
+        except DispatchUncertain:
+            _log.warning("the broker did not confirm workflow %s: what is lost of it is published again", plan.id)
+        except BridgeError as exc:
+            if not await self._jobs.defer(plan.steps[0].record.id, exc):
+                await self._undo(plan.id, self._ledger.withdraw_workflow(plan.id, reservation))
+                raise
         except Exception as exc:
             # Celery's own complaint, which may come of a later message than the first: those before it are under way,
             # so the jobs have to stay there, cancelled, for the workers to drop them.
@@ -226,7 +228,9 @@ class Workflows:
         """
         workflow = await self.get(principal, workflow_id)
         ids = list(_ids(_branch(workflow.record.tree, branch)))
-        await self._ledger.cancel_workflow(workflow_id, ids, whole=not branch)
+        await self._ledger.cancel_workflow(
+            workflow_id, ids, whole=not branch, grace=CANCEL_GRACE if terminate else None
+        )
         workflow = await self.get(principal, workflow_id)
         for each in ids if terminate else ():
             if not workflow.jobs[each].done:
@@ -258,6 +262,7 @@ class _Plan:
         self._faults: list[Fault] = []
         self._size = 0
         self._carried = 0
+        self._now = datetime.now(UTC)
 
     def read(self, body: dict[str, Any]) -> None:
         """
@@ -278,11 +283,11 @@ class _Plan:
         if self._carried > MAX_CARRIED:
             detail = "Too much comes after jobs that go on side by side: each of their messages carries all of it."
             raise Problem(422, "workflow-too-large", detail)
-        now = datetime.now(UTC)
+        created_at = milliseconds(self._now)
         self.record = WorkflowRecord(
-            id=self.id, owner=self._principal.owner, tags=tags, created_at=milliseconds(now), tree=tree
+            id=self.id, owner=self._principal.owner, tags=tags, created_at=created_at, tree=tree
         )
-        self.steps = [self._step(leaf, now) for leaf in self._leaves]
+        self.steps = [self._step(leaf) for leaf in self._leaves]
 
     # Reading the body.
 
@@ -407,16 +412,17 @@ class _Plan:
         return _chained(after), jobs, size
 
     def _signature(self, leaf: _Leaf) -> Signature[Any]:
-        options = leaf.options.for_celery(self._jobs.catalogue.reverses_priority)
+        # A countdown begins when the step before has ended.
+        options = leaf.options.for_celery(None if leaf.receives else self._now, self._jobs.catalogue.reverses_priority)
         if leaf.task.task.ignore_result:
             options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
         args, kwargs = leaf.arguments
         made: Signature[Any] = leaf.task.task.signature(tuple(args), kwargs).set(task_id=leaf.id, **options)
         return made
 
-    def _step(self, leaf: _Leaf, now: datetime) -> Step:
+    def _step(self, leaf: _Leaf) -> Step:
         options = leaf.options
-        due = options.eta if leaf.receives else options.due(now)  # a countdown begins when the step before has ended
+        due = options.eta if leaf.receives else options.due(self._now)
         record = JobRecord(
             id=leaf.id,
             task=leaf.task.name,
@@ -425,11 +431,11 @@ class _Plan:
             tags=options.tags,
             queue=options.queue or leaf.task.queue,
             priority=options.priority,
-            created_at=milliseconds(now),
+            created_at=milliseconds(self._now),
             eta=None if due is None else milliseconds(due),
             workflow=self.id,
         )
-        delay = max(0.0, (due - now).total_seconds()) if due else 0.0
+        delay = max(0.0, (due - self._now).total_seconds()) if due else 0.0
         return Step(record, leaf.given, None if leaf.receives else delay, leaf.before)
 
 

@@ -13,8 +13,9 @@ from celery.app.task import Context
 from celery.exceptions import Reject
 
 from tests.servers import Server, free_port
-from tornado_celery_bridge.ledger import Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
-from tornado_celery_bridge.ledger.worker import _begin, _WorkerLedger
+from tornado_celery_bridge.ledger import Acceptance, Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
+from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
+from tornado_celery_bridge.ledger.worker import _begin
 
 pytestmark = pytest.mark.server
 
@@ -46,21 +47,24 @@ async def ledger(app: Celery) -> AsyncIterator[Ledger]:
 
 
 @pytest.fixture
-def worker(app: Celery) -> _WorkerLedger:
-    return _WorkerLedger(app)
+def worker(app: Celery) -> WorkerLedger:
+    return WorkerLedger(app)
 
 
 def record(job_id: str, *, task: str = "t", owner: str = "", tags: tuple[str, ...] = ()) -> JobRecord:
     return JobRecord(id=job_id, task=task, owner=owner, queue="q", created_at=NOW, tags=list(tags))
 
 
-async def begin(
-    worker: _WorkerLedger, job_id: str, token: str, *, task: str = "t", again: bool = False, retries: int = 0
-) -> str:
-    return await asyncio.to_thread(worker.start, job_id, task, token, again=again, worker="w@here", retries=retries)
+async def accept(ledger: Ledger, record: JobRecord, given: dict[str, Any] | list[Any], **more: Any) -> Acceptance:
+    message = {"task": record.task, "args": [], "kwargs": {}, "options": {"task_id": record.id}}
+    return await ledger.accept(record, given, message=message, **more)
 
 
-async def end(worker: _WorkerLedger, job_id: str, state: str = "SUCCESS", value: Any = 1) -> None:
+async def begin(worker: WorkerLedger, job_id: str, token: str, *, task: str = "t", **more: Any) -> str:
+    return await asyncio.to_thread(worker.start, job_id, task, token, worker="w@here", **more)
+
+
+async def end(worker: WorkerLedger, job_id: str, state: str = "SUCCESS", value: Any = 1) -> None:
     await asyncio.to_thread(worker.finish, job_id, state, value)
 
 
@@ -74,9 +78,9 @@ async def keys(ledger: Ledger) -> set[str]:
     return {key.decode() async for key in ledger._redis.scan_iter("*")}
 
 
-async def test_a_life(ledger: Ledger, worker: _WorkerLedger) -> None:
+async def test_a_life(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await ledger.get("a") is None
-    assert (await ledger.accept(record("a", tags=("x",)), {"n": [1, None]})).kind == "accepted"
+    assert (await accept(ledger, record("a", tags=("x",)), {"n": [1, None]})).kind == "accepted"
     assert await job(ledger, "a") == Job(record=record("a", tags=("x",)))
     assert await ledger.input_of("a") == b'{"n":[1,null]}'
     assert await begin(worker, "a", "1") == "go"
@@ -89,23 +93,23 @@ async def test_a_life(ledger: Ledger, worker: _WorkerLedger) -> None:
     assert all(key.startswith("pre.tcb:") for key in await keys(ledger))
 
 
-async def test_what_must_not_run(ledger: Ledger, worker: _WorkerLedger) -> None:
-    await ledger.accept(record("a"), {})
+async def test_what_must_not_run(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
     assert await begin(worker, "nobody's", "1") == "unknown"
     assert await begin(worker, "a", "0", task="a part of it") == "go"
     assert await begin(worker, "a", "1") == "go"
     assert await begin(worker, "a", "1") == "go"  # the same question, asked again as the answer was lost
     assert await begin(worker, "a", "2") == "duplicate"
-    assert await begin(worker, "a", "3", again=True) == "go"
+    assert await begin(worker, "a", "3", replaced=True) == "go"
     assert (await job(ledger, "a")).attempt == 2
     await end(worker, "a", "FAILURE", {"type": "E", "module": "m", "message": "no"})
-    assert await begin(worker, "a", "4", again=True) == "FAILURE"
+    assert await begin(worker, "a", "4", replaced=True) == "FAILURE"
     await end(worker, "a", "SUCCESS")  # an attempt that was given up for dead
     assert (await job(ledger, "a")).state == "FAILURE"
 
 
-async def test_a_retry_runs_again(ledger: Ledger, worker: _WorkerLedger) -> None:
-    await ledger.accept(record("a"), {})
+async def test_a_retry_runs_again(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
     error = {"type": "E", "module": "m", "message": "not yet"}
     told: dict[str, Any] = {"kind": "state", "data": {"state": "RETRY", "error": error}, "state": "RETRY"}
 
@@ -125,9 +129,9 @@ async def test_a_retry_runs_again(ledger: Ledger, worker: _WorkerLedger) -> None
     assert await begin(worker, "a", "4", retries=2) == "duplicate"
 
 
-async def test_cancelling(ledger: Ledger, worker: _WorkerLedger) -> None:
+async def test_cancelling(ledger: Ledger, worker: WorkerLedger) -> None:
     for job_id in ("a", "b", "c"):
-        await ledger.accept(record(job_id), {})
+        await accept(ledger, record(job_id), {})
     assert await ledger.cancel("a") == "PENDING"
     assert (await job(ledger, "a")).state == "REVOKED"
     assert await begin(worker, "a", "1") == "REVOKED"
@@ -136,7 +140,7 @@ async def test_cancelling(ledger: Ledger, worker: _WorkerLedger) -> None:
     assert await asyncio.to_thread(worker.report, "b", "log", {}) == "go"
     assert await ledger.cancel("b") == "STARTED"
     assert await asyncio.to_thread(worker.report, "b", "log", {}) == "cancelled"
-    assert await begin(worker, "b", "2", again=True) == "REVOKED"  # its worker died before it could be told
+    assert await begin(worker, "b", "2", replaced=True) == "REVOKED"  # its worker died before it could be told
     assert (await job(ledger, "b")).state == "REVOKED"
     await end(worker, "c")
     assert await ledger.cancel("c") == "SUCCESS"
@@ -144,35 +148,36 @@ async def test_cancelling(ledger: Ledger, worker: _WorkerLedger) -> None:
     assert await ledger.cancel("none") is None
 
 
-async def test_so_many_unfinished_jobs_and_no_more(ledger: Ledger, worker: _WorkerLedger) -> None:
-    async def accept(job_id: str) -> str:
-        return (await ledger.accept(record(job_id, owner="o"), {}, max_unfinished=2)).kind
+async def test_so_many_unfinished_jobs_and_no_more(ledger: Ledger, worker: WorkerLedger) -> None:
+    async def ask(job_id: str) -> str:
+        return (await accept(ledger, record(job_id, owner="o"), {}, max_unfinished=2)).kind
 
-    assert [await accept(job_id) for job_id in "abc"] == ["accepted", "accepted", "full"]
+    assert [await ask(job_id) for job_id in "abc"] == ["accepted", "accepted", "full"]
     await end(worker, "a")
-    assert [await accept(job_id) for job_id in "cd"] == ["accepted", "full"]
+    assert [await ask(job_id) for job_id in "cd"] == ["accepted", "full"]
     await ledger.withdraw("c")
     await ledger.cancel("b")
-    assert [await accept(job_id) for job_id in "efg"] == ["accepted", "accepted", "full"]
+    assert [await ask(job_id) for job_id in "efg"] == ["accepted", "accepted", "full"]
 
 
-async def test_withdrawn_it_never_was(ledger: Ledger, worker: _WorkerLedger) -> None:
+async def test_withdrawn_it_never_was(ledger: Ledger, worker: WorkerLedger) -> None:
     held = Reservation("name", "print")
-    await ledger.accept(record("a", owner="o", tags=("x", "y")), {}, reservation=held)
+    await accept(ledger, record("a", owner="o", tags=("x", "y")), {}, reservation=held)
     await ledger.withdraw("a", held)
-    assert await keys(ledger) == set()
-    await ledger.accept(record("b"), {}, reservation=held)
+    await asyncio.to_thread(worker.reconcile, "me", 0.001, 9, [])
+    assert await keys(ledger) <= {"pre.tcb:leader"}
+    await accept(ledger, record("b"), {}, reservation=held)
     await begin(worker, "b", "1")
     await ledger.withdraw("b", held)  # it was published after all
     assert (await job(ledger, "b")).state == "STARTED"
 
 
-async def test_forgotten_and_remembered(ledger: Ledger, worker: _WorkerLedger) -> None:
+async def test_forgotten_and_remembered(ledger: Ledger, worker: WorkerLedger) -> None:
     ledger._ttl = 0.01
     for number in range(5):
-        await ledger.accept(record(f"j{number}", owner="o", tags=("x",)), {})
+        await accept(ledger, record(f"j{number}", owner="o", tags=("x",)), {})
         await end(worker, f"j{number}")
-    await ledger.accept(record("open", owner="o"), {})
+    await accept(ledger, record("open", owner="o"), {})
     async with asyncio.timeout(10):
         forgotten = 0
         while forgotten < 5:
@@ -182,6 +187,7 @@ async def test_forgotten_and_remembered(ledger: Ledger, worker: _WorkerLedger) -
     kept = await keys(ledger) - {f"pre.tcb:gone:j{number}" for number in range(5)}
     assert kept == {
         *("pre.tcb:job:open", "pre.tcb:input:open", "pre.tcb:open", "pre.tcb:index:all"),
+        *("pre.tcb:message:open", "pre.tcb:reached", "pre.tcb:queued:q:"),
         *("pre.tcb:index:owner:o", "pre.tcb:index:task:t", "pre.tcb:index:state:PENDING"),
     }
 
@@ -191,25 +197,25 @@ async def test_a_record_comes_back_as_it_was(ledger: Ledger) -> None:
         **{"id": str(uuid.uuid4()), "task": "é", "owner": "o", "queue": "q", "created_at": NOW, "priority": 0},
         **{"eta": NOW + 1, "tags": ["x", "☃"], "options": {"countdown": 1.5}, "retry_of": "r", "workflow": None},
     )
-    await ledger.accept(full, [])
+    await accept(ledger, full, [])
     assert await job(ledger, full.id) == Job(record=full)
     assert (await ledger.find(tags=["☃"])).jobs == [Job(record=full)]
     with pytest.raises(ValueError, match="16 characters"):
-        await ledger.accept(record("a" * 16), {})
+        await accept(ledger, record("a" * 16), {})
 
 
-async def test_a_finished_job_takes_a_kilobyte(ledger: Ledger, worker: _WorkerLedger) -> None:
+async def test_a_finished_job_takes_a_kilobyte(ledger: Ledger, worker: WorkerLedger) -> None:
     given, result = {"text": "x" * 200}, "y" * 200
     payload = len(json.dumps(given)) + len(json.dumps(result))
 
     async def run(count: int) -> None:
         records = [record(str(uuid.uuid4()), task="a.task", owner="o", tags=("x",)) for _ in range(count)]
-        await asyncio.gather(*(ledger.accept(each, given) for each in records))
+        await asyncio.gather(*(accept(ledger, each, given) for each in records))
         await asyncio.to_thread(_run, [each.id for each in records])
 
     def _run(ids: list[str]) -> None:
         for each in ids:
-            worker.start(each, "a.task", each, again=False, worker="celery@a-host")
+            worker.start(each, "a.task", each, worker="celery@a-host")
             worker.finish(each, "SUCCESS", result)
             worker._sure.delete(f"pre.tcb:events:{each}")  # as an hour later
 
@@ -222,10 +228,11 @@ async def test_a_finished_job_takes_a_kilobyte(ledger: Ledger, worker: _WorkerLe
     assert (await used() - before) / 1_000 - payload < 1_024
 
 
-async def test_pages_of_many_at_one_moment(ledger: Ledger, worker: _WorkerLedger) -> None:
+async def test_pages_of_many_at_one_moment(ledger: Ledger, worker: WorkerLedger) -> None:
     await asyncio.gather(
         *(
-            ledger.accept(
+            accept(
+                ledger,
                 record(
                     str(uuid.uuid4()) if number % 3 else f"j{number:03}",
                     task="even" if number % 2 == 0 else "odd",
@@ -257,9 +264,9 @@ async def test_pages_of_many_at_one_moment(ledger: Ledger, worker: _WorkerLedger
 async def test_a_page_looks_at_so_many_and_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tornado_celery_bridge.ledger._ledger.LOOKS", 10)
     for number in range(30):
-        await ledger.accept(record(f"j{number}", tags=("rare",) if number == 0 else ()), {})
+        await accept(ledger, record(f"j{number}", tags=("rare",) if number == 0 else ()), {})
     for number in range(30, 60):
-        await ledger.accept(record(f"j{number}", task="u", tags=("rare", "x") if number == 59 else ("x",)), {})
+        await accept(ledger, record(f"j{number}", task="u", tags=("rare", "x") if number == 59 else ("x",)), {})
     page = await ledger.find(task="t", tags=["x"], limit=5)  # nothing fits, and thirty might
     pages = 1
     while page.cursor is not None:
@@ -269,8 +276,8 @@ async def test_a_page_looks_at_so_many_and_no_more(ledger: Ledger, monkeypatch: 
     assert pages == 4
 
 
-async def test_each_event_once_whatever_happens_to_the_connection(ledger: Ledger, worker: _WorkerLedger) -> None:
-    await ledger.accept(record("a"), {})
+async def test_each_event_once_whatever_happens_to_the_connection(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
     await begin(worker, "a", "1")
     seen = []
 
@@ -297,10 +304,10 @@ async def test_each_event_once_whatever_happens_to_the_connection(ledger: Ledger
     assert ledger.following == 0
 
 
-async def test_a_consumer_that_falls_behind_misses_nothing(ledger: Ledger, worker: _WorkerLedger) -> None:
-    await ledger.accept(record("a"), {})
+async def test_a_consumer_that_falls_behind_misses_nothing(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
     with ledger.follow("a") as events:
-        await asyncio.to_thread(worker.start, "a", "t", "1", again=False, worker="w")
+        await asyncio.to_thread(worker.start, "a", "t", "1", worker="w")
         assert (await anext(events)).kind == "state"  # it is subscribed
         await asyncio.to_thread(lambda: [worker.report("a", "log", {"n": n}) for n in range(900)])
         await end(worker, "a")
@@ -308,9 +315,9 @@ async def test_a_consumer_that_falls_behind_misses_nothing(ledger: Ledger, worke
         assert [event.number async for event in events] == list(range(2, 903))
 
 
-async def test_pace(ledger: Ledger, worker: _WorkerLedger) -> None:
+async def test_pace(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await ledger.pace("t") == (None, None)
-    await ledger.accept(record("a"), {})
+    await accept(ledger, record("a"), {})
     await begin(worker, "a", "1")
     await end(worker, "a")
     waited, ran = await ledger.pace("t")
@@ -329,7 +336,7 @@ def test_settings_of_the_app(tmp_path: Path) -> None:
 
 
 def test_a_task_goes_back_into_its_queue_while_the_ledger_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tornado_celery_bridge.ledger.worker.ATTEMPTS", 0)
+    monkeypatch.setattr("tornado_celery_bridge.ledger._worker_ledger.ATTEMPTS", 0)
     app = Celery("away", backend=f"redis://127.0.0.1:{free_port()}/0", set_as_current=False)
 
     @app.task(name="away.task", shared=False)

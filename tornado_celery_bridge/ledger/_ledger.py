@@ -16,6 +16,7 @@ from typing import Any, Self
 import redis.asyncio
 from celery.backends.redis import RedisBackend
 from celery.exceptions import ImproperlyConfigured
+from kombu.utils import json
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -117,19 +118,24 @@ class Ledger:
         record: JobRecord,
         given: dict[str, Any] | list[Any],
         *,
+        message: Mapping[str, Any],
         delay: float = 0.0,
         max_unfinished: int | None = None,
         reservation: Reservation | None = None,
+        unique: str = "",
     ) -> Acceptance:
         """
-        Write down a new job, and what its idempotency key is held by, in one step.
+        Write down a new job, and what its idempotency key is held by, in one step. From then on it will run: should
+        nobody publish it, or should its message be lost, a worker publishes *message*.
 
         Args:
             record: The job's record.
             given: Its input.
+            message: The signature of its task, as a mapping.
             delay: Seconds until it is due.
             max_unfinished: How many unfinished jobs its owner may have, this one included; None for any number.
             reservation: Of its idempotency key, if there is one.
+            unique: What it is the same job by as another; empty for a job that need not be the only one.
 
         Raises:
             LedgerUnavailable: It may have been written all the same.
@@ -139,12 +145,26 @@ class Ledger:
             _scripts.ACCEPT,
             *(record.id, record.encode(), dumps(given), record.owner, _ms(self._ttl), _ms(delay)),
             *("" if max_unfinished is None else max_unfinished, name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE)),
+            *(json.dumps(message), unique),
         )
         return Acceptance(answer[0].decode(), *answer[1:])
 
     async def respond(self, reservation: Reservation, response: bytes) -> None:
         """Keep *response* as the answer to the same request with the same idempotency key."""
         await self.call("HSET", f"{self.prefix}key:{reservation.name}", "response", response)
+
+    async def defer(self, job_id: str, most: int) -> bool:
+        """
+        Put a job that could not be published into the outbox: a worker publishes it once the broker is back.
+
+        Args:
+            job_id: The job's id.
+            most: How many jobs may be there.
+
+        Returns:
+            Whether it was put there; else it is as it was.
+        """
+        return bool(await self._run(_scripts.DEFER, job_id, most))
 
     async def withdraw(self, job_id: str, reservation: Reservation | None = None) -> None:
         """Forget a job that was not published, and let go of its idempotency key."""
@@ -170,6 +190,7 @@ class Ledger:
         state: str | None = None,
         tags: Sequence[str] = (),
         since: float | None = None,
+        dead: bool = False,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
@@ -181,6 +202,7 @@ class Ledger:
             task: Only of this task.
             state: Only in this state; STARTED has those in a state of the task's own, too.
             tags: Only with all of these.
+            dead: Only those that were given up, as their workers were lost time and again.
             since: Only those accepted at this time or later, in seconds since 1970.
             limit: At most so many.
             cursor: Of the page before.
@@ -193,7 +215,7 @@ class Ledger:
             raise ValueError("not a cursor")
         named = {"owner": owner or None, "task": task, "state": state}
         indexes = [f"{name}:{value}" for name, value in named.items() if value is not None]
-        indexes += [f"tag:{tag}" for tag in tags]
+        indexes += [f"tag:{tag}" for tag in tags] + ["dead"] * dead
         oldest = "-inf" if since is None else _ms(since)
         head, *rows = await self._run(
             _scripts.LIST, "", limit, LOOKS, newest, after, oldest, ",".join(FIELDS), *(indexes or ["all"])
@@ -201,18 +223,19 @@ class Ledger:
         jobs = [Job.of_fields(job_id.decode(), values) for job_id, *values in rows]
         return Page(jobs, f"{head[0].decode()}~{head[1].decode()}" if head else None)
 
-    async def cancel(self, job_id: str, *, unless_begun: bool = False) -> str | None:
+    async def cancel(self, job_id: str, *, unless_begun: bool = False, grace: float | None = None) -> str | None:
         """
         Cancel a job for good: one that has not begun ends here, one that runs is told when it next reports.
 
         Args:
             job_id: The job's id.
             unless_begun: Leave it alone if it runs.
+            grace: Seconds after which its worker ends its process, should it go on; None for never.
 
         Returns:
             The state that it was in; None for a job that is not there.
         """
-        state = await self._run(_scripts.CANCEL, job_id, "1" if unless_begun else "")
+        state = await self._run(_scripts.CANCEL, job_id, "1" if unless_begun else "", _ms(grace or 0))
         return None if state is None else state.decode()
 
     async def sweep(self) -> int:
@@ -233,6 +256,7 @@ class Ledger:
         steps: Sequence[Step],
         after: Mapping[str, Sequence[str]],
         *,
+        message: Mapping[str, Any],
         max_unfinished: int | None = None,
         reservation: Reservation | None = None,
     ) -> Acceptance:
@@ -243,6 +267,7 @@ class Ledger:
             record: The workflow's record.
             steps: Its jobs, in the tree's order.
             after: The ids of the jobs that come after others, by the name that those have as their ``before``.
+            message: The signature of all of it, as a mapping.
             max_unfinished: How many unfinished jobs its owner may have, these included; None for any number.
             reservation: Of the idempotency key, if there is one.
 
@@ -258,7 +283,7 @@ class Ledger:
             _scripts.ACCEPT_WORKFLOW,
             *(record.id, record.encode(), record.owner, _ms(self._ttl)),
             *("" if max_unfinished is None else max_unfinished, name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE)),
-            *(dumps(after), *jobs),
+            *(dumps(after), json.dumps(message), *jobs),
         )
         return Acceptance(answer[0].decode(), *answer[1:])
 
@@ -276,7 +301,9 @@ class Ledger:
         jobs = [Job.of_fields(job_id.decode(), values) for job_id, *values in rows]
         return Workflow(record, {job.record.id: job for job in jobs}, bool(cancelled))
 
-    async def cancel_workflow(self, workflow_id: str, ids: Sequence[str], *, whole: bool) -> None:
+    async def cancel_workflow(
+        self, workflow_id: str, ids: Sequence[str], *, whole: bool, grace: float | None = None
+    ) -> None:
         """
         Cancel jobs of a workflow for good, in one step, as :meth:`cancel` does each.
 
@@ -284,8 +311,9 @@ class Ledger:
             workflow_id: The workflow's id.
             ids: Of the jobs, in the tree's order.
             whole: Whether they are all of it.
+            grace: As for :meth:`cancel`.
         """
-        await self._run(_scripts.CANCEL_WORKFLOW, workflow_id, "1" if whole else "", *ids)
+        await self._run(_scripts.CANCEL_WORKFLOW, workflow_id, "1" if whole else "", _ms(grace or 0), *ids)
 
     # Events.
 

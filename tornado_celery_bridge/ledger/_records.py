@@ -255,11 +255,12 @@ class Acceptance(NamedTuple):
 
     ``accepted``; ``taken-over`` (whoever had reserved the key has not answered in time: publish it); ``exists`` (the
     key's own time is over, its job's is not); ``replay`` (answered before); ``in-flight``; ``other`` (another request
-    with the same key); ``full`` (the owner has as many unfinished jobs as they may).
+    with the same key); ``full`` (the owner has as many unfinished jobs as they may); ``unique`` (the same job is
+    unfinished).
 
     .. versionadded:: 0.1.0
     """
 
     kind: str
-    #: The answer of a ``replay``.
+    #: The answer of a ``replay``, or the id of the job that is the same.
     response: bytes | None = None

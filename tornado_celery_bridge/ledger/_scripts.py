@@ -10,11 +10,22 @@ Keys, all with the deployment's prefix:
                       the memory; so what may be long has keys of its own
 ``input:{id}``        JSON, as submitted
 ``value:{id}``        JSON, what goes with the state: the progress, the result, or the error
+``message:{id}``      JSON of the Celery signature to publish if the job's message is lost; of a workflow, all of it
 ``events:{id}``       list of the job's last events, numbered without gaps; also the channel they are published on. (A
                       stream would take 4 KB for the first event, and have no use for its ids.)
 ``index:…``           sorted sets of job ids, packed, by time of submission: ``all``, ``owner:…``, ``task:…``,
                       ``tag:…``, ``state:…``
 ``open``              hash: how many unfinished jobs an owner has
+``queued:{queue}:…``  sorted set of the jobs whose message is in a queue, at a priority, by when they were due there
+``reached``           hash: of each of these, when the latest that was begun was due
+``held``              sorted set of the jobs that workers have begun, by the end of their lease
+``later``             sorted set of the jobs that are to be published by a worker, by when
+``outbox``            sorted set of the jobs that could not be published yet, by when they were accepted, in µs
+``wake``              list: has an element when ``later`` or ``outbox`` has something new
+``slots:{limit}``     set of the jobs that hold a slot of a limit; ``parked:{limit}`` sorted set of those that wait
+``next:{limit}``      when the next job may begin by a limit's rate
+``unique:{…}``        the unfinished job with this input, of a task that is unique
+``leader``            which process looks for jobs that were lost
 ``workflow:{id}``     hash: a workflow's ``record`` (JSON, as submitted), ``owner``, ``jobs`` (JSON, their ids),
                       ``open`` (how many have not ended), ``cancelled`` (when all of it was), ``after:…`` (JSON, the
                       ids of the jobs that come after those that have this name as their ``before``), and ``ttl``
@@ -36,14 +47,19 @@ __all__ = (
     "ACCEPT_WORKFLOW",
     "CANCEL",
     "CANCEL_WORKFLOW",
+    "DEFER",
     "EVENTS",
     "FINISH",
+    "KEEP",
+    "LEASE",
     "LIST",
     "READ",
     "READ_WORKFLOW",
+    "RECONCILE",
     "REPORT",
     "START",
     "SWEEP",
+    "TAKE",
     "WITHDRAW",
     "WITHDRAW_WORKFLOW",
 )
@@ -53,6 +69,9 @@ local prefix, id = ARGV[1], ARGV[2]
 local job = prefix .. 'job:' .. id
 local events = prefix .. 'events:' .. id
 local ENDED = {SUCCESS = true, FAILURE = true, REVOKED = true}
+local LEASE = 10000  -- ms for which a worker holds a job without saying so again
+local GRACE = 8000  -- ms after which a job that others have overtaken is looked for
+local MAX_LOST = 3  -- so many attempts may be lost with their worker
 
 local function now()
   local time = redis.call('TIME')
@@ -115,6 +134,52 @@ local function turn(to)
   id, job, events = to, prefix .. 'job:' .. to, prefix .. 'events:' .. to
 end
 
+-- What is to be published by a worker, and soon.
+local function publish_later(at)
+  redis.call('ZADD', prefix .. 'later', at, pack(id))
+  redis.call('LPUSH', prefix .. 'wake', 1)
+  redis.call('LTRIM', prefix .. 'wake', 0, 0)
+end
+
+-- The job's message is in its queue since then, or will be.
+local function queue_name()
+  local known = redis.call('HMGET', job, 'queue', 'priority')
+  return known[1] .. ':' .. (known[2] or '')
+end
+
+local function enqueued(at)
+  local name = queue_name()
+  redis.call('ZADD', prefix .. 'queued:' .. name, at, pack(id))
+  redis.call('HSETNX', prefix .. 'reached', name, 0)
+end
+
+-- Give back a limit's slot; the one that has waited for longest gets it.
+local function release(limit)
+  local slots, parked, me = prefix .. 'slots:' .. limit, prefix .. 'parked:' .. limit, id
+  redis.call('SREM', slots, pack(id))
+  redis.call('HDEL', job, 'slot')
+  local first = redis.call('ZPOPMIN', parked)[1]
+  if not first then return end
+  turn(unpacked(first))
+  redis.call('SADD', slots, first)
+  redis.call('HSET', job, 'slot', limit)
+  redis.call('HDEL', job, 'parked')
+  publish_later(now())
+  turn(me)
+end
+
+-- Nothing is to become of the job any more.
+local function settle()
+  local packed = pack(id)
+  local known = redis.call('HMGET', job, 'slot', 'parked', 'unique')
+  redis.call('ZREM', prefix .. 'queued:' .. queue_name(), packed)
+  for _, name in ipairs({'held', 'later', 'outbox'}) do redis.call('ZREM', prefix .. name, packed) end
+  redis.call('DEL', prefix .. 'message:' .. id)
+  if known[2] then redis.call('ZREM', prefix .. 'parked:' .. known[2], packed) end
+  if known[3] then redis.call('DEL', prefix .. 'unique:' .. known[3]) end
+  if known[1] then release(known[1]) end
+end
+
 -- The last job of a workflow has ended.
 local function finish_workflow(name)
   local workflow = prefix .. 'workflow:' .. name
@@ -122,6 +187,7 @@ local function finish_workflow(name)
   local forgotten = now() + known[1]
   for _, each in ipairs(cjson.decode(known[2])) do redis.call('ZADD', prefix .. 'due', forgotten, pack(each)) end
   redis.call('ZADD', prefix .. 'due', forgotten, 'workflow:' .. name)
+  redis.call('DEL', prefix .. 'message:' .. name)
   local its_events = prefix .. 'events:' .. name
   redis.call('RPUSH', its_events, 'end {}')
   redis.call('PUBLISH', its_events, '1 end {}')
@@ -130,8 +196,9 @@ end
 
 local function finish_one(from, state, value)
   local known, time = redis.call('HMGET', job, 'ttl', 'owner', 'started_at', 'task', 'workflow'), now()
+  settle()
   redis.call('HSET', job, 'state', state, 'finished_at', time)
-  redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled')
+  redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'not_before', 'lost')
   set_value(value)
   move(from, state)
   local left = redis.call('HINCRBY', prefix .. 'open', known[2], -1)
@@ -178,16 +245,37 @@ end
 
 local CANCELLED = '{"type":"TaskRevokedError","module":"celery.exceptions","message":"cancelled"}'
 
--- End a job that has not begun, mark one that runs; return the state it was in.
-local function cancel(unless_begun)
+-- End a job that has not begun, mark one that runs; return the state it was in. After *grace* ms, if that is not 0, its
+-- worker ends the process of one that goes on all the same.
+local function cancel(unless_begun, grace)
   local state = redis.call('HGET', job, 'state')
   if not state or ENDED[state] then return state end
   if bucket(state) ~= 'STARTED' then
     finish(state, 'REVOKED', CANCELLED)
   elseif not unless_begun then
-    redis.call('HSET', job, 'cancelled', 1)
+    redis.call('HSET', job, 'cancelled', grace > 0 and now() + grace or 0)
   end
   return state
+end
+
+local DEAD = '{"type":"WorkerLostError","module":"billiard.exceptions","message":"given up: ' .. MAX_LOST ..
+  ' workers were lost while they ran it"}'
+
+-- The worker that ran the job does not hold it any more: it waits again, or is given up.
+local function lapse(state)
+  redis.call('ZREM', prefix .. 'held', pack(id))
+  if redis.call('HGET', job, 'cancelled') then return finish(state, 'REVOKED', CANCELLED) end
+  if redis.call('HINCRBY', job, 'lost', 1) >= MAX_LOST then
+    redis.call('ZADD', index('dead'), redis.call('HGET', job, 'created'), pack(id))
+    return finish(state, 'FAILURE', DEAD)
+  end
+  local time = now()
+  redis.call('HSET', job, 'state', 'PENDING', 'due', time)
+  redis.call('HDEL', job, 'token', 'started_at')
+  set_value('null')
+  move(state, 'PENDING')
+  enqueued(time)
+  event('state', cjson.encode({state = 'PENDING'}))
 end
 """
 
@@ -215,12 +303,16 @@ local function is_full(owner, most, more)
 end
 
 -- Write a job down, as it was asked for (JSON of its record's fields).
-local function write(fields, input, ttl, delay)
+local function write(fields, input, ttl, delay, message)
   local time, record, packed = now(), cjson.decode(fields), pack(id)
   for name, value in pairs(record) do redis.call('HSET', job, name, value) end
   redis.call('HSET', job, 'ttl', ttl, 'state', 'PENDING', 'created', time)
-  if delay then redis.call('HSET', job, 'due', time + delay) end
+  if delay then
+    redis.call('HSET', job, 'due', time + delay)
+    enqueued(time + delay)
+  end
   redis.call('SET', prefix .. 'input:' .. id, input)
+  if message ~= '' then redis.call('SET', prefix .. 'message:' .. id, message) end
   redis.call('HINCRBY', prefix .. 'open', record.owner, 1)
   redis.call('DEL', prefix .. 'gone:' .. id)
   redis.call('ZADD', index('all'), time, packed)
@@ -232,8 +324,8 @@ end
 """
 
 #: ARGV: prefix, id, record's fields (JSON), input, owner, ttl, delay, most unfinished ('' for any number), idempotency
-#: key ('' for none), its fingerprint, its ttl, its lease.
-#: Returns one of: accepted | taken-over | exists | full | other | in-flight | replay, response
+#: key ('' for none), its fingerprint, its ttl, its lease, message, what it is unique by ('' for one that is not).
+#: Returns one of: accepted | taken-over | exists | full | other | in-flight | replay, response | unique, id
 ACCEPT = (
     _COMMON
     + _WRITE
@@ -241,16 +333,26 @@ ACCEPT = (
 local held, hold = reserve(ARGV[9], ARGV[10], ARGV[11], ARGV[12])
 if held then return held end
 if redis.call('EXISTS', job) == 1 then return {'exists'} end
+local unique = ARGV[14] ~= '' and prefix .. 'unique:' .. ARGV[14]
+local same = unique and redis.call('GET', unique)
+if same then
+  if hold then hold() end
+  return {'unique', same}
+end
 if is_full(ARGV[5], ARGV[8], 1) then return {'full'} end
-write(ARGV[3], ARGV[4], ARGV[6], ARGV[7])
+write(ARGV[3], ARGV[4], ARGV[6], ARGV[7], ARGV[13])
+if unique then
+  redis.call('SET', unique, id)
+  redis.call('HSET', job, 'unique', ARGV[14])
+end
 if hold then hold() end
 return {'accepted'}
 """
 )
 
 #: ARGV: prefix, workflow's id, record, owner, ttl, most unfinished ('' for any number), idempotency key ('' for none),
-#: its fingerprint, its ttl, its lease, what comes after what (JSON: lists of ids, by name), then of each job: id,
-#: record's fields (JSON), input, delay ('' for one that others come before), before ('' for none).
+#: its fingerprint, its ttl, its lease, what comes after what (JSON: lists of ids, by name), message, then of each
+#: job: id, record's fields (JSON), input, delay ('' for one that others come before), before ('' for none).
 #: Returns what ACCEPT does.
 ACCEPT_WORKFLOW = (
     _COMMON
@@ -262,18 +364,19 @@ if held then return held end
 local workflow = prefix .. 'workflow:' .. name
 if redis.call('EXISTS', workflow) == 1 then return {'exists'} end
 local ids = {}
-for place = 12, #ARGV, 5 do ids[#ids + 1] = ARGV[place] end
+for place = 13, #ARGV, 5 do ids[#ids + 1] = ARGV[place] end
 if is_full(owner, ARGV[6], #ids) then return {'full'} end
-for place = 12, #ARGV, 5 do
+for place = 13, #ARGV, 5 do
   turn(ARGV[place])
   local delay, before = ARGV[place + 3], ARGV[place + 4]
-  write(ARGV[place + 1], ARGV[place + 2], ttl, delay ~= '' and delay)
+  write(ARGV[place + 1], ARGV[place + 2], ttl, delay ~= '' and delay, '')
   if before ~= '' then redis.call('HSET', job, 'before', before) end
 end
 redis.call('HSET', workflow, 'record', ARGV[3], 'owner', owner, 'ttl', ttl, 'jobs', cjson.encode(ids), 'open', #ids)
 for before, after in pairs(cjson.decode(ARGV[11])) do
   redis.call('HSET', workflow, 'after:' .. before, cjson.encode(after))
 end
+redis.call('SET', prefix .. 'message:' .. name, ARGV[12])
 redis.call('DEL', prefix .. 'gone:workflow:' .. name)
 if hold then hold() end
 return {'accepted'}
@@ -288,6 +391,7 @@ local function forget()
   redis.call('ZREM', index('task:' .. known[2]), packed)
   redis.call('ZREM', index('state:' .. bucket(known[4])), packed)
   redis.call('ZREM', index('owner:' .. known[1]), packed)
+  redis.call('ZREM', index('dead'), packed)
   for _, tag in ipairs(cjson.decode(known[3] or '[]')) do redis.call('ZREM', index('tag:' .. tag), packed) end
   redis.call('DEL', job, events, prefix .. 'input:' .. id, prefix .. 'value:' .. id)
   return known
@@ -300,6 +404,7 @@ WITHDRAW = (
     + _FORGET
     + """
 if redis.call('HGET', job, 'state') ~= 'PENDING' then return 0 end
+settle()
 local owner = forget()[1]
 if redis.call('HINCRBY', prefix .. 'open', owner, -1) <= 0 then redis.call('HDEL', prefix .. 'open', owner) end
 if ARGV[3] ~= '' then redis.call('DEL', prefix .. 'key:' .. ARGV[3]) end
@@ -313,7 +418,7 @@ WITHDRAW_WORKFLOW = (
     _COMMON
     + _FORGET
     + """
-local workflow = prefix .. 'workflow:' .. id
+local name, workflow = id, prefix .. 'workflow:' .. id
 local jobs = redis.call('HGET', workflow, 'jobs')
 if not jobs then return 0 end
 jobs = cjson.decode(jobs)
@@ -322,22 +427,24 @@ for _, each in ipairs(jobs) do
 end
 for _, each in ipairs(jobs) do
   turn(each)
+  settle()
   local owner = forget()[1]
   if redis.call('HINCRBY', prefix .. 'open', owner, -1) <= 0 then redis.call('HDEL', prefix .. 'open', owner) end
 end
-redis.call('DEL', workflow)
+redis.call('DEL', workflow, prefix .. 'message:' .. name)
 if ARGV[3] ~= '' then redis.call('DEL', prefix .. 'key:' .. ARGV[3]) end
 return 1
 """
 )
 
-#: ARGV: prefix, id, running task's name, token, redelivered or replaced ('1' | ''), worker, retries.
-#: Returns go | unknown | duplicate, or the state in which the job has ended.
+#: ARGV: prefix, id, running task's name, token, replaced ('1' | ''), worker, retries, limit ('' for none), how many
+#: jobs at once ('' for any number), ms from one to the next ('' for none).
+#: Returns go | unknown | duplicate | parked, or the state in which the job has ended.
 #: A retry's message may come before its predecessor has said that there will be one: its count tells it from a copy.
 START = (
     _COMMON
     + """
-local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries')
+local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked')
 local state = known[1]
 if not state then return 'unknown' end
 if ENDED[state] then return state end
@@ -346,14 +453,57 @@ if known[5] then
   return 'REVOKED'
 end
 if known[2] ~= ARGV[3] or known[3] == ARGV[4] then return 'go' end
-local retries = tonumber(ARGV[7])
-if ARGV[5] == '' and bucket(state) == 'STARTED' and retries <= tonumber(known[6] or 0) then return 'duplicate' end
-local time = now()
-local attempt = redis.call('HINCRBY', job, 'attempt', 1)
+if known[7] then return 'parked' end
+local retries, time, packed = tonumber(ARGV[7]), now(), pack(id)
+if ARGV[5] == '' and bucket(state) == 'STARTED' and retries <= tonumber(known[6] or 0) then
+  if time < tonumber(redis.call('ZSCORE', prefix .. 'held', packed) or 0) then return 'duplicate' end
+  lapse(state)
+  state = redis.call('HGET', job, 'state')
+  if ENDED[state] then return state end
+end
+
+local limit, most, interval = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
+if interval then
+  local mine = redis.call('HGET', job, 'not_before')
+  if mine then
+    if time < tonumber(mine) then return 'parked' end
+  else
+    local at = math.max(time, tonumber(redis.call('GET', prefix .. 'next:' .. limit) or 0))
+    redis.call('SET', prefix .. 'next:' .. limit, at + interval, 'PX', math.ceil(at - time + interval) + 1)
+    redis.call('HSET', job, 'not_before', at)
+    if at > time then
+      redis.call('ZREM', prefix .. 'queued:' .. queue_name(), packed)
+      publish_later(at)
+      return 'parked'
+    end
+  end
+end
+if most then
+  local slots = prefix .. 'slots:' .. limit
+  if redis.call('SISMEMBER', slots, packed) == 0 then
+    if redis.call('SCARD', slots) >= most then
+      redis.call('ZREM', prefix .. 'queued:' .. queue_name(), packed)
+      redis.call('ZADD', prefix .. 'parked:' .. limit, known[4] or time, packed)
+      redis.call('HSET', job, 'parked', limit)
+      return 'parked'
+    end
+    redis.call('SADD', slots, packed)
+    redis.call('HSET', job, 'slot', limit)
+  end
+end
+
+local attempt, queue = redis.call('HINCRBY', job, 'attempt', 1), queue_name()
 redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', ARGV[4], 'worker', ARGV[6], 'retries', retries)
+redis.call('HDEL', job, 'not_before')
+redis.call('ZREM', prefix .. 'queued:' .. queue, packed)
+redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
 set_value('null')
 move(state, 'STARTED')
-if attempt == 1 and known[4] then pace(known[2] .. ' wait', math.max(0, time - known[4])) end
+if known[4] then
+  if attempt == 1 then pace(known[2] .. ' wait', math.max(0, time - known[4])) end
+  local reached = tonumber(redis.call('HGET', prefix .. 'reached', queue) or 0)
+  if tonumber(known[4]) > reached then redis.call('HSET', prefix .. 'reached', queue, known[4]) end
+end
 event('state', cjson.encode({state = 'STARTED', attempt = attempt, started_at = time}))
 return 'go'
 """
@@ -365,14 +515,20 @@ return 'go'
 REPORT = (
     _COMMON
     + """
-local known = redis.call('HMGET', job, 'state', 'cancelled', 'retries')
+local known = redis.call('HMGET', job, 'state', 'cancelled', 'retries', 'due', 'slot')
 if not known[1] then return 'unknown' end
 if ENDED[known[1]] then return known[1] end
 if ARGV[7] ~= '' and known[3] ~= ARGV[7] then return 'go' end
 if ARGV[5] ~= '' then
+  if bucket(known[1]) ~= 'STARTED' then return 'go' end  -- of an attempt that was given up for lost
   move(known[1], ARGV[5])
   redis.call('HSET', job, 'state', ARGV[5])
   set_value(ARGV[6])
+  if ARGV[5] == 'RETRY' then
+    redis.call('ZREM', prefix .. 'held', pack(id))
+    enqueued(known[4] or now())
+    if known[5] then release(known[5]) end
+  end
 end
 event(ARGV[3], ARGV[4])
 return known[2] and 'cancelled' or 'go'
@@ -390,16 +546,16 @@ return 1
 """
 )
 
-#: ARGV: prefix, id, whether to leave a running job alone ('1' | '').
+#: ARGV: prefix, id, whether to leave a running job alone ('1' | ''), ms after which its process is ended (0 for never).
 #: A job that has not begun ends here; one that runs is marked. Returns the state it was in, or nothing for no job.
 CANCEL = (
     _COMMON
     + """
-return cancel(ARGV[3] ~= '')
+return cancel(ARGV[3] ~= '', tonumber(ARGV[4]))
 """
 )
 
-#: ARGV: prefix, workflow's id, whether it is all of the workflow ('1' | ''), ids of jobs…
+#: ARGV: prefix, workflow's id, whether it is all of the workflow ('1' | ''), as CANCEL's last, ids of jobs…
 CANCEL_WORKFLOW = (
     _COMMON
     + """
@@ -407,10 +563,159 @@ local workflow = prefix .. 'workflow:' .. id
 if tonumber(redis.call('HGET', workflow, 'open') or 0) <= 0 then return end
 if ARGV[3] ~= '' then redis.call('HSET', workflow, 'cancelled', 1) end
 -- From the last to the first, so that each is said to be cancelled, and not to have waited for one that was.
-for place = #ARGV, 4, -1 do
+for place = #ARGV, 5, -1 do
   turn(ARGV[place])
-  cancel(false)
+  cancel(false, tonumber(ARGV[4]))
 end
+"""
+)
+
+#: ARGV: prefix, id, message, due ('' for now). What a worker is about to publish, if it is a job's.
+KEEP = (
+    _COMMON
+    + """
+local state = redis.call('HGET', job, 'state')
+if not state or ENDED[state] then return 0 end
+local due = tonumber(ARGV[4]) or now()
+redis.call('SET', prefix .. 'message:' .. id, ARGV[3])
+redis.call('HSET', job, 'due', due)
+if bucket(state) ~= 'STARTED' then enqueued(due) end
+return 1
+"""
+)
+
+#: ARGV: prefix, id, how many there may be, place from the front (optional). A job that could not be published.
+#: Returns whether it will be.
+DEFER = (
+    _COMMON
+    + """
+if redis.call('HGET', job, 'state') ~= 'PENDING' then return 1 end
+if redis.call('ZCARD', prefix .. 'outbox') >= tonumber(ARGV[3]) then return 0 end
+local time = redis.call('TIME')
+redis.call('ZREM', prefix .. 'queued:' .. queue_name(), pack(id))
+redis.call('ZADD', prefix .. 'outbox', ARGV[4] or time[1] * 1000000 + time[2], pack(id))
+redis.call('LPUSH', prefix .. 'wake', 1)
+redis.call('LTRIM', prefix .. 'wake', 0, 0)
+return 1
+"""
+)
+
+_MESSAGES = """
+-- A job's message, or that of the workflow that it is part of, comes after its id.
+local function add_message(found)
+  local message = redis.call('GET', prefix .. 'message:' .. id)
+  if not message then
+    local workflow = redis.call('HGET', job, 'workflow')
+    message = workflow and redis.call('GET', prefix .. 'message:' .. workflow)
+  end
+  if message then
+    found[#found + 1] = id
+    found[#found + 1] = message
+  end
+end
+"""
+
+#: ARGV: prefix, '', how many at most, who asks. Take what is to be published now; the outbox only as leader, for order.
+#: Returns ms until there is more ('' for never), then id and message of each, in order.
+TAKE = (
+    _COMMON
+    + _MESSAGES
+    + """
+local time, most, found = now(), tonumber(ARGV[3]), {''}
+local due = {}
+if redis.call('GET', prefix .. 'leader') == ARGV[4] then due = redis.call('ZRANGE', prefix .. 'outbox', 0, most - 1) end
+for _, each in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'later', '-inf', time, 'LIMIT', 0, most)) do
+  due[#due + 1] = each
+end
+for _, each in ipairs(due) do
+  turn(unpacked(each))
+  redis.call('ZREM', prefix .. 'outbox', each)
+  redis.call('ZREM', prefix .. 'later', each)
+  local state = redis.call('HGET', job, 'state')
+  if state and not ENDED[state] then
+    enqueued(time)
+    add_message(found)
+  end
+end
+local next = redis.call('ZRANGE', prefix .. 'later', 0, 0, 'WITHSCORES')
+if #due >= most then found[1] = 0 elseif next[2] then found[1] = math.max(0, math.ceil(next[2] - time)) end
+return found
+"""
+)
+
+#: ARGV: prefix, '', worker, how many jobs it runs, ids of these…, ids of those that it ran and does not any more…
+#: Returns the ids of those that were cancelled and have not ended in time.
+LEASE = (
+    _COMMON
+    + """
+local time, late = now(), {}
+for place = 5, #ARGV do
+  turn(ARGV[place])
+  local known, held = redis.call('HMGET', job, 'worker', 'cancelled'), prefix .. 'held'
+  if known[1] == ARGV[3] then
+    if place - 4 <= tonumber(ARGV[4]) then
+      redis.call('ZADD', held, 'XX', time + LEASE, pack(id))
+      local deadline = tonumber(known[2] or 0)
+      if deadline > 0 and deadline <= time then late[#late + 1] = id end
+    else
+      redis.call('ZADD', held, 'XX', time, pack(id))
+    end
+  end
+end
+return late
+"""
+)
+
+#: ARGV: prefix, '', who asks, ms for which it then leads, how many at most, names of queues that are known to be empty…
+#: Looks for jobs whose worker or message was lost: those whose lease is over, and those that wait for longer than
+#: GRACE in a queue that is empty, or in which others were begun that came after them by more than that.
+#: Returns what is to be published: id and message of each; then '', and the names of queues that may be empty.
+RECONCILE = (
+    _COMMON
+    + _MESSAGES
+    + """
+local leader, time, most, found = redis.call('GET', prefix .. 'leader'), now(), tonumber(ARGV[5]), {}
+if leader and leader ~= ARGV[3] then return {} end
+redis.call('SET', prefix .. 'leader', ARGV[3], 'PX', ARGV[4])
+
+for _, each in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'held', '-inf', time, 'LIMIT', 0, most)) do
+  turn(unpacked(each))
+  local state = redis.call('HGET', job, 'state')
+  if state and bucket(state) == 'STARTED' then
+    lapse(state)
+    if not ENDED[redis.call('HGET', job, 'state')] then add_message(found) end
+  else
+    redis.call('ZREM', prefix .. 'held', each)
+  end
+end
+
+local empty, suspects = {}, {}
+for place = 6, #ARGV do empty[ARGV[place]] = true end
+local reached = redis.call('HGETALL', prefix .. 'reached')
+for place = 1, #reached, 2 do
+  local name, queued = reached[place], prefix .. 'queued:' .. reached[place]
+  local queue = string.match(name, '^(.*):[^:]*$')
+  local until_then = (empty[queue] and time or tonumber(reached[place + 1])) - GRACE
+  for _, each in ipairs(redis.call('ZRANGEBYSCORE', queued, '-inf', until_then, 'LIMIT', 0, most)) do
+    turn(unpacked(each))
+    local state = redis.call('HGET', job, 'state')
+    if state and not ENDED[state] and bucket(state) ~= 'STARTED' then
+      redis.call('ZADD', queued, time, each)
+      add_message(found)
+    else
+      redis.call('ZREM', queued, each)
+    end
+  end
+  local first = redis.call('ZRANGE', queued, 0, 0, 'WITHSCORES')
+  if not first[1] then
+    redis.call('HDEL', prefix .. 'reached', name)
+  elseif not empty[queue] and tonumber(first[2]) < time - GRACE then
+    suspects[#suspects + 1] = queue
+  end
+end
+found[#found + 1] = ''
+for _, queue in ipairs(suspects) do found[#found + 1] = queue end
+return found
 """
 )
 

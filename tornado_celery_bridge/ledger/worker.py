@@ -8,12 +8,23 @@ What it adds to a stock worker, and where:
 - whenever the worker stores a state: the same goes into the ledger (the result backend is a subclass of the app's
   own, found by the loader's ``override_backends``). So what ends a task ends the job, be it a return, an exception, a
   retry, a hard time limit, an expiry or a revoke;
-- while a task runs: what it logs by ``get_task_logger`` becomes the job's events.
+- while a task runs: what it logs by ``get_task_logger`` becomes the job's events;
+- before a worker publishes a job's message, be it of a retry or of what comes next in a chain: the ledger keeps it;
+- beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost.
+
+A task says of its jobs, by options of its own, over all workers:
+
+- ``max_concurrency``: how many may run at once;
+- ``max_rate``: how many may begin in a time, as ``"10/s"``, spelt as Celery spells ``rate_limit``;
+- ``limit_by``: the parameter by whose value both are counted, each for itself;
+- ``unique``: a job is not accepted twice while it is unfinished (for who accepts it, see ``Ledger.accept``).
 
 A task that is no job's costs one question to Redis when it starts and one when it ends.
 """
 
 import functools
+import hashlib
+import inspect
 import logging
 import threading
 import uuid
@@ -21,27 +32,23 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import redis
-from celery import Celery, bootsteps, states
+from celery import Celery, bootsteps, signals, states
 from celery.app.backends import by_name
-from celery.exceptions import Ignore, Reject
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
+from celery.app.task import Context
+from celery.exceptions import Ignore, ImproperlyConfigured, Reject
+from celery.utils.time import rate
+from kombu.utils import json
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
 
-from tornado_celery_bridge.ledger import _scripts
 from tornado_celery_bridge.ledger._json import dumps
-from tornado_celery_bridge.ledger._ledger import ledger_backend, prefix_of
+from tornado_celery_bridge.ledger._keeper import Keeper, is_keeper
+from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
 from tornado_celery_bridge.progress import STATE as PROGRESS
 
 __all__ = ("JobCancelled", "install", "is_installed")
 
 log = logging.getLogger(__name__)
 
-#: Attempts to reach Redis for what must not be lost, up to a second apart: outlasts a restart of Redis.
-ATTEMPTS = 30
 #: Characters of one log line that become an event.
 MAX_LINE = 4_000
 
@@ -62,58 +69,16 @@ def install(app: Celery) -> None:
 
     .. versionadded:: 0.1.0
     """
-    app.steps["worker"].add(_GuardTasks)
+    app.steps["worker"].update((_GuardTasks, _KeepJobs))
     if app.configured:  # type: ignore[attr-defined]
         _record_states(app)
     else:
         app.on_after_configure.connect(lambda **_: _record_states(app), weak=False)
 
 
-class _WorkerLedger:
-    """The ledger, for blocking code: made once a process for each app, connects at first use."""
-
-    def __init__(self, app: Celery) -> None:
-        backend: Any = ledger_backend(app)
-        options = app.conf.result_backend_transport_options or {}
-        self._prefix = prefix_of(options.get("global_keyprefix", ""))
-        params = {key: value for key, value in backend.connparams.items() if value is not None}
-        params.pop("retry_on_timeout", None)
-        if issubclass(params.get("connection_class", redis.Connection), redis.UnixDomainSocketConnection):
-            params.pop("socket_keepalive", None)
-            params.pop("socket_connect_timeout", None)
-        lost = (RedisConnectionError, RedisTimeoutError)
-        retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), ATTEMPTS, supported_errors=lost)
-        self._sure = redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=retry))
-        self._once = redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=Retry(ExponentialBackoff(), 0)))
-        self._start = self._sure.register_script(_scripts.START)
-        self._finish = self._sure.register_script(_scripts.FINISH)
-        self._report = self._once.register_script(_scripts.REPORT)
-
-    def start(self, task_id: str, task: str, token: str, *, again: bool, worker: str, retries: int = 0) -> str:
-        """Note that a task begins; return ``go``, ``unknown`` or why it must not run."""
-        answer = self._start(args=[self._prefix, task_id, task, token, "1" if again else "", worker, retries])
-        return str(answer.decode())
-
-    def finish(self, task_id: str, state: str, value: Any) -> None:
-        """Note how a task ended."""
-        self._finish(args=[self._prefix, task_id, state, dumps(value)])
-
-    def report(
-        self, task_id: str, kind: str, data: Any, state: str = "", value: Any = None, *, retries: int | None = None
-    ) -> str:
-        """Note what a task tells; what can't be noted now is left out. Return ``cancelled`` if it is to stop."""
-        ended = "" if retries is None else retries
-        args = [self._prefix, task_id, kind, dumps(data), state, dumps(value), ended]
-        try:
-            return str(self._report(args=args).decode())
-        except RedisError as exc:
-            log.warning("an event of task %s is lost: %s", task_id, exc)
-            return "unknown"
-
-
 @functools.cache
-def _ledger_of(app: Celery) -> _WorkerLedger:
-    return _WorkerLedger(app)
+def _ledger_of(app: Celery) -> WorkerLedger:
+    return WorkerLedger(app)
 
 
 def _now() -> str:
@@ -185,15 +150,39 @@ class _GuardTasks(bootsteps.Step):
             logger.addHandler(_LogLines())
 
 
+class _KeepJobs(bootsteps.StartStopStep):
+    """In the worker's main process, as long as it takes tasks."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        self._keeper = Keeper(worker.app, worker.hostname)
+        app = worker.app
+        signals.before_task_publish.connect(
+            functools.partial(_keep_message, app), weak=False, dispatch_uid=f"keep-{id(app)}"
+        )
+
+    def start(self, worker: Any) -> None:
+        self._keeper.start()
+
+    def stop(self, worker: Any) -> None:
+        self._keeper.stop()
+
+    def terminate(self, worker: Any) -> None:
+        self._keeper.stop()
+
+
 def _guard(task: Any, app: Celery) -> Callable[..., Any]:
     run = task.run
+    limit_of = _limit_of(task)
 
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         request = task.request
         if request.called_directly or request.is_eager:
             return run(*args, **kwargs)
-        job_id = _begin(task, request, app)
+        limit = limit_of(args, kwargs) if limit_of else None
+        job_id = _begin(task, request, app, limit)
         before, _running.job = getattr(_running, "job", None), job_id and (job_id, app)
         try:
             return run(*args, **kwargs)
@@ -207,21 +196,47 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
     return guarded
 
 
-def _begin(task: Any, request: Any, app: Celery) -> str | None:
+def _limit_of(task: Any) -> Callable[[Any, Any], Limit] | None:
+    """
+    Return what tells by which limit a call of *task* is counted; None for a task that has none.
+
+    Raises:
+        ImproperlyConfigured: Its options can't be meant.
+    """
+    most, per_second = getattr(task, "max_concurrency", None), getattr(task, "max_rate", None)
+    name = getattr(task, "limit_by", None)
+    if most is None and per_second is None:
+        return None
+    interval = None if per_second is None else 1 / rate(per_second)
+    signature = inspect.signature(task.run)
+    if name is not None and name not in signature.parameters:
+        raise ImproperlyConfigured(f"{task.name}: limit_by names no parameter: {name!r}")
+
+    def limit_of(args: Any, kwargs: Any) -> Limit:
+        if name is None:
+            return Limit(task.name, most, interval)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        value = hashlib.sha256(dumps(bound.arguments[name]).encode()).hexdigest()[:32]
+        return Limit(f"{task.name}:{value}", most, interval)
+
+    return limit_of
+
+
+def _begin(task: Any, request: Any, app: Celery, limit: Limit | None = None) -> str | None:
     """
     Note that a task begins, and return its id if it is a job's.
 
     Raises:
-        Ignore: It must not run.
+        Ignore: It must not run, or not now; then the ledger has it published again when it may.
         Reject: Whether it may is not known, as Redis is away: back into its queue with it.
     """
-    delivery = request.delivery_info or {}
-    again = bool(delivery.get("redelivered") or request.get("replaced_task_nesting"))
-    worker = request.hostname or ""
-    retries = request.retries or 0
-    token = uuid.uuid4().hex
+    replaced = bool(request.get("replaced_task_nesting"))
+    worker, retries, token = request.hostname or "", request.retries or 0, uuid.uuid4().hex
     try:
-        verdict = _ledger_of(app).start(request.id, task.name, token, again=again, worker=worker, retries=retries)
+        verdict = _ledger_of(app).start(
+            request.id, task.name, token, worker=worker, replaced=replaced, retries=retries, limit=limit
+        )
     except RedisError as exc:
         raise Reject(exc, requeue=True) from exc
     if verdict in ("go", "unknown"):
@@ -232,6 +247,32 @@ def _begin(task: Any, request: Any, app: Celery) -> str | None:
     elif verdict in states.READY_STATES and request.chord:
         _return_chord_part(task.backend, request)
     raise Ignore
+
+
+def _keep_message(
+    app: Celery,
+    *,
+    headers: dict[str, Any],
+    body: Any,
+    properties: dict[str, Any],
+    exchange: Any,
+    routing_key: Any,
+    **_: Any,
+) -> None:
+    """Have the ledger keep what is about to be published, if it is a job's: as the signature that it comes from."""
+    if is_keeper() or not isinstance(body, tuple):
+        return
+    args, kwargs, embed = body
+    delivery = {"exchange": exchange or "", "routing_key": routing_key}
+    options = Context(headers, **embed).as_execution_options()
+    options |= {"queue": routing_key} if not exchange else delivery
+    options["priority"] = properties.get("priority")
+    eta = headers.get("eta")
+    due = None if eta is None else datetime.fromisoformat(eta)
+    given = {name: value for name, value in options.items() if value is not None} | ({"eta": due} if due else {})
+    message = {"task": headers["task"], "args": args, "kwargs": kwargs, "options": given}
+    seconds = None if due is None else (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
+    _ledger_of(app).keep(headers["id"], json.dumps(message), seconds)
 
 
 def _return_chord_part(backend: Any, request: Any) -> None:

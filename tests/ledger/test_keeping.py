@@ -1,0 +1,252 @@
+"""What the ledger finds lost, holds up and gives out, against one Redis. Its clock is moved by moving what it wrote."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.ledger.test_ledger import NOW, accept, app, begin, end, job, ledger, record, redis_of_ours, worker
+from tornado_celery_bridge.ledger import JobRecord, Ledger, Step, WorkflowRecord
+from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
+
+__all__ = ("app", "ledger", "redis_of_ours", "worker")
+
+pytestmark = pytest.mark.server
+
+
+async def reconcile(worker: WorkerLedger, *empty: str, me: str = "me") -> tuple[list[str], set[str]]:
+    found, suspects = await asyncio.to_thread(worker.reconcile, me, 60.0, 100, list(empty))
+    assert all(json.loads(message)["options"]["task_id"] == job_id for job_id, message in found)
+    return [job_id for job_id, _ in found], suspects
+
+
+async def take(worker: WorkerLedger, me: str = "me") -> tuple[float | None, list[str]]:
+    pause, found = await asyncio.to_thread(worker.take, me, 100)
+    return pause, [job_id for job_id, _ in found]
+
+
+async def age(ledger: Ledger, name: str, job_id: str, seconds: float) -> None:
+    """Have what is written of a job in a sorted set be older by so many seconds."""
+    await ledger.call("ZINCRBY", f"{ledger.prefix}{name}", -seconds * 1000, job_id)
+
+
+async def lease(worker: WorkerLedger, running: list[str], gone: list[str], name: str = "w@here") -> list[str]:
+    return await asyncio.to_thread(worker.lease, name, running, gone)
+
+
+async def test_a_job_whose_worker_is_gone_runs_again(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    await begin(worker, "a", "1")
+    assert await reconcile(worker) == ([], set())
+    await age(ledger, "held", "a", 11)
+    await lease(worker, ["a"], [])
+    assert await reconcile(worker) == ([], set())  # it is held again
+    await age(ledger, "held", "a", 11)
+    await lease(worker, ["a"], [], "w@elsewhere")
+    assert await reconcile(worker) == (["a"], set())
+    waiting = await job(ledger, "a")
+    assert (waiting.state, waiting.attempt, waiting.started_at) == ("PENDING", 1, None)
+    assert await reconcile(worker) == ([], set())
+    assert await begin(worker, "a", "2") == "go"
+    assert (await job(ledger, "a")).attempt == 2
+
+
+async def test_a_copy_waits_for_the_lease(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    await begin(worker, "a", "1")
+    assert await begin(worker, "a", "2") == "duplicate"
+    await age(ledger, "held", "a", 11)
+    assert await begin(worker, "a", "3") == "go"
+
+
+async def test_what_a_worker_does_not_run_any_more_is_let_go_of(ledger: Ledger, worker: WorkerLedger) -> None:
+    for job_id in "abc":
+        await accept(ledger, record(job_id), {})
+        await begin(worker, job_id, job_id)
+    await end(worker, "b")
+    await lease(worker, ["c"], ["a", "b"])
+    assert await reconcile(worker) == (["a"], set())
+    assert (await job(ledger, "b")).state == "SUCCESS"
+
+
+async def test_given_up_after_three_lost_attempts(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a", owner="o"), {"n": 1})
+    for attempt in range(3):
+        assert (await job(ledger, "a")).state == "PENDING"
+        assert await begin(worker, "a", str(attempt)) == "go"
+        await age(ledger, "held", "a", 11)
+        await reconcile(worker)
+    dead = await job(ledger, "a")
+    assert dead.state == "FAILURE"
+    assert dead.error is not None
+    assert "3 workers were lost" in dead.error["message"]
+    assert [each.record.id for each in (await ledger.find(dead=True, owner="o")).jobs] == ["a"]
+    assert await ledger.input_of("a") == b'{"n":1}'
+    assert await begin(worker, "a", "late") == "FAILURE"
+
+
+async def test_a_zombie_says_nothing_but_the_end(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    await begin(worker, "a", "1")
+    await age(ledger, "held", "a", 11)
+    await reconcile(worker)
+    await asyncio.to_thread(worker.report, "a", "progress", {"current": 1}, "PROGRESS", {"current": 1})
+    assert (await job(ledger, "a")).state == "PENDING"
+    await end(worker, "a", value=7)
+    assert await begin(worker, "a", "2") == "SUCCESS"
+
+
+async def test_a_message_that_others_overtook_is_published_again(ledger: Ledger, worker: WorkerLedger) -> None:
+    for job_id in ("lost", "same", "other", "urgent"):
+        queue = "other" if job_id == "other" else "q"
+        priority = 9 if job_id == "urgent" else None
+        await accept(ledger, JobRecord(**_fields(job_id), queue=queue, priority=priority), {})
+    for name in ("queued:q:", "queued:other:", "queued:q:9"):
+        for job_id in ("lost", "same", "other", "urgent"):
+            await ledger.call("ZADD", f"{ledger.prefix}{name}", "XX", 1, job_id)
+    assert await reconcile(worker) == ([], {"q", "other"})  # long waits are no reason
+    await accept(ledger, record("late"), {})
+    await ledger.call("HSET", f"{ledger.prefix}job:same", "due", 8_000)
+    await begin(worker, "same", "1")
+    assert await reconcile(worker) == ([], {"q", "other"})  # what came at the same time is none
+    await ledger.call("HSET", f"{ledger.prefix}job:late", "due", 9_000)
+    await begin(worker, "late", "2")
+    await ledger.call("HSET", f"{ledger.prefix}reached", "q:", 9_001)
+    assert await reconcile(worker) == (["lost"], {"q", "other"})
+    assert await reconcile(worker) == ([], {"q", "other"})
+    assert await reconcile(worker, "other") == (["other"], {"q"})
+    assert await reconcile(worker, "q") == (["urgent"], set())
+
+
+def _fields(job_id: str) -> dict[str, Any]:
+    return {"id": job_id, "task": "t", "owner": "", "created_at": NOW}
+
+
+async def test_one_of_all_looks(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    await begin(worker, "a", "1")
+    await reconcile(worker, me="one")
+    await age(ledger, "held", "a", 11)
+    assert await reconcile(worker, me="other") == ([], set())
+    assert await reconcile(worker, me="one") == (["a"], set())
+
+
+async def test_a_retry_is_kept_until_it_is_due(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    await begin(worker, "a", "1")
+    message = json.dumps({"task": "t", "options": {"task_id": "a", "retries": 1}})
+    await asyncio.to_thread(worker.keep, "a", message, time.time() + 60)
+    error = {"type": "E", "module": "m", "message": "not yet"}
+    await asyncio.to_thread(lambda: worker.report("a", "state", {"state": "RETRY"}, "RETRY", error, retries=0))
+    await age(ledger, "held", "a", 11)
+    assert await reconcile(worker, "q") == ([], set())
+    await age(ledger, "queued:q:", "a", 70)
+    found, _ = await asyncio.to_thread(worker.reconcile, "me", 60.0, 100, ["q"])
+    assert found == [("a", message)]
+    assert (await job(ledger, "a")).state == "RETRY"
+
+
+async def test_a_workflow_that_was_never_published(ledger: Ledger, worker: WorkerLedger) -> None:
+    steps = [
+        Step(JobRecord(**_fields(name), queue="q", workflow="w"), {}, delay, before)
+        for name, delay, before in (("a", 0.0, "0"), ("b", None, None))
+    ]
+    workflow = WorkflowRecord(id="w", owner="", tags=[], created_at=NOW, tree={"chain": ["a", "b"]})
+    await ledger.accept_workflow(workflow, steps, {"0": ["b"]}, message={"all": "of it"})
+    await age(ledger, "queued:q:", "a", 11)
+    found, _ = await asyncio.to_thread(worker.reconcile, "me", 60.0, 100, ["q"])
+    assert found == [("a", '{"all": "of it"}')]
+    await begin(worker, "a", "1")
+    await end(worker, "a")
+    await asyncio.to_thread(worker.keep, "b", '{"b": 1}', None)  # as the worker does before it publishes it
+    await age(ledger, "queued:q:", "b", 11)
+    found, _ = await asyncio.to_thread(worker.reconcile, "me", 60.0, 100, ["q"])
+    assert found == [("b", '{"b": 1}')]
+    await begin(worker, "b", "2")
+    await end(worker, "b")
+    assert not [key async for key in ledger._redis.scan_iter("*message*")]
+
+
+async def test_the_outbox(ledger: Ledger, worker: WorkerLedger) -> None:
+    for job_id in "zab":
+        await accept(ledger, record(job_id), {})
+        assert await ledger.defer(job_id, 3)
+    await accept(ledger, record("d"), {})
+    assert not await ledger.defer("d", 3)
+    await accept(ledger, record("e"), {})
+    await ledger.cancel("a")
+    assert await take(worker) == (None, [])  # nobody leads yet
+    await reconcile(worker)
+    assert await take(worker) == (None, ["z", "b"])
+    await asyncio.to_thread(worker.defer, ["z", "b"])
+    assert await ledger.defer("e", 3)
+    assert await take(worker, "another") == (None, [])
+    assert await take(worker) == (None, ["z", "b", "e"])
+
+
+async def test_so_many_at_once_and_no_more(ledger: Ledger, worker: WorkerLedger) -> None:
+    two = Limit("user 1", 2, None)
+    for job_id in "abcdef":
+        await accept(ledger, record(job_id), {})
+    assert [await begin(worker, job_id, job_id, limit=two) for job_id in "abcd"] == ["go", "go", "parked", "parked"]
+    assert await begin(worker, "e", "e", limit=Limit("user 2", 2, None)) == "go"
+    assert await begin(worker, "c", "copy", limit=two) == "parked"
+    assert (await job(ledger, "c")).state == "PENDING"
+    await end(worker, "b")
+    assert await begin(worker, "f", "f", limit=two) == "parked"  # the slot is another's, who was there before
+    assert await take(worker) == (None, ["c"])
+    assert await begin(worker, "c", "again", limit=two) == "go"
+    await ledger.cancel("d")
+    await age(ledger, "held", "a", 11)
+    assert await reconcile(worker) == (["a"], set())  # lost, it keeps its slot
+    assert await begin(worker, "a", "again", limit=two) == "go"
+    await end(worker, "a")
+    assert await take(worker) == (None, ["f"])
+    for job_id in "cef":
+        await end(worker, job_id)
+    assert not [key async for key in ledger._redis.scan_iter("*slots*")]
+
+
+async def test_so_many_in_a_time(ledger: Ledger, worker: WorkerLedger) -> None:
+    ten_a_second = Limit("t", None, 0.1)
+    for job_id in "abcd":
+        await accept(ledger, record(job_id), {})
+    assert [await begin(worker, each, each, limit=ten_a_second) for each in "abc"] == ["go", "parked", "parked"]
+    begun, found = time.monotonic(), []
+    while len(found) < 2:
+        pause, more = await take(worker)
+        for job_id in more:
+            found.append((job_id, time.monotonic() - begun))
+            assert await begin(worker, job_id, "again", limit=ten_a_second) == "go"
+        await asyncio.sleep(0.005 if pause is None else pause)
+    assert [job_id for job_id, _ in found] == ["b", "c"]
+    assert found[0][1] > 0.05
+    assert found[1][1] > 0.15
+
+
+async def test_unique(ledger: Ledger, worker: WorkerLedger) -> None:
+    assert (await accept(ledger, record("a"), {}, unique="x")).kind == "accepted"
+    assert await accept(ledger, record("b"), {}, unique="x") == ("unique", b"a")
+    assert (await accept(ledger, record("c"), {}, unique="y")).kind == "accepted"
+    await begin(worker, "a", "1")
+    assert await accept(ledger, record("b"), {}, unique="x") == ("unique", b"a")
+    await end(worker, "a")
+    assert (await accept(ledger, record("b"), {}, unique="x")).kind == "accepted"
+    await ledger.withdraw("b")
+    assert (await accept(ledger, record("d"), {}, unique="x")).kind == "accepted"
+
+
+async def test_a_cancelled_job_that_goes_on_is_told_of(ledger: Ledger, worker: WorkerLedger) -> None:
+    for job_id in "abc":
+        await accept(ledger, record(job_id), {})
+        await begin(worker, job_id, job_id)
+    await ledger.cancel("a", grace=0.001)
+    await ledger.cancel("b")
+    await ledger.cancel("c", grace=60)
+    await asyncio.sleep(0.01)
+    assert await lease(worker, ["a", "b", "c"], []) == ["a"]
+    await age(ledger, "held", "b", 11)
+    assert await reconcile(worker) == ([], set())
+    assert (await job(ledger, "b")).state == "REVOKED"

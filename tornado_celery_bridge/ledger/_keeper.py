@@ -1,0 +1,174 @@
+"""
+What each worker's main process does for all jobs, beside running its own: ``install(app)`` starts it.
+
+Theory of operation. A job's message is in the ledger as long as the job is unfinished, so that anybody can publish it
+again under the same id; whoever begins a job asks the ledger first, so a copy too many is dropped. That leaves two
+things to be told apart from a job that is merely slow:
+
+- *A running job whose worker is gone.* A worker holds what it runs by a lease of ten seconds, renewed every two. What
+  a pool process did not finish is let go of at once.
+- *A waiting job whose message is gone.* In a queue the first come are the first begun. So a message that others
+  overtook by eight seconds was lost, or is held up in the hands of a busy worker; either way a copy helps. It helps a
+  job, too, that waits for longer than that in a queue that is empty. A queue that is long is no reason for anything:
+  nobody overtakes in it. (Each priority of a queue is one by itself here.)
+
+Two threads: leases must be renewed whatever the broker does, and publishing waits for the broker. Their connections are
+their own, as a pool process may be forked at any moment.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from typing import Any
+
+from celery import Celery
+from celery.worker import state as worker_state
+from kombu.utils import json
+
+from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
+
+__all__ = ("Keeper", "is_keeper")
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two renewals of leases, and between two searches for lost jobs.
+BEAT = 2.0
+#: Seconds for which one process leads the search when it does not come back.
+LEADERSHIP = 6.0
+#: Jobs that are published in one go.
+BATCH = 100
+
+
+_PUBLISHER = "job-publisher"
+
+
+def is_keeper() -> bool:
+    """Return whether this is the thread that publishes jobs again."""
+    return threading.current_thread().name == _PUBLISHER
+
+
+class Keeper:
+    """
+    Renews the leases of what a worker runs, and publishes what is to be published again, or late.
+
+    Args:
+        app: The worker's app.
+        hostname: The worker's node name.
+    """
+
+    def __init__(self, app: Celery, hostname: str) -> None:
+        self._app = app
+        self._hostname = hostname
+        self._ledger = WorkerLedger(app)
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._stopped = threading.Event()
+        self._running: set[str] = set()
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(work,), name=name, daemon=True)
+            for work, name in ((self._renew_leases, "job-leases"), (self._publish_jobs, _PUBLISHER))
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End, and let go of what still runs: its processes end with the worker."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(BEAT)
+        try:
+            self._ledger.lease(self._hostname, [], self._running | _running())
+        except Exception as exc:  # then the leases end by themselves
+            log.warning("leases of jobs are left to end by themselves: %s", exc)
+
+    def _repeat(self, work: Any) -> None:
+        while not self._stopped.is_set():
+            try:
+                work()
+            except Exception as exc:  # Redis or the broker is away; whatever it is, the next time comes
+                log.warning("keeping jobs: %s: %s", type(exc).__name__, exc)
+            self._stopped.wait(BEAT / 2)
+
+    # Leases.
+
+    def _renew_leases(self) -> None:
+        while not self._stopped.wait(BEAT):
+            running = _running()
+            late = self._ledger.lease(self._hostname, running, self._running - running)
+            self._running = running
+            for job_id in late:
+                log.warning("job %s was cancelled and goes on: its process is ended", job_id)
+                self._app.control.revoke(job_id, terminate=True, destination=[self._hostname])
+
+    # Publishing.
+
+    def _publish_jobs(self) -> None:
+        with self._app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=2)
+            producer = self._app.amqp.Producer(connection)
+            due = 0.0
+            while not self._stopped.is_set():
+                if time.monotonic() >= due:
+                    self._find_lost(connection, producer)
+                    due = time.monotonic() + BEAT
+                pause = self._publish_due(connection, producer)
+                if pause > 0:
+                    self._ledger.wait_for_wake(min(pause, max(0.01, due - time.monotonic())))
+
+    def _publish_due(self, connection: Any, producer: Any) -> float:
+        """Publish what is to be published now; return for how many seconds there is no more."""
+        pause, messages = self._ledger.take(self._name, BATCH)
+        if messages:
+            self._publish(producer, messages, late=True)
+        return BEAT if pause is None else pause
+
+    def _find_lost(self, connection: Any, producer: Any) -> None:
+        messages, suspects = self._ledger.reconcile(self._name, LEADERSHIP, BATCH, [])
+        empty = [queue for queue in suspects if _depth(connection, queue) == 0]
+        if empty:
+            more, _ = self._ledger.reconcile(self._name, LEADERSHIP, BATCH, empty)
+            messages += more
+        for job_id, _ in messages:
+            log.warning("job %s is published again: its worker or its message was lost", job_id)
+        self._publish(producer, messages)
+
+    def _publish(self, producer: Any, messages: list[tuple[str, str]], *, late: bool = False) -> None:
+        """Publish the messages of jobs; of a workflow, which several of its jobs may share, once."""
+        published: set[str] = set()
+        for place, (job_id, message) in enumerate(messages):
+            if message in published:
+                continue
+            published.add(message)
+            try:
+                self._app.signature(json.loads(message)).apply_async(producer=producer)
+            except producer.connection.connection_errors + producer.connection.channel_errors:
+                if late:  # they were the next to be published, and are again
+                    self._ledger.defer([job_id for job_id, _ in messages[place:]])
+                raise
+            except Exception:  # this one can't be; the others can
+                log.exception("job %s can't be published", job_id)
+
+
+def _running() -> set[str]:
+    """Return the ids of the tasks that this worker runs."""
+    while True:
+        try:
+            return {request.id for request in worker_state.active_requests}
+        except RuntimeError:  # changed by the main thread meanwhile
+            continue
+
+
+def _depth(connection: Any, queue: str) -> int:
+    """Return how many messages are in a queue, or 0 for one that there is not."""
+    try:
+        with connection.channel() as channel:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+    except connection.channel_errors:
+        return 0

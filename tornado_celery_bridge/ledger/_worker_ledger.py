@@ -1,0 +1,153 @@
+"""The ledger, as a worker uses it."""
+
+import logging
+import sys
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import redis
+from celery import Celery
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from tornado_celery_bridge.ledger import _scripts
+from tornado_celery_bridge.ledger._json import dumps
+from tornado_celery_bridge.ledger._ledger import ledger_backend, prefix_of
+
+__all__ = ("Limit", "WorkerLedger")
+
+log = logging.getLogger(__name__)
+
+#: Attempts to reach Redis for what must not be lost, up to a second apart: outlasts a restart of Redis.
+ATTEMPTS = 30
+
+
+class Limit(NamedTuple):
+    """What holds jobs of one kind up, over all workers."""
+
+    #: The kind.
+    name: str
+    #: How many may run at once; None for any number.
+    most: int | None
+    #: Seconds from the beginning of one to that of the next; None for no such limit.
+    interval: float | None
+
+
+class WorkerLedger:
+    """
+    The ledger, for blocking code; connects at first use.
+
+    Args:
+        app: Whose ledger it is.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        backend: Any = ledger_backend(app)
+        options = app.conf.result_backend_transport_options or {}
+        self._prefix = prefix_of(options.get("global_keyprefix", ""))
+        params = {key: value for key, value in backend.connparams.items() if value is not None}
+        params.pop("retry_on_timeout", None)
+        if issubclass(params.get("connection_class", redis.Connection), redis.UnixDomainSocketConnection):
+            params.pop("socket_keepalive", None)
+            params.pop("socket_connect_timeout", None)
+        lost = (RedisConnectionError, RedisTimeoutError)
+        retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), ATTEMPTS, supported_errors=lost)
+        self._sure = redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=retry))
+        self._once = redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=Retry(ExponentialBackoff(), 0)))
+        scripts = ("START", "FINISH", "REPORT", "KEEP", "TAKE", "LEASE", "RECONCILE", "DEFER")
+        self._scripts = {name: self._sure.register_script(getattr(_scripts, name)) for name in scripts}
+
+    def _run(self, script: str, *args: Any, client: redis.Redis | None = None) -> Any:
+        return self._scripts[script](args=[self._prefix, *args], client=client)
+
+    # A task that runs.
+
+    def start(
+        self,
+        task_id: str,
+        task: str,
+        token: str,
+        *,
+        worker: str,
+        replaced: bool = False,
+        retries: int = 0,
+        limit: Limit | None = None,
+    ) -> str:
+        """Note that a task begins; return ``go``, ``unknown`` or why it must not run."""
+        name, most, interval = limit or ("", None, None)
+        limits = (name, "" if most is None else most, "" if interval is None else round(interval * 1000))
+        return str(self._run("START", task_id, task, token, "1" if replaced else "", worker, retries, *limits).decode())
+
+    def finish(self, task_id: str, state: str, value: Any) -> None:
+        """Note how a task ended."""
+        self._run("FINISH", task_id, state, dumps(value))
+
+    def report(
+        self, task_id: str, kind: str, data: Any, state: str = "", value: Any = None, *, retries: int | None = None
+    ) -> str:
+        """Note what a task tells; what can't be noted now is left out. Return ``cancelled`` if it is to stop."""
+        ended = "" if retries is None else retries
+        args = (task_id, kind, dumps(data), state, dumps(value), ended)
+        try:
+            return str(self._run("REPORT", *args, client=self._once).decode())
+        except RedisError as exc:
+            log.warning("an event of task %s is lost: %s", task_id, exc)
+            return "unknown"
+
+    def keep(self, task_id: str, message: str, due: float | None) -> None:
+        """Note what is about to be published for a job, and for when, in seconds since 1970; None for now."""
+        self._run("KEEP", task_id, message, "" if due is None else round(due * 1000))
+
+    # All jobs.
+
+    def lease(self, worker: str, running: Collection[str], gone: Collection[str]) -> list[str]:
+        """
+        Renew the leases of what *worker* runs, and end those of what it does not run any more.
+
+        Returns:
+            The ids of jobs that were cancelled and have not ended in time.
+        """
+        late = self._run("LEASE", "", worker, len(running), *running, *gone, client=self._once)
+        return [job_id.decode() for job_id in late]
+
+    def take(self, me: str, most: int) -> tuple[float | None, list[tuple[str, str]]]:
+        """Return after how many seconds there is more (None for not at all), and ids and messages to publish now."""
+        pause, *found = self._run("TAKE", "", most, me, client=self._once)
+        return None if pause == b"" else int(pause) / 1000, _pairs(found)
+
+    def reconcile(
+        self, me: str, leadership: float, most: int, empty: Sequence[str]
+    ) -> tuple[list[tuple[str, str]], set[str]]:
+        """
+        Look for jobs that were lost, if nobody else does.
+
+        Args:
+            me: Who asks.
+            leadership: Seconds for which nobody else is to do it.
+            most: At most so many of each kind.
+            empty: Names of queues that are known to be empty.
+
+        Returns:
+            Ids and messages to publish, and the names of queues of which to find out whether they are empty.
+        """
+        found = self._run("RECONCILE", "", me, round(leadership * 1000), most, *empty, client=self._once)
+        if not found:
+            return [], set()
+        end = found.index(b"") if b"" in found else len(found)
+        return _pairs(found[:end]), {name.decode() for name in found[end + 1 :]}
+
+    def defer(self, job_ids: Sequence[str]) -> None:
+        """Put jobs that could not be published at the head of the outbox, in this order."""
+        for place, job_id in enumerate(job_ids):
+            self._run("DEFER", job_id, sys.maxsize, place, client=self._once)
+
+    def wait_for_wake(self, timeout: float) -> None:
+        """Return when there may be something to :meth:`take`, or after *timeout* seconds."""
+        self._once.blpop([f"{self._prefix}wake"], timeout=timeout)
+
+
+def _pairs(found: list[bytes]) -> list[tuple[str, str]]:
+    return [(found[place].decode(), found[place + 1].decode()) for place in range(0, len(found), 2)]
