@@ -163,14 +163,15 @@ class Jobs:
             )
         except DispatchUncertain:
             _log.warning("the broker did not confirm job %s: should it be lost, it is published again", record.id)
-        except (TypeError, EncodeError, QueueNotFound) as exc:  # as any message of this job would be
-            await self._withdraw(record, reservation)
+        except Exception as exc:
+            if isinstance(exc, BridgeError) and await self.defer(record.id, exc):
+                return Submission(Job(record=record), options.on_disconnect)
+            if accepted.kind == "accepted":  # else whoever had the key before may have published it
+                await self._withdraw(record, reservation)
+            if not isinstance(exc, TypeError | EncodeError | QueueNotFound):
+                raise
             _log.warning("job %s of %s could not be published: %r", record.id, record.task, exc)
             raise unpublishable() from exc
-        except BridgeError as exc:
-            if not await self.defer(record.id, exc):
-                await self._withdraw(record, reservation)
-                raise
         return Submission(Job(record=record), options.on_disconnect)
 
     async def defer(self, job_id: str, reason: BridgeError) -> bool:

@@ -82,7 +82,7 @@ KINDS = {
     "ledger-unavailable": Kind(503, "The job records cannot be reached. Nothing was accepted."),
     "broker-unavailable": Kind(503, "The broker cannot be reached. Nothing was accepted."),
     "dispatch-saturated": Kind(503, "Too many jobs wait to be published. Nothing was accepted."),
-    "dispatch-uncertain": Kind(503, "The broker did not confirm: `Location` and `job` name the job, which may run."),
+    "dispatch-uncertain": Kind(503, "Broker and ledger went away: `Location` and `job` name the job, which may run."),
     "waiters-saturated": Kind(503, "Too many requests wait already; the job is not affected."),
     "not-ready": Kind(503, "`checks` says what cannot be reached."),
     "shutting-down": Kind(503, "This process is about to end."),

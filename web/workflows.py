@@ -120,7 +120,7 @@ class Workflows:
             reservation: Of the request's idempotency key.
 
         Raises:
-            Problem: Not accepted; or, ``dispatch-uncertain``, perhaps.
+            Problem: Not accepted; or, ``dispatch-uncertain``, perhaps: see :meth:`Jobs.defer`.
             LedgerUnavailable, DispatchError: Not accepted.
         """
         plan = _Plan(self._jobs, principal, job_id_of(reservation))
@@ -480,13 +480,6 @@ def _ids(node: Any) -> Iterator[str]:
         return
     for child in node.values() if isinstance(node, dict) else node:
         yield from _ids(child)
-
-
-def _uncertain(workflow_id: str) -> Problem:
-    path = f"/v1/workflows/{workflow_id}"
-    detail = f"The broker did not confirm workflow {workflow_id}, which may run: ask {path} before trying again."
-    headers = {"Retry-After": "1", "Location": path}
-    return Problem(503, "dispatch-uncertain", detail, headers=headers, members=_link(workflow_id))
 
 
 def _link(workflow_id: str) -> dict[str, Any]:

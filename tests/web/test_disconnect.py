@@ -19,10 +19,10 @@ async def hang_up_while_waiting(service: Service, body: object, wait: int = 30) 
         f"POST /v1/tasks/s.nap/jobs HTTP/1.1\r\nHost: x\r\n"
         f"Prefer: wait={wait}\r\nContent-Length: {len(content)}\r\n\r\n"
     )
-    before = {key async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*")}
+    before = {key async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*", count=10_000)}
     _, writer = await service.raw(head.encode() + content)
     await until(lambda: service.jobs.ledger.following)
-    (new,) = {key async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*")} - before
+    (new,) = {key async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*", count=10_000)} - before
     job_id = new.decode().removeprefix("tcb:job:")
     async with asyncio.timeout(20):
         while (await service.jobs.get(EVERYBODY, job_id)).state != "STARTED":

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tests.web.sample import make_app
 from tornado_celery_bridge import BrokerUnavailable, DispatchUncertain
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
 from web.keys import EVERYBODY
+
+WAIT = {"Prefer": "wait=30"}
 
 pytestmark = pytest.mark.server
 
@@ -91,47 +94,75 @@ async def test_many_at_once(own_service: Service) -> None:
     assert len(await records(own_service)) == 500
 
 
+@asynccontextmanager
+async def workers(environment: dict[str, str], log: Path, *options: str) -> AsyncIterator[None]:
+    """Run a worker for the block, started and ended in a thread."""
+    context = worker("tests.web.sample", environment, log, "-Q", "websample", *options)
+    await asyncio.to_thread(context.__enter__)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(context.__exit__, None, None, None)
+
+
 async def records(service: Service) -> list[str]:
-    return [key.decode() async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*")]
+    return [key.decode() async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*", count=10_000)]
 
 
-async def test_the_broker_alone_is_gone(own_server: Server, tmp_path: Path) -> None:
+async def test_the_broker_alone_is_gone(own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is accepted meanwhile waits in the ledger, and runs in order once the broker is back."""
     broker = await asyncio.to_thread(Server(tmp_path / "broker").start)
-    app = make_app(own_server.url)
-    app.conf.broker_url = broker.url
+    monkeypatch.setenv("SAMPLE_LEDGER", own_server.url)
+    app = make_app(broker.url)
+    app.conf.result_backend = own_server.url
     async with running(app) as service:
         await asyncio.to_thread(broker.kill)
-        response = await service.submit("s.add", {"input": [1]})
-        problem(response, 503, "broker-unavailable")
-        assert response.headers["Retry-After"]
-        assert await records(service) == []
+        began, accepted = time.perf_counter(), []
+        for number in range(20):
+            response = await service.submit("s.add", {"input": [number]})
+            assert response.code == 202, response.body
+            accepted.append(json.loads(response.body))
+        assert time.perf_counter() - began < 5
         checks = problem(await service.fetch("/readyz"), 503, "not-ready")["checks"]
         assert (checks["ledger"], checks["result_backend"]) == ("ok", "ok")
+        monkeypatch.setattr("web.jobs.MAX_OUTBOX", 20)
+        problem(response := await service.submit("s.add", {"input": [1]}), 503, "broker-unavailable")
+        assert response.headers["Retry-After"]
+        assert len(await records(service)) == 20
+        await service.fetch(f"{accepted.pop(7)['links']['self']}/cancel", "POST")
+        await asyncio.to_thread(broker.start)
+        environment = {"SAMPLE_URL": broker.url, "SAMPLE_LEDGER": own_server.url, "PYTHONPATH": str(ROOT)}
+        async with workers(environment, tmp_path / "log", "-c", "1"):
+            done = [json.loads((await service.fetch(job["links"]["self"], headers=WAIT)).body) for job in accepted]
+    assert {(job["state"], job["attempt"]) for job in done} == {("SUCCESS", 1)}
+    assert [job["started_at"] for job in done] == sorted(job["started_at"] for job in done)
     app.close()
+    await asyncio.to_thread(broker.stop)
 
 
-async def test_not_sent_leaves_no_record(own_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unavailable(*args: object, task_id: str, **options: object) -> None:
-        raise BrokerUnavailable("gone", task_id=task_id, retry_after=3)
-
-    monkeypatch.setattr(own_service.bridge, "dispatch", unavailable)
-    response = await own_service.submit("s.add", {"input": [1]})
-    problem(response, 503, "broker-unavailable")
-    assert response.headers["Retry-After"] == "3"
-    assert await records(own_service) == []
-
-
-async def test_perhaps_sent_keeps_its_record(own_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_perhaps_sent_it_is_a_job_all_the_same(own_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     async def uncertain(*args: object, task_id: str, **options: object) -> None:
         raise DispatchUncertain("who knows", task_id=task_id, retry_after=1)
 
     monkeypatch.setattr(own_service.bridge, "dispatch", uncertain)
     response = await own_service.submit("s.add", {"input": [1]})
-    document = problem(response, 503, "dispatch-uncertain")
-    link = document["job"]["links"]["self"]
-    assert document["job"]["id"] in document["detail"]
-    assert response.headers["Location"] == link
+    assert response.code == 202
+    link = json.loads(response.body)["links"]["self"]
     assert json.loads((await own_service.fetch(link)).body)["state"] == "PENDING"
+
+
+async def test_the_ledger_goes_away_before_a_job_is_put_aside(
+    own_service: Service, own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable(*args: object, task_id: str, **options: object) -> None:
+        await asyncio.to_thread(own_server.kill)
+        raise BrokerUnavailable("gone", task_id=task_id, retry_after=3)
+
+    monkeypatch.setattr(own_service.bridge, "dispatch", unavailable)
+    response = await own_service.submit("s.add", {"input": [1]})
+    document = problem(response, 503, "dispatch-uncertain")
+    assert document["job"]["id"] in document["detail"]
+    assert response.headers["Location"] == document["job"]["links"]["self"]
 
 
 async def test_a_bug_leaves_no_record_and_tells_nothing(

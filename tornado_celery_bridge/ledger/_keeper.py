@@ -135,8 +135,6 @@ class Keeper:
         if empty:
             more, _ = self._ledger.reconcile(self._name, LEADERSHIP, BATCH, empty)
             messages += more
-        for job_id, _ in messages:
-            log.warning("job %s is published again: its worker or its message was lost", job_id)
         self._publish(producer, messages)
 
     def _publish(self, producer: Any, messages: list[tuple[str, str]], *, late: bool = False) -> None:
@@ -146,6 +144,8 @@ class Keeper:
             if message in published:
                 continue
             published.add(message)
+            if not late:
+                log.warning("job %s is published again: its worker or its message was lost", job_id)
             try:
                 self._app.signature(json.loads(message)).apply_async(producer=producer)
             except producer.connection.connection_errors + producer.connection.channel_errors:

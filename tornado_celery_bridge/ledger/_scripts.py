@@ -153,6 +153,13 @@ local function enqueued(at)
   redis.call('HSETNX', prefix .. 'reached', name, 0)
 end
 
+-- It is not, any more. Where nothing is, nothing can be overtaken.
+local function dequeued()
+  local name = queue_name()
+  redis.call('ZREM', prefix .. 'queued:' .. name, pack(id))
+  if redis.call('EXISTS', prefix .. 'queued:' .. name) == 0 then redis.call('HDEL', prefix .. 'reached', name) end
+end
+
 -- Give back a limit's slot; the one that has waited for longest gets it.
 local function release(limit)
   local slots, parked, me = prefix .. 'slots:' .. limit, prefix .. 'parked:' .. limit, id
@@ -172,7 +179,7 @@ end
 local function settle()
   local packed = pack(id)
   local known = redis.call('HMGET', job, 'slot', 'parked', 'unique')
-  redis.call('ZREM', prefix .. 'queued:' .. queue_name(), packed)
+  dequeued()
   for _, name in ipairs({'held', 'later', 'outbox'}) do redis.call('ZREM', prefix .. name, packed) end
   redis.call('DEL', prefix .. 'message:' .. id)
   if known[2] then redis.call('ZREM', prefix .. 'parked:' .. known[2], packed) end
@@ -472,7 +479,7 @@ if interval then
     redis.call('SET', prefix .. 'next:' .. limit, at + interval, 'PX', math.ceil(at - time + interval) + 1)
     redis.call('HSET', job, 'not_before', at)
     if at > time then
-      redis.call('ZREM', prefix .. 'queued:' .. queue_name(), packed)
+      dequeued()
       publish_later(at)
       return 'parked'
     end
@@ -482,7 +489,7 @@ if most then
   local slots = prefix .. 'slots:' .. limit
   if redis.call('SISMEMBER', slots, packed) == 0 then
     if redis.call('SCARD', slots) >= most then
-      redis.call('ZREM', prefix .. 'queued:' .. queue_name(), packed)
+      dequeued()
       redis.call('ZADD', prefix .. 'parked:' .. limit, known[4] or time, packed)
       redis.call('HSET', job, 'parked', limit)
       return 'parked'
@@ -493,15 +500,15 @@ if most then
 end
 
 local attempt, queue = redis.call('HINCRBY', job, 'attempt', 1), queue_name()
+dequeued()
 redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', ARGV[4], 'worker', ARGV[6], 'retries', retries)
 redis.call('HDEL', job, 'not_before')
-redis.call('ZREM', prefix .. 'queued:' .. queue, packed)
 redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
 set_value('null')
 move(state, 'STARTED')
 if known[4] then
   if attempt == 1 then pace(known[2] .. ' wait', math.max(0, time - known[4])) end
-  local reached = tonumber(redis.call('HGET', prefix .. 'reached', queue) or 0)
+  local reached = tonumber(redis.call('HGET', prefix .. 'reached', queue) or math.huge)
   if tonumber(known[4]) > reached then redis.call('HSET', prefix .. 'reached', queue, known[4]) end
 end
 event('state', cjson.encode({state = 'STARTED', attempt = attempt, started_at = time}))
@@ -592,7 +599,7 @@ DEFER = (
 if redis.call('HGET', job, 'state') ~= 'PENDING' then return 1 end
 if redis.call('ZCARD', prefix .. 'outbox') >= tonumber(ARGV[3]) then return 0 end
 local time = redis.call('TIME')
-redis.call('ZREM', prefix .. 'queued:' .. queue_name(), pack(id))
+dequeued()
 redis.call('ZADD', prefix .. 'outbox', ARGV[4] or time[1] * 1000000 + time[2], pack(id))
 redis.call('LPUSH', prefix .. 'wake', 1)
 redis.call('LTRIM', prefix .. 'wake', 0, 0)
@@ -703,13 +710,11 @@ for place = 1, #reached, 2 do
       redis.call('ZADD', queued, time, each)
       add_message(found)
     else
-      redis.call('ZREM', queued, each)
+      dequeued()
     end
   end
   local first = redis.call('ZRANGE', queued, 0, 0, 'WITHSCORES')
-  if not first[1] then
-    redis.call('HDEL', prefix .. 'reached', name)
-  elseif not empty[queue] and tonumber(first[2]) < time - GRACE then
+  if first[1] and not empty[queue] and tonumber(first[2]) < time - GRACE then
     suspects[#suspects + 1] = queue
   end
 end
