@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tornado_celery_bridge.ledger import Job, Workflow, dumps
+from tornado_celery_bridge.ledger import Delivery, Job, Workflow, dumps
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from web import documents
 from web.catalogue import ExposedTask
 from web.problems import type_uri
 
-__all__ = ("encode", "job", "rfc3339", "task", "task_summary", "workflow")
+__all__ = ("delivery", "encode", "job", "rfc3339", "task", "task_summary", "workflow")
 
 # What happened to the worker and not to the task's own code: the same job may well succeed the next time.
 _RETRYABLE = {
@@ -36,6 +36,8 @@ def job(shown: Job) -> documents.Job:
     links: documents.JobLinks = {"self": f"/v1/jobs/{record.id}", "events": f"/v1/jobs/{record.id}/events"}
     if record.retry_of is not None:
         links["retry_of"] = f"/v1/jobs/{record.retry_of}"
+    if record.callback_url is not None:
+        links["deliveries"] = f"/v1/jobs/{record.id}/deliveries"
     if record.workflow is not None:
         links["workflow"] = f"/v1/workflows/{record.workflow}"
     document: documents.Job = {
@@ -59,6 +61,18 @@ def job(shown: Job) -> documents.Job:
     if shown.error is not None:
         document["error"] = error(shown.state, shown.error)
     return document
+
+
+def delivery(of: Job, shown: Delivery) -> documents.Delivery:
+    """Return how it stands with calling a job's callback_url."""
+    due = shown.next_attempt
+    return {
+        "id": shown.id,
+        "url": of.record.callback_url or "",
+        "state": shown.state,
+        "attempts": shown.attempts,
+        "next_attempt_at": None if due is None else rfc3339(datetime.fromtimestamp(due, UTC)),
+    }
 
 
 def workflow(shown: Workflow) -> documents.Workflow:

@@ -9,9 +9,12 @@ Knows no HTTP. Redis only, whatever the broker is.
 
 import asyncio
 import hashlib
+import json
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import redis.asyncio
 from celery.backends.redis import RedisBackend
@@ -27,6 +30,8 @@ from tornado_celery_bridge.ledger._json import dumps
 from tornado_celery_bridge.ledger._records import (
     FIELDS,
     Acceptance,
+    Claim,
+    Delivery,
     Gone,
     Job,
     JobRecord,
@@ -50,6 +55,11 @@ KEY_LEASE = 5.0
 #: Jobs that one step of a sweep forgets, and that one page of a list looks at: some milliseconds of the server's time.
 SWEEP_SIZE = 200
 LOOKS = 2_000
+#: Callbacks that one claim looks at, and seconds for which it puts off those that their receiver has no room for.
+CALLBACK_LOOKS = 200
+CALLBACK_PAUSE = 5.0
+#: Attempts to call back that are kept of a job.
+KEPT_ATTEMPTS = 20
 
 #: Followers of events at once.
 MAX_FOLLOWERS = 100_000
@@ -141,7 +151,7 @@ class Ledger:
             _scripts.ACCEPT,
             *(record.id, record.encode(), dumps(given), record.owner, record.task),
             *(_ms(self._ttl), _ms(delay), "" if max_unfinished is None else max_unfinished),
-            *(name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE), *record.tags),
+            *(name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE), _callback(record), *record.tags),
         )
         return Acceptance(answer[0].decode(), *answer[1:])
 
@@ -260,7 +270,8 @@ class Ledger:
         jobs: list[Any] = []
         for step in steps:
             job, delay = step.record, "" if step.delay is None else _ms(step.delay)
-            jobs += (job.id, job.encode(), dumps(step.input), job.task, delay, step.before or "", dumps(job.tags))
+            jobs += (job.id, job.encode(), dumps(step.input), job.task, delay, step.before or "")
+            jobs += (_callback(job), dumps(job.tags))
         answer = await self._run(
             _scripts.ACCEPT_WORKFLOW,
             *(record.id, record.encode(), record.owner, _ms(self._ttl)),
@@ -296,6 +307,63 @@ class Ledger:
             whole: Whether they are all of it.
         """
         await self._run(_scripts.CANCEL_WORKFLOW, workflow_id, finished_at, _CANCELLED, "1" if whole else "", *ids)
+
+    # Callbacks.
+
+    async def claim_callbacks(
+        self, most: int, *, share: int, lease: float, under_way: Mapping[str, int]
+    ) -> tuple[list[Claim], bool]:
+        """
+        Return ended jobs that are to call back now, which nobody else has for *lease* seconds.
+
+        Args:
+            most: At most so many.
+            share: At most so many of one receiver's, those under way included.
+            lease: Seconds; one that was not settled by then may be claimed again.
+            under_way: How many there are already, by receiver.
+
+        Returns:
+            Also whether to ask again at once, as there may be more.
+        """
+        counts = [each for pair in under_way.items() for each in pair]
+        more, *rows = await self._run(
+            _scripts.CLAIM_CALLBACKS,
+            *("", most, share, _ms(lease), CALLBACK_LOOKS, _ms(CALLBACK_PAUSE), *counts),
+        )
+        claims = []
+        for row in rows:
+            job_id, callback, tries, until = (value.decode() for value in row)
+            delivery_id, _, receiver = callback.partition(" ")
+            claims.append(Claim(job_id, delivery_id, receiver, int(tries), until))
+        return claims, bool(more)
+
+    async def settle_callback(
+        self, claim: Claim, attempt: Mapping[str, Any], state: str, next_in: float | None = None
+    ) -> None:
+        """
+        Note what came of an attempt.
+
+        Args:
+            claim: Under which it was made.
+            attempt: As :attr:`Delivery.attempts` has it.
+            state: Of the delivery: waiting, delivered or failed.
+            next_in: Seconds until the next attempt of one that waits.
+        """
+        delay = "" if next_in is None else _ms(next_in)
+        await self._run(_scripts.SETTLE, claim.job_id, claim.lease, dumps(attempt), KEPT_ATTEMPTS, state, delay)
+
+    async def delivery(self, job_id: str) -> Delivery | None:
+        """Return how it stands with a job's callback; None for one that has not ended, or has none."""
+        found = await self._run(_scripts.DELIVERY, job_id)
+        if not found:
+            return None
+        callback, state, due, *attempts = (value.decode() for value in found)
+        next_attempt = float(due) / 1000 if due else None
+        return Delivery(callback.partition(" ")[0], state, [json.loads(each) for each in attempts], next_attempt)
+
+    async def replay_callback(self, job_id: str) -> None:
+        """Have an ended job call back again, now; nothing comes of it if there is no delivery."""
+        await self._run(_scripts.REPLAY, job_id)
 
     # Events.
 
@@ -415,6 +483,12 @@ def ledger_backend(app: Any) -> RedisBackend:
 def prefix_of(global_keyprefix: str) -> str:
     """Return what comes before every key of the ledger."""
     return f"{global_keyprefix}tcb:"
+
+
+def _callback(record: JobRecord) -> str:
+    """Return what the scripts know a job's callback by: an id that is no other job's, and its receiver."""
+    url = record.callback_url
+    return f"msg_{uuid.uuid4().hex} {urlsplit(url).netloc.lower()}" if url else ""
 
 
 def _sha(script: str) -> str:

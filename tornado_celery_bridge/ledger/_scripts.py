@@ -7,7 +7,11 @@ Keys, all with the deployment's prefix:
 ``job:{id}``          hash: ``record`` and ``input`` (JSON, as submitted), ``state``, ``attempt``, ``started_at``,
                       ``finished_at``, ``result`` or ``error`` (JSON), ``progress``, ``number`` (of the last event),
                       ``cancelled`` (the error to end with), ``token`` (of the attempt under way), and what the
-                      scripts need at hand
+                      scripts need at hand. Of a job that calls back also ``callback`` (the delivery's id, a space, the
+                      receiver), and after its end ``delivery`` (waiting | delivered | failed), ``tries`` (that failed)
+``attempts:{id}``     list of the last attempts to call back, as JSON
+``callbacks``         sorted set of ended jobs that are to call back, by when to try next; to claim one moves it to the
+                      end of the claim's lease, so that one whose holder died comes up again
 ``events:{id}``       list of the job's last events, numbered without gaps; also the channel they are published on. (A
                       stream would take 4 KB for the first event, and have no use for its ids.)
 ``index:…``           sorted sets of job ids by time of submission: ``all``, ``owner:…``, ``task:…``, ``tag:…``,
@@ -33,11 +37,15 @@ __all__ = (
     "ACCEPT_WORKFLOW",
     "CANCEL",
     "CANCEL_WORKFLOW",
+    "CLAIM_CALLBACKS",
+    "DELIVERY",
     "EVENTS",
     "FINISH",
     "LIST",
     "READ_WORKFLOW",
+    "REPLAY",
     "REPORT",
+    "SETTLE",
     "START",
     "SWEEP",
     "WITHDRAW",
@@ -101,7 +109,7 @@ local function finish_workflow(name)
 end
 
 local function finish_one(from, state, finished_at, field, value)
-  local known = redis.call('HMGET', job, 'ttl', 'owner', 'begun', 'task', 'workflow')
+  local known = redis.call('HMGET', job, 'ttl', 'owner', 'begun', 'task', 'workflow', 'callback')
   redis.call('HSET', job, 'state', state, 'finished_at', finished_at, field, value)
   redis.call('HDEL', job, 'progress', 'token', 'begun', 'due', 'ttl', 'retries')
   move(from, state)
@@ -111,6 +119,10 @@ local function finish_one(from, state, finished_at, field, value)
   if known[3] and state == 'SUCCESS' then pace(known[4] .. ' run', time - known[3]) end
   event('end', '{}')
   redis.call('PEXPIRE', events, math.min(known[1], 3600000))
+  if known[6] then
+    redis.call('HSET', job, 'delivery', 'waiting')
+    redis.call('ZADD', prefix .. 'callbacks', time, id)
+  end
   if not known[5] then
     redis.call('ZADD', prefix .. 'due', time + known[1], id)
   elseif redis.call('HINCRBY', prefix .. 'workflow:' .. known[5], 'open', -1) <= 0 then
@@ -184,11 +196,12 @@ local function is_full(owner, most, more)
   return most ~= '' and tonumber(redis.call('HGET', prefix .. 'open', owner) or 0) + more > tonumber(most)
 end
 
-local function write(record, input, owner, task, ttl, delay, tags)
+local function write(record, input, owner, task, ttl, delay, callback, tags)
   local time = now()
   redis.call('HSET', job, 'record', record, 'input', input, 'owner', owner, 'task', task, 'ttl', ttl,
     'state', 'PENDING', 'created', time)
   if delay then redis.call('HSET', job, 'due', time + delay) end
+  if callback ~= '' then redis.call('HSET', job, 'callback', callback) end
   redis.call('HINCRBY', prefix .. 'open', owner, 1)
   redis.call('DEL', prefix .. 'gone:' .. id)
   redis.call('ZADD', index('all'), time, id)
@@ -200,7 +213,7 @@ end
 """
 
 #: ARGV: prefix, id, record, input, owner, task, ttl, delay, most unfinished ('' for any number), idempotency key
-#: ('' for none), its fingerprint, its ttl, its lease, tags…
+#: ('' for none), its fingerprint, its ttl, its lease, callback ('' for none), tags…
 #: Returns one of: accepted | taken-over | exists | full | other | in-flight | replay, response
 ACCEPT = (
     _COMMON
@@ -211,8 +224,8 @@ if held then return held end
 if redis.call('EXISTS', job) == 1 then return {'exists'} end
 if is_full(ARGV[5], ARGV[9], 1) then return {'full'} end
 local tags = {}
-for place = 14, #ARGV do tags[#tags + 1] = ARGV[place] end
-write(ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], tags)
+for place = 15, #ARGV do tags[#tags + 1] = ARGV[place] end
+write(ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[14], tags)
 if hold then hold() end
 return {'accepted'}
 """
@@ -220,7 +233,8 @@ return {'accepted'}
 
 #: ARGV: prefix, workflow's id, record, owner, ttl, most unfinished ('' for any number), idempotency key ('' for none),
 #: its fingerprint, its ttl, its lease, what comes after what (JSON: lists of ids, by name), then of each job: id,
-#: record, input, task, delay ('' for one that others come before), before ('' for none), tags (JSON).
+#: record, input, task, delay ('' for one that others come before), before ('' for none), callback ('' for none), tags
+#: (JSON).
 #: Returns what ACCEPT does.
 ACCEPT_WORKFLOW = (
     _COMMON
@@ -232,13 +246,13 @@ if held then return held end
 local workflow = prefix .. 'workflow:' .. name
 if redis.call('EXISTS', workflow) == 1 then return {'exists'} end
 local ids = {}
-for place = 12, #ARGV, 7 do ids[#ids + 1] = ARGV[place] end
+for place = 12, #ARGV, 8 do ids[#ids + 1] = ARGV[place] end
 if is_full(owner, ARGV[6], #ids) then return {'full'} end
-for place = 12, #ARGV, 7 do
+for place = 12, #ARGV, 8 do
   turn(ARGV[place])
   local delay, before = ARGV[place + 4], ARGV[place + 5]
   write(ARGV[place + 1], ARGV[place + 2], owner, ARGV[place + 3], ttl, delay ~= '' and delay,
-    cjson.decode(ARGV[place + 6]))
+    ARGV[place + 6], cjson.decode(ARGV[place + 7]))
   redis.call('HSET', job, 'workflow', name)
   if before ~= '' then redis.call('HSET', job, 'before', before) end
 end
@@ -254,7 +268,7 @@ return {'accepted'}
 
 _FORGET = """
 local function forget()
-  local known = redis.call('HMGET', job, 'owner', 'task', 'record', 'state')
+  local known = redis.call('HMGET', job, 'owner', 'task', 'record', 'state', 'callback')
   if not known[4] then return end
   redis.call('ZREM', index('all'), id)
   redis.call('ZREM', index('task:' .. known[2]), id)
@@ -262,6 +276,10 @@ local function forget()
   redis.call('ZREM', index('owner:' .. known[1]), id)
   for _, tag in ipairs(cjson.decode(known[3]).tags) do redis.call('ZREM', index('tag:' .. tag), id) end
   redis.call('DEL', job, events)
+  if known[5] then
+    redis.call('ZREM', prefix .. 'callbacks', id)
+    redis.call('DEL', prefix .. 'attempts:' .. id)
+  end
   return known
 end
 """
@@ -487,5 +505,85 @@ while looked < looks do
   skip = skip + 100
 end
 return found
+"""
+)
+
+#: ARGV: prefix, '', how many at most, how many of one receiver's, lease, how many are looked at, for how long those of
+#: a receiver that has enough are put off, then receivers and how many of theirs are under way already.
+#: Returns {job's id, callback, tries, when the lease ends} of each, after whether there may be more.
+#: A receiver's others stay where they are; if there is nothing else in sight they are put off, to see past them.
+CLAIM_CALLBACKS = (
+    _COMMON
+    + """
+local most, share, looks = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
+local queue, time = prefix .. 'callbacks', now()
+local lease, later = string.format('%.0f', time + ARGV[5]), string.format('%.0f', time + ARGV[7])
+local under_way = {}
+for place = 8, #ARGV, 2 do under_way[ARGV[place]] = tonumber(ARGV[place + 1]) end
+local found, left = {}, {}
+local due = redis.call('ZRANGEBYSCORE', queue, '-inf', time, 'LIMIT', 0, looks)
+for _, each in ipairs(due) do
+  local known = redis.call('HMGET', prefix .. 'job:' .. each, 'callback', 'tries')
+  local receiver = known[1] and string.match(known[1], ' (.*)')
+  local count = under_way[receiver] or 0
+  if count >= share then
+    left[#left + 1] = each
+  elseif #found < most then
+    under_way[receiver] = count + 1
+    redis.call('ZADD', queue, lease, each)
+    found[#found + 1] = {each, known[1], known[2] or '0', lease}
+  end
+end
+local is_full = #due == looks and #found < most
+if is_full then
+  for _, each in ipairs(left) do redis.call('ZADD', queue, later, each) end
+end
+table.insert(found, 1, is_full and 1 or 0)
+return found
+"""
+)
+
+#: ARGV: prefix, id, when the lease ends, the attempt's JSON, how many of these are kept, delivery's state, until the
+#: next try ('' for none). Of a claim whose lease is over, which somebody else has, nothing but the attempt is noted.
+SETTLE = (
+    _COMMON
+    + """
+local queue = prefix .. 'callbacks'
+if redis.call('HEXISTS', job, 'callback') == 0 then return end
+redis.call('RPUSH', prefix .. 'attempts:' .. id, ARGV[4])
+redis.call('LTRIM', prefix .. 'attempts:' .. id, -ARGV[5], -1)
+if tonumber(redis.call('ZSCORE', queue, id) or 0) ~= tonumber(ARGV[3]) then return end
+redis.call('HSET', job, 'delivery', ARGV[6])
+if ARGV[7] == '' then
+  redis.call('ZREM', queue, id)
+else
+  redis.call('HINCRBY', job, 'tries', 1)
+  redis.call('ZADD', queue, string.format('%.0f', now() + ARGV[7]), id)
+end
+"""
+)
+
+#: ARGV: prefix, id. Returns {} if there is none; or {callback, delivery's state, when to try next or '', attempts…}.
+DELIVERY = (
+    _COMMON
+    + """
+local known = redis.call('HMGET', job, 'callback', 'delivery')
+if not known[2] then return {} end
+local found = redis.call('LRANGE', prefix .. 'attempts:' .. id, 0, -1)
+table.insert(found, 1, redis.call('ZSCORE', prefix .. 'callbacks', id) or '')
+table.insert(found, 1, known[2])
+table.insert(found, 1, known[1])
+return found
+"""
+)
+
+#: ARGV: prefix, id. Has a job call back again, now, as if it had just ended.
+REPLAY = (
+    _COMMON
+    + """
+if redis.call('HEXISTS', job, 'delivery') == 0 then return end
+redis.call('HSET', job, 'delivery', 'waiting')
+redis.call('HDEL', job, 'tries')
+redis.call('ZADD', prefix .. 'callbacks', now(), id)
 """
 )
