@@ -12,7 +12,7 @@ from celery.app.task import Context
 from celery.exceptions import Reject
 
 from tests.servers import Server, free_port
-from tornado_celery_bridge.ledger import Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
+from tornado_celery_bridge.ledger import Claim, Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
 from tornado_celery_bridge.ledger.worker import _begin, _WorkerLedger
 
 pytestmark = pytest.mark.server
@@ -49,9 +49,12 @@ def worker(app: Celery) -> _WorkerLedger:
     return _WorkerLedger(app)
 
 
-def record(job_id: str, *, task: str = "t", owner: str = "", tags: tuple[str, ...] = ()) -> JobRecord:
+def record(
+    job_id: str, *, task: str = "t", owner: str = "", tags: tuple[str, ...] = (), callback_url: str | None = None
+) -> JobRecord:
+    options = {"callback_url": callback_url} if callback_url else {}
     return JobRecord(
-        **{"id": job_id, "task": task, "owner": owner, "options": {}, "tags": list(tags), "queue": "q"},
+        **{"id": job_id, "task": task, "owner": owner, "options": options, "tags": list(tags), "queue": "q"},
         **{"priority": None, "created_at": NOW, "eta": None},
     )
 
@@ -302,3 +305,105 @@ def test_a_task_goes_back_into_its_queue_while_the_ledger_is_away(monkeypatch: p
         _begin(task, request, app)
     assert caught.value.requeue
     app.close()
+
+
+# Callbacks.
+
+
+async def claim(ledger: Ledger, lease: float = 60.0, **under_way: int) -> list[Claim]:
+    claims, more = await ledger.claim_callbacks(10, share=3, lease=lease, under_way=under_way)
+    assert not more
+    return claims
+
+
+async def cancelled(ledger: Ledger, job_id: str, url: str) -> None:
+    """Have a job that calls back end before its start."""
+    await ledger.accept(record(job_id, callback_url=url), {})
+    await ledger.cancel(job_id, NOW)
+
+
+async def test_the_step_that_ends_a_job_queues_its_callback(ledger: Ledger, worker: _WorkerLedger) -> None:
+    await ledger.accept(record("a", callback_url="https://X.test:1/y"), {})
+    await begin(worker, "a", "t1")
+    assert (await claim(ledger), await ledger.delivery("a")) == ([], None)
+    await end(worker, "a")
+    [found] = await claim(ledger)
+    assert (found.job_id, found.receiver, found.tries) == ("a", "x.test:1", 0)
+    told = await ledger.delivery("a")
+    assert told is not None
+    assert (told.id, told.state, told.attempts) == (found.id, "waiting", [])
+    assert await claim(ledger) == []
+    await end(worker, "a")  # it has ended, and ends no more
+    await ledger.settle_callback(found, {"status": 200}, "delivered")
+    assert await ledger.delivery("a") == (found.id, "delivered", [{"status": 200}], None)
+    assert await claim(ledger) == []
+
+
+async def test_a_claim_that_is_not_settled_lapses(ledger: Ledger) -> None:
+    await cancelled(ledger, "a", "https://x.test/")
+    [late] = await claim(ledger, lease=0.05)
+    found: list[Claim] = []
+    async with asyncio.timeout(5):
+        while not found:
+            found = await claim(ledger)
+    assert (found[0].id, found[0].lease) != (late.id, late.lease)
+    await ledger.settle_callback(late, {"status": 410}, "failed")
+    told = await ledger.delivery("a")
+    assert told is not None
+    assert (told.state, told.attempts) == ("waiting", [{"status": 410}])
+    await ledger.settle_callback(found[0], {"status": 500}, "waiting", 0.0)
+    assert [each.tries for each in await claim(ledger)] == [1]
+
+
+async def test_no_receiver_takes_all_and_nobody_waits_behind_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tornado_celery_bridge.ledger._ledger.CALLBACK_LOOKS", 4)
+    monkeypatch.setattr("tornado_celery_bridge.ledger._ledger.CALLBACK_PAUSE", 0.05)
+    for number in range(8):
+        await cancelled(ledger, f"slow{number}", "https://slow.test/")
+    await cancelled(ledger, "fast", "https://fast.test/")
+    seen: list[str] = []
+    while "fast" not in seen:  # past the slow one's: four at a time are looked at, and put off
+        claims, _ = await ledger.claim_callbacks(
+            10, share=3, lease=60, under_way={"slow.test": sum(each.startswith("slow") for each in seen)}
+        )
+        seen += [each.job_id for each in claims]
+    assert seen == ["slow0", "slow1", "slow2", "fast"]
+    async with asyncio.timeout(5):
+        while len(seen) < 9:
+            claims, _ = await ledger.claim_callbacks(1, share=3, lease=60, under_way={})
+            seen += [each.job_id for each in claims]
+    assert sorted(seen) == ["fast", *(f"slow{number}" for number in range(8))]
+
+
+async def test_few_attempts_are_kept_and_none_longer_than_the_job(
+    ledger: Ledger,
+) -> None:
+    ledger._ttl = 0.0
+    await cancelled(ledger, "a", "https://x.test/")
+    for number in range(25):
+        [found] = await claim(ledger)
+        await ledger.settle_callback(found, {"status": number}, "waiting", 0.0)
+    told = await ledger.delivery("a")
+    assert told is not None
+    assert [each["status"] for each in told.attempts] == [*range(5, 25)]
+    [found] = await claim(ledger)
+    assert await ledger.sweep() == 1
+    await ledger.settle_callback(found, {"status": 200}, "delivered")  # which nobody asks for any more
+    await ledger.replay_callback("a")
+    assert await ledger.delivery("a") is None
+    assert await keys(ledger) == {"pre.tcb:gone:a"}
+
+
+async def test_a_job_without_a_callback_costs_nothing_for_it(ledger: Ledger, worker: _WorkerLedger) -> None:
+    await ledger.accept(record("a"), {})
+    await begin(worker, "a", "t1")
+    await end(worker, "a")
+    kept = {field.decode() for field in await ledger.call("HKEYS", "pre.tcb:job:a")}
+    assert kept == {
+        *("record", "input", "owner", "task", "state", "created", "attempt", "started_at", "finished_at"),
+        *("result", "worker", "number"),
+    }
+    kinds = {key.removeprefix("pre.tcb:").partition(":")[0] for key in await keys(ledger)}
+    assert kinds == {"job", "events", "index", "due", "pace"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import ssl
 import sys
 import time
@@ -383,10 +384,8 @@ async def test_tls_is_to_the_name_at_the_checked_address(
     await asyncio.to_thread(authority.issue_cert(name).configure_cert, inner)
     await asyncio.to_thread(authority.configure_trust, outer)
     monkeypatch.setattr("tornado.simple_httpclient._client_ssl_defaults", lambda: outer)
-    real = __import__("socket").getaddrinfo
-    monkeypatch.setattr(
-        "socket.getaddrinfo", lambda host, *rest: real("127.0.0.1" if host == "hooks.test" else host, *rest)
-    )
+    real, ours = socket.getaddrinfo, {"hooks.test": "127.0.0.1"}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest: real(ours.get(host, host), *rest))
     async with receiving(ssl_options=inner) as receiver, delivering(calling, tmp_path, "hooks.test"):
         job = await submit(calling, f"https://hooks.test:{receiver.port}/")
         if name == "hooks.test":
