@@ -355,6 +355,14 @@ async def test_a_claim_that_is_not_settled_lapses(ledger: Ledger) -> None:
     assert [each.tries for each in await claim(ledger)] == [1]
 
 
+async def test_a_callback_whose_job_was_deleted_by_hand_is_dropped(ledger: Ledger) -> None:
+    await cancelled(ledger, "a", "https://x.test/")
+    await cancelled(ledger, "b", "https://x.test/")
+    await ledger.call("DEL", "pre.tcb:job:a")
+    assert [each.job_id for each in await claim(ledger)] == ["b"]
+    assert await ledger.call("ZRANGE", "pre.tcb:callbacks", 0, -1) == [b"b"]
+
+
 async def test_no_receiver_takes_all_and_nobody_waits_behind_it(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

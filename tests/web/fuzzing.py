@@ -34,7 +34,7 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
     if isinstance(case.body, dict) and isinstance(options := case.body.get("options"), dict):
         url = options.get("callback_url")
         if isinstance(url, str) and url.startswith(("http://", "https://")) and len(url) <= 2_000:
-            options["callback_url"] = "https://example.org/"  # whether it may be called, a schema cannot say
+            options["callback_url"] = "https://callback.invalid/"  # whether it may be called, a schema cannot say
     if case.path.endswith("/retry") and isinstance(case.body, dict):
         case.body.pop("input", None)  # whether it fits depends on the job
 

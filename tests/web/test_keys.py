@@ -398,7 +398,7 @@ async def test_only_exposed_and_allowed_tasks(site: Guarded) -> None:
 
 @needs_worker
 async def test_another_owners_job_is_no_job(site: Guarded) -> None:
-    body = b'{"input": [1], "options": {"callback_url": "https://example.org/"}}'
+    body = b'{"input": [1], "options": {"callback_url": "https://callback.invalid/"}}'
     response = await site.fetch("alice", "/v1/tasks/s.add/jobs", "POST", body=body, headers={"Prefer": "wait=10"})
     assert response.code == 200
     job = json.loads(response.body)

@@ -525,8 +525,10 @@ local due = redis.call('ZRANGEBYSCORE', queue, '-inf', time, 'LIMIT', 0, looks)
 for _, each in ipairs(due) do
   local known = redis.call('HMGET', prefix .. 'job:' .. each, 'callback', 'tries')
   local receiver = known[1] and string.match(known[1], ' (.*)')
-  local count = under_way[receiver] or 0
-  if count >= share then
+  local count = receiver and under_way[receiver] or 0
+  if not receiver then -- whose job somebody has deleted by hand
+    redis.call('ZREM', queue, each)
+  elseif count >= share then
     left[#left + 1] = each
   elseif #found < most then
     under_way[receiver] = count + 1
