@@ -93,10 +93,10 @@ class Deliverer:
         """Deliver what is due, for as long as this is not cancelled."""
         while True:
             self._has_room.clear()
-            if not await self._begin_some():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL):
-                        await self._has_room.wait()
+            await self._begin_some()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL):
+                    await self._has_room.wait()
 
     async def close(self) -> None:
         """Wait for the attempts under way, each of which has its timeout."""
@@ -104,21 +104,18 @@ class Deliverer:
         self._client.close()
         self._resolver.close()
 
-    async def _begin_some(self) -> bool:
-        """Begin as many attempts as there is room for; return whether to look again at once."""
+    async def _begin_some(self) -> None:
+        """Begin as many attempts as there is room for."""
         room = MAX_ATTEMPTS - len(self._tasks)
         if room == 0:
-            return False
+            return
         try:
-            claims, more = await self._ledger.claim_callbacks(
-                room, share=MAX_SHARE, lease=LEASE, under_way=self._under_way
-            )
+            claims = await self._ledger.claim_callbacks(room, share=MAX_SHARE, lease=LEASE, under_way=self._under_way)
         except LedgerUnavailable as exc:
             _log.info("%s", exc)
-            return False
+            return
         for claim in claims:
             self._begin(claim)
-        return more
 
     def _begin(self, claim: Claim) -> None:
         def end(task: asyncio.Task[None]) -> None:

@@ -55,9 +55,8 @@ KEY_LEASE = 5.0
 #: Jobs that one step of a sweep forgets, and that one page of a list looks at: some milliseconds of the server's time.
 SWEEP_SIZE = 200
 LOOKS = 2_000
-#: Callbacks that one claim looks at, and seconds for which it puts off those that their receiver has no room for.
-CALLBACK_LOOKS = 200
-CALLBACK_PAUSE = 5.0
+#: Receivers of callbacks that one claim looks at.
+RECEIVER_LOOKS = 200
 #: Attempts to call back that are kept of a job.
 KEPT_ATTEMPTS = 20
 
@@ -312,7 +311,7 @@ class Ledger:
 
     async def claim_callbacks(
         self, most: int, *, share: int, lease: float, under_way: Mapping[str, int]
-    ) -> tuple[list[Claim], bool]:
+    ) -> list[Claim]:
         """
         Return ended jobs that are to call back now, which nobody else has for *lease* seconds.
 
@@ -321,21 +320,15 @@ class Ledger:
             share: At most so many of one receiver's, those under way included.
             lease: Seconds; one that was not settled by then may be claimed again.
             under_way: How many there are already, by receiver.
-
-        Returns:
-            Also whether to ask again at once, as there may be more.
         """
         counts = [each for pair in under_way.items() for each in pair]
-        more, *rows = await self._run(
-            _scripts.CLAIM_CALLBACKS,
-            *("", most, share, _ms(lease), CALLBACK_LOOKS, _ms(CALLBACK_PAUSE), *counts),
-        )
+        rows = await self._run(_scripts.CLAIM_CALLBACKS, "", most, share, _ms(lease), RECEIVER_LOOKS, *counts)
         claims = []
         for row in rows:
             job_id, callback, tries, until = (value.decode() for value in row)
             delivery_id, _, receiver = callback.partition(" ")
             claims.append(Claim(job_id, delivery_id, receiver, int(tries), until))
-        return claims, bool(more)
+        return claims
 
     async def settle_callback(
         self, claim: Claim, attempt: Mapping[str, Any], state: str, next_in: float | None = None

@@ -10,8 +10,9 @@ Keys, all with the deployment's prefix:
                       scripts need at hand. Of a job that calls back also ``callback`` (the delivery's id, a space, the
                       receiver), and after its end ``delivery`` (waiting | delivered | failed), ``tries`` (that failed)
 ``attempts:{id}``     list of the last attempts to call back, as JSON
-``callbacks``         sorted set of ended jobs that are to call back, by when to try next; to claim one moves it to the
-                      end of the claim's lease, so that one whose holder died comes up again
+``callbacks:{…}``     sorted set of ended jobs that are to call a receiver back, by when to try next; to claim one moves
+                      it to the end of the claim's lease, so that one whose holder died comes up again
+``callbacks``         sorted set of these receivers, by when to try the first of theirs
 ``events:{id}``       list of the job's last events, numbered without gaps; also the channel they are published on. (A
                       stream would take 4 KB for the first event, and have no use for its ids.)
 ``index:…``           sorted sets of job ids by time of submission: ``all``, ``owner:…``, ``task:…``, ``tag:…``,
@@ -95,6 +96,20 @@ local function turn(to)
   id, job, events = to, prefix .. 'job:' .. to, prefix .. 'events:' .. to
 end
 
+local function receiver_of(callback) return string.match(callback, ' (.*)') end
+
+-- Have the job call a receiver back at some time, or not any more.
+local function call_back(receiver, at)
+  local queue = prefix .. 'callbacks:' .. receiver
+  if at then redis.call('ZADD', queue, string.format('%.0f', at), id) else redis.call('ZREM', queue, id) end
+  local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')[2]
+  if first then
+    redis.call('ZADD', prefix .. 'callbacks', first, receiver)
+  else
+    redis.call('ZREM', prefix .. 'callbacks', receiver)
+  end
+end
+
 -- The last job of a workflow has ended.
 local function finish_workflow(name)
   local workflow = prefix .. 'workflow:' .. name
@@ -121,7 +136,7 @@ local function finish_one(from, state, finished_at, field, value)
   redis.call('PEXPIRE', events, math.min(known[1], 3600000))
   if known[6] then
     redis.call('HSET', job, 'delivery', 'waiting')
-    redis.call('ZADD', prefix .. 'callbacks', time, id)
+    call_back(receiver_of(known[6]), time)
   end
   if not known[5] then
     redis.call('ZADD', prefix .. 'due', time + known[1], id)
@@ -277,7 +292,7 @@ local function forget()
   for _, tag in ipairs(cjson.decode(known[3]).tags) do redis.call('ZREM', index('tag:' .. tag), id) end
   redis.call('DEL', job, events)
   if known[5] then
-    redis.call('ZREM', prefix .. 'callbacks', id)
+    call_back(receiver_of(known[5]))
     redis.call('DEL', prefix .. 'attempts:' .. id)
   end
   return known
@@ -508,39 +523,32 @@ return found
 """
 )
 
-#: ARGV: prefix, '', how many at most, how many of one receiver's, lease, how many are looked at, for how long those of
-#: a receiver that has enough are put off, then receivers and how many of theirs are under way already.
-#: Returns {job's id, callback, tries, when the lease ends} of each, after whether there may be more.
-#: A receiver's others stay where they are; if there is nothing else in sight they are put off, to see past them.
+#: ARGV: prefix, '', how many at most, how many of one receiver's, lease, how many receivers are looked at, then
+#: receivers and how many of theirs are under way already: who has the fewest comes first.
+#: Returns {job's id, callback, tries, when the lease ends} of each.
 CLAIM_CALLBACKS = (
     _COMMON
     + """
-local most, share, looks = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
-local queue, time = prefix .. 'callbacks', now()
-local lease, later = string.format('%.0f', time + ARGV[5]), string.format('%.0f', time + ARGV[7])
-local under_way = {}
-for place = 8, #ARGV, 2 do under_way[ARGV[place]] = tonumber(ARGV[place + 1]) end
-local found, left = {}, {}
-local due = redis.call('ZRANGEBYSCORE', queue, '-inf', time, 'LIMIT', 0, looks)
-for _, each in ipairs(due) do
-  local known = redis.call('HMGET', prefix .. 'job:' .. each, 'callback', 'tries')
-  local receiver = known[1] and string.match(known[1], ' (.*)')
-  local count = receiver and under_way[receiver] or 0
-  if not receiver then -- whose job somebody has deleted by hand
-    redis.call('ZREM', queue, each)
-  elseif count >= share then
-    left[#left + 1] = each
-  elseif #found < most then
-    under_way[receiver] = count + 1
-    redis.call('ZADD', queue, lease, each)
-    found[#found + 1] = {each, known[1], known[2] or '0', lease}
+local most, share, time = tonumber(ARGV[3]), tonumber(ARGV[4]), now()
+local lease = time + ARGV[5]
+local under_way, found = {}, {}
+for place = 7, #ARGV, 2 do under_way[ARGV[place]] = tonumber(ARGV[place + 1]) end
+local receivers = redis.call('ZRANGEBYSCORE', prefix .. 'callbacks', '-inf', time, 'LIMIT', 0, ARGV[6])
+table.sort(receivers, function(one, other) return (under_way[one] or 0) < (under_way[other] or 0) end)
+for _, receiver in ipairs(receivers) do
+  local room = math.max(0, math.min(share - (under_way[receiver] or 0), most - #found))
+  local due = redis.call('ZRANGEBYSCORE', prefix .. 'callbacks:' .. receiver, '-inf', time, 'LIMIT', 0, room)
+  for _, each in ipairs(due) do
+    turn(each)
+    local known = redis.call('HMGET', job, 'callback', 'tries')
+    if known[1] then
+      call_back(receiver, lease)
+      found[#found + 1] = {each, known[1], known[2] or '0', string.format('%.0f', lease)}
+    else -- somebody has deleted the job by hand
+      call_back(receiver)
+    end
   end
 end
-local is_full = #due == looks and #found < most
-if is_full then
-  for _, each in ipairs(left) do redis.call('ZADD', queue, later, each) end
-end
-table.insert(found, 1, is_full and 1 or 0)
 return found
 """
 )
@@ -550,17 +558,18 @@ return found
 SETTLE = (
     _COMMON
     + """
-local queue = prefix .. 'callbacks'
-if redis.call('HEXISTS', job, 'callback') == 0 then return end
+local callback = redis.call('HGET', job, 'callback')
+if not callback then return end
+local receiver = receiver_of(callback)
 redis.call('RPUSH', prefix .. 'attempts:' .. id, ARGV[4])
 redis.call('LTRIM', prefix .. 'attempts:' .. id, -ARGV[5], -1)
-if tonumber(redis.call('ZSCORE', queue, id) or 0) ~= tonumber(ARGV[3]) then return end
+if redis.call('ZSCORE', prefix .. 'callbacks:' .. receiver, id) ~= ARGV[3] then return end
 redis.call('HSET', job, 'delivery', ARGV[6])
 if ARGV[7] == '' then
-  redis.call('ZREM', queue, id)
+  call_back(receiver)
 else
   redis.call('HINCRBY', job, 'tries', 1)
-  redis.call('ZADD', queue, string.format('%.0f', now() + ARGV[7]), id)
+  call_back(receiver, now() + ARGV[7])
 end
 """
 )
@@ -572,7 +581,7 @@ DELIVERY = (
 local known = redis.call('HMGET', job, 'callback', 'delivery')
 if not known[2] then return {} end
 local found = redis.call('LRANGE', prefix .. 'attempts:' .. id, 0, -1)
-table.insert(found, 1, redis.call('ZSCORE', prefix .. 'callbacks', id) or '')
+table.insert(found, 1, redis.call('ZSCORE', prefix .. 'callbacks:' .. receiver_of(known[1]), id) or '')
 table.insert(found, 1, known[2])
 table.insert(found, 1, known[1])
 return found
@@ -583,9 +592,10 @@ return found
 REPLAY = (
     _COMMON
     + """
-if redis.call('HEXISTS', job, 'delivery') == 0 then return end
+local known = redis.call('HMGET', job, 'callback', 'delivery')
+if not known[2] then return end
 redis.call('HSET', job, 'delivery', 'waiting')
 redis.call('HDEL', job, 'tries')
-redis.call('ZADD', prefix .. 'callbacks', now(), id)
+call_back(receiver_of(known[1]), now())
 """
 )
