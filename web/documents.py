@@ -10,9 +10,12 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # before Python 3.12, pydantic cannot read typing's
 
 __all__ = (
+    "Attempt",
     "BatchAnswer",
     "BatchAnswers",
     "Cancellation",
+    "Deliveries",
+    "Delivery",
     "Event",
     "Fault",
     "Health",
@@ -62,6 +65,7 @@ class JobLinks(TypedDict):
     self: Path
     events: Path
     retry_of: NotRequired[Annotated[Path, Field(description="The job of which this one is another try.")]]
+    deliveries: NotRequired[Annotated[Path, Field(description="With a callback_url: what became of calling it.")]]
     workflow: NotRequired[Annotated[Path, Field(description="The workflow that it is a job of.")]]
 
 
@@ -104,6 +108,31 @@ class Cancellation(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
     terminate: Annotated[bool, Field(description="End the process that runs it, too.", default=False)]
+
+
+class Attempt(TypedDict):
+    """A request to a callback_url: how it was answered, or why it was not."""
+
+    at: Moment
+    seconds: Annotated[float, Field(description="That it took.")]
+    status: NotRequired[int]
+    error: NotRequired[str]
+
+
+class Delivery(TypedDict):
+    """How it stands with calling a callback_url."""
+
+    id: Annotated[str, Field(description="The event's id, and the webhook-id: the same at every attempt.")]
+    url: Annotated[str, Field(json_schema_extra={"format": "uri"})]
+    state: Literal["waiting", "delivered", "failed"]
+    attempts: Annotated[list[Attempt], Field(description="The last 20, the oldest first.")]
+    next_attempt_at: Annotated[Moment | None, Field(description="While it waits.")]
+
+
+class Deliveries(TypedDict):
+    """The deliveries of a job: one, once it has ended and has a callback_url."""
+
+    deliveries: list[Delivery]
 
 
 class Jobs(TypedDict):

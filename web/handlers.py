@@ -392,6 +392,30 @@ class CancelHandler(ApiHandler):
         await self.write_job(job, 200 if job.done else 202)
 
 
+class DeliveriesHandler(ApiHandler):
+    """``/v1/jobs/{id}/deliveries``"""
+
+    scopes: ClassVar = {"GET": "read"}
+
+    async def get(self, job_id: str) -> None:
+        job, deliveries = await self.jobs.deliveries(self.principal, job_id)
+        self.write_json({"deliveries": [representation.delivery(job, each) for each in deliveries]})
+
+
+class ReplayHandler(ApiHandler):
+    """``/v1/jobs/{id}/deliveries/{delivery}/replay``"""
+
+    scopes: ClassVar = {"POST": "submit"}
+
+    async def post(self, job_id: str, delivery_id: str) -> None:
+        body = self.read_json(optional=True)
+        if body:
+            faults = [Fault(f"/{key}", "Nothing is known here.") for key in body]
+            raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
+        job, delivery = await self.jobs.replay(self.principal, job_id, delivery_id)
+        self.write_json(representation.delivery(job, delivery), 202)
+
+
 class TasksHandler(ApiHandler):
     """``/v1/tasks``"""
 
@@ -486,6 +510,8 @@ ROUTES = [
     (r"/v1/jobs/([^/]+)/ws", EventsSocket),
     (r"/v1/jobs/([^/]+)/cancel", CancelHandler),
     (r"/v1/jobs/([^/]+)/retry", RetryHandler),
+    (r"/v1/jobs/([^/]+)/deliveries", DeliveriesHandler),
+    (r"/v1/jobs/([^/]+)/deliveries/([^/]+)/replay", ReplayHandler),
     (r"/healthz", HealthHandler),
     (r"/readyz", ReadyHandler),
     (r"/openapi\.json", OpenApiHandler),

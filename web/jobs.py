@@ -14,12 +14,22 @@ from celery.exceptions import QueueNotFound
 from kombu.exceptions import EncodeError
 
 from tornado_celery_bridge import Bridge, BridgeError, DispatchUncertain
-from tornado_celery_bridge.ledger import Gone, Job, JobRecord, Ledger, LedgerUnavailable, Page, Reservation
+from tornado_celery_bridge.ledger import (
+    Delivery,
+    Gone,
+    Job,
+    JobRecord,
+    Ledger,
+    LedgerUnavailable,
+    Page,
+    Reservation,
+)
 from web.catalogue import Catalogue, ExposedTask, unknown_task
 from web.idempotency import Answer, job_id_of
 from web.keys import Principal
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
+from web.receivers import Receivers
 from web.representation import milliseconds
 
 __all__ = ("WITHDRAW_TIMEOUT", "Jobs", "Submission", "not_accepted", "unpublishable")
@@ -58,12 +68,16 @@ class Jobs:
         bridge: An open bridge.
         ledger: Where the jobs are.
         catalogue: The tasks that may be run; made off the loop, as it reads their sources.
+        receivers: Who may be called back.
     """
 
-    def __init__(self, bridge: Bridge, ledger: Ledger, catalogue: Catalogue) -> None:
+    def __init__(
+        self, bridge: Bridge, ledger: Ledger, catalogue: Catalogue, receivers: Receivers | None = None
+    ) -> None:
         self.bridge = bridge
         self.ledger = ledger
         self.catalogue = catalogue
+        self.receivers = receivers or Receivers()
         self._paces: dict[str, tuple[float, int]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -207,7 +221,7 @@ class Jobs:
             faults.append(Fault("/input", "This should be an object, or a list of positional arguments."))
         if faults:
             raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
-        return given, parse_options(body.get("options", {}), self.catalogue.queues)
+        return given, parse_options(body.get("options", {}), self.catalogue.queues, self.receivers)
 
     async def _withdraw(self, record: JobRecord, reservation: Reservation | None) -> None:
         """Remove the record of a job that was not published."""
@@ -290,6 +304,35 @@ class Jobs:
             seconds = min(LONGEST_RETRY_AFTER, max(1, math.ceil((waited or 0.0) + (ran or 0.0))))
             self._paces[task] = (time.monotonic() + PACE_TTL, seconds)
         return seconds
+
+    # Calling back.
+
+    async def deliveries(self, principal: Principal, job_id: str) -> tuple[Job, list[Delivery]]:
+        """
+        Return a job, and how it stands with telling its receiver of its end: one delivery, or none.
+
+        Raises:
+            Problem: As :meth:`get`.
+            LedgerUnavailable: Not known now.
+        """
+        job = await self.get(principal, job_id)
+        delivery = await self.ledger.delivery(job_id)
+        return job, [] if delivery is None else [delivery]
+
+    async def replay(self, principal: Principal, job_id: str, delivery_id: str) -> tuple[Job, Delivery]:
+        """
+        Have a delivery begin anew, whatever became of it; return it.
+
+        Raises:
+            Problem: As :meth:`get`; 404, there is no such delivery.
+            LedgerUnavailable: It may begin anew all the same.
+        """
+        job, deliveries = await self.deliveries(principal, job_id)
+        if delivery_id not in [delivery.id for delivery in deliveries]:
+            raise Problem(404, "unknown-delivery", "This job has no delivery of this id.")
+        await self.ledger.replay_callback(job_id)
+        job, [delivery] = await self.deliveries(principal, job_id)
+        return job, delivery
 
     # Cancelling.
 

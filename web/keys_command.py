@@ -1,4 +1,4 @@
-"""``python -m web keys``: makes, lists and revokes API keys in ``API_KEYS_FILE``."""
+"""``python -m web keys``: makes, lists and revokes API keys in ``API_KEYS_FILE``, and shows owners' secrets."""
 
 import argparse
 import contextlib
@@ -14,7 +14,8 @@ from typing import Any
 import pydantic
 
 from web.keys import SCOPES, ApiKey, load, new_key, tell_faults
-from web.settings import SettingsError
+from web.settings import Settings, SettingsError
+from web.signatures import Secrets
 
 __all__ = ("add_parser",)
 
@@ -41,6 +42,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     revoke = actions.add_parser("revoke", help="remove a key; the service knows within a second")
     revoke.add_argument("id", help="as the list shows it")
     revoke.set_defaults(run=_revoke)
+    secret = actions.add_parser("secret", help="print the secret by which an owner's callbacks are signed")
+    secret.add_argument("owner", nargs="?", default="", help="left out where there are no keys")
+    secret.set_defaults(run=_secret)
 
 
 def _words(text: str) -> list[str]:
@@ -83,6 +87,11 @@ def _revoke(options: argparse.Namespace) -> int:
         if keys.pop(options.id, None) is None:
             raise SettingsError("there is no key with this id: see python -m web keys list")
     print(f"Key {options.id} is revoked.", file=sys.stderr)
+    return 0
+
+
+def _secret(options: argparse.Namespace) -> int:
+    print(Secrets(Settings.from_environment().callback_secret_file).of(options.owner))
     return 0
 
 

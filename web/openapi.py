@@ -273,6 +273,20 @@ OPERATIONS = (
         problems=(*_BODY, *_JOB, *_SUBMIT, "job-unfinished"),
     ),
     Operation(
+        *("get", "/v1/jobs/{id}/deliveries", "list_deliveries", "See what became of calling a job's callback_url"),
+        tag="jobs",
+        answers={200: Answer("The deliveries; none before the job's end.", documents.Deliveries)},
+        problems=_JOB,
+    ),
+    Operation(
+        *("post", "/v1/jobs/{id}/deliveries/{delivery}/replay", "replay_delivery", "Call a callback_url again"),
+        tag="jobs",
+        body=_object(),
+        body_required=False,
+        answers={202: Answer("The delivery, which begins anew.", documents.Delivery)},
+        problems=(*_BODY, *_JOB, "unknown-delivery"),
+    ),
+    Operation(
         *("get", "/healthz", "check_health", "Is the process alive?"),
         tag="service",
         is_public=True,
@@ -320,6 +334,7 @@ def _queried(parameters: dict[str, Schema]) -> dict[str, Schema]:
 PARAMETERS: dict[str, Schema] = {
     "task": {"in": "path", "description": "A task's name.", "schema": {"type": "string"}},
     "id": {"in": "path", "description": "A job's id.", "schema": {"type": "string"}},
+    "delivery": {"in": "path", "description": "A delivery's id.", "schema": {"type": "string"}},
     "file": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*docs.FILES]}},
     "Prefer": {
         "in": "header",

@@ -11,6 +11,7 @@ from pydantic.config import JsonDict
 
 from web.catalogue import faults_of
 from web.problems import Fault, Problem
+from web.receivers import Receivers
 
 __all__ = ("JobOptions", "parse_options")
 
@@ -18,6 +19,9 @@ __all__ = ("JobOptions", "parse_options")
 YEAR = 366 * 86_400
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Url = Annotated[
+    str, StringConstraints(pattern="^https?://", max_length=2_000), Field(json_schema_extra={"format": "uri"})
+]
 
 
 # What _one_time holds, as JSON Schema.
@@ -43,6 +47,7 @@ class JobOptions(BaseModel):
     soft_time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
     tags: Annotated[list[Tag], Field(max_length=20)] = []
     on_disconnect: Literal["detach", "cancel", "cancel-if-unstarted"] = "detach"
+    callback_url: Url | None = None
 
     @model_validator(mode="after")
     def _one_time(self) -> Self:
@@ -67,7 +72,7 @@ class JobOptions(BaseModel):
         return options
 
 
-def parse_options(given: Any, queues: Collection[str]) -> JobOptions:
+def parse_options(given: Any, queues: Collection[str], receivers: Receivers) -> JobOptions:
     """
     Return the options that a body asks for.
 
@@ -81,6 +86,9 @@ def parse_options(given: Any, queues: Collection[str]) -> JobOptions:
         raise Problem(422, "invalid-options", "The options do not fit.", faults=faults) from None
     if options.queue is not None and options.queue not in queues:
         faults = [Fault("/options/queue", "There is no queue of this name.")]
+        raise Problem(422, "invalid-options", "The options do not fit.", faults=faults)
+    if options.callback_url is not None and (detail := receivers.fault_of(options.callback_url)):
+        faults = [Fault("/options/callback_url", detail)]
         raise Problem(422, "invalid-options", "The options do not fit.", faults=faults)
     parsed: JobOptions = options
     return parsed

@@ -59,6 +59,7 @@ KINDS = {
     "forbidden-scope": Kind(403, "The key lacks the scope that this needs."),
     "unknown-task": Kind(404, "There is no task of this name."),
     "unknown-job": Kind(404, "There is no job of this id, or it is somebody else's."),
+    "unknown-delivery": Kind(404, "The job has no delivery of this id."),
     "unknown-workflow": Kind(404, "There is no workflow of this id, or it is somebody else's."),
     "not-found": Kind(404, "There is nothing at this path."),
     "method-not-allowed": Kind(405, "`Allow` says which methods are."),

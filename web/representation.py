@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tornado_celery_bridge.ledger import Job, Workflow, dumps
+from tornado_celery_bridge.ledger import Delivery, Job, Workflow, dumps
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from web import documents
 from web.catalogue import ExposedTask
 from web.problems import type_uri
 
-__all__ = ("encode", "job", "milliseconds", "task", "task_summary", "workflow")
+__all__ = ("delivery", "encode", "job", "milliseconds", "rfc3339", "task", "task_summary", "workflow")
 
 # What happened to the worker and not to the task's own code: the same job may well succeed the next time.
 _RETRYABLE = {
@@ -30,7 +30,8 @@ def milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def _rfc3339(moment: int) -> str:
+def rfc3339(moment: int) -> str:
+    """Return milliseconds since 1970 as RFC 3339 has a time."""
     text = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 
@@ -41,6 +42,8 @@ def job(shown: Job) -> documents.Job:
     links: documents.JobLinks = {"self": f"/v1/jobs/{record.id}", "events": f"/v1/jobs/{record.id}/events"}
     if record.retry_of is not None:
         links["retry_of"] = f"/v1/jobs/{record.retry_of}"
+    if record.callback_url is not None:
+        links["deliveries"] = f"/v1/jobs/{record.id}/deliveries"
     if record.workflow is not None:
         links["workflow"] = f"/v1/workflows/{record.workflow}"
     document: documents.Job = {
@@ -53,10 +56,10 @@ def job(shown: Job) -> documents.Job:
         "priority": record.priority,
         "attempt": shown.attempt,
         "tags": record.tags,
-        "created_at": _rfc3339(record.created_at),
-        "started_at": None if shown.started_at is None else _rfc3339(shown.started_at),
-        "finished_at": None if shown.finished_at is None else _rfc3339(shown.finished_at),
-        "eta": None if record.eta is None else _rfc3339(record.eta),
+        "created_at": rfc3339(record.created_at),
+        "started_at": None if shown.started_at is None else rfc3339(shown.started_at),
+        "finished_at": None if shown.finished_at is None else rfc3339(shown.finished_at),
+        "eta": None if record.eta is None else rfc3339(record.eta),
         "links": links,
     }
     if shown.state == "SUCCESS":
@@ -64,6 +67,18 @@ def job(shown: Job) -> documents.Job:
     if shown.error is not None:
         document["error"] = error(shown.state, shown.error)
     return document
+
+
+def delivery(of: Job, shown: Delivery) -> documents.Delivery:
+    """Return how it stands with calling a job's callback_url."""
+    due = shown.next_attempt
+    return {
+        "id": shown.id,
+        "url": of.record.callback_url or "",
+        "state": shown.state,
+        "attempts": shown.attempts,
+        "next_attempt_at": None if due is None else rfc3339(due),
+    }
 
 
 def workflow(shown: Workflow) -> documents.Workflow:
@@ -78,7 +93,7 @@ def workflow(shown: Workflow) -> documents.Workflow:
         "total": len(jobs),
         "finished": ended == len(jobs),
         "tags": record.tags,
-        "created_at": _rfc3339(record.created_at),
+        "created_at": rfc3339(record.created_at),
         "tree": _tree(record.tree, shown.jobs)[0],
         "links": {"self": path, "cancel": f"{path}/cancel"},
     }

@@ -16,11 +16,14 @@ from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, ledger_backend
 from tornado_celery_bridge.ledger.worker import is_installed
 from web.application import make_app, make_server
+from web.callbacks import Deliverer
 from web.catalogue import Catalogue
 from web.jobs import Jobs
 from web.keys import Keyring
 from web.lifecycle import Lifecycle
+from web.receivers import Receivers
 from web.settings import Settings, SettingsError
+from web.signatures import Secrets
 
 __all__ = ("serve",)
 
@@ -43,11 +46,14 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
         parent: A file descriptor whose end of file stands for SIGTERM: the parent process is gone.
 
     Raises:
-        SettingsError: The Celery app or its backend is not there, or the file of API keys cannot be used.
+        SettingsError: The Celery app or its backend is not there, the file of API keys or of callbacks' secret
+            cannot be used, or who may be called back makes no sense.
         OSError: The port is taken.
     """
     stop = _stop_signal(parent)
     lifecycle = Lifecycle()
+    receivers, secrets = Receivers(settings.callback_allow), Secrets(settings.callback_secret_file)
+    await asyncio.to_thread(secrets.check)
     keys = None if settings.api_keys_file is None else await asyncio.to_thread(Keyring, settings.api_keys_file)
     app = await asyncio.to_thread(load_celery_app, settings.celery_app)
     async with AsyncExitStack() as stack:
@@ -57,7 +63,10 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
         ledger = await asyncio.to_thread(open_ledger, app, settings)
         stack.push_async_callback(ledger.close)
         stack.callback(asyncio.ensure_future(keep_swept(ledger)).cancel)
-        jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app))
+        deliverer = Deliverer(ledger, receivers, secrets)
+        stack.push_async_callback(deliverer.close)
+        stack.callback(asyncio.ensure_future(deliverer.run()).cancel)
+        jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app), receivers)
         stack.push_async_callback(jobs.close)
         server = make_server(make_app(bridge, jobs, keys=keys, lifecycle=lifecycle))
         server.listen(settings.port, settings.bind, reuse_port=reuse_port)

@@ -25,6 +25,11 @@ class Settings:
     job_ttl: float
     #: Where the API keys are; None is that there are none.
     api_keys_file: Path | None
+    #: Networks and hosts that may be called back whatever their addresses are, as :class:`web.receivers.Receivers` has
+    #: them.
+    callback_allow: str
+    #: Where the secret is by which callbacks are signed.
+    callback_secret_file: Path
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -43,7 +48,14 @@ class Settings:
             celery_app=environment.get("CELERY_APP") or "tasks",
             job_ttl=_number(environment, "JOB_TTL", 86_400, 1, 10 * 366 * 86_400),
             api_keys_file=Path(keys) if keys else None,
+            callback_allow=environment.get("CALLBACK_ALLOW") or "",
+            callback_secret_file=_secret_file(environment),
         )
+
+
+def _secret_file(environment: Mapping[str, str]) -> Path:
+    given = environment.get("CALLBACK_SECRET_FILE")
+    return Path(given) if given else Path(environment.get("DATA_DIR") or ".data") / "callback-secret"
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

@@ -293,7 +293,7 @@ class _Plan:
 
     def _read_tags(self, body: dict[str, Any]) -> list[str]:
         try:
-            return parse_options({"tags": body.get("tags", [])}, ()).tags
+            return parse_options({"tags": body.get("tags", [])}, (), self._jobs.receivers).tags
         except Problem as exc:
             self._faults += [Fault(fault.pointer.removeprefix("/options"), fault.detail) for fault in exc.faults]
             return []

@@ -13,7 +13,7 @@ from celery.app.task import Context
 from celery.exceptions import Reject
 
 from tests.servers import Server, free_port
-from tornado_celery_bridge.ledger import Acceptance, Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
+from tornado_celery_bridge.ledger import Acceptance, Claim, Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
 from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
 from tornado_celery_bridge.ledger.worker import _begin
 
@@ -51,8 +51,11 @@ def worker(app: Celery) -> WorkerLedger:
     return WorkerLedger(app)
 
 
-def record(job_id: str, *, task: str = "t", owner: str = "", tags: tuple[str, ...] = ()) -> JobRecord:
-    return JobRecord(id=job_id, task=task, owner=owner, queue="q", created_at=NOW, tags=list(tags))
+def record(
+    job_id: str, *, task: str = "t", owner: str = "", tags: tuple[str, ...] = (), callback_url: str | None = None
+) -> JobRecord:
+    options = {"callback_url": callback_url} if callback_url else {}
+    return JobRecord(id=job_id, task=task, owner=owner, queue="q", created_at=NOW, tags=list(tags), options=options)
 
 
 async def accept(ledger: Ledger, record: JobRecord, given: dict[str, Any] | list[Any], **more: Any) -> Acceptance:
@@ -347,3 +350,104 @@ def test_a_task_goes_back_into_its_queue_while_the_ledger_is_away(monkeypatch: p
         _begin(task, request, app)
     assert caught.value.requeue
     app.close()
+
+
+# Callbacks.
+
+
+async def claim(ledger: Ledger, lease: float = 60.0, **under_way: int) -> list[Claim]:
+    return await ledger.claim_callbacks(10, share=3, lease=lease, under_way=under_way)
+
+
+async def cancelled(ledger: Ledger, job_id: str, url: str) -> None:
+    """Have a job that calls back end before its start."""
+    await accept(ledger, record(job_id, callback_url=url), {})
+    await ledger.cancel(job_id)
+
+
+async def test_the_step_that_ends_a_job_queues_its_callback(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a", callback_url="https://X.test:1/y"), {})
+    await begin(worker, "a", "t1")
+    assert (await claim(ledger), await ledger.delivery("a")) == ([], None)
+    await end(worker, "a")
+    [found] = await claim(ledger)
+    assert (found.job_id, found.receiver, found.tries) == ("a", "x.test:1", 0)
+    told = await ledger.delivery("a")
+    assert told is not None
+    assert (told.id, told.state, told.attempts) == (found.id, "waiting", [])
+    assert await claim(ledger) == []
+    await end(worker, "a")  # it has ended, and ends no more
+    await ledger.settle_callback(found, {"status": 200}, "delivered")
+    assert await ledger.delivery("a") == (found.id, "delivered", [{"status": 200}], None)
+    assert await claim(ledger) == []
+
+
+async def test_a_claim_that_is_not_settled_lapses(ledger: Ledger) -> None:
+    await cancelled(ledger, "a", "https://x.test/")
+    [late] = await claim(ledger, lease=0.05)
+    found: list[Claim] = []
+    async with asyncio.timeout(5):
+        while not found:
+            found = await claim(ledger)
+    assert (found[0].id, found[0].lease) != (late.id, late.lease)
+    await ledger.settle_callback(late, {"status": 410}, "failed")
+    told = await ledger.delivery("a")
+    assert told is not None
+    assert (told.state, told.attempts) == ("waiting", [{"status": 410}])
+    await ledger.settle_callback(found[0], {"status": 500}, "waiting", 0.0)
+    assert [each.tries for each in await claim(ledger)] == [1]
+
+
+async def test_a_callback_whose_job_was_deleted_by_hand_is_dropped(ledger: Ledger) -> None:
+    await cancelled(ledger, "a", "https://x.test/")
+    await cancelled(ledger, "b", "https://x.test/")
+    await ledger.call("DEL", "pre.tcb:job:a")
+    assert [each.job_id for each in await claim(ledger)] == ["b"]
+    assert await ledger.call("ZRANGE", "pre.tcb:callbacks:x.test", 0, -1) == [b"b"]
+
+
+async def test_no_receiver_takes_all_and_nobody_waits_behind_it(ledger: Ledger) -> None:
+    for number in range(8):
+        await cancelled(ledger, f"slow{number}", "https://slow.test/")
+    await cancelled(ledger, "fast0", "https://fast.test/")
+    await cancelled(ledger, "fast1", "https://fast.test/")
+    assert [each.job_id for each in await claim(ledger)] == ["slow0", "slow1", "slow2", "fast0", "fast1"]
+    assert await claim(ledger, **{"slow.test": 3}) == []
+    assert [each.job_id for each in await claim(ledger, **{"slow.test": 2})] == ["slow3"]
+    # One place is free, and it goes to the receiver that has fewer.
+    await cancelled(ledger, "fast2", "https://fast.test/")
+    under_way = {"slow.test": 2, "fast.test": 1}
+    [found] = await ledger.claim_callbacks(1, share=3, lease=60, under_way=under_way)
+    assert found.job_id == "fast2"
+
+
+async def test_few_attempts_are_kept_and_none_longer_than_the_job(
+    ledger: Ledger,
+) -> None:
+    ledger._ttl = 0.0
+    await cancelled(ledger, "a", "https://x.test/")
+    for number in range(25):
+        [found] = await claim(ledger)
+        await ledger.settle_callback(found, {"status": number}, "waiting", 0.0)
+    told = await ledger.delivery("a")
+    assert told is not None
+    assert [each["status"] for each in told.attempts] == [*range(5, 25)]
+    [found] = await claim(ledger)
+    assert await ledger.sweep() == 1
+    await ledger.settle_callback(found, {"status": 200}, "delivered")  # which nobody asks for any more
+    await ledger.replay_callback("a")
+    assert await ledger.delivery("a") is None
+    assert await keys(ledger) == {"pre.tcb:gone:a"}
+
+
+async def test_a_job_without_a_callback_costs_nothing_for_it(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    await begin(worker, "a", "t1")
+    await end(worker, "a")
+    kept = {field.decode() for field in await ledger.call("HKEYS", "pre.tcb:job:a")}
+    assert kept == {
+        *("owner", "task", "queue", "created_at", "state", "created"),
+        *("attempt", "started_at", "finished_at", "worker", "number"),
+    }
+    kinds = {key.removeprefix("pre.tcb:").partition(":")[0] for key in await keys(ledger)}
+    assert kinds == {"job", "input", "value", "events", "index", "due", "pace"}

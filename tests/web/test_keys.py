@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -300,6 +301,8 @@ ROUTES_WITH_SCOPES = [
     ("GET", "/v1/jobs/x", "read"),
     ("GET", "/v1/jobs/x/events", "read"),
     ("POST", "/v1/jobs/x/cancel", "cancel"),
+    ("GET", "/v1/jobs/x/deliveries", "read"),
+    ("POST", "/v1/jobs/x/deliveries/y/replay", "submit"),
 ]
 
 
@@ -395,12 +398,17 @@ async def test_only_exposed_and_allowed_tasks(site: Guarded) -> None:
 
 @needs_worker
 async def test_another_owners_job_is_no_job(site: Guarded) -> None:
-    response = await site.submit("alice", "s.add", [1], Prefer="wait=10")
+    body = b'{"input": [1], "options": {"callback_url": "https://callback.invalid/"}}'
+    response = await site.fetch("alice", "/v1/tasks/s.add/jobs", "POST", body=body, headers={"Prefer": "wait=10"})
     assert response.code == 200
     job = json.loads(response.body)
+    path = job["links"]["self"]
     assert "owner" not in job
     never = "00000000-0000-4000-8000-000000000000"
-    for method, tail in (("GET", ""), ("GET", "/events"), ("POST", "/cancel")):
+    delivery = json.loads((await site.fetch("alice", f"{path}/deliveries")).body)["deliveries"][0]
+    replay = f"/deliveries/{delivery['id']}/replay"
+    tails = {"": "GET", "/events": "GET", "/cancel": "POST", "/deliveries": "GET", replay: "POST"}
+    for tail, method in tails.items():
         theirs, nobodys = [
             problem(await site.fetch("bob", f"/v1/jobs/{job_id}{tail}", method), 404, "unknown-job")
             for job_id in (job["id"], never)
@@ -672,6 +680,20 @@ def test_make_list_and_revoke(tmp_path: Path) -> None:
     assert Keyring(path).find(other)
     again = command(path, "revoke", principal.key_id)
     assert (again.returncode, "no key with this id" in again.stderr) == (78, True)
+
+
+def test_an_owners_secret_is_shown_and_stays_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    words = [sys.executable, "-m", "web", "keys", "secret"]
+    settings = environment(CALLBACK_SECRET_FILE=str(path))
+    shown = [
+        subprocess.run([*words, *owner], env=settings, capture_output=True, text=True, timeout=60, check=True).stdout
+        for owner in (["alice"], ["alice"], ["bob"], [])
+    ]
+    assert shown[0] == shown[1]
+    assert len(set(shown)) == 3
+    assert all(re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", each) for each in shown)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_keys_made_at_the_same_time(tmp_path: Path) -> None:

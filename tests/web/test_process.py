@@ -26,6 +26,7 @@ def test_defaults() -> None:
     settings = Settings.from_environment({})
     assert (settings.port, settings.bind, settings.celery_app) == (8888, "127.0.0.1", "tasks")
     assert settings.job_ttl == 86_400
+    assert (settings.callback_allow, settings.callback_secret_file) == ("", Path(".data/callback-secret"))
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "::", "192.168.0.1", "8.8.8.8"])
@@ -176,6 +177,8 @@ def test_a_taken_port(sample: dict[str, str], processes: str) -> None:
     ("settings", "complaint"),
     [
         ({"BIND": "0.0.0.0"}, b"no API keys"),
+        ({"CALLBACK_ALLOW": "10.0.0.1/8"}, b"CALLBACK_ALLOW"),
+        ({"CALLBACK_SECRET_FILE": "/dev/null"}, b"CALLBACK_SECRET_FILE"),
         ({"CELERY_APP": "no.such.module"}, b"CELERY_APP"),
         ({"SAMPLE_LEDGER": "memcached://127.0.0.1"}, b"job_ledger_url"),
         ({"CELERY_APP": "tests.sample", "SAMPLE_BROKER": "memory://", "SAMPLE_BACKEND": "redis://"}, b"install(app)"),

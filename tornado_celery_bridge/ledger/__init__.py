@@ -4,6 +4,8 @@ from tornado_celery_bridge.ledger._json import dumps
 from tornado_celery_bridge.ledger._ledger import Ledger, ledger_backend
 from tornado_celery_bridge.ledger._records import (
     Acceptance,
+    Claim,
+    Delivery,
     Event,
     Gone,
     Job,
@@ -18,6 +20,8 @@ from tornado_celery_bridge.ledger._records import (
 
 __all__ = (
     "Acceptance",
+    "Claim",
+    "Delivery",
     "Event",
     "Gone",
     "Job",

@@ -9,14 +9,17 @@ Knows no HTTP. Redis only, whatever the broker is.
 
 import asyncio
 import hashlib
+import json
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import redis.asyncio
 from celery.backends.redis import RedisBackend
 from celery.exceptions import ImproperlyConfigured
-from kombu.utils import json
+from kombu.utils.json import dumps as kombu_dumps
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -28,6 +31,8 @@ from tornado_celery_bridge.ledger._json import dumps
 from tornado_celery_bridge.ledger._records import (
     FIELDS,
     Acceptance,
+    Claim,
+    Delivery,
     Gone,
     Job,
     JobRecord,
@@ -51,6 +56,10 @@ KEY_LEASE = 5.0
 #: Jobs that one step of a sweep forgets, and that one page of a list looks at: some milliseconds of the server's time.
 SWEEP_SIZE = 200
 LOOKS = 2_000
+#: Receivers of callbacks that one claim looks at.
+RECEIVER_LOOKS = 200
+#: Attempts to call back that are kept of a job.
+KEPT_ATTEMPTS = 20
 
 #: Followers of events at once.
 MAX_FOLLOWERS = 100_000
@@ -145,7 +154,7 @@ class Ledger:
             _scripts.ACCEPT,
             *(record.id, record.encode(), dumps(given), record.owner, _ms(self._ttl), _ms(delay)),
             *("" if max_unfinished is None else max_unfinished, name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE)),
-            *(json.dumps(message), unique),
+            *(kombu_dumps(message), unique, _callback(record)),
         )
         return Acceptance(answer[0].decode(), *answer[1:])
 
@@ -277,13 +286,13 @@ class Ledger:
         name, fingerprint = reservation or ("", "")
         jobs: list[Any] = []
         for step in steps:
-            delay = "" if step.delay is None else _ms(step.delay)
-            jobs += (step.record.id, step.record.encode(), dumps(step.input), delay, step.before or "")
+            job, delay = step.record, "" if step.delay is None else _ms(step.delay)
+            jobs += (job.id, job.encode(), dumps(step.input), delay, step.before or "", _callback(job))
         answer = await self._run(
             _scripts.ACCEPT_WORKFLOW,
             *(record.id, record.encode(), record.owner, _ms(self._ttl)),
             *("" if max_unfinished is None else max_unfinished, name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE)),
-            *(dumps(after), json.dumps(message), *jobs),
+            *(dumps(after), kombu_dumps(message), *jobs),
         )
         return Acceptance(answer[0].decode(), *answer[1:])
 
@@ -314,6 +323,57 @@ class Ledger:
             grace: As for :meth:`cancel`.
         """
         await self._run(_scripts.CANCEL_WORKFLOW, workflow_id, "1" if whole else "", _ms(grace or 0), *ids)
+
+    # Callbacks.
+
+    async def claim_callbacks(
+        self, most: int, *, share: int, lease: float, under_way: Mapping[str, int]
+    ) -> list[Claim]:
+        """
+        Return ended jobs that are to call back now, which nobody else has for *lease* seconds.
+
+        Args:
+            most: At most so many.
+            share: At most so many of one receiver's, those under way included.
+            lease: Seconds; one that was not settled by then may be claimed again.
+            under_way: How many there are already, by receiver.
+        """
+        counts = [each for pair in under_way.items() for each in pair]
+        rows = await self._run(_scripts.CLAIM_CALLBACKS, "", most, share, _ms(lease), RECEIVER_LOOKS, *counts)
+        claims = []
+        for row in rows:
+            job_id, callback, tries, until = (value.decode() for value in row)
+            delivery_id, _, receiver = callback.partition(" ")
+            claims.append(Claim(job_id, delivery_id, receiver, int(tries), until))
+        return claims
+
+    async def settle_callback(
+        self, claim: Claim, attempt: Mapping[str, Any], state: str, next_in: float | None = None
+    ) -> None:
+        """
+        Note what came of an attempt.
+
+        Args:
+            claim: Under which it was made.
+            attempt: As :attr:`Delivery.attempts` has it.
+            state: Of the delivery: waiting, delivered or failed.
+            next_in: Seconds until the next attempt of one that waits.
+        """
+        delay = "" if next_in is None else _ms(next_in)
+        await self._run(_scripts.SETTLE, claim.job_id, claim.lease, dumps(attempt), KEPT_ATTEMPTS, state, delay)
+
+    async def delivery(self, job_id: str) -> Delivery | None:
+        """Return how it stands with a job's callback; None for one that has not ended, or has none."""
+        found = await self._run(_scripts.DELIVERY, job_id)
+        if not found:
+            return None
+        callback, state, due, *attempts = (value.decode() for value in found)
+        next_attempt = int(due) if due else None
+        return Delivery(callback.partition(" ")[0], state, [json.loads(each) for each in attempts], next_attempt)
+
+    async def replay_callback(self, job_id: str) -> None:
+        """Have an ended job call back again, now; nothing comes of it if there is no delivery."""
+        await self._run(_scripts.REPLAY, job_id)
 
     # Events.
 
@@ -433,6 +493,12 @@ def ledger_backend(app: Any) -> RedisBackend:
 def prefix_of(global_keyprefix: str) -> str:
     """Return what comes before every key of the ledger."""
     return f"{global_keyprefix}tcb:"
+
+
+def _callback(record: JobRecord) -> str:
+    """Return what the scripts know a job's callback by: an id that is no other job's, and its receiver."""
+    url = record.callback_url
+    return f"msg_{uuid.uuid4().hex} {urlsplit(url).netloc.lower()}" if url else ""
 
 
 def _sha(script: str) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from celery import states
 
@@ -12,6 +12,8 @@ from tornado_celery_bridge.ledger._json import dumps
 __all__ = (
     "FIELDS",
     "Acceptance",
+    "Claim",
+    "Delivery",
     "Event",
     "Gone",
     "Job",
@@ -71,6 +73,11 @@ class JobRecord:
     retry_of: str | None = None
     #: The workflow that it is a job of.
     workflow: str | None = None
+
+    @property
+    def callback_url(self) -> str | None:
+        """Where its end is told."""
+        return self.options.get("callback_url")
 
     def encode(self) -> str:
         """Return the fields that are not empty, as they are stored."""
@@ -264,3 +271,37 @@ class Acceptance(NamedTuple):
     kind: str
     #: The answer of a ``replay``, or the id of the job that is the same.
     response: bytes | None = None
+
+
+class Claim(NamedTuple):
+    """
+    The end of a job that somebody is to be told of, by whoever has the claim.
+
+    .. versionadded:: 0.1.0
+    """
+
+    job_id: str
+    #: The delivery's; the same at every attempt.
+    id: str
+    #: Host and port, as the URL has them.
+    receiver: str
+    #: Attempts that have failed.
+    tries: int
+    #: When the claim ends, by the server's clock; it has no other name.
+    lease: str
+
+
+class Delivery(NamedTuple):
+    """
+    How it stands with telling somebody of a job's end. Times are milliseconds since 1970.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: The same at every attempt.
+    id: str
+    state: Literal["waiting", "delivered", "failed"]
+    #: The last ones: ``{"at", "seconds"}`` with ``status`` or ``error``.
+    attempts: list[Any]
+    #: While one is under way, when another would be if nothing more is heard of this one.
+    next_attempt: int | None

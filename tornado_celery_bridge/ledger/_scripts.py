@@ -6,11 +6,17 @@ Keys, all with the deployment's prefix:
 ====================  ==============================================================================================
 ``job:{id}``          hash: the record's fields, ``state``, ``attempt``, ``started_at``, ``finished_at``, ``worker``,
                       ``number`` (of the last event), ``cancelled``, ``token`` (of the attempt under way), and what
-                      the scripts need at hand. As long as no field is over 64 bytes Redis packs it into a third of
-                      the memory; so what may be long has keys of its own
+                      the scripts need at hand. Of a job that calls back also ``callback`` (the delivery's id, a space,
+                      the receiver), and after its end ``delivery`` (waiting | delivered | failed), ``tries`` (that
+                      failed). As long as no field is over 64 bytes Redis packs it into a third of the memory; so what
+                      may be long has keys of its own
 ``input:{id}``        JSON, as submitted
 ``value:{id}``        JSON, what goes with the state: the progress, the result, or the error
 ``message:{id}``      JSON of the Celery signature to publish if the job's message is lost; of a workflow, all of it
+``attempts:{id}``     list of the last attempts to call back, as JSON
+``callbacks:{…}``     sorted set of ended jobs that are to call a receiver back, by when to try next; to claim one moves
+                      it to the end of the claim's lease, so that one whose holder died comes up again
+``callbacks``         sorted set of these receivers, by when to try the first of theirs
 ``events:{id}``       list of the job's last events, numbered without gaps; also the channel they are published on. (A
                       stream would take 4 KB for the first event, and have no use for its ids.)
 ``index:…``           sorted sets of job ids, packed, by time of submission: ``all``, ``owner:…``, ``task:…``,
@@ -47,7 +53,9 @@ __all__ = (
     "ACCEPT_WORKFLOW",
     "CANCEL",
     "CANCEL_WORKFLOW",
+    "CLAIM_CALLBACKS",
     "DEFER",
+    "DELIVERY",
     "EVENTS",
     "FINISH",
     "KEEP",
@@ -56,7 +64,9 @@ __all__ = (
     "READ",
     "READ_WORKFLOW",
     "RECONCILE",
+    "REPLAY",
     "REPORT",
+    "SETTLE",
     "START",
     "SWEEP",
     "TAKE",
@@ -187,6 +197,20 @@ local function settle()
   if known[1] then release(known[1]) end
 end
 
+local function receiver_of(callback) return string.match(callback, ' (.*)') end
+
+-- Have the job call a receiver back at some time, or not any more.
+local function call_back(receiver, at)
+  local queue = prefix .. 'callbacks:' .. receiver
+  if at then redis.call('ZADD', queue, string.format('%.0f', at), id) else redis.call('ZREM', queue, id) end
+  local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')[2]
+  if first then
+    redis.call('ZADD', prefix .. 'callbacks', first, receiver)
+  else
+    redis.call('ZREM', prefix .. 'callbacks', receiver)
+  end
+end
+
 -- The last job of a workflow has ended.
 local function finish_workflow(name)
   local workflow = prefix .. 'workflow:' .. name
@@ -202,7 +226,8 @@ local function finish_workflow(name)
 end
 
 local function finish_one(from, state, value)
-  local known, time = redis.call('HMGET', job, 'ttl', 'owner', 'started_at', 'task', 'workflow'), now()
+  local known = redis.call('HMGET', job, 'ttl', 'owner', 'started_at', 'task', 'workflow', 'callback')
+  local time = now()
   settle()
   redis.call('HSET', job, 'state', state, 'finished_at', time)
   redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'not_before', 'lost')
@@ -213,6 +238,10 @@ local function finish_one(from, state, value)
   if known[3] and state == 'SUCCESS' then pace(known[4] .. ' run', time - known[3]) end
   event('end', '{}')
   redis.call('PEXPIRE', events, math.min(known[1], 3600000))
+  if known[6] then
+    redis.call('HSET', job, 'delivery', 'waiting')
+    call_back(receiver_of(known[6]), time)
+  end
   if not known[5] then
     redis.call('ZADD', prefix .. 'due', time + known[1], pack(id))
   elseif redis.call('HINCRBY', prefix .. 'workflow:' .. known[5], 'open', -1) <= 0 then
@@ -310,10 +339,11 @@ local function is_full(owner, most, more)
 end
 
 -- Write a job down, as it was asked for (JSON of its record's fields).
-local function write(fields, input, ttl, delay, message)
+local function write(fields, input, ttl, delay, message, callback)
   local time, record, packed = now(), cjson.decode(fields), pack(id)
   for name, value in pairs(record) do redis.call('HSET', job, name, value) end
   redis.call('HSET', job, 'ttl', ttl, 'state', 'PENDING', 'created', time)
+  if callback ~= '' then redis.call('HSET', job, 'callback', callback) end
   if delay then
     redis.call('HSET', job, 'due', time + delay)
     enqueued(time + delay)
@@ -331,7 +361,8 @@ end
 """
 
 #: ARGV: prefix, id, record's fields (JSON), input, owner, ttl, delay, most unfinished ('' for any number), idempotency
-#: key ('' for none), its fingerprint, its ttl, its lease, message, what it is unique by ('' for one that is not).
+#: key ('' for none), its fingerprint, its ttl, its lease, message, what it is unique by ('' for one that is not),
+#: callback ('' for none).
 #: Returns one of: accepted | taken-over | exists | full | other | in-flight | replay, response | unique, id
 ACCEPT = (
     _COMMON
@@ -347,7 +378,7 @@ if same then
   return {'unique', same}
 end
 if is_full(ARGV[5], ARGV[8], 1) then return {'full'} end
-write(ARGV[3], ARGV[4], ARGV[6], ARGV[7], ARGV[13])
+write(ARGV[3], ARGV[4], ARGV[6], ARGV[7], ARGV[13], ARGV[15])
 if unique then
   redis.call('SET', unique, id)
   redis.call('HSET', job, 'unique', ARGV[14])
@@ -359,7 +390,8 @@ return {'accepted'}
 
 #: ARGV: prefix, workflow's id, record, owner, ttl, most unfinished ('' for any number), idempotency key ('' for none),
 #: its fingerprint, its ttl, its lease, what comes after what (JSON: lists of ids, by name), message, then of each
-#: job: id, record's fields (JSON), input, delay ('' for one that others come before), before ('' for none).
+#: job: id, record's fields (JSON), input, delay ('' for one that others come before), before ('' for none), callback
+#: ('' for none).
 #: Returns what ACCEPT does.
 ACCEPT_WORKFLOW = (
     _COMMON
@@ -371,12 +403,12 @@ if held then return held end
 local workflow = prefix .. 'workflow:' .. name
 if redis.call('EXISTS', workflow) == 1 then return {'exists'} end
 local ids = {}
-for place = 13, #ARGV, 5 do ids[#ids + 1] = ARGV[place] end
+for place = 13, #ARGV, 6 do ids[#ids + 1] = ARGV[place] end
 if is_full(owner, ARGV[6], #ids) then return {'full'} end
-for place = 13, #ARGV, 5 do
+for place = 13, #ARGV, 6 do
   turn(ARGV[place])
   local delay, before = ARGV[place + 3], ARGV[place + 4]
-  write(ARGV[place + 1], ARGV[place + 2], ttl, delay ~= '' and delay, '')
+  write(ARGV[place + 1], ARGV[place + 2], ttl, delay ~= '' and delay, '', ARGV[place + 5])
   if before ~= '' then redis.call('HSET', job, 'before', before) end
 end
 redis.call('HSET', workflow, 'record', ARGV[3], 'owner', owner, 'ttl', ttl, 'jobs', cjson.encode(ids), 'open', #ids)
@@ -392,7 +424,7 @@ return {'accepted'}
 
 _FORGET = """
 local function forget()
-  local known, packed = redis.call('HMGET', job, 'owner', 'task', 'tags', 'state'), pack(id)
+  local known, packed = redis.call('HMGET', job, 'owner', 'task', 'tags', 'state', 'callback'), pack(id)
   if not known[4] then return end
   redis.call('ZREM', index('all'), packed)
   redis.call('ZREM', index('task:' .. known[2]), packed)
@@ -401,6 +433,10 @@ local function forget()
   redis.call('ZREM', index('dead'), packed)
   for _, tag in ipairs(cjson.decode(known[3] or '[]')) do redis.call('ZREM', index('tag:' .. tag), packed) end
   redis.call('DEL', job, events, prefix .. 'input:' .. id, prefix .. 'value:' .. id)
+  if known[5] then
+    call_back(receiver_of(known[5]))
+    redis.call('DEL', prefix .. 'attempts:' .. id)
+  end
   return known
 end
 """
@@ -855,5 +891,82 @@ while looked < looks do
   skip = skip + 100
 end
 return found
+"""
+)
+
+#: ARGV: prefix, '', how many at most, how many of one receiver's, lease, how many receivers are looked at, then
+#: receivers and how many of theirs are under way already: who has the fewest comes first.
+#: Returns {job's id, callback, tries, when the lease ends} of each.
+CLAIM_CALLBACKS = (
+    _COMMON
+    + """
+local most, share, time = tonumber(ARGV[3]), tonumber(ARGV[4]), now()
+local lease = time + ARGV[5]
+local under_way, found = {}, {}
+for place = 7, #ARGV, 2 do under_way[ARGV[place]] = tonumber(ARGV[place + 1]) end
+local receivers = redis.call('ZRANGEBYSCORE', prefix .. 'callbacks', '-inf', time, 'LIMIT', 0, ARGV[6])
+table.sort(receivers, function(one, other) return (under_way[one] or 0) < (under_way[other] or 0) end)
+for _, receiver in ipairs(receivers) do
+  local room = math.max(0, math.min(share - (under_way[receiver] or 0), most - #found))
+  local due = redis.call('ZRANGEBYSCORE', prefix .. 'callbacks:' .. receiver, '-inf', time, 'LIMIT', 0, room)
+  for _, each in ipairs(due) do
+    turn(each)
+    local known = redis.call('HMGET', job, 'callback', 'tries')
+    if known[1] then
+      call_back(receiver, lease)
+      found[#found + 1] = {each, known[1], known[2] or '0', string.format('%.0f', lease)}
+    else -- somebody has deleted the job by hand
+      call_back(receiver)
+    end
+  end
+end
+return found
+"""
+)
+
+#: ARGV: prefix, id, when the lease ends, the attempt's JSON, how many of these are kept, delivery's state, until the
+#: next try ('' for none). Of a claim whose lease is over, which somebody else has, nothing but the attempt is noted.
+SETTLE = (
+    _COMMON
+    + """
+local callback = redis.call('HGET', job, 'callback')
+if not callback then return end
+local receiver = receiver_of(callback)
+redis.call('RPUSH', prefix .. 'attempts:' .. id, ARGV[4])
+redis.call('LTRIM', prefix .. 'attempts:' .. id, -ARGV[5], -1)
+if redis.call('ZSCORE', prefix .. 'callbacks:' .. receiver, id) ~= ARGV[3] then return end
+redis.call('HSET', job, 'delivery', ARGV[6])
+if ARGV[7] == '' then
+  call_back(receiver)
+else
+  redis.call('HINCRBY', job, 'tries', 1)
+  call_back(receiver, now() + ARGV[7])
+end
+"""
+)
+
+#: ARGV: prefix, id. Returns {} if there is none; or {callback, delivery's state, when to try next or '', attempts…}.
+DELIVERY = (
+    _COMMON
+    + """
+local known = redis.call('HMGET', job, 'callback', 'delivery')
+if not known[2] then return {} end
+local found = redis.call('LRANGE', prefix .. 'attempts:' .. id, 0, -1)
+table.insert(found, 1, redis.call('ZSCORE', prefix .. 'callbacks:' .. receiver_of(known[1]), id) or '')
+table.insert(found, 1, known[2])
+table.insert(found, 1, known[1])
+return found
+"""
+)
+
+#: ARGV: prefix, id. Has a job call back again, now, as if it had just ended.
+REPLAY = (
+    _COMMON
+    + """
+local known = redis.call('HMGET', job, 'callback', 'delivery')
+if not known[2] then return end
+redis.call('HSET', job, 'delivery', 'waiting')
+redis.call('HDEL', job, 'tries')
+call_back(receiver_of(known[1]), now())
 """
 )
