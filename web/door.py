@@ -47,7 +47,7 @@ class _RefusedKey(NamedTuple):
     reason: str
 
 
-def parse_body(body: bytes, max_nodes: int = MAX_NODES) -> dict[str, Any]:
+def parse_body(body: bytes | bytearray, max_nodes: int = MAX_NODES) -> dict[str, Any]:
     """
     Return the JSON object that *body* is.
 

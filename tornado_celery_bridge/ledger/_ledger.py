@@ -19,11 +19,12 @@ from celery.exceptions import ImproperlyConfigured
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._redis import ConnectionPool, connection_pool
+from tornado_celery_bridge._store import Stored
 from tornado_celery_bridge.exceptions import WaitersSaturated
 from tornado_celery_bridge.ledger import _scripts
 from tornado_celery_bridge.ledger._events import Feed, Follower
-from tornado_celery_bridge.ledger._json import dumps
 from tornado_celery_bridge.ledger._records import (
     FIELDS,
     Acceptance,
@@ -50,6 +51,9 @@ KEY_LEASE = 5.0
 #: Jobs that one step of a sweep forgets, and that one page of a list looks at: some milliseconds of the server's time.
 SWEEP_SIZE = 200
 LOOKS = 2_000
+
+#: Seconds for which a blob that was announced may be on its way into a job: it is stored, and a chain handed on.
+BLOB_GRACE = 3_600.0
 
 #: Followers of events at once.
 MAX_FOLLOWERS = 100_000
@@ -117,7 +121,7 @@ class Ledger:
     async def accept(
         self,
         record: JobRecord,
-        given: dict[str, Any] | list[Any],
+        given: dict[str, Any] | list[Any] | Stored,
         *,
         delay: float = 0.0,
         max_unfinished: int | None = None,
@@ -128,7 +132,7 @@ class Ledger:
 
         Args:
             record: The job's record.
-            given: Its input.
+            given: Its input, or the blob that has it, which is the job's from then on.
             delay: Seconds until it is due.
             max_unfinished: How many unfinished jobs its owner may have, this one included; None for any number.
             reservation: Of its idempotency key, if there is one.
@@ -139,7 +143,7 @@ class Ledger:
         name, fingerprint = reservation or ("", "")
         answer = await self._run(
             _scripts.ACCEPT,
-            *(record.id, record.encode(), dumps(given), record.owner, record.task),
+            *(record.id, record.encode(), _written(given), record.owner, record.task),
             *(_ms(self._ttl), _ms(delay), "" if max_unfinished is None else max_unfinished),
             *(name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE), *record.tags),
         )
@@ -164,7 +168,11 @@ class Ledger:
         return None if owner is None else Gone(owner.decode())
 
     async def input_of(self, job_id: str) -> bytes | None:
-        """Return the JSON of a job's exact input; None for a job that is not there."""
+        """
+        Return the JSON of a job's exact input; None for a job that is not there.
+
+        Of a large one it is no object and no array, but a string: the name of its blob.
+        """
         given: bytes | None = await self.call("HGET", f"{self.prefix}job:{job_id}", "input")
         return given
 
@@ -232,6 +240,28 @@ class Ledger:
         waited, ran = (None if value is None else int(value) / 1000 for value in found)
         return waited, ran
 
+    # Blobs.
+
+    async def announce(self, blob: str) -> None:
+        """Note that a blob is about to be written; one that no job claims is removed after ``BLOB_GRACE`` seconds."""
+        await self._run(_scripts.ANNOUNCE, "", _ms(BLOB_GRACE), blob)
+
+    async def disown(self, blob: str) -> None:
+        """Have a blob that was announced removed with the next sweep."""
+        await self._run(_scripts.ANNOUNCE, "", 0, blob)
+
+    async def claim(self, job_id: str, blob: str) -> None:
+        """Have a blob that was announced kept for as long as a job."""
+        await self._run(_scripts.CLAIM, job_id, blob)
+
+    async def unclaimed(self) -> list[str]:
+        """Return names of blobs that are to be removed from the store, until :meth:`removed` is told of them."""
+        return [name.decode() for name in await self._run(_scripts.UNCLAIMED, "", SWEEP_SIZE)]
+
+    async def removed(self, blobs: Sequence[str]) -> None:
+        """Note that blobs were removed."""
+        await self.call("ZREM", f"{self.prefix}blobs", *blobs)
+
     # Workflows.
 
     async def accept_workflow(
@@ -260,7 +290,7 @@ class Ledger:
         jobs: list[Any] = []
         for step in steps:
             job, delay = step.record, "" if step.delay is None else _ms(step.delay)
-            jobs += (job.id, job.encode(), dumps(step.input), job.task, delay, step.before or "", dumps(job.tags))
+            jobs += (job.id, job.encode(), _written(step.input), job.task, delay, step.before or "", dumps(job.tags))
         answer = await self._run(
             _scripts.ACCEPT_WORKFLOW,
             *(record.id, record.encode(), record.owner, _ms(self._ttl)),
@@ -415,6 +445,10 @@ def ledger_backend(app: Any) -> RedisBackend:
 def prefix_of(global_keyprefix: str) -> str:
     """Return what comes before every key of the ledger."""
     return f"{global_keyprefix}tcb:"
+
+
+def _written(given: dict[str, Any] | list[Any] | Stored) -> str:
+    return dumps(given.name if isinstance(given, Stored) else given)
 
 
 def _sha(script: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 
 from celery import states
 
+from tornado_celery_bridge._store import Stored
 from tornado_celery_bridge.exceptions import BridgeError
 
 __all__ = (
@@ -24,7 +25,10 @@ __all__ = (
 )
 
 #: What of a job's hash is read; the input is not, as it may be large.
-FIELDS = ("record", "state", "attempt", "started_at", "finished_at", "progress", "result", "error", "number", "worker")
+FIELDS = (
+    *("record", "state", "attempt", "started_at", "finished_at", "progress", "result", "stored", "error", "number"),
+    "worker",
+)
 
 
 class LedgerUnavailable(BridgeError):
@@ -95,6 +99,8 @@ class Job:
     progress: dict[str, Any] | None = None
     #: What it returned, as JSON has it.
     result: Any = None
+    #: In the place of a large result: where it is.
+    stored: Stored | None = None
     #: ``{"type", "module", "message"}`` of a job that failed, was cancelled or will be tried again.
     error: dict[str, str] | None = None
     #: The last event's number; 0 is the acceptance.
@@ -114,8 +120,9 @@ class Job:
         for name in ("progress", "result", "error"):
             if name in given:
                 given[name] = json.loads(given[name])
+        stored = Stored.decode(json.loads(given.pop("stored"))) if "stored" in given else None
         numbers = {name: int(given.pop(name, 0)) for name in ("attempt", "number")}
-        return cls(record=JobRecord.decode(given.pop("record")), **numbers, **given)  # type: ignore[arg-type]
+        return cls(record=JobRecord.decode(given.pop("record")), stored=stored, **numbers, **given)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +178,7 @@ class Step(NamedTuple):
     """
 
     record: JobRecord
-    input: dict[str, Any] | list[Any]
+    input: dict[str, Any] | list[Any] | Stored
     #: Seconds until it is due; None for a job that others come before.
     delay: float | None
     #: Names the jobs that come after it, if any do.

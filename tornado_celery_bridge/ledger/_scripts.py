@@ -4,8 +4,10 @@ What is done to the ledger in one step, as Lua scripts: whatever dies, a job is 
 Keys, all with the deployment's prefix:
 
 ====================  ==============================================================================================
-``job:{id}``          hash: ``record`` and ``input`` (JSON, as submitted), ``state``, ``attempt``, ``started_at``,
-                      ``finished_at``, ``result`` or ``error`` (JSON), ``progress``, ``number`` (of the last event),
+``job:{id}``          hash: ``record`` and ``input`` (JSON, as submitted; a large input is a blob, and this its name,
+                      quoted), ``state``, ``attempt``, ``started_at``, ``finished_at``, ``result``, ``stored`` (a
+                      large one: its blob) or ``error`` (JSON), ``blobs`` (the names of all that go with the job, each
+                      with a blank after it), ``progress``, ``number`` (of the last event),
                       ``cancelled`` (the error to end with), ``token`` (of the attempt under way), and what the
                       scripts need at hand
 ``events:{id}``       list of the job's last events, numbered without gaps; also the channel they are published on. (A
@@ -19,6 +21,7 @@ Keys, all with the deployment's prefix:
 ``due``               sorted set of finished jobs by the time that they are to be forgotten, and of ``workflow:{id}``
 ``gone:{id}``         the owner of a job that was forgotten; ``gone:workflow:{id}`` of a workflow
 ``key:{…}``           hash: an idempotency key's reservation
+``blobs``             sorted set of blobs that are nobody's, by the time that they are to be removed from the store
 ``pace``              hash: how long jobs of a task have waited and run of late, in ms
 ====================  ==============================================================================================
 
@@ -31,8 +34,10 @@ All times in scores and deadlines are the server's, in ms, so that the processes
 __all__ = (
     "ACCEPT",
     "ACCEPT_WORKFLOW",
+    "ANNOUNCE",
     "CANCEL",
     "CANCEL_WORKFLOW",
+    "CLAIM",
     "EVENTS",
     "FINISH",
     "LIST",
@@ -40,6 +45,7 @@ __all__ = (
     "REPORT",
     "START",
     "SWEEP",
+    "UNCLAIMED",
     "WITHDRAW",
     "WITHDRAW_WORKFLOW",
 )
@@ -85,6 +91,12 @@ end
 -- Turn to another job.
 local function turn(to)
   id, job, events = to, prefix .. 'job:' .. to, prefix .. 'events:' .. to
+end
+
+-- A blob is the job's, and goes when it goes.
+local function claim(name)
+  redis.call('ZREM', prefix .. 'blobs', name)
+  redis.call('HSET', job, 'blobs', (redis.call('HGET', job, 'blobs') or '') .. name .. ' ')
 end
 
 -- The last job of a workflow has ended.
@@ -189,6 +201,8 @@ local function write(record, input, owner, task, ttl, delay, tags)
   redis.call('HSET', job, 'record', record, 'input', input, 'owner', owner, 'task', task, 'ttl', ttl,
     'state', 'PENDING', 'created', time)
   if delay then redis.call('HSET', job, 'due', time + delay) end
+  local blob = string.match(input, '^"(.*)"$')
+  if blob then claim(blob) end
   redis.call('HINCRBY', prefix .. 'open', owner, 1)
   redis.call('DEL', prefix .. 'gone:' .. id)
   redis.call('ZADD', index('all'), time, id)
@@ -254,8 +268,9 @@ return {'accepted'}
 
 _FORGET = """
 local function forget()
-  local known = redis.call('HMGET', job, 'owner', 'task', 'record', 'state')
+  local known = redis.call('HMGET', job, 'owner', 'task', 'record', 'state', 'blobs')
   if not known[4] then return end
+  for name in string.gmatch(known[5] or '', '%S+') do redis.call('ZADD', prefix .. 'blobs', now(), name) end
   redis.call('ZREM', index('all'), id)
   redis.call('ZREM', index('task:' .. known[2]), id)
   redis.call('ZREM', index('state:' .. bucket(known[4])), id)
@@ -352,13 +367,14 @@ return known[2] and 'cancelled' or 'go'
 """
 )
 
-#: ARGV: prefix, id, state, finished_at, result | error, its JSON. Returns whether this was the job's end.
+#: ARGV: prefix, id, state, finished_at, result | stored | error, its JSON. Returns whether this was the job's end.
 FINISH = (
     _COMMON
     + """
 local from = redis.call('HGET', job, 'state')
 if not from or ENDED[from] then return 0 end
 finish(from, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+if ARGV[5] == 'stored' then claim(cjson.decode(ARGV[6])[1]) end
 return 1
 """
 )
@@ -487,5 +503,29 @@ while looked < looks do
   skip = skip + 100
 end
 return found
+"""
+)
+
+#: ARGV: prefix, '', after how many ms they are to be removed, names of blobs… If a job claims one, it is kept.
+ANNOUNCE = (
+    _COMMON
+    + """
+for place = 4, #ARGV do redis.call('ZADD', prefix .. 'blobs', now() + ARGV[3], ARGV[place]) end
+"""
+)
+
+#: ARGV: prefix, id, blob's name. Nothing is done for a job that is not there.
+CLAIM = (
+    _COMMON
+    + """
+if redis.call('EXISTS', job) == 1 then claim(ARGV[3]) end
+"""
+)
+
+#: ARGV: prefix, '', how many at most. Returns the names of blobs that are to be removed now.
+UNCLAIMED = (
+    _COMMON
+    + """
+return redis.call('ZRANGEBYSCORE', prefix .. 'blobs', '-inf', now(), 'LIMIT', 0, ARGV[3])
 """
 )

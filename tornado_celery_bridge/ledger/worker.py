@@ -8,6 +8,8 @@ What it adds to a stock worker, and where:
 - whenever the worker stores a state: the same goes into the ledger (the result backend is a subclass of the app's
   own, found by the loader's ``override_backends``). So what ends a task ends the job, be it a return, an exception, a
   retry, a hard time limit, an expiry or a revoke;
+- around a task's code: what stands for a large argument is loaded, and a large result goes to the store, with a
+  reference in its place for all that Celery does with it (see :mod:`.._store`). Who reads a result by this app gets it;
 - while a task runs: what it logs by ``get_task_logger`` becomes the job's events.
 
 A task that is no job's costs one question to Redis when it starts and one when it ends.
@@ -17,7 +19,8 @@ import functools
 import logging
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,9 +34,11 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from tornado_celery_bridge._json import dumps
+from tornado_celery_bridge._store import Store, Stored
+from tornado_celery_bridge.exceptions import StoreUnavailable
 from tornado_celery_bridge.ledger import _scripts
-from tornado_celery_bridge.ledger._json import dumps
-from tornado_celery_bridge.ledger._ledger import ledger_backend, prefix_of
+from tornado_celery_bridge.ledger._ledger import BLOB_GRACE, ledger_backend, prefix_of
 from tornado_celery_bridge.progress import STATE as PROGRESS
 
 __all__ = ("JobCancelled", "install", "is_installed")
@@ -88,6 +93,7 @@ class _WorkerLedger:
         self._start = self._sure.register_script(_scripts.START)
         self._finish = self._sure.register_script(_scripts.FINISH)
         self._report = self._once.register_script(_scripts.REPORT)
+        self._announce = self._sure.register_script(_scripts.ANNOUNCE)
 
     def start(self, task_id: str, task: str, token: str, *, again: bool, worker: str, retries: int = 0) -> str:
         """Note that a task begins; return ``go``, ``unknown`` or why it must not run."""
@@ -97,7 +103,13 @@ class _WorkerLedger:
     def finish(self, task_id: str, state: str, value: Any) -> None:
         """Note how a task ended."""
         field = "result" if state == states.SUCCESS else "error"
+        if isinstance(value, Stored):
+            field, value = "stored", value.encode()
         self._finish(args=[self._prefix, task_id, state, _now(), field, dumps(value)])
+
+    def announce(self, blob: str) -> None:
+        """Note that a blob is about to be written, which is removed later if no job ends with it."""
+        self._announce(args=[self._prefix, "", round(BLOB_GRACE * 1000), blob])
 
     def report(
         self,
@@ -125,6 +137,11 @@ def _ledger_of(app: Celery) -> _WorkerLedger:
     return _WorkerLedger(app)
 
 
+@functools.cache
+def _store_of(app: Celery) -> Store | None:
+    return Store.of_app(app)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -137,8 +154,19 @@ class _Recording:
 
     app: Celery
 
+    def meta_from_decoded(self, meta: Any) -> Any:
+        meta = super().meta_from_decoded(meta)  # type: ignore[misc]
+        if isinstance(meta["result"], Stored) and not getattr(_running, "passes_on", False):
+            meta["result"] = _loaded(meta["result"], self.app)
+        return meta
+
+    def on_chord_part_return(self, *args: Any, **kwargs: Any) -> Any:
+        with _passing_on():
+            return super().on_chord_part_return(*args, **kwargs)  # type: ignore[misc]
+
     def store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, **kwargs: Any) -> Any:
-        stored = super().store_result(task_id, result, state, traceback, **kwargs)  # type: ignore[misc]
+        with _passing_on():
+            stored = super().store_result(task_id, result, state, traceback, **kwargs)  # type: ignore[misc]
         ledger = _ledger_of(self.app)
         if state in states.READY_STATES:
             ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result))
@@ -153,6 +181,29 @@ class _Recording:
             if ledger.report(task_id, kind, data, state, "progress", result) == "cancelled":
                 raise JobCancelled(f"job {task_id} was cancelled")
         return stored
+
+
+@contextmanager
+def _passing_on() -> Iterator[None]:
+    """Leave references among results as they are: what this thread reads goes on to somebody else."""
+    before, _running.passes_on = getattr(_running, "passes_on", False), True
+    try:
+        yield
+    finally:
+        _running.passes_on = before
+
+
+def _loaded(value: Any, app: Celery) -> Any:
+    """
+    Return *value* with what references in it stand for.
+
+    Raises:
+        BlobLost, StoreUnavailable: It can't be had.
+    """
+    store = _store_of(app)
+    if store is None:
+        raise StoreUnavailable("this app has no job_store_url, where large values are")
+    return store.load(value)
 
 
 def _record_states(app: Celery) -> None:
@@ -186,6 +237,7 @@ class _GuardTasks(bootsteps.Step):
     """As a worker starts, after it has imported the tasks and before it builds what runs them."""
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
+        Store.of_app(worker.app)  # one that can't be used is to be known now
         for task in worker.app.tasks.values():
             if not hasattr(task.run, "guarded"):
                 task.run = _guard(task, worker.app)
@@ -205,7 +257,9 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
         job_id = _begin(task, request, app)
         before, _running.job = getattr(_running, "job", None), job_id and (job_id, app)
         try:
-            return run(*args, **kwargs)
+            if job_id is None:
+                return run(*args, **kwargs)
+            return _run_job(run, args, kwargs, app)
         except JobCancelled:
             task.backend.mark_as_revoked(request.id, "cancelled", request=request)
             raise
@@ -214,6 +268,15 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
 
     guarded.guarded = True  # type: ignore[attr-defined]
     return guarded
+
+
+def _run_job(run: Callable[..., Any], args: Any, kwargs: dict[str, Any], app: Celery) -> Any:
+    """Return what a job's task returns, or a reference to it; what it is given is loaded before."""
+    store = _store_of(app)
+    if store is None:
+        return run(*args, **kwargs)
+    args, kwargs = store.load_arguments(args, kwargs)
+    return store.keep(run(*args, **kwargs), _ledger_of(app).announce)
 
 
 def _begin(task: Any, request: Any, app: Celery) -> str | None:
@@ -245,7 +308,8 @@ def _begin(task: Any, request: Any, app: Celery) -> str | None:
 
 def _return_chord_part(backend: Any, request: Any) -> None:
     """Say to its chord how a task ended: the worker that ran it may have died before it did. Twice does no harm."""
-    meta = backend.get_task_meta(request.id)
+    with _passing_on():
+        meta = backend.get_task_meta(request.id, cache=False)
     if meta["status"] in states.READY_STATES:
         backend.on_chord_part_return(request, meta["status"], meta["result"])
 
