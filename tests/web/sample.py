@@ -122,6 +122,7 @@ def make_app(url: str) -> Celery:
 
     @app.task(name="s.flat", shared=False, exposed=True)
     def flat(values: list[Any]) -> list[Any]:
+        """Return the lengths of texts; a list among them by calling itself."""
         return [flat(value) if isinstance(value, list) else len(value) for value in values]
 
     @app.task(name="s.moments", shared=False, exposed=True)

@@ -252,7 +252,9 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         request = task.request
-        if request.called_directly or request.is_eager:
+        # Celery runs a task that calls itself with the same request (celery.app.trace: "stack protection").
+        calls_itself = getattr(_running, "job", None) == (request.id, app)
+        if request.called_directly or request.is_eager or calls_itself:
             return run(*args, **kwargs)
         job_id = _begin(task, request, app)
         before, _running.job = getattr(_running, "job", None), job_id and (job_id, app)
