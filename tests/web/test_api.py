@@ -526,3 +526,7 @@ async def test_one_log_line_for_a_request_whatever_is_in_it(service: Service, ca
     assert "status=404" in lines[0]
     assert "secret" not in lines[0]
     assert "confidential" not in caplog.text
+
+
+async def test_a_task_that_calls_itself(service: Service) -> None:
+    assert job(await service.submit("s.flat", {"input": [["a", ["bc", []]]]}, wait=10), 200)["result"] == [1, [2, []]]
