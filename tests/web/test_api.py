@@ -469,15 +469,21 @@ async def test_tasks(service: Service) -> None:
     assert [task["name"] for task in tasks] == [
         *(
             "s.add",
+            "s.again",
             "s.echo",
             "s.fail",
             "s.flaky",
+            "s.flat",
             "s.forgetful",
+            "s.kinds",
+            "s.letters",
             "s.log",
             "s.mark",
+            "s.moments",
             "s.nan",
             "s.nap",
             "s.pid",
+            "s.size",
             "s.steps",
             "s.total",
         )

@@ -146,6 +146,14 @@ async def test_a_result_is_the_same_read_by_celery_and_by_the_bridge(service: Se
     assert await service.bridge.get(made["id"]) == "x" * MB
     assert isinstance((await service.bridge.state(made["id"])).result, Stored)
     assert await asyncio.to_thread(lambda: app.AsyncResult(made["id"]).get(timeout=10)) == "x" * MB
+    # A client that knows nothing of us.
+    code = "import sys, celery; celery.Celery(backend=sys.argv[1]).AsyncResult(sys.argv[2]).get(timeout=10)"
+    bare = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code, str(app.conf.result_backend), made["id"]), stderr=subprocess.PIPE
+    )
+    _, told = await bare.communicate()
+    assert b"DecodeError" in told
+    assert b"tornado_celery_bridge.Stored" in told
 
 
 async def test_more_than_json_has_comes_as_it_was_to_the_next_task(service: Service, app: Celery) -> None:
