@@ -137,7 +137,10 @@ async def keep_swept(ledger: Ledger, store: Store | None) -> None:
 
 def _remove(store: Store, blobs: list[str]) -> None:
     for blob in blobs:
-        store.remove(blob)
+        try:
+            store.remove(blob)
+        except ValueError as exc:  # somebody else wrote that into Redis
+            _log.warning("not removed from the store: %s", exc)
 
 
 def _in_url(host: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded
+from celery.utils.saferepr import saferepr
 from kombu.utils import json as kombu_json
 
 from tornado_celery_bridge import BlobLost, Stored, StoreUnavailable
@@ -64,7 +65,7 @@ def test_what_json_has_not_is_kept_twice(store: Store) -> None:
     with pytest.raises(BlobLost):
         store.load(stored)
     files, folder = store._files()
-    assert files.ls(folder) == []
+    assert files.find(folder) == []
 
 
 def test_an_object_that_looks_like_kombus_is_no_more_than_that(store: Store) -> None:
@@ -84,7 +85,7 @@ def test_arguments(store: Store) -> None:
     assert kwargs == given
     assert args == [[1, [LARGE], LARGE], given, [result]]
     assert store.load_arguments((), {}) == ([], {})
-    assert all(len(repr(value)) < 100 for value in named.values())
+    assert saferepr((stored,)) == f"(<of 1 bytes in {stored.name}>,)"
 
 
 def test_a_reference_travels_as_json_and_as_no_other_json() -> None:
@@ -100,6 +101,13 @@ def test_a_reference_travels_as_json_and_as_no_other_json() -> None:
 def test_a_name_is_no_path(name: Any) -> None:
     with pytest.raises(ValueError, match="is no name of a blob"):
         kombu_json.loads(json.dumps({"__type__": "tornado_celery_bridge.Stored", "__value__": [name, 1, None]}))
+
+
+def test_nothing_but_blobs_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    with pytest.raises(ValueError, match="is no name of a blob"):
+        Store(f"file://{tmp_path}/blobs").remove("../other")
+    assert (tmp_path / "other").exists()
 
 
 def test_a_store_that_does_not_work(tmp_path: Path) -> None:

@@ -258,6 +258,20 @@ async def test_results_that_are_not_large_or_not_there(service: Service) -> None
     problem(await service.fetch("/v1/jobs/nothing/result"), 404, "unknown-job")
 
 
+async def test_a_worker_without_a_store_says_so(service: Service, own_server: Server, tmp_path: Path) -> None:
+    environment = {"SAMPLE_URL": own_server.url, "SAMPLE_STORE": "", "PYTHONPATH": str(ROOT)}
+    body = {"input": {"value": "o" * MB}, "options": {"queue": "quiet"}}
+    made = job(await service.submit("s.size", body), 202)
+    other = worker("tests.web.sample", environment, tmp_path / "log", "--pool", "solo", "--queues", "quiet")
+    await asyncio.to_thread(other.__enter__)
+    try:
+        ended = job(await service.fetch(made["links"]["self"], headers={"Prefer": "wait=20"}))
+    finally:
+        await asyncio.to_thread(other.__exit__, None, None, None)
+    assert (ended["state"], ended["error"]["retryable"]) == ("FAILURE", True)
+    assert ended["error"]["detail"] == "this worker has no job_store_url, where the task's input is"
+
+
 async def test_a_reader_that_leaves_half_way(service: Service) -> None:
     made = job(await service.submit("s.letters", {"input": {"count": 20 * MB}}, wait=20))
     reader, writer = await service.raw(f"GET {made['links']['result']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

@@ -259,9 +259,7 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
         job_id = _begin(task, request, app)
         before, _running.job = getattr(_running, "job", None), job_id and (job_id, app)
         try:
-            if job_id is None:
-                return run(*args, **kwargs)
-            return _run_job(run, args, kwargs, app)
+            return _run(run, args, kwargs, app, is_job=job_id is not None)
         except JobCancelled:
             task.backend.mark_as_revoked(request.id, "cancelled", request=request)
             raise
@@ -272,13 +270,18 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
     return guarded
 
 
-def _run_job(run: Callable[..., Any], args: Any, kwargs: dict[str, Any], app: Celery) -> Any:
-    """Return what a job's task returns, or a reference to it; what it is given is loaded before."""
+def _run(run: Callable[..., Any], args: Any, kwargs: dict[str, Any], app: Celery, *, is_job: bool) -> Any:
+    """Return what a task returns, of a job a reference to it if it is large; what it is given is loaded before."""
     store = _store_of(app)
+    has_references = any(isinstance(value, Stored) for value in (*args, *kwargs.values()))
     if store is None:
+        if has_references:
+            raise StoreUnavailable("this worker has no job_store_url, where the task's input is")
         return run(*args, **kwargs)
-    args, kwargs = store.load_arguments(args, kwargs)
-    return store.keep(run(*args, **kwargs), _ledger_of(app).announce)
+    if is_job or has_references:
+        args, kwargs = store.load_arguments(args, kwargs)
+    value = run(*args, **kwargs)
+    return store.keep(value, _ledger_of(app).announce) if is_job else value
 
 
 def _begin(task: Any, request: Any, app: Celery) -> str | None:
