@@ -223,6 +223,25 @@ async def test_the_same_request_again_leaves_no_second_blob(service: Service, fo
     await swept(service, folder)
 
 
+async def test_a_job_that_is_taken_over_has_both_blobs(service: Service) -> None:
+    """The message of either time may be the one that runs."""
+    ledger, headers = service.jobs.ledger, {"Idempotency-Key": "taken over"}
+    workflow = {"group": [{"task": "s.size", "input": {"value": "n" * MB}, "options": {"queue": "quiet"}}]}
+    alone = {key: value for key, value in workflow["group"][0].items() if key != "task"}
+    for path, body in (("/v1/tasks/s.size/jobs", alone), ("/v1/workflows", workflow)):
+        made = [job(await service.post(path, body, headers), 202)]
+        async for held in ledger._redis.scan_iter("tcb:key:*"):
+            await ledger._redis.hdel(held, "response")
+            await ledger._redis.hset(held, "lease", 0)
+        made.append(job(await service.post(path, body, headers), 202))
+        first, again = (each["tree"]["group"][0] if "tree" in each else each for each in made)
+        assert first["id"] == again["id"]
+        names = (await ledger._redis.hget(f"tcb:job:{first['id']}", "blobs")).split()
+        assert len(names) == 2
+        assert not set(names) & set(await ledger._redis.zrange("tcb:blobs", 0, -1))
+        headers = {"Idempotency-Key": "taken over, too"}
+
+
 async def test_a_job_that_could_not_be_published_takes_its_blob_along(service: Service) -> None:
     ledger = service.jobs.ledger
     before = set(await ledger.unclaimed())
