@@ -5,7 +5,8 @@ Settings only: nothing here imports anything of ours, so that every process (web
 ``celery`` command typed by hand in this folder reads the same ones.
 
 Environment: ``REDIS_URL``, ``BROKER_URL`` and ``RESULT_BACKEND`` (default: ``REDIS_URL``), ``DATA_DIR``
-(default: ``.data``). With no ``REDIS_URL`` at all they point at the embedded server's Unix socket in ``DATA_DIR``.
+(default: ``.data``), ``JOB_STORE_URL`` (default: a folder in ``DATA_DIR``). With no ``REDIS_URL`` at all they point at
+the embedded server's Unix socket in ``DATA_DIR``.
 
 Names and meanings: https://docs.celeryq.dev/en/stable/userguide/configuration.html
 """
@@ -22,6 +23,8 @@ _redis_url = os.environ.get("REDIS_URL") or f"redis+socket://{_data_dir}/redis.s
 broker_url = os.environ.get("BROKER_URL") or _redis_url
 result_backend = os.environ.get("RESULT_BACKEND") or _redis_url
 job_ledger_url = _redis_url  # where tornado_celery_bridge.ledger keeps the jobs
+# Where it keeps large inputs and results, as fsspec spells it; with workers on other machines, what all of them reach.
+job_store_url = os.environ.get("JOB_STORE_URL") or f"file://{_data_dir}/blobs"
 
 imports = ("tasks.text", "tasks.images", "tasks.data", "tasks.housekeeping")
 

@@ -4,9 +4,9 @@ import sys
 import tornado_celery_bridge
 
 PUBLIC = """
-AsyncResult Bridge BridgeClosed BridgeConfig BridgeError BrokerUnavailable DispatchError DispatchSaturated
-DispatchUncertain GroupResult Progress ResultBackendUnavailable ResultError ResultTimeout TaskError TaskFailed
-TaskRevoked TaskState WaitersSaturated WouldBlock __version__
+AsyncResult BlobLost Bridge BridgeClosed BridgeConfig BridgeError BrokerUnavailable DispatchError DispatchSaturated
+DispatchUncertain GroupResult Progress ResultBackendUnavailable ResultError ResultTimeout StoreUnavailable Stored
+TaskError TaskFailed TaskRevoked TaskState WaitersSaturated WouldBlock __version__
 """.split()
 
 

@@ -4,8 +4,10 @@ from tornado_celery_bridge._bridge import Bridge
 from tornado_celery_bridge._config import BridgeConfig
 from tornado_celery_bridge._results import AsyncResult, GroupResult
 from tornado_celery_bridge._states import Progress, TaskError, TaskState
+from tornado_celery_bridge._store import Stored
 from tornado_celery_bridge._version import __version__
 from tornado_celery_bridge.exceptions import (
+    BlobLost,
     BridgeClosed,
     BridgeError,
     BrokerUnavailable,
@@ -15,6 +17,7 @@ from tornado_celery_bridge.exceptions import (
     ResultBackendUnavailable,
     ResultError,
     ResultTimeout,
+    StoreUnavailable,
     TaskFailed,
     TaskRevoked,
     WaitersSaturated,
@@ -23,6 +26,7 @@ from tornado_celery_bridge.exceptions import (
 
 __all__ = (
     "AsyncResult",
+    "BlobLost",
     "Bridge",
     "BridgeClosed",
     "BridgeConfig",
@@ -36,6 +40,8 @@ __all__ = (
     "ResultBackendUnavailable",
     "ResultError",
     "ResultTimeout",
+    "StoreUnavailable",
+    "Stored",
     "TaskError",
     "TaskFailed",
     "TaskRevoked",

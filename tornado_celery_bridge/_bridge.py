@@ -20,8 +20,9 @@ from tornado_celery_bridge._lane import InDoubt, Lane, LaneDown, LaneFull, NotBe
 from tornado_celery_bridge._listener import Listener
 from tornado_celery_bridge._publish import Message, NotSent, Publisher, SentInDoubt, Target
 from tornado_celery_bridge._pubsub import RedisListener
-from tornado_celery_bridge._results import AsyncResult, GroupResult, Result, adopt, leaves
+from tornado_celery_bridge._results import AsyncResult, GroupResult, Result, adopt, leaves, value
 from tornado_celery_bridge._states import TaskState
+from tornado_celery_bridge._store import Store, Stored
 from tornado_celery_bridge._threads import PollingListener, RpcListener
 from tornado_celery_bridge._waits import Follower, Wait
 from tornado_celery_bridge.exceptions import (
@@ -32,6 +33,7 @@ from tornado_celery_bridge.exceptions import (
     DispatchUncertain,
     ResultBackendUnavailable,
     ResultTimeout,
+    StoreUnavailable,
     WaitersSaturated,
 )
 
@@ -65,6 +67,8 @@ class Bridge:
     def __init__(self, app: Celery, config: BridgeConfig | None = None) -> None:
         self.app = app
         self.config = config or BridgeConfig()
+        #: Where large inputs and results are, once the bridge is open; None if the app has no ``job_store_url``.
+        self.store: Store | None = None
         self._waits = 0
         self._open = False
         self._listener: Listener
@@ -78,7 +82,8 @@ class Bridge:
         Open the bridge for the running loop; broker and backend are connected to, and again, by itself.
 
         Raises:
-            ImproperlyConfigured: The app has no result backend, or one that this can't work with.
+            ImproperlyConfigured: The app has no result backend, or one that this can't work with; or a
+                ``job_store_url`` that can't be used.
         """
         backend = await asyncio.to_thread(self._prepare_app)
         config = self.config
@@ -118,6 +123,7 @@ class Bridge:
         """Do, off the loop, what Celery does at first use: import tasks, find the backend."""
         self.app.finalize()
         self.app.loader.import_default_modules()
+        self.store = Store.of_app(self.app)
         backend: Any = self.app.backend
         if isinstance(backend, DisabledBackend):
             raise ImproperlyConfigured("the app has no result_backend: set one, as results are what a bridge awaits")
@@ -251,13 +257,23 @@ class Bridge:
             ResultTimeout: Not ready in time; the task may still finish.
             ResultBackendUnavailable: Not known in time, as the backend does not answer.
             WaitersSaturated: Too many waits are under way.
+            BlobLost, StoreUnavailable: The task succeeded, but its large result can't be had from the store.
 
         .. versionadded:: 0.1.0
         """
         target = self._result(result)
         if isinstance(target, AsyncResult) and target._ignored and target._cache is None:
             return None
-        return await self._wait(Wait(target, self._rebuild), timeout)
+        await self._wait(Wait(target, self._rebuild), timeout)
+        for leaf in leaves(target):
+            if leaf._cache is not None and isinstance(stored := leaf._cache["result"], Stored):
+                leaf._cache = {**leaf._cache, "result": await self._load(stored, leaf.id)}
+        return value(target)
+
+    async def _load(self, stored: Stored, task_id: str) -> Any:
+        if self.store is None:
+            raise StoreUnavailable("this app has no job_store_url, where the large result is", task_id=task_id)
+        return await asyncio.to_thread(self.store.load, stored)
 
     async def wait(self, result: AsyncResult[Any] | str, *, timeout: float | None = None) -> TaskState:
         """

@@ -12,6 +12,8 @@ Errors, one class per thing that a caller would do differently.
     │  ├─ ResultTimeout            504  also a TimeoutError; the task goes on
     │  ├─ ResultBackendUnavailable 503
     │  ├─ WaitersSaturated         503  our own bound on waiters
+    │  ├─ StoreUnavailable         503  where large inputs and results are kept
+    │  ├─ BlobLost                 410  a large input or result is no longer there
     │  ├─ TaskFailed               500  the task's own exception is ``__cause__``
     │  └─ TaskRevoked              410
     BridgeClosed(RuntimeError)     misuse: the bridge is not open
@@ -24,6 +26,7 @@ that a handler can answer without a table of its own and the bridge need not kno
 from typing import ClassVar
 
 __all__ = (
+    "BlobLost",
     "BridgeClosed",
     "BridgeError",
     "BrokerUnavailable",
@@ -33,6 +36,7 @@ __all__ = (
     "ResultBackendUnavailable",
     "ResultError",
     "ResultTimeout",
+    "StoreUnavailable",
     "TaskFailed",
     "TaskRevoked",
     "WaitersSaturated",
@@ -130,6 +134,26 @@ class WaitersSaturated(ResultError):
     """
 
     http_status_hint = 503
+
+
+class StoreUnavailable(ResultError):
+    """
+    The store of large inputs and results does not work, or not now. Try again later.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 503
+
+
+class BlobLost(ResultError):
+    """
+    A large input or result is no longer in the store: its job was forgotten, or somebody removed it.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 410
 
 
 class TaskFailed(ResultError):

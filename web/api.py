@@ -12,7 +12,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from tornado_celery_bridge import BridgeError
-from tornado_celery_bridge.ledger import Job, LedgerUnavailable
+from tornado_celery_bridge.ledger import MAX_INLINE, Job, LedgerUnavailable
 from web import docs, representation
 from web.door import MAX_NODES, parse_body
 from web.jobs import Jobs
@@ -26,7 +26,7 @@ __all__ = ("MAX_BODY", "MAX_DISCARDED", "MAX_WAIT", "ApiHandler", "ClientLeft")
 
 T = TypeVar("T")
 
-#: Bytes of a body that are kept and looked at.
+#: Bytes of a body that are kept and looked at, unless the deployment says otherwise.
 MAX_BODY = 1024 * 1024
 #: Bytes beyond it that are read and thrown away, so that the client has sent all and reads the answer.
 MAX_DISCARDED = 8 * MAX_BODY
@@ -51,7 +51,7 @@ class ApiHandler(RequestHandler):
     """
     What all handlers share: limits, JSON, problems, and the end of a request whose client left.
 
-    Bodies are streamed so that Tornado parses none of them as a form and none is kept beyond ``MAX_BODY``.
+    Bodies are streamed so that Tornado parses none of them as a form and none is kept beyond ``max_body``.
     """
 
     #: The scope that each method needs; None is any key. A method that is not here needs admin.
@@ -71,6 +71,12 @@ class ApiHandler(RequestHandler):
         """The application's jobs."""
         jobs: Jobs = self.settings["jobs"]
         return jobs
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of a body that are kept and looked at."""
+        most: int = self.settings["max_body"]
+        return most
 
     @property
     def lifecycle(self) -> Lifecycle:
@@ -114,24 +120,24 @@ class ApiHandler(RequestHandler):
         announced = _content_length(self.request.headers)
         has_not_begun = self.request.headers.get("Expect", "").lower() == "100-continue"
         refusal = await self._reason_to_refuse()
-        if refusal is None and announced > (MAX_BODY if has_not_begun else MAX_BODY + MAX_DISCARDED):
-            refusal = _too_large()
+        if refusal is None and announced > self.max_body + (0 if has_not_begun else MAX_DISCARDED):
+            refusal = _too_large(self.max_body)
         if refusal is None:
             return
         if has_not_begun or announced > sys.maxsize:  # a length that Tornado would answer itself, a second time
             raise refusal
         self._refuse(refusal)
-        if announced > MAX_BODY + MAX_DISCARDED:
+        if announced > self.max_body + MAX_DISCARDED:
             self._refuse_early(refusal)
 
     def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
-        if self._size <= MAX_BODY and self._refusal is None:
+        if self._size <= self.max_body and self._refusal is None:
             self._received += chunk
             return
         self._received.clear()
-        if self._size > MAX_BODY + MAX_DISCARDED and not self._headers_written:
-            self._refuse_early(self._refusal or _too_large())
+        if self._size > self.max_body + MAX_DISCARDED and not self._headers_written:
+            self._refuse_early(self._refusal or _too_large(self.max_body))
 
     def _refuse(self, problem: Problem) -> None:
         """
@@ -203,7 +209,7 @@ class ApiHandler(RequestHandler):
         if scope is not None and not self.principal.may(scope):
             raise Problem(403, "forbidden-scope", f"This key lacks the scope {scope}.")
 
-    def read_json(self, *, optional: bool = False, max_nodes: int = MAX_NODES) -> dict[str, Any]:
+    async def read_json(self, *, optional: bool = False, max_nodes: int = MAX_NODES) -> dict[str, Any]:
         """
         Return the body, a JSON object.
 
@@ -214,8 +220,8 @@ class ApiHandler(RequestHandler):
         Raises:
             Problem: 400, 413, 415.
         """
-        if self._size > MAX_BODY:
-            raise _too_large()
+        if self._size > self.max_body:
+            raise _too_large(self.max_body)
         if optional and not self._received:
             return {}
         media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -223,7 +229,9 @@ class ApiHandler(RequestHandler):
             raise Problem(415, "unsupported-media-type", "The body must be application/json.")
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise Problem(415, "unsupported-media-type", "The body must not be compressed.")
-        return parse_body(bytes(self._received), max_nodes)
+        if self._size <= MAX_INLINE:
+            return parse_body(self._received, max_nodes)
+        return await asyncio.to_thread(parse_body, self._received, max_nodes)
 
     def read_wait(self) -> int | None:
         """Return for how many seconds the client would wait, and tell it so; None for not at all."""
@@ -349,8 +357,8 @@ def _authenticated(keys: Keyring, headers: HTTPHeaders) -> Principal:
     return principal
 
 
-def _too_large() -> Problem:
-    return Problem(413, "body-too-large", f"The body is larger than {MAX_BODY:,} bytes.")
+def _too_large(most: int) -> Problem:
+    return Problem(413, "body-too-large", f"The body is larger than {most:,} bytes.")
 
 
 _UNIMPLEMENTED: Callable[..., Any] = RequestHandler.get

@@ -7,6 +7,7 @@ import tornado.web
 from tornado.httpserver import HTTPServer
 
 from tornado_celery_bridge import Bridge
+from web.api import MAX_BODY
 from web.docs import make_file
 from web.handlers import ROUTES, NotFoundHandler
 from web.jobs import Jobs
@@ -25,6 +26,7 @@ def make_app(
     *,
     keys: Keyring | None = None,
     lifecycle: Lifecycle | None = None,
+    max_body: int = MAX_BODY,
     **settings: Any,
 ) -> tornado.web.Application:
     """
@@ -35,6 +37,7 @@ def make_app(
         jobs: What the handlers ask; of the same bridge.
         keys: Who may do what; None lets everybody do everything.
         lifecycle: Tells the handlers when the process is about to end.
+        max_body: Bytes that a request's body may have.
         settings: More of Tornado's settings.
     """
     return tornado.web.Application(
@@ -44,6 +47,7 @@ def make_app(
         jobs=jobs,
         keys=keys,
         lifecycle=lifecycle or Lifecycle(),
+        max_body=max_body,
         openapi=make_file(encode(make_document(jobs.catalogue)), "application/json"),
         logger=logging.getLogger("web"),
         log_function=log_request,

@@ -142,9 +142,13 @@ class ExposedTask:
             positional = names if isinstance(given, list) else ()
             faults = faults_of(exc, named, "/input", names=names, positional=positional)
             raise Problem(422, "invalid-input", "The input does not fit the task.", faults=faults) from None
+        return self.called_with(given)
+
+    def called_with(self, given: dict[str, Any] | list[Any]) -> Arguments:
+        """Return what to call the task with for an input that fits."""
         if isinstance(given, list):
             return Arguments(given, {})
-        leading = [parameter.name for parameter in parameters if parameter.kind is _POSITIONAL[0]]
+        leading = [parameter.name for parameter in self._parameters if parameter.kind is _POSITIONAL[0]]
         return Arguments(
             [given[name] for name in leading if name in given],
             {name: value for name, value in given.items() if name not in leading},

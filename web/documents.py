@@ -64,6 +64,7 @@ class JobLinks(TypedDict):
 
     self: Path
     events: Path
+    result: NotRequired[Annotated[Path, Field(description="Where a large result is.")]]
     retry_of: NotRequired[Annotated[Path, Field(description="The job of which this one is another try.")]]
     deliveries: NotRequired[Annotated[Path, Field(description="With a callback_url: what became of calling it.")]]
     workflow: NotRequired[Annotated[Path, Field(description="The workflow that it is a job of.")]]
@@ -89,7 +90,8 @@ class _Job(TypedDict):
 class Job(_Job, total=False):
     """One run of a task."""
 
-    result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned.")]
+    result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned, unless that is large.")]
+    result_size: Annotated[int, Field(description="In the place of a large result: its bytes, at links.result.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
 
 

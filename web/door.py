@@ -47,7 +47,7 @@ class _RefusedKey(NamedTuple):
     reason: str
 
 
-def parse_body(body: bytes, max_nodes: int = MAX_NODES) -> dict[str, Any]:
+def parse_body(body: bytes | bytearray, max_nodes: int = MAX_NODES) -> dict[str, Any]:
     """
     Return the JSON object that *body* is.
 
@@ -66,7 +66,8 @@ def parse_body(body: bytes, max_nodes: int = MAX_NODES) -> dict[str, Any]:
     document: Any = _parse(text)
     if not isinstance(document, dict | _Refused | _RefusedKey):
         _refuse("invalid-json", "", "The body is not a JSON object.")
-    _walk(document, max_nodes)
+    # UTF-8 has no surrogates: without an escape there is none, and 5 MB need not be searched for them (48 ms).
+    _walk(document, max_nodes, surrogates="\\ud" in text or "\\uD" in text)
     return cast("dict[str, Any]", document)
 
 
@@ -132,7 +133,7 @@ def _number(digits: str) -> Any:
     return number if math.isfinite(number) else _Refused("This number is beyond a 64-bit float.")
 
 
-def _walk(document: Any, max_nodes: int) -> None:
+def _walk(document: Any, max_nodes: int, *, surrogates: bool) -> None:
     """Refuse the document for the first thing in it that is not let in; in the document's order."""
     stack: list[Iterator[tuple[str, Any]]] = [iter([("", document)])]
     path: list[str] = []
@@ -147,19 +148,19 @@ def _walk(document: Any, max_nodes: int) -> None:
         if nodes > max_nodes:
             _refuse_size(max_nodes)
         path.append(step[0])
-        _check(step[1], path)
+        _check(step[1], path, surrogates=surrogates)
         stack.append(_children(step[1]))
 
 
-def _check(value: Any, path: list[str]) -> None:
+def _check(value: Any, path: list[str], *, surrogates: bool) -> None:
     match value:
         case _Refused(reason):
             _refuse("unacceptable-json", "".join(path), reason)
         case _RefusedKey(key, reason):
             _refuse("unacceptable-json", f"{''.join(path)}/{escape(key)}", reason)
-        case str() if _SURROGATES.search(value):
+        case str() if surrogates and _SURROGATES.search(value):
             _refuse("unacceptable-json", "".join(path), "This string has half of a surrogate pair.")
-        case dict() if any(map(_SURROGATES.search, value)):
+        case dict() if surrogates and any(map(_SURROGATES.search, value)):
             _refuse("unacceptable-json", "".join(path), "A member's name has half of a surrogate pair.")
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 from tornado.web import RequestHandler
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
@@ -28,6 +28,8 @@ MAX_BATCH_NODES = 100_000
 BATCH_STEP = 50
 #: Jobs in one stream of events.
 MAX_FOLLOWED = 100
+#: Bytes of a large result that are in memory at once.
+PIECE = 256 * 1024
 #: Seconds for a client of a stream to take what was written.
 WRITE_TIMEOUT = 30.0
 
@@ -98,10 +100,10 @@ class SubmitHandler(AcceptingHandler):
     async def post(self, task: str) -> None:
         self.check_accepting()
         self.jobs.task(self.principal, task)
-        body = self.read_json()
+        body = await self.read_json()
         seconds = self.read_wait()
         reserved = self.read_reservation()
-        submission = await self.jobs.submit(self.principal, task, body, reservation=reserved)
+        submission = await self.jobs.submit(self.principal, task, body, size=self._size, reservation=reserved)
         await self.answer(submission, reserved, seconds)
 
 
@@ -112,10 +114,10 @@ class RetryHandler(AcceptingHandler):
 
     async def post(self, job_id: str) -> None:
         self.check_accepting()
-        body = self.read_json(optional=True)
+        body = await self.read_json(optional=True)
         seconds = self.read_wait()
         reserved = self.read_reservation()
-        submission = await self.jobs.retry(self.principal, job_id, body, reservation=reserved)
+        submission = await self.jobs.retry(self.principal, job_id, body, size=self._size, reservation=reserved)
         await self.answer(submission, reserved, seconds)
 
 
@@ -126,7 +128,7 @@ class BatchesHandler(AcceptingHandler):
 
     async def post(self) -> None:
         self.check_accepting()
-        body = self.read_json(max_nodes=MAX_BATCH_NODES)
+        body = await self.read_json(max_nodes=MAX_BATCH_NODES)
         jobs = body.get("jobs")
         faults = [Fault(f"/{key}", "Only jobs is known here.") for key in body if key != "jobs"]
         if not isinstance(jobs, list) or not 1 <= len(jobs) <= MAX_BATCH:
@@ -145,7 +147,7 @@ class BatchesHandler(AcceptingHandler):
             try:
                 task, body = _task_of(job)
                 reserved = self.read_reservation(f"#{number}", representation.encode(body))
-                submission = await self.jobs.submit(self.principal, task, body, reservation=reserved)
+                submission = await self.jobs.submit(self.principal, task, body, size=self._size, reservation=reserved)
                 if submission.replay is not None:
                     return {"status": submission.replay.status, "job": json.loads(submission.replay.body)}
                 await self._keep(reserved, submission.job)
@@ -189,7 +191,7 @@ class WorkflowsHandler(AcceptingHandler, WorkflowAnswers):
 
     async def post(self) -> None:
         self.check_accepting()
-        body = self.read_json(max_nodes=MAX_BATCH_NODES)
+        body = await self.read_json(max_nodes=MAX_BATCH_NODES)
         seconds = self.read_wait()
         workflow = await Workflows(self.jobs).submit(self.principal, body, reservation=self.read_reservation())
         self.set_header("Location", f"/v1/workflows/{workflow.record.id}")
@@ -217,7 +219,7 @@ class WorkflowCancelHandler(WorkflowAnswers):
     scopes: ClassVar = {"POST": "cancel"}
 
     async def post(self, workflow_id: str) -> None:
-        body = self.read_json(optional=True)
+        body = await self.read_json(optional=True)
         terminate, branch = body.pop("terminate", False), body.pop("branch", "")
         faults = [Fault(f"/{key}", "Only terminate and branch are known here.") for key in body]
         if not isinstance(terminate, bool):
@@ -254,6 +256,32 @@ class JobHandler(ApiHandler):
             )
             job = outcome or job
         await self.write_job(job)
+
+
+class ResultHandler(ApiHandler):
+    """``/v1/jobs/{id}/result``"""
+
+    scopes: ClassVar = {"GET": "read"}
+
+    async def get(self, job_id: str) -> None:
+        job = await self.jobs.get(self.principal, job_id)
+        file = await self.jobs.open_result(job)
+        try:
+            if job.stored is not None:
+                self.set_header("Content-Length", job.stored.size)
+            await self.unless_client_leaves(self._send(file))
+        except TimeoutError:  # a slow reader
+            self._left = True
+            raise ClientLeft from None
+        finally:
+            await asyncio.to_thread(file.close)
+
+    async def _send(self, file: BinaryIO) -> None:
+        """Write a file in pieces; each is with the client before the next is read."""
+        while piece := await asyncio.to_thread(file.read, PIECE):
+            self.write(piece)
+            async with asyncio.timeout(WRITE_TIMEOUT):
+                await self.flush()
 
 
 class StreamHandler(ApiHandler):
@@ -381,7 +409,7 @@ class CancelHandler(ApiHandler):
     scopes: ClassVar = {"POST": "cancel"}
 
     async def post(self, job_id: str) -> None:
-        body = self.read_json(optional=True)
+        body = await self.read_json(optional=True)
         terminate = body.pop("terminate", False)
         faults = [Fault(f"/{key}", "Only terminate is known here.") for key in body]
         if not isinstance(terminate, bool):
@@ -408,7 +436,7 @@ class ReplayHandler(ApiHandler):
     scopes: ClassVar = {"POST": "submit"}
 
     async def post(self, job_id: str, delivery_id: str) -> None:
-        body = self.read_json(optional=True)
+        body = await self.read_json(optional=True)
         if body:
             faults = [Fault(f"/{key}", "Nothing is known here.") for key in body]
             raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
@@ -506,6 +534,7 @@ ROUTES = [
     (r"/v1/workflows/([^/]+)/cancel", WorkflowCancelHandler),
     (r"/v1/jobs", JobsHandler),
     (r"/v1/jobs/([^/]+)", JobHandler),
+    (r"/v1/jobs/([^/]+)/result", ResultHandler),
     (r"/v1/jobs/([^/]+)/events", EventsHandler),
     (r"/v1/jobs/([^/]+)/ws", EventsSocket),
     (r"/v1/jobs/([^/]+)/cancel", CancelHandler),

@@ -1,20 +1,22 @@
 """What can be done with jobs: submit, read, list, wait, follow, cancel, retry. Knows no request and no response."""
 
 import asyncio
+import io
 import json
 import logging
 import math
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from celery import states
 from celery.exceptions import QueueNotFound
 from kombu.exceptions import EncodeError
 
-from tornado_celery_bridge import Bridge, BridgeError, DispatchUncertain
+from tornado_celery_bridge import Bridge, BridgeError, DispatchUncertain, Stored, StoreUnavailable
 from tornado_celery_bridge.ledger import (
+    MAX_INLINE,
     Delivery,
     Gone,
     Job,
@@ -23,6 +25,8 @@ from tornado_celery_bridge.ledger import (
     LedgerUnavailable,
     Page,
     Reservation,
+    Store,
+    dumps,
 )
 from web.catalogue import Catalogue, ExposedTask, unknown_task
 from web.idempotency import Answer, job_id_of
@@ -32,7 +36,9 @@ from web.problems import Fault, Problem
 from web.receivers import Receivers
 from web.representation import milliseconds
 
-__all__ = ("WITHDRAW_TIMEOUT", "Jobs", "Submission", "not_accepted", "unpublishable")
+__all__ = ("WITHDRAW_TIMEOUT", "Blob", "Jobs", "Submission", "not_accepted", "unpublishable")
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +48,8 @@ CHECK_TIMEOUT = 2.0
 WITHDRAW_TIMEOUT = 0.25
 #: Seconds that the broker has at least: a loop that was busy while the ledger answered is no fault of the broker's.
 LEAST_LEFT = 0.25
+#: Seconds for a large input to be written, or read.
+STORE_TIMEOUT = 30.0
 #: Seconds for a running job that is cancelled to end by itself before its process is ended.
 CANCEL_GRACE = 1.0
 #: Jobs that may wait for the broker to come back.
@@ -58,6 +66,13 @@ class Submission(NamedTuple):
     job: Job
     on_disconnect: str = "detach"
     replay: Answer | None = None
+
+
+class Blob(NamedTuple):
+    """A large input on its way to the store."""
+
+    stored: Stored
+    content: bytes
 
 
 class Jobs:
@@ -106,6 +121,7 @@ class Jobs:
         task_name: str,
         body: dict[str, Any],
         *,
+        size: int = 0,
         reservation: Reservation | None = None,
         retry_of: str | None = None,
     ) -> Submission:
@@ -116,16 +132,24 @@ class Jobs:
             principal: Whose job it will be.
             task_name: A task that they may run.
             body: What came through the door.
+            size: Bytes that it had; a large one is looked at off the loop.
             reservation: Of the request's idempotency key.
             retry_of: The job of which this is another try.
 
         Raises:
             Problem: Not accepted; or, ``dispatch-uncertain``, perhaps.
-            LedgerUnavailable, DispatchError: Not accepted.
+            LedgerUnavailable, StoreUnavailable, DispatchError: Not accepted.
         """
         task = self.task(principal, task_name)
         given, options = self.parse(body)
-        arguments = task.arguments(given)
+        if size <= MAX_INLINE:
+            arguments, blob = task.arguments(given), None
+        else:
+            arguments, blob = await asyncio.to_thread(lambda: (task.arguments(given), self.set_apart(given)))
+        stored = None
+        if blob is not None:
+            stored = await self.keep(blob)
+            arguments = task.called_with(stored.in_place_of(given))
         now, begun = datetime.now(UTC), time.monotonic()
         due = options.due(now)
         record = JobRecord(
@@ -153,13 +177,14 @@ class Jobs:
         }
         accepted = await self.ledger.accept(
             record,
-            given,
+            given if stored is None else stored,
             message=message,
             delay=delay,
             max_unfinished=principal.max_unfinished,
             reservation=reservation,
             unique=task.unique_by(principal.owner, given),
         )
+        await self.settle(accepted.kind, {} if stored is None else {record.id: stored})
         if accepted.kind == "replay" and accepted.response is not None:
             return Submission(Job(record=record), replay=Answer.decode(accepted.response))
         if accepted.kind == "unique" and accepted.response is not None:
@@ -203,6 +228,47 @@ class Jobs:
             _log.warning("job %s waits for the broker: %s", job_id, reason)
         return kept
 
+    def set_apart(self, given: dict[str, Any] | list[Any]) -> Blob | None:
+        """Return the blob that an input is to be in; None for one that goes with its message."""
+        if self.bridge.store is None:
+            return None
+        content = dumps(given).encode()
+        return Blob(Stored.new(len(content)), content) if len(content) > MAX_INLINE else None
+
+    async def keep(self, blob: Blob) -> Stored:
+        """
+        Write a blob to the store; :meth:`settle` has to be told of it.
+
+        Raises:
+            StoreUnavailable, LedgerUnavailable: It is not kept.
+        """
+        store = self._store
+        await self.ledger.announce(blob.stored.name)  # so that it is not left there if this process dies
+        await self._in_store(lambda: store.write(blob.stored.name, blob.content))
+        return blob.stored
+
+    @property
+    def _store(self) -> Store:
+        if self.bridge.store is None:
+            raise StoreUnavailable("the service has no job_store_url, where large inputs and results are")
+        return self.bridge.store
+
+    async def _in_store(self, call: Callable[[], T]) -> T:
+        """Return what a call to the store does; it goes on in its thread should it take too long."""
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT):
+                return await asyncio.to_thread(call)
+        except TimeoutError:
+            raise StoreUnavailable("the store did not answer in time", retry_after=1.0) from None
+
+    async def settle(self, kind: str, kept: Mapping[str, Stored]) -> None:
+        """Have inputs that were kept stay, or not, after the jobs of these ids were accepted, or not."""
+        for job_id, stored in kept.items():
+            if kind == "taken-over":  # the message will have these, while the jobs have those of the first time
+                await self.ledger.claim(job_id, stored.name)
+            elif kind != "accepted":
+                await self.ledger.disown(stored.name)
+
     def time_left(self, begun: float) -> float:
         """Return for how many seconds a dispatch may take: ledger and broker have one deadline, from *begun* on."""
         return max(LEAST_LEFT, self.bridge.config.dispatch_timeout - (time.monotonic() - begun))
@@ -232,24 +298,43 @@ class Jobs:
             _log.warning("the record of unpublished job %s stays: %s", record.id, exc)
 
     async def retry(
-        self, principal: Principal, job_id: str, body: dict[str, Any], *, reservation: Reservation | None = None
+        self,
+        principal: Principal,
+        job_id: str,
+        body: dict[str, Any],
+        *,
+        size: int = 0,
+        reservation: Reservation | None = None,
     ) -> Submission:
         """
         Submit a job again that has ended: with exactly its input and options, or with those in *body*.
 
         Raises:
             Problem: As :meth:`get` and :meth:`submit`; 409 for one that has not ended.
+            BlobLost, StoreUnavailable: Its large input can't be had.
         """
         job = await self.get(principal, job_id)
         if not job.done:
             raise Problem(409, "job-unfinished", "The job has not ended: cancel it first, or wait for it.")
-        stored = await self.ledger.input_of(job_id)
-        if stored is None:
-            raise _expired()
         record = job.record
         options = {name: value for name, value in record.options.items() if name not in ("eta", "countdown", "expires")}
-        again = {"input": json.loads(stored), "options": options | {"tags": record.tags}} | body
-        return await self.submit(principal, record.task, again, reservation=reservation, retry_of=job_id)
+        again = {"options": options | {"tags": record.tags}} | body
+        if "input" not in body:
+            again["input"], stored_size = await self._input_of(job_id)
+            size = max(size, stored_size)
+        return await self.submit(principal, record.task, again, size=size, reservation=reservation, retry_of=job_id)
+
+    async def _input_of(self, job_id: str) -> tuple[Any, int]:
+        """Return a job's exact input, and how many bytes of JSON it is."""
+        written = await self.ledger.input_of(job_id)
+        if written is None:
+            raise _expired()
+        given = json.loads(written)
+        if isinstance(given, str):  # a blob's name
+            store = self._store
+            written = await self._in_store(lambda: store.read(Stored(given, 0)))
+            given = await asyncio.to_thread(json.loads, written)
+        return given, len(written)
 
     # Reading.
 
@@ -268,6 +353,23 @@ class Jobs:
         if isinstance(job, Gone):
             raise _expired()
         return job
+
+    async def open_result(self, job: Job) -> BinaryIO:
+        """
+        Return what a job returned as a file of JSON, whose calls block; close it.
+
+        Raises:
+            Problem: 409, it has not ended, or not with a result.
+            BlobLost, StoreUnavailable: It can't be had from the store.
+        """
+        if not job.done:
+            raise Problem(409, "job-unfinished", "The job has not ended: wait for it.")
+        if job.state != states.SUCCESS:
+            raise Problem(409, "no-result", "The job did not succeed; `error` in the job says why.")
+        if job.stored is None:
+            return io.BytesIO(dumps(job.result).encode())
+        store, stored = self._store, job.stored
+        return await self._in_store(lambda: store.open(stored))
 
     async def find(self, principal: Principal, **filters: Any) -> Page:
         """

@@ -111,7 +111,8 @@ _JOB = ("unknown-job", "expired-job", "ledger-unavailable")
 _WORKFLOW = ("unknown-workflow", "expired-workflow", "ledger-unavailable")
 _SUBMIT = (
     *("broker-unavailable", "dispatch-saturated", "dispatch-uncertain", "unpublishable", "shutting-down"),
-    *("unknown-task", "invalid-input", "invalid-options", "ledger-unavailable", "too-many-unfinished-jobs"),
+    *("store-unavailable", "ledger-unavailable", "too-many-unfinished-jobs"),
+    *("unknown-task", "invalid-input", "invalid-options"),
     *("invalid-idempotency-key", "idempotency-key-in-flight", "idempotency-key-reused"),
 )
 
@@ -237,6 +238,13 @@ OPERATIONS = (
         problems=(*_JOB, "waiters-saturated"),
     ),
     Operation(
+        *("get", "/v1/jobs/{id}/result", "read_result", "Read what a job returned, however large it is"),
+        tag="jobs",
+        description="Nothing but the result, as JSON, in pieces as they come from the store.",
+        answers={200: Answer("The result.", {})},
+        problems=(*_JOB, "job-unfinished", "no-result", "blob-lost", "store-unavailable"),
+    ),
+    Operation(
         *("get", "/v1/jobs/{id}/events", "follow_job", "Follow a job's state, progress and log"),
         tag="jobs",
         description=EVENTS,
@@ -270,7 +278,7 @@ OPERATIONS = (
         body=_object(input=_INPUT, options=_OPTIONS),
         body_required=False,
         answers=_accepted(documents.Job),
-        problems=(*_BODY, *_JOB, *_SUBMIT, "job-unfinished"),
+        problems=(*_BODY, *_JOB, *_SUBMIT, "job-unfinished", "blob-lost"),
     ),
     Operation(
         *("get", "/v1/jobs/{id}/deliveries", "list_deliveries", "See what became of calling a job's callback_url"),

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import tornado.web
 
 from tornado_celery_bridge import (
+    BlobLost,
     BridgeError,
     BrokerUnavailable,
     DispatchSaturated,
     DispatchUncertain,
+    StoreUnavailable,
     WaitersSaturated,
 )
 from tornado_celery_bridge.ledger import LedgerUnavailable
@@ -23,10 +25,12 @@ CONTENT_TYPE = "application/problem+json"
 MAX_FAULTS = 50
 
 _CODES: dict[type[BridgeError], str] = {
+    BlobLost: "blob-lost",
     BrokerUnavailable: "broker-unavailable",
     DispatchSaturated: "dispatch-saturated",
     DispatchUncertain: "dispatch-uncertain",
     LedgerUnavailable: "ledger-unavailable",
+    StoreUnavailable: "store-unavailable",
     WaitersSaturated: "waiters-saturated",
 }
 # RFC 9110's names, which Python's http module has from 3.13 on: a title must not depend on that.
@@ -65,9 +69,11 @@ KINDS = {
     "method-not-allowed": Kind(405, "`Allow` says which methods are."),
     "idempotency-key-in-flight": Kind(409, "A request with this key is being answered; `job` names its job."),
     "job-unfinished": Kind(409, "The job has not ended."),
+    "no-result": Kind(409, "The job ended without a result: `error` in the job says why."),
+    "blob-lost": Kind(410, "The job's large input or result is no longer in the store."),
     "expired-job": Kind(410, "There was a job of this id, and its time is over."),
     "expired-workflow": Kind(410, "There was a workflow of this id, and its time is over."),
-    "body-too-large": Kind(413, "The body is over 1 MiB."),
+    "body-too-large": Kind(413, "The body is larger than the service takes."),
     "unsupported-media-type": Kind(415, "`Content-Type` is there and is not JSON, or the body is compressed."),
     "invalid-body": Kind(422, "The body has the wrong members."),
     "invalid-input": Kind(422, "The input does not fit the task."),
@@ -81,6 +87,7 @@ KINDS = {
     "too-many-unfinished-jobs": Kind(429, "The key's owner has as many unfinished jobs as they may."),
     "internal-error": Kind(500, "A bug; the service's log has the request's id."),
     "ledger-unavailable": Kind(503, "The job records cannot be reached. Nothing was accepted."),
+    "store-unavailable": Kind(503, "Where large inputs and results are kept does not work. Nothing was accepted."),
     "broker-unavailable": Kind(503, "The broker cannot be reached. Nothing was accepted."),
     "dispatch-saturated": Kind(503, "Too many jobs wait to be published. Nothing was accepted."),
     "dispatch-uncertain": Kind(503, "Broker and ledger went away: `Location` and `job` name the job, which may run."),

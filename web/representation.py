@@ -17,6 +17,7 @@ _RETRYABLE = {
     "ConnectionError",
     "OperationalError",
     "SoftTimeLimitExceeded",
+    "StoreUnavailable",
     "Terminated",
     "TimeLimitExceeded",
     "TimeoutError",
@@ -62,7 +63,10 @@ def job(shown: Job) -> documents.Job:
         "eta": None if record.eta is None else rfc3339(record.eta),
         "links": links,
     }
-    if shown.state == "SUCCESS":
+    if shown.stored is not None:
+        document["result_size"] = shown.stored.size
+        links["result"] = f"/v1/jobs/{record.id}/result"
+    elif shown.state == "SUCCESS":
         document["result"] = shown.result
     if shown.error is not None:
         document["error"] = error(shown.state, shown.error)

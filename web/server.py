@@ -12,8 +12,8 @@ from celery import Celery
 from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured
 
-from tornado_celery_bridge import Bridge
-from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, ledger_backend
+from tornado_celery_bridge import Bridge, StoreUnavailable
+from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store, ledger_backend
 from tornado_celery_bridge.ledger.worker import is_installed
 from web.application import make_app, make_server
 from web.callbacks import Deliverer
@@ -62,13 +62,13 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
         bridge = await stack.enter_async_context(Bridge(app))
         ledger = await asyncio.to_thread(open_ledger, app, settings)
         stack.push_async_callback(ledger.close)
-        stack.callback(asyncio.ensure_future(keep_swept(ledger)).cancel)
+        stack.callback(asyncio.ensure_future(keep_swept(ledger, bridge.store)).cancel)
         deliverer = Deliverer(ledger, receivers, secrets)
         stack.push_async_callback(deliverer.close)
         stack.callback(asyncio.ensure_future(deliverer.run()).cancel)
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app), receivers)
         stack.push_async_callback(jobs.close)
-        server = make_server(make_app(bridge, jobs, keys=keys, lifecycle=lifecycle))
+        server = make_server(make_app(bridge, jobs, keys=keys, lifecycle=lifecycle, max_body=settings.max_body))
         server.listen(settings.port, settings.bind, reuse_port=reuse_port)
         _log.info("tornado=%s serving http://%s:%d", tornado.version, _in_url(settings.bind), settings.port)
         stack.push_async_callback(server.close_all_connections)
@@ -130,15 +130,26 @@ def open_ledger(app: Celery, settings: Settings) -> Ledger:
         raise SettingsError(f"the job ledger: {exc}") from exc
 
 
-async def keep_swept(ledger: Ledger) -> None:
+async def keep_swept(ledger: Ledger, store: Store | None) -> None:
     """Forget, for as long as this is not cancelled, jobs whose time is over; all processes may do so."""
     while True:
         try:
             while await ledger.sweep():
                 pass
-        except LedgerUnavailable as exc:
+            while store is not None and (blobs := await ledger.unclaimed()):
+                await asyncio.to_thread(_remove, store, blobs)
+                await ledger.removed(blobs)
+        except (LedgerUnavailable, StoreUnavailable) as exc:
             _log.info("%s", exc)
         await asyncio.sleep(SWEEP_INTERVAL)
+
+
+def _remove(store: Store, blobs: list[str]) -> None:
+    for blob in blobs:
+        try:
+            store.remove(blob)
+        except ValueError as exc:  # somebody else wrote that into Redis
+            _log.warning("not removed from the store: %s", exc)
 
 
 def _in_url(host: str) -> str:

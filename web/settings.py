@@ -23,6 +23,8 @@ class Settings:
     celery_app: str
     #: Seconds for which a job is kept after its end.
     job_ttl: float
+    #: Bytes that a request's body may have.
+    max_body: int
     #: Where the API keys are; None is that there are none.
     api_keys_file: Path | None
     #: Networks and hosts that may be called back whatever their addresses are, as :class:`web.receivers.Receivers` has
@@ -47,6 +49,7 @@ class Settings:
             bind=bind,
             celery_app=environment.get("CELERY_APP") or "tasks",
             job_ttl=_number(environment, "JOB_TTL", 86_400, 1, 10 * 366 * 86_400),
+            max_body=int(_number(environment, "MAX_BODY", 1024 * 1024, 1024, 1024**3)),
             api_keys_file=Path(keys) if keys else None,
             callback_allow=environment.get("CALLBACK_ALLOW") or "",
             callback_secret_file=_secret_file(environment),

@@ -9,7 +9,6 @@ failed, as Celery never runs them), and the tree of the jobs' ids.
 """
 
 import asyncio
-import json
 import logging
 import time
 import uuid
@@ -23,8 +22,9 @@ from celery import chain, chord, group
 from celery.canvas import Signature
 from celery.exceptions import QueueNotFound
 from kombu.exceptions import EncodeError
+from kombu.utils import json as kombu_json
 
-from tornado_celery_bridge import BridgeError, DispatchUncertain
+from tornado_celery_bridge import BridgeError, DispatchUncertain, Stored
 from tornado_celery_bridge.ledger import (
     Gone,
     Job,
@@ -38,7 +38,7 @@ from tornado_celery_bridge.ledger import (
 from web.catalogue import Arguments, ExposedTask
 from web.door import escape
 from web.idempotency import job_id_of
-from web.jobs import CANCEL_GRACE, WITHDRAW_TIMEOUT, Jobs, not_accepted, unpublishable
+from web.jobs import CANCEL_GRACE, WITHDRAW_TIMEOUT, Blob, Jobs, not_accepted, unpublishable
 from web.keys import Principal
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
@@ -71,20 +71,18 @@ class _Leaf:
 
     id: str
     task: ExposedTask
-    given: dict[str, Any] | list[Any]
+    #: The input, or where it is.
+    given: dict[str, Any] | list[Any] | Stored
     arguments: Arguments
     options: JobOptions
     #: The options as they were sent, but for tags.
     asked: dict[str, Any]
     #: Whether it gets a result of what comes before it.
     receives: bool
+    #: About how many bytes it takes in a message.
+    size: int
     #: Names what comes after it.
     before: str | None = None
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it takes in a message."""
-        return SIGNATURE_SIZE + len(json.dumps(self.given))
 
 
 class _Fork(NamedTuple):
@@ -121,10 +119,11 @@ class Workflows:
 
         Raises:
             Problem: Not accepted; or, ``dispatch-uncertain``, perhaps: see :meth:`Jobs.defer`.
-            LedgerUnavailable, DispatchError: Not accepted.
+            LedgerUnavailable, StoreUnavailable, DispatchError: Not accepted.
         """
         plan = _Plan(self._jobs, principal, job_id_of(reservation))
         await asyncio.to_thread(plan.read, body)  # a thousand schemas: too long for the loop
+        kept = await self._keep_inputs(plan)
         begun = time.monotonic()
         accepted = await self._ledger.accept_workflow(
             plan.record,
@@ -134,6 +133,7 @@ class Workflows:
             max_unfinished=principal.max_unfinished,
             reservation=reservation,
         )
+        await self._jobs.settle(accepted.kind, kept)
         if accepted.kind in ("replay", "exists"):
             return await self.get(principal, plan.id)
         if accepted.kind not in ("accepted", "taken-over"):
@@ -141,6 +141,10 @@ class Workflows:
         await self._dispatch(plan, begun, reservation)
         await self._keep(plan.id, reservation)
         return Workflow(plan.record, {step.record.id: Job(record=step.record) for step in plan.steps})
+
+    async def _keep_inputs(self, plan: "_Plan") -> dict[str, Stored]:
+        """Write large inputs to the store; return where, by the ids of their jobs."""
+        return {job_id: await self._jobs.keep(blob) for job_id, blob in plan.blobs.items()}
 
     async def _dispatch(self, plan: "_Plan", begun: float, reservation: Reservation | None) -> None:
         try:
@@ -256,6 +260,8 @@ class _Plan:
         self.steps: list[Step] = []
         #: Ids of jobs, by the name that what they come after knows them by.
         self.after: dict[str, list[str]] = {}
+        #: Large inputs, by the ids of their jobs.
+        self.blobs: dict[str, Blob] = {}
         self._jobs = jobs
         self._principal = principal
         self._leaves: list[_Leaf] = []
@@ -364,11 +370,18 @@ class _Plan:
         if "on_disconnect" in asked:
             detail = "A workflow goes on when its client hangs up."
             raise Problem(422, "invalid-options", detail, faults=[Fault("/options/on_disconnect", detail)])
+        job_id = str(uuid.uuid5(uuid.UUID(self.id), str(len(self._leaves))))
+        arguments = task.arguments(given, receives=receives)
+        blob = self._jobs.set_apart(given)
+        if blob is not None:
+            self.blobs[job_id] = blob
+            arguments = task.called_with(blob.stored.in_place_of(given))
         return _Leaf(
-            id=str(uuid.uuid5(uuid.UUID(self.id), str(len(self._leaves)))),
+            id=job_id,
             task=task,
-            given=given,
-            arguments=task.arguments(given, receives=receives),
+            given=given if blob is None else blob.stored,
+            arguments=arguments,
+            size=SIGNATURE_SIZE + len(kombu_json.dumps(arguments)),
             options=options,
             asked={name: value for name, value in asked.items() if name != "tags"},
             receives=receives,

@@ -13,6 +13,7 @@ from celery.app.task import Context
 from celery.exceptions import Reject
 
 from tests.servers import Server, free_port
+from tornado_celery_bridge import Stored
 from tornado_celery_bridge.ledger import Acceptance, Claim, Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
 from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
 from tornado_celery_bridge.ledger.worker import _begin
@@ -58,7 +59,9 @@ def record(
     return JobRecord(id=job_id, task=task, owner=owner, queue="q", created_at=NOW, tags=list(tags), options=options)
 
 
-async def accept(ledger: Ledger, record: JobRecord, given: dict[str, Any] | list[Any], **more: Any) -> Acceptance:
+async def accept(
+    ledger: Ledger, record: JobRecord, given: dict[str, Any] | list[Any] | Stored, **more: Any
+) -> Acceptance:
     message = {"task": record.task, "args": [], "kwargs": {}, "options": {"task_id": record.id}}
     return await ledger.accept(record, given, message=message, **more)
 
@@ -451,3 +454,49 @@ async def test_a_job_without_a_callback_costs_nothing_for_it(ledger: Ledger, wor
     }
     kinds = {key.removeprefix("pre.tcb:").partition(":")[0] for key in await keys(ledger)}
     assert kinds == {"job", "input", "value", "events", "index", "due", "pace"}
+
+
+# Blobs.
+
+
+async def test_a_blob_goes_with_its_job_and_one_that_is_nobodys_goes(ledger: Ledger, worker: WorkerLedger) -> None:
+    given, returned, orphan = (Stored.new(size) for size in (1, 2, 3))
+    await ledger.announce(given.name)
+    await accept(ledger, record("a"), given)
+    assert await ledger.input_of("a") == json.dumps(given.name).encode()
+    await ledger.announce(orphan.name)
+    assert await ledger.unclaimed() == []
+    await begin(worker, "a", "token")
+    await asyncio.to_thread(worker.announce, returned.name)
+    await end(worker, "a", value=returned)
+    ended = await job(ledger, "a")
+    assert (ended.stored, ended.result) == (returned, None)
+    assert await ledger._redis.zrange("pre.tcb:blobs", 0, -1) == [orphan.name.encode()]
+    await ledger.disown(orphan.name)
+    assert await ledger.unclaimed() == [orphan.name]
+    await ledger._redis.zadd("pre.tcb:due", {"a": 0})
+    assert await ledger.sweep() == 1
+    assert set(await ledger.unclaimed()) == {given.name, returned.name, orphan.name}
+    await ledger.removed([given.name, returned.name, orphan.name])
+    assert await keys(ledger) == {"pre.tcb:gone:a", "pre.tcb:pace"}
+
+
+async def test_a_job_that_is_withdrawn_takes_its_blobs_along(ledger: Ledger) -> None:
+    first, second = Stored.new(1), Stored.new(1)
+    await ledger.announce(first.name)
+    await accept(ledger, record("a"), first)
+    await ledger.announce(second.name)
+    await ledger.claim("a", second.name)
+    assert not await ledger._redis.exists("pre.tcb:blobs")
+    await ledger.withdraw("a")
+    assert set(await ledger.unclaimed()) == {first.name, second.name}
+
+
+async def test_what_a_job_that_had_ended_returns_is_nobodys(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    await end(worker, "a")
+    late = Stored.new(1)
+    await asyncio.to_thread(worker.announce, late.name)
+    await end(worker, "a", value=late)
+    await ledger.claim("nothing", late.name)
+    assert await ledger._redis.zrange("pre.tcb:blobs", 0, -1) == [late.name.encode()]

@@ -2,6 +2,7 @@
 
 import os
 import time
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from celery import Celery, Task
@@ -30,6 +31,7 @@ def make_app(url: str) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=True,
         broker_connection_retry_on_startup=True,
         job_ledger_url=os.environ.get("SAMPLE_LEDGER"),
+        job_store_url=os.environ.get("SAMPLE_STORE"),
     )
     install(app)
 
@@ -106,6 +108,38 @@ def make_app(url: str) -> Celery:
     def mark(path: str) -> None:
         with open(path, "a") as file:
             file.write("ran\n")
+
+    @app.task(name="s.letters", shared=False, exposed=True)
+    def letters(count: int) -> str:
+        """Return a text of so many bytes."""
+        return "x" * count
+
+    @app.task(name="s.size", shared=False, exposed=True)
+    def size(value: Any, more: Any = None) -> list[int]:
+        """Say of what lengths the values are, lists' one by one."""
+        values = [*(value if isinstance(value, list) else [value]), more]
+        return [len(each) for each in values if each is not None]
+
+    @app.task(name="s.flat", shared=False, exposed=True)
+    def flat(values: list[Any]) -> list[Any]:
+        """Return the lengths of texts; a list among them by calling itself."""
+        return [flat(value) if isinstance(value, list) else len(value) for value in values]
+
+    @app.task(name="s.moments", shared=False, exposed=True)
+    def moments(count: int) -> list[Any]:
+        return [datetime(2026, 1, 1, tzinfo=UTC)] * count
+
+    @app.task(name="s.kinds", shared=False, exposed=True)
+    def kinds(values: list[Any]) -> list[str]:
+        return sorted({type(value).__name__ for value in values})
+
+    @app.task(name="s.again", shared=False, exposed=True, bind=True, default_retry_delay=0)
+    def again(self: Task[..., Any], text: str, note: str = "") -> list[Any]:
+        """Ask for two retries: with the arguments of before, then with another note."""
+        if self.request.retries < 2:
+            changed = {**self.request.kwargs, "note": "changed"} if self.request.retries else None
+            raise self.retry(kwargs=changed, countdown=0)
+        return [len(text), note, self.request.retries]
 
     @app.task(name="s.hidden", shared=False)
     def hidden() -> None:

@@ -469,15 +469,21 @@ async def test_tasks(service: Service) -> None:
     assert [task["name"] for task in tasks] == [
         *(
             "s.add",
+            "s.again",
             "s.echo",
             "s.fail",
             "s.flaky",
+            "s.flat",
             "s.forgetful",
+            "s.kinds",
+            "s.letters",
             "s.log",
             "s.mark",
+            "s.moments",
             "s.nan",
             "s.nap",
             "s.pid",
+            "s.size",
             "s.steps",
             "s.total",
         )
@@ -526,3 +532,7 @@ async def test_one_log_line_for_a_request_whatever_is_in_it(service: Service, ca
     assert "status=404" in lines[0]
     assert "secret" not in lines[0]
     assert "confidential" not in caplog.text
+
+
+async def test_a_task_that_calls_itself(service: Service) -> None:
+    assert job(await service.submit("s.flat", {"input": [["a", ["bc", []]]]}, wait=10), 200)["result"] == [1, [2, []]]

@@ -299,6 +299,7 @@ ROUTES_WITH_SCOPES = [
     ("GET", "/v1/tasks/s.add", "read"),
     ("POST", "/v1/tasks/s.add/jobs", "submit"),
     ("GET", "/v1/jobs/x", "read"),
+    ("GET", "/v1/jobs/x/result", "read"),
     ("GET", "/v1/jobs/x/events", "read"),
     ("POST", "/v1/jobs/x/cancel", "cancel"),
     ("GET", "/v1/jobs/x/deliveries", "read"),

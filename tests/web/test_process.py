@@ -41,7 +41,8 @@ def test_loopback_is_fine(bind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"PORT": "x"}, {"PORT": "0"}, {"PORT": "65536"}, {"JOB_TTL": "-1"}, {"BIND": "example.org"}]
+    "given",
+    [{"PORT": "x"}, {"PORT": "0"}, {"PORT": "65536"}, {"JOB_TTL": "-1"}, {"MAX_BODY": "5M"}, {"BIND": "example.org"}],
 )
 def test_settings_that_make_no_sense(given: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=next(iter(given))):

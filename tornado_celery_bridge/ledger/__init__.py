@@ -1,6 +1,7 @@
 """The ledger of jobs, which the web process and the workers share: see :mod:`._ledger`, and :mod:`.worker`."""
 
-from tornado_celery_bridge.ledger._json import dumps
+from tornado_celery_bridge._json import dumps
+from tornado_celery_bridge._store import MAX_INLINE, Store
 from tornado_celery_bridge.ledger._ledger import Ledger, ledger_backend
 from tornado_celery_bridge.ledger._records import (
     Acceptance,
@@ -19,6 +20,7 @@ from tornado_celery_bridge.ledger._records import (
 )
 
 __all__ = (
+    "MAX_INLINE",
     "Acceptance",
     "Claim",
     "Delivery",
@@ -31,6 +33,7 @@ __all__ = (
     "Page",
     "Reservation",
     "Step",
+    "Store",
     "Workflow",
     "WorkflowRecord",
     "dumps",

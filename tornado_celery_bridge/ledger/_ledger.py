@@ -23,11 +23,12 @@ from kombu.utils.json import dumps as kombu_dumps
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._redis import ConnectionPool, connection_pool
+from tornado_celery_bridge._store import Stored
 from tornado_celery_bridge.exceptions import WaitersSaturated
 from tornado_celery_bridge.ledger import _scripts
 from tornado_celery_bridge.ledger._events import Feed, Follower
-from tornado_celery_bridge.ledger._json import dumps
 from tornado_celery_bridge.ledger._records import (
     FIELDS,
     Acceptance,
@@ -60,6 +61,9 @@ LOOKS = 2_000
 RECEIVER_LOOKS = 200
 #: Attempts to call back that are kept of a job.
 KEPT_ATTEMPTS = 20
+
+#: Seconds for which a blob that was announced may be on its way into a job: it is stored, and a chain handed on.
+BLOB_GRACE = 3_600.0
 
 #: Followers of events at once.
 MAX_FOLLOWERS = 100_000
@@ -125,7 +129,7 @@ class Ledger:
     async def accept(
         self,
         record: JobRecord,
-        given: dict[str, Any] | list[Any],
+        given: dict[str, Any] | list[Any] | Stored,
         *,
         message: Mapping[str, Any],
         delay: float = 0.0,
@@ -139,7 +143,7 @@ class Ledger:
 
         Args:
             record: The job's record.
-            given: Its input.
+            given: Its input, or the blob that has it, which is the job's from then on.
             message: The signature of its task, as a mapping.
             delay: Seconds until it is due.
             max_unfinished: How many unfinished jobs its owner may have, this one included; None for any number.
@@ -152,7 +156,7 @@ class Ledger:
         name, fingerprint = reservation or ("", "")
         answer = await self._run(
             _scripts.ACCEPT,
-            *(record.id, record.encode(), dumps(given), record.owner, _ms(self._ttl), _ms(delay)),
+            *(record.id, record.encode(), _written(given), record.owner, _ms(self._ttl), _ms(delay)),
             *("" if max_unfinished is None else max_unfinished, name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE)),
             *(kombu_dumps(message), unique, _callback(record)),
         )
@@ -187,7 +191,11 @@ class Ledger:
         return Job.of_fields(job_id, found)
 
     async def input_of(self, job_id: str) -> bytes | None:
-        """Return the JSON of a job's exact input; None for a job that is not there."""
+        """
+        Return the JSON of a job's exact input; None for a job that is not there.
+
+        Of a large one it is no object and no array, but a string: the name of its blob.
+        """
         given: bytes | None = await self.call("GET", f"{self.prefix}input:{job_id}")
         return given
 
@@ -257,6 +265,28 @@ class Ledger:
         waited, ran = (None if value is None else int(value) / 1000 for value in found)
         return waited, ran
 
+    # Blobs.
+
+    async def announce(self, blob: str) -> None:
+        """Note that a blob is about to be written; one that no job claims is removed after ``BLOB_GRACE`` seconds."""
+        await self._run(_scripts.ANNOUNCE, "", _ms(BLOB_GRACE), blob)
+
+    async def disown(self, blob: str) -> None:
+        """Have a blob that was announced removed with the next sweep."""
+        await self._run(_scripts.ANNOUNCE, "", 0, blob)
+
+    async def claim(self, job_id: str, blob: str) -> None:
+        """Have a blob that was announced kept for as long as a job."""
+        await self._run(_scripts.CLAIM, job_id, blob)
+
+    async def unclaimed(self) -> list[str]:
+        """Return names of blobs that are to be removed from the store, until :meth:`removed` is told of them."""
+        return [name.decode() for name in await self._run(_scripts.UNCLAIMED, "", SWEEP_SIZE)]
+
+    async def removed(self, blobs: Sequence[str]) -> None:
+        """Note that blobs were removed."""
+        await self.call("ZREM", f"{self.prefix}blobs", *blobs)
+
     # Workflows.
 
     async def accept_workflow(
@@ -287,7 +317,7 @@ class Ledger:
         jobs: list[Any] = []
         for step in steps:
             job, delay = step.record, "" if step.delay is None else _ms(step.delay)
-            jobs += (job.id, job.encode(), dumps(step.input), delay, step.before or "", _callback(job))
+            jobs += (job.id, job.encode(), _written(step.input), delay, step.before or "", _callback(job))
         answer = await self._run(
             _scripts.ACCEPT_WORKFLOW,
             *(record.id, record.encode(), record.owner, _ms(self._ttl)),
@@ -499,6 +529,10 @@ def _callback(record: JobRecord) -> str:
     """Return what the scripts know a job's callback by: an id that is no other job's, and its receiver."""
     url = record.callback_url
     return f"msg_{uuid.uuid4().hex} {urlsplit(url).netloc.lower()}" if url else ""
+
+
+def _written(given: dict[str, Any] | list[Any] | Stored) -> str:
+    return dumps(given.name if isinstance(given, Stored) else given)
 
 
 def _sha(script: str) -> str:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Self
 
 from celery import states
 
+from tornado_celery_bridge._json import dumps
+from tornado_celery_bridge._store import Stored
 from tornado_celery_bridge.exceptions import BridgeError
-from tornado_celery_bridge.ledger._json import dumps
 
 __all__ = (
     "FIELDS",
@@ -29,7 +31,7 @@ __all__ = (
 #: What of a job's hash is read. The first is one that each job has.
 FIELDS = (
     *("task", "owner", "queue", "created_at", "priority", "eta", "tags", "options", "retry_of", "workflow"),
-    *("state", "attempt", "started_at", "finished_at", "worker", "number"),
+    *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored"),
 )
 _JSON = ("tags", "options")
 _RECORD = FIELDS[: FIELDS.index("state")]
@@ -109,6 +111,8 @@ class Job:
     progress: dict[str, Any] | None = None
     #: What it returned, as JSON has it.
     result: Any = None
+    #: In the place of a large result: where it is.
+    stored: Stored | None = None
     #: ``{"type", "module", "message"}`` of a job that failed, was cancelled or will be tried again.
     error: dict[str, str] | None = None
     #: The last event's number; 0 is the acceptance.
@@ -124,26 +128,31 @@ class Job:
     @classmethod
     def of_fields(cls, job_id: str, values: "list[bytes | None]") -> Self:
         """Return the job of which *values* are the :data:`FIELDS` and the value."""
-        *fields, stored = values
+        *fields, value = values
         given: dict[str, Any] = {
-            name: int(value) if name in _NUMBERS else value.decode()
-            for name, value in zip(FIELDS, fields, strict=True)
-            if value is not None
+            name: int(field) if name in _NUMBERS else field.decode()
+            for name, field in zip(FIELDS, fields, strict=True)
+            if field is not None
         }
         given |= {name: json.loads(given[name]) for name in _JSON if name in given}
         record = JobRecord(id=job_id, **{name: given.pop(name) for name in _RECORD if name in given})
-        return cls(record=record, **given, **_outcome(given["state"], stored))
+        name, of_value = _name_of_value(given["state"], stored=given.pop("stored", None) is not None)
+        if value is not None:
+            given[name] = of_value(json.loads(value))
+        return cls(record=record, **given)
 
 
-def _outcome(state: str, stored: bytes | None) -> dict[str, Any]:
-    """Return a job's value by what it is in this state."""
-    if stored is None:
-        return {}
+def _name_of_value(state: str, *, stored: bool) -> tuple[str, Callable[[Any], Any]]:
+    """Return what a job's value is in this state, and what makes it of JSON."""
+    if stored:
+        return "stored", Stored.decode
     if state == states.SUCCESS:
-        name = "result"
-    else:
-        name = "error" if state == states.RETRY or state in states.READY_STATES else "progress"
-    return {name: json.loads(stored)}
+        return "result", _same
+    return "error" if state == states.RETRY or state in states.READY_STATES else "progress", _same
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +208,7 @@ class Step(NamedTuple):
     """
 
     record: JobRecord
-    input: dict[str, Any] | list[Any]
+    input: dict[str, Any] | list[Any] | Stored
     #: Seconds until it is due; None for a job that others come before.
     delay: float | None
     #: Names the jobs that come after it, if any do.

@@ -5,13 +5,14 @@ Keys, all with the deployment's prefix:
 
 ====================  ==============================================================================================
 ``job:{id}``          hash: the record's fields, ``state``, ``attempt``, ``started_at``, ``finished_at``, ``worker``,
-                      ``number`` (of the last event), ``cancelled``, ``token`` (of the attempt under way), and what
-                      the scripts need at hand. Of a job that calls back also ``callback`` (the delivery's id, a space,
-                      the receiver), and after its end ``delivery`` (waiting | delivered | failed), ``tries`` (that
-                      failed). As long as no field is over 64 bytes Redis packs it into a third of the memory; so what
-                      may be long has keys of its own
-``input:{id}``        JSON, as submitted
-``value:{id}``        JSON, what goes with the state: the progress, the result, or the error
+                      ``number`` (of the last event), ``cancelled``, ``token`` (of the attempt under way), ``blobs``
+                      (the names of all that go with the job, each with a blank after it), ``stored`` (that the value
+                      is a blob), and what the scripts need at hand. Of a job that calls back also ``callback`` (the
+                      delivery's id, a space, the receiver), and after its end ``delivery`` (waiting | delivered |
+                      failed), ``tries`` (that failed). As long as no field is over 64 bytes Redis packs it into a third
+                      of the memory; so what may be long has keys of its own
+``input:{id}``        JSON, as submitted; a large input is a blob, and this its name, quoted
+``value:{id}``        JSON, what goes with the state: the progress, the result or its blob, or the error
 ``message:{id}``      JSON of the Celery signature to publish if the job's message is lost; of a workflow, all of it
 ``attempts:{id}``     list of the last attempts to call back, as JSON
 ``callbacks:{…}``     sorted set of ended jobs that are to call a receiver back, by when to try next; to claim one moves
@@ -39,6 +40,7 @@ Keys, all with the deployment's prefix:
                       ``workflow:{id}``
 ``gone:{id}``         the owner of a job that was forgotten; ``gone:workflow:{id}`` of a workflow
 ``key:{…}``           hash: an idempotency key's reservation
+``blobs``             sorted set of blobs that are nobody's, by the time that they are to be removed from the store
 ``pace``              hash: how long jobs of a task have waited and run of late, in ms
 ====================  ==============================================================================================
 
@@ -51,8 +53,10 @@ All times but ``created_at`` and ``eta`` are the server's, in ms, so that the pr
 __all__ = (
     "ACCEPT",
     "ACCEPT_WORKFLOW",
+    "ANNOUNCE",
     "CANCEL",
     "CANCEL_WORKFLOW",
+    "CLAIM",
     "CLAIM_CALLBACKS",
     "DEFER",
     "DELIVERY",
@@ -70,6 +74,7 @@ __all__ = (
     "START",
     "SWEEP",
     "TAKE",
+    "UNCLAIMED",
     "WITHDRAW",
     "WITHDRAW_WORKFLOW",
 )
@@ -211,6 +216,12 @@ local function call_back(receiver, at)
   end
 end
 
+-- A blob is the job's, and goes when it goes.
+local function claim(name)
+  redis.call('ZREM', prefix .. 'blobs', name)
+  redis.call('HSET', job, 'blobs', (redis.call('HGET', job, 'blobs') or '') .. name .. ' ')
+end
+
 -- The last job of a workflow has ended.
 local function finish_workflow(name)
   local workflow = prefix .. 'workflow:' .. name
@@ -349,6 +360,8 @@ local function write(fields, input, ttl, delay, message, callback)
     enqueued(time + delay)
   end
   redis.call('SET', prefix .. 'input:' .. id, input)
+  local blob = string.match(input, '^"(.*)"$')
+  if blob then claim(blob) end
   if message ~= '' then redis.call('SET', prefix .. 'message:' .. id, message) end
   redis.call('HINCRBY', prefix .. 'open', record.owner, 1)
   redis.call('DEL', prefix .. 'gone:' .. id)
@@ -424,8 +437,9 @@ return {'accepted'}
 
 _FORGET = """
 local function forget()
-  local known, packed = redis.call('HMGET', job, 'owner', 'task', 'tags', 'state', 'callback'), pack(id)
+  local known, packed = redis.call('HMGET', job, 'owner', 'task', 'tags', 'state', 'callback', 'blobs'), pack(id)
   if not known[4] then return end
+  for name in string.gmatch(known[6] or '', '%S+') do redis.call('ZADD', prefix .. 'blobs', now(), name) end
   redis.call('ZREM', index('all'), packed)
   redis.call('ZREM', index('task:' .. known[2]), packed)
   redis.call('ZREM', index('state:' .. bucket(known[4])), packed)
@@ -578,13 +592,18 @@ return known[2] and 'cancelled' or 'go'
 """
 )
 
-#: ARGV: prefix, id, state, the result's or the error's JSON. Returns whether this was the job's end.
+#: ARGV: prefix, id, state, the result's or the error's JSON, 'stored' for a result that is a blob (and is named here).
+#: Returns whether this was the job's end.
 FINISH = (
     _COMMON
     + """
 local from = redis.call('HGET', job, 'state')
 if not from or ENDED[from] then return 0 end
 finish(from, ARGV[3], ARGV[4])
+if ARGV[5] == 'stored' then
+  redis.call('HSET', job, 'stored', 1)
+  claim(cjson.decode(ARGV[4])[1])
+end
 return 1
 """
 )
@@ -968,5 +987,29 @@ if not known[2] then return end
 redis.call('HSET', job, 'delivery', 'waiting')
 redis.call('HDEL', job, 'tries')
 call_back(receiver_of(known[1]), now())
+"""
+)
+
+#: ARGV: prefix, '', after how many ms they are to be removed, names of blobs… If a job claims one, it is kept.
+ANNOUNCE = (
+    _COMMON
+    + """
+for place = 4, #ARGV do redis.call('ZADD', prefix .. 'blobs', now() + ARGV[3], ARGV[place]) end
+"""
+)
+
+#: ARGV: prefix, id, blob's name. Nothing is done for a job that is not there.
+CLAIM = (
+    _COMMON
+    + """
+if redis.call('EXISTS', job) == 1 then claim(ARGV[3]) end
+"""
+)
+
+#: ARGV: prefix, '', how many at most. Returns the names of blobs that are to be removed now.
+UNCLAIMED = (
+    _COMMON
+    + """
+return redis.call('ZRANGEBYSCORE', prefix .. 'blobs', '-inf', now(), 'LIMIT', 0, ARGV[3])
 """
 )

@@ -13,9 +13,10 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from tornado_celery_bridge._json import dumps
+from tornado_celery_bridge._store import Stored
 from tornado_celery_bridge.ledger import _scripts
-from tornado_celery_bridge.ledger._json import dumps
-from tornado_celery_bridge.ledger._ledger import ledger_backend, prefix_of
+from tornado_celery_bridge.ledger._ledger import BLOB_GRACE, ledger_backend, prefix_of
 
 __all__ = ("Limit", "WorkerLedger")
 
@@ -57,7 +58,7 @@ class WorkerLedger:
         retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), ATTEMPTS, supported_errors=lost)
         self._sure = redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=retry))
         self._once = redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=Retry(ExponentialBackoff(), 0)))
-        scripts = ("START", "FINISH", "REPORT", "KEEP", "TAKE", "LEASE", "RECONCILE", "DEFER")
+        scripts = ("START", "FINISH", "REPORT", "KEEP", "TAKE", "LEASE", "RECONCILE", "DEFER", "ANNOUNCE")
         self._scripts = {name: self._sure.register_script(getattr(_scripts, name)) for name in scripts}
 
     def _run(self, script: str, *args: Any, client: redis.Redis | None = None) -> Any:
@@ -83,7 +84,12 @@ class WorkerLedger:
 
     def finish(self, task_id: str, state: str, value: Any) -> None:
         """Note how a task ended."""
-        self._run("FINISH", task_id, state, dumps(value))
+        blob = isinstance(value, Stored)
+        self._run("FINISH", task_id, state, dumps(value.encode() if blob else value), "stored" if blob else "")
+
+    def announce(self, blob: str) -> None:
+        """Note that a blob is about to be written, which is removed later if no job ends with it."""
+        self._run("ANNOUNCE", "", round(BLOB_GRACE * 1000), blob)
 
     def report(
         self, task_id: str, kind: str, data: Any, state: str = "", value: Any = None, *, retries: int | None = None

@@ -8,6 +8,8 @@ What it adds to a stock worker, and where:
 - whenever the worker stores a state: the same goes into the ledger (the result backend is a subclass of the app's
   own, found by the loader's ``override_backends``). So what ends a task ends the job, be it a return, an exception, a
   retry, a hard time limit, an expiry or a revoke;
+- around a task's code: what stands for a large argument is loaded, and a large result goes to the store, with a
+  reference in its place for all that Celery does with it (see :mod:`.._store`). Who reads a result by this app gets it;
 - while a task runs: what it logs by ``get_task_logger`` becomes the job's events;
 - before a worker publishes a job's message, be it of a retry or of what comes next in a chain: the ledger keeps it;
 - beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost.
@@ -28,7 +30,8 @@ import inspect
 import logging
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,7 +43,9 @@ from celery.utils.time import rate
 from kombu.utils import json
 from redis.exceptions import RedisError
 
-from tornado_celery_bridge.ledger._json import dumps
+from tornado_celery_bridge._json import dumps
+from tornado_celery_bridge._store import Store, Stored
+from tornado_celery_bridge.exceptions import StoreUnavailable
 from tornado_celery_bridge.ledger._keeper import Keeper, is_keeper
 from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
 from tornado_celery_bridge.progress import STATE as PROGRESS
@@ -81,6 +86,11 @@ def _ledger_of(app: Celery) -> WorkerLedger:
     return WorkerLedger(app)
 
 
+@functools.cache
+def _store_of(app: Celery) -> Store | None:
+    return Store.of_app(app)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -93,8 +103,19 @@ class _Recording:
 
     app: Celery
 
+    def meta_from_decoded(self, meta: Any) -> Any:
+        meta = super().meta_from_decoded(meta)  # type: ignore[misc]
+        if isinstance(meta["result"], Stored) and not getattr(_running, "passes_on", False):
+            meta["result"] = _loaded(meta["result"], self.app)
+        return meta
+
+    def on_chord_part_return(self, *args: Any, **kwargs: Any) -> Any:
+        with _passing_on():
+            return super().on_chord_part_return(*args, **kwargs)  # type: ignore[misc]
+
     def store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, **kwargs: Any) -> Any:
-        stored = super().store_result(task_id, result, state, traceback, **kwargs)  # type: ignore[misc]
+        with _passing_on():
+            stored = super().store_result(task_id, result, state, traceback, **kwargs)  # type: ignore[misc]
         ledger = _ledger_of(self.app)
         if state in states.READY_STATES:
             ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result))
@@ -109,6 +130,29 @@ class _Recording:
             if ledger.report(task_id, kind, data, state, result) == "cancelled":
                 raise JobCancelled(f"job {task_id} was cancelled")
         return stored
+
+
+@contextmanager
+def _passing_on() -> Iterator[None]:
+    """Leave references among results as they are: what this thread reads goes on to somebody else."""
+    before, _running.passes_on = getattr(_running, "passes_on", False), True
+    try:
+        yield
+    finally:
+        _running.passes_on = before
+
+
+def _loaded(value: Any, app: Celery) -> Any:
+    """
+    Return *value* with what references in it stand for.
+
+    Raises:
+        BlobLost, StoreUnavailable: It can't be had.
+    """
+    store = _store_of(app)
+    if store is None:
+        raise StoreUnavailable("this app has no job_store_url, where large values are")
+    return store.load(value)
 
 
 def _record_states(app: Celery) -> None:
@@ -142,6 +186,7 @@ class _GuardTasks(bootsteps.Step):
     """As a worker starts, after it has imported the tasks and before it builds what runs them."""
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
+        Store.of_app(worker.app)  # one that can't be used is to be known now
         for task in worker.app.tasks.values():
             if not hasattr(task.run, "guarded"):
                 task.run = _guard(task, worker.app)
@@ -179,13 +224,15 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         request = task.request
-        if request.called_directly or request.is_eager:
+        # Celery runs a task that calls itself with the same request (celery.app.trace: "stack protection").
+        calls_itself = getattr(_running, "job", None) == (request.id, app)
+        if request.called_directly or request.is_eager or calls_itself:
             return run(*args, **kwargs)
         limit = limit_of(args, kwargs) if limit_of else None
         job_id = _begin(task, request, app, limit)
         before, _running.job = getattr(_running, "job", None), job_id and (job_id, app)
         try:
-            return run(*args, **kwargs)
+            return _run(run, args, kwargs, app, is_job=job_id is not None)
         except JobCancelled:
             task.backend.mark_as_revoked(request.id, "cancelled", request=request)
             raise
@@ -194,6 +241,20 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
 
     guarded.guarded = True  # type: ignore[attr-defined]
     return guarded
+
+
+def _run(run: Callable[..., Any], args: Any, kwargs: dict[str, Any], app: Celery, *, is_job: bool) -> Any:
+    """Return what a task returns, of a job a reference to it if it is large; what it is given is loaded before."""
+    store = _store_of(app)
+    has_references = any(isinstance(value, Stored) for value in (*args, *kwargs.values()))
+    if store is None:
+        if has_references:
+            raise StoreUnavailable("this worker has no job_store_url, where the task's input is")
+        return run(*args, **kwargs)
+    if is_job or has_references:
+        args, kwargs = store.load_arguments(args, kwargs)
+    value = run(*args, **kwargs)
+    return store.keep(value, _ledger_of(app).announce) if is_job else value
 
 
 def _limit_of(task: Any) -> Callable[[Any, Any], Limit] | None:
@@ -277,7 +338,8 @@ def _keep_message(
 
 def _return_chord_part(backend: Any, request: Any) -> None:
     """Say to its chord how a task ended: the worker that ran it may have died before it did. Twice does no harm."""
-    meta = backend.get_task_meta(request.id)
+    with _passing_on():
+        meta = backend.get_task_meta(request.id, cache=False)
     if meta["status"] in states.READY_STATES:
         backend.on_chord_part_return(request, meta["status"], meta["result"])
 
