@@ -213,6 +213,10 @@ class TaskDefaults(TypedDict):
     soft_time_limit: float | None
     rate_limit: Annotated[str | float | None, Field(description="As Celery spells it, per worker: 10/m.")]
     max_retries: int | None
+    max_concurrency: Annotated[int | None, Field(description="How many jobs may run at once, over all workers.")]
+    max_rate: Annotated[str | float | None, Field(description="How many may begin in a time, over all workers: 10/s.")]
+    limit_by: Annotated[str | None, Field(description="The parameter by whose value both are counted.")]
+    unique: Annotated[bool, Field(description="A job with the same input as an unfinished one is that one.")]
 
 
 class Task(TaskSummary):

@@ -141,6 +141,20 @@ def make_app(url: str) -> Celery:
             raise self.retry(kwargs=changed, countdown=0)
         return [len(text), note, self.request.retries]
 
+    @app.task(name="s.stay", shared=False, exposed=True, max_concurrency=2, limit_by="user")
+    def stay(user: str, seconds: Annotated[float, Field(ge=0, le=1)] = 0) -> list[float]:
+        """Return when it began and ended, by the machine's clock."""
+        begun = time.monotonic()
+        time.sleep(seconds)
+        return [begun, time.monotonic()]
+
+    @app.task(name="s.paced", shared=False, exposed=True, max_rate="10/s")
+    def paced() -> None: ...
+
+    @app.task(name="s.once", shared=False, exposed=True, unique=True)
+    def once(value: int, note: str = "") -> int:
+        return value
+
     @app.task(name="s.hidden", shared=False)
     def hidden() -> None:
         raise AssertionError("nobody may run this over HTTP")
