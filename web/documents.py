@@ -93,6 +93,9 @@ class Job(_Job, total=False):
     result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned, unless that is large.")]
     result_size: Annotated[int, Field(description="In the place of a large result: its bytes, at links.result.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
+    queue_depth: Annotated[
+        int, Field(description="In state PENDING, of a job that is read alone: how many wait in its queue.")
+    ]
 
 
 class Event(TypedDict):

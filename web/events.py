@@ -93,7 +93,7 @@ async def frames(
 def _frame_of(event: Event, shown: Job) -> Frame:
     if event.kind in ("progress", "log"):
         return Frame(event.kind, json.loads(event.data), event.number)
-    return Frame(event.kind, representation.job(shown), event.number)
+    return Frame(event.kind, representation.job(replace(shown, queue_depth=None)), event.number)
 
 
 def positions_of(text: str | None, count: int) -> list[int | None]:

@@ -165,7 +165,7 @@ OPERATIONS = (
     Operation(
         *("get", "/v1/jobs", "list_jobs", "List jobs, newest first"),
         tag="jobs",
-        parameters=("filter_task", "filter_state", "filter_tag", "filter_since", "limit", "cursor"),
+        parameters=("filter_task", "filter_state", "filter_tag", "filter_since", "filter_dead", "limit", "cursor"),
         answers={200: Answer("A page, which may be shorter than its limit and still not the last.", documents.Jobs)},
         problems=("invalid-query", "invalid-cursor", "ledger-unavailable"),
     ),
@@ -388,6 +388,11 @@ PARAMETERS: dict[str, Schema] = {
                 "name": "since",
                 "description": "Only jobs accepted at this time or later.",
                 "schema": {"type": "string", "format": "date-time"},
+            },
+            "filter_dead": {
+                "name": "dead",
+                "description": "With `true` only jobs that were given up, as worker after worker was lost with them.",
+                "schema": {"type": "boolean", "default": False},
             },
             "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
             "cursor": {

@@ -1,6 +1,7 @@
 """The Celery app of the HTTP tests: ``celery -A tests.web.sample`` with ``SAMPLE_URL`` set."""
 
 import os
+import signal
 import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -154,6 +155,11 @@ def make_app(url: str) -> Celery:
     @app.task(name="s.once", shared=False, exposed=True, unique=True)
     def once(value: int, note: str = "") -> int:
         return value
+
+    @app.task(name="s.poison", shared=False, exposed=True)
+    def poison() -> None:
+        """Take the worker's process along."""
+        os.kill(os.getpid(), signal.SIGKILL)
 
     @app.task(name="s.hidden", shared=False)
     def hidden() -> None:

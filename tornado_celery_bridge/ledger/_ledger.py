@@ -8,6 +8,7 @@ Knows no HTTP. Redis only, whatever the broker is.
 """
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 import uuid
@@ -188,7 +189,8 @@ class Ledger:
         found = await self._run(_scripts.READ, job_id, *FIELDS)
         if len(found) < 2:
             return Gone(found[0].decode()) if found else None
-        return Job.of_fields(job_id, found)
+        *values, depth = found
+        return dataclasses.replace(Job.of_fields(job_id, values), queue_depth=depth)
 
     async def input_of(self, job_id: str) -> bytes | None:
         """

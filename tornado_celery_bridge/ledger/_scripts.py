@@ -305,8 +305,8 @@ local function cancel(unless_begun, grace)
   return state
 end
 
-local DEAD = '{"type":"WorkerLostError","module":"billiard.exceptions","message":"given up: ' .. MAX_LOST ..
-  ' workers were lost while they ran it"}'
+local DEAD = '{"type":"WorkerLostError","module":"billiard.exceptions","kind":"dead-lettered","message":"given up: ' ..
+  MAX_LOST .. ' workers were lost while they ran it"}'
 
 -- The worker that ran the job does not hold it any more: it waits again, or is given up.
 local function lapse(state)
@@ -790,12 +790,22 @@ end
 """
 
 #: ARGV: prefix, id, fields…, of which the first is one that each job has.
-#: Returns the fields and the value; {owner} of one that was forgotten; {} if there was none.
+#: Returns the fields, the value, and of a job that is PENDING how many wait in its queue; {owner} of one that was
+#: forgotten; {} if there was none.
 READ = (
     _COMMON
     + _READ
     + """
-return read({unpack(ARGV, 3)}) or {redis.call('GET', prefix .. 'gone:' .. id) or nil}
+local values = read({unpack(ARGV, 3)})
+if not values then return {redis.call('GET', prefix .. 'gone:' .. id) or nil} end
+local known, depth = redis.call('HMGET', job, 'state', 'queue'), false
+if known[1] == 'PENDING' then
+  local queued = prefix .. 'queued:' .. known[2] .. ':'
+  depth = redis.call('ZCARD', queued)
+  for priority = 0, 9 do depth = depth + redis.call('ZCARD', queued .. priority) end
+end
+values[#values + 1] = depth
+return values
 """
 )
 
