@@ -266,6 +266,7 @@ class _Problem(TypedDict):
     instance: Annotated[str, Field(description="The request's path.")]
     code: Annotated[str, Field(description="For programs; a code does not change its meaning, but there may be more.")]
     request_id: str
+    trace_id: str
 
 
 class JobReference(TypedDict):

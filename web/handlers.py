@@ -83,7 +83,7 @@ class AcceptingHandler(ApiHandler):
         try:
             await self.jobs.ledger.respond(reserved, answer.encode())
         except LedgerUnavailable as exc:
-            self.settings["logger"].warning("request=%s the answer is not kept: %s", self.request_id, exc)
+            self.settings["logger"].warning("the answer is not kept: %s", exc)
 
     def _replay(self, answer: Answer) -> None:
         for name, value in answer.headers.items():
@@ -153,7 +153,7 @@ class BatchesHandler(AcceptingHandler):
                 await self._keep(reserved, submission.job)
             except (Problem, BridgeError) as exc:
                 problem = problem_of(exc)
-                document = problem.document(f"{self.request.path}#/jobs/{number}", self.request_id)
+                document = problem.document(f"{self.request.path}#/jobs/{number}", self.trace)
                 return {"status": problem.status_code, "problem": document}
         status = 200 if submission.job.done else 202
         return {"status": status, "job": representation.job(submission.job)}

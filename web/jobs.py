@@ -35,6 +35,7 @@ from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
 from web.receivers import Receivers
 from web.representation import milliseconds
+from web.trace import message_headers
 
 __all__ = ("WITHDRAW_TIMEOUT", "Blob", "Jobs", "Submission", "not_accepted", "unpublishable")
 
@@ -165,7 +166,7 @@ class Jobs:
             retry_of=retry_of,
         )
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
-        celery_options = options.for_celery(now, self.catalogue.reverses_priority)
+        celery_options = options.for_celery(now, self.catalogue.reverses_priority) | {"headers": message_headers()}
         if task.task.ignore_result:
             celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
         args, kwargs = arguments

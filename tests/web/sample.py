@@ -149,8 +149,16 @@ def make_app(url: str) -> Celery:
         time.sleep(seconds)
         return [begun, time.monotonic()]
 
-    @app.task(name="s.paced", shared=False, exposed=True, max_rate="10/s")
-    def paced() -> None: ...
+    @app.task(name="s.paced", shared=False, exposed=True, max_rate="10/s", bind=True)
+    def paced(self: Task[..., Any]) -> Any:
+        return self.request.headers
+
+    @app.task(name="s.headers", shared=False, exposed=True, bind=True, default_retry_delay=0)
+    def headers(self: Task[..., Any], before: Any = None) -> Any:
+        """Return what came with its message, the second time."""
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+        return self.request.headers
 
     @app.task(name="s.once", shared=False, exposed=True, unique=True)
     def once(value: int, note: str = "") -> int:

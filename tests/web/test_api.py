@@ -570,6 +570,7 @@ async def test_one_log_line_for_a_request_whatever_is_in_it(service: Service, ca
     lines = [record.getMessage() for record in caplog.records if record.name == "web.access"]
     assert len(lines) == 2
     assert f"request={response.headers['X-Request-Id']}" in lines[0]
+    assert f"trace={response.headers['traceparent'].split('-')[1]}" in lines[0]
     assert "status=404" in lines[0]
     assert "secret" not in lines[0]
     assert "confidential" not in caplog.text

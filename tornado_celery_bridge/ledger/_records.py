@@ -113,8 +113,8 @@ class Job:
     result: Any = None
     #: In the place of a large result: where it is.
     stored: Stored | None = None
-    #: ``{"type", "module", "message"}`` of a job that failed, was cancelled or will be tried again; of one that was given
-    #: up also ``{"kind": "dead-lettered"}``.
+    #: ``{"type", "module", "message"}`` of a job that failed, was cancelled or will be tried again; one that was given
+    #: up has ``"kind": "dead-lettered"`` as well.
     error: dict[str, str] | None = None
     #: How many jobs wait in its queue, itself among them; None if it does not wait, or was not read alone.
     queue_depth: int | None = None
