@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -384,6 +384,22 @@ class Jobs:
             return await self.ledger.find(owner=None if principal.is_admin else principal.owner, **filters)
         except ValueError:
             raise Problem(400, "invalid-cursor", "This cursor is none of ours: begin without one.") from None
+
+    async def unfinished(self, principal: Principal, tags: Sequence[str], most: int) -> list[str]:
+        """Return the ids of the jobs with all of these tags that have not ended: of so many, the last accepted."""
+
+        async def all_in(state: str) -> list[Job]:
+            page = await self.find(principal, tags=tags, state=state, limit=200)
+            found = page.jobs
+            while page.cursor is not None and len(found) < most:
+                page = await self.find(principal, tags=tags, state=state, limit=200, cursor=page.cursor)
+                found += page.jobs
+            return found
+
+        # At once, in one round trip: what changes its state in between is in both lists, or as good as ended.
+        lists = await asyncio.gather(*map(all_in, (states.PENDING, states.STARTED, states.RETRY)))
+        found = {job.record.id: job.record.created_at for jobs in lists for job in jobs}
+        return sorted(found, key=lambda job_id: found[job_id], reverse=True)[:most]
 
     async def wait(self, principal: Principal, job: Job, timeout: float) -> Job:
         """Return a job once it is done, or as it is after *timeout* seconds; errors as :meth:`get`."""

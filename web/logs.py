@@ -20,7 +20,7 @@ _ESCAPES = {
 class OneLineFormatter(logging.Formatter):
     """Writes an event, its traceback included, as one line without control characters, with the request's ids."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
         line = super().formatMessage(record)
         trace = None if record.name == _access.name else current.get()  # the access log knows, wherever it is written
         return line if trace is None else f"{line} {trace}"

@@ -221,8 +221,9 @@ OPERATIONS = (
     Operation(
         *("get", "/v1/events", "follow_jobs", "Follow several jobs at once"),
         tag="jobs",
-        description='The events of each job as under `/v1/jobs/{id}/events`, with `{"job", "data"}` as data.',
-        parameters=("job", "Last-Event-ID", "after"),
+        description='The events of each job as under `/v1/jobs/{id}/events`, with `{"job", "data"}` as data. Name '
+        "jobs, or a tag: then those that have it and have not ended when the stream begins, at most 1,000.",
+        parameters=("job", "filter_tag", "Last-Event-ID", "after"),
         answers={200: _STREAM, 204: Answer("The jobs are done, and the client has had all their events.")},
         problems=(*_JOB, "invalid-event-id", "invalid-query", "waiters-saturated"),
     ),
@@ -371,7 +372,6 @@ PARAMETERS: dict[str, Schema] = {
     "job": {
         "in": "query",
         "description": "A job's id, up to 100 times.",
-        "required": True,
         "schema": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 100},
     },
     **_queried(

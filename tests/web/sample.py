@@ -65,6 +65,16 @@ def make_app(url: str) -> Celery:
             time.sleep(0.05)
         return count
 
+    @app.task(name="s.ticks", shared=False, exposed=True)
+    def ticks(
+        count: Annotated[int, Field(ge=1, le=1_000)] = 3, seconds: Annotated[float, Field(ge=0, le=5)] = 0
+    ) -> None:
+        """Tell of so many steps, evenly, in so many seconds."""
+        begun = time.monotonic()
+        for number in range(1, count + 1):
+            progress(number, count)
+            time.sleep(max(0.0, begun + seconds * number / count - time.monotonic()))
+
     @app.task(name="s.echo", shared=False, exposed=True)
     def echo(value: Any = None) -> Any:
         return value

@@ -66,6 +66,9 @@ KEPT_ATTEMPTS = 20
 #: Seconds for which a blob that was announced may be on its way into a job: it is stored, and a chain handed on.
 BLOB_GRACE = 3_600.0
 
+#: Seconds for which a list of jobs is noted after it was last asked for.
+LIST_TTL = 86_400.0
+
 #: Followers of events at once.
 MAX_FOLLOWERS = 100_000
 
@@ -422,6 +425,18 @@ class Ledger:
         if self._feed.following >= MAX_FOLLOWERS:
             raise WaitersSaturated("too many follow jobs", task_id=job_id, retry_after=1.0)
         return self._feed.follow(job_id, after)
+
+    async def note(self, ids: Sequence[str]) -> str:
+        """Note a list of jobs for ``LIST_TTL`` seconds; return its name, which is the same for the same list."""
+        text = ",".join(ids)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        await self.call("SET", f"{self.prefix}list:{name}", text, "PX", _ms(LIST_TTL))
+        return name
+
+    async def noted(self, name: str) -> list[str] | None:
+        """Return the list of jobs that has this name; None if there is none."""
+        text: bytes | None = await self.call("GETEX", f"{self.prefix}list:{name}", "PX", _ms(LIST_TTL))
+        return None if text is None else text.decode().split(",")
 
     @property
     def following(self) -> int:

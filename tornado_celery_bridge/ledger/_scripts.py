@@ -40,6 +40,7 @@ Keys, all with the deployment's prefix:
                       ``workflow:{id}``
 ``gone:{id}``         the owner of a job that was forgotten; ``gone:workflow:{id}`` of a workflow
 ``key:{…}``           hash: an idempotency key's reservation
+``list:{…}``          ids of jobs that are followed as one, comma-separated
 ``blobs``             sorted set of blobs that are nobody's, by the time that they are to be removed from the store
 ``pace``              hash: how long jobs of a task have waited and run of late, in ms
 ====================  ==============================================================================================
