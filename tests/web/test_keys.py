@@ -420,6 +420,11 @@ async def test_another_owners_job_is_no_job(site: Guarded) -> None:
         for document in (theirs, nobodys):
             document |= UNLIKE
         assert theirs == nobodys
+    body = b'{"input": [1], "options": {"queue": "quiet", "tags": ["theirs"]}}'
+    tagged = json.loads((await site.fetch("alice", "/v1/tasks/s.add/jobs", "POST", body=body)).body)["id"]
+    assert (await site.fetch("bob", "/v1/events?tag=theirs")).code == 204
+    stream = await site.service.jobs.ledger.note([tagged])  # as the ids of her stream's events have it
+    problem(await site.fetch("bob", f"/v1/events?tag=theirs&after={stream}:0"), 404, "unknown-job")
     for name in ("alice", "alice2", "reader", "admin"):  # the same owner, and who sees all
         assert json.loads((await site.fetch(name, f"/v1/jobs/{job['id']}")).body) == job
         events = await site.fetch(name, f"/v1/jobs/{job['id']}/events")

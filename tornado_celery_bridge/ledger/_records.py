@@ -116,7 +116,7 @@ class Job:
     #: ``{"type", "module", "message"}`` of a job that failed, was cancelled or will be tried again; one that was given
     #: up has ``"kind": "dead-lettered"`` as well.
     error: dict[str, str] | None = None
-    #: How many jobs wait in its queue, itself among them; None if it does not wait, or was not read alone.
+    #: How many jobs are in its queue; None if it does not wait, or was not read alone.
     queue_depth: int | None = None
     #: The last event's number; 0 is the acceptance.
     number: int = 0
