@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 #: Characters of one log line that become an event.
 MAX_LINE = 4_000
 
+#: ``job``: the id and the app of what runs in this thread; ``attempt``: the id and the token of what ran last.
 _running = threading.local()
 
 
@@ -118,7 +119,9 @@ class _Recording:
             stored = super().store_result(task_id, result, state, traceback, **kwargs)  # type: ignore[misc]
         ledger = _ledger_of(self.app)
         if state in states.READY_STATES:
-            ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result))
+            attempt = getattr(_running, "attempt", None)
+            token = attempt[1] if attempt and attempt[0] == task_id else ""
+            ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result), token)
         elif state == states.RETRY:
             error = _error(result)
             told = {"state": state, "error": error}
@@ -294,6 +297,7 @@ def _begin(task: Any, request: Any, app: Celery, limit: Limit | None = None) -> 
     """
     replaced = bool(request.get("replaced_task_nesting"))
     worker, retries, token = request.hostname or "", request.retries or 0, uuid.uuid4().hex
+    _running.attempt = (request.id, token)
     try:
         verdict = _ledger_of(app).start(
             request.id, task.name, token, worker=worker, replaced=replaced, retries=retries, limit=limit
