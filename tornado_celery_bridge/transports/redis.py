@@ -183,8 +183,9 @@ class Channel(redis.Channel):
 
     def _wait(self) -> None:
         self._send(("CLIENT", "TRACKING", "ON"), ("EXISTS", *self._asked[1]))
-        if not self._replies(2)[1]:
-            self._waiting = self.client.connection._sock
+        connection, found = self.client.connection, self._replies(2)[1]
+        if not found and not connection.can_read(0):  # what came along with the reply, no poll would see
+            self._waiting = connection._sock
 
     def _deliver_all(self, queues: Sequence[str], taken: Sequence[tuple[int, bytes | None, bytes]]) -> None:
         for position, (queue, tag, message) in enumerate(taken):
