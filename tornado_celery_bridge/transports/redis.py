@@ -56,12 +56,15 @@ local function read(message)
     return tag, '[' .. message .. ', ' .. cjson.encode(info.exchange) .. ', ' .. cjson.encode(info.routing_key) .. ']'
 end
 
-local taken = {}
+local taken, order = {}, {}
+for queue = 1, queues do
+    order[queue] = queue
+end
 for step = 3, #KEYS, queues do
     local found
     repeat
         found = false
-        for queue = 1, queues do
+        for place, queue in ipairs(order) do
             local list = KEYS[step + queue - 1]
             local message = redis.call('LINDEX', list, -1)
             if message then
@@ -80,10 +83,11 @@ for step = 3, #KEYS, queues do
                 if not noted or #taken == most then
                     return taken
                 end
-                found = true
-                if not turns then
-                    break
+                if turns then
+                    table.insert(order, table.remove(order, place))
                 end
+                found = true
+                break
             end
         end
     until not found
