@@ -1,5 +1,5 @@
 """
-What a worker does in a second with our Redis transport, of what it does with kombu's: ``python -m benchmarks.transport``.
+A worker's tasks a second with our Redis transport and with kombu's: ``python -m benchmarks.transport``.
 
 Each run: a stock worker is started, as many no-op tasks as given are put into its queue at once, and the time is taken
 until the queue and `unacked` are empty. Both transports take turns, ours first every other time; the ratio is that of
@@ -67,10 +67,13 @@ def rate(server: Server, kind: str, pool: str, prefetch: int, tasks: int) -> flo
 
 def publish(server: Server, tasks: int) -> None:
     """Put *tasks* into the list `held`; or into the queue, when they are few."""
-    with app.connection_for_write(server.url) as connection, connection.Producer() as producer:
-        with producer.batch(max_size=1000):
-            for _ in range(tasks):
-                nothing.apply_async(producer=producer)
+    with (
+        app.connection_for_write(server.url) as connection,
+        connection.Producer() as producer,
+        producer.batch(max_size=1000),
+    ):
+        for _ in range(tasks):
+            nothing.apply_async(producer=producer)
     if tasks > 100:
         with server.client() as client:
             client.rename("celery", "held")
@@ -88,7 +91,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder)).start()
-        print("| pool | prefetch multiplier | kombu's, tasks/s | ours, tasks/s | ratio |\n| --- | --- | --- | --- | --- |")
+        print(
+            "| pool | prefetch multiplier | kombu's, tasks/s | ours, tasks/s | ratio |\n| --- | --- | --- | --- | --- |"
+        )
         for pool in options.pools:
             for prefetch in (1, 4):
                 rates: dict[str, list[float]] = {"stock": [], "ours": []}

@@ -54,11 +54,13 @@ def run(transport: str, folder: Path, *, tasks: int, kills: int, seed: int) -> C
         with broker.client() as client, marks.client() as seen:
             for kill in range(kills):
                 share = tasks // kills if kill < kills - 1 else tasks
-                with worker("tests.transports.sample", environment, folder / f"{kill}.log", *options) as process:
-                    with feeding(broker, numbers, share, pause=0.003 if kill % 2 else 0.0):
-                        time.sleep(chance.uniform(0.1, 0.6))
-                        os.killpg(process.pid, signal.SIGKILL)
-                        process.wait()
+                with (
+                    worker("tests.transports.sample", environment, folder / f"{kill}.log", *options) as process,
+                    feeding(broker, numbers, share, pause=0.003 if kill % 2 else 0.0),
+                ):
+                    time.sleep(chance.uniform(0.1, 0.6))
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
             begun = time.monotonic()
             with worker("tests.transports.sample", environment, folder / "last.log", *options):
                 wait_for(lambda: is_done(client), timeout=120)

@@ -59,6 +59,5 @@ def make_app(broker_url: str | None = None) -> Celery:
     return app
 
 
-
 if "SAMPLE_BROKER" in os.environ:
     app = make_app()

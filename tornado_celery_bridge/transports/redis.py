@@ -108,7 +108,7 @@ def register() -> None:
     """
     for scheme in ("redis", "rediss"):
         kombu.transport.TRANSPORT_ALIASES[scheme] = "tornado_celery_bridge.transports.redis:Transport"
-        kombu.transport._transport_cache.pop(scheme, None)
+        kombu.transport._transport_cache.pop(scheme, None)  # type: ignore[attr-defined]
 
 
 class QoS(redis.QoS):
@@ -128,6 +128,7 @@ class Channel(redis.Channel):
 
     #: The delivery tag that is being delivered, when the script has noted it.
     _noted: str | None = None
+    _brpop_sent_at: Any = None  # kombu's; it looks at it while `_in_poll`
     #: The socket on which the server says when something comes.
     _waiting: Any = None
     #: The client of `_create_client`, with whose pool it ends.
@@ -152,9 +153,10 @@ class Channel(redis.Channel):
         if not queues:
             return
         self._in_poll, self._brpop_sent_at, self._waiting = connection, now, None
-        self._asked = queues, [
-            self.global_keyprefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues
-        ]
+        self._asked = (
+            queues,
+            [self.global_keyprefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues],
+        )
         self._send(("CLIENT", "TRACKING", "OFF"), self._take(*self._asked))
 
     def _brpop_read(self, **options: Any) -> bool:
@@ -191,7 +193,7 @@ class Channel(redis.Channel):
         if not found and not connection.can_read(0):  # what came along with the reply, no poll would see
             self._waiting = connection._sock
 
-    def _deliver_all(self, queues: Sequence[str], taken: Sequence[tuple[int, bytes | None, bytes]]) -> None:
+    def _deliver_all(self, queues: Sequence[str], taken: Sequence[tuple[int, Any, bytes]]) -> None:
         for position, (queue, tag, message) in enumerate(taken):
             self._queue_cycle.rotate(queues[queue])
             self._noted = tag and bytes_to_str(tag)
@@ -203,7 +205,7 @@ class Channel(redis.Channel):
             finally:
                 self._noted = None
 
-    def _give_back(self, taken: Sequence[tuple[int, bytes | None, bytes]]) -> None:
+    def _give_back(self, taken: Sequence[tuple[int, Any, bytes]]) -> None:
         with contextlib.suppress(*self.connection_errors):  # else they come back after the visibility timeout
             for _, tag, _ in reversed(taken):
                 self.qos.restore_by_tag(bytes_to_str(tag))
