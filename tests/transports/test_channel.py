@@ -390,6 +390,22 @@ def test_a_broker_that_is_gone_can_be_let_go_of(tmp_path: Path, transport: str) 
         made.stop()
 
 
+@pytest.mark.parametrize("way", ["collect", "close"])
+def test_what_is_under_way_when_it_is_closed_goes_back(server: Server, client: redis.Redis, way: str) -> None:
+    """Another connection of the worker was lost, say; the broker is there."""
+    publish(server, "a", 0, 1, 2)
+    connection = Connection(server.url, transport=ours.Transport)
+    consuming = Consuming(connection, "a")
+    connection.transport.cycle.on_poll_start()  # asks
+    wait_for(lambda: client.hlen("unacked") == 3)
+    getattr(connection, way)()
+    connection.close()
+    assert consuming.messages == []
+    assert client.exists("unacked", "unacked_index") == 0
+    with connected(server) as connection:
+        assert Consuming(connection, "a").drain() == [0, 1, 2]
+
+
 @pytest.fixture
 def registered() -> Iterator[None]:
     before = {name: transports.TRANSPORT_ALIASES[name] for name in ("redis", "rediss")}

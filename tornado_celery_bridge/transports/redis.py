@@ -177,6 +177,9 @@ class Channel(redis.Channel):
             self._flush_brpop_reauth()
         if not taken:
             raise Empty
+        if self._closing and taken[0][1]:  # kombu reads what is under way before it closes
+            self._give_back(taken)
+            raise Empty
         self._deliver_all(self._asked[0], taken)
         return True
 
@@ -258,13 +261,13 @@ class Transport(redis.Transport):
 
     def _collect(self, connection: Any) -> None:
         """
-        Close all channels, the broker being gone; `kombu.Connection.collect` looks for this method.
+        Close all channels, whether or not the broker is there; `kombu.Connection.collect` looks for this method.
 
         Without it, kombu 5.7.0 stops at the first channel that can't be closed, and closes the others later when they
         have no connection any more: an AttributeError that ends a Celery worker.
         """
         for channel in [*self.channels, *self._avail_channels]:
-            channel._in_poll = None  # there is no reply to read any more
-            with contextlib.suppress(Exception):
-                channel.close()
+            for _ in range(2):  # the first may end with the reply under way, which can't be read
+                with contextlib.suppress(Exception):
+                    channel.close()
         self.cycle.close()
