@@ -4,7 +4,10 @@ import contextlib
 import hashlib
 import inspect
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +25,8 @@ from kombu.transport.virtual import base
 
 from tests.servers import Server, TlsProxy, wait_for
 from tornado_celery_bridge.transports import redis as ours
+
+pytestmark = pytest.mark.server
 
 TRANSPORTS = {"ours": ours.Transport, "stock": stock.Transport}
 
@@ -450,6 +455,21 @@ def test_for_one_app_by_its_setting(server: Server) -> None:
         assert type(connection.transport) is ours.Transport
         assert connection.transport.driver_type == "redis"  # what Celery asks for
     app.close()
+
+
+@pytest.mark.parametrize(("environment", "expected"), [({}, ours), ({"STOCK_TRANSPORT": "1"}, stock)])
+@pytest.mark.parametrize("url", ["redis://127.0.0.1/0", "rediss://127.0.0.1/0", "redis+socket:///nowhere"])
+def test_the_service_uses_it_unless_told_otherwise(environment: dict[str, str], expected: Any, url: str) -> None:
+    code = "from tasks.celery import app; print(type(app.connection_for_write().transport).__module__)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "STOCK_TRANSPORT": "", "REDIS_URL": url, "BROKER_URL": "", **environment},
+        cwd=Path(__file__).parent.parent.parent,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    assert ran.stdout.strip() == expected.__name__
 
 
 # kombu's inside, of which this is a part.
