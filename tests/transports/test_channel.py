@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import inspect
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -27,6 +28,8 @@ from tests.servers import Server, TlsProxy, wait_for
 from tornado_celery_bridge.transports import redis as ours
 
 pytestmark = pytest.mark.server
+
+log = logging.getLogger(__name__)
 
 TRANSPORTS = {"ours": ours.Transport, "stock": stock.Transport}
 
@@ -350,6 +353,25 @@ def test_a_queue_that_is_consumed_no_more(server: Server, client: redis.Redis) -
         publish(server, "b", 3)
         assert consuming.drain() == [2]
         assert client.llen("a") == client.llen("b") == 1
+
+
+@pytest.mark.parametrize("way", ["ack", "reject", "requeue"])
+def test_a_lost_acknowledgement_keeps_no_slot(tmp_path: Path, way: str) -> None:
+    made = Server(tmp_path / "redis").start()
+    try:
+        publish(made, "a", 1)
+        connection = Connection(made.url, transport=ours.Transport)
+        consuming = Consuming(connection, "a", prefetch=1)
+        connection.drain_events(timeout=5)
+        assert not consuming.channel.qos.can_consume()
+        made.kill()
+        consuming.messages[0].ack_log_error(log, connection.connection_errors) if way == "ack" else (
+            consuming.messages[0].reject_log_error(log, connection.connection_errors, requeue=way == "requeue")
+        )
+        assert consuming.channel.qos.can_consume()
+        connection.collect()
+    finally:
+        made.stop()
 
 
 # Connections.

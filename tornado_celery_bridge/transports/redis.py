@@ -120,6 +120,23 @@ class QoS(redis.QoS):
         else:
             super().append(message, delivery_tag)
 
+    # An acknowledgement that is lost with its connection, Celery logs and goes on. Its message comes back after the
+    # visibility timeout; were its slot not free, a worker that lost as many as it may hold would never ask again.
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except self.channel.connection_errors:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        try:
+            super().reject(delivery_tag, requeue)
+        except self.channel.connection_errors:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
+
 
 class Channel(redis.Channel):
     """kombu's channel, with another way from the queues to `Transport._deliver`."""
