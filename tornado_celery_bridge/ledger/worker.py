@@ -199,24 +199,21 @@ class _GuardTasks(bootsteps.Step):
 
 
 class _KeepJobs(bootsteps.StartStopStep):
-    """In the worker's main process, as long as it takes tasks."""
+    """In the worker's main process, until the last of its tasks has ended: a warm shutdown waits for them."""
 
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         self._keeper = Keeper(worker.app, worker.hostname)
-        app = worker.app
-        signals.before_task_publish.connect(
-            functools.partial(_keep_message, app), weak=False, dispatch_uid=f"keep-{id(app)}"
-        )
+        keep = functools.partial(_keep_message, worker.app)
+        signals.before_task_publish.connect(keep, weak=False, dispatch_uid=f"keep-{id(worker.app)}")
 
     def start(self, worker: Any) -> None:
+        # Not stop(), which comes before the pool's, and so before the tasks have ended.
+        signals.worker_shutdown.connect(self._end, weak=False)
         self._keeper.start()
 
-    def stop(self, worker: Any) -> None:
-        self._keeper.stop()
-
-    def terminate(self, worker: Any) -> None:
+    def _end(self, **_: Any) -> None:
         self._keeper.stop()
 
 
