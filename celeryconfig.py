@@ -6,7 +6,7 @@ Settings only: nothing here imports anything of ours, so that every process (web
 
 Environment: ``REDIS_URL``, ``BROKER_URL`` and ``RESULT_BACKEND`` (default: ``REDIS_URL``), ``DATA_DIR``
 (default: ``.data``), ``JOB_STORE_URL`` (default: a folder in ``DATA_DIR``). With no ``REDIS_URL`` at all they point at
-the embedded server's Unix socket in ``DATA_DIR``.
+the embedded server's Unix socket in ``DATA_DIR``. ``STOCK_TRANSPORT``, when set, keeps kombu's own Redis transport.
 
 Names and meanings: https://docs.celeryq.dev/en/stable/userguide/configuration.html
 """
@@ -22,6 +22,8 @@ _redis_url = os.environ.get("REDIS_URL") or f"redis+socket://{_data_dir}/redis.s
 
 broker_url = os.environ.get("BROKER_URL") or _redis_url
 result_backend = os.environ.get("RESULT_BACKEND") or _redis_url
+# kombu's own Redis transport, not ours, which loses nothing when a worker is killed: docs/design/0007.
+stock_transport = bool(os.environ.get("STOCK_TRANSPORT"))
 job_ledger_url = _redis_url  # where tornado_celery_bridge.ledger keeps the jobs
 # Where it keeps large inputs and results, as fsspec spells it; with workers on other machines, what all of them reach.
 job_store_url = os.environ.get("JOB_STORE_URL") or f"file://{_data_dir}/blobs"
@@ -76,6 +78,8 @@ if broker_url.startswith(("redis", "rediss", "sentinel")):
         # A dead worker's messages are looked for every 5 s, not every 100 s.
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
+        # A worker that is killed while it looks keeps the others from looking for so long (kombu's default: 300 s).
+        "unacked_mutex_expire": 10,
         "socket_timeout": 5.0,
         "socket_connect_timeout": 2.0,
         "socket_keepalive": True,

@@ -94,7 +94,7 @@ class Job(_Job, total=False):
     result_size: Annotated[int, Field(description="In the place of a large result: its bytes, at links.result.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
     queue_depth: Annotated[
-        int, Field(description="In state PENDING, of a job that is read alone: how many wait in its queue.")
+        int, Field(description="In state PENDING, of a job that is read alone: how many are in its queue.")
     ]
 
 

@@ -510,7 +510,11 @@ if known[5] then
   finish(state, 'REVOKED', CANCELLED)
   return 'REVOKED'
 end
-if known[2] ~= ARGV[3] or known[3] == ARGV[4] then return 'go' end
+if known[3] == ARGV[4] then return 'go' end
+if known[2] ~= ARGV[3] then  -- what the job's task was replaced by
+  redis.call('HSET', job, 'token', ARGV[4])
+  return 'go'
+end
 if known[7] then return 'parked' end
 local retries, time, packed = tonumber(ARGV[7]), now(), pack(id)
 if ARGV[5] == '' and bucket(state) == 'STARTED' and retries <= tonumber(known[6] or 0) then
@@ -593,13 +597,16 @@ return known[2] and 'cancelled' or 'go'
 """
 )
 
-#: ARGV: prefix, id, state, the result's or the error's JSON, 'stored' for a result that is a blob (and is named here).
-#: Returns whether this was the job's end.
+#: ARGV: prefix, id, state, the result's or the error's JSON, 'stored' for a result that is a blob (and is named here),
+#: token ('' where the worker says it, not the attempt). Returns whether this was the job's end.
+#: An attempt that was given up for lost may have succeeded after all; if it failed, that is the next one's to do.
 FINISH = (
     _COMMON
     + """
-local from = redis.call('HGET', job, 'state')
+local known = redis.call('HMGET', job, 'state', 'token')
+local from = known[1]
 if not from or ENDED[from] then return 0 end
+if ARGV[3] ~= 'SUCCESS' and ARGV[6] ~= '' and ARGV[6] ~= known[2] then return 0 end
 finish(from, ARGV[3], ARGV[4])
 if ARGV[5] == 'stored' then
   redis.call('HSET', job, 'stored', 1)
@@ -791,7 +798,7 @@ end
 """
 
 #: ARGV: prefix, id, fields…, of which the first is one that each job has.
-#: Returns the fields, the value, and of a job that is PENDING how many wait in its queue; {owner} of one that was
+#: Returns the fields, the value, and of a job that is PENDING how many are in its queue; {owner} of one that was
 #: forgotten; {} if there was none.
 READ = (
     _COMMON

@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 #: Characters of one log line that become an event.
 MAX_LINE = 4_000
 
+#: ``job``: the id and the app of what runs in this thread; ``attempt``: the id and the token of what ran last.
 _running = threading.local()
 
 
@@ -118,7 +119,9 @@ class _Recording:
             stored = super().store_result(task_id, result, state, traceback, **kwargs)  # type: ignore[misc]
         ledger = _ledger_of(self.app)
         if state in states.READY_STATES:
-            ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result))
+            attempt = getattr(_running, "attempt", None)
+            token = attempt[1] if attempt and attempt[0] == task_id else ""
+            ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result), token)
         elif state == states.RETRY:
             error = _error(result)
             told = {"state": state, "error": error}
@@ -196,24 +199,21 @@ class _GuardTasks(bootsteps.Step):
 
 
 class _KeepJobs(bootsteps.StartStopStep):
-    """In the worker's main process, as long as it takes tasks."""
+    """In the worker's main process, until the last of its tasks has ended: a warm shutdown waits for them."""
 
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         self._keeper = Keeper(worker.app, worker.hostname)
-        app = worker.app
-        signals.before_task_publish.connect(
-            functools.partial(_keep_message, app), weak=False, dispatch_uid=f"keep-{id(app)}"
-        )
+        keep = functools.partial(_keep_message, worker.app)
+        signals.before_task_publish.connect(keep, weak=False, dispatch_uid=f"keep-{id(worker.app)}")
 
     def start(self, worker: Any) -> None:
+        # Not stop(), which comes before the pool's, and so before the tasks have ended.
+        signals.worker_shutdown.connect(self._end, weak=False)
         self._keeper.start()
 
-    def stop(self, worker: Any) -> None:
-        self._keeper.stop()
-
-    def terminate(self, worker: Any) -> None:
+    def _end(self, **_: Any) -> None:
         self._keeper.stop()
 
 
@@ -294,6 +294,7 @@ def _begin(task: Any, request: Any, app: Celery, limit: Limit | None = None) -> 
     """
     replaced = bool(request.get("replaced_task_nesting"))
     worker, retries, token = request.hostname or "", request.retries or 0, uuid.uuid4().hex
+    _running.attempt = (request.id, token)
     try:
         verdict = _ledger_of(app).start(
             request.id, task.name, token, worker=worker, replaced=replaced, retries=retries, limit=limit
