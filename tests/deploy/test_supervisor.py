@@ -95,8 +95,8 @@ def test_the_server_starts_first_and_ends_last(up: Start, tmp_path: Path) -> Non
     script.write_text(
         "import os, redis, signal, sys\n"
         "server = redis.Redis(unix_socket_path=os.environ['DATA_DIR'] + '/redis.sock')\n"
-        "print('first', server.ping())\n"
         "signal.signal(signal.SIGTERM, lambda *_: (print('last', server.ping()), sys.exit()))\n"
+        "print('first', server.ping())\n"
         "signal.pause()\n"
     )
     one = up(f"worker: python {script}\n{REDIS}")
