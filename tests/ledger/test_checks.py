@@ -1,8 +1,5 @@
-"""What is unsafe: servers that are really so, and settings; and that neither workers nor beat start with it."""
+"""What is unsafe: servers that are really so, and settings. That nothing starts, tests/deploy/test_refusals.py says."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ from tornado_celery_bridge.ledger import checks
 from tornado_celery_bridge.ledger.checks import Finding, check
 
 pytestmark = pytest.mark.server
-ROOT = Path(__file__).parents[2]
 
 Start = Callable[..., Server]
 
@@ -185,20 +181,6 @@ def test_without_install(server: Server) -> None:
     app.close()
 
 
-def test_the_settings_of_the_product_are_safe(server: Server) -> None:
-    for broker in (server.url, "amqp://"):
-        environment = os.environ | {"REDIS_URL": server.url, "BROKER_URL": broker}
-        ended = subprocess.run(
-            [sys.executable, "-m", "web", "check"],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert ended.stdout.startswith("ok "), ended.stdout
-
-
 # Overrides.
 
 
@@ -220,28 +202,3 @@ def test_what_is_unsafe_comes_first(server: Server) -> None:
 def test_a_name_that_is_none(server: Server) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"ALLOW_UNSAFE=no-aoff: there is only no-aof, "):
         look(server.url, allow="no-aoff,pickle")
-
-
-# Processes.
-
-
-@pytest.mark.parametrize("command", [["worker", "--pool", "solo"], ["beat", "--pidfile="]])
-def test_neither_a_worker_nor_beat_starts(start: Start, tmp_path: Path, command: list[str]) -> None:
-    server = start("--appendonly", "no")
-
-    def run(allow: str, url: str = server.url) -> tuple[int, str]:
-        environment = os.environ | {"REDIS_URL": url, "DATA_DIR": str(tmp_path), "ALLOW_UNSAFE": allow}
-        words = [sys.executable, "-m", "celery", "-A", "tasks", *command]
-        ended = subprocess.run(
-            words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
-        )
-        return ended.returncode, ended.stdout
-
-    status, said = run("")
-    assert status == os.EX_CONFIG
-    assert "no-aof: Redis" in said
-    assert "ALLOW_UNSAFE=no-aof" in said
-    assert "Traceback" not in said
-    status, said = run("aof")
-    assert status == os.EX_CONFIG
-    assert "ALLOW_UNSAFE=aof: there is only no-aof" in said
