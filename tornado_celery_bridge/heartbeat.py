@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, bootsteps
+from celery.concurrency import solo
 
 __all__ = ("INTERVAL", "Heartbeat", "WorkerHeartbeat", "of_environment", "watch_beat")
 
@@ -70,9 +71,16 @@ def of_environment(is_excused: Callable[[], bool] = lambda: False) -> Heartbeat 
 
 
 class WorkerHeartbeat(bootsteps.Step):
-    """Ticks by the worker's timer, which its event loop runs (with threads or gevent a thread of the timer's own)."""
+    """
+    Ticks by the worker's timer, which its event loop runs (with threads or gevent a thread of the timer's own).
+
+    Not with the solo pool, whose tasks run in the loop: nobody can tell a long one from a hung one.
+    """
 
     requires = ("celery.worker.components:Timer",)
+
+    def include_if(self, worker: Any) -> bool:
+        return not issubclass(worker.pool_cls, solo.TaskPool)
 
     def create(self, worker: Any) -> None:
         def is_excused() -> bool:
