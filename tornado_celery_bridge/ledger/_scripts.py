@@ -20,7 +20,7 @@ Keys, all with the deployment's prefix:
 ``callbacks``         sorted set of these receivers, by when to try the first of theirs
 ``events:{id}``       list of the job's last events, numbered without gaps; also the channel they are published on. (A
                       stream would take 4 KB for the first event, and have no use for its ids.)
-``index:…``           sorted sets of job ids, packed, by time of submission: ``all``, ``owner:…``, ``task:…``,
+``index:…``           sorted sets of job ids, packed, by ``created_at``: ``all``, ``owner:…``, ``task:…``,
                       ``tag:…``, ``state:…``
 ``open``              hash: how many unfinished jobs an owner has
 ``queued:{queue}:…``  sorted set of the jobs whose message is in a queue, at a priority, by when they were due there
@@ -129,7 +129,7 @@ end
 local function move(from, to)
   if bucket(from) == bucket(to) then return end
   redis.call('ZREM', index('state:' .. bucket(from)), pack(id))
-  redis.call('ZADD', index('state:' .. bucket(to)), redis.call('HGET', job, 'created'), pack(id))
+  redis.call('ZADD', index('state:' .. bucket(to)), redis.call('HGET', job, 'created_at'), pack(id))
 end
 
 local function event(kind, data)
@@ -314,7 +314,7 @@ local function lapse(state)
   redis.call('ZREM', prefix .. 'held', pack(id))
   if redis.call('HGET', job, 'cancelled') then return finish(state, 'REVOKED', CANCELLED) end
   if redis.call('HINCRBY', job, 'lost', 1) >= MAX_LOST then
-    redis.call('ZADD', index('dead'), redis.call('HGET', job, 'created'), pack(id))
+    redis.call('ZADD', index('dead'), redis.call('HGET', job, 'created_at'), pack(id))
     return finish(state, 'FAILURE', DEAD)
   end
   local time = now()
@@ -354,7 +354,7 @@ end
 local function write(fields, input, ttl, delay, message, callback)
   local time, record, packed = now(), cjson.decode(fields), pack(id)
   for name, value in pairs(record) do redis.call('HSET', job, name, value) end
-  redis.call('HSET', job, 'ttl', ttl, 'state', 'PENDING', 'created', time)
+  redis.call('HSET', job, 'ttl', ttl, 'state', 'PENDING')
   if callback ~= '' then redis.call('HSET', job, 'callback', callback) end
   if delay then
     redis.call('HSET', job, 'due', time + delay)
@@ -366,11 +366,10 @@ local function write(fields, input, ttl, delay, message, callback)
   if message ~= '' then redis.call('SET', prefix .. 'message:' .. id, message) end
   redis.call('HINCRBY', prefix .. 'open', record.owner, 1)
   redis.call('DEL', prefix .. 'gone:' .. id)
-  redis.call('ZADD', index('all'), time, packed)
-  redis.call('ZADD', index('task:' .. record.task), time, packed)
-  redis.call('ZADD', index('state:PENDING'), time, packed)
-  if record.owner ~= '' then redis.call('ZADD', index('owner:' .. record.owner), time, packed) end
-  for _, tag in ipairs(cjson.decode(record.tags or '[]')) do redis.call('ZADD', index('tag:' .. tag), time, packed) end
+  local indexes = {'all', 'task:' .. record.task, 'state:PENDING'}
+  if record.owner ~= '' then indexes[#indexes + 1] = 'owner:' .. record.owner end
+  for _, tag in ipairs(cjson.decode(record.tags or '[]')) do indexes[#indexes + 1] = 'tag:' .. tag end
+  for _, name in ipairs(indexes) do redis.call('ZADD', index(name), record.created_at, packed) end
 end
 """
 
