@@ -196,6 +196,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "redis", "--appendonly", "no").start()
         os.environ["BENCH_REDIS"] = server.url
+        os.environ["ALLOW_UNSAFE"] = "no-aof,early-acks,lost-fails"  # nothing is to survive here
         try:
             if options.rounds:
                 submitting(server, Path(folder), options.rounds, options.seconds)
