@@ -516,6 +516,7 @@ async def test_tasks(service: Service) -> None:
             "s.flaky",
             "s.flat",
             "s.forgetful",
+            "s.headers",
             "s.kinds",
             "s.letters",
             "s.log",
@@ -523,9 +524,14 @@ async def test_tasks(service: Service) -> None:
             "s.moments",
             "s.nan",
             "s.nap",
+            "s.once",
+            "s.paced",
             "s.pid",
+            "s.poison",
             "s.size",
+            "s.stay",
             "s.steps",
+            "s.ticks",
             "s.total",
         )
     ]
