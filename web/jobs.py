@@ -348,8 +348,7 @@ class Jobs:
             LedgerUnavailable: Not known now.
         """
         job = await self.ledger.get(job_id)
-        owner = job.owner if isinstance(job, Gone) else job and job.record.owner
-        if job is None or not (principal.is_admin or owner == principal.owner):
+        if job is None or not principal.may_see(job):
             raise Problem(404, "unknown-job", "There is no job of this id.")
         if isinstance(job, Gone):
             raise _expired()

@@ -195,8 +195,7 @@ class Workflows:
             LedgerUnavailable: Not known now.
         """
         found = await self._ledger.workflow(workflow_id)
-        owner = found.owner if isinstance(found, Gone) else found and found.record.owner
-        if found is None or not (principal.is_admin or owner == principal.owner):
+        if found is None or not principal.may_see(found):
             raise Problem(404, "unknown-workflow", "There is no workflow of this id.")
         if isinstance(found, Gone):
             raise Problem(410, "expired-workflow", "The workflow is no longer kept.")

@@ -124,6 +124,11 @@ class Job:
     worker: str | None = None
 
     @property
+    def owner(self) -> str:
+        """Whose it is."""
+        return self.record.owner
+
+    @property
     def done(self) -> bool:
         """Whether it has ended, one way or another."""
         return self.state in states.READY_STATES
@@ -196,6 +201,11 @@ class Workflow(NamedTuple):
     jobs: dict[str, "Job"]
     #: Whether all of it was cancelled.
     cancelled: bool = False
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+        return self.record.owner
 
     @property
     def done(self) -> bool:
