@@ -40,7 +40,7 @@ task_create_missing_queues = False
 # A message is acknowledged after its task, so a killed worker's tasks run again.
 task_acks_late = True
 task_reject_on_worker_lost = True
-task_retry_on_worker_lost = True
+task_retry_on_worker_lost = False  # it waits 180 s and uses up a retry; the ledger has a lost job again in 4 s
 task_acks_on_failure = task_acks_on_timeout = True
 worker_prefetch_multiplier = 1
 worker_cancel_long_running_tasks_on_connection_loss = True

@@ -419,7 +419,7 @@ def under_fire(
     *,
     seed: int,
     rate: float = 40.0,
-    seconds: float = 0.02,
+    seconds: float = 0.06,
     allowed: int = 0,
     settle: float = 60.0,
 ) -> Figures:
