@@ -168,11 +168,15 @@ class System:
         folder: Where everything is.
         stock: Celery alone: no ledger, and jobs are submitted by ``apply_async``.
         proxied: The workers reach Redis through :attr:`proxy`.
+        sync: When Redis has written what it confirms; see deploy/embedded.py.
     """
 
-    def __init__(self, folder: Path, *, stock: bool = False, proxied: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, stock: bool = False, proxied: bool = False, sync: str = "always"
+    ) -> None:
         self.stock = stock
-        self.redis, self.journal = Server(folder / "redis"), Server(folder / "journal")
+        self.redis = Server(folder / "redis", "--appendfsync", sync)
+        self.journal = Server(folder / "journal", "--appendonly", "no")
         self.redis.start()
         self.journal.start()
         self.proxy = Proxy(self.redis.port) if proxied else None
@@ -365,7 +369,7 @@ class System:
 
 
 @contextmanager
-def running(folder: Path, **options: bool) -> Iterator[System]:
+def running(folder: Path, **options: Any) -> Iterator[System]:
     system = System(folder, **options)
     try:
         yield system
