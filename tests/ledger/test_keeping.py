@@ -120,6 +120,24 @@ async def test_a_message_that_others_overtook_is_published_again(ledger: Ledger,
     assert await reconcile(worker, "q") == (["urgent"], set())
 
 
+async def test_what_begins_out_of_turn_overtakes_nobody(ledger: Ledger, worker: WorkerLedger) -> None:
+    """A job whose worker was lost has two messages, the first at the head of its queue; a delayed one is at a worker."""
+    for job_id, delay in (("first", 0.0), ("patient", 0.0), ("delayed", 0.001)):
+        await accept(ledger, record(job_id), {}, delay=delay)
+    await begin(worker, "first", "1")
+    for name in ("held", "queued:q:"):  # so is the backlog
+        for job_id in ("first", "patient"):
+            await ledger.call("ZADD", f"{ledger.prefix}{name}", "XX", 1, job_id)
+    await ledger.call("HSET", f"{ledger.prefix}reached", "q:", 1)
+    assert await reconcile(worker) == (["first"], {"q"})
+    assert await begin(worker, "first", "2") == "go"
+    assert await begin(worker, "delayed", "1") == "go"
+    assert await reconcile(worker) == ([], {"q"})
+    await accept(ledger, record("late"), {})
+    assert await begin(worker, "late", "1") == "go"
+    assert await reconcile(worker) == (["patient"], set())
+
+
 def _fields(job_id: str) -> dict[str, Any]:
     return {"id": job_id, "task": "t", "owner": "", "created_at": NOW}
 
