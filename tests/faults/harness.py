@@ -6,10 +6,12 @@ Theory of operation. A :class:`System` is the product as it is deployed, of real
 and that it ends. A load submits jobs at a steady rate below what the workers can do, each with an idempotency key, and
 asks again with the same key until one is accepted. Meanwhile faults happen, drawn by a seeded generator. Then, once
 nothing is left to be done, :func:`check` compares: nothing but the ids that clients were told, the journal, and each
-job's last state. As no backlog grows, the time from a job's acceptance to its end is what the faults cost it.
+job's last state. As the load is below what the workers can do, the time for which a job that was accepted does not
+start, or one that was lost does not start again, is what the faults cost it.
 """
 
 import http.client
+import itertools
 import json
 import os
 import random
@@ -20,12 +22,13 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from tests.faults.proxy import Proxy
@@ -37,6 +40,8 @@ ROOT = Path(__file__).parents[2]
 WORKERS, SLOTS = 2, 2
 #: Seconds after which a client asks again, for one answer, and in all.
 PAUSE, PATIENCE, LONGEST = 0.2, 10.0, 120.0
+#: Seconds in which whatever a fault held up has run.
+RECOVERY = 15.0
 
 Journal = Sequence[tuple[str, str, float]]
 
@@ -54,14 +59,22 @@ class Figures:
     second_starts: int = 0
     #: Second starts that there may be.
     allowed: int = 0
-    #: Seconds from acceptance to end, at the longest, less those for which a fault went on.
+    #: Seconds, at the longest, in which nothing happened to a job that should have gone on; less those of a fault.
     recovery: float = 0.0
+    #: Seconds from the end of a fault until the next job ended, at the longest.
+    back: float = 0.0
     left: dict[str, int] = field(default_factory=dict)  # in the queue, when nothing came of it any more
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)  # what else the row tells
+    broken: list[str] = field(default_factory=list)  # what else the row demands, and did not get
 
-    def wrong(self, recovery: float = 15.0) -> dict[str, Any]:
+    def demand(self, kept: object, what: str) -> None:
+        if not kept:
+            self.broken.append(what)
+
+    def wrong(self, recovery: float = RECOVERY) -> dict[str, Any]:
         """Return what must not be."""
-        found: dict[str, Any] = {name: getattr(self, name) for name in ("lost", "unfinished", "failed", "unexpected")}
+        names = ("lost", "unfinished", "failed", "unexpected", "broken")
+        found: dict[str, Any] = {name: getattr(self, name) for name in names}
         found["left"] = {name: count for name, count in self.left.items() if count}
         found["second starts"] = self.second_starts if self.second_starts > self.allowed else 0
         found["recovery"] = self.recovery if self.recovery > recovery else 0
@@ -88,10 +101,15 @@ def check(
     starts = Counter(job_id for what, job_id, _ in journal if what == "start")
     ends = {job_id: moment for what, job_id, moment in reversed(journal) if what == "end"}
 
-    def waited(job_id: str) -> float:
-        begun, end = accepted[job_id], ends[job_id]
-        return end - begun - sum(max(0.0, min(end, until) - max(begun, since)) for since, until in faults)
+    steps = {job_id: [moment] for job_id, moment in accepted.items()}
+    for _, job_id, moment in journal:
+        steps.get(job_id, []).append(moment)
 
+    def held_up(since: float, until: float) -> float:
+        return until - since - sum(max(0.0, min(until, over) - max(since, begun)) for begun, over in faults)
+
+    moments = sorted(ends.values())
+    gaps = [next((moment - until for moment in moments if moment > until), 0.0) for _, until in faults]
     terminal = {"SUCCESS", "FAILURE", "REVOKED"}
     return Figures(
         accepted=len(accepted),
@@ -102,7 +120,8 @@ def check(
         unexpected=[job_id for job_id in starts if job_id not in accepted],
         second_starts=sum(count - 1 for count in starts.values()),
         allowed=allowed,
-        recovery=max((waited(job_id) for job_id in accepted if job_id in ends), default=0.0),
+        recovery=max((held_up(*pair) for moments in steps.values() for pair in itertools.pairwise(moments)), default=0.0),
+        back=max(gaps, default=0.0),
     )
 
 
@@ -275,16 +294,10 @@ class System:
                 if status in (200, 202):
                     return str(document["id"])
                 assert status in (409, 429, 503), document
-            except (OSError, http.client.HTTPException, *self._refusals):
+            except (OSError, http.client.HTTPException, OperationalError, RedisError):
                 pass
             time.sleep(PAUSE)
         raise TimeoutError(f"{key} was not accepted")
-
-    @property
-    def _refusals(self) -> tuple[type[Exception], ...]:
-        from kombu.exceptions import OperationalError
-
-        return (OperationalError, RedisError)
 
     # Faults.
 
@@ -422,10 +435,11 @@ def under_fire(
     inject: Callable[[random.Random], object] | None,
     *,
     seed: int,
-    rate: float = 40.0,
-    seconds: float = 0.06,
+    rate: float = 30.0,
+    seconds: float = 0.05,
     allowed: int = 0,
     settle: float = 60.0,
+    apart: Collection[str] = (),
 ) -> Figures:
     """
     Submit jobs while faults happen, and return what came of it.
@@ -439,6 +453,7 @@ def under_fire(
         seconds: Each job's.
         allowed: Second starts that each fault may cause.
         settle: Seconds for everything to end after the last job was accepted.
+        apart: Ids of jobs that are no part of this.
     """
     system.forget()
     chance = random.Random(seed)
@@ -453,6 +468,7 @@ def under_fire(
         happened.append((since, time.time()))
     accepted = load.join()
     left = system.settle(settle)
-    figures = check(accepted, system.entries(), system.states(list(accepted)), happened, faults * allowed)
+    journal = [entry for entry in system.entries() if entry[1] not in apart]
+    figures = check(accepted, journal, system.states(list(accepted)), happened, faults * allowed)
     figures.left = left
     return figures
