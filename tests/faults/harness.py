@@ -23,7 +23,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -120,7 +120,9 @@ def check(
         unexpected=[job_id for job_id in starts if job_id not in accepted],
         second_starts=sum(count - 1 for count in starts.values()),
         allowed=allowed,
-        recovery=max((held_up(*pair) for moments in steps.values() for pair in itertools.pairwise(moments)), default=0.0),
+        recovery=max(
+            (held_up(*pair) for moments in steps.values() for pair in itertools.pairwise(moments)), default=0.0
+        ),
         back=max(gaps, default=0.0),
     )
 
@@ -190,9 +192,7 @@ class System:
         sync: When Redis has written what it confirms; see deploy/embedded.py.
     """
 
-    def __init__(
-        self, folder: Path, *, stock: bool = False, proxied: bool = False, sync: str = "always"
-    ) -> None:
+    def __init__(self, folder: Path, *, stock: bool = False, proxied: bool = False, sync: str = "always") -> None:
         self.stock = stock
         self.redis = Server(folder / "redis", "--appendfsync", sync)
         self.journal = Server(folder / "journal", "--appendonly", "no")
@@ -228,7 +228,6 @@ class System:
             program.spawn()
         for program in self.programs:
             program.wait_until_ready()
-        self._local = threading.local()
         self._watched = threading.Event()
         self.crashes = 0
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -259,24 +258,15 @@ class System:
     def ask(
         self, path: str, body: Any = None, *, method: str | None = None, key: str | None = None
     ) -> tuple[int, dict[str, Any]]:
-        """Return the status and the document of an answer; each thread has a connection of its own."""
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-            self._local.connection = connection
+        """Return the status and the document of an answer, over a connection of its own."""
         content = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
-        try:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
             connection.request(method or ("GET" if body is None else "POST"), path, content, headers)
             response = connection.getresponse()
             return response.status, json.loads(response.read())
-        except BaseException:
-            connection.close()
-            self._local.connection = None
-            raise
 
     def answers(self) -> bool:
-        self._local = threading.local()
         try:
             return self.ask("/readyz")[0] == 200
         except (OSError, http.client.HTTPException):

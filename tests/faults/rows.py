@@ -29,6 +29,7 @@ class Row:
         run: Does it, with so many jobs and faults, and a seed.
         count: Jobs, in CI.
         faults: Of these, in CI.
+        every: Jobs to a fault, with large numbers; 0 for no more faults than in CI.
         proxied: Whether the workers reach Redis through the proxy.
         has_stock: Whether stock Celery is put to it as well.
     """
@@ -38,6 +39,7 @@ class Row:
     run: Callable[[System, int, int, int], Figures]
     count: int
     faults: int
+    every: int = 0
     proxied: bool = False
     has_stock: bool = False
 
@@ -46,10 +48,17 @@ ROWS: dict[str, Row] = {}
 
 
 def row(
-    name: str, what: str, *, count: int = 150, faults: int = 1, proxied: bool = False, has_stock: bool = False
+    name: str,
+    what: str,
+    *,
+    count: int = 150,
+    faults: int = 1,
+    every: int = 0,
+    proxied: bool = False,
+    has_stock: bool = False,
 ) -> Callable[[Callable[[System, int, int, int], Figures]], None]:
     def add(run: Callable[[System, int, int, int], Figures]) -> None:
-        ROWS[name] = Row(name, what, run, count, faults, proxied, has_stock)
+        ROWS[name] = Row(name, what, run, count, faults, every, proxied, has_stock)
 
     return add
 
@@ -59,22 +68,22 @@ def control(system: System, count: int, faults: int, seed: int) -> Figures:
     return under_fire(system, count, 0, None, seed=seed)
 
 
-@row("F1", "kill -9 of a pool process", count=200, faults=5, has_stock=True)
+@row("F1", "kill -9 of a pool process", count=200, faults=5, every=100, has_stock=True)
 def kill_child(system: System, count: int, faults: int, seed: int) -> Figures:
     return under_fire(system, count, faults, system.kill_child, seed=seed, allowed=1)
 
 
-@row("F2", "kill -9 of a worker and all its processes", count=250, faults=3, has_stock=True)
+@row("F2", "kill -9 of a worker and all its processes", count=250, faults=3, every=200, has_stock=True)
 def kill_worker(system: System, count: int, faults: int, seed: int) -> Figures:
     return under_fire(system, count, faults, system.kill_worker, seed=seed, allowed=SLOTS)
 
 
-@row("F3", "rolling restart of the workers with TERM", faults=2)
+@row("F3", "rolling restart of the workers with TERM", faults=2, every=200)
 def restart(system: System, count: int, faults: int, seed: int) -> Figures:
     return under_fire(system, count, faults, system.restart_worker, seed=seed)
 
 
-@row("F4", "kill -9 of Redis", count=250, faults=2, has_stock=True)
+@row("F4", "kill -9 of Redis", count=250, faults=2, every=400, has_stock=True)
 def kill_redis(system: System, count: int, faults: int, seed: int) -> Figures:
     figures = under_fire(system, count, faults, system.kill_redis, seed=seed, allowed=ALL)
     figures.demand(figures.back < 5, "jobs end again within 5 s")
@@ -112,7 +121,14 @@ def freeze(system: System, count: int, faults: int, seed: int) -> Figures:
     return figures
 
 
-@row("F7", "half-open connections of the workers to Redis; then reset; then held up", count=300, faults=3, proxied=True)
+@row(
+    "F7",
+    "half-open connections of the workers to Redis; then reset; then held up",
+    count=300,
+    faults=3,
+    every=300,
+    proxied=True,
+)
 def half_open(system: System, count: int, faults: int, seed: int) -> Figures:
     proxy = system.proxy
     assert proxy is not None
@@ -129,7 +145,7 @@ def half_open(system: System, count: int, faults: int, seed: int) -> Figures:
     )
 
 
-@row("F8", "connections of Redis killed, CLIENT PAUSE, DEBUG SLEEP", count=250, faults=5)
+@row("F8", "connections of Redis killed, CLIENT PAUSE, DEBUG SLEEP", count=250, faults=5, every=100)
 def storm(system: System, count: int, faults: int, seed: int) -> Figures:
     def inject(chance: random.Random) -> None:
         with system.redis.client() as client:
@@ -162,7 +178,7 @@ def full(system: System, count: int, faults: int, seed: int) -> Figures:
     return figures
 
 
-@row("F10", "kill -9 of web; 100 posts at once with one key", faults=2)
+@row("F10", "kill -9 of web; 100 posts at once with one key", faults=2, every=200)
 def kill_web(system: System, count: int, faults: int, seed: int) -> Figures:
     figures = under_fire(system, count, faults, system.kill_web, seed=seed)
     key = f"same-{seed}-{time.time()}"

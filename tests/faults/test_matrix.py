@@ -66,7 +66,6 @@ def test_what_is_wrong_is_found() -> None:
     assert check({"a": -20.0, "b": 0.5}, JOURNAL, STATES, allowed=1).wrong() == {"recovery": 21.0}
 
 
-
 def test_stock_celery_loses_what_is_between_queue_and_worker(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The harness finds a loss where there is one: a message popped, and not yet noted as unacknowledged."""
     with running(tmp_path_factory.mktemp("stock"), stock=True) as stock:

@@ -121,7 +121,7 @@ async def test_a_message_that_others_overtook_is_published_again(ledger: Ledger,
 
 
 async def test_what_begins_out_of_turn_overtakes_nobody(ledger: Ledger, worker: WorkerLedger) -> None:
-    """A job whose worker was lost has two messages, the first at the head of its queue; a delayed one is at a worker."""
+    """A job whose worker was lost has two messages, one at the head of its queue; a delayed one is at a worker."""
     for job_id, delay in (("first", 0.0), ("patient", 0.0), ("delayed", 0.001)):
         await accept(ledger, record(job_id), {}, delay=delay)
     await begin(worker, "first", "1")
