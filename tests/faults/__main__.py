@@ -26,8 +26,8 @@ HEAD = """# Reliability
 
 What the fault matrix measured: `make faults` ({command}).
 Real processes: {workers} workers of {slots} prefork processes, one `python -m web`, one Valkey with AOF, and a second
-one, which no fault reaches, in which each task writes that it starts and that it ends. Jobs are submitted over HTTP at 30 a second, each with an idempotency key, and again with the
-same key until one is accepted. Faults are drawn by a seeded generator, spread over the load; what was killed is started
+one, which no fault reaches, in which each task writes that it starts and that it ends. Jobs are submitted over HTTP at
+30 a second, each with an idempotency key, and again with the same key until one is accepted. Faults are drawn by a seeded generator, spread over the load; what was killed is started
 again at once. Then what was accepted is compared with what ran (`tests/faults/harness.py`).
 
 {versions}. The machine was shared with other work: times are upper bounds.
@@ -132,7 +132,8 @@ def soak_text(found: dict[str, Any]) -> str:
     text = (
         f"{found['minutes']:g} minutes, {found['accepted']:,} jobs, {found['faults']} faults (kill -9 of a pool "
         f"process, a worker, Redis or web, or a worker restarted): {found['lost']} lost, "
-        f"{found['second_starts']} second starts, held up for {found['recovery']:.1f} s at the longest; wrong: {wrong}.\n\n"
+        f"{found['second_starts']} second starts, "
+        f"held up for {found['recovery']:.1f} s at the longest; wrong: {wrong}.\n\n"
         "| minute | web's memory, MB | web's descriptors | jobs waiting |\n| --- | --- | --- | --- |\n"
     )
     for sample in samples[:: max(1, len(samples) // 15)]:
