@@ -66,17 +66,17 @@ def row(
     return add
 
 
-@row("control", "no fault at all", count=200, faults=0, has_stock=True)
+@row("control", "no fault at all", count=150, faults=0, has_stock=True)
 def control(system: System, count: int, faults: int, seed: int) -> Figures:
     return under_fire(system, count, 0, None, seed=seed)
 
 
-@row("F1", "kill -9 of a pool process", count=200, faults=5, every=100, has_stock=True)
+@row("F1", "kill -9 of a pool process", count=150, faults=5, every=100, has_stock=True)
 def kill_child(system: System, count: int, faults: int, seed: int) -> Figures:
     return under_fire(system, count, faults, system.kill_child, seed=seed, allowed=1)
 
 
-@row("F2", "kill -9 of a worker and all its processes", count=250, faults=3, every=200, has_stock=True)
+@row("F2", "kill -9 of a worker and all its processes", count=200, faults=3, every=200, has_stock=True)
 def kill_worker(system: System, count: int, faults: int, seed: int) -> Figures:
     return under_fire(system, count, faults, system.kill_worker, seed=seed, allowed=SLOTS)
 
@@ -86,7 +86,7 @@ def restart(system: System, count: int, faults: int, seed: int) -> Figures:
     return under_fire(system, count, faults, system.restart_worker, seed=seed)
 
 
-@row("F4", "kill -9 of Redis", count=250, faults=2, every=400, has_stock=True)
+@row("F4", "kill -9 of Redis", count=200, faults=2, every=400, has_stock=True)
 def kill_redis(system: System, count: int, faults: int, seed: int) -> Figures:
     figures = under_fire(system, count, faults, system.kill_redis, seed=seed, allowed=ALL)
     figures.demand(figures.back < 5, "jobs end again within 5 s")
@@ -156,7 +156,7 @@ def half_open(system: System, count: int, faults: int, seed: int) -> Figures:
     )
 
 
-@row("F8", "connections of Redis killed, CLIENT PAUSE, DEBUG SLEEP", count=250, faults=5, every=100)
+@row("F8", "connections of Redis killed, CLIENT PAUSE, DEBUG SLEEP", count=200, faults=5, every=100)
 def storm(system: System, count: int, faults: int, seed: int) -> Figures:
     def inject(chance: random.Random) -> None:
         with system.redis.client() as client:
