@@ -26,10 +26,10 @@ HEAD = """# Reliability
 
 What the fault matrix measured: `make faults` ({command}).
 Real processes: {workers} workers of {slots} prefork processes, one `python -m web`, one Valkey with AOF, and a second
-one, which no fault reaches, in which each task writes that it starts and that it ends. Jobs are submitted over HTTP at
-20 a second, each with an idempotency key, and again with the same key until one is accepted. Faults are drawn by a
-seeded generator, spread over the load; what was killed is started again at once. Then what was accepted is compared with what ran
-(`tests/faults/harness.py`).
+one, which no fault reaches, in which each task writes that it starts and that it ends. Jobs are submitted over HTTP
+at 20 a second, each with an idempotency key, and again with the same key until one is accepted. Faults are drawn by a
+seeded generator, spread over the load; what was killed is started again at once. Then what was accepted is
+compared with what ran (`tests/faults/harness.py`).
 
 {versions}. The machine was shared with other work: times are upper bounds.
 

@@ -39,7 +39,8 @@ class Proxy:
 
     def reset(self) -> None:
         """Break the open connections off."""
-        self._loop.call_soon_threadsafe(lambda: [each.transport.abort() for each in self._open])
+        for each in list(self._open):
+            self._loop.call_soon_threadsafe(each.transport.abort)
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()

@@ -28,7 +28,7 @@ def _journal() -> redis.Redis:
     return redis.Redis.from_url(os.environ["FAULTS_JOURNAL"])
 
 
-def note(what: str, task_id: str) -> None:
+def note(what: str, task_id: str | None) -> None:
     """Write down, where none of the faults reaches, that a task starts or ends."""
     _journal().rpush("journal", json.dumps([what, task_id, time.time()]))
 
