@@ -23,7 +23,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -163,8 +163,9 @@ class Program:
         return text in self.log.read_bytes()[self._read :]
 
     def kill(self) -> None:
-        """Kill it and all of its children at once."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        """Kill it and all of its children at once, or the children that it left."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self, timeout: float = 40.0) -> None:
@@ -175,6 +176,7 @@ class Program:
         """Start it again if it died; return whether it did, as a supervisor would."""
         if self.process.poll() is None:
             return False
+        self.kill()
         self.spawn()
         return True
 
@@ -230,18 +232,19 @@ class System:
             program.spawn()
         for program in self.programs:
             program.wait_until_ready()
-        self._watched = threading.Event()
+        #: Main processes that died by themselves.
         self.crashes = 0
+        #: Held by who ends processes, so that the watcher does not start them.
+        self.killing = threading.Lock()
+        self._watched = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
-        self.killing = threading.Lock()
 
     def close(self) -> None:
         self._watched.set()
         self._watcher.join()
         for program in self.programs:
-            if program.process.poll() is None:
-                program.kill()
+            program.kill()
         for server in (self.redis, self.journal):
             server.stop()
         if self.proxy:
@@ -297,7 +300,7 @@ class System:
         """F2: kill -9 of a worker and its children. It is started again at once."""
         with self.killing:
             worker = chance.choice(self.workers)
-            worker.kill() if worker.process.poll() is None else None
+            worker.kill()
             worker.spawn()
 
     def kill_child(self, chance: random.Random) -> None:
