@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from celery import Celery
@@ -11,6 +12,8 @@ from celery import Celery
 from tests.sample import make_app
 from tests.servers import Server, worker
 from tornado_celery_bridge import Bridge
+
+hypothesis.settings.register_profile("long", max_examples=10_000)
 
 
 @pytest.fixture(autouse=True)

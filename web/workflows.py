@@ -43,6 +43,7 @@ from web.keys import Principal
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
 from web.representation import milliseconds
+from web.trace import message_headers
 
 __all__ = ("Workflows",)
 
@@ -427,6 +428,7 @@ class _Plan:
     def _signature(self, leaf: _Leaf) -> Signature[Any]:
         # A countdown begins when the step before has ended.
         options = leaf.options.for_celery(None if leaf.receives else self._now, self._jobs.catalogue.reverses_priority)
+        options["headers"] = message_headers()
         if leaf.task.task.ignore_result:
             options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
         args, kwargs = leaf.arguments

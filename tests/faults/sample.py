@@ -17,6 +17,7 @@ from celery import Celery, Task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from tornado_celery_bridge.ledger.worker import install
+from tornado_celery_bridge.transports.redis import register
 
 QUEUE = "faults"
 #: Seconds after which Redis' messages in the hands of a dead worker are delivered again: tasks are shorter here.
@@ -49,6 +50,8 @@ def make_app(url: str, *, stock: bool = False) -> Celery:
     )
     app.conf.broker_transport_options |= {"visibility_timeout": VISIBILITY}
     if not stock:
+        if not app.conf.stock_transport:
+            register()
         install(app)
 
     @app.task(name="faults.work", shared=False, exposed=True, bind=True)

@@ -87,6 +87,31 @@ async def test_given_up_after_three_lost_attempts(ledger: Ledger, worker: Worker
     assert await begin(worker, "a", "late") == "FAILURE"
 
 
+async def test_a_zombie_may_have_succeeded_but_not_failed(ledger: Ledger, worker: WorkerLedger) -> None:
+    error = {"type": "E", "module": "m", "message": "no"}
+    for job_id in "ab":
+        await accept(ledger, record(job_id), {})
+        await begin(worker, job_id, "1")
+        await age(ledger, "held", job_id, 11)
+    await reconcile(worker)
+    await asyncio.to_thread(worker.finish, "a", "FAILURE", error, "1")
+    await begin(worker, "a", "2")
+    await asyncio.to_thread(worker.finish, "a", "FAILURE", error, "1")
+    assert (await job(ledger, "a")).state == "STARTED"
+    await asyncio.to_thread(worker.finish, "a", "FAILURE", error, "2")
+    assert (await job(ledger, "a")).state == "FAILURE"
+    await asyncio.to_thread(worker.finish, "b", "SUCCESS", 7, "1")
+    assert (await job(ledger, "b")).result == 7
+
+
+async def test_what_a_task_was_replaced_by_may_fail(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    await begin(worker, "a", "1")
+    assert await begin(worker, "a", "2", task="another") == "go"
+    await asyncio.to_thread(worker.finish, "a", "FAILURE", {"type": "E", "module": "m", "message": "no"}, "2")
+    assert (await job(ledger, "a")).state == "FAILURE"
+
+
 async def test_a_zombie_says_nothing_but_the_end(ledger: Ledger, worker: WorkerLedger) -> None:
     await accept(ledger, record("a"), {})
     await begin(worker, "a", "1")

@@ -78,8 +78,6 @@ class Keeper:
 
     def stop(self) -> None:
         """End, and let go of what still runs: its processes end with the worker."""
-        if self._stopped.is_set():
-            return
         self._stopped.set()
         for thread in self._threads:
             thread.join(BEAT)

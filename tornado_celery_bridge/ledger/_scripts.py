@@ -40,6 +40,7 @@ Keys, all with the deployment's prefix:
                       ``workflow:{id}``
 ``gone:{id}``         the owner of a job that was forgotten; ``gone:workflow:{id}`` of a workflow
 ``key:{…}``           hash: an idempotency key's reservation
+``list:{…}``          ids of jobs that are followed as one, comma-separated
 ``blobs``             sorted set of blobs that are nobody's, by the time that they are to be removed from the store
 ``pace``              hash: how long jobs of a task have waited and run of late, in ms
 ====================  ==============================================================================================
@@ -306,8 +307,8 @@ local function cancel(unless_begun, grace)
   return state
 end
 
-local DEAD = '{"type":"WorkerLostError","module":"billiard.exceptions","message":"given up: ' .. MAX_LOST ..
-  ' workers were lost while they ran it"}'
+local DEAD = '{"type":"WorkerLostError","module":"billiard.exceptions","kind":"dead-lettered","message":"given up: ' ..
+  MAX_LOST .. ' workers were lost while they ran it"}'
 
 -- The worker that ran the job does not hold it any more: it waits again, or is given up.
 local function lapse(state)
@@ -511,7 +512,11 @@ if known[5] then
   finish(state, 'REVOKED', CANCELLED)
   return 'REVOKED'
 end
-if known[2] ~= ARGV[3] or known[3] == ARGV[4] then return 'go' end
+if known[3] == ARGV[4] then return 'go' end
+if known[2] ~= ARGV[3] then  -- what the job's task was replaced by
+  redis.call('HSET', job, 'token', ARGV[4])
+  return 'go'
+end
 if known[7] then return 'parked' end
 local retries, time, packed = tonumber(ARGV[7]), now(), pack(id)
 if ARGV[5] == '' and bucket(state) == 'STARTED' and retries <= tonumber(known[6] or 0) then
@@ -595,13 +600,16 @@ return known[2] and 'cancelled' or 'go'
 """
 )
 
-#: ARGV: prefix, id, state, the result's or the error's JSON, 'stored' for a result that is a blob (and is named here).
-#: Returns whether this was the job's end.
+#: ARGV: prefix, id, state, the result's or the error's JSON, 'stored' for a result that is a blob (and is named here),
+#: token ('' where the worker says it, not the attempt). Returns whether this was the job's end.
+#: An attempt that was given up for lost may have succeeded after all; if it failed, that is the next one's to do.
 FINISH = (
     _COMMON
     + """
-local from = redis.call('HGET', job, 'state')
+local known = redis.call('HMGET', job, 'state', 'token')
+local from = known[1]
 if not from or ENDED[from] then return 0 end
+if ARGV[3] ~= 'SUCCESS' and ARGV[6] ~= '' and ARGV[6] ~= known[2] then return 0 end
 finish(from, ARGV[3], ARGV[4])
 if ARGV[5] == 'stored' then
   redis.call('HSET', job, 'stored', 1)
@@ -794,12 +802,22 @@ end
 """
 
 #: ARGV: prefix, id, fields…, of which the first is one that each job has.
-#: Returns the fields and the value; {owner} of one that was forgotten; {} if there was none.
+#: Returns the fields, the value, and of a job that is PENDING how many are in its queue; {owner} of one that was
+#: forgotten; {} if there was none.
 READ = (
     _COMMON
     + _READ
     + """
-return read({unpack(ARGV, 3)}) or {redis.call('GET', prefix .. 'gone:' .. id) or nil}
+local values = read({unpack(ARGV, 3)})
+if not values then return {redis.call('GET', prefix .. 'gone:' .. id) or nil} end
+local known, depth = redis.call('HMGET', job, 'state', 'queue'), false
+if known[1] == 'PENDING' then
+  local queued = prefix .. 'queued:' .. known[2] .. ':'
+  depth = redis.call('ZCARD', queued)
+  for priority = 0, 9 do depth = depth + redis.call('ZCARD', queued .. priority) end
+end
+values[#values + 1] = depth
+return values
 """
 )
 

@@ -82,10 +82,10 @@ class WorkerLedger:
         limits = (name, "" if most is None else most, "" if interval is None else round(interval * 1000))
         return str(self._run("START", task_id, task, token, "1" if replaced else "", worker, retries, *limits).decode())
 
-    def finish(self, task_id: str, state: str, value: Any) -> None:
-        """Note how a task ended."""
+    def finish(self, task_id: str, state: str, value: Any, token: str = "") -> None:
+        """Note how a task ended; by the token of its attempt, if it is the attempt that says so."""
         blob = isinstance(value, Stored)
-        self._run("FINISH", task_id, state, dumps(value.encode() if blob else value), "stored" if blob else "")
+        self._run("FINISH", task_id, state, dumps(value.encode() if blob else value), "stored" if blob else "", token)
 
     def announce(self, blob: str) -> None:
         """Note that a blob is about to be written, which is removed later if no job ends with it."""

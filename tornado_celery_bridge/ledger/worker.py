@@ -12,7 +12,10 @@ What it adds to a stock worker, and where:
   reference in its place for all that Celery does with it (see :mod:`.._store`). Who reads a result by this app gets it;
 - while a task runs: what it logs by ``get_task_logger`` becomes the job's events;
 - before a worker publishes a job's message, be it of a retry or of what comes next in a chain: the ledger keeps it;
-- beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost.
+- beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost, and a heartbeat for
+  its supervisor (see :mod:`..heartbeat`; beat has one, too).
+
+A worker or a beat whose settings or servers are unsafe does not start: see :mod:`.checks`.
 
 A task says of its jobs, by options of its own, over all workers:
 
@@ -46,8 +49,10 @@ from redis.exceptions import RedisError
 from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._store import Store, Stored
 from tornado_celery_bridge.exceptions import StoreUnavailable
+from tornado_celery_bridge.heartbeat import WorkerHeartbeat, watch_beat
 from tornado_celery_bridge.ledger._keeper import Keeper, is_keeper
 from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
+from tornado_celery_bridge.ledger.checks import refuse_unsafe
 from tornado_celery_bridge.progress import STATE as PROGRESS
 
 __all__ = ("JobCancelled", "install", "is_installed")
@@ -57,6 +62,7 @@ log = logging.getLogger(__name__)
 #: Characters of one log line that become an event.
 MAX_LINE = 4_000
 
+#: ``job``: the id and the app of what runs in this thread; ``attempt``: the id and the token of what ran last.
 _running = threading.local()
 
 
@@ -74,7 +80,8 @@ def install(app: Celery) -> None:
 
     .. versionadded:: 0.1.0
     """
-    app.steps["worker"].update((_GuardTasks, _KeepJobs))
+    app.steps["worker"].update((_CheckSettings, _GuardTasks, _KeepJobs, WorkerHeartbeat))
+    signals.beat_init.connect(functools.partial(_begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
     if app.configured:  # type: ignore[attr-defined]
         _record_states(app)
     else:
@@ -118,7 +125,9 @@ class _Recording:
             stored = super().store_result(task_id, result, state, traceback, **kwargs)  # type: ignore[misc]
         ledger = _ledger_of(self.app)
         if state in states.READY_STATES:
-            ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result))
+            attempt = getattr(_running, "attempt", None)
+            token = attempt[1] if attempt and attempt[0] == task_id else ""
+            ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result), token)
         elif state == states.RETRY:
             error = _error(result)
             told = {"state": state, "error": error}
@@ -179,6 +188,22 @@ def _error(result: Any) -> dict[str, str]:
     return {"type": cls.__qualname__, "module": cls.__module__, "message": message}
 
 
+# As a worker or beat starts.
+
+
+class _CheckSettings(bootsteps.Step):
+    """Before anything is forked, and with the log set up."""
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        refuse_unsafe(worker.app)
+
+
+def _begin_beat(app: Celery, *, sender: Any, **_: Any) -> None:
+    if sender.app is app:
+        refuse_unsafe(app)
+        watch_beat(sender)
+
+
 # Before a task's code.
 
 
@@ -196,24 +221,21 @@ class _GuardTasks(bootsteps.Step):
 
 
 class _KeepJobs(bootsteps.StartStopStep):
-    """In the worker's main process, as long as it takes tasks."""
+    """In the worker's main process, until the last of its tasks has ended: a warm shutdown waits for them."""
 
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         self._keeper = Keeper(worker.app, worker.hostname)
-        app = worker.app
-        signals.before_task_publish.connect(
-            functools.partial(_keep_message, app), weak=False, dispatch_uid=f"keep-{id(app)}"
-        )
+        keep = functools.partial(_keep_message, worker.app)
+        signals.before_task_publish.connect(keep, weak=False, dispatch_uid=f"keep-{id(worker.app)}")
 
     def start(self, worker: Any) -> None:
+        # Not stop(), which comes before the pool's, and so before the tasks have ended.
+        signals.worker_shutdown.connect(self._end, weak=False)
         self._keeper.start()
 
-    def stop(self, worker: Any) -> None:
-        self._keeper.stop()
-
-    def terminate(self, worker: Any) -> None:
+    def _end(self, **_: Any) -> None:
         self._keeper.stop()
 
 
@@ -294,6 +316,7 @@ def _begin(task: Any, request: Any, app: Celery, limit: Limit | None = None) -> 
     """
     replaced = bool(request.get("replaced_task_nesting"))
     worker, retries, token = request.hostname or "", request.retries or 0, uuid.uuid4().hex
+    _running.attempt = (request.id, token)
     try:
         verdict = _ledger_of(app).start(
             request.id, task.name, token, worker=worker, replaced=replaced, retries=retries, limit=limit

@@ -1,0 +1,242 @@
+"""
+What may become of a job, in any order of events: the real scripts, in a real Redis, on a clock of the test's own.
+
+The world here has a broker that may lose messages and deliver them twice, and workers that may die, freeze and come
+back. Whatever happens, no job is run by two living workers at once or ends twice; and when the faults are over, every
+job ends, and nothing of it is left but its record.
+"""
+
+import asyncio
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+from celery import Celery
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from redis import Redis
+
+from tests.ledger.test_ledger import NOW, accept
+from tests.servers import Server
+from tornado_celery_bridge.ledger import Job, JobRecord, Ledger, _scripts, ledger_backend
+from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
+
+pytestmark = pytest.mark.server
+
+WORKERS = ("w1", "w2")
+ERROR = {"type": "E", "module": "m", "message": "no"}
+TTL = 60.0
+
+
+@pytest.fixture(scope="module")
+def redis_of_ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("states"), "--appendonly", "no").start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the scripts read the time from a key."""
+    real = "local time = redis.call('TIME')\n  return time[1] * 1000 + math.floor(time[2] / 1000)"
+    assert real in _scripts._COMMON
+    for name in _scripts.__all__:
+        script = getattr(_scripts, name).replace(real, "return tonumber(redis.call('GET', 'clock'))")
+        monkeypatch.setattr(_scripts, name, script)
+
+
+class Attempt:
+    """A task that runs, in a worker that may be dead or frozen."""
+
+    def __init__(self, job_id: str, token: str, worker: str, retries: int) -> None:
+        self.job_id, self.token, self.worker, self.retries = job_id, token, worker, retries
+        self.frozen = False
+        #: Whether its worker knows that it runs.
+        self.is_known = True
+
+
+class World(RuleBasedStateMachine):
+    client: Redis
+    runner: asyncio.Runner
+    ledger: Ledger
+    worker: WorkerLedger
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client.flushall()
+        self.time = 1_000_000
+        self.advance(0)
+        #: Messages that are in the queue: a job's id and which retry it is.
+        self.queue: list[tuple[str, int]] = []
+        self.running: list[Attempt] = []
+        self.jobs: dict[str, int] = {}
+        self.ended: dict[str, tuple[str, Any]] = {}
+        self.cancelled: set[str] = set()
+        self.limited: set[str] = set()
+
+    # What is done to the world.
+
+    def advance(self, seconds: float) -> None:
+        self.time += round(seconds * 1000)
+        self.client.set("clock", self.time)
+
+    def do(self, call: Any) -> Any:
+        return self.runner.run(call)
+
+    def job(self, job_id: str) -> Job:
+        found = self.do(self.ledger.get(job_id))
+        assert isinstance(found, Job)
+        return found
+
+    @rule(fate=st.sampled_from(["published", "published", "published", "lost", "put aside"]), limited=st.booleans())
+    def submit(self, fate: str, limited: bool) -> None:
+        record = JobRecord(id=str(uuid.UUID(int=len(self.jobs) + 1)), task="t", owner="o", queue="q", created_at=NOW)
+        assert self.do(accept(self.ledger, record, {})).kind == "accepted"
+        self.jobs[record.id] = 0
+        if limited:
+            self.limited.add(record.id)
+        if fate == "published":
+            self.queue.append((record.id, 0))
+        elif fate == "put aside":
+            assert self.do(self.ledger.defer(record.id, 1_000))
+
+    @precondition(lambda self: self.queue)
+    @rule(name=st.sampled_from(WORKERS), redelivered=st.booleans())
+    def deliver(self, name: str, redelivered: bool) -> None:
+        job_id, retries = self.queue[0] if redelivered else self.queue.pop(0)
+        self.begin(job_id, retries, name)
+
+    def begin(self, job_id: str, retries: int, name: str) -> None:
+        token = uuid.uuid4().hex
+        limit = Limit("limit", 1, None) if job_id in self.limited else None
+        verdict = self.worker.start(job_id, "t", token, worker=name, retries=retries, limit=limit)
+        if verdict != "go":
+            return
+        assert job_id not in self.ended
+        assert job_id not in self.cancelled
+        for other in self.running:
+            alive = other.is_known and not other.frozen
+            assert not (alive and other.job_id == job_id and other.retries >= retries), "begun while it runs"
+        self.running.append(Attempt(job_id, token, name, retries))
+        if limit:
+            holders = {each.job_id for each in self.running if each.job_id in self.limited and each.is_known}
+            assert len({each for each in holders if self.job(each).state == "STARTED"}) <= 1
+
+    @precondition(lambda self: self.queue)
+    @rule(place=st.integers(0, 5))
+    def lose_message(self, place: int) -> None:
+        del self.queue[place % len(self.queue)]
+
+    @precondition(lambda self: self.running)
+    @rule(place=st.integers(0, 5), how=st.sampled_from(["SUCCESS", "SUCCESS", "FAILURE", "RETRY"]))
+    def end(self, place: int, how: str) -> None:
+        attempt = self.running.pop(place % len(self.running))
+        if how == "RETRY":
+            message = {"task": "t", "options": {"task_id": attempt.job_id, "retries": attempt.retries + 1}}
+            self.worker.keep(attempt.job_id, json.dumps(message), None)
+            self.queue.append((attempt.job_id, attempt.retries + 1))
+            self.worker.report(attempt.job_id, "state", {"state": "RETRY"}, "RETRY", ERROR, retries=attempt.retries)
+        else:
+            self.worker.finish(attempt.job_id, how, 1 if how == "SUCCESS" else ERROR, attempt.token)
+
+    @precondition(lambda self: self.running)
+    @rule(place=st.integers(0, 5), what=st.sampled_from(["child", "worker", "freeze", "thaw"]))
+    def break_worker(self, place: int, what: str) -> None:
+        attempt = self.running[place % len(self.running)]
+        if what == "child":  # which its worker sees
+            self.running.remove(attempt)
+            self.worker.lease(attempt.worker, [], [attempt.job_id])
+        elif what == "worker":
+            self.running = [each for each in self.running if each.worker != attempt.worker]
+        else:
+            for each in self.running:
+                if each.worker == attempt.worker:
+                    each.frozen = what == "freeze"
+
+    @precondition(lambda self: self.jobs)
+    @rule(place=st.integers(0, 20), unless_begun=st.booleans())
+    def cancel(self, place: int, unless_begun: bool) -> None:
+        job_id = list(self.jobs)[place % len(self.jobs)]
+        state = self.do(self.ledger.cancel(job_id, unless_begun=unless_begun))
+        if state in ("PENDING", "RETRY"):
+            assert self.job(job_id).state == "REVOKED"
+        if not unless_begun or state != "STARTED":
+            self.cancelled.add(job_id)
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 9.0, 11.0, 30.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes; who is not frozen renews what it holds meanwhile."""
+        while seconds > 0:
+            self.advance(min(seconds, 2.0))
+            seconds -= 2.0
+            for name in WORKERS:
+                held = [each.job_id for each in self.running if each.worker == name and not each.frozen]
+                self.worker.lease(name, held, [])
+
+    @rule()
+    def keep(self) -> None:
+        """What a worker's main process does every two seconds."""
+        found, suspects = self.worker.reconcile("me", 60.0, 100, [])
+        if suspects and not self.queue:
+            found += self.worker.reconcile("me", 60.0, 100, ["q"])[0]
+        found += self.worker.take("me", 100)[1]
+        for job_id, message in found:
+            options = json.loads(message)["options"]
+            assert options["task_id"] == job_id
+            self.queue.append((job_id, options.get("retries", 0)))
+
+    # What holds at all times.
+
+    @invariant()
+    def ends_once(self) -> None:
+        for job_id in self.jobs:
+            job = self.job(job_id)
+            outcome = (job.state, job.result)
+            if job_id in self.ended:
+                assert self.ended[job_id] == outcome
+            elif job.done:
+                self.ended[job_id] = outcome
+
+    def teardown(self) -> None:
+        """The faults are over: everything ends, in a minute or two."""
+        for attempt in self.running:
+            attempt.frozen = False
+        for _ in range(100):
+            self.wait(3.0)
+            self.keep()
+            while self.queue:
+                job_id, retries = self.queue.pop(0)
+                self.begin(job_id, retries, "w1")
+            for attempt in self.running:
+                self.worker.finish(attempt.job_id, "SUCCESS", 1, attempt.token)
+            self.running.clear()
+            self.ends_once()
+            if len(self.ended) == len(self.jobs):
+                break
+        assert len(self.ended) == len(self.jobs), {each: self.job(each).state for each in self.jobs}
+        for job_id in self.jobs:
+            assert self.client.hget(f"tcb:job:{job_id}", "lost") is None
+        kinds = {key.decode().split(":")[1] for key in self.client.keys("tcb:*")}
+        left = {"job", "input", "value", "events", "index", "due", "pace", "leader", "wake"}
+        assert kinds <= left, kinds - left
+        self.wait(TTL + 1)
+        while self.do(self.ledger.sweep()):
+            pass
+        kinds = {key.decode().split(":")[1] for key in self.client.keys("tcb:*")}
+        assert kinds <= {"gone", "pace", "leader", "wake"}, kinds
+
+
+def test_whatever_happens(redis_of_ours: Server, clock: None) -> None:
+    """So many times: ``--hypothesis-profile=long`` does it 10,000 times, which takes half an hour."""
+    app = Celery("states", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
+    with asyncio.Runner() as runner, redis_of_ours.client() as client:
+        World.client, World.runner, World.worker = client, runner, WorkerLedger(app)
+        World.ledger = Ledger.of_backend(ledger_backend(app), ttl=TTL)
+        run_state_machine_as_test(World, settings=hypothesis.settings(stateful_step_count=40, deadline=None))
+        runner.run(World.ledger.close())
+    for each in (World.worker._sure, World.worker._once):
+        each.close()
+    app.close()

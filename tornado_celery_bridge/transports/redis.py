@@ -1,0 +1,290 @@
+"""
+kombu's Redis transport, but a message is taken and noted as taken in one step.
+
+kombu pops a message with BRPOP, and writes it into ``unacked`` with a second command: a worker killed in between, or
+whose connection ends with the reply under way, has lost it. Here a Lua script does both, for as many messages as
+prefetch allows. What is in Redis stays what kombu writes and reads: queues, ``unacked``, restoring and fan-out are
+its own, so workers and publishers of both kinds may share queues, and going back needs nothing.
+
+Theory of operation. A script can't wait, and of the commands that do, all that wait for several lists pop. So a
+channel that found nothing *waits* without a command: it has the server track its lists (``CLIENT TRACKING``, made for
+client-side caches) and tell it of the next change, whoever made it.
+
+    asking    the script was sent; kombu's ``_in_poll`` is the connection, as with a BRPOP under way
+    waiting   the script found nothing, tracking is on, and EXISTS said that all lists are empty. The connection
+              becomes readable when one is pushed to, and then, or after ``brpop_timeout`` (1 s), asks again. So a
+              connection that is dead without a sign is noticed as soon as with kombu.
+
+Tracking is off while asking: a worker with no room for more hears nothing, and kombu, which takes an idle connection
+that has something to say for a lost one, leaves it alone.
+
+Needs Redis 7 or Valkey. Not for Sentinel, whose transport stays kombu's. ``tests/transports`` holds what is used here
+of kombu's inside against the version installed.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from queue import Empty
+from time import monotonic, time
+from typing import Any
+
+import kombu.transport
+from kombu.transport import redis, virtual
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+from kombu.utils.scheduling import priority_cycle
+
+__all__ = ("Channel", "QoS", "Transport", "register")
+
+#: Messages taken at once at most: Redis does nothing else meanwhile, for some 10 µs a message of 1 kB.
+MAX_TAKEN = 100
+
+#: KEYS: unacked, its index; then for each priority step, most urgent first, a list for each queue.
+#: ARGV: messages at most; the time; whether queues take turns; then for each queue whether its messages are noted.
+#:
+#: What is noted is what `kombu.transport.redis.QoS.append` writes, around the message's own bytes: numbers and depth
+#: that Lua can't hold stay as they are. A message is noted before it is popped, so an error leaves it in its queue.
+#: One that can't be noted here (nobody acknowledges it; Lua can't read it, which `append` then notes) is taken alone.
+#: allow-oom: a full server lets its queues be emptied.
+TAKE = """#!lua flags=allow-oom
+local most, now, turns, queues = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1', #ARGV - 3
+
+local function read(message)
+    local properties = cjson.decode(message).properties
+    local info, tag = properties.delivery_info, properties.delivery_tag
+    assert(type(tag) == 'string')
+    return tag, '[' .. message .. ', ' .. cjson.encode(info.exchange) .. ', ' .. cjson.encode(info.routing_key) .. ']'
+end
+
+local taken, order = {}, {}
+for queue = 1, queues do
+    order[queue] = queue
+end
+for step = 3, #KEYS, queues do
+    local found
+    repeat
+        found = false
+        for place, queue in ipairs(order) do
+            local list = KEYS[step + queue - 1]
+            local message = redis.call('LINDEX', list, -1)
+            if message then
+                local noted, tag, note = false, nil, nil
+                if ARGV[3 + queue] == '1' then
+                    noted, tag, note = pcall(read, message)
+                end
+                if noted then
+                    redis.call('ZADD', KEYS[2], now, tag)
+                    redis.call('HSET', KEYS[1], tag, note)
+                elseif #taken > 0 then
+                    return taken
+                end
+                redis.call('RPOP', list)
+                taken[#taken + 1] = {queue - 1, noted and tag or false, message}
+                if not noted or #taken == most then
+                    return taken
+                end
+                if turns then
+                    table.insert(order, table.remove(order, place))
+                end
+                found = true
+                break
+            end
+        end
+    until not found
+end
+return taken
+"""
+
+
+def register() -> None:
+    """
+    Have every connection of this process to ``redis://``, ``rediss://`` and ``redis+socket://`` use this transport.
+
+    Call it where the Celery app is made, so that workers, beat and publishers all do. An app whose broker is at
+    ``redis://`` can have it for itself by ``broker_transport = "tornado_celery_bridge.transports.redis:Transport"``;
+    of other URLs kombu takes the transport from the scheme.
+
+    .. versionadded:: 0.1.0
+    """
+    for scheme in ("redis", "rediss"):
+        kombu.transport.TRANSPORT_ALIASES[scheme] = "tornado_celery_bridge.transports.redis:Transport"
+        kombu.transport._transport_cache.pop(scheme, None)  # type: ignore[attr-defined]
+
+
+class QoS(redis.QoS):
+    """kombu's, for which a message that the script has noted need not be noted again."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        if delivery_tag == self.channel._noted:
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    # An acknowledgement that is lost with its connection, Celery logs and goes on. Its message comes back after the
+    # visibility timeout; were its slot not free, a worker that lost as many as it may hold would never ask again.
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except self.channel.connection_errors:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        try:
+            super().reject(delivery_tag, requeue)
+        except self.channel.connection_errors:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
+
+
+class Channel(redis.Channel):
+    """kombu's channel, with another way from the queues to `Transport._deliver`."""
+
+    QoS = QoS
+
+    #: The delivery tag that is being delivered, when the script has noted it.
+    _noted: str | None = None
+    _brpop_sent_at: Any = None  # kombu's; it looks at it while `_in_poll`
+    #: The socket on which the server says when something comes.
+    _waiting: Any = None
+    #: The client of `_create_client`, with whose pool it ends.
+    _reused: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._unacknowledged: set[str] = set()
+        super().__init__(*args, **kwargs)
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        (self._unacknowledged.add if no_ack else self._unacknowledged.discard)(queue)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    # kombu's poller calls the next two by these names.
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Ask for messages, unless waiting; called whenever there is room for more and no question under way."""
+        connection, now = self.client.connection, monotonic()
+        if self._waiting and self._waiting is connection._sock and now - self._brpop_sent_at < self.brpop_timeout:
+            return
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        self._in_poll, self._brpop_sent_at, self._waiting = connection, now, None
+        self._asked = (
+            queues,
+            [self.global_keyprefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues],
+        )
+        self._send(("CLIENT", "TRACKING", "OFF"), self._take(*self._asked))
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """Deliver what was taken; called when the connection is readable."""
+        try:
+            if not self._in_poll:  # woken
+                self._waiting = None
+                self._brpop_start()
+            if not self._in_poll:  # by a queue that is consumed no more
+                self.client.connection.disconnect()
+                raise Empty
+            with self._connected():
+                taken = self._replies(2)[1]
+                if not taken:
+                    self._wait()
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        if not taken:
+            raise Empty
+        if self._closing and taken[0][1]:  # kombu reads what is under way before it closes
+            self._give_back(taken)
+            raise Empty
+        self._deliver_all(self._asked[0], taken)
+        return True
+
+    def _take(self, queues: Sequence[str], lists: Sequence[str]) -> tuple[Any, ...]:
+        most = min(self.qos.can_consume_max_estimate() or 1, MAX_TAKEN)  # with no prefetch limit one by one, as kombu
+        turns = not isinstance(self._queue_cycle, priority_cycle)
+        noted = (self.ack_emulation and queue not in self._unacknowledged for queue in queues)
+        unacked = [self.global_keyprefix + key for key in (self.unacked_key, self.unacked_index_key)]
+        return ("EVAL", TAKE, 2 + len(lists), *unacked, *lists, most, repr(time()), int(turns), *map(int, noted))
+
+    def _wait(self) -> None:
+        self._send(("CLIENT", "TRACKING", "ON"), ("EXISTS", *self._asked[1]))
+        connection, found = self.client.connection, self._replies(2)[1]
+        if not found and not connection.can_read(0):  # what came along with the reply, no poll would see
+            self._waiting = connection._sock
+
+    def _deliver_all(self, queues: Sequence[str], taken: Sequence[tuple[int, Any, bytes]]) -> None:
+        for position, (queue, tag, message) in enumerate(taken):
+            self._queue_cycle.rotate(queues[queue])
+            self._noted = tag and bytes_to_str(tag)
+            try:
+                self.connection._deliver(loads(bytes_to_str(message)), queues[queue])
+            except BaseException:
+                self._give_back(taken[position + 1 :])
+                raise
+            finally:
+                self._noted = None
+
+    def _give_back(self, taken: Sequence[tuple[int, Any, bytes]]) -> None:
+        with contextlib.suppress(*self.connection_errors):  # else they come back after the visibility timeout
+            for _, tag, _ in reversed(taken):
+                self.qos.restore_by_tag(bytes_to_str(tag))
+
+    def _send(self, *commands: tuple[Any, ...]) -> None:
+        connection = self.client.connection
+        connection.send_packed_command(connection.pack_commands(commands))
+
+    def _replies(self, count: int) -> list[Any]:
+        """Return *count* replies; what the server says of its own between them, redis-py keeps apart."""
+        client = self.client
+        return [client.parse_response(client.connection, "EVAL") for _ in range(count)]
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Drop the connection on an error: it would have the rest of the replies for the next question."""
+        try:
+            yield
+        except Exception:
+            self.client.connection.disconnect()
+            raise
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """Return one client for all commands: kombu makes a new one for each, which takes longer than a round trip."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        if self._reused is None or self._reused.connection_pool is not self.pool:
+            self._reused = super()._create_client()
+        return self._reused
+
+
+class _Poller(redis.MultiChannelPoller):
+    def get(self, callback: Any, timeout: float | None = None) -> Any:
+        # Without an event loop: look up from waiting as often as BRPOP would, to ask again and to restore.
+        return super().get(callback, min(1.0, timeout) if timeout is not None else 1.0)
+
+
+class Transport(redis.Transport):
+    """
+    The transport; its options are kombu's.
+
+    .. versionadded:: 0.1.0
+    """
+
+    Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = _Poller()
+
+    def _collect(self, connection: Any) -> None:
+        """
+        Close all channels, whether or not the broker is there; `kombu.Connection.collect` looks for this method.
+
+        Without it, kombu 5.7.0 stops at the first channel that can't be closed, and closes the others later when they
+        have no connection any more: an AttributeError that ends a Celery worker.
+        """
+        for channel in [*self.channels, *self._avail_channels]:
+            for _ in range(2):  # the first may end with the reply under way, which can't be read
+                with contextlib.suppress(Exception):
+                    channel.close()
+        self.cycle.close()
