@@ -227,6 +227,8 @@ class System:
             lambda program: self.answers(),
         )
         self.app = make_app(self.redis.url, stock=True) if stock else None
+        if self.app:  # a publisher that listens for results is broken for good once Redis was away
+            self.app.conf.result_backend = "disabled://"
         self.programs = [*self.workers, *([] if stock else [self.web])]
         for program in self.programs:
             program.spawn()

@@ -20,7 +20,7 @@ from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.transports.redis import register
 
 QUEUE = "faults"
-#: Seconds after which Redis' messages in the hands of a dead worker are delivered again: tasks are shorter here.
+#: Seconds after which Redis' messages in the hands of a dead worker are delivered again; tasks may take less.
 VISIBILITY = 10
 
 
@@ -45,6 +45,8 @@ def make_app(url: str, *, stock: bool = False) -> Celery:
         redis_socket_keepalive=True,
         imports=(),
         beat_schedule={},
+        task_soft_time_limit=VISIBILITY - 3,
+        task_time_limit=VISIBILITY - 2,
         task_default_queue=QUEUE,
         task_queues={QUEUE: {}},
     )
