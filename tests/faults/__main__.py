@@ -38,6 +38,8 @@ compared with what ran (`tests/faults/harness.py`).
 - **second starts**: beyond the first of each job. There may be one for each slot that a fault hits.
 - **held up**: the longest that a job which was lost waited for its next start (or, not begun yet, for its first), in
   seconds, less the time for which a fault itself went on. Bound: 15 s.
+- **load**: the machine's load average over five minutes: where it is well above the number of cores, jobs were held up
+  by other work, not by the fault.
 - **back**: from the end of a fault to the next end of a job, at the longest, in seconds.
 - **wrong**: what the row demands and did not get; besides the above: no job FAILED, none without a last state, none ran
   that nobody had been told of, queue and unacknowledged messages end empty.
@@ -76,7 +78,7 @@ COLUMNS = "| row | what | jobs | faults | lost | at most | second starts | held 
 def run(name: str, count: int | None, seed: int, *, stock: bool, sync: str) -> dict[str, Any]:
     """Put the product, or stock Celery, to one row, and return what came of it."""
     row = ROWS[name]
-    count, begun = count or row.count, time.monotonic()
+    count = count or row.count
     faults = max(row.faults, count // row.every) if row.every else row.faults
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -84,14 +86,9 @@ def run(name: str, count: int | None, seed: int, *, stock: bool, sync: str) -> d
     ):
         figures = row.run(system, count, faults, seed)
         crashes = system.crashes
-    return result(figures, crashes) | {
-        "row": name,
-        "what": row.what,
-        "stock": stock,
-        "sync": sync,
-        "seed": seed,
-        "took": time.monotonic() - begun,
-    }
+    own = not (stock or os.environ.get("STOCK_TRANSPORT"))
+    more = {"stock": stock, "sync": sync, "transport": "ours" if own else "kombu's", "load": os.getloadavg()[1]}
+    return result(figures, crashes) | more | {"row": name, "what": row.what, "seed": seed}
 
 
 def result(figures: Figures, crashes: int) -> dict[str, Any]:
@@ -114,8 +111,11 @@ def run_soak(minutes: float, seed: int) -> dict[str, Any]:
 
 def line(found: dict[str, Any]) -> str:
     notes = dict(found["notes"]) | ({"main processes that died of it": found["crashes"]} if found["crashes"] else {})
+    notes["load"] = round(found["load"], 1)
     if found["sync"] != "always":
         notes["appendfsync"] = found["sync"]
+    if found["transport"] != "ours" and not found["stock"]:
+        notes["transport"] = found["transport"]
     wrong = "; ".join(f"{name}: {value}" for name, value in found["wrong"].items()) or "nothing"
     bound = f"{3 / found['accepted']:.2%}" if not found["lost"] else ""
     cells = [
@@ -146,8 +146,8 @@ def write_report() -> None:
     last: dict[tuple[Any, ...], dict[str, Any]] = {}
     for each in RESULTS.read_text().splitlines():
         found = json.loads(each)
-        last[found["row"], found["stock"], found.get("sync")] = found
-    soaked = last.pop(("F19", False, None), None)
+        last[found["row"], found["stock"], found.get("sync"), found.get("transport")] = found
+    soaked = last.pop(("F19", False, None, None), None)
     order = list(ROWS)
     rows = sorted(last.values(), key=lambda found: (order.index(found["row"]), found["sync"]))
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("celery", "kombu", "redis", "tornado"))
