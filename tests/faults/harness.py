@@ -228,7 +228,7 @@ class System:
         )
         self.app = make_app(self.redis.url, stock=True) if stock else None
         if self.app:  # a publisher that listens for results is broken for good once Redis was away
-            self.app.conf.result_backend = "disabled://"
+            self.app.conf.update(result_backend="disabled://")
         self.programs = [*self.workers, *([] if stock else [self.web])]
         for program in self.programs:
             program.spawn()
