@@ -293,3 +293,15 @@ async def test_a_cancelled_job_that_goes_on_is_told_of(ledger: Ledger, worker: W
     await age(ledger, "held", "b", 11)
     assert await reconcile(worker) == ([], set())
     assert (await job(ledger, "b")).state == "REVOKED"
+
+
+async def test_a_full_redis_is_waited_for(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    await ledger.call("CONFIG", "SET", "maxmemory", "1")
+    try:
+        beginning = asyncio.ensure_future(begin(worker, "a", "1"))
+        done, _ = await asyncio.wait([beginning], timeout=0.3)
+        assert not done
+    finally:
+        await ledger.call("CONFIG", "SET", "maxmemory", "0")
+    assert await beginning == "go"
