@@ -242,7 +242,8 @@ local function finish_one(from, state, value)
   local time = now()
   settle()
   redis.call('HSET', job, 'state', state, 'finished_at', time)
-  redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'not_before', 'lost')
+  redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'not_before', 'lost',
+    'delayed')
   set_value(value)
   move(from, state)
   local left = redis.call('HINCRBY', prefix .. 'open', known[2], -1)
@@ -318,8 +319,8 @@ local function lapse(state)
     return finish(state, 'FAILURE', DEAD)
   end
   local time = now()
-  redis.call('HSET', job, 'state', 'PENDING', 'due', time)
-  redis.call('HDEL', job, 'token', 'started_at')
+  redis.call('HSET', job, 'state', 'PENDING')
+  redis.call('HDEL', job, 'token', 'started_at', 'due')  -- which of two messages it begins by is not known
   set_value('null')
   move(state, 'PENDING')
   enqueued(time)
@@ -358,6 +359,7 @@ local function write(fields, input, ttl, delay, message, callback)
   if callback ~= '' then redis.call('HSET', job, 'callback', callback) end
   if delay then
     redis.call('HSET', job, 'due', time + delay)
+    if tonumber(delay) > 0 then redis.call('HSET', job, 'delayed', 1) end
     enqueued(time + delay)
   end
   redis.call('SET', prefix .. 'input:' .. id, input)
@@ -501,7 +503,7 @@ return 1
 START = (
     _COMMON
     + """
-local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked')
+local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed')
 local state = known[1]
 if not state then return 'unknown' end
 if ENDED[state] then return state end
@@ -556,13 +558,14 @@ end
 local attempt, queue = redis.call('HINCRBY', job, 'attempt', 1), queue_name()
 dequeued()
 redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', ARGV[4], 'worker', ARGV[6], 'retries', retries)
-redis.call('HDEL', job, 'not_before')
+redis.call('HDEL', job, 'not_before', 'delayed')
 redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
 set_value('null')
 move(state, 'STARTED')
 if known[4] then
   if attempt == 1 then pace(known[2] .. ' wait', math.max(0, time - known[4])) end
-  local reached = tonumber(redis.call('HGET', prefix .. 'reached', queue) or math.huge)
+  -- A worker holds what is delayed, and begins it before others that came earlier: that overtakes nobody.
+  local reached = known[8] and math.huge or tonumber(redis.call('HGET', prefix .. 'reached', queue) or math.huge)
   if tonumber(known[4]) > reached then redis.call('HSET', prefix .. 'reached', queue, known[4]) end
 end
 event('state', cjson.encode({state = 'STARTED', attempt = attempt, started_at = time}))
@@ -648,6 +651,7 @@ if not state or ENDED[state] then return 0 end
 local due = tonumber(ARGV[4]) or now()
 redis.call('SET', prefix .. 'message:' .. id, ARGV[3])
 redis.call('HSET', job, 'due', due)
+if ARGV[4] ~= '' then redis.call('HSET', job, 'delayed', 1) else redis.call('HDEL', job, 'delayed') end
 if bucket(state) ~= 'STARTED' then enqueued(due) end
 return 1
 """

@@ -44,7 +44,7 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, ImproperlyConfigured, Reject
 from celery.utils.time import rate
 from kombu.utils import json
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._store import Store, Stored
@@ -109,6 +109,10 @@ class _Recording:
     """Mixed into the app's result backend: what it stores goes into the ledger as well."""
 
     app: Celery
+
+    def exception_safe_to_retry(self, exc: BaseException) -> bool:
+        # Else Celery ends as a FAILURE what could not be said to have started, or to have succeeded.
+        return isinstance(exc, OutOfMemoryError) or bool(super().exception_safe_to_retry(exc))  # type: ignore[misc]
 
     def meta_from_decoded(self, meta: Any) -> Any:
         meta = super().meta_from_decoded(meta)  # type: ignore[misc]
