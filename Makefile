@@ -24,7 +24,7 @@ test: .venv
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ON_A_HANG)
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ON_A_HANG)
 	.ci/wheel
 
 COUNT := 10000
