@@ -8,8 +8,8 @@ from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry
 from tornado_celery_bridge.schedules._scheduler import Scheduler
 from tornado_celery_bridge.schedules._schedules import (
     Run,
-    Scheduled,
     ScheduleConflict,
+    Scheduled,
     ScheduleEntryNotFound,
     Schedules,
 )

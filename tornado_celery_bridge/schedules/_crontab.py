@@ -58,12 +58,10 @@ class Crontab:
         """Return, in UTC, the first time later than *after* (aware) that it is due; None for never."""
         if not self.fixed:
             return self._next(after.astimezone(UTC), zone)
-        wall: datetime | None = after.astimezone(zone).replace(tzinfo=UTC, fold=0)
-        while wall := self._next(wall, UTC):
-            due = _first(wall, zone)
-            if due > after:
-                return due
-        return None
+        wall = self._next(after.astimezone(zone).replace(tzinfo=UTC, fold=0), UTC)
+        while wall is not None and (due := _first(wall, zone)) <= after:
+            wall = self._next(wall, UTC)
+        return None if wall is None else due
 
     def _next(self, after: datetime, zone: tzinfo) -> datetime | None:
         time = after.replace(second=0, microsecond=0) + MINUTE

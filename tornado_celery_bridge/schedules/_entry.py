@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import re
 import zlib
@@ -198,7 +197,7 @@ class Entry:
         return slot + (zlib.crc32(f"{self.name}@{slot}".encode()) % (spread + 1) if spread else 0)
 
     def next_runs(self, after: datetime, count: int) -> list[datetime]:
-        """Return the first *count* times later than *after* that it is due, but for jitter; fewer if there are no more."""
+        """Return the first *count* times after *after* that it is due, but for jitter; fewer if it ends."""
         found: list[datetime] = []
         while len(found) < count and (due := self.next_run(after)) is not None:
             found.append(due)

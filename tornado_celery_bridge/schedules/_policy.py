@@ -91,7 +91,7 @@ def decide(entry: Entry, state: State, now: int) -> Decision:
 
 
 def _newest(entry: Entry, first: int, now: int, most: int) -> list[int]:
-    """Return the newest of the runs from *first* on that are due now; looking at few of the others, if there are many."""
+    """Return the newest of the runs from *first* on that are due now, without looking at all the others."""
     span = 60_000
     while True:
         start = max(first, now - span)

@@ -87,6 +87,7 @@ def ttl_of(app: Celery) -> int:
 
 
 def _queue(app: Celery, entry: Entry) -> str:
-    route: dict[str, Any] = app.amqp.router.route(dict(entry.options), entry.task, (), {}, app.tasks.get(entry.task))
+    task: Any = app.tasks.get(entry.task)
+    route: dict[str, Any] = app.amqp.router.route(dict(entry.options), entry.task, (), {}, task)
     queue = route.get("queue") or app.conf.task_default_queue
     return str(getattr(queue, "name", queue))

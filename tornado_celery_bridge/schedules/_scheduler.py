@@ -225,7 +225,7 @@ class Scheduler(celery.beat.Scheduler):
                 continue
             entry = taking_after(entry, stored).begun(now)
             slot = next_slot(entry, now)
-            changed += (entry.name, entry.encode(), "" if slot is None else slot, slot and entry.due(slot) or "")
+            changed += (entry.name, entry.encode(), "" if slot is None else slot, (slot and entry.due(slot)) or "")
         self._redis.run("LOAD", "", *changed, "", *same)
         self._is_loaded = True
 

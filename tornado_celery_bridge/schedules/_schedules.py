@@ -152,9 +152,10 @@ class Schedules:
             raise _not_found(name)
         return _scheduled(row)
 
-    async def list(self, *, after: str = "", limit: int = 50) -> list[Scheduled]:
+    async def find(self, *, after: str = "", limit: int = 50) -> list[Scheduled]:
         """Return entries in the order of their names, from the one after *after* on; none that nobody can use."""
-        low, found = f"({after}" if after else "-", []
+        low: str | bytes = f"({after}" if after else "-"
+        found: list[Scheduled] = []
         while len(found) < limit:
             key = f"{self._ledger.prefix}schedules"
             names = await self._ledger.call("ZRANGEBYLEX", key, low, "+", "LIMIT", 0, limit - len(found))
@@ -209,7 +210,7 @@ class Schedules:
         found = await self.get(name)
         return [] if found.halted else found.entry.next_runs(from_ms(await self._now()), count)
 
-    async def runs(self, name: str, *, limit: int = KEPT_RUNS) -> "list[Run]":
+    async def runs(self, name: str, *, limit: int = KEPT_RUNS) -> list[Run]:
         """Return what became of the last runs of an entry, the latest first; of more than a hundred nothing is kept."""
         key = f"{self._ledger.prefix}schedules:runs:{name}"
         found = []
@@ -275,7 +276,7 @@ class Schedules:
         raise conflict
 
 
-def _scheduled(row: "list[Any]") -> Scheduled:
+def _scheduled(row: list[Any]) -> Scheduled:
     """
     Return what READ says of an entry.
 

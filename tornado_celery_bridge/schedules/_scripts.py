@@ -271,7 +271,7 @@ return 1
 """
 )
 
-#: ARGV: prefix, name, its job's id, record's fields (JSON), input, message, note, how many notes are kept, ttl of a job.
+#: ARGV: prefix, name, its job's id, record's fields (JSON), input, message, note, how many notes are kept, a job's ttl.
 #: A run on demand, which a worker publishes. Returns whether it was accepted.
 RUN_NOW = (
     _SCHEDULES

@@ -76,7 +76,8 @@ def _when(app: Celery, when: Any, relative: bool) -> dict[str, Any]:
     if isinstance(when, solar):
         return {"solar": {"event": when.event, "lat": when.lat, "lon": when.lon}}
     if isinstance(when, schedule):
-        when, relative = when.run_every, relative or when.relative
+        relative = relative or when.relative
+        when = when.run_every  # type: ignore[attr-defined]
     every = maybe_timedelta(when)
     if not isinstance(every, timedelta):
         raise InvalidEntry("schedule", f"not one of Celery's own: {when!r}")
