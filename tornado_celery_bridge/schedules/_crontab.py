@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
-__all__ = ("Crontab", "parse")
+__all__ = ("Crontab", "check", "parse")
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -132,6 +132,18 @@ def parse(expression: str) -> Crontab:
         nth=frozenset((_number(match[1], 0, 6, DAYS) % 7, int(match[2] or 0)) for match in nth if match),
         fixed=not (minute.startswith("*") or hour.startswith("*")),
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def check(expression: str) -> None:
+    """
+    Return if an expression is one, and is due at some time.
+
+    Raises:
+        ValueError: It is none, or never due.
+    """
+    if parse(expression).next(datetime(2000, 1, 1, tzinfo=UTC), UTC) is None:
+        raise ValueError("this crontab is never due")
 
 
 def _numbers(parts: list[str], low: int, high: int, names: tuple[str, ...] = ()) -> Iterator[int]:

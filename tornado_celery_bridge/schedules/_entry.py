@@ -6,7 +6,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
@@ -52,7 +52,9 @@ class Entry:
     """
     A schedule entry as it was asked for. Times are aware datetimes, durations seconds.
 
-    When it is due is said by exactly one of ``crontab``, ``interval``, ``once`` and ``solar``.
+    When it is due is said by exactly one of ``crontab``, ``interval``, ``once`` and ``solar``. The first entry in a
+    time zone reads the zone's file, and a crontab that is rarely due takes some milliseconds: on an event loop make it,
+    and ask it, in a thread.
 
     Raises:
         InvalidEntry: It can't be meant.
@@ -118,11 +120,9 @@ class Entry:
         _zone(self.timezone)
         if self.crontab is not None:
             try:
-                never = _crontab.parse(self.crontab).next(datetime.now(UTC), UTC) is None
+                _crontab.check(self.crontab)
             except ValueError as exc:
                 raise InvalidEntry("crontab", str(exc)) from exc
-            if never:
-                raise InvalidEntry("crontab", "it is never due")
         if self.solar is not None:
             self._next_solar(datetime.now(UTC))
         try:
@@ -265,7 +265,9 @@ def _time(field: str, text: str) -> datetime:
 
 
 @functools.lru_cache(maxsize=1024)
-def _zone(name: str) -> ZoneInfo:
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":
+        return UTC
     try:
         return ZoneInfo(name)
     except (ValueError, TypeError, OSError, KeyError) as exc:  # ZoneInfoNotFoundError is a KeyError

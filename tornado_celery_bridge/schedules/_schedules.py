@@ -1,5 +1,7 @@
 """The schedules, as an event loop uses them: to make, change, read and remove entries while beat runs."""
 
+import asyncio
+import contextlib
 import dataclasses
 import json
 import uuid
@@ -110,7 +112,7 @@ class Schedules:
             ScheduleConflict: There is one of this name.
             InvalidEntry: It is never due.
         """
-        return await self._put(await self._due(entry), "0")
+        return await self._put(entry, "0", must_be_due=True)
 
     async def replace(self, entry: Entry, *, version: int | None = None) -> Scheduled:
         """
@@ -124,7 +126,7 @@ class Schedules:
             ScheduleConflict: It has another, or is the configuration's.
             InvalidEntry: It is never due.
         """
-        return await self._put(await self._due(entry), "" if version is None else str(version))
+        return await self._put(entry, "" if version is None else str(version), must_be_due=True)
 
     async def delete(self, name: str, *, version: int | None = None) -> None:
         """
@@ -150,7 +152,7 @@ class Schedules:
         [row] = await self._ledger.run(_scripts.READ, "", name)
         if not row:
             raise _not_found(name)
-        return _scheduled(row)
+        return await asyncio.to_thread(_scheduled, row)
 
     async def find(self, *, after: str = "", limit: int = 50) -> list[Scheduled]:
         """Return entries in the order of their names, from the one after *after* on; none that nobody can use."""
@@ -161,12 +163,8 @@ class Schedules:
             names = await self._ledger.call("ZRANGEBYLEX", key, low, "+", "LIMIT", 0, limit - len(found))
             if not names:
                 break
-            for row in await self._ledger.run(_scripts.READ, "", *names):
-                if row and not row[7]:
-                    try:
-                        found.append(_scheduled(row))
-                    except InvalidEntry:  # beat sets it aside when it is due
-                        continue
+            rows = await self._ledger.run(_scripts.READ, "", *names)
+            found += await asyncio.to_thread(_usable, rows)
             low = b"(" + names[-1]
         return found
 
@@ -208,7 +206,8 @@ class Schedules:
     async def next_runs(self, name: str, count: int = 10) -> list[datetime]:
         """Return when an entry is due next, but for jitter, in UTC; errors as :meth:`get`."""
         found = await self.get(name)
-        return [] if found.halted else found.entry.next_runs(from_ms(await self._now()), count)
+        now = from_ms(await self._now())
+        return [] if found.halted else await asyncio.to_thread(found.entry.next_runs, now, count)
 
     async def runs(self, name: str, *, limit: int = KEPT_RUNS) -> list[Run]:
         """Return what became of the last runs of an entry, the latest first; of more than a hundred nothing is kept."""
@@ -250,15 +249,14 @@ class Schedules:
         seconds, micros = await self._ledger.call("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
-    async def _due(self, entry: Entry) -> Entry:
+    async def _put(
+        self, entry: Entry, version: str, *, must_be_due: bool = False, may_be_static: bool = False
+    ) -> Scheduled:
         now = await self._now()
         entry = entry.begun(now)
-        if entry.enabled and next_slot(entry, now) is None:
+        slot = await asyncio.to_thread(next_slot, entry, now)
+        if must_be_due and entry.enabled and slot is None:
             raise InvalidEntry("once" if entry.once else "end", "it is never due again")
-        return entry
-
-    async def _put(self, entry: Entry, version: str, *, may_be_static: bool = False) -> Scheduled:
-        slot = next_slot(entry, await self._now())
         when = ("", "") if slot is None else (slot, entry.due(slot))
         stored = entry.encode()
         answer = await self._ledger.run(_scripts.PUT, entry.name, version, stored, *when, "1" if may_be_static else "")
@@ -296,6 +294,15 @@ def _scheduled(row: list[Any]) -> Scheduled:
         halted=halted.decode(),
         static=bool(static),
     )
+
+
+def _usable(rows: list[Any]) -> list[Scheduled]:
+    found = []
+    for row in rows:
+        if row:
+            with contextlib.suppress(InvalidEntry):  # beat sets aside what is not yet
+                found.append(_scheduled(row))
+    return found
 
 
 def _check(name: str, answer: int) -> None:
