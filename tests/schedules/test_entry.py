@@ -93,6 +93,9 @@ def test_once_start_end_and_pause() -> None:
     once = entry(once=NOON)
     assert once.next_run(NOON - HOUR) == NOON
     assert once.next_run(NOON) is None
+    exact = entry(once=NOON + timedelta(microseconds=1_234_567)).next_run(NOON)
+    assert exact == NOON + timedelta(milliseconds=1_234)
+    assert entry(once=NOON + timedelta(microseconds=1_234_567)).next_run(exact) is None
     assert entry(start=NOON, end=NOON + HOUR).next_runs(NOON - HOUR * 24, 5) == [NOON, NOON + HOUR]
     assert entry(paused_until=NOON).next_run(NOON - HOUR * 24) == NOON
     assert entry(enabled=False).next_run(NOON) is None

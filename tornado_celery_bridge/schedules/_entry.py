@@ -178,7 +178,8 @@ class Entry:
             times = (to_ms(after) - anchor) // every + 1
             return from_ms(anchor + max(0, times) * every)
         if self.once is not None:
-            return self.once.astimezone(UTC) if self.once > after else None
+            once = from_ms(to_ms(self.once))  # as exact as a slot, or it would come again after its own
+            return once if once > after else None
         return self._next_solar(after)
 
     def _next_solar(self, after: datetime) -> datetime:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from celery import states
 
-from tornado_celery_bridge.schedules._entry import Entry, from_ms, to_ms
+from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry, from_ms, to_ms
 
 __all__ = ("HOLD", "Decision", "State", "decide", "next_slot")
 
@@ -50,9 +50,18 @@ class Decision(NamedTuple):
 
 
 def next_slot(entry: Entry, after: int) -> int | None:
-    """Return the first run after a time, or None."""
+    """
+    Return the first run after a time, or None.
+
+    Raises:
+        InvalidEntry: The entry's is not after it: beat would look for ever.
+    """
     found = entry.next_run(from_ms(after))
-    return None if found is None else to_ms(found)
+    if found is None:
+        return None
+    if to_ms(found) <= after:
+        raise InvalidEntry("entry", f"it is due at {found} again")
+    return to_ms(found)
 
 
 def decide(entry: Entry, state: State, now: int) -> Decision:
