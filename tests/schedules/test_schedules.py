@@ -402,6 +402,19 @@ async def test_static_entries(schedules: Schedules, app: Celery) -> None:
     assert [each.entry.name for each in await schedules.find()] == ["a", "b", "mine"]
 
 
+async def test_an_emptied_redis_gets_the_configuration_again(schedules: Schedules, app: Celery) -> None:
+    app.conf.beat_schedule = {"a": {"task": "t", "schedule": 60}}
+    beat = await asyncio.to_thread(Beat, app)
+    await asyncio.to_thread(beat.ask)
+    await look(beat)
+    await schedules._ledger.call("FLUSHALL")
+    await asyncio.to_thread(beat.ask)
+    await look(beat)
+    await look(beat)
+    assert (await schedules.get("a")).static
+    await asyncio.to_thread(beat.close)
+
+
 async def test_it_says_what_it_needs(redis_of_ours: Server) -> None:
     app = Celery("no ledger", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
     with pytest.raises(ImproperlyConfigured, match="install"):

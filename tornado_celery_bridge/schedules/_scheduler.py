@@ -203,7 +203,8 @@ class Scheduler(celery.beat.Scheduler):
         lease, self._lease = self._lease, None
         if lease is not None:
             lease.stop()
-            self._publisher.close()
+        if (publisher := self.__dict__.pop("_publisher", None)) is not None:
+            publisher.close()
         super().close()
 
     # The configuration's entries.
