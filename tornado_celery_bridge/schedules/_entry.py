@@ -25,7 +25,7 @@ Misfire = Literal["skip", "once", "all"]
 
 #: Seconds; what is to run more often than that is a loop, and no schedule.
 MIN_INTERVAL = 0.1
-MAX_NAME, MAX_NOTE, MAX_TAGS = 200, 4_000, 20
+MAX_NAME, MAX_NOTE, MAX_TAGS, MAX_CAP = 200, 4_000, 20, 1_000
 #: Options that are the schedule's own.
 RESERVED = frozenset({"task_id", "eta", "countdown"})
 
@@ -148,7 +148,7 @@ class Entry:
             ("max_runs", _is_count(self.max_runs), positive),
             ("overlap", self.overlap in get_args(Overlap), f"one of {', '.join(get_args(Overlap))}"),
             ("misfire", self.misfire in get_args(Misfire), f"one of {', '.join(get_args(Misfire))}"),
-            ("misfire_cap", self.misfire_cap is not None and _is_count(self.misfire_cap), positive),
+            ("misfire_cap", _is_count(self.misfire_cap) and 0 < (self.misfire_cap or 0) <= MAX_CAP, f"1 to {MAX_CAP}"),
             ("grace", _is_number(self.grace, 0), "this should be 0 or more"),
             ("pause_after", _is_count(self.pause_after), positive),
             ("owner", isinstance(self.owner, str), "this should be text"),

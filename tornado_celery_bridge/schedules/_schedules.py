@@ -212,21 +212,10 @@ class Schedules:
     async def runs(self, name: str, *, limit: int = KEPT_RUNS) -> list[Run]:
         """Return what became of the last runs of an entry, the latest first; of more than a hundred nothing is kept."""
         key = f"{self._ledger.prefix}schedules:runs:{name}"
-        found = []
-        for note in await self._ledger.call("LRANGE", key, 0, limit - 1):
-            given = json.loads(note)
-            job = await self._ledger.get(given["job"]) if "job" in given else None
-            slot = None if given["slot"] is None else from_ms(given["slot"])
-            found.append(
-                Run(
-                    slot=slot,
-                    at=from_ms(given["at"]),
-                    job_id=given.get("job"),
-                    why=given.get("why", ""),
-                    job=job if isinstance(job, Job) else None,
-                )
-            )
-        return found
+        notes = [json.loads(note) for note in await self._ledger.call("LRANGE", key, 0, limit - 1)]
+        ids = [note["job"] for note in notes if "job" in note]
+        jobs = dict(zip(ids, await asyncio.gather(*map(self._ledger.get, ids)), strict=True))
+        return [_run(note, jobs.get(note.get("job"))) for note in notes]
 
     async def quarantined(self) -> dict[str, str]:
         """Return the names of entries that nobody can use, and why; replacing or deleting one is what helps."""
@@ -303,6 +292,16 @@ def _usable(rows: list[Any]) -> list[Scheduled]:
             with contextlib.suppress(InvalidEntry):  # beat sets aside what is not yet
                 found.append(_scheduled(row))
     return found
+
+
+def _run(note: dict[str, Any], job: Any) -> Run:
+    return Run(
+        slot=None if note["slot"] is None else from_ms(note["slot"]),
+        at=from_ms(note["at"]),
+        job_id=note.get("job"),
+        why=note.get("why", ""),
+        job=job if isinstance(job, Job) else None,
+    )
 
 
 def _check(name: str, answer: int) -> None:
