@@ -21,6 +21,7 @@ def entry(**fields: Any) -> Entry:
     [
         ("name", {"name": ""}),
         ("name", {"name": "a\nb"}),
+        ("name", {"name": "a\ud800"}),
         ("name", {"name": "x" * 201}),
         ("task", {"task": 7}),
         ("input", {"input": "text"}),

@@ -288,7 +288,7 @@ async def test_one_leads_and_the_other_is_refused(schedules: Schedules, app: Cel
 
     # It wakes in the middle of its tick.
     now, _, _, row = due
-    one = beat._read(row, now)
+    one = beat._read(row, beat.lease.leader, now)
     assert one is not None
     assert not await asyncio.to_thread(beat._run, [one], beat.lease.leader, now)
     assert (await schedules.get("e")).runs == 0
@@ -304,7 +304,7 @@ async def test_what_was_changed_meanwhile_does_not_run(schedules: Schedules, bea
     await schedules.create(entry(**HOURLY))
     await be_due(schedules)
     now, _, _, row = await asyncio.to_thread(beat._redis.run, "DUE", "", beat.lease.leader, 10)
-    one = beat._read(row, now)
+    one = beat._read(row, beat.lease.leader, now)
     assert one is not None
     await schedules.replace(entry(**HOURLY, note="changed"))
     assert await asyncio.to_thread(beat._run, [one], beat.lease.leader, now)
@@ -316,7 +316,7 @@ async def test_what_was_changed_meanwhile_does_not_run(schedules: Schedules, bea
 
 async def test_quarantine(schedules: Schedules, beat: Beat) -> None:
     ledger = schedules._ledger
-    names = ["good", "not-json", "other-name", "no-cron", "no-hash", "no-slot", "gone", "no-queue"]
+    names = ["good", "not-json", "other-name", "no-cron", "no-hash", "no-slot", "gone", "no-job", "no-queue"]
     for name in names[:-1]:
         await schedules.create(entry(**HOURLY | {"name": name}))
     await schedules.create(entry(**HOURLY | {"name": "no-queue"}, options={"queue": "nobody's"}))
@@ -330,6 +330,8 @@ async def test_quarantine(schedules: Schedules, beat: Beat) -> None:
     await ledger.call("HSET", f"{key}no-slot", "slot", "soon")
     await ledger.call("SET", f"{key}no-hash", "x")
     await ledger.call("DEL", f"{key}gone")
+    await ledger.call("HSET", f"{key}no-job", "last", "x")
+    await ledger.call("SET", f"{ledger.prefix}job:x", "no hash")
     await look(beat)
     assert (await schedules.get("good")).runs == 1
     reasons = {
@@ -345,7 +347,7 @@ async def test_quarantine(schedules: Schedules, beat: Beat) -> None:
     assert all(reasons[name] in told[name] for name in reasons)
     with pytest.raises(InvalidEntry):
         await schedules.get("no-cron")
-    assert [each.entry.name for each in await schedules.find()] == ["good"]
+    assert [each.entry.name for each in await schedules.find()] == ["good", "no-job"]
     await be_due(schedules, "good")
     await look(beat)  # they are due no more
     assert (await schedules.get("good")).runs == 2

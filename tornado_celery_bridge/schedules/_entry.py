@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import re
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -28,8 +27,6 @@ MIN_INTERVAL = 0.1
 MAX_NAME, MAX_NOTE, MAX_TAGS, MAX_CAP = 200, 4_000, 20, 1_000
 #: Options that are the schedule's own.
 RESERVED = frozenset({"task_id", "eta", "countdown"})
-
-_NAME = re.compile(r"[^\x00-\x1f\x7f]+")
 
 
 class InvalidEntry(BridgeError, ValueError):
@@ -134,7 +131,7 @@ class Entry:
         name, tags, positive = self.name, self.tags, "this should be a positive number"
         times = {field: getattr(self, field) for field in ("anchor", "once", "start", "end", "paused_until")}
         return [
-            ("name", _is_text(name) and len(name) <= MAX_NAME, f"1 to {MAX_NAME} characters, none of them control"),
+            ("name", _is_text(name) and len(name) <= MAX_NAME, f"1 to {MAX_NAME} characters, all of them printable"),
             ("task", _is_text(self.task), "this should be a task's name"),
             ("input", isinstance(self.input, dict | list), "this should be an object, or a list"),
             ("options", isinstance(self.options, dict), "this should be an object"),
@@ -151,7 +148,7 @@ class Entry:
             ("misfire_cap", _is_count(self.misfire_cap) and 0 < (self.misfire_cap or 0) <= MAX_CAP, f"1 to {MAX_CAP}"),
             ("grace", _is_number(self.grace, 0), "this should be 0 or more"),
             ("pause_after", _is_count(self.pause_after), positive),
-            ("owner", isinstance(self.owner, str), "this should be text"),
+            ("owner", self.owner == "" or _is_text(self.owner), "this should be printable text"),
             ("note", isinstance(self.note, str) and len(self.note) <= MAX_NOTE, f"at most {MAX_NOTE} characters"),
             ("tags", isinstance(tags, list) and all(map(_is_text, tags)) and len(tags) <= MAX_TAGS, "a list of words"),
         ]
@@ -276,7 +273,7 @@ def _zone(name: str) -> tzinfo:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+    return isinstance(value, str) and value != "" and value.isprintable()  # half of a surrogate pair is not
 
 
 def _is_number(value: Any, least: float) -> bool:

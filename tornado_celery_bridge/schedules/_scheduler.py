@@ -111,7 +111,7 @@ class Lease:
     def lost(self) -> None:
         """Note that Redis says that it does not lead."""
         if self._leads.is_set():
-            log.warning("beat: another one leads: standing by")
+            log.warning("beat: another one leads, or Redis is away: standing by")
         self._leads.clear()
 
     @property
@@ -241,7 +241,7 @@ class Scheduler(celery.beat.Scheduler):
         if not is_loaded:  # Redis was emptied
             self._is_loaded = False
             return None
-        due = [one for row in rows if (one := self._read(row, now)) is not None]
+        due = [one for row in rows if (one := self._read(row, leader, now)) is not None]
         if due and not self._run(due, leader, now):
             return lease.lost()
         if not rows:
@@ -249,7 +249,7 @@ class Scheduler(celery.beat.Scheduler):
             self._redis.client.blpop([f"{self._redis.prefix}schedules:wake"], timeout=max(seconds, 0.001))
         return None
 
-    def _read(self, row: list[Any], now: int) -> Due | None:
+    def _read(self, row: list[Any], leader: str, now: int) -> Due | None:
         """Return what is to be done about an entry; one that nobody can use is set aside."""
         name, *known = row
         try:
@@ -257,7 +257,7 @@ class Scheduler(celery.beat.Scheduler):
             decision = decide(entry, state, now)
             runs = [new_run(self.app, entry, run_id(entry.name, slot), slot=slot, now=now) for slot in decision.runs]
         except Exception as exc:  # whatever is wrong with it is wrong with it alone
-            self._set_aside(name, exc)
+            self._set_aside(name, leader, exc)
             return None
         return Due(entry, version, state, decision, runs)
 
@@ -284,7 +284,7 @@ class Scheduler(celery.beat.Scheduler):
         for (entry, *_, decision, runs), answer in zip(due, pipeline.execute(raise_on_error=False), strict=True):
             if isinstance(answer, Exception):
                 if "WRONGTYPE" in str(answer):  # somebody's own key is in the place of one of the entry's
-                    self._set_aside(entry.name, answer)
+                    self._set_aside(entry.name, leader, answer)
                 else:
                     failed = answer
             elif decision.why == "paused":
@@ -298,9 +298,9 @@ class Scheduler(celery.beat.Scheduler):
             raise failed
         return leads
 
-    def _set_aside(self, name: bytes | str, reason: Exception) -> None:
+    def _set_aside(self, name: bytes | str, leader: str, reason: Exception) -> None:
         log.error("beat: entry %r is set aside: %s", name, reason)
-        self._redis.run("QUARANTINE", name, f"{type(reason).__name__}: {reason}")
+        self._redis.run("QUARANTINE", name, leader, f"{type(reason).__name__}: {reason}")
 
     # Publishing.
 

@@ -81,7 +81,7 @@ class Run(NamedTuple):
     at: datetime
     #: Its job's id; None for one that did not begin.
     job_id: str | None = None
-    #: Why it did not: ``missed`` (these, up to this slot) or ``skipped`` (the last one was unfinished).
+    #: Why it did not: ``missed`` (from this slot on) or ``skipped`` (the last one was unfinished).
     why: str = ""
     #: Its job, while that is kept.
     job: Job | None = None

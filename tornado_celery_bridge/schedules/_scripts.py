@@ -193,7 +193,8 @@ for _, name in ipairs(names) do
   local known = known_of(name, 'entry', 'version', 'slot', 'runs', 'failures', 'last', 'counted', 'held')
   if known then
     for field = 1, 8 do one[field + 1] = known[field] or '' end
-    one[10] = known[6] and redis.call('HGET', prefix .. 'job:' .. known[6], 'state') or ''
+    local state = redis.pcall('HGET', prefix .. 'job:' .. (known[6] or ''), 'state')
+    one[10] = type(state) == 'string' and state or ''
   end
   found[#found + 1] = one
 end
@@ -258,15 +259,16 @@ return 1
 """
 )
 
-#: ARGV: prefix, name, why. Sets an entry aside that nobody can use.
+#: ARGV: prefix, name, leader as it is written, why. Sets an entry aside that nobody can use.
 QUARANTINE = (
     _SCHEDULES
     + """
+if redis.call('GET', schedules .. ':leader') ~= ARGV[3] then return 0 end
 redis.call('ZREM', schedules .. ':due', id)
 if redis.call('EXISTS', key_of(id)) == 0 then return 0 end
 redis.call('SADD', schedules .. ':quarantined', id)
 redis.call('ZADD', schedules, 0, id)
-redis.pcall('HSET', key_of(id), 'quarantined', ARGV[3])
+redis.pcall('HSET', key_of(id), 'quarantined', ARGV[4])
 return 1
 """
 )
