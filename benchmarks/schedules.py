@@ -4,10 +4,13 @@ What the schedules cost beat: ``python -m benchmarks.schedules``. Prints, for ea
 - what a look costs when nothing is due, and when a hundred entries are: read, decided, accepted and published;
 - with a hundred entries due at each full second and a real beat: how late their runs were accepted, by the server's
   clock (their messages follow within the time of a look), how many there were of how many that should have been, and
-  beat's memory and share of a core.
+  beat's memory and share of a core;
+- the same of RedBeat, if it can be imported (it needs no more than ``pip install --no-deps celery-redbeat tenacity``),
+  but for what it has no notion of: its intervals count from the last run, so none of them is late.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -20,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from celery import Celery
+from celery.schedules import crontab
 from redis import Redis
 
 from tests.schedules.test_beats import seed
@@ -76,15 +80,34 @@ def look_cost(server: Server, looks: int) -> tuple[float, float]:
 
 
 @contextmanager
-def beat_process(server: Server) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {**os.environ, "BENCH_REDIS": server.url, "PYTHONPATH": str(ROOT)}
+def beat_process(server: Server, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, "BENCH_REDIS": server.url, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
     command = [sys.executable, "-m", "celery", "-A", "benchmarks.schedules", "beat", "--pidfile=", "-l", "WARNING"]
+    command += flags
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
         yield process
     finally:
         process.terminate()
         process.wait()
+
+
+def redbeat(server: Server, idle: int, duration: float) -> tuple[int, float, float]:
+    """Return how many runs RedBeat published with a hundred due each second, its MB, and its share of a core."""
+    from redbeat import RedBeatSchedulerEntry
+
+    app.conf.update(broker_url=server.url, redbeat_redis_url=server.url)
+    for number in range(idle):
+        when = crontab(minute=number % 60, hour=number // 60 % 24)
+        RedBeatSchedulerEntry(f"idle{number}", TASK, when, app=app).save()
+    for number in range(DUE):
+        RedBeatSchedulerEntry(f"due{number}", TASK, 1.0, app=app).save()
+    flags = ("-S", "redbeat.RedBeatScheduler", "--max-interval", "1")
+    with server.client() as client, beat_process(server, *flags) as process:
+        wait_for(lambda: client.llen("celery") >= DUE)
+        used, sent = _cpu(process.pid), client.llen("celery")
+        time.sleep(duration)
+        return client.llen("celery") - sent, _memory(process.pid), (_cpu(process.pid) - used) / duration
 
 
 def lateness(server: Server, duration: float) -> tuple[list[int], int, float, float]:
@@ -117,6 +140,16 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@contextmanager
+def fresh_server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder)).start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.schedules", description=__doc__)
     parser.add_argument("--idle", type=int, nargs="*", default=[1_000, 100_000])
@@ -126,21 +159,22 @@ def main() -> None:
     print("| idle entries | look, nothing due | 100 due | runs | late, p50 | p99 | max | beat's memory | of a core |")
     print("| --- " * 9 + "|")
     for count in options.idle:
-        with tempfile.TemporaryDirectory() as folder:
-            server = Server(Path(folder)).start()
-            try:
-                with server.client() as client:
-                    idle(client, count, int(time.time() * 1000) + 86_400_000)
-                nothing_due, some_due = look_cost(server, options.looks)
-                late, should, memory, share = lateness(server, options.seconds)
-            finally:
-                server.stop()
+        with fresh_server() as server:
+            with server.client() as client:
+                idle(client, count, int(time.time() * 1000) + 86_400_000)
+            nothing_due, some_due = look_cost(server, options.looks)
+            late, should, memory, share = lateness(server, options.seconds)
         late.sort()
         p50, p99 = (late[min(len(late) - 1, int(len(late) * part))] for part in (0.5, 0.99))
         print(
             f"| {count:,} | {nothing_due:.2f} ms | {some_due:.1f} ms | {len(late):,} of {should:,} | {p50} ms "
             f"| {p99} ms | {late[-1]} ms | {memory:.0f} MB | {share:.0%} |"
         )
+        if importlib.util.find_spec("redbeat"):
+            with fresh_server() as server:
+                runs, memory, share = redbeat(server, count, options.seconds)
+            should = round(options.seconds) * DUE
+            print(f"| {count:,}, RedBeat | | | {runs:,} of {should:,} | | | | {memory:.0f} MB | {share:.0%} |")
 
 
 if __name__ == "__main__":
