@@ -1,5 +1,6 @@
 # make up     the whole service on this machine; Ctrl-C ends it
 # make test   everything that CI runs
+# make faults   the fault matrix with large numbers (COUNT=10000, hours), into docs/reliability.md
 # make lock   requirements/*.lock anew, from pyproject.toml: service (what `make up` runs), dev (all), test (the wheel)
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ export PYTHON
 export PYTEST_ON_A_HANG := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := up
-.PHONY: up test lock .venv
+.PHONY: up test faults lock .venv
 
 up:
 	@deploy/venv.sh service
@@ -23,8 +24,14 @@ test: .venv
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
-	.venv/bin/python -m pytest $(PYTEST_ON_A_HANG)
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ON_A_HANG)
 	.ci/wheel
+
+COUNT := 10000
+faults: .venv
+	.venv/bin/python -m tests.faults --count $(COUNT) --stock
+	.venv/bin/python -m tests.faults --minutes 30
+	.venv/bin/python -m tests.faults --count $(COUNT)
 
 # uv resolves for every platform and every Python from 3.11 on at once, which pip cannot. It has an environment of
 # its own: nothing needs it at run time. --no-emit-index-url: a lock names no registry.

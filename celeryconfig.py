@@ -30,6 +30,8 @@ job_store_url = os.environ.get("JOB_STORE_URL") or f"file://{_data_dir}/blobs"
 
 imports = ("tasks.text", "tasks.images", "tasks.data", "tasks.housekeeping")
 
+# What may not be otherwise, `python -m web check` says, and the processes as they start (docs/operations.md has more).
+
 # JSON only: a pickle in a queue is code that its writer runs in our workers.
 task_serializer = result_serializer = "json"
 accept_content = ["json"]
@@ -41,25 +43,31 @@ task_create_missing_queues = False
 
 # A message is acknowledged after its task, so a killed worker's tasks run again.
 task_acks_late = True
+# A killed process' message goes back; of a job it is a copy, dropped, and the ledger publishes it again: 5 s, measured.
 task_reject_on_worker_lost = True
-task_retry_on_worker_lost = True
+# Instead of that Celery would retry it after 180 s, and after three of them end it as a FAILURE.
+task_retry_on_worker_lost = False
+# A task that raised or timed out has ended: its message does not come again.
 task_acks_on_failure = task_acks_on_timeout = True
+# Who has one task at a time has none waiting in its hands while others are idle.
 worker_prefetch_multiplier = 1
+# What a worker runs when it loses its broker comes again, and would run twice.
 worker_cancel_long_running_tasks_on_connection_loss = True
 
 # A task that hangs gives its slot back: an exception at 570 s, a kill at 600 s.
 task_soft_time_limit = 570
 task_time_limit = 600
 worker_max_tasks_per_child = 1000  # bounds what a leaking task can take
-worker_soft_shutdown_timeout = 30.0  # seconds for running tasks to end after TERM
-worker_enable_soft_shutdown_on_idle = True
+worker_soft_shutdown_timeout = 30.0  # seconds for running tasks to end after QUIT; then their messages go back
+worker_enable_soft_shutdown_on_idle = True  # a task with an eta counts as idle, and its message goes back, too
 
 # What a caller and Flower can see of a task: STARTED, its name, arguments and worker, and events.
 task_track_started = True
 result_extended = True
 worker_send_task_events = True
 task_send_sent_event = True
-result_expires = 86_400  # seconds
+result_expires = 86_400  # seconds; a job's result is kept for JOB_TTL in the ledger, whatever this is
+# A result that can't be stored now is stored later: a task without one would run again.
 result_backend_always_retry = True
 result_backend_max_retries = 20  # else a worker retries a lost backend for ever, deaf to TERM
 
@@ -73,24 +81,30 @@ task_publish_retry_policy = {"max_retries": 1, "interval_start": 0.1, "interval_
 broker_transport_options: dict[str, Any] = {}
 if broker_url.startswith(("redis", "rediss", "sentinel")):
     broker_transport_options = {
-        # An unacknowledged message is redelivered after this: longer than any task may run.
-        "visibility_timeout": 3600,
-        # A dead worker's messages are looked for every 5 s, not every 100 s.
+        # Jobs have a lease of 10 s in the ledger and need no redelivery. This is for tasks that are none, and it must
+        # be longer than they are held: a countdown or a retry's wait of up to 10 min, then a run of up to 10 min.
+        # Shorter, they run twice without any fault (20 s at a timeout of 5 s: four starts; a job: one); longer, a
+        # killed worker's wait for longer.
+        "visibility_timeout": 2 * task_time_limit + 60,
+        # What is due for redelivery is looked for every 5 s, not every 100 s.
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
         # A worker that is killed while it looks keeps the others from looking for so long (kombu's default: 300 s).
         "unacked_mutex_expire": 10,
+        # A server that is frozen, or gone without a word, is noticed.
         "socket_timeout": 5.0,
         "socket_connect_timeout": 2.0,
         "socket_keepalive": True,
         "health_check_interval": 5,
     }
 if broker_url.startswith(("amqp", "pyamqp")):
-    task_default_queue_type = "quorum"
+    task_default_queue_type = "quorum"  # on disk, and on several nodes where there are
     task_default_exchange_type = "topic"  # what native delayed delivery needs of a quorum queue
-    broker_heartbeat = 10.0
+    broker_heartbeat = 10.0  # seconds: a server that is gone without a word is noticed
+    # A message counts as published when the server has it: without, 3 of 2,966 were lost as it was killed.
     broker_transport_options = {"confirm_publish": True, "confirm_timeout": 2.0}
 
+# The same of the result backend.
 redis_socket_timeout = 10.0
 redis_socket_connect_timeout = 2.0
 # A Unix socket has no keepalive, and redis-py refuses to be given one.

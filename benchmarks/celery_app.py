@@ -4,10 +4,10 @@ import os
 
 from celery import Celery
 
-from tornado_celery_bridge.ledger.worker import install
-
 app = Celery("bench", broker=os.environ["BENCH_REDIS"], backend=os.environ["BENCH_REDIS"])
 if "CELERY_APP" in os.environ:  # it is the service that is measured
+    from tornado_celery_bridge.ledger.worker import install
+
     install(app)
 
 

@@ -2,7 +2,8 @@
 What the ledger costs: ``python -m benchmarks.jobs`` (needs wrk). Prints, all of one run:
 
 - submitting over HTTP (validation, ledger, publishing; and with an API key and an idempotency key besides) against a
-  bare Tornado handler that parses the same JSON, and against Flower's own submit endpoint;
+  bare Tornado handler that parses the same JSON, and against Flower's and celery-fastapi's own submit endpoints (of the
+  latter in the interpreter that ``BENCH_PYTHON`` names, with requirements/peers.lock; else it is left out);
 - memory of a finished job, with and without its events;
 - how long a page of a list takes among 100,000 jobs.
 """
@@ -51,8 +52,7 @@ async def serve_bare() -> None:
 def rate(command: list[str], path: str, body: str, header: str, server: Server, seconds: int, **more: str) -> float:
     """Return how many requests a second a process answers with 2xx."""
     port = str(free_port())
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "PORT": port, **more}
-    environment |= {"BENCH_REDIS": server.url, "CELERY_APP": "benchmarks.celery_app", "FLOWER_UNAUTHENTICATED_API": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "PORT": port, "BENCH_REDIS": server.url, **more}
     process = subprocess.Popen(
         [part.replace("{port}", port) for part in command],
         env=environment,
@@ -91,18 +91,23 @@ def submitting(server: Server, folder: Path, rounds: int, seconds: int) -> None:
     bare = [sys.executable, "-m", "benchmarks.jobs", "--bare"]
     flower = [sys.executable, "-m", "celery", "-A", "benchmarks.celery_app", "flower"]
     path = "/v1/tasks/bench.add/jobs"
+    ours = {"CELERY_APP": "benchmarks.celery_app"}
     ways: dict[str, Any] = {
         "bare handler that parses the same JSON": (bare, "/", BODY, "", {}),
-        "**submit a job**": (web, path, BODY, "", {}),
-        "**with an API key and an idempotency key**": (web, path, BODY, numbered, {"API_KEYS_FILE": str(keys)}),
+        "**submit a job**": (web, path, BODY, "", ours),
+        "**with an API key and an idempotency key**": (web, path, BODY, numbered, ours | {"API_KEYS_FILE": str(keys)}),
         "Flower `async-apply`": (
             [*flower, "--address=127.0.0.1", "--port={port}"],
             "/api/task/async-apply/bench.add",
             FLOWER_BODY,
             "",
-            {},
+            {"FLOWER_UNAUTHENTICATED_API": "1"},
         ),
     }
+    if "BENCH_PYTHON" in os.environ:
+        uvicorn = [os.environ["BENCH_PYTHON"], "-m", "uvicorn", "benchmarks.celery_fastapi:service", "--port={port}"]
+        quiet = ["--no-access-log", "--log-level=warning"]
+        ways["celery-fastapi"] = ([*uvicorn, *quiet], "/bench/add", json.dumps({"x": 2, "y": 2}), "", {})
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, (command, target, body, header, more) in ways.items():
@@ -191,6 +196,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "redis", "--appendonly", "no").start()
         os.environ["BENCH_REDIS"] = server.url
+        os.environ["ALLOW_UNSAFE"] = "no-aof,early-acks,lost-fails"  # nothing is to survive here
         try:
             if options.rounds:
                 submitting(server, Path(folder), options.rounds, options.seconds)

@@ -126,7 +126,7 @@ def lateness(server: Server, duration: float) -> tuple[list[int], int, float, fl
             json.loads(n) for number in range(DUE) for n in client.lrange(f"tcb:schedules:runs:due{number}", 0, -1)
         ]
         runs = [note for note in notes if note["slot"] <= end]
-        late = [int(client.hget(f"tcb:job:{run['job']}", "created") or 0) - run["slot"] for run in runs]
+        late = [int(client.hget(f"tcb:job:{run['job']}", "due") or 0) - run["slot"] for run in runs]
         should = ((end - begun) // 1000 + 1) * DUE
     return late, should, memory, share
 

@@ -39,7 +39,7 @@ def command(settings: Settings) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(settings.data_dir),
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always",  # with everysec a write waits up to 2 s while a sync is under way: a kill loses it
         "save": "",  # the append-only file is the only copy
         "maxmemory-policy": "noeviction",  # a queue that forgets is worse than one that is full
         "daemonize": "no",

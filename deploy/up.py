@@ -1,9 +1,11 @@
 """
 The supervisor behind `make up`: ``python -m deploy.up [Procfile]``.
 
-Starts what the Procfile lists, the embedded server first and the rest once it answers; starts again what dies; ends
-everything at Ctrl-C or TERM, the server last, since a worker needs it to put its unfinished jobs back. Children are in
-sessions of their own, so that the terminal's Ctrl-C reaches the supervisor alone, and each is told once, in order.
+Starts what the Procfile lists, the embedded server first and the rest once it answers; starts again what dies or hangs;
+ends everything at Ctrl-C or TERM, or if one can't run as it is set up, the server last, since a worker needs it to put
+its unfinished jobs back. Children are in sessions of their own, so that the terminal's Ctrl-C reaches the supervisor
+alone, and each is told once, in order. Each is given a file of its own in HEARTBEAT_FILE: one that has touched it once,
+and then does not for STALE seconds, hangs, and is killed. (A file, for it works with every server away.)
 A line of the Procfile is one command (it is exec'ed by ``sh``, so ``$VARIABLES`` work and ``&&`` does not).
 """
 
@@ -29,6 +31,10 @@ __all__ = ("Child", "Guardian", "back_off", "main", "read_procfile", "supervise"
 #: Seconds. A process that died is started again after the first, one that keeps dying after twice as long each time,
 #: up to the longest, counted from its last start; one that was up for STEADY is forgiven its past.
 FIRST_DELAY, LONGEST_DELAY, STEADY = 0.25, 30.0, 60.0
+
+#: Seconds. A heartbeat is looked at so often, and is stale when it has not changed for so long by our own clock, not by
+#: the file's, which may be set. A worker that somebody tells QUIT stands still for worker_soft_shutdown_timeout, 30 s.
+LOOK, STALE = 0.5, 45.0
 
 #: How each is asked to end: a signal, and how many seconds it gets before the next; KILL follows the last.
 #: A worker's TERM lets running tasks end however long they take; its QUIT gives them worker_soft_shutdown_timeout
@@ -92,23 +98,32 @@ class Guardian:
 class Child:
     """One line of the Procfile, kept running until told to stop."""
 
-    def __init__(self, name: str, command: str, guardian: Guardian, print_: Print) -> None:
+    def __init__(
+        self, name: str, command: str, data_dir: Path, guardian: Guardian, print_: Print, give_up: Callable[[], None]
+    ) -> None:
         self.name = name
         self._command = command
         self._guardian = guardian
         self._print = print_
+        self._give_up = give_up
         self._stopping = asyncio.Event()
         self._spawning = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
+        self._heartbeat = data_dir / f"{name}.heartbeat"
         self._task = asyncio.create_task(self._keep_running())
 
     async def _keep_running(self) -> None:
-        delay = FIRST_DELAY
+        delay, has_run = FIRST_DELAY, False
         while not self._stopping.is_set():
             started = time.monotonic()
             code = await self._run_once()
             if self._stopping.is_set():
                 break
+            if code == os.EX_CONFIG and not has_run:  # later it is a setting that was edited, and may be corrected
+                self._print("up", f"{self.name} can't run as it is set up (it says why above); ending")
+                self._give_up()
+                break
+            has_run = True
             pause, delay = back_off(delay, time.monotonic() - started)
             self._print("up", f"{self.name} {_ending(code)}; starting it again in {pause:.2f} s")
             with contextlib.suppress(TimeoutError):
@@ -118,6 +133,7 @@ class Child:
         async with self._spawning:
             if self._stopping.is_set():
                 return 0
+            self._heartbeat.unlink(missing_ok=True)
             reader, write_end = await _pipe()
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -125,6 +141,7 @@ class Child:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=write_end,
                     stderr=write_end,
+                    env=os.environ | {"HEARTBEAT_FILE": str(self._heartbeat)},
                     start_new_session=True,
                 )
             finally:
@@ -132,13 +149,29 @@ class Child:
             self._guardian.watch(process.pid)
             self._process = process
         output = asyncio.create_task(self._relay(reader))
+        watch = asyncio.create_task(self._kill_when_stale(process))
         code = await process.wait()
+        watch.cancel()
         await _end_group(process.pid)  # what it leaves behind holds ports, locks and our pipe
+        self._heartbeat.unlink(missing_ok=True)
         self._guardian.forget(process.pid)
         self._process = None
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(output, 1.0)
         return code
+
+    async def _kill_when_stale(self, process: asyncio.subprocess.Process) -> None:
+        seen, since = None, time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK)
+            with contextlib.suppress(FileNotFoundError):
+                if (touched := self._heartbeat.stat().st_mtime_ns) != seen:
+                    seen, since = touched, time.monotonic()
+            if seen is not None and time.monotonic() - since > STALE and not self._stopping.is_set():
+                self._print("up", f"{self.name} hangs: no heartbeat for {STALE:g} s; killing it")
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                return
 
     async def _relay(self, reader: asyncio.StreamReader) -> None:
         rest = b""
@@ -215,9 +248,19 @@ def _ending(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
-async def supervise(commands: dict[str, str], settings: Settings, lock: int) -> None:
-    """Run *commands* until INT, TERM or HUP; each further one takes what is still ending one step on."""
+async def supervise(commands: dict[str, str], settings: Settings, lock: int) -> int:
+    """
+    Run *commands* until INT, TERM or HUP; each further one takes what is still ending one step on.
+
+    Returns:
+        The exit status: 1 if one of them can't run as it is set up, which ends all.
+    """
     stop, *hurry = signals = [asyncio.Event() for _ in range(1 + MOST_STEPS)]
+    failed = asyncio.Event()
+
+    def give_up() -> None:
+        failed.set()
+        stop.set()
 
     def on_signal() -> None:
         if not stop.is_set():
@@ -236,7 +279,7 @@ async def supervise(commands: dict[str, str], settings: Settings, lock: int) -> 
     children: list[Child] = []
 
     def start(names: Iterable[str]) -> None:
-        children.extend(Child(name, commands[name], guardian, print_) for name in names)
+        children.extend(Child(name, commands[name], settings.data_dir, guardian, print_, give_up) for name in names)
 
     try:
         if "redis" in commands:
@@ -253,6 +296,7 @@ async def supervise(commands: dict[str, str], settings: Settings, lock: int) -> 
         await asyncio.gather(*(child.stop() for child in children if child.name == "redis"))
         await guardian.close()
         print_("up", "all ended")
+    return 1 if failed.is_set() else 0
 
 
 async def _first(awaited: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object]) -> bool:
@@ -373,7 +417,7 @@ def main(procfile: str = "Procfile") -> None:
     os.environ["DATA_DIR"] = str(settings.data_dir)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ["PYTHONUNBUFFERED"] = "1"
-    asyncio.run(supervise(commands, settings, lock))
+    sys.exit(asyncio.run(supervise(commands, settings, lock)))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from contextvars import Context
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -65,7 +66,8 @@ class Subscriber:
 
     def start(self) -> None:
         """Begin to listen; connects, and connects again, by itself."""
-        self._task = asyncio.create_task(self._listen(), name="tornado_celery_bridge subscriber")
+        nobodys = Context()  # it outlives whoever asks first
+        self._task = asyncio.create_task(self._listen(), name="tornado_celery_bridge subscriber", context=nobodys)
 
     async def close(self) -> None:
         """End, and let go of the connection."""

@@ -1,4 +1,4 @@
-"""``python -m web``: the service; ``keys``: its API keys; ``openapi``: its description."""
+"""``python -m web``: the service; ``check``: is it safe; ``keys``: its API keys; ``openapi``: its description."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from celery.exceptions import ImproperlyConfigured
 
-from web import keys_command
+from web import check_command, keys_command
 from web.catalogue import Catalogue
 from web.logs import set_up
 from web.openapi import make_document
@@ -34,7 +34,7 @@ def _serve(options: argparse.Namespace) -> int:
         return asyncio.run(_run(options))
     except OSError as exc:
         print(f"web: cannot listen: {exc}", file=sys.stderr)
-        return 1
+        return CONFIGURATION_ERROR
 
 
 async def _run(options: argparse.Namespace) -> int:
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(run=_serve)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", description="Without one, the service runs.")
+    check_command.add_parser(commands)
     keys_command.add_parser(commands)
     openapi = commands.add_parser("openapi", help="write the OpenAPI document; needs no Redis")
     openapi.add_argument("file", nargs="?", type=Path, metavar="FILE", help="standard output, if there is none")

@@ -1,7 +1,6 @@
 """What all handlers share: who asks, limits, JSON in and out, problems, and clients that leave."""
 
 import asyncio
-import secrets
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar, NoReturn, TypeVar, cast
@@ -21,6 +20,7 @@ from web.lifecycle import Lifecycle
 from web.limits import Allowance, take
 from web.prefer import preferences
 from web.problems import CONTENT_TYPE, Problem, problem_of
+from web.trace import Trace, current
 
 __all__ = ("MAX_BODY", "MAX_DISCARDED", "MAX_WAIT", "ApiHandler", "ClientLeft")
 
@@ -61,7 +61,8 @@ class ApiHandler(RequestHandler):
     #: Whether it has no answer without the ledger, so that there is none to wait for once that is away.
     needs_ledger: ClassVar[bool] = True
 
-    request_id: str
+    #: Which request this is.
+    trace: Trace
     #: Who asks; there is none where no key is needed.
     principal: Principal
     _allowance: Allowance | None = None
@@ -85,7 +86,8 @@ class ApiHandler(RequestHandler):
         return lifecycle
 
     def initialize(self) -> None:
-        self.request_id = secrets.token_hex(8)
+        self.trace = Trace.begun(self.request.headers.get("traceparent"))
+        current.set(self.trace)  # of the connection's task, whose requests come one after another
         self._received = bytearray()
         self._size = 0
         self._counted = True
@@ -93,7 +95,7 @@ class ApiHandler(RequestHandler):
         self._refusal: Problem | None = None
         self._work: asyncio.Future[Any] | None = None
         self.lifecycle.request_began()
-        self.set_header("X-Request-Id", self.request_id)
+        self._name_request()
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -104,6 +106,10 @@ class ApiHandler(RequestHandler):
             self.set_header(name, value)
         if self.lifecycle.closing.is_set():
             self.set_header("Connection", "close")
+
+    def _name_request(self) -> None:
+        self.set_header("X-Request-Id", self.trace.request_id)
+        self.set_header("traceparent", self.trace.traceparent)
 
     def compute_etag(self) -> None:
         """Make none: nothing here is to be stored."""
@@ -278,14 +284,14 @@ class ApiHandler(RequestHandler):
     def _compose(self, problem: Problem) -> bytes:
         """Set status and headers for a problem, and return its document."""
         self.clear()
-        self.set_header("X-Request-Id", self.request_id)
+        self._name_request()
         self.set_header("Content-Type", CONTENT_TYPE)
         for name, value in problem.headers.items():
             self.set_header(name, value)
         if problem.status_code == 405:
             self.set_header("Allow", ", ".join(self._allowed()))
         self.set_status(problem.status_code)
-        return representation.encode(problem.document(self.request.path, self.request_id))
+        return representation.encode(problem.document(self.request.path, self.trace))
 
     def _give_up(self) -> None:
         """End a request whose client is gone, or is in the middle of an answer that cannot be ended well."""
@@ -299,9 +305,9 @@ class ApiHandler(RequestHandler):
         return [name for name in self.SUPPORTED_METHODS if getattr(type(self), name.lower()) is not _UNIMPLEMENTED]
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
-        """Log what nobody expected, with the request's id; the rest is in the access log."""
+        """Log what nobody expected; the rest is in the access log."""
         if not isinstance(value, HTTPError | BridgeError | ClientLeft | StreamClosedError):
-            self.settings["logger"].error("request=%s", self.request_id, exc_info=(typ, value, tb))
+            self.settings["logger"].error("unexpected", exc_info=(typ, value, tb))
 
     # Clients that leave.
 

@@ -117,6 +117,10 @@ class ExposedTask:
             "soft_time_limit": self.task.soft_time_limit or conf.task_soft_time_limit,
             "rate_limit": getattr(self.task, "rate_limit", None),
             "max_retries": self.task.max_retries,
+            "max_concurrency": getattr(self.task, "max_concurrency", None),
+            "max_rate": getattr(self.task, "max_rate", None),
+            "limit_by": getattr(self.task, "limit_by", None),
+            "unique": bool(getattr(self.task, "unique", False)),
         }
 
     def arguments(self, given: dict[str, Any] | list[Any], *, receives: bool = False) -> Arguments:

@@ -93,6 +93,9 @@ class Job(_Job, total=False):
     result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned, unless that is large.")]
     result_size: Annotated[int, Field(description="In the place of a large result: its bytes, at links.result.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
+    queue_depth: Annotated[
+        int, Field(description="In state PENDING, of a job that is read alone: how many are in its queue.")
+    ]
 
 
 class Event(TypedDict):
@@ -213,6 +216,10 @@ class TaskDefaults(TypedDict):
     soft_time_limit: float | None
     rate_limit: Annotated[str | float | None, Field(description="As Celery spells it, per worker: 10/m.")]
     max_retries: int | None
+    max_concurrency: Annotated[int | None, Field(description="How many jobs may run at once, over all workers.")]
+    max_rate: Annotated[str | float | None, Field(description="How many may begin in a time, over all workers: 10/s.")]
+    limit_by: Annotated[str | None, Field(description="The parameter by whose value both are counted.")]
+    unique: Annotated[bool, Field(description="A job with the same input as an unfinished one is that one.")]
 
 
 class Task(TaskSummary):
@@ -259,6 +266,7 @@ class _Problem(TypedDict):
     instance: Annotated[str, Field(description="The request's path.")]
     code: Annotated[str, Field(description="For programs; a code does not change its meaning, but there may be more.")]
     request_id: str
+    trace_id: str
 
 
 class JobReference(TypedDict):

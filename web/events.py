@@ -14,7 +14,7 @@ from web.jobs import Jobs
 from web.keys import Principal
 from web.problems import Fault, Problem, problem_of
 
-__all__ = ("KEEP_ALIVE", "Frame", "frames", "frames_of_many", "position_of", "positions_of")
+__all__ = ("KEEP_ALIVE", "Frame", "frames", "frames_of_many", "no_event_of_this_stream", "position_of", "positions_of")
 
 #: Seconds of silence after which a comment is sent, so that nobody in between takes the connection for dead.
 KEEP_ALIVE = 15.0
@@ -93,7 +93,7 @@ async def frames(
 def _frame_of(event: Event, shown: Job) -> Frame:
     if event.kind in ("progress", "log"):
         return Frame(event.kind, json.loads(event.data), event.number)
-    return Frame(event.kind, representation.job(shown), event.number)
+    return Frame(event.kind, representation.job(replace(shown, queue_depth=None)), event.number)
 
 
 def positions_of(text: str | None, count: int) -> list[int | None]:
@@ -107,18 +107,28 @@ def positions_of(text: str | None, count: int) -> list[int | None]:
         return [None] * count
     positions = [position_of(part) for part in text.split(".")]
     if len(positions) != count:
-        detail = "Last-Event-ID, or after, is not of a stream of these jobs."
-        raise Problem(400, "invalid-event-id", detail, faults=[Fault("", detail)])
+        raise no_event_of_this_stream()
     return positions
 
 
+def no_event_of_this_stream() -> Problem:
+    """Return what to say of an event's id that comes from another stream, or from one that nobody remembers."""
+    detail = "Last-Event-ID, or after, is not of a stream of these jobs."
+    return Problem(400, "invalid-event-id", detail, faults=[Fault("", detail)])
+
+
 async def frames_of_many(
-    jobs: Jobs, principal: Principal, followed: Sequence[Job], after: Sequence[int | None], closing: asyncio.Event
+    jobs: Jobs,
+    principal: Principal,
+    followed: Sequence[Job],
+    after: Sequence[int | None],
+    closing: asyncio.Event,
+    name: str = "",
 ) -> AsyncGenerator[Frame]:
     """
     Yield the events of several jobs, as they come, up to the end of all.
 
-    Args are as for :func:`frames`. A frame's id says where the client is in each job; what it carries is
+    Args are as for :func:`frames`. A frame's id is *name*, and then where the client is in each job; what it carries is
     ``{"job", "data"}``.
     """
     positions = [-1 if number is None else number for number in after]
@@ -154,7 +164,8 @@ async def frames_of_many(
             else:
                 positions[place] = frame.id
                 data = {"job": followed[place].record.id, "data": frame.data}
-                yield Frame(frame.event, data, ".".join("" if number < 0 else str(number) for number in positions))
+                places = ".".join("" if number < 0 else str(number) for number in positions)
+                yield Frame(frame.event, data, name + places)
     finally:
         for each in relays:
             each.cancel()

@@ -27,6 +27,7 @@ class Filters(BaseModel):
     state: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"] | None = None
     tag: Annotated[list[Tag], Field(max_length=20)] = []
     since: Annotated[AwareDatetime, BeforeValidator(datetime.fromisoformat)] | None = None  # else 2026 is in 1970
+    dead: Literal["true", "false"] = "false"
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Annotated[str, Field(max_length=500)] | None = None
 
@@ -51,5 +52,5 @@ def parse_filters(query: Mapping[str, Sequence[bytes]]) -> dict[str, Any]:
     since = None if filters.since is None else filters.since.timestamp()
     return {
         **{"task": filters.task, "state": filters.state, "tags": filters.tag, "since": since},
-        **{"limit": filters.limit, "cursor": filters.cursor},
+        **{"dead": filters.dead == "true", "limit": filters.limit, "cursor": filters.cursor},
     }

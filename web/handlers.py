@@ -13,7 +13,7 @@ from tornado_celery_bridge import BridgeError, WaitersSaturated
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation, Workflow
 from web import docs, representation
 from web.api import ApiHandler, ClientLeft
-from web.events import Frame, frames, frames_of_many, position_of, positions_of
+from web.events import Frame, frames, frames_of_many, no_event_of_this_stream, position_of, positions_of
 from web.filters import parse_filters
 from web.idempotency import Answer, reservation
 from web.jobs import Submission
@@ -26,8 +26,9 @@ __all__ = ("ROUTES", "NotFoundHandler")
 MAX_BATCH = 1_000
 MAX_BATCH_NODES = 100_000
 BATCH_STEP = 50
-#: Jobs in one stream of events.
+#: Jobs in one stream of events, by their ids and by a tag.
 MAX_FOLLOWED = 100
+MAX_TAGGED = 1_000
 #: Bytes of a large result that are in memory at once.
 PIECE = 256 * 1024
 #: Seconds for a client of a stream to take what was written.
@@ -83,7 +84,7 @@ class AcceptingHandler(ApiHandler):
         try:
             await self.jobs.ledger.respond(reserved, answer.encode())
         except LedgerUnavailable as exc:
-            self.settings["logger"].warning("request=%s the answer is not kept: %s", self.request_id, exc)
+            self.settings["logger"].warning("the answer is not kept: %s", exc)
 
     def _replay(self, answer: Answer) -> None:
         for name, value in answer.headers.items():
@@ -153,7 +154,7 @@ class BatchesHandler(AcceptingHandler):
                 await self._keep(reserved, submission.job)
             except (Problem, BridgeError) as exc:
                 problem = problem_of(exc)
-                document = problem.document(f"{self.request.path}#/jobs/{number}", self.request_id)
+                document = problem.document(f"{self.request.path}#/jobs/{number}", self.trace)
                 return {"status": problem.status_code, "problem": document}
         status = 200 if submission.job.done else 202
         return {"status": status, "job": representation.job(submission.job)}
@@ -330,18 +331,34 @@ class EventsHandler(StreamHandler):
 
 
 class ManyEventsHandler(StreamHandler):
-    """``/v1/events?job=…&job=…``"""
+    """``/v1/events?job=…&job=…`` and ``/v1/events?tag=…``"""
 
     async def get(self) -> None:
-        ids = self.get_query_arguments("job")
-        if not 1 <= len(ids) <= MAX_FOLLOWED:
-            raise Problem(400, "invalid-query", f"Name 1 to {MAX_FOLLOWED} jobs, as in ?job=ID&job=ID.")
-        after = positions_of(self.last_event_id, len(ids))
+        ids, tags = self.get_query_arguments("job"), self.get_query_arguments("tag")
+        if bool(ids) == bool(tags) or len(ids) > MAX_FOLLOWED:
+            detail = f"Name 1 to {MAX_FOLLOWED} jobs, as in ?job=ID&job=ID, or a tag, as in ?tag=TAG."
+            raise Problem(400, "invalid-query", detail)
+        name, position = "", self.last_event_id
+        if tags:
+            name, ids, position = await self._tagged(tags, position)
+        after = positions_of(position, len(ids))
         jobs = await asyncio.gather(*(self.jobs.get(self.principal, job_id) for job_id in ids))
         if all(job.done and had is not None and had >= job.number for job, had in zip(jobs, after, strict=True)):
             self.nothing_to_come()
         else:
-            await self.relay(frames_of_many(self.jobs, self.principal, jobs, after, self.lifecycle.closing))
+            await self.relay(frames_of_many(self.jobs, self.principal, jobs, after, self.lifecycle.closing, name))
+
+    async def _tagged(self, tags: list[str], last_event_id: str | None) -> tuple[str, list[str], str | None]:
+        """Return what begins the ids of the stream's events, its jobs, and where in each of them the client is."""
+        parse_filters({"tag": [tag.encode() for tag in tags]})
+        if not last_event_id:
+            ids = await self.jobs.unfinished(self.principal, tags, MAX_TAGGED)
+            return f"{await self.jobs.ledger.note(ids)}:" if ids else "", ids, None
+        name, _, position = last_event_id.partition(":")
+        noted = await self.jobs.ledger.noted(name)
+        if noted is None:
+            raise no_event_of_this_stream()
+        return f"{name}:", noted, position
 
 
 class EventsSocket(ApiHandler, WebSocketHandler):

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -35,6 +35,7 @@ from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
 from web.receivers import Receivers
 from web.representation import milliseconds
+from web.trace import message_headers
 
 __all__ = ("WITHDRAW_TIMEOUT", "Blob", "Jobs", "Submission", "not_accepted", "unpublishable")
 
@@ -165,7 +166,7 @@ class Jobs:
             retry_of=retry_of,
         )
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
-        celery_options = options.for_celery(now, self.catalogue.reverses_priority)
+        celery_options = options.for_celery(now, self.catalogue.reverses_priority) | {"headers": message_headers()}
         if task.task.ignore_result:
             celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
         args, kwargs = arguments
@@ -347,8 +348,7 @@ class Jobs:
             LedgerUnavailable: Not known now.
         """
         job = await self.ledger.get(job_id)
-        owner = job.owner if isinstance(job, Gone) else job and job.record.owner
-        if job is None or not (principal.is_admin or owner == principal.owner):
+        if job is None or not principal.may_see(job):
             raise Problem(404, "unknown-job", "There is no job of this id.")
         if isinstance(job, Gone):
             raise _expired()
@@ -383,6 +383,22 @@ class Jobs:
             return await self.ledger.find(owner=None if principal.is_admin else principal.owner, **filters)
         except ValueError:
             raise Problem(400, "invalid-cursor", "This cursor is none of ours: begin without one.") from None
+
+    async def unfinished(self, principal: Principal, tags: Sequence[str], most: int) -> list[str]:
+        """Return the ids of the jobs with all of these tags that have not ended: of so many, the last accepted."""
+
+        async def all_in(state: str) -> list[Job]:
+            page = await self.find(principal, tags=tags, state=state, limit=200)
+            found = page.jobs
+            while page.cursor is not None and len(found) < most:
+                page = await self.find(principal, tags=tags, state=state, limit=200, cursor=page.cursor)
+                found += page.jobs
+            return found
+
+        # At once, in one round trip: what changes its state in between is in both lists, or as good as ended.
+        lists = await asyncio.gather(*map(all_in, (states.PENDING, states.STARTED, states.RETRY)))
+        found = {job.record.id: job.record.created_at for jobs in lists for job in jobs}
+        return sorted(found, key=lambda job_id: found[job_id], reverse=True)[:most]
 
     async def wait(self, principal: Principal, job: Job, timeout: float) -> Job:
         """Return a job once it is done, or as it is after *timeout* seconds; errors as :meth:`get`."""

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from tornado_celery_bridge.ledger import Gone, Job, Workflow
 from web.limits import Rate
 from web.settings import SettingsError
 
@@ -64,6 +65,10 @@ class Principal:
     def may(self, scope: str) -> bool:
         """Return whether they have a scope."""
         return self.is_admin or scope in self.scopes
+
+    def may_see(self, found: Job | Workflow | Gone) -> bool:
+        """Return whether they may see a job or a workflow, or hear that there was one."""
+        return self.is_admin or found.owner == self.owner
 
     def may_run(self, task_name: str) -> bool:
         """Return whether they may run a task of this name; it need not exist."""

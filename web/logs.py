@@ -4,6 +4,8 @@ import logging
 
 import tornado.web
 
+from web.trace import current
+
 __all__ = ("log_request", "set_up")
 
 _access = logging.getLogger("web.access")
@@ -16,7 +18,12 @@ _ESCAPES = {
 
 
 class OneLineFormatter(logging.Formatter):
-    """Writes an event, its traceback included, as one line without control characters."""
+    """Writes an event, its traceback included, as one line without control characters, with the request's ids."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
+        line = super().formatMessage(record)
+        trace = None if record.name == _access.name else current.get()  # the access log knows, wherever it is written
+        return line if trace is None else f"{line} {trace}"
 
     def format(self, record: logging.LogRecord) -> str:
         return super().format(record).translate(_ESCAPES)
@@ -37,12 +44,12 @@ def log_request(handler: tornado.web.RequestHandler) -> None:
     request = handler.request
     _access.log(
         logging.INFO if status < 500 else logging.WARNING,
-        "method=%s path=%s status=%d ms=%.1f ip=%s key=%s request=%s",
+        "method=%s path=%s status=%d ms=%.1f ip=%s key=%s %s",
         request.method,
         request.path,
         status,
         1000 * request.request_time(),
         request.remote_ip,
         getattr(getattr(handler, "principal", None), "key_id", "") or "-",
-        getattr(handler, "request_id", "-"),
+        getattr(handler, "trace", "request=-"),
     )

@@ -34,7 +34,8 @@ SCHEMAS = "#/components/schemas/"
 DESCRIPTION = """\
 Jobs over HTTP: a *job* is one run of a Celery task, and its id is the task's id.
 
-Every error is `application/problem+json` (RFC 9457), and every answer has an `X-Request-Id`. A path that is not here
+Every error is `application/problem+json` (RFC 9457), and every answer has an `X-Request-Id` and a
+`traceparent`. A path that is not here
 answers 404 `not-found`; a method that is not here, 405 `method-not-allowed` with `Allow`.
 
 An integer has no more than 64 bits, and is written as one: `1`, not `1.0`."""
@@ -117,6 +118,8 @@ _SUBMIT = (
 )
 
 _JOB_LINKS = ("read_job", "follow_job", "cancel_job")
+#: Headers that every answer has.
+_NAMES = ("X-Request-Id", "traceparent")
 _NOT_MODIFIED = Answer("Not modified.", headers=("ETag",))
 # OpenAPI 3.1 has no word for what a stream consists of: it is text, or, to a tool that takes it apart, events.
 _STREAM = Answer(
@@ -165,7 +168,7 @@ OPERATIONS = (
     Operation(
         *("get", "/v1/jobs", "list_jobs", "List jobs, newest first"),
         tag="jobs",
-        parameters=("filter_task", "filter_state", "filter_tag", "filter_since", "limit", "cursor"),
+        parameters=("filter_task", "filter_state", "filter_tag", "filter_since", "filter_dead", "limit", "cursor"),
         answers={200: Answer("A page, which may be shorter than its limit and still not the last.", documents.Jobs)},
         problems=("invalid-query", "invalid-cursor", "ledger-unavailable"),
     ),
@@ -218,8 +221,9 @@ OPERATIONS = (
     Operation(
         *("get", "/v1/events", "follow_jobs", "Follow several jobs at once"),
         tag="jobs",
-        description='The events of each job as under `/v1/jobs/{id}/events`, with `{"job", "data"}` as data.',
-        parameters=("job", "Last-Event-ID", "after"),
+        description='The events of each job as under `/v1/jobs/{id}/events`, with `{"job", "data"}` as data. Name '
+        "jobs, or a tag: then those that have it and have not ended when the stream begins, at most 1,000.",
+        parameters=("job", "filter_tag", "Last-Event-ID", "after"),
         answers={200: _STREAM, 204: Answer("The jobs are done, and the client has had all their events.")},
         problems=(*_JOB, "invalid-event-id", "invalid-query", "waiters-saturated"),
     ),
@@ -368,7 +372,6 @@ PARAMETERS: dict[str, Schema] = {
     "job": {
         "in": "query",
         "description": "A job's id, up to 100 times.",
-        "required": True,
         "schema": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 100},
     },
     **_queried(
@@ -389,6 +392,11 @@ PARAMETERS: dict[str, Schema] = {
                 "description": "Only jobs accepted at this time or later.",
                 "schema": {"type": "string", "format": "date-time"},
             },
+            "filter_dead": {
+                "name": "dead",
+                "description": "With `true` only jobs that were given up, as worker after worker was lost with them.",
+                "schema": {"type": "boolean", "default": False},
+            },
             "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
             "cursor": {
                 "description": "The `next_cursor` of the page before.",
@@ -400,6 +408,7 @@ PARAMETERS: dict[str, Schema] = {
 
 HEADERS: dict[str, Schema] = {
     "X-Request-Id": {"description": "Names the request in the service's log.", "required": True},
+    "traceparent": {"description": "The request's (W3C Trace Context), or a new one.", "required": True},
     "Location": {"description": "The job's path.", "required": True},
     "Retry-After": {"description": "Seconds after which to ask again."},
     "Preference-Applied": {"description": "For how many seconds the service would wait: `wait=N`."},
@@ -482,7 +491,7 @@ def _parameter(name: str) -> dict[str, Any]:
 def _answer(answer: Answer) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "description": answer.description,
-        "headers": {name: _ref("headers", name) for name in ("X-Request-Id", *answer.headers)},
+        "headers": {name: _ref("headers", name) for name in (*_NAMES, *answer.headers)},
     }
     if answer.body is not None:
         content = {"schema": _schema_of(answer.body)} if answer.body else {}
@@ -514,7 +523,7 @@ def _problem_responses(operation: Operation) -> Iterable[tuple[str, dict[str, An
 
 
 def _problem_response(status: int, codes: list[str]) -> dict[str, Any]:
-    headers: dict[str, Any] = {"X-Request-Id": _ref("headers", "X-Request-Id")}
+    headers: dict[str, Any] = {name: _ref("headers", name) for name in _NAMES}
     if status in (409, 429, 503):
         headers["Retry-After"] = _ref("headers", "Retry-After")
     if "dispatch-uncertain" in codes:
@@ -537,6 +546,7 @@ def _example(code: str) -> documents.Problem:
         "instance": "/v1/…",
         "code": code,
         "request_id": "3b3f3c7a5a1a8a54",
+        "trace_id": "0af7651916cd43dd8448eb211c80319c",
     }
 
 

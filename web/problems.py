@@ -16,6 +16,7 @@ from tornado_celery_bridge import (
     WaitersSaturated,
 )
 from tornado_celery_bridge.ledger import LedgerUnavailable
+from web.trace import Trace
 
 __all__ = ("CONTENT_TYPE", "KINDS", "Fault", "Kind", "Problem", "problem_of", "title", "type_uri")
 
@@ -134,7 +135,7 @@ class Problem(tornado.web.HTTPError):
         self.headers = dict(headers or {})
         self.members = dict(members or {})
 
-    def document(self, instance: str, request_id: str) -> dict[str, Any]:
+    def document(self, instance: str, trace: Trace) -> dict[str, Any]:
         """Return the problem's body for one request."""
         document: dict[str, Any] = {
             "type": type_uri(self.code),
@@ -143,7 +144,8 @@ class Problem(tornado.web.HTTPError):
             "detail": self.detail,
             "instance": instance,
             "code": self.code,
-            "request_id": request_id,
+            "request_id": trace.request_id,
+            "trace_id": trace.trace_id,
             **self.members,
         }
         if self.faults:

@@ -70,6 +70,8 @@ def job(shown: Job) -> documents.Job:
         document["result"] = shown.result
     if shown.error is not None:
         document["error"] = error(shown.state, shown.error)
+    if shown.queue_depth is not None:
+        document["queue_depth"] = shown.queue_depth
     return document
 
 
@@ -129,17 +131,20 @@ def _tree(node: Any, jobs: Mapping[str, Job]) -> tuple[Any, int, int]:
 def error(state: str, failure: Mapping[str, str]) -> documents.JobError:
     """Return why a job failed: text, whatever it was."""
     name, module = failure["type"], failure["module"]
-    code, title = _kind_of(state, name)
+    code, title = _kind_of(state, failure)
     return {
         "type": type_uri(code),
         "title": title,
         "detail": failure["message"],
         "exception": f"{module}.{name}" if module else name,
-        "retryable": state == "RETRY" or name in _RETRYABLE,
+        "retryable": code != "dead-lettered" and (state == "RETRY" or name in _RETRYABLE),
     }
 
 
-def _kind_of(state: str, exception: str) -> tuple[str, str]:
+def _kind_of(state: str, failure: Mapping[str, str]) -> tuple[str, str]:
+    exception = failure["type"]
+    if failure.get("kind") == "dead-lettered":
+        return "dead-lettered", "The job was given up: worker after worker was lost while it ran the task."
     if state == "REVOKED":
         return "task-revoked", "The job was cancelled, expired before it ran, or waited for one that did not succeed."
     if state == "RETRY":

@@ -13,7 +13,9 @@ from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured
 
 from tornado_celery_bridge import Bridge, StoreUnavailable
+from tornado_celery_bridge.heartbeat import INTERVAL, Heartbeat, of_environment
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store, ledger_backend
+from tornado_celery_bridge.ledger.checks import check
 from tornado_celery_bridge.ledger.worker import is_installed
 from web.application import make_app, make_server
 from web.callbacks import Deliverer
@@ -46,8 +48,8 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
         parent: A file descriptor whose end of file stands for SIGTERM: the parent process is gone.
 
     Raises:
-        SettingsError: The Celery app or its backend is not there, the file of API keys or of callbacks' secret
-            cannot be used, or who may be called back makes no sense.
+        SettingsError: The Celery app or its backend is not there, something about them is unsafe, the file of API keys
+            or of callbacks' secret cannot be used, or who may be called back makes no sense.
         OSError: The port is taken.
     """
     stop = _stop_signal(parent)
@@ -56,7 +58,10 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
     await asyncio.to_thread(secrets.check)
     keys = None if settings.api_keys_file is None else await asyncio.to_thread(Keyring, settings.api_keys_file)
     app = await asyncio.to_thread(load_celery_app, settings.celery_app)
+    await asyncio.to_thread(refuse_unsafe, app)
     async with AsyncExitStack() as stack:
+        if heartbeat := of_environment():
+            stack.callback(asyncio.ensure_future(keep_beating(heartbeat)).cancel)
         if keys is not None:
             stack.callback(asyncio.ensure_future(keys.watch()).cancel)
         bridge = await stack.enter_async_context(Bridge(app))
@@ -112,22 +117,39 @@ def load_celery_app(name: str) -> Celery:
     return app
 
 
+def refuse_unsafe(app: Celery) -> None:
+    """
+    Log what is unwise about *app* and its servers; blocks.
+
+    Raises:
+        SettingsError: Something is unsafe.
+    """
+    findings = check(app, installed=is_installed(app))
+    for finding in findings:
+        if not finding.is_unsafe:
+            _log.warning("%s", finding)
+    if unsafe := [str(finding) for finding in findings if finding.is_unsafe]:
+        raise SettingsError("\n     ".join(unsafe))
+
+
 def open_ledger(app: Celery, settings: Settings) -> Ledger:
     """
     Return the job ledger of *app*.
 
     Raises:
-        SettingsError: It is no Redis, or the app's workers do not keep it.
+        SettingsError: It can't be had.
     """
-    if not is_installed(app):
-        raise SettingsError(
-            f"CELERY_APP={settings.celery_app}: its workers would not say what becomes of jobs. "
-            "Beside the app, call tornado_celery_bridge.ledger.worker.install(app)"
-        )
     try:
         return Ledger.of_backend(ledger_backend(app), ttl=settings.job_ttl)
     except (ImportError, ImproperlyConfigured, ValueError) as exc:
         raise SettingsError(f"the job ledger: {exc}") from exc
+
+
+async def keep_beating(heartbeat: Heartbeat) -> None:
+    """Tell the supervisor, for as long as this is not cancelled, that the loop turns."""
+    while True:
+        heartbeat.tick()
+        await asyncio.sleep(INTERVAL / 2)
 
 
 async def keep_swept(ledger: Ledger, store: Store | None) -> None:

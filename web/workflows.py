@@ -43,6 +43,7 @@ from web.keys import Principal
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
 from web.representation import milliseconds
+from web.trace import message_headers
 
 __all__ = ("Workflows",)
 
@@ -194,8 +195,7 @@ class Workflows:
             LedgerUnavailable: Not known now.
         """
         found = await self._ledger.workflow(workflow_id)
-        owner = found.owner if isinstance(found, Gone) else found and found.record.owner
-        if found is None or not (principal.is_admin or owner == principal.owner):
+        if found is None or not principal.may_see(found):
             raise Problem(404, "unknown-workflow", "There is no workflow of this id.")
         if isinstance(found, Gone):
             raise Problem(410, "expired-workflow", "The workflow is no longer kept.")
@@ -427,6 +427,7 @@ class _Plan:
     def _signature(self, leaf: _Leaf) -> Signature[Any]:
         # A countdown begins when the step before has ended.
         options = leaf.options.for_celery(None if leaf.receives else self._now, self._jobs.catalogue.reverses_priority)
+        options["headers"] = message_headers()
         if leaf.task.task.ignore_result:
             options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
         args, kwargs = leaf.arguments

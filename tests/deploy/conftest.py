@@ -81,7 +81,7 @@ class Up:
 
 VARIABLES = {
     *("PORT", "FLOWER_PORT", "BIND", "REDIS_URL", "BROKER_URL", "RESULT_BACKEND", "CELERY_APP", "API_KEYS_FILE"),
-    *("CALLBACK_ALLOW", "CALLBACK_SECRET_FILE", "DATA_DIR", "PYTHON", "MAKEFLAGS", "MAKELEVEL"),
+    *("CALLBACK_ALLOW", "CALLBACK_SECRET_FILE", "DATA_DIR", "PYTHON", "MAKEFLAGS", "MAKELEVEL", "ALLOW_UNSAFE"),
 }
 
 
@@ -90,14 +90,21 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
     """
     Start a supervisor: ``up("name: command", PORT="1234")``. Ended with the test.
 
-    Without a Procfile of its own it is the whole product, by `make up`.
+    Without a Procfile of its own it is the whole product, by `make up`. With *stale*, a heartbeat is so after as many
+    seconds.
     """
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     started: list[Up] = []
 
-    def start(procfile: str | None = None, **environment: str) -> Up:
+    def start(procfile: str | None = None, *, stale: float | None = None, **environment: str) -> Up:
         command = [sys.executable, "-m", "deploy.up"]
+        if stale is not None:
+            command = [
+                sys.executable,
+                "-c",
+                f"import sys; from deploy import up; up.STALE = {stale}; up.main(sys.argv[1])",
+            ]
         if procfile:
             (tmp_path / "Procfile").write_text(procfile, "utf-8")
             command += [str(tmp_path / "Procfile")]

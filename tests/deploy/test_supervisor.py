@@ -67,6 +67,28 @@ def test_one_that_keeps_dying_is_started_ever_more_rarely(up: Start) -> None:
     assert pauses[3] > 4 * FIRST_DELAY
 
 
+def test_one_that_cannot_be_ends_all_and_says_so(up: Start) -> None:
+    one = up(f"a: {IDLE}\nweb: sh -c 'echo port taken; exit 78'", PORT=str(free_port()))
+    one.line(r"web *\| port taken")
+    one.line("web can't run as it is set up")
+    assert one.end() == 1
+    assert "all ended" in one.lines[-1]
+
+
+def test_one_that_could_be_once_is_started_again(up: Start, tmp_path: Path) -> None:
+    """A setting was edited while it ran, and may be corrected."""
+    one = up(f"a: sh -c 'test -e {tmp_path}/ran && exit 78; touch {tmp_path}/ran; exit 1'")
+    one.line("a ended with status 1; starting it again")
+    one.line("a ended with status 78; starting it again")
+
+
+def test_a_heartbeat_is_a_promise_only_of_who_gives_it(up: Start) -> None:
+    one = up("a: sh -c 'touch $HEARTBEAT_FILE; echo pid $$; sleep 1000'\nb: " + IDLE, stale=1.0)
+    pids = {one.pid("a"), one.pid("a")}
+    assert len(pids) == 2
+    assert not [line for line in one.lines if "b hangs" in line]
+
+
 def test_back_off_has_an_end_and_forgives() -> None:
     delay = FIRST_DELAY
     for _ in range(20):
@@ -95,8 +117,8 @@ def test_the_server_starts_first_and_ends_last(up: Start, tmp_path: Path) -> Non
     script.write_text(
         "import os, redis, signal, sys\n"
         "server = redis.Redis(unix_socket_path=os.environ['DATA_DIR'] + '/redis.sock')\n"
-        "print('first', server.ping())\n"
         "signal.signal(signal.SIGTERM, lambda *_: (print('last', server.ping()), sys.exit()))\n"
+        "print('first', server.ping())\n"
         "signal.pause()\n"
     )
     one = up(f"worker: python {script}\n{REDIS}")

@@ -145,6 +145,24 @@ async def test_a_message_that_others_overtook_is_published_again(ledger: Ledger,
     assert await reconcile(worker, "q") == (["urgent"], set())
 
 
+async def test_what_begins_out_of_turn_overtakes_nobody(ledger: Ledger, worker: WorkerLedger) -> None:
+    """A job whose worker was lost has two messages, one at the head of its queue; a delayed one is at a worker."""
+    for job_id, delay in (("first", 0.0), ("patient", 0.0), ("delayed", 0.001)):
+        await accept(ledger, record(job_id), {}, delay=delay)
+    await begin(worker, "first", "1")
+    for name in ("held", "queued:q:"):  # so is the backlog
+        for job_id in ("first", "patient"):
+            await ledger.call("ZADD", f"{ledger.prefix}{name}", "XX", 1, job_id)
+    await ledger.call("HSET", f"{ledger.prefix}reached", "q:", 1)
+    assert await reconcile(worker) == (["first"], {"q"})
+    assert await begin(worker, "first", "2") == "go"
+    assert await begin(worker, "delayed", "1") == "go"
+    assert await reconcile(worker) == ([], {"q"})
+    await accept(ledger, record("late"), {})
+    assert await begin(worker, "late", "1") == "go"
+    assert await reconcile(worker) == (["patient"], set())
+
+
 def _fields(job_id: str) -> dict[str, Any]:
     return {"id": job_id, "task": "t", "owner": "", "created_at": NOW}
 
@@ -275,3 +293,15 @@ async def test_a_cancelled_job_that_goes_on_is_told_of(ledger: Ledger, worker: W
     await age(ledger, "held", "b", 11)
     assert await reconcile(worker) == ([], set())
     assert (await job(ledger, "b")).state == "REVOKED"
+
+
+async def test_a_full_redis_is_waited_for(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    await ledger.call("CONFIG", "SET", "maxmemory", "1")
+    try:
+        beginning = asyncio.ensure_future(begin(worker, "a", "1"))
+        done, _ = await asyncio.wait([beginning], timeout=0.3)
+        assert not done
+    finally:
+        await ledger.call("CONFIG", "SET", "maxmemory", "0")
+    assert await beginning == "go"

@@ -87,7 +87,7 @@ async def keys(ledger: Ledger) -> set[str]:
 async def test_a_life(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await ledger.get("a") is None
     assert (await accept(ledger, record("a", tags=("x",)), {"n": [1, None]})).kind == "accepted"
-    assert await job(ledger, "a") == Job(record=record("a", tags=("x",)))
+    assert await job(ledger, "a") == Job(record=record("a", tags=("x",)), queue_depth=1)
     assert await ledger.input_of("a") == b'{"n":[1,null]}'
     assert await begin(worker, "a", "1") == "go"
     assert await asyncio.to_thread(worker.report, "a", "progress", {"current": 1}, "PROGRESS", {"c": 1}) == "go"
@@ -204,7 +204,7 @@ async def test_a_record_comes_back_as_it_was(ledger: Ledger) -> None:
         **{"eta": NOW + 1, "tags": ["x", "☃"], "options": {"countdown": 1.5}, "retry_of": "r", "workflow": None},
     )
     await accept(ledger, full, [])
-    assert await job(ledger, full.id) == Job(record=full)
+    assert await job(ledger, full.id) == Job(record=full, queue_depth=1)
     assert (await ledger.find(tags=["☃"])).jobs == [Job(record=full)]
     with pytest.raises(ValueError, match="16 characters"):
         await accept(ledger, record("a" * 16), {})
@@ -449,7 +449,7 @@ async def test_a_job_without_a_callback_costs_nothing_for_it(ledger: Ledger, wor
     await end(worker, "a")
     kept = {field.decode() for field in await ledger.call("HKEYS", "pre.tcb:job:a")}
     assert kept == {
-        *("owner", "task", "queue", "created_at", "state", "created"),
+        *("owner", "task", "queue", "created_at", "state"),
         *("attempt", "started_at", "finished_at", "worker", "number"),
     }
     kinds = {key.removeprefix("pre.tcb:").partition(":")[0] for key in await keys(ledger)}

@@ -146,6 +146,7 @@ def problem(response: HTTPResponse, status: int, code: str) -> dict[str, Any]:
     assert document["detail"]
     assert document["instance"].startswith("/")
     assert document["request_id"] == response.headers["X-Request-Id"]
+    assert document["trace_id"] == response.headers["traceparent"].split("-")[1]
     return document
 
 

@@ -31,6 +31,11 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
         for name in names:
             if given and name in given:
                 del given[name]
+    if case.path == "/v1/events":  # which needs the one or the other, and not both
+        query = case.query = case.query or {}
+        query.pop("tag" if query.get("job") else "job", None)
+        if not query.get("tag"):
+            query.setdefault("job", ["none"])
     if isinstance(case.body, dict) and isinstance(options := case.body.get("options"), dict):
         url = options.get("callback_url")
         if isinstance(url, str) and url.startswith(("http://", "https://")) and len(url) <= 2_000:

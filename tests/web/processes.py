@@ -47,8 +47,8 @@ class Web:
 
 
 @contextmanager
-def serving(log: Path, *options: str, **settings: str) -> Iterator[Web]:
-    port = free_port()
+def serving(log: Path, *options: str, port: int | None = None, **settings: str) -> Iterator[Web]:
+    port = port or free_port()
     command = [sys.executable, "-m", "web", *options]
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment(PORT=str(port), **settings), stdout=out, stderr=out)

@@ -1,6 +1,7 @@
 """The Celery app of the HTTP tests: ``celery -A tests.web.sample`` with ``SAMPLE_URL`` set."""
 
 import os
+import signal
 import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -63,6 +64,16 @@ def make_app(url: str) -> Celery:
             progress(number, count, f"step {number}")
             time.sleep(0.05)
         return count
+
+    @app.task(name="s.ticks", shared=False, exposed=True)
+    def ticks(
+        count: Annotated[int, Field(ge=1, le=1_000)] = 3, seconds: Annotated[float, Field(ge=0, le=5)] = 0
+    ) -> None:
+        """Tell of so many steps, evenly, in so many seconds."""
+        begun = time.monotonic()
+        for number in range(1, count + 1):
+            progress(number, count)
+            time.sleep(max(0.0, begun + seconds * number / count - time.monotonic()))
 
     @app.task(name="s.echo", shared=False, exposed=True)
     def echo(value: Any = None) -> Any:
@@ -140,6 +151,33 @@ def make_app(url: str) -> Celery:
             changed = {**self.request.kwargs, "note": "changed"} if self.request.retries else None
             raise self.retry(kwargs=changed, countdown=0)
         return [len(text), note, self.request.retries]
+
+    @app.task(name="s.stay", shared=False, exposed=True, max_concurrency=2, limit_by="user")
+    def stay(user: str, seconds: Annotated[float, Field(ge=0, le=1)] = 0) -> list[float]:
+        """Return when it began and ended, by the machine's clock."""
+        begun = time.monotonic()
+        time.sleep(seconds)
+        return [begun, time.monotonic()]
+
+    @app.task(name="s.paced", shared=False, exposed=True, max_rate="10/s", bind=True)
+    def paced(self: Task[..., Any]) -> Any:
+        return self.request.headers
+
+    @app.task(name="s.headers", shared=False, exposed=True, bind=True, default_retry_delay=0)
+    def headers(self: Task[..., Any], before: Any = None) -> Any:
+        """Return what came with its message, the second time."""
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+        return self.request.headers
+
+    @app.task(name="s.once", shared=False, exposed=True, unique=True)
+    def once(value: int, note: str = "") -> int:
+        return value
+
+    @app.task(name="s.poison", shared=False, exposed=True)
+    def poison() -> None:
+        """Take the worker's process along."""
+        os.kill(os.getpid(), signal.SIGKILL)
 
     @app.task(name="s.hidden", shared=False)
     def hidden() -> None:

@@ -26,7 +26,7 @@ def job(response: Any, status: int) -> dict[str, Any]:
     assert response.code == status, response.body
     assert response.headers["Content-Type"] == "application/json"
     document: dict[str, Any] = json.loads(response.body)
-    assert MEMBERS <= document.keys() <= MEMBERS | {"result", "error"}
+    assert MEMBERS <= document.keys() <= MEMBERS | {"result", "error", "queue_depth"}
     return document
 
 
@@ -377,6 +377,40 @@ async def listed(service: Service, query: str) -> tuple[list[str], str | None]:
     return [job["id"] for job in page["jobs"]], page["next_cursor"]
 
 
+async def test_queued_with_no_worker_pending_with_its_queues_depth(service: Service) -> None:
+    async def depth(job_id: str) -> int:
+        shown = job(await service.fetch(f"/v1/jobs/{job_id}"), 200)
+        assert shown["state"] == "PENDING"
+        found: int = shown["queue_depth"]
+        return found
+
+    async def submitted(**options: Any) -> str:
+        body = {"input": [1], "options": {"queue": "quiet", **options}}
+        made: str = job(await service.submit("s.add", body), 202)["id"]
+        return made
+
+    first = await submitted()
+    before = await depth(first)
+    assert before >= 1
+    more = [await submitted(priority=priority) for priority in (0, 9)]
+    assert await depth(first) == await depth(more[1]) == before + 2
+    job(await service.post(f"/v1/jobs/{more[0]}/cancel"), 200)
+    assert await depth(first) == before + 1
+    done = job(await service.submit("s.add", {"input": [1]}, wait=10), 200)
+    assert "queue_depth" not in job(await service.fetch(f"/v1/jobs/{done['id']}"), 200)
+
+
+async def test_a_job_that_was_given_up(service: Service) -> None:
+    dead = job(await service.submit("s.poison", wait=60), 200)
+    assert (dead["state"], dead["attempt"], dead["error"]["retryable"]) == ("FAILURE", 3, False)
+    assert dead["error"]["type"].endswith(":dead-lettered")
+    ids, _ = await listed(service, "dead=true")
+    assert ids == [dead["id"]]
+    assert dead["id"] in (await listed(service, "dead=false&task=s.poison"))[0]
+    assert (await listed(service, "dead=true&state=SUCCESS"))[0] == []
+    job(await service.post(f"/v1/jobs/{dead['id']}/retry", {"options": {"queue": "quiet"}}), 202)
+
+
 async def test_listing(service: Service) -> None:
     ids = []
     for number in range(7):
@@ -403,7 +437,14 @@ async def test_listing(service: Service) -> None:
 
 @pytest.mark.parametrize(
     ("query", "pointer"),
-    [("stat=x", "/stat"), ("state=x", "/state"), ("limit=0", "/limit"), ("since=2026", "/since"), ("tag=", "/tag/0")],
+    [
+        ("stat=x", "/stat"),
+        ("state=x", "/state"),
+        ("limit=0", "/limit"),
+        ("since=2026", "/since"),
+        ("tag=", "/tag/0"),
+        ("dead=1", "/dead"),
+    ],
 )
 async def test_listing_with_something_else(service: Service, query: str, pointer: str) -> None:
     response = await service.fetch(f"/v1/jobs?{query}")
@@ -475,6 +516,7 @@ async def test_tasks(service: Service) -> None:
             "s.flaky",
             "s.flat",
             "s.forgetful",
+            "s.headers",
             "s.kinds",
             "s.letters",
             "s.log",
@@ -482,9 +524,14 @@ async def test_tasks(service: Service) -> None:
             "s.moments",
             "s.nan",
             "s.nap",
+            "s.once",
+            "s.paced",
             "s.pid",
+            "s.poison",
             "s.size",
+            "s.stay",
             "s.steps",
+            "s.ticks",
             "s.total",
         )
     ]
@@ -529,6 +576,7 @@ async def test_one_log_line_for_a_request_whatever_is_in_it(service: Service, ca
     lines = [record.getMessage() for record in caplog.records if record.name == "web.access"]
     assert len(lines) == 2
     assert f"request={response.headers['X-Request-Id']}" in lines[0]
+    assert f"trace={response.headers['traceparent'].split('-')[1]}" in lines[0]
     assert "status=404" in lines[0]
     assert "secret" not in lines[0]
     assert "confidential" not in caplog.text

@@ -201,3 +201,38 @@ async def test_several_jobs_in_one_stream(service: Service) -> None:
     problem(await service.fetch("/v1/events"), 400, "invalid-query")
     problem(await service.fetch(f"/v1/events{query}&job=none"), 404, "unknown-job")
     await until(lambda: service.jobs.ledger.following == 0)
+
+
+async def test_all_jobs_with_a_tag_in_one_stream(service: Service) -> None:
+    def tagged(count: int, *tags: str, **more: Any) -> dict[str, Any]:
+        return {"input": {"count": count}, "options": {"tags": ["stream", *tags], **more}}
+
+    assert (await service.fetch("/v1/events?tag=stream")).code == 204
+    await service.submit("s.steps", tagged(1), wait=10)
+    assert (await service.fetch("/v1/events?tag=stream")).code == 204
+    ids = [await submitted(service, "s.steps", tagged(count, countdown=1)) for count in (3, 6)]
+    told: list[Event] = []
+    while sum(event.name == "end" for event in told) < 2:
+        async with reading(service, "", f"?tag=stream&after={told[-1].id if told else ''}") as stream:
+            for _ in range(4):
+                event = await stream.next()
+                if event is None:
+                    break
+                told.append(event)
+        if len(told) == 4:
+            later = await submitted(service, "s.steps", tagged(1, "later"))
+    assert later not in {event.data["job"] for event in told}
+    for job_id, count in zip(ids, (3, 6), strict=True):
+        mine = [event for event in told if event.data["job"] == job_id]
+        steps = [event.data["data"]["current"] for event in mine if event.name == "progress"]
+        assert steps == list(range(1, count + 1))
+        assert (mine[0].name, mine[-1].name) == ("state", "end")
+    assert (await service.fetch(f"/v1/events?tag=stream&after={told[-1].id}")).code == 204
+    for query, code in {
+        "tag=stream&after=1": "invalid-event-id",
+        f"tag=stream&after={(told[-1].id or '').partition(':')[0]}:1": "invalid-event-id",
+        "tag=": "invalid-query",
+        f"tag=stream&job={later}": "invalid-query",
+    }.items():
+        problem(await service.fetch(f"/v1/events?{query}"), 400, code)
+    await until(lambda: service.jobs.ledger.following == 0)

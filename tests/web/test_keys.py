@@ -39,6 +39,9 @@ def needs_worker(test: Any) -> Any:
 
 PUBLIC = {"/healthz", "/readyz", r"/openapi\.json", "/docs", "/docs/([^/]+)"}
 
+#: What is another in each problem.
+UNLIKE = {"instance": "", "request_id": "", "trace_id": ""}
+
 # The file.
 
 
@@ -330,7 +333,7 @@ async def test_without_a_valid_key(site: Guarded) -> None:
     for method, path, _ in [*ROUTES_WITH_SCOPES, ("GET", "/", ""), ("DELETE", "/v1/tasks", "")]:
         for given in headers:
             response = await site.fetch(None, path, method, headers=given)
-            documents.append(problem(response, 401, "unauthorized") | {"instance": "", "request_id": ""})
+            documents.append(problem(response, 401, "unauthorized") | UNLIKE)
             assert response.headers["WWW-Authenticate"] == "Bearer"
             assert "RateLimit" not in response.headers
     assert all(document == documents[0] for document in documents)
@@ -388,7 +391,7 @@ async def test_only_exposed_and_allowed_tasks(site: Guarded) -> None:
             continue
         shown = await site.fetch("some", f"/v1/tasks/{name}")
         for refused in (response, shown):
-            answers.append(problem(refused, 404, "unknown-task") | {"instance": "", "request_id": ""})
+            answers.append(problem(refused, 404, "unknown-task") | UNLIKE)
     assert len(answers) > 20
     assert all(answer == answers[0] for answer in answers)
     shown = await site.fetch("some", "/v1/tasks")
@@ -415,8 +418,13 @@ async def test_another_owners_job_is_no_job(site: Guarded) -> None:
             for job_id in (job["id"], never)
         ]
         for document in (theirs, nobodys):
-            del document["instance"], document["request_id"]
+            document |= UNLIKE
         assert theirs == nobodys
+    body = b'{"input": [1], "options": {"queue": "quiet", "tags": ["theirs"]}}'
+    tagged = json.loads((await site.fetch("alice", "/v1/tasks/s.add/jobs", "POST", body=body)).body)["id"]
+    assert (await site.fetch("bob", "/v1/events?tag=theirs")).code == 204
+    stream = await site.service.jobs.ledger.note([tagged])  # as the ids of her stream's events have it
+    problem(await site.fetch("bob", f"/v1/events?tag=theirs&after={stream}:0"), 404, "unknown-job")
     for name in ("alice", "alice2", "reader", "admin"):  # the same owner, and who sees all
         assert json.loads((await site.fetch(name, f"/v1/jobs/{job['id']}")).body) == job
         events = await site.fetch(name, f"/v1/jobs/{job['id']}/events")

@@ -268,6 +268,7 @@ async def test_a_fuzzer_finds_nothing(spare: Service, tmp_path: Path) -> None:
         *("--exclude-operation-id", "submit_s_pid", "--exclude-operation-id", "submit_s_mark"),
         # Whether a workflow fits depends on what its tasks take.
         *("--exclude-operation-id", "submit_workflow"),
+        *("--exclude-operation-id", "submit_s_poison"),
         *("--exclude-operation-id", "submit_s_flaky", "--exclude-operation-id", "follow_job_by_websocket"),
         cwd=tmp_path,
         SCHEMATHESIS_HOOKS="tests.web.fuzzing",

@@ -1,13 +1,17 @@
 """``python -m web`` as a process: settings, signals, a graceful end, several processes."""
 
 import asyncio
+import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,7 +173,7 @@ def test_a_taken_port(sample: dict[str, str], processes: str) -> None:
             timeout=30,
             check=False,
         )
-    assert ended.returncode == 1
+    assert ended.returncode == 78
     assert b"cannot listen" in ended.stderr
     assert b"Traceback" not in ended.stderr
 
@@ -200,6 +204,42 @@ def test_a_setting_that_makes_no_sense_is_said_and_not_tried_again(
     assert ended.returncode == 78
     assert complaint in ended.stderr
     assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.server
+@pytest.mark.worker
+def test_1000_events_in_2_s_once_and_in_order_whatever_is_cut(sample: dict[str, str], tmp_path: Path) -> None:
+    """The connection is cut three times, then the process is killed and another started in its place."""
+    told: list[tuple[int, str, dict[str, Any]]] = []
+
+    def listen(port: int, path: str, most: int) -> None:
+        """Read on from the last event, as an EventSource does, until there are so many, or the end."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        with closing(connection):
+            connection.request("GET", path, headers={"Last-Event-ID": str(told[-1][0])} if told else {})
+            stream = connection.getresponse()
+            fields: dict[str, str] = {}
+            while len(told) < most and (line := stream.readline()):
+                if line != b"\n":
+                    name, _, value = line.decode().rstrip("\n").partition(": ")
+                    fields[name] = value
+                elif "event" in fields:
+                    told.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
+                    fields = {}
+
+    with serving(tmp_path / "log", **sample) as made:
+        body = {"input": {"count": 1000, "seconds": 2}, "options": {"countdown": 0.5}}
+        _, accepted = made.fetch("/v1/tasks/s.ticks/jobs", body)
+        path = accepted["links"]["events"]
+        for most in (100, 200, 300, 400):
+            listen(made.port, path, most)
+            assert len(told) == most
+    with serving(tmp_path / "log", port=made.port, **sample):
+        listen(made.port, path, 10_000)
+    assert [number for number, _, _ in told] == list(range(1003))
+    assert [kind for _, kind, _ in told] == ["state", "state", *["progress"] * 1000, "end"]
+    assert [data["current"] for _, kind, data in told if kind == "progress"] == list(range(1, 1001))
+    assert told[-1][2]["state"] == "SUCCESS"
 
 
 @pytest.mark.server

@@ -8,6 +8,7 @@ Knows no HTTP. Redis only, whatever the broker is.
 """
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 import uuid
@@ -64,6 +65,9 @@ KEPT_ATTEMPTS = 20
 
 #: Seconds for which a blob that was announced may be on its way into a job: it is stored, and a chain handed on.
 BLOB_GRACE = 3_600.0
+
+#: Seconds for which a list of jobs is noted after it was last asked for.
+LIST_TTL = 86_400.0
 
 #: Followers of events at once.
 MAX_FOLLOWERS = 100_000
@@ -188,7 +192,8 @@ class Ledger:
         found = await self._run(_scripts.READ, job_id, *FIELDS)
         if len(found) < 2:
             return Gone(found[0].decode()) if found else None
-        return Job.of_fields(job_id, found)
+        *values, depth = found
+        return dataclasses.replace(Job.of_fields(job_id, values), queue_depth=depth)
 
     async def input_of(self, job_id: str) -> bytes | None:
         """
@@ -420,6 +425,18 @@ class Ledger:
         if self._feed.following >= MAX_FOLLOWERS:
             raise WaitersSaturated("too many follow jobs", task_id=job_id, retry_after=1.0)
         return self._feed.follow(job_id, after)
+
+    async def note(self, ids: Sequence[str]) -> str:
+        """Note a list of jobs for ``LIST_TTL`` seconds; return its name, which is the same for the same list."""
+        text = ",".join(ids)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        await self.call("SET", f"{self.prefix}list:{name}", text, "PX", _ms(LIST_TTL))
+        return name
+
+    async def noted(self, name: str) -> list[str] | None:
+        """Return the list of jobs that has this name; None if there is none."""
+        text: bytes | None = await self.call("GETEX", f"{self.prefix}list:{name}", "PX", _ms(LIST_TTL))
+        return None if text is None else text.decode().split(",")
 
     @property
     def following(self) -> int:

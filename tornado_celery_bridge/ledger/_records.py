@@ -113,12 +113,20 @@ class Job:
     result: Any = None
     #: In the place of a large result: where it is.
     stored: Stored | None = None
-    #: ``{"type", "module", "message"}`` of a job that failed, was cancelled or will be tried again.
+    #: ``{"type", "module", "message"}`` of a job that failed, was cancelled or will be tried again; one that was given
+    #: up has ``"kind": "dead-lettered"`` as well.
     error: dict[str, str] | None = None
+    #: How many jobs are in its queue; None if it does not wait, or was not read alone.
+    queue_depth: int | None = None
     #: The last event's number; 0 is the acceptance.
     number: int = 0
     #: Node name of the worker that began it last.
     worker: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+        return self.record.owner
 
     @property
     def done(self) -> bool:
@@ -193,6 +201,11 @@ class Workflow(NamedTuple):
     jobs: dict[str, "Job"]
     #: Whether all of it was cancelled.
     cancelled: bool = False
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+        return self.record.owner
 
     @property
     def done(self) -> bool:

@@ -20,7 +20,7 @@ Keys, all with the deployment's prefix:
 ``callbacks``         sorted set of these receivers, by when to try the first of theirs
 ``events:{id}``       list of the job's last events, numbered without gaps; also the channel they are published on. (A
                       stream would take 4 KB for the first event, and have no use for its ids.)
-``index:…``           sorted sets of job ids, packed, by time of submission: ``all``, ``owner:…``, ``task:…``,
+``index:…``           sorted sets of job ids, packed, by ``created_at``: ``all``, ``owner:…``, ``task:…``,
                       ``tag:…``, ``state:…``
 ``open``              hash: how many unfinished jobs an owner has
 ``queued:{queue}:…``  sorted set of the jobs whose message is in a queue, at a priority, by when they were due there
@@ -40,6 +40,7 @@ Keys, all with the deployment's prefix:
                       ``workflow:{id}``
 ``gone:{id}``         the owner of a job that was forgotten; ``gone:workflow:{id}`` of a workflow
 ``key:{…}``           hash: an idempotency key's reservation
+``list:{…}``          ids of jobs that are followed as one, comma-separated
 ``blobs``             sorted set of blobs that are nobody's, by the time that they are to be removed from the store
 ``pace``              hash: how long jobs of a task have waited and run of late, in ms
 ====================  ==============================================================================================
@@ -128,7 +129,7 @@ end
 local function move(from, to)
   if bucket(from) == bucket(to) then return end
   redis.call('ZREM', index('state:' .. bucket(from)), pack(id))
-  redis.call('ZADD', index('state:' .. bucket(to)), redis.call('HGET', job, 'created'), pack(id))
+  redis.call('ZADD', index('state:' .. bucket(to)), redis.call('HGET', job, 'created_at'), pack(id))
 end
 
 local function event(kind, data)
@@ -241,7 +242,8 @@ local function finish_one(from, state, value)
   local time = now()
   settle()
   redis.call('HSET', job, 'state', state, 'finished_at', time)
-  redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'not_before', 'lost')
+  redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'not_before', 'lost',
+    'delayed')
   set_value(value)
   move(from, state)
   local left = redis.call('HINCRBY', prefix .. 'open', known[2], -1)
@@ -305,20 +307,20 @@ local function cancel(unless_begun, grace)
   return state
 end
 
-local DEAD = '{"type":"WorkerLostError","module":"billiard.exceptions","message":"given up: ' .. MAX_LOST ..
-  ' workers were lost while they ran it"}'
+local DEAD = '{"type":"WorkerLostError","module":"billiard.exceptions","kind":"dead-lettered","message":"given up: ' ..
+  MAX_LOST .. ' workers were lost while they ran it"}'
 
 -- The worker that ran the job does not hold it any more: it waits again, or is given up.
 local function lapse(state)
   redis.call('ZREM', prefix .. 'held', pack(id))
   if redis.call('HGET', job, 'cancelled') then return finish(state, 'REVOKED', CANCELLED) end
   if redis.call('HINCRBY', job, 'lost', 1) >= MAX_LOST then
-    redis.call('ZADD', index('dead'), redis.call('HGET', job, 'created'), pack(id))
+    redis.call('ZADD', index('dead'), redis.call('HGET', job, 'created_at'), pack(id))
     return finish(state, 'FAILURE', DEAD)
   end
   local time = now()
-  redis.call('HSET', job, 'state', 'PENDING', 'due', time)
-  redis.call('HDEL', job, 'token', 'started_at')
+  redis.call('HSET', job, 'state', 'PENDING')
+  redis.call('HDEL', job, 'token', 'started_at', 'due')  -- which of two messages it begins by is not known
   set_value('null')
   move(state, 'PENDING')
   enqueued(time)
@@ -353,10 +355,11 @@ end
 local function write(fields, input, ttl, delay, message, callback)
   local time, record, packed = now(), cjson.decode(fields), pack(id)
   for name, value in pairs(record) do redis.call('HSET', job, name, value) end
-  redis.call('HSET', job, 'ttl', ttl, 'state', 'PENDING', 'created', time)
+  redis.call('HSET', job, 'ttl', ttl, 'state', 'PENDING')
   if callback ~= '' then redis.call('HSET', job, 'callback', callback) end
   if delay then
     redis.call('HSET', job, 'due', time + delay)
+    if tonumber(delay) > 0 then redis.call('HSET', job, 'delayed', 1) end
     enqueued(time + delay)
   end
   redis.call('SET', prefix .. 'input:' .. id, input)
@@ -365,11 +368,10 @@ local function write(fields, input, ttl, delay, message, callback)
   if message ~= '' then redis.call('SET', prefix .. 'message:' .. id, message) end
   redis.call('HINCRBY', prefix .. 'open', record.owner, 1)
   redis.call('DEL', prefix .. 'gone:' .. id)
-  redis.call('ZADD', index('all'), time, packed)
-  redis.call('ZADD', index('task:' .. record.task), time, packed)
-  redis.call('ZADD', index('state:PENDING'), time, packed)
-  if record.owner ~= '' then redis.call('ZADD', index('owner:' .. record.owner), time, packed) end
-  for _, tag in ipairs(cjson.decode(record.tags or '[]')) do redis.call('ZADD', index('tag:' .. tag), time, packed) end
+  local indexes = {'all', 'task:' .. record.task, 'state:PENDING'}
+  if record.owner ~= '' then indexes[#indexes + 1] = 'owner:' .. record.owner end
+  for _, tag in ipairs(cjson.decode(record.tags or '[]')) do indexes[#indexes + 1] = 'tag:' .. tag end
+  for _, name in ipairs(indexes) do redis.call('ZADD', index(name), record.created_at, packed) end
 end
 """
 
@@ -501,7 +503,7 @@ return 1
 START = (
     _COMMON
     + """
-local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked')
+local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed')
 local state = known[1]
 if not state then return 'unknown' end
 if ENDED[state] then return state end
@@ -556,13 +558,14 @@ end
 local attempt, queue = redis.call('HINCRBY', job, 'attempt', 1), queue_name()
 dequeued()
 redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', ARGV[4], 'worker', ARGV[6], 'retries', retries)
-redis.call('HDEL', job, 'not_before')
+redis.call('HDEL', job, 'not_before', 'delayed')
 redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
 set_value('null')
 move(state, 'STARTED')
 if known[4] then
   if attempt == 1 then pace(known[2] .. ' wait', math.max(0, time - known[4])) end
-  local reached = tonumber(redis.call('HGET', prefix .. 'reached', queue) or math.huge)
+  -- A worker holds what is delayed, and begins it before others that came earlier: that overtakes nobody.
+  local reached = known[8] and math.huge or tonumber(redis.call('HGET', prefix .. 'reached', queue) or math.huge)
   if tonumber(known[4]) > reached then redis.call('HSET', prefix .. 'reached', queue, known[4]) end
 end
 event('state', cjson.encode({state = 'STARTED', attempt = attempt, started_at = time}))
@@ -648,6 +651,7 @@ if not state or ENDED[state] then return 0 end
 local due = tonumber(ARGV[4]) or now()
 redis.call('SET', prefix .. 'message:' .. id, ARGV[3])
 redis.call('HSET', job, 'due', due)
+if ARGV[4] ~= '' then redis.call('HSET', job, 'delayed', 1) else redis.call('HDEL', job, 'delayed') end
 if bucket(state) ~= 'STARTED' then enqueued(due) end
 return 1
 """
@@ -797,12 +801,22 @@ end
 """
 
 #: ARGV: prefix, id, fields…, of which the first is one that each job has.
-#: Returns the fields and the value; {owner} of one that was forgotten; {} if there was none.
+#: Returns the fields, the value, and of a job that is PENDING how many are in its queue; {owner} of one that was
+#: forgotten; {} if there was none.
 READ = (
     _COMMON
     + _READ
     + """
-return read({unpack(ARGV, 3)}) or {redis.call('GET', prefix .. 'gone:' .. id) or nil}
+local values = read({unpack(ARGV, 3)})
+if not values then return {redis.call('GET', prefix .. 'gone:' .. id) or nil} end
+local known, depth = redis.call('HMGET', job, 'state', 'queue'), false
+if known[1] == 'PENDING' then
+  local queued = prefix .. 'queued:' .. known[2] .. ':'
+  depth = redis.call('ZCARD', queued)
+  for priority = 0, 9 do depth = depth + redis.call('ZCARD', queued .. priority) end
+end
+values[#values + 1] = depth
+return values
 """
 )
 

@@ -9,7 +9,7 @@ import redis
 from celery import Celery
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -52,7 +52,7 @@ def connect(app: Celery, *, attempts: int = 0, **overrides: Any) -> redis.Redis:
     if issubclass(params.get("connection_class", redis.Connection), redis.UnixDomainSocketConnection):
         params.pop("socket_keepalive", None)
         params.pop("socket_connect_timeout", None)
-    lost = (RedisConnectionError, RedisTimeoutError)
+    lost = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)  # at its maxmemory it may have room soon
     retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), attempts, supported_errors=lost)
     return redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=retry))
 

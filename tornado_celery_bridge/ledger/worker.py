@@ -12,7 +12,10 @@ What it adds to a stock worker, and where:
   reference in its place for all that Celery does with it (see :mod:`.._store`). Who reads a result by this app gets it;
 - while a task runs: what it logs by ``get_task_logger`` becomes the job's events;
 - before a worker publishes a job's message, be it of a retry or of what comes next in a chain: the ledger keeps it;
-- beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost.
+- beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost, and a heartbeat for
+  its supervisor (see :mod:`..heartbeat`; beat has one, too).
+
+A worker or a beat whose settings or servers are unsafe does not start: see :mod:`.checks`.
 
 A task says of its jobs, by options of its own, over all workers:
 
@@ -41,13 +44,15 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, ImproperlyConfigured, Reject
 from celery.utils.time import rate
 from kombu.utils import json
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._store import Store, Stored
 from tornado_celery_bridge.exceptions import StoreUnavailable
+from tornado_celery_bridge.heartbeat import WorkerHeartbeat, watch_beat
 from tornado_celery_bridge.ledger._keeper import Keeper, is_keeper
 from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
+from tornado_celery_bridge.ledger.checks import refuse_unsafe
 from tornado_celery_bridge.progress import STATE as PROGRESS
 
 __all__ = ("JobCancelled", "install", "is_installed")
@@ -75,7 +80,8 @@ def install(app: Celery) -> None:
 
     .. versionadded:: 0.1.0
     """
-    app.steps["worker"].update((_GuardTasks, _KeepJobs))
+    app.steps["worker"].update((_CheckSettings, _GuardTasks, _KeepJobs, WorkerHeartbeat))
+    signals.beat_init.connect(functools.partial(_begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
     if app.configured:  # type: ignore[attr-defined]
         _record_states(app)
     else:
@@ -103,6 +109,10 @@ class _Recording:
     """Mixed into the app's result backend: what it stores goes into the ledger as well."""
 
     app: Celery
+
+    def exception_safe_to_retry(self, exc: BaseException) -> bool:
+        # Else Celery ends as a FAILURE what could not be said to have started, or to have succeeded.
+        return isinstance(exc, OutOfMemoryError) or bool(super().exception_safe_to_retry(exc))  # type: ignore[misc]
 
     def meta_from_decoded(self, meta: Any) -> Any:
         meta = super().meta_from_decoded(meta)  # type: ignore[misc]
@@ -180,6 +190,22 @@ def _error(result: Any) -> dict[str, str]:
     except Exception:
         message = "(its message can't be shown)"
     return {"type": cls.__qualname__, "module": cls.__module__, "message": message}
+
+
+# As a worker or beat starts.
+
+
+class _CheckSettings(bootsteps.Step):
+    """Before anything is forked, and with the log set up."""
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        refuse_unsafe(worker.app)
+
+
+def _begin_beat(app: Celery, *, sender: Any, **_: Any) -> None:
+    if sender.app is app:
+        refuse_unsafe(app)
+        watch_beat(sender)
 
 
 # Before a task's code.

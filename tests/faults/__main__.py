@@ -1,0 +1,203 @@
+"""
+The fault matrix with large numbers: ``python -m tests.faults --count 10000 F1 F2``, or ``make faults`` for all of it.
+
+Each row that is done is a line in ``.test/faults.jsonl``, and docs/reliability.md is written anew from the last line of
+each, so that rows may be run one by one, or side by side (each has servers of its own).
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tests.faults.harness import ROOT, SLOTS, WORKERS, Figures, running
+from tests.faults.rows import ROWS, soak
+from tests.servers import Server
+
+RESULTS, REPORT = ROOT / ".test" / "faults.jsonl", ROOT / "docs" / "reliability.md"
+
+HEAD = """# Reliability
+
+What the fault matrix measured: `make faults` ({command}).
+Real processes: {workers} workers of {slots} prefork processes, one `python -m web`, one Valkey with AOF, and a second
+one, which no fault reaches, in which each task writes that it starts and that it ends. Jobs are submitted over HTTP
+at 20 a second, each with an idempotency key, and again with the same key until one is accepted. Faults are drawn by a
+seeded generator, spread over the load; what was killed is started again at once. Then what was accepted is
+compared with what ran (`tests/faults/harness.py`).
+
+{versions}.
+The machine was shared with other work: times are upper bounds.
+
+- **lost**: accepted, and not run to its end by the time that nothing was left in the queue. 0 lost of n proves with
+  95 % confidence that no more than 3/n are lost; the column *at most* says that.
+- **second starts**: beyond the first of each job. There may be one for each slot that a fault hits.
+- **held up**: the longest that a job which was lost waited for its next start (or, not begun yet, for its first), in
+  seconds, less the time for which a fault itself went on. Bound: 15 s.
+- **load**: the machine's load average over five minutes: where it is well above the number of cores, jobs were held up
+  by other work, not by the fault.
+- **back**: from the end of a fault to the next end of a job, at the longest, in seconds.
+- **wrong**: what the row demands and did not get; besides the above: no job FAILED, none without a last state, none ran
+  that nobody had been told of, queue and unacknowledged messages end empty.
+
+## The product
+
+"""
+
+STOCK = """
+## Stock Celery, hardened by settings
+
+The same harness, processes and settings (`celeryconfig.py`: late acknowledgement, reject on a lost worker, prefetch 1;
+visibility timeout 10 s), without `install(app)`; jobs are sent by `send_task`, and again with the same id if it raised.
+Its losses are few for a fault each, so compare runs of thousands. `appendfsync` as for the product.
+
+"""
+
+TAIL = """
+## Soak (F19)
+
+{soak}
+
+## What is not here
+
+- F5 (RabbitMQ), F11 and F12 (beat, clocks) belong to other issues; F17 (many slow clients) and F18 (huge bodies) to the
+  HTTP tests; F20 (the state machine under hypothesis) is tests/ledger/test_states.py.
+- F9: a full disk under the AOF needs a file system of its own, and is not tried; `maxmemory` is.
+- One machine: no fault here separates machines or loses a disk. Kills end processes, not the operating system's cache.
+"""
+
+COLUMNS = "| row | what | jobs | faults | lost | at most | second starts | held up | back | wrong | also |\n" + (
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+)
+
+
+def run(name: str, count: int | None, seed: int, *, stock: bool, sync: str) -> dict[str, Any]:
+    """Put the product, or stock Celery, to one row, and return what came of it."""
+    row = ROWS[name]
+    count = count or row.count
+    faults = max(row.faults, count // row.every) if row.every else row.faults
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder), stock=stock, proxied=row.proxied, sync=sync) as system,
+    ):
+        figures = row.run(system, count, faults, seed)
+        crashes = system.crashes
+    own = not (stock or os.environ.get("STOCK_TRANSPORT"))
+    more = {"stock": stock, "sync": sync, "transport": "ours" if own else "kombu's", "load": os.getloadavg()[1]}
+    return result(figures, crashes) | more | {"row": name, "what": row.what, "seed": seed}
+
+
+def result(figures: Figures, crashes: int) -> dict[str, Any]:
+    counts = {name: len(getattr(figures, name)) for name in ("lost", "unfinished", "failed", "unexpected")}
+    names = ("accepted", "faults", "second_starts", "allowed", "recovery", "back", "left", "notes", "broken")
+    wrong = {name: len(value) if name in counts else value for name, value in figures.wrong().items()}
+    if "recovery" in wrong:
+        wrong["recovery"] = round(figures.recovery, 1)
+    more = {"wrong": wrong, "crashes": crashes, "date": time.strftime("%d %B %Y")}
+    return counts | {name: getattr(figures, name) for name in names} | more
+
+
+def run_soak(minutes: float, seed: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as system:
+        figures, samples = soak(system, minutes, seed)
+        found = result(figures, system.crashes)
+    return found | {"row": "F19", "stock": False, "minutes": minutes, "samples": [vars(sample) for sample in samples]}
+
+
+# The report.
+
+
+def line(found: dict[str, Any]) -> str:
+    notes = dict(found["notes"]) | ({"main processes that died of it": found["crashes"]} if found["crashes"] else {})
+    notes["load"] = round(found["load"], 1)
+    if found["sync"] != "always":
+        notes["appendfsync"] = found["sync"]
+    if found["transport"] != "ours" and not found["stock"]:
+        notes["transport"] = found["transport"]
+    wrong = "; ".join(f"{name}: {value}" for name, value in found["wrong"].items()) or "nothing"
+    bound = f"{3 / found['accepted']:.2%}" if not found["lost"] else ""
+    cells = [
+        *(found["row"], found["what"], f"{found['accepted']:,}", found["faults"], found["lost"], bound),
+        f"{found['second_starts']} of {found['allowed']}",
+        *(f"{found['recovery']:.1f}", f"{found['back']:.1f}" if found["faults"] else ""),
+        *(wrong, "; ".join(f"{name}: {value}" for name, value in notes.items())),
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |\n"
+
+
+def soak_text(found: dict[str, Any]) -> str:
+    samples = found["samples"]
+    wrong = "; ".join(f"{name}: {value}" for name, value in found["wrong"].items()) or "nothing"
+    text = (
+        f"{found['minutes']:g} minutes, {found['accepted']:,} jobs, {found['faults']} faults (kill -9 of a pool "
+        f"process, a worker, Redis or web, or a worker restarted): {found['lost']} lost, "
+        f"{found['second_starts']} second starts, "
+        f"held up for {found['recovery']:.1f} s at the longest; wrong: {wrong}.\n\n"
+        "| minute | web's memory, MB | web's descriptors | jobs waiting |\n| --- | --- | --- | --- |\n"
+    )
+    for sample in samples[:: max(1, len(samples) // 15)]:
+        text += "| {minute:.1f} | {megabytes:.0f} | {descriptors} | {waiting} |\n".format_map(sample)
+    return text.rstrip()
+
+
+def write_report() -> None:
+    last: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for each in RESULTS.read_text().splitlines():
+        found = json.loads(each)
+        last[found["row"], found["stock"], found.get("sync"), found.get("transport")] = found
+    soaked = last.pop(("F19", False, None, None), None)
+    order = list(ROWS)
+    rows = sorted(last.values(), key=lambda found: (order.index(found["row"]), found["sync"]))
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("celery", "kombu", "redis", "tornado"))
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}, Valkey {_server_version()}"
+    dates = ", ".join(dict.fromkeys(found["date"] for found in rows))
+    command = "or `python -m tests.faults --count N ROW…`; the tests run the same with small numbers"
+    head = HEAD.format(command=command, workers=WORKERS, slots=SLOTS, versions=f"{dates}; {machine}")
+    text = head + COLUMNS + "".join(line(found) for found in rows if not found["stock"])
+    text += STOCK + COLUMNS + "".join(line(found) for found in rows if found["stock"])
+    text += TAIL.format(soak=soak_text(soaked) if soaked else "Not run: `python -m tests.faults --minutes 30`.")
+    REPORT.write_text(text)
+
+
+def _server_version() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder)).start()
+        with server.client() as client:
+            info = client.info("server")
+        server.stop()
+    return str(info.get("valkey_version") or info["redis_version"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help=f"of {', '.join(ROWS)}; or all")
+    parser.add_argument("--count", type=int, help="jobs; the tests' small number, if there is none")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stock", action="store_true", help="put stock Celery to it instead, where that makes sense")
+    parser.add_argument("--sync", default="always", choices=["always", "everysec"], help="Redis' appendfsync")
+    parser.add_argument("--minutes", type=float, help="a soak of so long instead of rows")
+    options = parser.parse_args()
+    RESULTS.parent.mkdir(exist_ok=True)
+    wrong = 0
+    for name in ["F19"] if options.minutes else options.rows or ROWS:
+        if options.minutes:
+            found = run_soak(options.minutes, options.seed)
+        elif options.stock and not ROWS[name].has_stock:
+            continue
+        else:
+            found = run(name, options.count, options.seed, stock=options.stock, sync=options.sync)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+        write_report()
+        wrong += bool(found["wrong"]) and not options.stock
+        print(name, {key: value for key, value in found.items() if key != "samples"}, flush=True)
+    return min(wrong, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

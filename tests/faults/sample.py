@@ -1,0 +1,97 @@
+"""
+The Celery app of the fault matrix, with the settings that are delivered: ``celery -A tests.faults.sample``.
+
+``REDIS_URL`` and ``FAULTS_JOURNAL`` say where broker and journal are; with ``FAULTS_STOCK`` it keeps no ledger.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import time
+from typing import Any
+
+import redis
+from celery import Celery, Task
+from celery.exceptions import SoftTimeLimitExceeded
+
+from tornado_celery_bridge.ledger.worker import install
+from tornado_celery_bridge.transports.redis import register
+
+QUEUE = "faults"
+#: Seconds after which Redis' messages in the hands of a dead worker are delivered again; tasks may take less.
+VISIBILITY = 10
+
+
+@functools.cache
+def _journal() -> redis.Redis:
+    return redis.Redis.from_url(os.environ["FAULTS_JOURNAL"])
+
+
+def note(what: str, task_id: str | None) -> None:
+    """Write down, where none of the faults reaches, that a task starts or ends."""
+    _journal().rpush("journal", json.dumps([what, task_id, time.time()]))
+
+
+def make_app(url: str, *, stock: bool = False) -> Celery:
+    app = Celery("faults", set_as_current=False)
+    app.config_from_object("celeryconfig")
+    app.conf.update(
+        broker_url=url,
+        result_backend=url,
+        job_ledger_url=url,
+        job_store_url=None,
+        redis_socket_keepalive=True,
+        imports=(),
+        beat_schedule={},
+        task_soft_time_limit=VISIBILITY - 3,
+        task_time_limit=VISIBILITY - 2,
+        task_default_queue=QUEUE,
+        task_queues={QUEUE: {}},
+    )
+    app.conf.broker_transport_options |= {"visibility_timeout": VISIBILITY}
+    if not stock:
+        if not app.conf.stock_transport:
+            register()
+        install(app)
+
+    @app.task(name="faults.work", shared=False, exposed=True, bind=True)
+    def work(self: Task[..., Any], seconds: float = 0.0) -> None:
+        note("start", self.request.id)
+        time.sleep(seconds)
+        note("end", self.request.id)
+
+    @app.task(name="faults.gather", shared=False, exposed=True, bind=True)
+    def gather(self: Task[..., Any], parts: list[None]) -> int:
+        note("start", self.request.id)
+        note("end", self.request.id)
+        return len(parts)
+
+    @app.task(name="faults.poison", shared=False, exposed=True, bind=True)
+    def poison(self: Task[..., Any]) -> None:
+        note("start", self.request.id)
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    @app.task(name="faults.stubborn", shared=False, exposed=True, bind=True, soft_time_limit=2, time_limit=3)
+    def stubborn(self: Task[..., Any]) -> None:
+        note("start", self.request.id)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            with contextlib.suppress(SoftTimeLimitExceeded):
+                time.sleep(60)
+
+    @app.task(name="faults.echo", shared=False, exposed=True, bind=True)
+    def echo(self: Task[..., Any], value: Any = None) -> Any:
+        note("start", self.request.id)
+        note("end", self.request.id)
+        return value
+
+    return app
+
+
+def __getattr__(name: str) -> Celery:
+    if name in ("app", "celery"):
+        globals()["app"] = made = make_app(os.environ["REDIS_URL"], stock="FAULTS_STOCK" in os.environ)
+        return made
+    raise AttributeError(name)

@@ -1,0 +1,204 @@
+"""What is unsafe: servers that are really so, and settings. That nothing starts, tests/deploy/test_refusals.py says."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+
+from tests.servers import Server
+from tornado_celery_bridge.ledger import checks
+from tornado_celery_bridge.ledger.checks import Finding, check
+
+pytestmark = pytest.mark.server
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a server with options of the test's own; ended with the test."""
+    started: list[Server] = []
+
+    def start_one(*options: str) -> Server:
+        started.append(Server(tmp_path / f"redis{len(started)}", *options).start())
+        return started[-1]
+
+    yield start_one
+    for server in started:
+        server.stop()
+
+
+#: All as it should be.
+SAFE: dict[str, Any] = {
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "task_time_limit": 600,
+    "worker_prefetch_multiplier": 1,
+    "broker_transport_options": {"visibility_timeout": 601, "confirm_publish": True},
+}
+REFUSED = "redis://127.0.0.1:1/0"
+
+
+def look(url: str = REFUSED, broker: str | None = None, allow: str = "", **settings: Any) -> list[Finding]:
+    app = Celery(broker=broker or url, backend=url, set_as_current=False)
+    app.conf.update(SAFE | settings)
+    try:
+        return check(app, environment={"ALLOW_UNSAFE": allow})
+    finally:
+        app.close()
+
+
+def names(*args: Any, **settings: Any) -> list[str]:
+    return [finding.name for finding in look(*args, **settings)]
+
+
+def forbid(server: Server, *commands: str) -> None:
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", *commands)
+
+
+# Servers.
+
+
+def test_nothing_is_found_where_all_is_well(start: Start) -> None:
+    assert names(start().url) == []
+
+
+def test_of_a_server_on_a_unix_socket_neither(start: Start, tmp_path: Path) -> None:
+    start("--unixsocket", str(tmp_path / "s"), "--protected-mode", "no")
+    assert names(f"redis+socket://{tmp_path}/s?virtual_host=0") == []
+
+
+def test_a_ledger_without_an_append_only_file(start: Start) -> None:
+    server = start("--appendonly", "no")
+    (found,) = look(server.url)
+    assert (found.name, found.is_unsafe) == ("no-aof", True)
+    assert "appendonly yes" in found.remedy
+    assert "ALLOW_UNSAFE=no-aof" in str(found)
+    with server.client() as client:  # its remedy works, with the server as it runs
+        client.config_set("appendonly", "yes")
+    assert look(server.url) == []
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_broker_that_evicts(start: Start, policy: str) -> None:
+    (found,) = look(start().url, start("--maxmemory-policy", policy).url)
+    assert (found.name, found.is_unsafe) == ("eviction", True)
+    assert "the broker's Redis" in found.what
+    assert policy in found.what
+
+
+def test_where_config_is_forbidden_info_says_it(start: Start) -> None:
+    """As managed servers do."""
+    server = start("--appendonly", "no")
+    forbid(server, "-config")
+    assert names(server.url) == ["no-aof", "unknown"]
+
+
+def test_where_info_is_forbidden_too_it_is_unknown(start: Start) -> None:
+    server = start("--appendonly", "no")
+    forbid(server, "-config", "-info")
+    (found,) = look(server.url)
+    assert (found.name, found.is_unsafe) == ("unknown", False)
+    assert "no permissions" in found.what
+
+
+@pytest.mark.parametrize("broker", [None, "redis://127.0.0.1:2/0"])
+def test_a_server_that_is_away_keeps_nobody_from_starting(broker: str | None) -> None:
+    found = look(broker=broker)
+    assert {(each.name, each.is_unsafe) for each in found} == {("unknown", False)}
+    assert len(found) == (2 if broker else 1)
+
+
+@pytest.mark.parametrize(
+    ("server", "is_open"),
+    [
+        ({"host": "10.0.0.5", "has_password": False}, True),
+        ({"host": "redis", "has_password": False}, True),
+        ({"host": "redis", "has_password": True}, False),
+        ({"host": "::1", "has_password": False}, False),
+        ({"host": "localhost", "has_password": False}, False),
+        ({"host": None, "has_password": False}, False),
+        # Reached over loopback, and open to the network all the same.
+        ({"config": {"bind": "* -::*", "protected-mode": "no", "requirepass": "", "port": "6379"}}, True),
+        ({"config": {"bind": "", "protected-mode": "no", "requirepass": "", "port": "6379"}}, True),
+        ({"config": {"bind": "127.0.0.1 10.0.0.5", "protected-mode": "no", "requirepass": "", "port": "6379"}}, True),
+        ({"config": {"bind": "127.0.0.1 -::1", "protected-mode": "no", "requirepass": "", "port": "6379"}}, False),
+        ({"config": {"bind": "* -::*", "protected-mode": "yes", "requirepass": "", "port": "6379"}}, False),
+        ({"config": {"bind": "* -::*", "protected-mode": "no", "requirepass": "", "port": "0"}}, False),
+        ({"config": {"bind": "* -::*", "protected-mode": "no", "requirepass": "x", "port": "6379"}}, False),
+    ],
+)
+def test_who_can_reach_it(server: dict[str, Any], is_open: bool) -> None:
+    given = {"role": "Redis", "host": "127.0.0.1", "has_password": False} | server
+    found = checks.no_password(checks.Server(**given))
+    assert (found is not None and found.is_unsafe) == is_open
+
+
+def test_a_server_without_protection_that_listens_on_loopback(start: Start) -> None:
+    assert names(start("--protected-mode", "no").url) == []  # it listens on 127.0.0.1 alone
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"task_acks_late": False}, "early-acks"),
+        ({"task_reject_on_worker_lost": None}, "lost-fails"),
+        ({"task_retry_on_worker_lost": True}, "lost-fails"),
+        ({"accept_content": ["json", "pickle"]}, "pickle"),
+        ({"accept_content": ["application/x-python-serialize"]}, "pickle"),
+        ({"result_accept_content": ["yaml"]}, "pickle"),
+        ({"broker_url": "amqp://", "broker_transport_options": {}}, "no-confirms"),
+        ({"broker_url": ["pyamqp://a", "pyamqp://b"], "broker_transport_options": {}}, "no-confirms"),
+        ({"task_time_limit": None}, "no-time-limit"),
+        ({"broker_transport_options": {"visibility_timeout": 60}}, "visibility"),
+        ({"task_time_limit": 7200, "broker_transport_options": {}}, "visibility"),
+        ({"worker_prefetch_multiplier": 4}, "prefetch"),
+    ],
+)
+def test_a_setting(server: Server, settings: dict[str, Any], name: str) -> None:
+    (found,) = look(server.url, **settings)
+    assert found.name == name
+    assert found.is_unsafe == (name not in ("no-time-limit", "visibility", "prefetch"))
+
+
+def test_confirms_and_a_visibility_timeout_are_no_matter_of_other_brokers(server: Server) -> None:
+    assert names(server.url, "amqp://") == []
+    assert names(server.url, "memory://", broker_transport_options={}) == []
+
+
+def test_without_install(server: Server) -> None:
+    app = Celery(broker=server.url, backend=server.url, set_as_current=False)
+    app.conf.update(SAFE)
+    (found,) = check(app, installed=False)
+    assert (found.name, found.is_unsafe) == ("no-install", True)
+    app.close()
+
+
+# Overrides.
+
+
+def test_what_is_allowed_is_said_and_not_refused(server: Server) -> None:
+    found = look(
+        server.url, allow=" early-acks, pickle", task_acks_late=False, accept_content=["yaml"], task_time_limit=0
+    )
+    assert [(each.name, each.is_unsafe, each.allowed) for each in found] == [
+        ("early-acks", False, True),
+        ("pickle", False, True),
+        ("no-time-limit", False, False),
+    ]
+
+
+def test_what_is_unsafe_comes_first(server: Server) -> None:
+    assert names(server.url, task_time_limit=0, accept_content=["yaml"]) == ["pickle", "no-time-limit"]
+
+
+def test_a_name_that_is_none(server: Server) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"ALLOW_UNSAFE=no-aoff: there is only no-aof, "):
+        look(server.url, allow="no-aoff,pickle")

@@ -1,0 +1,59 @@
+"""``python -m web check``: says what is unsafe or unwise about the settings, and about the servers as they run now."""
+
+import argparse
+import shutil
+import textwrap
+
+from tornado_celery_bridge.ledger.checks import NAMES, Finding, check
+from tornado_celery_bridge.ledger.worker import is_installed
+from web.server import load_celery_app
+from web.settings import Settings
+
+__all__ = ("add_parser",)
+
+#: Columns: of the verdict and the name, and at most of a line.
+INDENT = 25
+WIDEST = 120
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``check`` to the command line."""
+    parser = commands.add_parser(
+        "check",
+        help="say what is unsafe about the settings and servers",
+        description="Status 1 if something is unsafe: then nothing starts. See docs/operations.md.",
+        epilog=f"ALLOW_UNSAFE=NAME,… allows it all the same. Names: {', '.join(NAMES)}.",
+    )
+    parser.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    app = load_celery_app(Settings.from_environment().celery_app)
+    findings = check(app, installed=is_installed(app))
+    for finding in findings:
+        print("\n".join(_rows(finding)))
+    found = {finding.name for finding in findings}
+    print("\n".join(_cell("ok", "", ", ".join(name for name in NAMES if name not in found))))
+    unsafe = sum(finding.is_unsafe for finding in findings)
+    print(f"\n{unsafe} unsafe, {len(findings) - unsafe} allowed or unwise")
+    return 1 if unsafe else 0
+
+
+def _rows(finding: Finding) -> list[str]:
+    verdict = "UNSAFE" if finding.is_unsafe else "allowed" if finding.allowed else "unwise"
+    rows = _cell(verdict, finding.name, finding.what) + _cell("", "", f"remedy: {finding.remedy}")
+    return rows + _cell("", "", f"or ALLOW_UNSAFE={finding.name}") if finding.is_unsafe else rows
+
+
+def _cell(verdict: str, name: str, text: str) -> list[str]:
+    """Return a row as lines: wrapped, for no path or URL in it is cut."""
+    width = max(INDENT + 30, min(shutil.get_terminal_size().columns, WIDEST))
+    head = f"{verdict:<8} {name:<14}"
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=f"{head:<{INDENT}}",
+        subsequent_indent=" " * INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
