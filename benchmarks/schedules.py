@@ -38,6 +38,7 @@ DUE = 100
 
 app = Celery("bench", broker=os.environ.get("BENCH_REDIS", "redis://"), set_as_current=False)
 app.conf.update(result_backend=app.conf.broker_url, beat_scheduler="tornado_celery_bridge.schedules:Scheduler")
+app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, task_time_limit=60, worker_prefetch_multiplier=1)
 install(app)
 
 

@@ -14,6 +14,8 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=True,
     worker_prefetch_multiplier=1,
     task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_time_limit=60,
     broker_transport_options={"socket_timeout": 5.0, "socket_connect_timeout": 2.0},
     beat_scheduler="tornado_celery_bridge.schedules:Scheduler",
     beat_schedule={"static": {"task": "sample.note", "schedule": 1.0, "misfire": "all"}},
