@@ -13,7 +13,7 @@ from celery.schedules import crontab
 
 from tests.ledger.test_ledger import begin, end, redis_of_ours
 from tests.schedules.test_entry import entry
-from tests.servers import Server
+from tests.servers import Server, free_port
 from tornado_celery_bridge.ledger import Job, Ledger, ledger_backend
 from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
 from tornado_celery_bridge.ledger.worker import install
@@ -207,6 +207,38 @@ async def test_a_slot_runs_once_whatever_becomes_of_the_entry(schedules: Schedul
     await schedules._ledger.call("ZADD", f"{prefix}schedules:due", slot, "e")
     await look(beat)
     assert await messages(beat) == [run_id("e", slot)]
+
+
+async def test_without_the_broker_a_run_waits_in_the_outbox(
+    schedules: Schedules, redis_of_ours: Server, worker: WorkerLedger
+) -> None:
+    away = Celery("away", broker=f"redis://127.0.0.1:{free_port()}/0", backend=redis_of_ours.url, set_as_current=False)
+    away.conf.update(result_backend_transport_options={"global_keyprefix": "pre."}, task_default_queue="q")
+    install(away)
+    beat = await asyncio.to_thread(Beat, away)
+    await asyncio.to_thread(beat.ask)
+    await schedules.create(entry(**HOURLY))
+    slot = await be_due(schedules)
+    await look(beat)
+    assert await asyncio.to_thread(worker.reconcile, "w", 60.0, 10, []) == ([], set())  # it leads now
+    assert [taken for taken, _ in (await asyncio.to_thread(worker.take, "w", 10))[1]] == [run_id("e", slot)]
+    await asyncio.to_thread(beat.close)
+    away.close()
+
+
+async def test_a_run_that_can_not_be_published_has_failed(schedules: Schedules, beat: Beat) -> None:
+    @beat.app.task(name="t", shared=False)
+    def count(n: int) -> None:
+        raise NotImplementedError
+
+    await schedules.create(entry(**HOURLY | {"input": {"misspelt": 1}}))
+    slot = await be_due(schedules)
+    await look(beat)
+    failed = await job(schedules, run_id("e", slot))
+    assert failed.state == "FAILURE"
+    assert failed.error is not None
+    assert failed.error["type"] == "TypeError"
+    assert (await schedules.get("e")).next_run is not None
 
 
 async def test_on_demand(schedules: Schedules, beat: Beat, worker: WorkerLedger) -> None:
