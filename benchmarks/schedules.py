@@ -97,12 +97,12 @@ def redbeat(server: Server, idle: int, duration: float) -> tuple[int, float, flo
     """Return how many runs RedBeat published with a hundred due each second, its MB, and its share of a core."""
     from redbeat import RedBeatSchedulerEntry
 
-    app.conf.update(broker_url=server.url, redbeat_redis_url=server.url)
+    own = Celery("redbeat", broker=server.url, set_as_current=False)  # RedBeat keeps its connection in the app
     for number in range(idle):
         when = crontab(minute=number % 60, hour=number // 60 % 24)
-        RedBeatSchedulerEntry(f"idle{number}", TASK, when, app=app).save()
+        RedBeatSchedulerEntry(f"idle{number}", TASK, when, app=own).save()
     for number in range(DUE):
-        RedBeatSchedulerEntry(f"due{number}", TASK, 1.0, app=app).save()
+        RedBeatSchedulerEntry(f"due{number}", TASK, 1.0, app=own).save()
     flags = ("-S", "redbeat.RedBeatScheduler", "--max-interval", "1")
     with server.client() as client, beat_process(server, *flags) as process:
         wait_for(lambda: client.llen("celery") >= DUE)
