@@ -112,7 +112,8 @@ redis_socket_keepalive = not result_backend.startswith(("redis+socket", "socket"
 redis_backend_health_check_interval = 5
 result_backend_transport_options = {"retry_policy": {"timeout": 2.0, "max_retries": 1}}
 
-beat_schedule_filename = str(_data_dir / "celerybeat-schedule")
+# Entries can be made and changed while beat runs, and a second beat stands by: docs/schedules.md.
+beat_scheduler = "tornado_celery_bridge.schedules:Scheduler"
 beat_schedule = {
     "housekeeping": {
         "task": "tasks.housekeeping.remove_old_files",

@@ -18,6 +18,7 @@ def loaded(statement: str) -> set[str]:
     [
         "import tornado_celery_bridge",
         "import tornado_celery_bridge.progress",
+        "import tornado_celery_bridge.schedules",
         "from tasks.celery import app; app.loader.import_default_modules()",  # as a worker or beat starts
     ],
 )

@@ -449,6 +449,15 @@ class Ledger:
         """Return if the ledger answers now."""
         await self.call("PING")
 
+    async def run(self, script: str, *args: Any) -> Any:
+        """
+        Run a script that takes the prefix and *args*; return its answer.
+
+        Raises:
+            LedgerUnavailable: There was none in time.
+        """
+        return await self._run(script, *args)
+
     async def _run(self, script: str, *args: Any) -> Any:
         try:
             return await self._call("EVALSHA", _sha(script), 0, self.prefix, *args)

@@ -18,7 +18,7 @@ from tornado_celery_bridge._store import Stored
 from tornado_celery_bridge.ledger import _scripts
 from tornado_celery_bridge.ledger._ledger import BLOB_GRACE, ledger_backend, prefix_of
 
-__all__ = ("Limit", "WorkerLedger")
+__all__ = ("Limit", "WorkerLedger", "connect")
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,26 @@ class Limit(NamedTuple):
     interval: float | None
 
 
+def connect(app: Celery, *, attempts: int = 0, **overrides: Any) -> redis.Redis:
+    """
+    Return a client, for blocking code, of the Redis where *app*'s ledger is; connects at first use.
+
+    Args:
+        app: Whose ledger it is.
+        attempts: How often a lost connection is tried again, up to a second apart.
+        overrides: Connection settings of redis-py to use instead of Celery's.
+    """
+    backend: Any = ledger_backend(app)
+    params = {key: value for key, value in backend.connparams.items() if value is not None} | overrides
+    params.pop("retry_on_timeout", None)
+    if issubclass(params.get("connection_class", redis.Connection), redis.UnixDomainSocketConnection):
+        params.pop("socket_keepalive", None)
+        params.pop("socket_connect_timeout", None)
+    lost = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)  # at its maxmemory it may have room soon
+    retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), attempts, supported_errors=lost)
+    return redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=retry))
+
+
 class WorkerLedger:
     """
     The ledger, for blocking code; connects at first use.
@@ -46,18 +66,9 @@ class WorkerLedger:
     """
 
     def __init__(self, app: Celery) -> None:
-        backend: Any = ledger_backend(app)
         options = app.conf.result_backend_transport_options or {}
         self._prefix = prefix_of(options.get("global_keyprefix", ""))
-        params = {key: value for key, value in backend.connparams.items() if value is not None}
-        params.pop("retry_on_timeout", None)
-        if issubclass(params.get("connection_class", redis.Connection), redis.UnixDomainSocketConnection):
-            params.pop("socket_keepalive", None)
-            params.pop("socket_connect_timeout", None)
-        lost = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)  # at its maxmemory it may have room soon
-        retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), ATTEMPTS, supported_errors=lost)
-        self._sure = redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=retry))
-        self._once = redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=Retry(ExponentialBackoff(), 0)))
+        self._sure, self._once = connect(app, attempts=ATTEMPTS), connect(app)
         scripts = ("START", "FINISH", "REPORT", "KEEP", "TAKE", "LEASE", "RECONCILE", "DEFER", "ANNOUNCE")
         self._scripts = {name: self._sure.register_script(getattr(_scripts, name)) for name in scripts}
 

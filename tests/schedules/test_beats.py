@@ -1,0 +1,222 @@
+"""Real beats that are killed, frozen and deprived of Redis, and what their entries run meanwhile, by a real worker."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+from tests.schedules.test_entry import entry
+from tests.servers import Server, wait_for, worker
+from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger.worker import install
+from tornado_celery_bridge.schedules import Entry, Schedules
+from tornado_celery_bridge.schedules._entry import from_ms, to_ms
+from tornado_celery_bridge.schedules._runs import run_id
+from tornado_celery_bridge.schedules._scheduler import LEASE
+
+pytestmark = [pytest.mark.server, pytest.mark.worker]
+
+ROOT = Path(__file__).parent.parent.parent
+SECOND = timedelta(seconds=1)
+
+Do = Callable[[Any], Any]
+
+
+class BeatProcess:
+    """A stock ``celery beat``."""
+
+    def __init__(self, server: Server, log: Path) -> None:
+        self.log = log
+        environment = {"SAMPLE_BROKER": server.url, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "celery", "-A", "tests.schedules.sample", "beat", "--pidfile=", "-l", "INFO"]
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=out, stderr=out)
+
+    @property
+    def leads(self) -> bool:
+        """Whether it was the last thing that it said."""
+        said = [line for line in self.log.read_text().splitlines() if "leads" in line]
+        return bool(said) and "this one leads" in said[-1]
+
+
+@pytest.fixture
+def redis_of_ours(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path / "redis").start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def start(redis_of_ours: Server, tmp_path: Path) -> Iterator[Callable[[], BeatProcess]]:
+    beats: list[BeatProcess] = []
+
+    def start() -> BeatProcess:
+        beats.append(BeatProcess(redis_of_ours, tmp_path / f"beat{len(beats)}.log"))
+        return beats[-1]
+
+    yield start
+    for beat in beats:
+        beat.process.send_signal(signal.SIGCONT)
+        beat.process.terminate()
+        try:
+            beat.process.wait(10)
+        finally:
+            beat.process.kill()
+            beat.process.wait()
+
+
+@pytest.fixture
+def ran(redis_of_ours: Server, tmp_path: Path) -> Iterator[Path]:
+    """What a worker has run, while there is one, an id a line."""
+    file = tmp_path / "ran"
+    file.touch()
+    environment = {"SAMPLE_BROKER": redis_of_ours.url, "SAMPLE_FILE": str(file), "PYTHONPATH": str(ROOT)}
+    with worker("tests.schedules.sample", environment, tmp_path / "worker.log", "-c", "2", "--without-gossip"):
+        yield file
+
+
+@pytest.fixture
+def do() -> Iterator[Do]:
+    """What runs a coroutine: the tests themselves block."""
+    with asyncio.Runner() as runner:
+        yield runner.run
+
+
+@pytest.fixture
+def schedules(redis_of_ours: Server, do: Do) -> Iterator[Schedules]:
+    app = Celery("schedules", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
+    install(app)
+    ledger = Ledger.of_backend(ledger_backend(app))
+    yield Schedules(ledger, app)
+    do(ledger.close())
+    app.close()
+
+
+def until(condition: Callable[[], object], timeout: float = 30.0) -> float:
+    """Return after how many seconds *condition* held."""
+    begun = time.monotonic()
+    wait_for(condition, timeout)
+    return time.monotonic() - begun
+
+
+def test_beats_that_are_killed_and_frozen(
+    start: Callable[[], BeatProcess], redis_of_ours: Server, schedules: Schedules, do: Do, ran: Path
+) -> None:
+    def runs() -> list[str]:
+        return ran.read_text().splitlines()
+
+    def a_beat_works() -> Callable[[], bool]:
+        before = len(runs())
+        return lambda: len(runs()) >= before + 8
+
+    names = [f"every second {number}" for number in range(5)]
+    for name in names:
+        do(schedules.create(entry(name=name, task="sample.note", interval=1, misfire="all")))
+    first = start()
+    until(lambda: first.leads)
+    until(a_beat_works())
+    second = start()
+    until(lambda: b"beat: Starting" in second.log.read_bytes())
+
+    # An entry that is made while they run.
+    soon = datetime.now(UTC) + 1.5 * SECOND
+    do(schedules.create(entry(name="soon", task="sample.note", once=soon)))
+    until(lambda: run_id("soon", to_ms(soon)) in runs())
+    assert datetime.now(UTC) - soon < SECOND
+    sooner = datetime.now(UTC) + 0.2 * SECOND
+    do(schedules.create(entry(name="sooner", task="sample.note", once=sooner)))
+    until(lambda: run_id("sooner", to_ms(sooner)) in runs())
+    assert datetime.now(UTC) - sooner < SECOND
+
+    # The leader is killed.
+    first.process.kill()
+    assert until(lambda: second.leads) < 10
+    until(a_beat_works())
+
+    # The leader is frozen for longer than its lease, and another takes over; it wakes, and stands by.
+    third = start()
+    until(lambda: b"beat: Starting" in third.log.read_bytes())
+    second.process.send_signal(signal.SIGSTOP)
+    assert until(lambda: third.leads) < LEASE + 5
+    until(a_beat_works())
+    second.process.send_signal(signal.SIGCONT)
+    until(lambda: not second.leads)
+    assert third.leads
+    until(a_beat_works())
+
+    # Redis is killed, and comes back.
+    redis_of_ours.kill()
+    until(lambda: b"Redis is away" in third.log.read_bytes())
+    redis_of_ours.start()
+    until(a_beat_works())
+    assert (second.process.poll(), third.process.poll()) == (None, None)
+
+    # The leader ends in order: the other need not wait for its lease.
+    leader, other = (second, third) if second.leads else (third, second)
+    leader.process.terminate()
+    assert until(lambda: other.leads) < 3
+    assert leader.process.wait(5) == 0
+    until(a_beat_works())
+
+    # All slots had their run, and none had two. A message that Redis lost is published again within seconds.
+    other.process.terminate()
+    assert other.process.wait(5) == 0
+    with redis_of_ours.client() as client:
+        until(lambda: client.exists("tcb:open") == 0)
+    counts = Counter(runs())
+    assert [run for run, count in counts.items() if count > 1] == []
+    expected = set()
+    for name in [*names, "static"]:
+        found = do(schedules.get(name))
+        slots = [slot for slot in _slots(found.entry.anchor) if run_id(name, to_ms(slot)) in counts]
+        assert found.next_run is not None
+        assert found.next_run - slots[-1] == SECOND
+        whole = [slots[0] + number * SECOND for number in range(len(slots))]
+        assert slots == whole, name
+        expected.update(run_id(name, to_ms(slot)) for slot in slots)
+    assert len(expected) == len(counts) - 2  # soon, and sooner
+
+
+def _slots(anchor: datetime | None) -> Iterator[datetime]:
+    assert anchor is not None
+    for number in range(120):
+        yield from_ms(to_ms(anchor)) + number * SECOND
+
+
+def test_one_malformed_entry_among_a_thousand(
+    start: Callable[[], BeatProcess], redis_of_ours: Server, schedules: Schedules, do: Do
+) -> None:
+    slot = to_ms(datetime.now(UTC))
+    names = [f"e{number}" for number in range(1000)]
+    with redis_of_ours.client() as client:
+        seed(client, [entry(name=name, task="sample.note", interval=3600) for name in names], slot)
+        client.hset("tcb:schedule:e500", "entry", "{")
+        beat = start()
+        expected = {run_id(name, slot) for name in names} - {run_id("e500", slot)}
+        until(lambda: client.zcount("tcb:schedules:due", "-inf", slot) == 0)
+        until(lambda: sum(client.exists(f"tcb:job:{run}") for run in expected) == 999)
+        until(lambda: client.llen("celery") >= 999)
+    assert list(do(schedules.quarantined())) == ["e500"]
+    assert beat.process.poll() is None
+
+
+def seed(client: Redis, entries: Iterable[Entry], slot: int) -> None:
+    """Write entries down, due for a run at *slot* (milliseconds since 1970)."""
+    with client.pipeline(transaction=False) as pipeline:
+        for one in entries:
+            known = {"entry": one.encode(), "version": 1, "slot": slot}
+            pipeline.hset(f"tcb:schedule:{one.name}", mapping=known)
+            pipeline.zadd("tcb:schedules", {one.name: 0})
+            pipeline.zadd("tcb:schedules:due", {one.name: one.due(slot)})
+        pipeline.execute()

@@ -1,0 +1,96 @@
+"""
+Two beats in any order of events, on a clock of the test's own: the real scripts, in a real Redis.
+
+Each of them may be frozen between what it read and what it does about it. Whatever happens, no slot has two runs, and
+with ``misfire="all"`` none is left out.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis as Client
+
+from tests.schedules.test_beats import seed
+from tests.schedules.test_entry import entry
+from tests.schedules.test_schedules import Beat
+from tests.servers import Server
+from tornado_celery_bridge.ledger.worker import install
+from tornado_celery_bridge.schedules import _scripts
+from tornado_celery_bridge.schedules._runs import run_id
+
+pytestmark = pytest.mark.server
+
+SECONDS = 360
+START = 1_795_608_000_000
+EVERY = {"a": 1, "b": 1, "c": 2, "d": 3}
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with server.client() as made:
+        made.flushall()
+        yield made
+        made.flushall()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the scripts read the time from a key."""
+    real = "local time = redis.call('TIME')\n  return time[1] * 1000 + math.floor(time[2] / 1000)"
+    for name in _scripts.__all__:
+        script = getattr(_scripts, name)
+        assert real in script
+        monkeypatch.setattr(_scripts, name, script.replace(real, "return tonumber(redis.call('GET', 'clock'))"))
+
+
+@pytest.mark.parametrize("order", range(3))
+def test_a_thousand_slots(order: int, server: Server, client: Client, clock: None) -> None:
+    chance = random.Random(order)
+    client.set("clock", START)
+    app = Celery("fencing", broker=server.url, backend=server.url, set_as_current=False)
+    install(app)
+    beats = [Beat(app), Beat(app)]
+    accepted: list[str] = []
+    for beat in beats:
+        beat._publish = lambda runs: accepted.extend(run.job_id for run in runs)  # type: ignore[method-assign]
+    seed(client, [entry(name=name, task="t", interval=every, misfire="all") for name, every in EVERY.items()], START)
+    frozen: dict[int, Any] = {}
+    for second in range(SECONDS):
+        client.set("clock", START + second * 1000)
+        for number, beat in enumerate(beats):
+            if number in frozen:
+                if chance.random() < 0.2:  # it wakes, and does what it was about to
+                    due, leader, now = frozen.pop(number)
+                    beat._run(due, leader, now)
+                continue
+            beat.ask()
+            answer = beat._redis.run("DUE", "", beat.lease.leader, 100)
+            if answer is None:
+                continue
+            now, _, _, *rows = answer
+            due = [one for row in rows if (one := beat._read(row, beat.lease.leader, now)) is not None]
+            if chance.random() < 0.15:
+                frozen[number] = due, beat.lease.leader, now
+                if chance.random() < 0.5:  # for long: its lease is over
+                    client.delete("tcb:schedules:leader")
+            else:
+                beat._run(due, beat.lease.leader, now)
+    client.delete("tcb:schedules:leader")  # the faults are over
+    beats[0].ask()
+    for _ in range(2):
+        now, _, _, *rows = beats[0]._redis.run("DUE", "", beats[0].lease.leader, 100)
+        beats[0]._run(
+            [one for row in rows if (one := beats[0]._read(row, beats[0].lease.leader, now))],
+            beats[0].lease.leader,
+            now,
+        )
+    expected = [run_id(name, START + at * 1000) for name, every in EVERY.items() for at in range(0, SECONDS, every)]
+    assert Counter(accepted) == Counter(expected)
+    assert int(client.get("tcb:schedules:fence") or 0) > 3  # the lead went to and fro
+    for beat in beats:
+        beat.close()
+    app.close()

@@ -1,0 +1,461 @@
+"""The two sides of the schedules against one Redis; beat's is asked by hand, so that time is what the test says."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+from celery.schedules import crontab
+
+from tests.ledger.test_ledger import begin, end, redis_of_ours
+from tests.schedules.test_entry import entry
+from tests.servers import Server, free_port
+from tornado_celery_bridge.ledger import Job, Ledger, ledger_backend
+from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
+from tornado_celery_bridge.ledger.worker import install
+from tornado_celery_bridge.schedules import (
+    InvalidEntry,
+    ScheduleConflict,
+    ScheduleEntryNotFound,
+    Scheduler,
+    Schedules,
+)
+from tornado_celery_bridge.schedules._runs import run_id
+from tornado_celery_bridge.schedules._scheduler import Lease, Redis
+
+__all__ = ("redis_of_ours",)
+
+pytestmark = pytest.mark.server
+
+HOURLY = {"name": "e", "task": "t", "crontab": "0 * * * *", "input": {"n": 1}, "tags": ["x"], "owner": "o"}
+
+
+@pytest.fixture
+def app(redis_of_ours: Server) -> Iterator[Celery]:
+    with redis_of_ours.client() as client:
+        client.flushall()
+    made = Celery("schedules", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
+    made.conf.update(result_backend_transport_options={"global_keyprefix": "pre."}, task_default_queue="q")
+    install(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def schedules(app: Celery) -> AsyncIterator[Schedules]:
+    ledger = Ledger.of_backend(await asyncio.to_thread(ledger_backend, app))
+    yield Schedules(ledger, app)
+    await ledger.close()
+
+
+@pytest.fixture
+def worker(app: Celery) -> WorkerLedger:
+    return WorkerLedger(app)
+
+
+class Beat(Scheduler):
+    """A beat that ticks, and asks for the lead, when it is told to."""
+
+    lease: Lease
+
+    def setup_schedule(self) -> None:
+        start, Lease.start = Lease.start, lambda self: None  # type: ignore[method-assign]
+        try:
+            super().setup_schedule()
+        finally:
+            Lease.start = start  # type: ignore[method-assign]
+        assert self._lease is not None
+        self.lease = self._lease
+
+    def ask(self) -> int:
+        """Ask once for the lead."""
+        fence = int(self._redis.run("LEAD", "", self.lease._me, 5000, self.lease._fence))
+        if fence:
+            self.lease._fence = fence
+            self.lease._leads.set()
+        return fence
+
+    def look(self) -> None:
+        """Do what is due."""
+        if not self._is_loaded:
+            self._load()
+        self._redis.client.lpush(f"{self._redis.prefix}schedules:wake", 1)
+        self._run_due(self.lease)
+
+
+@pytest.fixture
+async def beat(app: Celery) -> AsyncIterator[Beat]:
+    made = await asyncio.to_thread(Beat, app)
+    assert await asyncio.to_thread(made.ask) == 1
+    yield made
+    await asyncio.to_thread(made.close)
+
+
+async def look(beat: Beat) -> None:
+    await asyncio.to_thread(beat.look)
+
+
+async def messages(beat: Beat) -> list[str]:
+    """Return the ids of the messages in the queue, the oldest first."""
+    found = await asyncio.to_thread(beat._redis.client.lrange, "q", 0, -1)
+    return [json.loads(message)["headers"]["id"] for message in reversed(found)]
+
+
+async def be_due(schedules: Schedules, name: str = "e", *, ago: float = 0.0) -> int:
+    """Have an entry be due for a run of so many seconds ago; return its slot."""
+    slot = await schedules._now() - round(ago * 1000)
+    prefix = schedules._ledger.prefix
+    await schedules._ledger.call("HSET", f"{prefix}schedule:{name}", "slot", slot)
+    await schedules._ledger.call("ZADD", f"{prefix}schedules:due", slot, name)
+    return slot
+
+
+async def job(schedules: Schedules, job_id: str) -> Job:
+    found = await schedules._ledger.get(job_id)
+    assert isinstance(found, Job)
+    return found
+
+
+# Entries.
+
+
+async def test_a_life(schedules: Schedules) -> None:
+    made = await schedules.create(entry(**HOURLY))
+    assert (made.version, made.runs, made.static) == (1, 0, False)
+    assert made.next_run is not None
+    assert timedelta(0) < made.next_run - datetime.now(UTC) <= timedelta(hours=1)
+    assert await schedules.get("e") == made
+    assert await schedules.find() == [made]
+    with pytest.raises(ScheduleConflict):
+        await schedules.create(entry(**HOURLY))
+
+    changed = await schedules.replace(entry(**HOURLY, note="n"), version=1)
+    assert (changed.version, changed.entry.note) == (2, "n")
+    with pytest.raises(ScheduleConflict):
+        await schedules.replace(entry(**HOURLY), version=1)
+    with pytest.raises(ScheduleConflict):
+        await schedules.delete("e", version=1)
+
+    paused = await schedules.pause("e")
+    assert (paused.next_run, paused.entry.enabled, paused.version) == (None, False, 3)
+    until = datetime(2126, 1, 1, tzinfo=UTC)
+    assert (await schedules.pause("e", until=until)).next_run == until
+    assert (await schedules.resume("e")).next_run == made.next_run
+    assert (await schedules.next_runs("e", 2))[1] == made.next_run + timedelta(hours=1)
+
+    await schedules.delete("e", version=5)
+    for call in (schedules.get, schedules.delete, schedules.pause, schedules.run):
+        with pytest.raises(ScheduleEntryNotFound):
+            await call("e")
+    left = await schedules._ledger.call("KEYS", "*")
+    assert {key.decode() for key in left} == {"pre.tcb:schedules:wake"}
+
+
+async def test_what_is_never_due_is_refused(schedules: Schedules) -> None:
+    with pytest.raises(InvalidEntry, match="never"):
+        await schedules.create(entry(once=datetime(2020, 1, 1, tzinfo=UTC)))
+    with pytest.raises(InvalidEntry, match="never"):
+        await schedules.create(entry(end=datetime(2020, 1, 1, tzinfo=UTC)))
+
+
+async def test_pages(schedules: Schedules) -> None:
+    for name in ("b", "a", "d", "c"):
+        await schedules.create(entry(name=name))
+    assert await schedules.count() == 4
+    assert [each.entry.name for each in await schedules.find(limit=3)] == ["a", "b", "c"]
+    assert [each.entry.name for each in await schedules.find(after="c", limit=3)] == ["d"]
+
+
+# Runs.
+
+
+async def test_a_run_is_a_job(schedules: Schedules, beat: Beat, worker: WorkerLedger) -> None:
+    await schedules.create(entry(**HOURLY, options={"priority": 0}))
+    await look(beat)
+    assert await messages(beat) == []
+    slot = await be_due(schedules)
+    await look(beat)
+    await look(beat)
+    job_id = run_id("e", slot)
+    assert await messages(beat) == [job_id]
+    accepted = await job(schedules, job_id)
+    assert accepted.record.owner == "o"
+    assert accepted.record.tags == ["x"]
+    assert (accepted.record.task, accepted.record.queue, accepted.record.priority) == ("t", "q", 0)
+    assert await schedules._ledger.input_of(job_id) == b'{"n":1}'
+    found = await schedules.get("e")
+    assert (found.runs, found.last_job) == (1, job_id)
+    assert found.next_run is not None
+    assert found.next_run > datetime.now(UTC)
+    [run] = await schedules.runs("e")
+    assert (run.job_id, run.job, run.why) == (job_id, accepted, "")
+    assert await begin(worker, job_id, "1") == "go"
+
+
+async def test_a_slot_runs_once_whatever_becomes_of_the_entry(schedules: Schedules, beat: Beat) -> None:
+    await schedules.create(entry(**HOURLY))
+    slot = await be_due(schedules)
+    await look(beat)
+    await schedules.delete("e")
+    await schedules.create(entry(**HOURLY))
+    prefix = schedules._ledger.prefix
+    await schedules._ledger.call("HSET", f"{prefix}schedule:e", "slot", slot)
+    await schedules._ledger.call("ZADD", f"{prefix}schedules:due", slot, "e")
+    await look(beat)
+    assert await messages(beat) == [run_id("e", slot)]
+
+
+async def test_without_the_broker_a_run_waits_in_the_outbox(
+    schedules: Schedules, redis_of_ours: Server, worker: WorkerLedger
+) -> None:
+    away = Celery("away", broker=f"redis://127.0.0.1:{free_port()}/0", backend=redis_of_ours.url, set_as_current=False)
+    away.conf.update(result_backend_transport_options={"global_keyprefix": "pre."}, task_default_queue="q")
+    install(away)
+    beat = await asyncio.to_thread(Beat, away)
+    await asyncio.to_thread(beat.ask)
+    await schedules.create(entry(**HOURLY))
+    slot = await be_due(schedules)
+    await look(beat)
+    assert await asyncio.to_thread(worker.reconcile, "w", 60.0, 10, []) == ([], set())  # it leads now
+    assert [taken for taken, _ in (await asyncio.to_thread(worker.take, "w", 10))[1]] == [run_id("e", slot)]
+    await asyncio.to_thread(beat.close)
+    away.close()
+
+
+async def test_a_run_that_can_not_be_published_has_failed(schedules: Schedules, beat: Beat) -> None:
+    @beat.app.task(name="t", shared=False)
+    def count(n: int) -> None:
+        raise NotImplementedError
+
+    await schedules.create(entry(**HOURLY | {"input": {"misspelt": 1}}))
+    slot = await be_due(schedules)
+    await look(beat)
+    failed = await job(schedules, run_id("e", slot))
+    assert failed.state == "FAILURE"
+    assert failed.error is not None
+    assert failed.error["type"] == "TypeError"
+    assert (await schedules.get("e")).next_run is not None
+
+
+async def test_on_demand(schedules: Schedules, beat: Beat, worker: WorkerLedger) -> None:
+    await schedules.create(entry(**HOURLY, enabled=False))
+    job_id = await schedules.run("e")
+    _, [(taken, message)] = await asyncio.to_thread(worker.take, "w", 10)
+    assert taken == job_id
+    assert json.loads(message)["kwargs"] == {"n": 1}
+    assert [(run.slot, run.job_id) for run in await schedules.runs("e")] == [(None, job_id)]
+    assert (await schedules.get("e")).runs == 0
+
+
+async def test_overlap(schedules: Schedules, beat: Beat, worker: WorkerLedger) -> None:
+    for policy in ("skip", "queue", "cancel"):
+        await schedules.create(entry(**HOURLY | {"name": policy}, overlap=policy))
+        await be_due(schedules, policy, ago=2)
+    await look(beat)
+    first = {policy: (await schedules.get(policy)).last_job or "" for policy in ("skip", "queue", "cancel")}
+    for policy in first:
+        await begin(worker, first[policy], "1")
+        await be_due(schedules, policy, ago=1)
+    await look(beat)
+    assert [run.why for run in await schedules.runs("skip")] == ["skipped", ""]
+    assert len(await schedules.runs("queue")) == 1
+    assert len(await schedules.runs("cancel")) == 2
+    reported = await asyncio.to_thread(worker.report, first["cancel"], "log", {})
+    assert reported == "cancelled"
+
+    await end(worker, first["queue"])
+    await asyncio.sleep(0.5)  # it is looked at again twice a second
+    await look(beat)
+    assert len(await schedules.runs("queue")) == 2
+    assert (await schedules.get("queue")).next_run > datetime.now(UTC)  # type: ignore[operator]
+
+
+async def test_paused_after_failures_until_it_is_resumed(
+    schedules: Schedules, beat: Beat, worker: WorkerLedger
+) -> None:
+    await schedules.create(entry(**HOURLY, pause_after=2))
+    for ago in (3, 2, 1):
+        slot = await be_due(schedules, ago=ago)
+        await look(beat)
+        if ago > 1:
+            await end(worker, run_id("e", slot), "FAILURE", {"type": "E", "module": "m", "message": "no"})
+    halted = await schedules.get("e")
+    assert (halted.halted, halted.next_run, halted.runs) == ("2 failures in a row", None, 2)
+    resumed = await schedules.resume("e")
+    assert (resumed.halted, resumed.failures) == ("", 0)
+    assert resumed.next_run is not None
+
+
+async def test_what_was_missed(schedules: Schedules, beat: Beat) -> None:
+    for policy, runs in (("skip", 0), ("once", 1), ("all", 6)):
+        await schedules.create(entry(name=policy, crontab="* * * * *", misfire=policy, grace=0))
+        now = await schedules._now()
+        prefix, slot = schedules._ledger.prefix, (now // 60_000 - 5) * 60_000
+        await schedules._ledger.call("HSET", f"{prefix}schedule:{policy}", "slot", slot)
+        await schedules._ledger.call("ZADD", f"{prefix}schedules:due", slot, policy)
+        await look(beat)
+        assert (await schedules.get(policy)).runs == runs
+    assert [run.why for run in await schedules.runs("skip")] == ["missed"]
+
+
+# Leaders.
+
+
+async def test_one_leads_and_the_other_is_refused(schedules: Schedules, app: Celery, beat: Beat) -> None:
+    other = await asyncio.to_thread(Beat, app)
+    assert await asyncio.to_thread(other.ask) == 0
+    assert beat.lease._me == await schedules.leader()
+    assert await asyncio.to_thread(beat.ask) == 1
+
+    # The first is frozen; its lease ends, and the other has the next.
+    await schedules.create(entry(**HOURLY))
+    await be_due(schedules)
+    due = await asyncio.to_thread(beat._redis.run, "DUE", "", beat.lease.leader, 10)
+    await schedules._ledger.call("DEL", f"{schedules._ledger.prefix}schedules:leader")
+    assert await asyncio.to_thread(other.ask) == 2
+
+    # It wakes in the middle of its tick.
+    now, _, _, row = due
+    one = beat._read(row, beat.lease.leader, now)
+    assert one is not None
+    assert not await asyncio.to_thread(beat._run, [one], beat.lease.leader, now)
+    assert (await schedules.get("e")).runs == 0
+    await look(beat)
+    assert not beat.lease._leads.is_set()
+    await look(other)
+    assert (await schedules.get("e")).runs == 1
+    await asyncio.to_thread(other.close)
+    assert await schedules.leader() is None
+
+
+async def test_what_was_changed_meanwhile_does_not_run(schedules: Schedules, beat: Beat) -> None:
+    await schedules.create(entry(**HOURLY))
+    await be_due(schedules)
+    now, _, _, row = await asyncio.to_thread(beat._redis.run, "DUE", "", beat.lease.leader, 10)
+    one = beat._read(row, beat.lease.leader, now)
+    assert one is not None
+    await schedules.replace(entry(**HOURLY, note="changed"))
+    assert await asyncio.to_thread(beat._run, [one], beat.lease.leader, now)
+    assert (await schedules.get("e")).runs == 0
+
+
+# What nobody can use.
+
+
+async def test_quarantine(schedules: Schedules, beat: Beat) -> None:
+    ledger = schedules._ledger
+    names = ["good", "not-json", "other-name", "no-cron", "no-hash", "no-slot", "gone", "no-job", "no-queue"]
+    for name in names[:-1]:
+        await schedules.create(entry(**HOURLY | {"name": name}))
+    await schedules.create(entry(**HOURLY | {"name": "no-queue"}, options={"queue": "nobody's"}))
+    await asyncio.to_thread(lambda: beat.app.conf.update(task_create_missing_queues=False))
+    for name in names:
+        await be_due(schedules, name)
+    key = f"{ledger.prefix}schedule:"
+    await ledger.call("HSET", f"{key}not-json", "entry", "{")
+    await ledger.call("HSET", f"{key}other-name", "entry", entry(**HOURLY).encode())
+    await ledger.call("HSET", f"{key}no-cron", "entry", '{"name":"no-cron","task":"t","crontab":"no"}')
+    await ledger.call("HSET", f"{key}no-slot", "slot", "soon")
+    await ledger.call("SET", f"{key}no-hash", "x")
+    await ledger.call("DEL", f"{key}gone")
+    await ledger.call("HSET", f"{key}no-job", "last", "x")
+    await ledger.call("SET", f"{ledger.prefix}job:x", "no hash")
+    await look(beat)
+    assert (await schedules.get("good")).runs == 1
+    reasons = {
+        "no-cron": "five fields",
+        "no-hash": "not a hash",
+        "no-queue": "missing from task_queues",
+        "no-slot": "invalid literal",
+        "not-json": "not an entry",
+        "other-name": "it is 'e'",
+    }
+    told = await schedules.quarantined()
+    assert told.keys() == reasons.keys()
+    assert all(reasons[name] in told[name] for name in reasons)
+    with pytest.raises(InvalidEntry):
+        await schedules.get("no-cron")
+    assert [each.entry.name for each in await schedules.find()] == ["good", "no-job"]
+    await be_due(schedules, "good")
+    await look(beat)  # they are due no more
+    assert (await schedules.get("good")).runs == 2
+    for name in ("not-json", "no-hash"):
+        assert (await schedules.replace(entry(**HOURLY | {"name": name}))).next_run is not None
+    await schedules.delete("no-cron")
+    assert (await schedules.quarantined()).keys() == {"no-queue", "no-slot", "other-name"}
+
+
+# The configuration's.
+
+
+async def test_static_entries(schedules: Schedules, app: Celery) -> None:
+    async def loaded(**conf: Any) -> None:
+        app.conf.beat_schedule = conf
+        beat = await asyncio.to_thread(Beat, app)
+        await asyncio.to_thread(beat._load)
+        await asyncio.to_thread(beat.close)
+
+    app.conf.timezone = "Europe/Paris"
+    await schedules.create(entry(name="mine"))
+    await loaded(
+        a={"task": "t", "schedule": crontab(minute={0, 30}, hour="8-18/2"), "args": (1,), "options": {"expires": 60}},
+        b={"task": "t", "schedule": timedelta(minutes=5), "kwargs": {"x": 1}, "overlap": "skip", "tags": ["x"]},
+        c={"task": "t", "schedule": 30.0, "relative": True},
+        mine={"task": "t", "schedule": 1},
+        wrong={"task": "t", "schedule": object()},
+    )
+    a, b, c = [await schedules.get(name) for name in "abc"]
+    assert a.static
+    assert (a.entry.crontab, a.entry.timezone, a.entry.input) == ("0,30 8-18/2 * * *", "Europe/Paris", [1])
+    assert (b.entry.interval, b.entry.overlap, b.entry.input) == (300.0, "skip", {"x": 1})
+    assert c.entry.anchor == datetime.fromtimestamp(0, UTC)
+    assert not (await schedules.get("mine")).static
+    with pytest.raises(ScheduleEntryNotFound):
+        await schedules.get("wrong")
+    with pytest.raises(ScheduleConflict, match="configuration"):
+        await schedules.replace(entry(name="a"))
+    with pytest.raises(ScheduleConflict, match="configuration"):
+        await schedules.delete("a")
+    await schedules.pause("a")
+
+    # The next start: one has changed, one is as it was, one is gone.
+    slot = await be_due(schedules, "b", ago=600)
+    await loaded(
+        a={"task": "other", "schedule": crontab(minute="5"), "args": (1,)},
+        b={"task": "t", "schedule": 300, "kwargs": {"x": 1}, "overlap": "skip", "tags": ["x"]},
+    )
+    again = await schedules.get("a")
+    assert (again.entry.task, again.entry.enabled, again.static) == ("other", False, True)
+    kept = await schedules.get("b")
+    assert kept.version == b.version
+    assert kept.next_run == datetime.fromtimestamp(slot / 1000, UTC)
+    assert [each.entry.name for each in await schedules.find()] == ["a", "b", "mine"]
+
+
+async def test_an_emptied_redis_gets_the_configuration_again(schedules: Schedules, app: Celery) -> None:
+    app.conf.beat_schedule = {"a": {"task": "t", "schedule": 60}}
+    beat = await asyncio.to_thread(Beat, app)
+    await asyncio.to_thread(beat.ask)
+    await look(beat)
+    await schedules._ledger.call("FLUSHALL")
+    await asyncio.to_thread(beat.ask)
+    await look(beat)
+    await look(beat)
+    assert (await schedules.get("a")).static
+    await asyncio.to_thread(beat.close)
+
+
+async def test_it_says_what_it_needs(redis_of_ours: Server) -> None:
+    app = Celery("no ledger", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match="install"):
+        await asyncio.to_thread(Scheduler, app)
+    app.close()
+
+
+def test_two_connections(app: Celery) -> None:
+    one, other = Redis(app), Redis(app)
+    assert one.client.connection_pool is not other.client.connection_pool

@@ -1,0 +1,26 @@
+"""
+Schedules that change while beat runs: :class:`Scheduler` is beat's side, :class:`Schedules` the loop's.
+
+How they are kept: :mod:`._scripts`; what an entry says: :class:`Entry`.
+"""
+
+from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry
+from tornado_celery_bridge.schedules._scheduler import Scheduler
+from tornado_celery_bridge.schedules._schedules import (
+    Run,
+    ScheduleConflict,
+    Scheduled,
+    ScheduleEntryNotFound,
+    Schedules,
+)
+
+__all__ = (
+    "Entry",
+    "InvalidEntry",
+    "Run",
+    "ScheduleConflict",
+    "ScheduleEntryNotFound",
+    "Scheduled",
+    "Scheduler",
+    "Schedules",
+)
