@@ -179,6 +179,7 @@ class Workflow(TypedDict):
     tags: list[str]
     created_at: Moment
     tree: Annotated[dict[str, Any], Field(description="As it was sent, with a Job in the place of each step.")]
+    on_error: NotRequired[Annotated[Job, Field(description="What runs when a step does not succeed.")]]
     links: WorkflowLinks
 
 

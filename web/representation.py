@@ -89,26 +89,34 @@ def delivery(of: Job, shown: Delivery) -> documents.Delivery:
 
 def workflow(shown: Workflow) -> documents.Workflow:
     """Return a workflow: its tree as it was sent, with a job in the place of each step."""
-    record, jobs = shown.record, shown.jobs.values()
+    record, jobs = shown.record, _steps_of(shown)
     path = f"/v1/workflows/{record.id}"
     ended = sum(job.done for job in jobs)
-    return {
+    document: documents.Workflow = {
         "id": record.id,
         "state": _state_of(shown),
         "done": ended,
         "total": len(jobs),
-        "finished": ended == len(jobs),
+        "finished": shown.done,
         "tags": record.tags,
         "created_at": rfc3339(record.created_at),
         "tree": _tree(record.tree, shown.jobs)[0],
         "links": {"self": path, "cancel": f"{path}/cancel"},
     }
+    if record.on_error is not None:
+        document["on_error"] = job(shown.jobs[record.on_error])
+    return document
+
+
+def _steps_of(shown: Workflow) -> list[Job]:
+    """Return the jobs that are in the tree."""
+    return [each for name, each in shown.jobs.items() if name != shown.record.on_error]
 
 
 def _state_of(shown: Workflow) -> str:
     if not shown.done:
         return "STARTED" if any(job.attempt for job in shown.jobs.values()) else "PENDING"
-    if all(job.state == "SUCCESS" for job in shown.jobs.values()):
+    if all(job.state == "SUCCESS" for job in _steps_of(shown)):
         return "SUCCESS"
     return "REVOKED" if shown.cancelled else "FAILURE"
 

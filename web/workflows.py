@@ -34,6 +34,7 @@ from tornado_celery_bridge.ledger import (
     Step,
     Workflow,
     WorkflowRecord,
+    error_mark,
 )
 from web.catalogue import Arguments, ExposedTask
 from web.door import escape
@@ -231,7 +232,10 @@ class Workflows:
             LedgerUnavailable: Not cancelled, or not known to be.
         """
         workflow = await self.get(principal, workflow_id)
-        ids = list(_ids(_branch(workflow.record.tree, branch)))
+        record = workflow.record
+        ids = list(_ids(_branch(record.tree, branch)))
+        if not branch and record.on_error is not None:
+            ids.append(record.on_error)
         await self._ledger.cancel_workflow(
             workflow_id, ids, whole=not branch, grace=CANCEL_GRACE if terminate else None
         )
@@ -278,7 +282,9 @@ class _Plan:
             Problem: 422, with a pointer for everything that does not fit.
         """
         tags = self._read_tags(body)
-        sequence, tree = self._read_node({key: body[key] for key in body if key != "tags"}, "", 1, receives=False)
+        beside = ("tags", "on_error")
+        sequence, tree = self._read_node({key: body[key] for key in body if key not in beside}, "", 1, receives=False)
+        on_error = self._read_on_error(body["on_error"]) if "on_error" in body else None
         if self._faults:
             raise Problem(422, "invalid-workflow", "The workflow does not fit.", faults=self._faults)
         self._connect(sequence, None)
@@ -291,9 +297,18 @@ class _Plan:
             raise Problem(422, "workflow-too-large", detail)
         created_at = milliseconds(self._now)
         self.record = WorkflowRecord(
-            id=self.id, owner=self._principal.owner, tags=tags, created_at=created_at, tree=tree
+            id=self.id,
+            owner=self._principal.owner,
+            tags=tags,
+            created_at=created_at,
+            tree=tree,
+            on_error=None if on_error is None else on_error.id,
         )
         self.steps = [self._step(leaf) for leaf in self._leaves]
+        if on_error is not None:
+            signature = self._signature(on_error)
+            message = {**signature, "args": [error_mark(self.id), *signature.args]}
+            self.steps[-1] = self.steps[-1]._replace(message=message)
 
     # Reading the body.
 
@@ -347,6 +362,12 @@ class _Plan:
             for place, node in enumerate(content)
         ]
         return [sequence for sequence, _ in read], [tree for _, tree in read]
+
+    def _read_on_error(self, node: Any) -> _Leaf | None:
+        if isinstance(node, dict) and "task" in node:
+            return self._read_leaf(node, "/on_error", receives=True)
+        self._fault("/on_error", "This should be a step: a task with its input.")
+        return None
 
     def _read_leaf(self, node: dict[str, Any], pointer: str, *, receives: bool) -> _Leaf | None:
         if len(self._leaves) >= MAX_JOBS:

@@ -186,6 +186,52 @@ async def test_how_long_others_took_is_not_its_wait(service: Service) -> None:
 # What fails.
 
 
+ECHO = {"task": "s.echo", "options": {"tags": ["help"]}}
+
+
+async def test_help_is_called_for_once(service: Service) -> None:
+    done = await run(service, {"chain": [add(1), {"group": [FAIL, FAIL]}, total()], "on_error": ECHO})
+    assert (done["state"], done["done"], done["total"]) == ("FAILURE", 4, 4)
+    helped = done["on_error"]
+    assert (helped["state"], helped["attempt"], helped["tags"]) == ("SUCCESS", 1, ["help"])
+    told = helped["result"]
+    failed = leaves(done["tree"])[1:3]
+    assert told["job"] in [job["id"] for job in failed]
+    assert (told["task"], told["state"], told["error"]["type"]) == ("s.fail", "FAILURE", "ValueError")
+    assert json.loads((await service.fetch(helped["links"]["self"])).body) == helped
+    assert helped["links"]["workflow"] == done["links"]["self"]
+
+
+async def test_help_that_is_not_needed_does_not_run(service: Service) -> None:
+    done = await run(service, {"chain": [add(1), add(2)], "on_error": ECHO})
+    assert (done["state"], done["done"], done["total"]) == ("SUCCESS", 2, 2)
+    assert (done["on_error"]["state"], done["on_error"]["attempt"]) == ("REVOKED", 0)
+    assert done["on_error"]["error"]["detail"] == "nothing failed"
+
+
+async def test_help_when_a_branch_is_cancelled_but_not_when_all_is(service: Service) -> None:
+    made = json.loads((await submit(service, {"group": [quiet(1), quiet(2)], "on_error": ECHO}, wait=None)).body)
+    await cancel(service, made, branch="/group/0")
+    _, ended = await cancel(service, made, branch="/group/1")
+    ended = await read(service, made, wait=20)
+    assert (ended["on_error"]["state"], ended["on_error"]["result"]["state"]) == ("SUCCESS", "REVOKED")
+    made = json.loads((await submit(service, {"group": [quiet(1)], "on_error": ECHO}, wait=None)).body)
+    _, ended = await cancel(service, made)
+    assert (ended["state"], ended["finished"], ended["on_error"]["state"]) == ("REVOKED", True, "REVOKED")
+    assert ended["on_error"]["error"]["detail"] == "cancelled"
+
+
+async def test_help_that_does_not_fit(service: Service) -> None:
+    for on_error, pointer in (
+        ([], "/on_error"),
+        ({"chain": [add(1)]}, "/on_error"),
+        ({"task": "s.none"}, "/on_error/task"),
+        ({"task": "s.add", "input": {"x": 1}}, "/on_error/input/x"),
+    ):
+        found = problem(await submit(service, {"group": [quiet(1)], "on_error": on_error}), 422, "invalid-workflow")
+        assert [fault["pointer"] for fault in found["errors"]] == [pointer]
+
+
 async def test_a_failure_ends_what_comes_after_it(service: Service) -> None:
     body = {"chain": [add(1), FAIL, add(1), {"group": [add(1), add(2)]}, total()]}
     done = await run(service, body)

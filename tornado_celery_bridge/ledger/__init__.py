@@ -17,6 +17,7 @@ from tornado_celery_bridge.ledger._records import (
     Step,
     Workflow,
     WorkflowRecord,
+    error_mark,
 )
 
 __all__ = (
@@ -37,5 +38,6 @@ __all__ = (
     "Workflow",
     "WorkflowRecord",
     "dumps",
+    "error_mark",
     "ledger_backend",
 )

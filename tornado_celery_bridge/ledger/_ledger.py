@@ -309,7 +309,7 @@ class Ledger:
 
         Args:
             record: The workflow's record.
-            steps: Its jobs, in the tree's order.
+            steps: Its jobs, in the tree's order, and after them the one that runs on an error.
             after: The ids of the jobs that come after others, by the name that those have as their ``before``.
             message: The signature of all of it, as a mapping.
             max_unfinished: How many unfinished jobs its owner may have, these included; None for any number.
@@ -323,11 +323,12 @@ class Ledger:
         for step in steps:
             job, delay = step.record, "" if step.delay is None else _ms(step.delay)
             jobs += (job.id, job.encode(), _written(step.input), delay, step.before or "", _callback(job))
+            jobs.append("" if step.message is None else kombu_dumps(step.message))
         answer = await self._run(
             _scripts.ACCEPT_WORKFLOW,
             *(record.id, record.encode(), record.owner, _ms(self._ttl)),
             *("" if max_unfinished is None else max_unfinished, name, fingerprint, _ms(KEY_TTL), _ms(KEY_LEASE)),
-            *(dumps(after), kombu_dumps(message), *jobs),
+            *(dumps(after), kombu_dumps(message), record.on_error or "", *jobs),
         )
         return Acceptance(answer[0].decode(), *answer[1:])
 

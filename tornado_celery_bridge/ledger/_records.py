@@ -26,6 +26,7 @@ __all__ = (
     "Step",
     "Workflow",
     "WorkflowRecord",
+    "error_mark",
 )
 
 #: What of a job's hash is read. The first is one that each job has.
@@ -178,6 +179,8 @@ class WorkflowRecord:
     created_at: int
     #: Of ``{"chain": […]}``, ``{"group": […]}``, ``{"chord": {"header": […], "body": …}}`` and ids of jobs.
     tree: dict[str, Any]
+    #: The job that runs when one of the others does not succeed, unless all of it is cancelled.
+    on_error: str | None = None
 
     def encode(self) -> bytes:
         """Return the record as it is stored."""
@@ -226,6 +229,13 @@ class Step(NamedTuple):
     delay: float | None
     #: Names the jobs that come after it, if any do.
     before: str | None
+    #: Its own signature, as a mapping, for the one that runs on an error; with :func:`error_mark` among its arguments.
+    message: dict[str, Any] | None = None
+
+
+def error_mark(workflow_id: str) -> str:
+    """Return in whose place the ledger puts ``{"job", "task", "state", "error"}`` of the first that did not succeed."""
+    return f"error of {workflow_id}"
 
 
 class Gone(NamedTuple):

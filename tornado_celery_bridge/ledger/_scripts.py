@@ -35,7 +35,8 @@ Keys, all with the deployment's prefix:
 ``leader``            which process looks for jobs that were lost
 ``workflow:{id}``     hash: a workflow's ``record`` (JSON, as submitted), ``owner``, ``jobs`` (JSON, their ids),
                       ``open`` (how many have not ended), ``cancelled`` (when all of it was), ``after:…`` (JSON, the
-                      ids of the jobs that come after those that have this name as their ``before``), and ``ttl``
+                      ids of the jobs that come after those that have this name as their ``before``), ``ttl``, and
+                      ``on_error`` (the id of the job that runs when another one does not succeed, until that is known)
 ``due``               sorted set of finished jobs, packed, by the time that they are to be forgotten, and of
                       ``workflow:{id}``
 ``gone:{id}``         the owner of a job that was forgotten; ``gone:workflow:{id}`` of a workflow
@@ -237,6 +238,8 @@ local function finish_workflow(name)
   redis.call('PEXPIRE', its_events, math.min(known[1], 3600000))
 end
 
+local NOT_NEEDED = '{"type":"TaskRevokedError","module":"celery.exceptions","message":"nothing failed"}'
+
 local function finish_one(from, state, value)
   local known = redis.call('HMGET', job, 'ttl', 'owner', 'started_at', 'task', 'workflow', 'callback')
   local time = now()
@@ -257,9 +260,38 @@ local function finish_one(from, state, value)
   end
   if not known[5] then
     redis.call('ZADD', prefix .. 'due', time + known[1], pack(id))
-  elseif redis.call('HINCRBY', prefix .. 'workflow:' .. known[5], 'open', -1) <= 0 then
-    finish_workflow(known[5])
+    return
   end
+  local workflow = prefix .. 'workflow:' .. known[5]
+  local me, unfinished = id, redis.call('HINCRBY', workflow, 'open', -1)
+  local on_error = redis.call('HGET', workflow, 'on_error')
+  if on_error == me then redis.call('HDEL', workflow, 'on_error') end
+  if unfinished <= 0 then
+    finish_workflow(known[5])
+  elseif unfinished == 1 and on_error and on_error ~= me then  -- all that could fail has succeeded
+    turn(on_error)
+    finish_one('PENDING', 'REVOKED', NOT_NEEDED)
+    turn(me)
+  end
+end
+
+-- What is to run when a job of a workflow does not succeed runs now, unless all of it is cancelled. In the place of the
+-- mark in its message comes what happened.
+local function call_for_help(state, value)
+  local known, me = redis.call('HMGET', job, 'workflow', 'task'), id
+  local workflow = known[1] and prefix .. 'workflow:' .. known[1]
+  local on_error = workflow and redis.call('HGET', workflow, 'on_error')
+  if not on_error or on_error == id or redis.call('HEXISTS', workflow, 'cancelled') == 1 then return end
+  redis.call('HDEL', workflow, 'on_error')
+  turn(on_error)
+  local message, mark = redis.call('GET', prefix .. 'message:' .. id), '"error of ' .. known[1] .. '"'
+  local from, to = string.find(message, mark, 1, true)
+  local told = '{"job":' .. cjson.encode(me) .. ',"task":' .. cjson.encode(known[2]) .. ',"state":' ..
+    cjson.encode(state) .. ',"error":' .. value .. '}'
+  redis.call('SET', prefix .. 'message:' .. id, string.sub(message, 1, from - 1) .. told .. string.sub(message, to + 1))
+  redis.call('HSET', job, 'due', now())
+  publish_later(now())
+  turn(me)
 end
 
 -- The jobs that come after one; whoever asks ends them, so nobody need do that again.
@@ -273,6 +305,7 @@ local function take_after(before)
 end
 
 local function finish(from, state, value)
+  if state ~= 'SUCCESS' then call_for_help(state, value) end
   finish_one(from, state, value)
   if state == 'SUCCESS' then return end
   local first, ended, place = id, {id}, 1
@@ -404,9 +437,9 @@ return {'accepted'}
 )
 
 #: ARGV: prefix, workflow's id, record, owner, ttl, most unfinished ('' for any number), idempotency key ('' for none),
-#: its fingerprint, its ttl, its lease, what comes after what (JSON: lists of ids, by name), message, then of each
-#: job: id, record's fields (JSON), input, delay ('' for one that others come before), before ('' for none), callback
-#: ('' for none).
+#: its fingerprint, its ttl, its lease, what comes after what (JSON: lists of ids, by name), message, id of the job
+#: that runs on an error ('' for none), then of each job: id, record's fields (JSON), input, delay ('' for one that
+#: others come before), before ('' for none), callback ('' for none), message ('' for one that is part of the whole's).
 #: Returns what ACCEPT does.
 ACCEPT_WORKFLOW = (
     _COMMON
@@ -418,18 +451,19 @@ if held then return held end
 local workflow = prefix .. 'workflow:' .. name
 if redis.call('EXISTS', workflow) == 1 then return {'exists'} end
 local ids = {}
-for place = 13, #ARGV, 6 do ids[#ids + 1] = ARGV[place] end
+for place = 14, #ARGV, 7 do ids[#ids + 1] = ARGV[place] end
 if is_full(owner, ARGV[6], #ids) then return {'full'} end
-for place = 13, #ARGV, 6 do
+for place = 14, #ARGV, 7 do
   turn(ARGV[place])
   local delay, before = ARGV[place + 3], ARGV[place + 4]
-  write(ARGV[place + 1], ARGV[place + 2], ttl, delay ~= '' and delay, '', ARGV[place + 5])
+  write(ARGV[place + 1], ARGV[place + 2], ttl, delay ~= '' and delay, ARGV[place + 6], ARGV[place + 5])
   if before ~= '' then redis.call('HSET', job, 'before', before) end
 end
 redis.call('HSET', workflow, 'record', ARGV[3], 'owner', owner, 'ttl', ttl, 'jobs', cjson.encode(ids), 'open', #ids)
 for before, after in pairs(cjson.decode(ARGV[11])) do
   redis.call('HSET', workflow, 'after:' .. before, cjson.encode(after))
 end
+if ARGV[13] ~= '' then redis.call('HSET', workflow, 'on_error', ARGV[13]) end
 redis.call('SET', prefix .. 'message:' .. name, ARGV[12])
 redis.call('DEL', prefix .. 'gone:workflow:' .. name)
 if hold then hold() end
