@@ -62,8 +62,8 @@ The same events on a WebSocket, each a text message `{"event", "id", "data"}`. C
 
 WORKFLOW = """\
 `{"chain": [step…]}`, `{"group": [step…]}` or `{"chord": {"header": [step…], "body": step}}`, with `tags` and
-`on_error`, a step, beside it. A step is `{"task", "input", "options"}`, or again a chain, a group or a chord. A step that comes after
-another gets its result as the first argument."""
+`on_error`, a step, beside it. A step is `{"task", "input", "options"}`, or again a chain, a group or a chord. A step
+that comes after another gets its result as the first argument."""
 
 
 @dataclass(frozen=True)

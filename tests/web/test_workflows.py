@@ -358,7 +358,6 @@ def nested(depth: int) -> Node:
         ({"chain": []}, ["/chain"]),
         ({"group": {}}, ["/group"]),
         ({"chain": [add(1)], "group": [add(1)]}, [""]),
-        ({"chain": [add(1)], "on_error": add(1)}, ["/on_error"]),
         ({"chain": [add(1)], "tags": [1]}, ["/tags/0"]),
         ({"task": "s.add", "input": [1]}, [""]),
         ({"chord": [add(1)]}, ["/chord"]),
