@@ -73,6 +73,7 @@ class Up:
         for _ in range(3):  # end, and hurry
             if self.process.poll() is None:
                 self.signal(signal.SIGTERM)
+                time.sleep(0.1)  # two at once are one
         self.process.wait(DEADLINE)
         self._reader.join()
         assert self.process.stdout
