@@ -7,6 +7,9 @@ from typing import Any
 from celery import Celery
 
 from tornado_celery_bridge.ledger.worker import install
+from tornado_celery_bridge.transports.redis import register
+
+register()  # kombu's own ends a worker when Redis dies
 
 app = Celery("schedules", broker=os.environ["SAMPLE_BROKER"], backend=os.environ["SAMPLE_BROKER"])
 app.conf.update(
