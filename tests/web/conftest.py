@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -86,10 +85,10 @@ class Service:
         return await self.post(f"/v1/tasks/{task}/jobs", {} if body is None else body, headers)
 
     async def messages(self) -> int:
-        """How many tasks have a message in the worker's queues' lists; a worker may publish copies at any time."""
-        redis = self.jobs.ledger._redis
+        """How many messages of this process are in the worker's queues' lists; a worker may publish copies any time."""
+        redis, origin = self.jobs.ledger._redis, f'"gen{os.getpid()}@'.encode()
         found = [each for queue in ("websample", "quiet") for each in await redis.lrange(queue, 0, -1)]
-        return len({match[1] for each in found if (match := re.search(rb'"id": ?"([^"]+)"', each))})
+        return sum(origin in each for each in found)
 
     async def raw(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
