@@ -1,6 +1,7 @@
 """``--processes N``: a parent that starts N web processes on one port, and starts again the one that dies."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -87,5 +88,6 @@ async def _run(child_end: int, stop: asyncio.Event) -> int:
     await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     if not ended.done():
-        process.terminate()
+        with contextlib.suppress(ProcessLookupError):  # it ended just now
+            process.terminate()
     return await ended

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.faults.test_broker import Ticker
+from tests.faults.test_broker import ticking
 from tests.servers import Server, worker
 from tests.web.conftest import ROOT, Service, problem, running, until
 from tests.web.sample import make_app
@@ -116,16 +116,11 @@ print(json.dumps([sized, made]))
 
 
 async def test_a_large_input_and_a_larger_result_travel_beside_redis(service: Service, folder: Path) -> None:
-    async with watched(service) as lengths:
-        ticker = Ticker()
-        await asyncio.sleep(0.5)
-        ticking = asyncio.ensure_future(ticker.run())
+    async with watched(service) as lengths, ticking(usual=0.1):  # 5 MB of JSON keep the GIL for 30 ms
         client = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", CLIENT, f"http://127.0.0.1:{service.port}"), stdout=subprocess.PIPE
         )
         printed, _ = await client.communicate()
-        ticking.cancel()
-        ticker.close()
     sized, made = json.loads(printed)
     assert sized["result"] == [5 * MB + 1, 5]
     assert (made["state"], made["result_size"]) == ("SUCCESS", 20 * MB + 2)
@@ -138,7 +133,6 @@ async def test_a_large_input_and_a_larger_result_travel_beside_redis(service: Se
     assert max([await redis.memory_usage(key) or 0 for key in await redis.keys()]) < 50_000
     await swept(service, folder)
     problem(await service.fetch(made["links"]["self"]), 410, "expired-job")
-    assert max(ticker.late) < 0.1
 
 
 async def test_a_result_is_the_same_read_by_celery_and_by_the_bridge(service: Service, app: Celery) -> None:

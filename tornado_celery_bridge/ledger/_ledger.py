@@ -50,6 +50,8 @@ __all__ = ("Ledger", "ledger_backend", "prefix_of")
 
 #: Commands in one round trip. Alone a command costs the loop some 300 µs in redis-py, in company a tenth of it.
 MAX_BATCH = 100
+#: A deadline is so many waits, one after the other.
+SLICES = 20
 #: Seconds for which a forgotten job is remembered to have been.
 REMEMBERED = 7 * 86_400.0
 #: Seconds for which an idempotency key is held, and after which one whose holder does not answer may be taken over.
@@ -119,7 +121,8 @@ class Ledger:
         """
         options = backend.app.conf.result_backend_transport_options or {}
         subscriber_pool = connection_pool(backend, max_connections=1, socket_timeout=None, health_check_interval=0)
-        return cls(connection_pool(backend), subscriber_pool, prefix=options.get("global_keyprefix", ""), ttl=ttl)
+        pool = connection_pool(backend, socket_timeout=None)  # each batch has its deadline
+        return cls(pool, subscriber_pool, prefix=options.get("global_keyprefix", ""), ttl=ttl)
 
     async def close(self) -> None:
         """Close the connections, once the calls under way have ended: each has its timeout."""
@@ -504,9 +507,12 @@ class Ledger:
         than a deadline, and with one each they all failed before they were sent.
         """
         task = asyncio.ensure_future(self._execute(batch))
-        # Not asyncio.timeout: redis-py loses a cancellation that comes together with one of its own timeouts, and
-        # goes on. Seen with 40 calls on a frozen server, of which 5 took twice as long.
-        done, _ = await asyncio.wait((task,), timeout=self._timeout)
+        # In slices, and with no timeout of redis-py's: a loop that has too much to do hears late of an answer that is
+        # there, and of a timeout first. With it every slice is late, and so is the deadline.
+        for _ in range(SLICES):
+            done, _ = await asyncio.wait((task,), timeout=self._timeout / SLICES)
+            if done:
+                break
         if not done:
             task.cancel()
             task.add_done_callback(lambda late: late.cancelled() or late.exception())
