@@ -54,8 +54,8 @@ class Attempt:
     def __init__(self, job_id: str, token: str, worker: str, retries: int) -> None:
         self.job_id, self.token, self.worker, self.retries = job_id, token, worker, retries
         self.frozen = False
-        #: Whether its worker knows that it runs.
-        self.is_known = True
+        #: Whether the ledger gave it up while its worker was frozen: that worker goes on with it, and another may begin.
+        self.is_given_up = False
 
 
 class World(RuleBasedStateMachine):
@@ -118,11 +118,11 @@ class World(RuleBasedStateMachine):
         assert job_id not in self.ended
         assert job_id not in self.cancelled
         for other in self.running:
-            alive = other.is_known and not other.frozen
+            alive = not other.is_given_up and not other.frozen
             assert not (alive and other.job_id == job_id and other.retries >= retries), "begun while it runs"
         self.running.append(Attempt(job_id, token, name, retries))
         if limit:
-            holders = {each.job_id for each in self.running if each.job_id in self.limited and each.is_known}
+            holders = {each.job_id for each in self.running if each.job_id in self.limited}
             assert len({each for each in holders if self.job(each).state == "STARTED"}) <= 1
 
     @precondition(lambda self: self.queue)
@@ -154,7 +154,13 @@ class World(RuleBasedStateMachine):
         else:
             for each in self.running:
                 if each.worker == attempt.worker:
-                    each.frozen = what == "freeze"
+                    self.freeze(each, what == "freeze")
+
+    def freeze(self, attempt: Attempt, frozen: bool) -> None:
+        if attempt.frozen and not frozen:
+            held_by = self.client.hget(f"tcb:job:{attempt.job_id}", "token")
+            attempt.is_given_up |= held_by != attempt.token.encode()
+        attempt.frozen = frozen
 
     @precondition(lambda self: self.jobs)
     @rule(place=st.integers(0, 20), unless_begun=st.booleans())
@@ -203,7 +209,7 @@ class World(RuleBasedStateMachine):
     def teardown(self) -> None:
         """The faults are over: everything ends, in a minute or two."""
         for attempt in self.running:
-            attempt.frozen = False
+            self.freeze(attempt, False)
         for _ in range(100):
             self.wait(3.0)
             self.keep()

@@ -104,12 +104,18 @@ end
 local function index(name) return prefix .. 'index:' .. name end
 
 -- A UUID in an index takes 16 bytes, not 36. The ledger takes no other id of 16.
+local packed_ids = {}
 local function pack(name)
-  if #name ~= 36 then return name end
-  local packed, count = string.gsub(string.gsub(name, '-', ''), '%x%x', function(hex)
-    return string.char(tonumber(hex, 16))
-  end)
-  return count == 16 and #packed == 16 and packed or name
+  if packed_ids[name] then return packed_ids[name] end
+  local packed = name
+  if #name == 36 then
+    local bytes, count = string.gsub(string.gsub(name, '-', ''), '%x%x', function(hex)
+      return string.char(tonumber(hex, 16))
+    end)
+    if count == 16 and #bytes == 16 then packed = bytes end
+  end
+  packed_ids[name] = packed
+  return packed
 end
 
 local function unpacked(packed)
