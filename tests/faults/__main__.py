@@ -94,7 +94,7 @@ def run(name: str, count: int | None, seed: int, *, stock: bool, sync: str) -> d
 
 def result(figures: Figures, crashes: int) -> dict[str, Any]:
     counts = {name: len(getattr(figures, name)) for name in ("lost", "unfinished", "failed", "unexpected")}
-    names = ("accepted", "faults", "second_starts", "allowed", "recovery", "back", "left", "notes", "broken")
+    names = ("accepted", "faults", "second_starts", "allowed", "recovery", "back", "left", "notes", "broken", "evidence")
     wrong = {name: len(value) if name in counts else value for name, value in figures.wrong().items()}
     if "recovery" in wrong:
         wrong["recovery"] = round(figures.recovery, 1)

@@ -68,6 +68,7 @@ class Figures:
     left: dict[str, int] = field(default_factory=dict)  # in the queue, when nothing came of it any more
     notes: dict[str, Any] = field(default_factory=dict)  # what else the row tells
     broken: list[str] = field(default_factory=list)  # what else the row demands, and did not get
+    evidence: dict[str, Any] = field(default_factory=dict)  # of each that was lost or failed: what is known of it
 
     def demand(self, kept: object, what: str) -> None:
         if not kept:
@@ -372,6 +373,15 @@ class System:
             return {each: meta and json.loads(meta)["status"] for each, meta in zip(job_ids, found, strict=True)}
         return {each: state and state.decode() for each, state in zip(job_ids, found, strict=True)}
 
+    def evidence(self, job_id: str, journal: Journal) -> dict[str, Any]:
+        """Return what is known of a job that did not go as it should: for whoever looks for the reason."""
+        known: dict[str, Any] = {"journal": [(what, moment) for what, each, moment in journal if each == job_id]}
+        with self.redis.client() as client:
+            known["result"] = repr(client.get(f"celery-task-meta-{job_id}"))
+            if not self.stock:
+                known["job"] = repr(client.hgetall(f"tcb:job:{job_id}"))
+        return known
+
     def forget(self) -> None:
         """Begin a new row."""
         with self.journal.client() as client:
@@ -470,4 +480,5 @@ def under_fire(
     journal = [entry for entry in system.entries() if entry[1] not in apart]
     figures = check(accepted, journal, system.states(list(accepted)), happened, faults * allowed)
     figures.left = left
+    figures.evidence = {job_id: system.evidence(job_id, journal) for job_id in {*figures.lost, *figures.failed}}
     return figures
