@@ -38,6 +38,11 @@ class Server:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> Self:
+        self.spawn()
+        self.wait_until_ready()
+        return self
+
+    def spawn(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             [
@@ -46,9 +51,10 @@ class Server:
             ],
             stdout=subprocess.DEVNULL,
         )
+
+    def wait_until_ready(self) -> None:
         with self.client() as client:
             wait_for(lambda: answers(client))
-        return self
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, socket_timeout=5)

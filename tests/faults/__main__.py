@@ -21,6 +21,7 @@ from tests.faults.rows import ROWS, soak
 from tests.servers import Server
 
 RESULTS, REPORT = ROOT / ".test" / "faults.jsonl", ROOT / "docs" / "reliability.md"
+PLOT = REPORT.parent / "images" / "soak.svg"
 
 HEAD = """# Reliability
 
@@ -67,7 +68,6 @@ TAIL = """
 
 - F5 (RabbitMQ), F11 and F12 (beat, clocks) belong to other issues; F17 (many slow clients) and F18 (huge bodies) to the
   HTTP tests; F20 (the state machine under hypothesis) is tests/ledger/test_states.py.
-- F9: a full disk under the AOF needs a file system of its own, and is not tried; `maxmemory` is.
 - One machine: no fault here separates machines or loses a disk. Kills end processes, not the operating system's cache.
 """
 
@@ -83,7 +83,7 @@ def run(name: str, count: int | None, seed: int, *, stock: bool, sync: str) -> d
     faults = max(row.faults, count // row.every) if row.every else row.faults
     with (
         tempfile.TemporaryDirectory() as folder,
-        running(Path(folder), stock=stock, proxied=row.proxied, sync=sync) as system,
+        running(Path(folder), stock=stock, proxied=row.proxied, on_small_disk=row.on_small_disk, sync=sync) as system,
     ):
         figures = row.run(system, count, faults, seed)
         crashes = system.crashes
@@ -94,19 +94,31 @@ def run(name: str, count: int | None, seed: int, *, stock: bool, sync: str) -> d
 
 def result(figures: Figures, crashes: int) -> dict[str, Any]:
     counts = {name: len(getattr(figures, name)) for name in ("lost", "unfinished", "failed", "unexpected")}
-    names = ("accepted", "faults", "second_starts", "allowed", "recovery", "back", "left", "notes", "broken", "evidence")
+    names = (
+        "accepted",
+        "faults",
+        "second_starts",
+        "allowed",
+        "recovery",
+        "back",
+        "left",
+        "notes",
+        "broken",
+        "evidence",
+    )
     wrong = {name: len(value) if name in counts else value for name, value in figures.wrong().items()}
     if "recovery" in wrong:
         wrong["recovery"] = round(figures.recovery, 1)
     more = {"wrong": wrong, "crashes": crashes, "date": time.strftime("%d %B %Y")}
-    return counts | {name: getattr(figures, name) for name in names} | more
+    return counts | {name: getattr(figures, name) for name in (*names, "evidence")} | more
 
 
 def run_soak(minutes: float, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as system:
         figures, samples = soak(system, minutes, seed)
         found = result(figures, system.crashes)
-    return found | {"row": "F19", "stock": False, "minutes": minutes, "samples": [vars(sample) for sample in samples]}
+    more = {"minutes": minutes, "load": os.getloadavg()[1], "samples": [vars(sample) for sample in samples]}
+    return found | {"row": "F19", "stock": False} | more
 
 
 # The report.
@@ -131,18 +143,51 @@ def line(found: dict[str, Any]) -> str:
 
 
 def soak_text(found: dict[str, Any]) -> str:
-    samples = found["samples"]
     wrong = "; ".join(f"{name}: {value}" for name, value in found["wrong"].items()) or "nothing"
     text = (
         f"{found['minutes']:g} minutes, {found['accepted']:,} jobs, {found['faults']} faults (kill -9 of a pool "
         f"process, a worker, Redis or web, or a worker restarted): {found['lost']} lost, "
         f"{found['second_starts']} second starts, "
-        f"held up for {found['recovery']:.1f} s at the longest; wrong: {wrong}.\n\n"
-        "| minute | web's memory, MB | web's descriptors | jobs waiting |\n| --- | --- | --- | --- |\n"
+        f"held up for {found['recovery']:.1f} s at the longest; wrong: {wrong}. Load: {found['load']:.1f}.\n\n"
+        f"![What it was like]({PLOT.relative_to(REPORT.parent)})"
     )
-    for sample in samples[:: max(1, len(samples) // 15)]:
-        text += "| {minute:.1f} | {megabytes:.0f} | {descriptors} | {waiting} |\n".format_map(sample)
-    return text.rstrip()
+    return text
+
+
+#: What is drawn of a soak's samples, one below the other.
+PANELS = {
+    "web_megabytes": "web, MB",
+    "web_descriptors": "web, descriptors",
+    "worker_megabytes": "a worker, MB",
+    "lag_ms": "lag of web's loop, ms",
+    "waiting": "jobs waiting",
+}
+WIDTH, HEIGHT, LEFT = 800, 110, 60
+
+
+def plot(samples: list[dict[str, Any]]) -> str:
+    """Return an SVG picture of a soak: each of :data:`PANELS` over the minutes, from 0 to its most."""
+    longest = samples[-1]["minute"]
+    drawn = []
+    for place, (name, title) in enumerate(PANELS.items()):
+        top, values = place * (HEIGHT + 30) + 25, [sample[name] for sample in samples]
+        most = max(*values, 1)
+        points = " ".join(
+            f"{LEFT + sample['minute'] / longest * (WIDTH - LEFT):.1f},{top + HEIGHT * (1 - sample[name] / most):.1f}"
+            for sample in samples
+        )
+        drawn += [
+            f'<text x="{LEFT}" y="{top - 6}">{title}</text>',
+            f'<text x="{LEFT - 6}" y="{top + 8}" text-anchor="end">{most:.0f}</text>',
+            f'<text x="{LEFT - 6}" y="{top + HEIGHT}" text-anchor="end">0</text>',
+            f'<path d="M{LEFT},{top}v{HEIGHT}h{WIDTH - LEFT}" fill="none" stroke="#999"/>',
+            f'<polyline points="{points}" fill="none" stroke="#06c"/>',
+        ]
+    tall = len(PANELS) * (HEIGHT + 30) + 25
+    drawn.append(f'<text x="{WIDTH}" y="{tall - 6}" text-anchor="end">{longest:.0f} minutes</text>')
+    style = 'font-family="sans-serif" font-size="12" style="background:#fff"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + 10} {tall}" {style}>'
+    return "\n".join([head, *drawn, "</svg>\n"])
 
 
 def write_report() -> None:
@@ -160,6 +205,8 @@ def write_report() -> None:
     head = HEAD.format(command=command, workers=WORKERS, slots=SLOTS, versions=f"{dates}; {machine}")
     text = head + COLUMNS + "".join(line(found) for found in rows if not found["stock"])
     text += STOCK + COLUMNS + "".join(line(found) for found in rows if found["stock"])
+    if soaked:
+        PLOT.write_text(plot(soaked["samples"]))
     text += TAIL.format(soak=soak_text(soaked) if soaked else "Not run: `python -m tests.faults --minutes 30`.")
     REPORT.write_text(text)
 

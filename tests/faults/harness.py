@@ -23,7 +23,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -324,6 +324,14 @@ class System:
         time.sleep(chance.uniform(0.0, 1.0))
         self.redis.start()
 
+    def fill_disk(self) -> Path:
+        """F9: leave no room for what Redis writes, on a small disk; return the file whose removal does."""
+        full = self.redis.folder / "full"
+        with suppress(OSError), full.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(65536))
+        return full
+
     def kill_web(self, chance: random.Random) -> None:
         """F10: kill -9 of the web process, whatever it is about to answer, and back."""
         with self.killing:
@@ -391,12 +399,32 @@ class System:
 
 
 @contextmanager
-def running(folder: Path, **options: Any) -> Iterator[System]:
-    system = System(folder, **options)
+def small_disk(folder: Path) -> Iterator[None]:
+    """
+    Have *folder* be a file system of its own, with room for little.
+
+    Raises:
+        PermissionError: This process may not mount one.
+    """
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        raise PermissionError("no file system may be mounted here")
     try:
-        yield system
+        yield
     finally:
-        system.close()
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def running(folder: Path, *, on_small_disk: bool = False, **options: Any) -> Iterator[System]:
+    """Run a system for the block; its Redis on a small disk, or not, and as :class:`System` takes *options*."""
+    with small_disk(folder / "redis") if on_small_disk else nullcontext():
+        system = System(folder, **options)
+        try:
+            yield system
+        finally:
+            system.close()
 
 
 class Load:

@@ -1,5 +1,6 @@
 """The rows of the fault matrix: what happens, and what must come of it all the same."""
 
+import contextlib
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from tests.faults.harness import SLOTS, WORKERS, Figures, System, check, under_fire
+from tests.faults.harness import SLOTS, WORKERS, Figures, Program, System, check, under_fire
 from tests.servers import wait_for
 
 #: Jobs that may be begun a second time where a fault hits all workers at once.
@@ -44,6 +45,7 @@ class Row:
     faults: int
     every: int = 0
     proxied: bool = False
+    on_small_disk: bool = False
     has_stock: bool = False
 
 
@@ -58,10 +60,11 @@ def row(
     faults: int = 1,
     every: int = 0,
     proxied: bool = False,
+    on_small_disk: bool = False,
     has_stock: bool = False,
 ) -> Callable[[Callable[[System, int, int, int], Figures]], None]:
     def add(run: Callable[[System, int, int, int], Figures]) -> None:
-        ROWS[name] = Row(name, what, run, count, faults, every, proxied, has_stock)
+        ROWS[name] = Row(name, what, run, count, faults, every, proxied, on_small_disk, has_stock)
 
     return add
 
@@ -190,6 +193,33 @@ def full(system: System, count: int, faults: int, seed: int) -> Figures:
 
     figures = under_fire(system, count, faults, inject, seed=seed, allowed=ALL, apart=probes)
     figures.bound = 60.0
+    figures.demand(statuses == {503}, f"submits are refused with 503 meanwhile, not {statuses}")
+    return figures
+
+
+@row("F9b", "the disk under Redis' append-only file full", on_small_disk=True)
+def disk_full(system: System, count: int, faults: int, seed: int) -> Figures:
+    """Redis, which syncs always, ends of it, and is started again, as ``make up`` does, until there is room."""
+    statuses: set[int] = set()
+    probes: list[str] = []
+
+    def inject(_: random.Random) -> None:
+        keys: list[str] = []
+        full = system.fill_disk()
+        with contextlib.suppress(RedisError), system.redis.client() as client:
+            client.set("one more", "x" * 100_000)  # whatever room is left in the last page
+        end = time.monotonic() + 3.0
+        while time.monotonic() < end:
+            statuses.add(_probe(system, keys))
+            if system.redis.process.poll() is not None:
+                system.redis.spawn()
+        full.unlink()
+        if system.redis.process.poll() is not None:
+            system.redis.spawn()
+        system.redis.wait_until_ready()
+        probes.extend(map(system.submit, keys))
+
+    figures = under_fire(system, count, faults, inject, seed=seed, allowed=ALL, apart=probes)
     figures.demand(statuses == {503}, f"submits are refused with 503 meanwhile, not {statuses}")
     return figures
 
@@ -325,8 +355,12 @@ class Sample:
     """The system at one moment of a soak."""
 
     minute: float
-    megabytes: float
-    descriptors: int
+    web_megabytes: float
+    web_descriptors: int
+    #: Of a worker's main process.
+    worker_megabytes: float
+    #: For how long the web process' loop made a request wait that asks it for nothing.
+    lag_ms: float
     waiting: int
 
 
@@ -362,9 +396,15 @@ def soak(system: System, minutes: float, seed: int, rate: float = 20.0) -> tuple
 
 
 def _sample(system: System, minute: float) -> Sample:
-    """Look at the web process, which lives longest."""
-    process = Path(f"/proc/{system.web.process.pid}")
-    pages = int((process / "statm").read_text().split()[1])
+    """Look at the processes that live longest."""
+    descriptors = len(list(Path(f"/proc/{system.web.process.pid}/fd").iterdir()))
+    begun = time.perf_counter()
+    system.ask("/healthz")
+    lag = (time.perf_counter() - begun) * 1000
     with system.redis.client() as client:
         waiting = int(client.zcard("tcb:index:state:PENDING"))
-    return Sample(minute, pages * 4096 / 2**20, len(list((process / "fd").iterdir())), waiting)
+    return Sample(minute, _megabytes(system.web), descriptors, _megabytes(system.workers[0]), lag, waiting)
+
+
+def _megabytes(program: Program) -> float:
+    return int(Path(f"/proc/{program.process.pid}/statm").read_text().split()[1]) * 4096 / 2**20

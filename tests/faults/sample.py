@@ -20,7 +20,9 @@ from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.transports.redis import register
 
 QUEUE = "faults"
-#: Seconds after which Redis' messages in the hands of a dead worker are delivered again; tasks may take less.
+#: Seconds after which messages in the hands of a dead worker are delivered again, so soon that it is seen here; stock
+#: Celery's tasks may take less. The product's have the limits that are delivered: one of a few seconds would end, as a
+#: failure, what waits with its result for a Redis that takes as long to come back.
 VISIBILITY = 10
 
 
@@ -45,13 +47,13 @@ def make_app(url: str, *, stock: bool = False) -> Celery:
         redis_socket_keepalive=True,
         imports=(),
         beat_schedule={},
-        task_soft_time_limit=VISIBILITY - 3,
-        task_time_limit=VISIBILITY - 2,
         task_default_queue=QUEUE,
         task_queues={QUEUE: {}},
     )
     app.conf.broker_transport_options |= {"visibility_timeout": VISIBILITY}
-    if not stock:
+    if stock:
+        app.conf.update(task_soft_time_limit=VISIBILITY - 3, task_time_limit=VISIBILITY - 2)
+    else:
         if not app.conf.stock_transport:
             register()
         install(app)

@@ -54,7 +54,7 @@ class Attempt:
     def __init__(self, job_id: str, token: str, worker: str, retries: int) -> None:
         self.job_id, self.token, self.worker, self.retries = job_id, token, worker, retries
         self.frozen = False
-        #: Whether the ledger gave it up while its worker was frozen: that worker goes on with it, and another may begin.
+        #: Whether the ledger gave it up while its worker was frozen, which goes on with it; another may begin.
         self.is_given_up = False
 
 
