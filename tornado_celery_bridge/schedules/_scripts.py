@@ -30,7 +30,20 @@ All times are the server's, in milliseconds since 1970.
 
 from tornado_celery_bridge.ledger._scripts import _COMMON, _WRITE
 
-__all__ = ("DELETE", "DUE", "HALT", "LEAD", "LOAD", "PUT", "QUARANTINE", "READ", "RUN", "RUN_NOW", "STEP_DOWN")
+__all__ = (
+    "BACKFILL",
+    "DELETE",
+    "DUE",
+    "HALT",
+    "LEAD",
+    "LOAD",
+    "PUT",
+    "QUARANTINE",
+    "READ",
+    "RUN",
+    "RUN_NOW",
+    "STEP_DOWN",
+)
 
 _SCHEDULES = (
     _COMMON
@@ -288,5 +301,30 @@ publish_later(now())
 redis.call('HSET', key_of(name), 'last', id)
 note(name, ARGV[7], tonumber(ARGV[8]))
 return 1
+"""
+)
+
+#: ARGV: prefix, name, how many notes are kept, a job's ttl, whether they are only asked for ('1' | ''), then of each
+#: run as RUN has it. Runs of slots that are past, which a worker publishes; the entry's state stays as it is.
+#: Returns the ids of the jobs that were accepted, or would be; nothing if there is no entry.
+BACKFILL = (
+    _SCHEDULES
+    + _WRITE
+    + """
+local name, accepted = id, {}
+if redis.call('EXISTS', key_of(name)) == 0 then return end
+for place = 6, #ARGV, 5 do
+  turn(ARGV[place])
+  if redis.call('EXISTS', job) == 0 and redis.call('EXISTS', prefix .. 'gone:' .. id) == 0 then
+    accepted[#accepted + 1] = id
+    if ARGV[5] == '' then
+      write(ARGV[place + 1], ARGV[place + 2], ARGV[4], 0, ARGV[place + 3], '')
+      redis.call('HSET', job, 'schedule', name)
+      publish_later(cjson.decode(ARGV[place + 4]).slot)  -- the oldest first, and all of them now
+      note(name, ARGV[place + 4], tonumber(ARGV[3]))
+    end
+  end
+end
+return accepted
 """
 )
