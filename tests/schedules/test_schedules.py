@@ -15,6 +15,7 @@ from celery.schedules import crontab
 from tests.ledger.test_ledger import begin, end, redis_of_ours
 from tests.schedules.test_entry import entry
 from tests.servers import Server, free_port
+from tornado_celery_bridge import Bridge, BridgeClosed
 from tornado_celery_bridge.ledger import Job, Ledger, ledger_backend
 from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
 from tornado_celery_bridge.ledger.worker import install
@@ -173,6 +174,32 @@ async def test_pages(schedules: Schedules) -> None:
     assert [each.entry.name for each in await schedules.find(after="c", limit=3)] == ["d"]
 
 
+async def test_an_owners_entries(schedules: Schedules) -> None:
+    async def names(owner: str) -> list[str]:
+        return [each.entry.name for each in await schedules.find(owner=owner)]
+
+    for name, owner in {"a": "me", "b": "you", "c": "me", "d": ""}.items():
+        await schedules.create(entry(name=name, owner=owner))
+    assert [await names(owner) for owner in ("me", "you", "")] == [["a", "c"], ["b"], ["a", "b", "c", "d"]]
+    await schedules.replace(entry(name="a", owner="you"))
+    await schedules.replace(entry(name="b", owner=""))
+    await schedules.delete("c")
+    assert [await names(owner) for owner in ("me", "you", "")] == [[], ["a"], ["a", "b", "d"]]
+
+
+async def test_through_a_bridge(app: Celery) -> None:
+    async with Bridge(app) as bridge:
+        made = await bridge.schedules.create(entry(name="a"))
+        assert await bridge.schedules.get("a") == made
+    with pytest.raises(BridgeClosed):
+        _ = bridge.schedules
+    elsewhere = Celery("elsewhere", broker="memory://", backend="cache+memory://", set_as_current=False)
+    async with Bridge(elsewhere) as bridge:
+        with pytest.raises(ImproperlyConfigured, match="set job_ledger_url"):
+            _ = bridge.schedules
+    elsewhere.close()
+
+
 # Runs.
 
 
@@ -188,10 +215,13 @@ async def test_a_run_is_a_job(schedules: Schedules, beat: Beat, worker: WorkerLe
     accepted = await job(schedules, job_id)
     assert accepted.record.owner == "o"
     assert accepted.record.tags == ["x"]
-    assert (accepted.record.task, accepted.record.queue, accepted.record.priority) == ("t", "q", 0)
+    assert (accepted.record.task, accepted.record.queue, accepted.record.priority) == ("t", "q", 9)
+    assert accepted.record.schedule == "e"
     assert await schedules._ledger.input_of(job_id) == b'{"n":1}'
     found = await schedules.get("e")
     assert (found.runs, found.last_job) == (1, job_id)
+    assert found.last_run is not None
+    assert abs(found.last_run - datetime.now(UTC)) < timedelta(minutes=1)
     assert found.next_run is not None
     assert found.next_run > datetime.now(UTC)
     [run] = await schedules.runs("e")

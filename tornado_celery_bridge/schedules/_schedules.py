@@ -88,6 +88,8 @@ class Scheduled(NamedTuple):
     failures: int = 0
     #: The last run's job.
     last_job: str | None = None
+    #: When that began; None if none has.
+    last_run: datetime | None = None
     #: Why it is due no more, until it is resumed or replaced.
     halted: str = ""
     #: Whether the configuration has it.
@@ -180,12 +182,19 @@ class Schedules:
             raise _not_found(name)
         return await asyncio.to_thread(_scheduled, row)
 
-    async def find(self, *, after: str = "", limit: int = 50) -> list[Scheduled]:
-        """Return entries in the order of their names, from the one after *after* on; none that nobody can use."""
+    async def find(self, *, owner: str = "", after: str = "", limit: int = 50) -> list[Scheduled]:
+        """
+        Return entries in the order of their names, from the one after *after* on; none that nobody can use.
+
+        Args:
+            owner: Only theirs; empty for everybody's.
+            after: A name; there need not be an entry that has it.
+            limit: At most so many.
+        """
         low: str | bytes = f"({after}" if after else "-"
         found: list[Scheduled] = []
         while len(found) < limit:
-            key = f"{self._ledger.prefix}schedules"
+            key = f"{self._ledger.prefix}schedules" + (owner and f":owner:{owner}")
             names = await self._ledger.call("ZRANGEBYLEX", key, low, "+", "LIMIT", 0, limit - len(found))
             if not names:
                 break
@@ -356,7 +365,7 @@ def _scheduled(row: list[Any]) -> Scheduled:
     Raises:
         InvalidEntry: Nobody can use it.
     """
-    stored, version, slot, runs, failures, last, halted, quarantined, static = row
+    stored, version, slot, runs, failures, last, halted, quarantined, static, last_at = row
     if quarantined:
         raise InvalidEntry("entry", quarantined.decode(errors="replace"))
     return Scheduled(
@@ -366,6 +375,7 @@ def _scheduled(row: list[Any]) -> Scheduled:
         runs=int(runs or 0),
         failures=int(failures or 0),
         last_job=last.decode() or None,
+        last_run=from_ms(int(last_at)) if last_at else None,
         halted=halted.decode(),
         static=bool(static),
     )
