@@ -285,7 +285,7 @@ def backfill(shown: Backfill, dry_run: bool) -> documents.Backfill:
 
 
 # A month or a day of the week by more than the three letters that are looked at.
-_LONG_NAME = re.compile(r"\b([A-Za-z]{3})[A-Za-z]+?(?=L?\b)")
+_LONG_NAME = re.compile(r"\b([A-Za-z]{3})(?!L\b)[A-Za-z]+?(?=L?\b)")
 
 
 def in_words(entry: Entry) -> str:
