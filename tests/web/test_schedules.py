@@ -388,7 +388,7 @@ async def test_when_it_is_due_next(service: Service) -> None:
         ({"crontab": "0 9 1-7 * monday"}, "At 09:00, between day 1 and 7 of the month, and only on Monday"),
         (
             {"crontab": "0 0 L * fridayL"},
-            "At 00:00, on the last day of the month, and only on the last Friday of the month",
+            "At 00:00, on the last day of the month, on the last Friday of the month",
         ),
         ({"crontab": "0 0 * december friL"}, "At 00:00, on the last Friday of the month, only in December"),
         ({"crontab": "0 0 * APRIL *"}, "0 0 * APRIL *"),
