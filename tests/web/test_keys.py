@@ -307,6 +307,10 @@ ROUTES_WITH_SCOPES = [
     ("POST", "/v1/jobs/x/cancel", "cancel"),
     ("GET", "/v1/jobs/x/deliveries", "read"),
     ("POST", "/v1/jobs/x/deliveries/y/replay", "submit"),
+    ("GET", "/v1/schedules", "read"),
+    ("GET", "/v1/schedules/x/runs", "read"),
+    ("POST", "/v1/schedules/x/run", "schedule"),
+    ("DELETE", "/v1/schedules/x", "schedule"),
 ]
 
 
