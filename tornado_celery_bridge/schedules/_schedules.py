@@ -17,7 +17,7 @@ from tornado_celery_bridge.ledger import Job, Ledger
 from tornado_celery_bridge.schedules import _scripts
 from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry, from_ms, to_ms
 from tornado_celery_bridge.schedules._policy import next_slot, slots_of
-from tornado_celery_bridge.schedules._runs import KEPT_RUNS, NewRun, new_run, run_id, ttl_of
+from tornado_celery_bridge.schedules._runs import KEPT_RUNS, NewRun, check_input, new_run, run_id, ttl_of
 
 __all__ = (
     "Backfill",
@@ -262,10 +262,11 @@ class Schedules:
             The job's id.
 
         Raises:
-            ScheduleEntryNotFound, InvalidEntry: As :meth:`get`.
+            ScheduleEntryNotFound, InvalidEntry: As :meth:`get`; or its task does not take its input.
             QueueNotFound: Its queue is none of the app's.
         """
         entry, job_id = (await self.get(name)).entry, str(uuid.uuid4())
+        check_input(self._app, entry)
         run = new_run(self._app, entry, job_id, slot=None, now=await self._now())
         if not await self._ledger.run(_scripts.RUN_NOW, name, *run.for_script(), KEPT_RUNS, ttl_of(self._app)):
             raise _not_found(name)
@@ -294,10 +295,10 @@ class Schedules:
 
         Raises:
             BackfillTooLarge: There are more than 1,000 slots; those with a job are counted, too.
-            ScheduleEntryNotFound, InvalidEntry: As :meth:`get`.
-            QueueNotFound: Its queue is none of the app's.
+            ScheduleEntryNotFound, InvalidEntry, QueueNotFound: As :meth:`run`.
         """
         entry = (await self.get(name)).entry
+        check_input(self._app, entry)
         now = await self._now()
         last = min(to_ms(until) - 1, now)
         runs = await asyncio.to_thread(_runs_of, self._app, entry, to_ms(since), last, now)
