@@ -99,9 +99,9 @@ def test_looking(schedules: Schedules, do: Do, command: Command, app: Celery) ->
     assert " 06:00:00+0" in first
     assert len(more) == 2
 
-    do(schedules._ledger.call("HSET", "tcb:schedule:poll", "entry", "{", "quarantined", "it is no more"))
+    do(schedules._ledger.call("HSET", "tcb:schedule:poll", "entry", "{", "quarantined", "it is\n\x1b[2Jno more"))
     do(schedules._ledger.call("SADD", "tcb:schedules:quarantined", "poll"))
-    assert "set aside: it is no more" in command("list").out
+    assert r"set aside: it is\n\u001b[2Jno more" in command("list").out
     assert command("show", "poll").status == 2
 
 

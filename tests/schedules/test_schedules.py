@@ -271,6 +271,8 @@ async def test_backfill(schedules: Schedules, beat: Beat, worker: WorkerLedger) 
     assert made == (slots, [run_id("e", to_ms(slot)) for slot in slots])
     _, taken = await asyncio.to_thread(worker.take, "w", 10)
     assert [job_id for job_id, _ in taken] == made.job_ids
+    told = [json.loads(message)["options"]["headers"]["schedule_slot"] for _, message in taken]
+    assert told == [slot.isoformat() for slot in slots]
     assert [run.job_id for run in await schedules.runs("e")] == [*reversed(made.job_ids), run_id("e", ran)]
     assert (await job(schedules, made.job_ids[0])).record.tags == ["x"]
     assert await schedules.get("e") == before

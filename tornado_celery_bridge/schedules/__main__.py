@@ -211,7 +211,7 @@ async def _import(schedules: Schedules, options: argparse.Namespace, app: Celery
         if not options.dry_run:
             await _apply(schedules, change)
         if change.verb != "unchanged":
-            print(f"{change.verb:<9} {change.name}" + (f": {change.detail}" if change.detail else ""))
+            print(_shown(f"{change.verb:<9} {change.name}" + (f": {change.detail}" if change.detail else "")))
         if change.entry is not None and change.entry.task not in app.tasks:
             _say(f"{change.name}: the app has no task {change.entry.task!r}")
     counts = {verb: sum(change.verb == verb for change in changes) for verb in _VERBS}
@@ -314,10 +314,15 @@ def _aware(time: datetime, entry: Entry) -> datetime:
 
 
 def _table(rows: Iterable[Sequence[str]]) -> None:
-    rows = list(rows)
+    rows = [[_shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _shown(text: str) -> str:
+    """Return text on one line, with nothing that a terminal would obey."""
+    return text if text.isprintable() else json.dumps(text)[1:-1]
 
 
 def _say(text: str) -> None:

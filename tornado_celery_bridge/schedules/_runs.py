@@ -73,8 +73,10 @@ def new_run(app: Celery, entry: Entry, job_id: str, *, slot: int | None, now: in
     """
     args, kwargs = _arguments(entry)
     options = {**entry.options, "task_id": job_id}
-    # As beat says of its own; and a worker says nothing of the end of a task without a result.
-    options |= {"headers": {**options.get("headers", {}), "celery_beat_task": True}, "ignore_result": False}
+    # As beat says of its own; and the slot, for a task that is to do what was due then, and not what is due now.
+    told = {"celery_beat_task": True} | ({} if slot is None else {"schedule_slot": from_ms(slot).isoformat()})
+    # A worker says nothing of the end of a task without a result.
+    options |= {"headers": {**options.get("headers", {}), **told}, "ignore_result": False}
     if isinstance(expires := options.get("expires"), int | float):  # not anew each time that it is published
         options["expires"] = from_ms(now) + timedelta(seconds=expires)
     record = JobRecord(
