@@ -30,6 +30,7 @@ installed() {
 }
 
 installed "$name" && exit 0
+[ ! -L "$venv" ] || die "$venv is a link, to what may be somebody else's: remove it"
 # Two `make up` at once in one fresh checkout: the second waits for the first. The lock is on a file that is here
 # anyway and goes with this process. (macOS has no flock command and does without.)
 exec 9<requirements/service.lock

@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import contextvars
+import inspect
+import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -37,17 +40,23 @@ from tornado_celery_bridge.exceptions import (
     StoreUnavailable,
     WaitersSaturated,
 )
-from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, ledger_backend, new_job
 from tornado_celery_bridge.schedules import Schedules
 
 __all__ = ("Bridge",)
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 #: Calls of Celery's remote control under way at once; each may take its whole timeout.
 MAX_CALLS = 1_000
 #: Seconds to wait before trying again, when the broker was too slow to say.
 RETRY_AFTER = 1.0
+#: Jobs that wait in the ledger for a broker that is away, at most.
+MAX_OUTBOX = 10_000
+#: Seconds that the broker has at least: a loop that was busy while the ledger answered is no fault of the broker's.
+LEAST_LEFT = 0.25
 
 
 class Bridge:
@@ -131,7 +140,7 @@ class Bridge:
         self.app.loader.import_default_modules()
         self.store = Store.of_app(self.app)
         with contextlib.suppress(ImproperlyConfigured):  # one connects when it is first asked
-            self._ledger = Ledger.of_backend(ledger_backend(self.app))
+            self._ledger = Ledger.of_backend(ledger_backend(self.app), ttl=self.config.job_ttl)
         backend: Any = self.app.backend
         if isinstance(backend, DisabledBackend):
             raise ImproperlyConfigured("the app has no result_backend: set one, as results are what a bridge awaits")
@@ -162,9 +171,9 @@ class Bridge:
             raise BridgeClosed("the bridge is not open: use `async with Bridge(app)`, or await bridge.start()")
 
     @property
-    def schedules(self) -> Schedules:
+    def ledger(self) -> Ledger:
         """
-        The schedule entries in the app's ledger: make, change, run and read them while beat runs.
+        The app's job ledger.
 
         Raises:
             ImproperlyConfigured: Neither the app's ``job_ledger_url`` nor its result backend is a Redis.
@@ -173,8 +182,18 @@ class Bridge:
         """
         self._check_open()
         if self._ledger is None:
-            raise ImproperlyConfigured("schedules live in Redis: set job_ledger_url, or a Redis result_backend")
-        return Schedules(self._ledger, self.app)
+            raise ImproperlyConfigured("the job ledger lives in Redis: set job_ledger_url, or a Redis result_backend")
+        return self._ledger
+
+    @property
+    def schedules(self) -> Schedules:
+        """
+        The schedule entries in the app's ledger: make, change, run and read them while beat runs. Errors as
+        :attr:`ledger`.
+
+        .. versionadded:: 0.1.0
+        """
+        return Schedules(self.ledger, self.app)
 
     # Dispatching.
 
@@ -254,6 +273,124 @@ class Bridge:
         if isinstance(task, str):
             task = self.app.tasks.get(task)
         return bool(getattr(task, "ignore_result", False) if told is None else told)
+
+    async def submit(
+        self,
+        target: Target,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        owner: str = "",
+        tags: Sequence[str] = (),
+        dispatch_timeout: float | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """
+        Have a task run, whatever crashes once this has returned: note it in the app's ledger, then publish it.
+
+        While the broker is away it waits in the ledger, and a worker publishes it later, as one does again with a
+        message that was lost (docs/states.md). For that the app's workers keep the ledger:
+        :func:`tornado_celery_bridge.ledger.worker.install`.
+
+        Whatever this raises, it may be called again with the same ``task_id``: of one id there is one job.
+
+        Args:
+            target: A signature, but no chain, group or chord; a task, or a task's name.
+            args: Positional arguments; for a signature, put before its own, as Celery does.
+            kwargs: Named arguments.
+            owner: Whose job it is; empty where there are no owners.
+            tags: What the job is found by.
+            dispatch_timeout: Seconds from now in which the broker has to take it, instead of the config's.
+            options: As ``Task.apply_async`` takes them: ``countdown``, ``queue``, ``task_id``…
+
+        Raises:
+            LedgerUnavailable, DispatchUncertain: Perhaps accepted.
+            BrokerUnavailable, DispatchSaturated: Not accepted; the broker is away, and as many jobs wait as may.
+            TypeError, kombu.exceptions.EncodeError, celery.exceptions.QueueNotFound: Not accepted; as Celery raises
+                them, and TypeError for what is no single task, or has arguments of which only some can be named.
+            ImproperlyConfigured: There is no ledger; see :attr:`ledger`.
+
+        .. versionadded:: 0.1.0
+        """
+        ledger, now, begun = self.ledger, time.time(), time.monotonic()
+        signature: Any = target
+        if not isinstance(target, Signature):
+            signature = self.app.signature(target if isinstance(target, str) else target.name)
+        if signature.subtask_type:
+            raise TypeError("a chain, group or chord is no single job: dispatch it")
+        signature = signature.clone(args, kwargs, **options)
+        args, kwargs, options = signature.args, signature.kwargs, {"task_id": uuid()} | signature.options
+        task: Any = self.app.tasks.get(signature.task)
+        given = _input(task, args, kwargs)
+        record, message = new_job(
+            *(self.app, signature.task, args, kwargs, options), now=round(now * 1000), owner=owner, tags=list(tags)
+        )
+        delay = 0.0 if record.eta is None else max(0.0, record.eta / 1000 - now)
+        accepted = await ledger.accept(record, given, message=message, delay=delay)
+        if accepted.kind == "accepted":
+            left = self.time_left(begun, dispatch_timeout)
+            try:
+                known = signature.task if task is None else task
+                await self.publish(known, args, kwargs, dispatch_timeout=left, **message["options"])
+            except DispatchUncertain:
+                raise
+            except Exception:
+                await ledger.withdraw(record.id)
+                raise
+        return AsyncResult(record.id, self)
+
+    def time_left(self, begun: float, timeout: float | None = None) -> float:
+        """
+        Return for how many seconds the broker may take, where the ledger and it have one deadline.
+
+        Args:
+            begun: ``time.monotonic()`` of the beginning.
+            timeout: Seconds from then; None for the config's ``dispatch_timeout``.
+
+        .. versionadded:: 0.1.0
+        """
+        timeout = self.config.dispatch_timeout if timeout is None else timeout
+        return max(LEAST_LEFT, timeout - (time.monotonic() - begun))
+
+    async def publish(
+        self,
+        target: Target,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        job_id: str | None = None,
+        dispatch_timeout: float | None = None,
+        **options: Any,
+    ) -> None:
+        """
+        Publish what the ledger has accepted, or leave that to a worker, which does it once the broker is back.
+
+        Args and errors as :meth:`dispatch`, but for these.
+
+        Args:
+            job_id: Of a canvas, the job that begins it; else its ``task_id`` is the job's.
+
+        Raises:
+            DispatchUncertain: The broker is away, and so is the ledger: it may be published.
+            BrokerUnavailable, DispatchSaturated: It will not be: as many jobs wait for the broker as may.
+
+        .. versionadded:: 0.1.0
+        """
+        job_id = job_id or options["task_id"]
+        try:
+            await self.dispatch(target, args, kwargs, dispatch_timeout=dispatch_timeout, **options)
+        except DispatchUncertain:
+            log.warning("the broker did not confirm job %s: should it be lost, it is published again", job_id)
+        except BridgeError as exc:
+            try:
+                kept = await self.ledger.defer(job_id, MAX_OUTBOX)
+            except LedgerUnavailable as gone:
+                raise DispatchUncertain(
+                    f"job {job_id} may run: {gone}", task_id=job_id, retry_after=RETRY_AFTER
+                ) from exc
+            if not kept:
+                raise
+            log.warning("job %s waits for the broker: %s", job_id, exc)
 
     # Awaiting.
 
@@ -521,3 +658,22 @@ def _eagerly(message: Message) -> Callable[[], Any]:
         return target.apply_async(message.args, message.kwargs, **message.options)
 
     return lambda: message.context.run(run)
+
+
+def _input(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | list[Any]:
+    """
+    Return a job's input: a list of positional arguments, or named ones.
+
+    Raises:
+        TypeError: They are no arguments of *task*, which is None if the app does not know it; or they can't be either.
+    """
+    if task is not None and task.typing:
+        task.__header__(*args, **kwargs)
+    if not kwargs:
+        return list(args)
+    if not args:
+        return dict(kwargs)
+    parameters = [] if task is None else list(inspect.signature(task.run).parameters.values())[: len(args)]
+    if len(parameters) < len(args) or any(each.kind != each.POSITIONAL_OR_KEYWORD for each in parameters):
+        raise TypeError("some arguments are positional, others named, and the first can't be named")
+    return {each.name: value for each, value in zip(parameters, args, strict=True)} | dict(kwargs)

@@ -33,3 +33,5 @@ class BridgeConfig:
     poll_interval: float = 0.25
     #: How long `close` lets dispatches under way finish.
     close_timeout: float = 5.0
+    #: For how long a job is kept in the ledger after its end.
+    job_ttl: float = 86_400.0

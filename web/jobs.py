@@ -37,7 +37,7 @@ from web.receivers import Receivers
 from web.representation import milliseconds
 from web.trace import message_headers
 
-__all__ = ("WITHDRAW_TIMEOUT", "Blob", "Jobs", "Submission", "not_accepted", "unpublishable")
+__all__ = ("WITHDRAW_TIMEOUT", "Blob", "Jobs", "Submission", "not_accepted", "uncertain", "unpublishable")
 
 T = TypeVar("T")
 
@@ -47,14 +47,10 @@ _log = logging.getLogger(__name__)
 CHECK_TIMEOUT = 2.0
 #: Seconds: the client of a job that was not published has waited for long enough already.
 WITHDRAW_TIMEOUT = 0.25
-#: Seconds that the broker has at least: a loop that was busy while the ledger answered is no fault of the broker's.
-LEAST_LEFT = 0.25
 #: Seconds for a large input to be written, or read.
 STORE_TIMEOUT = 30.0
 #: Seconds for a running job that is cancelled to end by itself before its process is ended.
 CANCEL_GRACE = 1.0
-#: Jobs that may wait for the broker to come back.
-MAX_OUTBOX = 10_000
 #: Seconds for which a task's pace is not asked for again.
 PACE_TTL = 1.0
 #: Seconds that a client is told to wait, at the most.
@@ -197,15 +193,11 @@ class Jobs:
         if accepted.kind == "taken-over" and (job := await self.get(principal, record.id)).state != states.PENDING:
             return Submission(job)  # it was published: a worker has seen it
         try:
-            left = self.time_left(begun)
-            await self.bridge.dispatch(
-                task.task, *arguments, task_id=record.id, dispatch_timeout=left, **celery_options
-            )
-        except DispatchUncertain:
-            _log.warning("the broker did not confirm job %s: should it be lost, it is published again", record.id)
+            left = self.bridge.time_left(begun)
+            await self.bridge.publish(task.task, *arguments, task_id=record.id, dispatch_timeout=left, **celery_options)
+        except DispatchUncertain as exc:
+            raise uncertain(record.id) from exc
         except Exception as exc:
-            if isinstance(exc, BridgeError) and await self.defer(record.id, exc):
-                return Submission(Job(record=record), options.on_disconnect)
             if accepted.kind == "accepted":  # else whoever had the key before may have published it
                 await self._withdraw(record, reservation)
             if not isinstance(exc, TypeError | EncodeError | QueueNotFound):
@@ -213,21 +205,6 @@ class Jobs:
             _log.warning("job %s of %s could not be published: %r", record.id, record.task, exc)
             raise unpublishable() from exc
         return Submission(Job(record=record), options.on_disconnect)
-
-    async def defer(self, job_id: str, reason: BridgeError) -> bool:
-        """
-        Have a worker publish a job once the broker is back; return whether there was room for it.
-
-        Raises:
-            Problem: ``dispatch-uncertain``, the ledger went away meanwhile.
-        """
-        try:
-            kept = await self.ledger.defer(job_id, MAX_OUTBOX)
-        except LedgerUnavailable as exc:
-            raise _uncertain(job_id) from exc
-        if kept:
-            _log.warning("job %s waits for the broker: %s", job_id, reason)
-        return kept
 
     def set_apart(self, given: dict[str, Any] | list[Any]) -> Blob | None:
         """Return the blob that an input is to be in; None for one that goes with its message."""
@@ -269,10 +246,6 @@ class Jobs:
                 await self.ledger.claim(job_id, stored.name)
             elif kind != "accepted":
                 await self.ledger.disown(stored.name)
-
-    def time_left(self, begun: float) -> float:
-        """Return for how many seconds a dispatch may take: ledger and broker have one deadline, from *begun* on."""
-        return max(LEAST_LEFT, self.bridge.config.dispatch_timeout - (time.monotonic() - begun))
 
     def parse(self, body: dict[str, Any]) -> tuple[dict[str, Any] | list[Any], JobOptions]:
         """
@@ -546,7 +519,7 @@ def not_accepted(kind: str, link: dict[str, Any]) -> Problem:
     return Problem(429, "too-many-unfinished-jobs", detail, headers={"Retry-After": "5"})
 
 
-def _uncertain(job_id: str) -> Problem:
+def uncertain(job_id: str) -> Problem:
     link = f"/v1/jobs/{job_id}"
     return Problem(
         503,

@@ -12,9 +12,9 @@ from celery import Celery
 from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured
 
-from tornado_celery_bridge import Bridge, StoreUnavailable
+from tornado_celery_bridge import Bridge, BridgeConfig, StoreUnavailable
 from tornado_celery_bridge.heartbeat import INTERVAL, Heartbeat, of_environment
-from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store, ledger_backend
+from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store
 from tornado_celery_bridge.ledger.checks import check
 from tornado_celery_bridge.ledger.worker import is_installed
 from web.application import make_app, make_server
@@ -64,9 +64,11 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
             stack.callback(asyncio.ensure_future(keep_beating(heartbeat)).cancel)
         if keys is not None:
             stack.callback(asyncio.ensure_future(keys.watch()).cancel)
-        bridge = await stack.enter_async_context(Bridge(app))
-        ledger = await asyncio.to_thread(open_ledger, app, settings)
-        stack.push_async_callback(ledger.close)
+        try:
+            bridge = await stack.enter_async_context(Bridge(app, BridgeConfig(job_ttl=settings.job_ttl)))
+            ledger = bridge.ledger
+        except (ImportError, ImproperlyConfigured, ValueError) as exc:
+            raise SettingsError(f"the Celery app: {exc}") from exc
         stack.callback(asyncio.ensure_future(keep_swept(ledger, bridge.store)).cancel)
         deliverer = Deliverer(ledger, receivers, secrets)
         stack.push_async_callback(deliverer.close)
@@ -130,19 +132,6 @@ def refuse_unsafe(app: Celery) -> None:
             _log.warning("%s", finding)
     if unsafe := [str(finding) for finding in findings if finding.is_unsafe]:
         raise SettingsError("\n     ".join(unsafe))
-
-
-def open_ledger(app: Celery, settings: Settings) -> Ledger:
-    """
-    Return the job ledger of *app*.
-
-    Raises:
-        SettingsError: It can't be had.
-    """
-    try:
-        return Ledger.of_backend(ledger_backend(app), ttl=settings.job_ttl)
-    except (ImportError, ImproperlyConfigured, ValueError) as exc:
-        raise SettingsError(f"the job ledger: {exc}") from exc
 
 
 async def keep_beating(heartbeat: Heartbeat) -> None:

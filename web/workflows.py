@@ -39,7 +39,7 @@ from tornado_celery_bridge.ledger import (
 from web.catalogue import Arguments, ExposedTask
 from web.door import escape
 from web.idempotency import job_id_of
-from web.jobs import CANCEL_GRACE, WITHDRAW_TIMEOUT, Blob, Jobs, not_accepted, unpublishable
+from web.jobs import CANCEL_GRACE, WITHDRAW_TIMEOUT, Blob, Jobs, not_accepted, uncertain, unpublishable
 from web.keys import Principal
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
@@ -120,7 +120,7 @@ class Workflows:
             reservation: Of the request's idempotency key.
 
         Raises:
-            Problem: Not accepted; or, ``dispatch-uncertain``, perhaps: see :meth:`Jobs.defer`.
+            Problem: Not accepted; or, ``dispatch-uncertain``, perhaps.
             LedgerUnavailable, StoreUnavailable, DispatchError: Not accepted.
         """
         plan = _Plan(self._jobs, principal, job_id_of(reservation))
@@ -150,14 +150,13 @@ class Workflows:
 
     async def _dispatch(self, plan: "_Plan", begun: float, reservation: Reservation | None) -> None:
         try:
-            left = self._jobs.time_left(begun) + DISPATCH_EACH * len(plan.steps)
-            await self._jobs.bridge.dispatch(plan.canvas, dispatch_timeout=left)
-        except DispatchUncertain:
-            _log.warning("the broker did not confirm workflow %s: what is lost of it is published again", plan.id)
-        except BridgeError as exc:
-            if not await self._jobs.defer(plan.steps[0].record.id, exc):
-                await self._undo(plan.id, self._ledger.withdraw_workflow(plan.id, reservation))
-                raise
+            left = self._jobs.bridge.time_left(begun) + DISPATCH_EACH * len(plan.steps)
+            await self._jobs.bridge.publish(plan.canvas, job_id=plan.steps[0].record.id, dispatch_timeout=left)
+        except DispatchUncertain as exc:
+            raise uncertain(plan.steps[0].record.id) from exc
+        except BridgeError:
+            await self._undo(plan.id, self._ledger.withdraw_workflow(plan.id, reservation))
+            raise
         except Exception as exc:
             # Celery's own complaint, which may come of a later message than the first: those before it are under way,
             # so the jobs have to stay there, cancelled, for the workers to drop them.

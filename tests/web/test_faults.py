@@ -125,7 +125,7 @@ async def test_the_broker_alone_is_gone(own_server: Server, tmp_path: Path, monk
         assert time.perf_counter() - began < 5
         checks = problem(await service.fetch("/readyz"), 503, "not-ready")["checks"]
         assert (checks["ledger"], checks["result_backend"]) == ("ok", "ok")
-        monkeypatch.setattr("web.jobs.MAX_OUTBOX", 20)
+        monkeypatch.setattr("tornado_celery_bridge._bridge.MAX_OUTBOX", 20)
         problem(response := await service.submit("s.add", {"input": [1]}), 503, "broker-unavailable")
         assert response.headers["Retry-After"]
         assert len(await records(service)) == 20

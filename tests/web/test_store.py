@@ -239,7 +239,7 @@ async def test_a_job_that_is_taken_over_has_both_blobs(service: Service) -> None
 async def test_a_job_that_could_not_be_published_takes_its_blob_along(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("web.jobs.MAX_OUTBOX", 0)
+    monkeypatch.setattr("tornado_celery_bridge._bridge.MAX_OUTBOX", 0)
     ledger = service.jobs.ledger
     before = set(await ledger.unclaimed())
     await service.bridge._publisher.close(1)

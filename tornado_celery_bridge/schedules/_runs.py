@@ -1,7 +1,6 @@
 """A run of an entry: the job that it is."""
 
 import uuid
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 from celery import Celery
@@ -9,8 +8,7 @@ from celery.utils.time import maybe_timedelta
 from kombu.utils.json import dumps as kombu_dumps
 
 from tornado_celery_bridge._json import dumps
-from tornado_celery_bridge.ledger._ledger import reverses_priority
-from tornado_celery_bridge.ledger._records import JobRecord
+from tornado_celery_bridge.ledger._jobs import new_job
 from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry, from_ms
 
 __all__ = ("KEPT_RUNS", "NewRun", "check_input", "new_run", "run_id", "ttl_of")
@@ -73,32 +71,17 @@ def new_run(app: Celery, entry: Entry, job_id: str, *, slot: int | None, now: in
         QueueNotFound: Its queue is none of the app's.
     """
     args, kwargs = _arguments(entry)
-    options = {**entry.options, "task_id": job_id}
     # As beat says of its own; and the slot, for a task that is to do what was due then, and not what is due now.
     told = {"celery_beat_task": True} | ({} if slot is None else {"schedule_slot": from_ms(slot).isoformat()})
-    # A worker says nothing of the end of a task without a result.
-    options |= {"headers": {**options.get("headers", {}), **told}, "ignore_result": False}
-    if isinstance(expires := options.get("expires"), int | float):  # not anew each time that it is published
-        options["expires"] = from_ms(now) + timedelta(seconds=expires)
-    asked = dict(entry.options)
-    if isinstance(priority := asked.get("priority"), int) and reverses_priority(app):
-        asked["priority"] = 9 - priority
-    record = JobRecord(
-        id=job_id,
-        task=entry.task,
-        owner=entry.owner,
-        queue=_queue(app, entry),
-        created_at=now,
-        priority=asked.get("priority"),
-        tags=entry.tags,
-        options=asked,
-        schedule=entry.name,
+    options = {**entry.options, "task_id": job_id, "headers": {**entry.options.get("headers", {}), **told}}
+    record, message = new_job(
+        app, entry.task, args, kwargs, options, now=now, owner=entry.owner, tags=entry.tags, schedule=entry.name
     )
     return NewRun(
         job_id,
         record.encode(),
         dumps(entry.input),
-        {"task": entry.task, "args": args, "kwargs": kwargs, "options": options},
+        message,
         dumps({"slot": slot, "at": now, "job": job_id}),
     )
 
@@ -111,10 +94,3 @@ def ttl_of(app: Celery) -> int:
 
 def _arguments(entry: Entry) -> tuple[list[Any], dict[str, Any]]:
     return (entry.input, {}) if isinstance(entry.input, list) else ([], entry.input)
-
-
-def _queue(app: Celery, entry: Entry) -> str:
-    task: Any = app.tasks.get(entry.task)
-    route: dict[str, Any] = app.amqp.router.route(dict(entry.options), entry.task, (), {}, task)
-    queue = route.get("queue") or app.conf.task_default_queue
-    return str(getattr(queue, "name", queue))
