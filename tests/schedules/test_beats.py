@@ -232,6 +232,23 @@ def test_the_leader_sleeps_for_half_a_minute_and_the_next_one_is_killed(
     assert each_slot_once(runs, [do(schedules.get(name)) for name in [*names, "static"]]) == len(runs) > 1_000
 
 
+def test_a_run_that_is_under_way_as_redis_dies_runs_again(
+    redis_of_ours: Server, schedules: Schedules, do: Do, ran: Path
+) -> None:
+    do(schedules.create(entry(name="long", task="sample.long", enabled=False)))
+    job_id = do(schedules.run("long"))
+    until(lambda: ran.read_text() == "long\n")
+    redis_of_ours.kill()
+    until(lambda: b"after connection loss" in (ran.parent / "worker.log").read_bytes())
+    redis_of_ours.start()
+    with redis_of_ours.client() as client:
+        until(lambda: client.hget(f"tcb:job:{job_id}", "state") in (b"SUCCESS", b"FAILURE", b"REVOKED"), 60)
+    [run] = do(schedules.runs("long"))
+    assert run.job is not None
+    assert (run.job.state, run.job.attempt) == ("SUCCESS", 2)
+    assert ran.read_text() == "long\nlong\n"
+
+
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
