@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -183,14 +183,16 @@ def test_beats_that_are_killed_and_frozen(
     assert other.process.wait(20) == 0
     with redis_of_ours.client() as client:
         until(lambda: client.exists("tcb:open") == 0)
-    whole = each_slot_once(runs(), [do(schedules.get(name)) for name in [*names, "static"]])
-    assert whole == len(runs()) - 2  # soon, and sooner
+        # What was under way as Redis died has a second attempt: one job all the same.
+        again = [run for run in Counter(runs()) if int(client.hget(f"tcb:job:{run}", "attempt") or 1) > 1]
+    whole = each_slot_once(runs(), [do(schedules.get(name)) for name in [*names, "static"]], again)
+    assert whole == len(set(runs())) - 2  # soon, and sooner
 
 
-def each_slot_once(runs: list[str], entries: list[Scheduled]) -> int:
+def each_slot_once(runs: list[str], entries: list[Scheduled], again: Collection[str] = ()) -> int:
     """Check that entries of every second have had no run twice and left none out; return how many they had."""
     counts = Counter(runs)
-    assert [run for run, count in counts.items() if count > 1] == []
+    assert [run for run, count in counts.items() if count > 1 and run not in again] == []
     total = 0
     for each in entries:
         name, anchor = each.entry.name, each.entry.anchor
