@@ -1,6 +1,7 @@
 """An app whose workers keep the ledger and whose beat has its schedules there. A task's runs are lines of a file."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ app.conf.update(
     beat_schedule={"static": {"task": "sample.note", "schedule": 1.0, "misfire": "all"}},
 )
 install(app)
+
+
+@app.task(name="sample.long")
+def long() -> None:
+    with Path(os.environ["SAMPLE_FILE"]).open("a") as file:
+        file.write("long\n")
+    time.sleep(3)
 
 
 @app.task(name="sample.note", bind=True)

@@ -219,6 +219,8 @@ class _GuardTasks(bootsteps.Step):
         for task in worker.app.tasks.values():
             if not hasattr(task.run, "guarded"):
                 task.run = _guard(task, worker.app)
+            if task.Request == "celery.worker.request:Request":
+                task.Request = "tornado_celery_bridge.ledger._request:JobRequest"
         logger = logging.getLogger("celery.task")
         if not any(isinstance(handler, _LogLines) for handler in logger.handlers):
             logger.addHandler(_LogLines())
