@@ -1,6 +1,7 @@
 """Real beats that are killed, frozen and deprived of Redis, and what their entries run meanwhile, by a real worker."""
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -20,8 +21,8 @@ from tests.schedules.test_entry import entry
 from tests.servers import Server, wait_for, worker
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
 from tornado_celery_bridge.ledger.worker import install
-from tornado_celery_bridge.schedules import Entry, Schedules
-from tornado_celery_bridge.schedules._entry import from_ms, to_ms
+from tornado_celery_bridge.schedules import Entry, Scheduled, Schedules
+from tornado_celery_bridge.schedules._entry import to_ms
 from tornado_celery_bridge.schedules._runs import run_id
 from tornado_celery_bridge.schedules._scheduler import LEASE
 
@@ -174,24 +175,118 @@ def test_beats_that_are_killed_and_frozen(
     assert other.process.wait(5) == 0
     with redis_of_ours.client() as client:
         until(lambda: client.exists("tcb:open") == 0)
-    counts = Counter(runs())
+    whole = each_slot_once(runs(), [do(schedules.get(name)) for name in [*names, "static"]])
+    assert whole == len(runs()) - 2  # soon, and sooner
+
+
+def each_slot_once(runs: list[str], entries: list[Scheduled]) -> int:
+    """Check that entries of every second have had no run twice and left none out; return how many they had."""
+    counts = Counter(runs)
     assert [run for run, count in counts.items() if count > 1] == []
-    expected = set()
-    for name in [*names, "static"]:
-        found = do(schedules.get(name))
-        slots = [slot for slot in _slots(found.entry.anchor) if run_id(name, to_ms(slot)) in counts]
-        assert found.next_run is not None
-        assert found.next_run - slots[-1] == SECOND
-        whole = [slots[0] + number * SECOND for number in range(len(slots))]
-        assert slots == whole, name
-        expected.update(run_id(name, to_ms(slot)) for slot in slots)
-    assert len(expected) == len(counts) - 2  # soon, and sooner
+    total = 0
+    for each in entries:
+        name, anchor = each.entry.name, each.entry.anchor
+        assert anchor is not None
+        assert each.next_run is not None
+        end = (to_ms(each.next_run) - to_ms(anchor)) // 1000
+        slots = [number for number in range(end + 1) if run_id(name, to_ms(anchor) + number * 1000) in counts]
+        assert slots == list(range(slots[0], end)), name
+        total += len(slots)
+    return total
 
 
-def _slots(anchor: datetime | None) -> Iterator[datetime]:
-    assert anchor is not None
-    for number in range(120):
-        yield from_ms(to_ms(anchor)) + number * SECOND
+@pytest.mark.slow
+def test_the_leader_sleeps_for_half_a_minute_and_the_next_one_is_killed(
+    start: Callable[[], BeatProcess], redis_of_ours: Server, schedules: Schedules, do: Do, ran: Path
+) -> None:
+    names = [f"every second {number}" for number in range(25)]
+    for name in names:
+        do(schedules.create(entry(name=name, task="sample.note", interval=1, misfire="all")))
+    first = start()
+    until(lambda: first.leads)
+    second = start()
+    until(lambda: b"beat: Starting" in second.log.read_bytes() and len(ran.read_text().splitlines()) > 100)
+    first.process.send_signal(signal.SIGSTOP)
+    frozen = time.monotonic()
+    assert until(lambda: second.leads) < 10
+    until(lambda: time.monotonic() > frozen + 30, 60)
+    first.process.send_signal(signal.SIGCONT)
+    until(lambda: not first.leads)
+    second.process.kill()
+    assert until(lambda: first.leads) < 10
+    until(lambda: len(ran.read_text().splitlines()) > 1_000, 120)
+    first.process.terminate()
+    assert first.process.wait(10) == 0
+    with redis_of_ours.client() as client:
+        until(lambda: client.exists("tcb:open") == 0, 60)
+    runs = ran.read_text().splitlines()
+    assert each_slot_once(runs, [do(schedules.get(name)) for name in [*names, "static"]]) == len(runs) > 1_000
+
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="needs Debian's libfaketime")
+def test_the_clock_of_redis_is_set(
+    start: Callable[[], BeatProcess],
+    redis_of_ours: Server,
+    schedules: Schedules,
+    do: Do,
+    ran: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def set_clock(offset: str) -> None:
+        (tmp_path / "offset").write_text(offset)
+        (tmp_path / "offset").replace(tmp_path / "clock")
+
+    def slots(name: str) -> list[datetime]:
+        return [run.slot for run in do(schedules.runs(name)) if run.slot and run.job_id]
+
+    set_clock("+0")
+    redis_of_ours.kill()
+    with monkeypatch.context() as patched:
+        patched.setenv("LD_PRELOAD", str(FAKETIME))
+        patched.setenv("FAKETIME_TIMESTAMP_FILE", str(tmp_path / "clock"))
+        patched.setenv("FAKETIME_NO_CACHE", "1")
+        patched.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        redis_of_ours.start()
+    do(schedules.create(entry(name="all", task="sample.note", interval=60, misfire="all")))
+    do(schedules.create(entry(name="once", task="sample.note", interval=60)))
+    do(schedules.create(entry(name="seconds", task="sample.note", interval=1)))
+    beats = [start(), start()]
+    until(lambda: len(slots("seconds")) > 2)
+
+    # Forward: what was due in that hour was missed, and is made up for as the entry has it.
+    before = len(slots("seconds"))
+    set_clock("+1h")
+    until(lambda: len(slots("seconds")) > before + 2)
+    assert len(slots("all")) >= 60
+    assert len(slots("once")) < 10
+    gaps = [later - earlier for later, earlier in itertools.pairwise(slots("seconds"))]
+    assert len([gap for gap in gaps if gap > timedelta(minutes=59)]) == 1  # one run for all of them
+
+    # Back: nothing runs again. A leader that is killed is followed as soon as ever.
+    set_clock("+0")
+    run = do(schedules.run("seconds"))  # it is not the worker that waits
+    until(lambda: run in ran.read_text())
+    noted = [do(schedules.runs(name)) for name in ("all", "once")]
+    leader = beats[0] if beats[0].leads else beats[1]
+    leader.process.kill()
+    beats.remove(leader)
+    assert until(lambda: beats[0].leads) < 10
+    assert [do(schedules.runs(name)) for name in ("all", "once")] == noted
+    before = len(slots("seconds"))
+
+    # Until it has caught up.
+    set_clock("+62m")
+    until(lambda: len(slots("seconds")) > before + 2)
+    assert len(slots("once")) < 10
+    with redis_of_ours.client() as client:
+        until(lambda: client.exists("tcb:open") == 0)
+    assert [run for run, count in Counter(ran.read_text().splitlines()).items() if count > 1] == []
+    for name in ("all", "once", "seconds"):
+        assert len(set(slots(name))) == len(slots(name))
 
 
 def test_one_malformed_entry_among_a_thousand(

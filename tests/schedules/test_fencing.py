@@ -7,7 +7,7 @@ with ``misfire="all"`` none is left out.
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -93,4 +93,34 @@ def test_a_thousand_slots(order: int, server: Server, client: Client, clock: Non
     assert int(client.get("tcb:schedules:fence") or 0) > 3  # the lead went to and fro
     for beat in beats:
         beat.close()
+    app.close()
+
+
+def test_a_clock_that_is_set_forward_and_back(server: Server, client: Client, clock: None) -> None:
+    app = Celery("clock", broker=server.url, backend=server.url, set_as_current=False)
+    install(app)
+    beat, accepted = Beat(app), Counter[str]()
+    beat._publish = lambda runs: accepted.update(run.job_id for run in runs)  # type: ignore[method-assign]
+    policies = ("all", "once", "skip")
+    seed(client, [entry(name=name, task="t", interval=60, misfire=name) for name in policies], START)
+
+    def ran(minutes: Iterable[int]) -> dict[str, list[int]]:
+        """Return in which minutes entries had their runs, once the clock has shown some."""
+        accepted.clear()
+        for minute in minutes:
+            client.set("clock", START + minute * 60_000)
+            beat.ask()  # a lease is of real time
+            for _ in range(2):  # what is due, and what that left
+                beat.look()
+        assert set(accepted.values()) <= {1}
+        ids = {run_id(name, START + minute * 60_000): (name, minute) for name in policies for minute in range(200)}
+        return {name: sorted(ids[run][1] for run in accepted if ids[run][0] == name) for name in policies}
+
+    assert ran(range(10)) == {name: [*range(10)] for name in policies}
+    # An hour forward: what was due in it was missed.
+    newest = [*range(70, 80)]
+    assert ran(range(70, 80)) == {"all": [*range(10, 80)], "once": newest, "skip": newest}
+    # Back, and on: until it is there again nothing is due, and nothing runs twice or is left out after that.
+    assert ran(range(20, 90)) == {name: [*range(80, 90)] for name in policies}
+    beat.close()
     app.close()

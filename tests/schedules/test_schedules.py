@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -300,6 +301,8 @@ async def test_backfill(schedules: Schedules, beat: Beat, worker: WorkerLedger) 
     assert made == (slots, [run_id("e", to_ms(slot)) for slot in slots])
     _, taken = await asyncio.to_thread(worker.take, "w", 10)
     assert [job_id for job_id, _ in taken] == made.job_ids
+    told = [json.loads(message)["options"]["headers"]["schedule_slot"] for _, message in taken]
+    assert told == [slot.isoformat() for slot in slots]
     assert [run.job_id for run in await schedules.runs("e")] == [*reversed(made.job_ids), run_id("e", ran)]
     assert (await job(schedules, made.job_ids[0])).record.tags == ["x"]
     assert await schedules.get("e") == before
@@ -422,6 +425,25 @@ async def test_what_was_changed_meanwhile_does_not_run(schedules: Schedules, bea
 
 
 # What nobody can use.
+
+
+async def test_statistics(schedules: Schedules, beat: Beat) -> None:
+    none = await schedules.statistics()
+    assert (none.entries, none.runs, none.leaders, none.leader) == (0, 0, 1, await schedules.leader())
+    await schedules.create(entry(**HOURLY, overlap="skip"))
+    await schedules.create(entry(name="late", misfire="skip", pause_after=1))
+    await be_due(schedules, ago=4)
+    await be_due(schedules, "late", ago=7200)
+    assert 7200 <= (await schedules.statistics()).overdue < 7260
+    await look(beat)
+    await be_due(schedules)
+    await look(beat)
+    now = await schedules.statistics()
+    assert (now.entries, now.static, now.quarantined, now.overdue) == (2, 0, 0, 0)
+    assert (now.runs, now.missed, now.skipped, now.paused) == (1, 1, 1, 0)
+    assert 4 <= now.lateness_sum < 30
+    assert (now.lateness[2.5], now.lateness[math.inf]) == (0, 1)
+    assert list(now.lateness) == sorted(now.lateness)
 
 
 async def test_quarantine(schedules: Schedules, beat: Beat) -> None:

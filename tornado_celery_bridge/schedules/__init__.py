@@ -14,6 +14,7 @@ from tornado_celery_bridge.schedules._schedules import (
     Scheduled,
     ScheduleEntryNotFound,
     Schedules,
+    Statistics,
 )
 
 __all__ = (
@@ -27,4 +28,5 @@ __all__ = (
     "Scheduled",
     "Scheduler",
     "Schedules",
+    "Statistics",
 )

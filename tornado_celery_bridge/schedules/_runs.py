@@ -11,9 +11,9 @@ from kombu.utils.json import dumps as kombu_dumps
 from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge.ledger._ledger import reverses_priority
 from tornado_celery_bridge.ledger._records import JobRecord
-from tornado_celery_bridge.schedules._entry import Entry, from_ms
+from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry, from_ms
 
-__all__ = ("KEPT_RUNS", "NewRun", "new_run", "run_id", "ttl_of")
+__all__ = ("KEPT_RUNS", "NewRun", "check_input", "new_run", "run_id", "ttl_of")
 
 #: Runs of an entry that are remembered.
 KEPT_RUNS = 100
@@ -42,6 +42,22 @@ def run_id(name: str, slot: int) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{name}@{slot}"))
 
 
+def check_input(app: Celery, entry: Entry) -> None:
+    """
+    Return if the entry's task takes its input, as far as this app knows the task.
+
+    Raises:
+        InvalidEntry: It does not: no worker could publish such a job.
+    """
+    task: Any = app.tasks.get(entry.task)
+    if task is not None and task.typing:
+        args, kwargs = _arguments(entry)
+        try:
+            task.__header__(*args, **kwargs)
+        except TypeError as exc:
+            raise InvalidEntry("input", str(exc)) from exc
+
+
 def new_run(app: Celery, entry: Entry, job_id: str, *, slot: int | None, now: int) -> NewRun:
     """
     Return the run of an entry.
@@ -56,10 +72,12 @@ def new_run(app: Celery, entry: Entry, job_id: str, *, slot: int | None, now: in
     Raises:
         QueueNotFound: Its queue is none of the app's.
     """
-    args, kwargs = (entry.input, {}) if isinstance(entry.input, list) else ([], entry.input)
+    args, kwargs = _arguments(entry)
     options = {**entry.options, "task_id": job_id}
-    # As beat says of its own; and a worker says nothing of the end of a task without a result.
-    options |= {"headers": {**options.get("headers", {}), "celery_beat_task": True}, "ignore_result": False}
+    # As beat says of its own; and the slot, for a task that is to do what was due then, and not what is due now.
+    told = {"celery_beat_task": True} | ({} if slot is None else {"schedule_slot": from_ms(slot).isoformat()})
+    # A worker says nothing of the end of a task without a result.
+    options |= {"headers": {**options.get("headers", {}), **told}, "ignore_result": False}
     if isinstance(expires := options.get("expires"), int | float):  # not anew each time that it is published
         options["expires"] = from_ms(now) + timedelta(seconds=expires)
     asked = dict(entry.options)
@@ -89,6 +107,10 @@ def ttl_of(app: Celery) -> int:
     """Return for how many milliseconds a job is kept after its end: as long as its result."""
     expires = maybe_timedelta(app.conf.result_expires)
     return round(expires.total_seconds() * 1000) if expires else 86_400_000
+
+
+def _arguments(entry: Entry) -> tuple[list[Any], dict[str, Any]]:
+    return (entry.input, {}) if isinstance(entry.input, list) else ([], entry.input)
 
 
 def _queue(app: Celery, entry: Entry) -> str:

@@ -272,11 +272,16 @@ class Scheduler(celery.beat.Scheduler):
             following = decision.next
             at = now + HOLD if decision.hold else following and entry.due(following)
             note = dumps({"slot": state.slot, "at": now, "why": decision.why}) if decision.why else ""
+            begins = zip(decision.runs, runs, strict=True)
             self._redis.run(
                 *("RUN", entry.name, leader, version, state.slot, "" if following is None else following, at or ""),
                 *(decision.failures, "1" if decision.hold else "", note, KEPT_RUNS),
                 *(state.last if decision.cancel else "", round(CANCEL_GRACE * 1000), self._ttl, decision.counted),
-                *(field for run in runs for field in run.for_script()),
+                *(
+                    field
+                    for slot, run in begins
+                    for field in (*run.for_script(), "" if state.held else entry.due(slot))
+                ),
                 client=pipeline,
             )
         accepted: list[NewRun] = []

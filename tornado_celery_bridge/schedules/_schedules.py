@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import uuid
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,9 +17,18 @@ from tornado_celery_bridge.ledger import Job, Ledger
 from tornado_celery_bridge.schedules import _scripts
 from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry, from_ms, to_ms
 from tornado_celery_bridge.schedules._policy import next_slot, slots_of
-from tornado_celery_bridge.schedules._runs import KEPT_RUNS, NewRun, new_run, run_id, ttl_of
+from tornado_celery_bridge.schedules._runs import KEPT_RUNS, NewRun, check_input, new_run, run_id, ttl_of
 
-__all__ = ("Backfill", "BackfillTooLarge", "Run", "ScheduleConflict", "ScheduleEntryNotFound", "Scheduled", "Schedules")
+__all__ = (
+    "Backfill",
+    "BackfillTooLarge",
+    "Run",
+    "ScheduleConflict",
+    "ScheduleEntryNotFound",
+    "Scheduled",
+    "Schedules",
+    "Statistics",
+)
 
 #: Times that a change is tried anew when somebody else's came first.
 ATTEMPTS = 5
@@ -113,6 +123,38 @@ class Run(NamedTuple):
     why: str = ""
     #: Its job, while that is kept.
     job: Job | None = None
+
+
+class Statistics(NamedTuple):
+    """
+    How the schedules fare. What is counted is counted since Redis was empty, by all beats together.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: How many there are; of these, the configuration's, and those that nobody can use.
+    entries: int
+    static: int
+    quarantined: int
+    #: Which beat leads, as :meth:`Schedules.leader`; None while none does.
+    leader: str | None
+    #: How many beats have come to lead, one after another.
+    leaders: int
+    #: Seconds since when the first entry that is due has been: more than some mean that no beat leads, or keeps up.
+    overdue: float
+    #: Runs that were due, and began.
+    runs: int
+    #: How often runs were left out, one or several at a time, because they were missed, and because the last run was
+    #: unfinished.
+    missed: int
+    skipped: int
+    #: How often an entry was halted by its failures.
+    paused: int
+    #: Runs by how late they began, in seconds at most (jitter is no delay), each counted in all bounds that fit, as
+    #: Prometheus has its histograms; the last is infinite. Without those that waited for the last run to end.
+    lateness: dict[float, int]
+    #: Seconds, over all of them.
+    lateness_sum: float
 
 
 class Schedules:
@@ -229,10 +271,11 @@ class Schedules:
             The job's id.
 
         Raises:
-            ScheduleEntryNotFound, InvalidEntry: As :meth:`get`.
+            ScheduleEntryNotFound, InvalidEntry: As :meth:`get`; or its task does not take its input.
             QueueNotFound: Its queue is none of the app's.
         """
         entry, job_id = (await self.get(name)).entry, str(uuid.uuid4())
+        check_input(self._app, entry)
         run = new_run(self._app, entry, job_id, slot=None, now=await self._now())
         if not await self._ledger.run(_scripts.RUN_NOW, name, *run.for_script(), KEPT_RUNS, ttl_of(self._app)):
             raise _not_found(name)
@@ -261,10 +304,10 @@ class Schedules:
 
         Raises:
             BackfillTooLarge: There are more than 1,000 slots; those with a job are counted, too.
-            ScheduleEntryNotFound, InvalidEntry: As :meth:`get`.
-            QueueNotFound: Its queue is none of the app's.
+            ScheduleEntryNotFound, InvalidEntry, QueueNotFound: As :meth:`run`.
         """
         entry = (await self.get(name)).entry
+        check_input(self._app, entry)
         now = await self._now()
         last = min(to_ms(until) - 1, now)
         runs = await asyncio.to_thread(_runs_of, self._app, entry, to_ms(since), last, now)
@@ -306,7 +349,28 @@ class Schedules:
     async def leader(self) -> str | None:
         """Return which beat leads, as host, process and a word of its own; None while none does."""
         leader = await self._ledger.call("GET", f"{self._ledger.prefix}schedules:leader")
-        return None if leader is None else leader.decode().partition(" ")[2]
+        return _who(leader)
+
+    async def statistics(self) -> Statistics:
+        """Return what a monitor wants to know; costs Redis the same however many entries and runs there are."""
+        answer = await self._ledger.run(_scripts.STATISTICS, "")
+        entries, static, quarantined, leader, leaders, overdue, counted = answer
+        found = {name.decode(): int(value) for name, value in zip(counted[::2], counted[1::2], strict=True)}
+        late = itertools.accumulate(found.get(f"late:{bound}", 0) for bound in (*_scripts.LATE, ""))
+        return Statistics(
+            entries=entries,
+            static=static,
+            quarantined=quarantined,
+            leader=_who(leader),
+            leaders=int(leaders),
+            overdue=overdue / 1000,
+            runs=found.get("runs", 0),
+            missed=found.get("missed", 0),
+            skipped=found.get("skipped", 0),
+            paused=found.get("paused", 0),
+            lateness=dict(zip([*(bound / 1000 for bound in _scripts.LATE), math.inf], late, strict=True)),
+            lateness_sum=found.get("late", 0) / 1000,
+        )
 
     # How.
 
@@ -398,6 +462,10 @@ def _run(note: dict[str, Any], job: Any) -> Run:
         why=note.get("why", ""),
         job=job if isinstance(job, Job) else None,
     )
+
+
+def _who(leader: bytes | None) -> str | None:
+    return leader.decode().partition(" ")[2] if leader else None
 
 
 def _check(name: str, answer: int) -> None:

@@ -18,6 +18,9 @@ Keys beside the ledger's, with its prefix:
 ``schedules:leader``        the beat that leads: ``{fence} {who}``, for as long as its lease
 ``schedules:fence``         counts the leaders: no two have the same number
 ``schedules:wake``          list: has an element when an entry was changed
+``schedules:statistics``    hash of counters: ``runs``; ``missed``, ``skipped`` and ``paused`` (how often runs were left
+                            out for that); ``late`` (ms, the sum over runs) and ``late:{bound}`` (runs that were at most
+                            so many ms late, and more than the bound before; ``late:`` is those over all bounds)
 ==========================  ========================================================================================
 
 Theory of operation. DUE says what is due and changes nothing; what is to be done is worked out by who asked; RUN does
@@ -43,11 +46,16 @@ __all__ = (
     "READ",
     "RUN",
     "RUN_NOW",
+    "STATISTICS",
     "STEP_DOWN",
 )
 
+#: Milliseconds: runs are counted by how late they were at most. That is a few ordinarily, and 6,000 in a fail-over.
+LATE = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 3_600_000)
+
 _SCHEDULES = (
     _COMMON
+    + f"local BOUNDS = {{{', '.join(map(str, LATE))}}}"
     + """
 local schedules = prefix .. 'schedules'
 local function key_of(name) return prefix .. 'schedule:' .. name end
@@ -105,6 +113,20 @@ local function delete(name)
   redis.call('ZREM', schedules .. ':due', name)
   redis.call('SREM', schedules .. ':static', name)
   redis.call('SREM', schedules .. ':quarantined', name)
+end
+
+local function count(what, by) redis.call('HINCRBY', schedules .. ':statistics', what, by or 1) end
+
+local function count_late(ms)
+  local bound = ''
+  for _, each in ipairs(BOUNDS) do
+    if ms <= each then
+      bound = each
+      break
+    end
+  end
+  count('late:' .. bound)
+  count('late', string.format('%.0f', math.max(0, ms)))
 end
 
 local function note(name, what, most)
@@ -242,7 +264,8 @@ return found
 #: ARGV: prefix, name, leader as it is written, version, slot, next slot ('' for never), when it is due, failures,
 #: whether it waits for its last run ('1' | ''), what to note beside the runs ('' for nothing), how many notes are kept,
 #: the job to cancel ('' for none), ms after which its process is ended, ttl of a job, the last run that the failures
-#: know of, then of each run: its job's id, record's fields (JSON), input, message, note.
+#: know of, then of each run: its job's id, record's fields (JSON), input, message, note, and since when it could have
+#: begun ('' for one that waited for the last run: it is late for that).
 #: Returns 'fenced' to who does not lead, 'changed' if the entry is not as it was; or the ids of the jobs accepted.
 RUN = (
     _SCHEDULES
@@ -258,9 +281,12 @@ if ARGV[12] ~= '' then
   cancel(false, tonumber(ARGV[13]))
 end
 local accepted = {}
-if ARGV[10] ~= '' then note(name, ARGV[10], ARGV[11]) end
+if ARGV[10] ~= '' then
+  note(name, ARGV[10], ARGV[11])
+  count(cjson.decode(ARGV[10]).why)
+end
 redis.call('HSET', key_of(name), 'failures', ARGV[8], 'counted', ARGV[15])
-for place = 16, #ARGV, 5 do
+for place = 16, #ARGV, 6 do
   turn(ARGV[place])
   -- The slot's job may have been accepted for an entry of this name that was there before.
   if redis.call('EXISTS', job) == 0 and redis.call('EXISTS', prefix .. 'gone:' .. id) == 0 then
@@ -269,6 +295,8 @@ for place = 16, #ARGV, 5 do
     redis.call('HINCRBY', key_of(name), 'runs', 1)
     redis.call('HSET', key_of(name), 'last', id, 'last_at', now())
     note(name, ARGV[place + 4], ARGV[11])
+    count('runs')
+    if ARGV[place + 5] ~= '' then count_late(now() - ARGV[place + 5]) end
   end
 end
 if ARGV[9] == '' then redis.call('HDEL', key_of(name), 'held') else redis.call('HSET', key_of(name), 'held', 1) end
@@ -284,6 +312,7 @@ HALT = (
 if redis.call('GET', schedules .. ':leader') ~= ARGV[3] then return 0 end
 if redis.call('HGET', key_of(id), 'version') ~= ARGV[4] then return 0 end
 redis.call('HSET', key_of(id), 'halted', ARGV[5])
+count('paused')
 be_due(id, '', '')
 return 1
 """
@@ -321,7 +350,8 @@ return 1
 )
 
 #: ARGV: prefix, name, how many notes are kept, a job's ttl, whether they are only asked for ('1' | ''), then of each
-#: run as RUN has it. Runs of slots that are past, which a worker publishes; the entry's state stays as it is.
+#: run: its job's id, record's fields (JSON), input, message, note. Runs of slots that are past, which a worker
+#: publishes; the entry's state stays as it is.
 #: Returns the ids of the jobs that were accepted, or would be; nothing if there is no entry.
 BACKFILL = (
     _SCHEDULES
@@ -341,5 +371,23 @@ for place = 6, #ARGV, 5 do
   end
 end
 return accepted
+"""
+)
+
+#: ARGV: prefix, ''. Returns how many entries there are, static ones, and ones that nobody can use; the leader as it is
+#: written, and how many there have been; for how many ms the first that is due has been; the counters.
+STATISTICS = (
+    _SCHEDULES
+    + """
+local first = redis.call('ZRANGE', schedules .. ':due', 0, 0, 'WITHSCORES')[2]
+return {
+  redis.call('ZCARD', schedules),
+  redis.call('SCARD', schedules .. ':static') - redis.call('SISMEMBER', schedules .. ':static', '-'),
+  redis.call('SCARD', schedules .. ':quarantined'),
+  redis.call('GET', schedules .. ':leader') or '',
+  redis.call('GET', schedules .. ':fence') or 0,
+  first and math.max(0, now() - first) or 0,
+  redis.call('HGETALL', schedules .. ':statistics'),
+}
 """
 )
