@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
+from importlib.resources.abc import Traversable
 from typing import Any, BinaryIO, ClassVar
 
 from tornado.web import RequestHandler
@@ -11,7 +12,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from tornado_celery_bridge import BridgeError, WaitersSaturated
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation, Workflow
-from web import docs, representation
+from web import dashboard, docs, representation
 from web.api import ApiHandler, ClientLeft
 from web.events import Frame, frames, frames_of_many, no_event_of_this_stream, position_of, positions_of
 from web.filters import parse_filters
@@ -259,17 +260,14 @@ class JobHandler(ApiHandler):
         await self.write_job(job)
 
 
-class ResultHandler(ApiHandler):
-    """``/v1/jobs/{id}/result``"""
+class ContentHandler(ApiHandler):
+    """What handlers of a job's large parts share: they are sent as they are kept, in pieces."""
 
     scopes: ClassVar = {"GET": "read"}
 
-    async def get(self, job_id: str) -> None:
-        job = await self.jobs.get(self.principal, job_id)
-        file = await self.jobs.open_result(job)
+    async def send(self, file: BinaryIO) -> None:
+        """Answer with a file of JSON, and close it."""
         try:
-            if job.stored is not None:
-                self.set_header("Content-Length", job.stored.size)
             await self.unless_client_leaves(self._send(file))
         except TimeoutError:  # a slow reader
             self._left = True
@@ -283,6 +281,25 @@ class ResultHandler(ApiHandler):
             self.write(piece)
             async with asyncio.timeout(WRITE_TIMEOUT):
                 await self.flush()
+
+
+class ResultHandler(ContentHandler):
+    """``/v1/jobs/{id}/result``"""
+
+    async def get(self, job_id: str) -> None:
+        job = await self.jobs.get(self.principal, job_id)
+        file = await self.jobs.open_result(job)
+        if job.stored is not None:
+            self.set_header("Content-Length", job.stored.size)
+        await self.send(file)
+
+
+class InputHandler(ContentHandler):
+    """``/v1/jobs/{id}/input``"""
+
+    async def get(self, job_id: str) -> None:
+        await self.jobs.get(self.principal, job_id)
+        await self.send(await self.jobs.open_input(job_id))
 
 
 class StreamHandler(ApiHandler):
@@ -516,16 +533,34 @@ class OpenApiHandler(ApiHandler):
         self.write_file(self.settings["openapi"])
 
 
-class DocsHandler(ApiHandler):
-    """``/docs`` and ``/docs/{file}``: the page that shows the OpenAPI document, and what it loads."""
+class PageHandler(ApiHandler):
+    """What a page for people and its files share."""
 
     is_public = True
+    #: The page's name among our own, and what it loads, by name.
+    page: ClassVar[str]
+    files: ClassVar[Mapping[str, tuple[Traversable, str]]]
 
     async def get(self, name: str = "") -> None:
-        if name and name not in docs.FILES:
+        if name and name not in self.files:
             raise Problem(404, "not-found", "There is nothing at this path.")
+        place, media_type = self.files[name] if name else (docs.PAGES / self.page, "text/html")
         self.set_header("Content-Security-Policy", docs.POLICY)
-        self.write_file(await asyncio.to_thread(docs.file, name))
+        self.write_file(await asyncio.to_thread(docs.read, place, media_type))
+
+
+class DocsHandler(PageHandler):
+    """``/docs`` and ``/docs/{file}``: the page that shows the OpenAPI document, and what it loads."""
+
+    page = "docs.html"
+    files = docs.FILES
+
+
+class DashboardHandler(PageHandler):
+    """``/`` and ``/dashboard/{file}``: the dashboard, and what it loads."""
+
+    page = "dashboard.html"
+    files = dashboard.FILES
 
 
 class NotFoundHandler(ApiHandler):
@@ -551,6 +586,7 @@ ROUTES = [
     (r"/v1/workflows/([^/]+)/cancel", WorkflowCancelHandler),
     (r"/v1/jobs", JobsHandler),
     (r"/v1/jobs/([^/]+)", JobHandler),
+    (r"/v1/jobs/([^/]+)/input", InputHandler),
     (r"/v1/jobs/([^/]+)/result", ResultHandler),
     (r"/v1/jobs/([^/]+)/events", EventsHandler),
     (r"/v1/jobs/([^/]+)/ws", EventsSocket),
@@ -563,4 +599,6 @@ ROUTES = [
     (r"/openapi\.json", OpenApiHandler),
     (r"/docs", DocsHandler),
     (r"/docs/([^/]+)", DocsHandler),
+    (r"/", DashboardHandler),
+    (r"/dashboard/([^/]+)", DashboardHandler),
 ]

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from pydantic import TypeAdapter
 
 from tornado_celery_bridge import __version__
-from web import docs, documents
+from web import dashboard, docs, documents
 from web.api import MAX_WAIT
 from web.catalogue import Catalogue, ExposedTask
 from web.filters import STATES
@@ -242,6 +242,13 @@ OPERATIONS = (
         problems=(*_JOB, "waiters-saturated"),
     ),
     Operation(
+        *("get", "/v1/jobs/{id}/input", "read_input", "Read a job's exact input, however large it is"),
+        tag="jobs",
+        description="Nothing but the input, as JSON: the object of named arguments, or the list of positional ones.",
+        answers={200: Answer("The input.", {})},
+        problems=(*_JOB, "blob-lost", "store-unavailable"),
+    ),
+    Operation(
         *("get", "/v1/jobs/{id}/result", "read_result", "Read what a job returned, however large it is"),
         tag="jobs",
         description="Nothing but the result, as JSON, in pieces as they come from the store.",
@@ -336,6 +343,25 @@ OPERATIONS = (
         },
         problems=("not-found",),
     ),
+    Operation(
+        *("get", "/", "read_dashboard", "The dashboard, for people"),
+        tag="service",
+        is_public=True,
+        answers={
+            200: Answer("A page.", {"type": "string"}, media_types=("text/html",), headers=("ETag",)),
+            304: _NOT_MODIFIED,
+        },
+    ),
+    Operation(
+        *("get", "/dashboard/{part}", "read_dashboard_file", "What the dashboard consists of"),
+        tag="service",
+        is_public=True,
+        answers={
+            200: Answer("A file.", {}, media_types=("text/javascript", "text/css", "image/svg+xml"), headers=("ETag",)),
+            304: _NOT_MODIFIED,
+        },
+        problems=("not-found",),
+    ),
 )
 
 
@@ -348,6 +374,7 @@ PARAMETERS: dict[str, Schema] = {
     "id": {"in": "path", "description": "A job's id.", "schema": {"type": "string"}},
     "delivery": {"in": "path", "description": "A delivery's id.", "schema": {"type": "string"}},
     "file": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*docs.FILES]}},
+    "part": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*dashboard.FILES]}},
     "Prefer": {
         "in": "header",
         "description": f"RFC 7240: `wait=N` waits for up to N seconds until the job is done; N is at most {MAX_WAIT}.",

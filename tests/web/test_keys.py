@@ -37,7 +37,7 @@ def needs_worker(test: Any) -> Any:
     return pytest.mark.server(pytest.mark.worker(test))
 
 
-PUBLIC = {"/healthz", "/readyz", r"/openapi\.json", "/docs", "/docs/([^/]+)"}
+PUBLIC = {"/healthz", "/readyz", r"/openapi\.json", "/docs", "/docs/([^/]+)", "/", "/dashboard/([^/]+)"}
 
 #: What is another in each problem.
 UNLIKE = {"instance": "", "request_id": "", "trace_id": ""}
@@ -302,6 +302,7 @@ ROUTES_WITH_SCOPES = [
     ("GET", "/v1/tasks/s.add", "read"),
     ("POST", "/v1/tasks/s.add/jobs", "submit"),
     ("GET", "/v1/jobs/x", "read"),
+    ("GET", "/v1/jobs/x/input", "read"),
     ("GET", "/v1/jobs/x/result", "read"),
     ("GET", "/v1/jobs/x/events", "read"),
     ("POST", "/v1/jobs/x/cancel", "cancel"),
@@ -330,7 +331,7 @@ async def test_without_a_valid_key(site: Guarded) -> None:
     ]
     documents = []
     before = await site.service.messages()
-    for method, path, _ in [*ROUTES_WITH_SCOPES, ("GET", "/", ""), ("DELETE", "/v1/tasks", "")]:
+    for method, path, _ in [*ROUTES_WITH_SCOPES, ("GET", "/nothing", ""), ("DELETE", "/v1/tasks", "")]:
         for given in headers:
             response = await site.fetch(None, path, method, headers=given)
             documents.append(problem(response, 401, "unauthorized") | UNLIKE)

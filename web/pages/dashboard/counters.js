@@ -1,0 +1,5 @@
+import { html } from "./html.js";
+
+export function Counters() {
+  return html`<div class="counters"></div>`;
+}
