@@ -1,7 +1,5 @@
 """The dashboard at ``/``: a page, its modules and the libraries that they use, as they are in ``pages``."""
 
-from importlib.resources.abc import Traversable
-
 from web import docs
 
 __all__ = ("FILES",)
@@ -9,7 +7,7 @@ __all__ = ("FILES",)
 _MEDIA_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 #: What the page loads, by name: where it is, and its media type.
-FILES: dict[str, tuple[Traversable, str]] = {
+FILES = {
     place.name: (place, _MEDIA_TYPES[place.suffix])
     for folder in (docs.PAGES / "dashboard", docs.PAGES / "vendor")
     for place in sorted(folder.iterdir())

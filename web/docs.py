@@ -7,7 +7,6 @@ Swagger UI, which shows the OpenAPI document, is from a package, so that it work
 import functools
 import hashlib
 import importlib.resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +21,10 @@ POLICY = (
 #: Where our own are.
 PAGES = Path(__file__).parent / "pages"
 # The package's own code is a MkDocs plugin and is not imported: its __init__ is empty.
-_SWAGGER_UI = importlib.resources.files("mkdocs_swagger_ui_tag") / "swagger-ui"
+_SWAGGER_UI = Path(str(importlib.resources.files("mkdocs_swagger_ui_tag"))) / "swagger-ui"
 
 #: What the page loads, by name: where it is, and its media type.
-FILES: dict[str, tuple[Traversable, str]] = {
+FILES = {
     "docs.js": (PAGES / "docs.js", "text/javascript"),
     "docs.css": (PAGES / "docs.css", "text/css"),
     "swagger-ui-bundle.js": (_SWAGGER_UI / "javascripts" / "swagger-ui-bundle.js", "text/javascript"),
@@ -47,6 +46,6 @@ def make_file(content: bytes, media_type: str) -> File:
 
 
 @functools.cache
-def read(place: Traversable, media_type: str) -> File:
+def read(place: Path, media_type: str) -> File:
     """Return a file, read from the disk once, so not on a loop."""
     return make_file(place.read_bytes(), f"{media_type}; charset=utf-8")

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from tornado.web import RequestHandler
@@ -539,7 +539,7 @@ class PageHandler(ApiHandler):
     is_public = True
     #: The page's name among our own, and what it loads, by name.
     page: ClassVar[str]
-    files: ClassVar[Mapping[str, tuple[Traversable, str]]]
+    files: ClassVar[Mapping[str, tuple[Path, str]]]
 
     async def get(self, name: str = "") -> None:
         if name and name not in self.files:
