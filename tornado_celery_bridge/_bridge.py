@@ -1,6 +1,7 @@
 """The bridge: dispatches signatures and awaits their results, for one event loop."""
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -36,6 +37,8 @@ from tornado_celery_bridge.exceptions import (
     StoreUnavailable,
     WaitersSaturated,
 )
+from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.schedules import Schedules
 
 __all__ = ("Bridge",)
 
@@ -69,6 +72,7 @@ class Bridge:
         self.config = config or BridgeConfig()
         #: Where large inputs and results are, once the bridge is open; None if the app has no ``job_store_url``.
         self.store: Store | None = None
+        self._ledger: Ledger | None = None
         self._waits = 0
         self._open = False
         self._listener: Listener
@@ -110,6 +114,8 @@ class Bridge:
             self._publisher.close(self.config.close_timeout), self._caller.close(self.config.close_timeout)
         )
         await self._listener.close()
+        if self._ledger is not None:
+            await self._ledger.close()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -124,6 +130,8 @@ class Bridge:
         self.app.finalize()
         self.app.loader.import_default_modules()
         self.store = Store.of_app(self.app)
+        with contextlib.suppress(ImproperlyConfigured):  # one connects when it is first asked
+            self._ledger = Ledger.of_backend(ledger_backend(self.app))
         backend: Any = self.app.backend
         if isinstance(backend, DisabledBackend):
             raise ImproperlyConfigured("the app has no result_backend: set one, as results are what a bridge awaits")
@@ -152,6 +160,21 @@ class Bridge:
     def _check_open(self) -> None:
         if not self._open:
             raise BridgeClosed("the bridge is not open: use `async with Bridge(app)`, or await bridge.start()")
+
+    @property
+    def schedules(self) -> Schedules:
+        """
+        The schedule entries in the app's ledger: make, change, run and read them while beat runs.
+
+        Raises:
+            ImproperlyConfigured: Neither the app's ``job_ledger_url`` nor its result backend is a Redis.
+
+        .. versionadded:: 0.1.0
+        """
+        self._check_open()
+        if self._ledger is None:
+            raise ImproperlyConfigured("schedules live in Redis: set job_ledger_url, or a Redis result_backend")
+        return Schedules(self._ledger, self.app)
 
     # Dispatching.
 

@@ -19,7 +19,7 @@ from web.keys import EVERYBODY, Keyring, Principal
 from web.lifecycle import Lifecycle
 from web.limits import Allowance, take
 from web.prefer import preferences
-from web.problems import CONTENT_TYPE, Problem, problem_of
+from web.problems import CONTENT_TYPE, Fault, Problem, problem_of
 from web.trace import Trace, current
 
 __all__ = ("MAX_BODY", "MAX_DISCARDED", "MAX_WAIT", "ApiHandler", "ClientLeft")
@@ -239,6 +239,17 @@ class ApiHandler(RequestHandler):
             return parse_body(self._received, max_nodes)
         return await asyncio.to_thread(parse_body, self._received, max_nodes)
 
+    async def read_nothing(self) -> None:
+        """
+        Return if the body says nothing: there is none, or an empty object.
+
+        Raises:
+            Problem: As :meth:`read_json`; 422.
+        """
+        if body := await self.read_json(optional=True):
+            faults = [Fault(f"/{key}", "Nothing is known here.") for key in body]
+            raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
+
     def read_wait(self) -> int | None:
         """Return for how many seconds the client would wait, and tell it so; None for not at all."""
         self.add_header("Vary", "Prefer")
@@ -256,6 +267,12 @@ class ApiHandler(RequestHandler):
             return
         self.set_status(status)
         self.finish(representation.encode(document))
+
+    def write_nothing(self) -> None:
+        """Answer that there is nothing to say."""
+        self.clear_header("Content-Type")
+        self.set_status(204)
+        self.finish()
 
     async def write_job(self, job: Job, status: int = 200) -> None:
         """Answer with a job, and when to ask again if it is not done."""

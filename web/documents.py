@@ -7,10 +7,12 @@ mypy holds the code to these types and pydantic makes the OpenAPI document's sch
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 from typing_extensions import TypedDict  # before Python 3.12, pydantic cannot read typing's
 
 __all__ = (
     "Attempt",
+    "Backfill",
     "BatchAnswer",
     "BatchAnswers",
     "Cancellation",
@@ -26,7 +28,15 @@ __all__ = (
     "Jobs",
     "Problem",
     "Progress",
+    "QuarantinedSchedule",
     "Readiness",
+    "Schedule",
+    "ScheduleLinks",
+    "ScheduleRun",
+    "ScheduleRuns",
+    "Schedules",
+    "Slot",
+    "Slots",
     "Task",
     "TaskDefaults",
     "TaskLinks",
@@ -37,7 +47,8 @@ __all__ = (
     "WorkflowLinks",
 )
 
-Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC.")]
+_MOMENT: JsonDict = {"format": "date-time"}
+Moment = Annotated[str, Field(json_schema_extra=_MOMENT, description="RFC 3339, UTC.")]
 Path = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
 
 
@@ -68,6 +79,7 @@ class JobLinks(TypedDict):
     retry_of: NotRequired[Annotated[Path, Field(description="The job of which this one is another try.")]]
     deliveries: NotRequired[Annotated[Path, Field(description="With a callback_url: what became of calling it.")]]
     workflow: NotRequired[Annotated[Path, Field(description="The workflow that it is a job of.")]]
+    schedule: NotRequired[Annotated[Path, Field(description="The schedule that it is a run of.")]]
 
 
 class _Job(TypedDict):
@@ -93,6 +105,7 @@ class Job(_Job, total=False):
     result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned, unless that is large.")]
     result_size: Annotated[int, Field(description="In the place of a large result: its bytes, at links.result.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
+    schedule: Annotated[str, Field(description="The name of the schedule that it is a run of.")]
     queue_depth: Annotated[
         int, Field(description="In state PENDING, of a job that is read alone: how many are in its queue.")
     ]
@@ -190,6 +203,111 @@ class WorkflowCancellation(TypedDict, total=False):
 
     terminate: Annotated[bool, Field(description="End the processes that run its jobs, too.", default=False)]
     branch: Annotated[str, Field(description="JSON Pointer into the tree; the whole without one.", default="")]
+
+
+class ScheduleLinks(TypedDict):
+    """Where else there is something about a schedule."""
+
+    self: Path
+    next: Path
+    runs: Path
+    task: Path
+    last_job: NotRequired[Annotated[Path, Field(description="The last run.")]]
+
+
+class _Schedule(TypedDict):
+    name: str
+    task: str
+    input: Annotated[Any, Field(description="Named arguments, or a list of positional ones.")]
+    options: Annotated[dict[str, Any], Field(description="RunOptions, and what else Celery was told by others.")]
+    timezone: Annotated[str, Field(description="IANA name of the zone that a crontab is in.")]
+    enabled: bool
+    paused_until: Annotated[Moment | None, Field(description="Not due before.")]
+    overlap: Literal["allow", "skip", "queue", "cancel"]
+    misfire: Literal["skip", "once", "all"]
+    misfire_cap: int
+    grace: Annotated[float, Field(description="Seconds after which a run has been missed, with misfire skip.")]
+    pause_after: Annotated[int | None, Field(description="Failures in a row after which it is halted.")]
+    start: Annotated[Moment | None, Field(description="Not due before.")]
+    end: Annotated[Moment | None, Field(description="Not due after.")]
+    jitter: Annotated[float, Field(description="Seconds by up to which each run is put off.")]
+    max_runs: int | None
+    note: str
+    tags: Annotated[list[str], Field(description="Its jobs', too.")]
+    owner: Annotated[str, Field(description="Empty where there are no keys.")]
+    version: Annotated[int, Field(description="The ETag has it.")]
+    static: Annotated[bool, Field(description="The configuration has it: it can be paused, and not changed here.")]
+    halted: Annotated[str | None, Field(description="Why it is due no more, until it is resumed or replaced.")]
+    failures: Annotated[int, Field(description="In a row, of late.")]
+    runs: Annotated[int, Field(description="How many it has had, but for those on demand.")]
+    last_run: Annotated[Moment | None, Field(description="When the last run began.")]
+    next_run: Annotated[Moment | None, Field(description="But for jitter; null for never.")]
+    links: ScheduleLinks
+
+
+class Schedule(_Schedule, total=False):
+    """What is run when: by one of crontab, interval, once and solar."""
+
+    crontab: str
+    interval: Annotated[float, Field(description="Seconds.")]
+    anchor: Annotated[Moment, Field(description="From when an interval is counted.")]
+    once: Moment
+    solar: Annotated[dict[str, Any], Field(description="event, lat and lon.")]
+
+
+class QuarantinedSchedule(TypedDict):
+    """What is stored by this name, and nobody can use."""
+
+    name: str
+    detail: str
+
+
+class Schedules(TypedDict):
+    """A page of schedules, in the order of their names."""
+
+    schedules: list[Schedule]
+    quarantined: Annotated[list[QuarantinedSchedule], Field(description="On the first page, and to admins only.")]
+    next_cursor: Annotated[str | None, Field(description="Where the next page begins.")]
+
+
+class Slot(TypedDict):
+    """A time at which a schedule is due, but for jitter."""
+
+    utc: Moment
+    local: Annotated[str, Field(description="The same in the schedule's time zone.", json_schema_extra=_MOMENT)]
+
+
+class Slots(TypedDict):
+    """When a schedule is due next."""
+
+    description: Annotated[str, Field(description="The schedule in words.")]
+    timezone: str
+    next: list[Slot]
+
+
+class ScheduleRun(TypedDict):
+    """What became of a run that was due."""
+
+    slot: Annotated[Moment | None, Field(description="When it was due, but for jitter; null for one on demand.")]
+    at: Annotated[Moment, Field(description="When that was decided.")]
+    delay: Annotated[float | None, Field(description="Seconds from the one to the other.")]
+    job_id: str | None
+    job: Annotated[Job | None, Field(description="While it is kept.")]
+    reason: Annotated[str | None, Field(description="Why it did not begin: missed, skipped or paused.")]
+
+
+class ScheduleRuns(TypedDict):
+    """What became of a schedule's last runs, at most 100, the latest first."""
+
+    runs: list[ScheduleRun]
+
+
+class Backfill(TypedDict):
+    """What a backfill begins, or would."""
+
+    dry_run: bool
+    slots: Annotated[list[Moment], Field(description="Those that had no job, oldest first.")]
+    job_ids: Annotated[list[str], Field(description="Their jobs, in the same order; none on a dry run.")]
 
 
 class TaskLinks(TypedDict):

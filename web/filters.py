@@ -1,17 +1,20 @@
-"""The query of a list of jobs."""
+"""The queries of lists."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
+from tornado_celery_bridge.schedules import Entry
 from web.catalogue import faults_of
 from web.options import Tag
 from web.problems import Problem
 
-__all__ = ("STATES", "parse_filters")
+__all__ = ("STATES", "ScheduleFilters", "parse_count", "parse_filters", "parse_schedule_filters")
+
+T = TypeVar("T", bound=BaseModel)
 
 
 #: A job is listed by one of these; one in a state of its own is among the running ones.
@@ -32,6 +35,34 @@ class Filters(BaseModel):
     cursor: Annotated[str, Field(max_length=500)] | None = None
 
 
+class ScheduleFilters(BaseModel):
+    """Which schedules, and how many of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: Annotated[str, Field(max_length=500)] | None = None
+    tag: Annotated[list[Tag], Field(max_length=20)] = []
+    enabled: Literal["true", "false"] | None = None
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: Annotated[str, Field(max_length=500)] = ""
+
+    def fit(self, entry: Entry) -> bool:
+        """Return whether it is one of these."""
+        return (
+            self.task in (None, entry.task)
+            and set(self.tag) <= set(entry.tags)
+            and self.enabled in (None, "true" if entry.enabled else "false")
+        )
+
+
+class Count(BaseModel):
+    """How many."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: Annotated[int, Field(ge=1, le=100)] = 10
+
+
 def parse_filters(query: Mapping[str, Sequence[bytes]]) -> dict[str, Any]:
     """
     Return the filters that a query asks for, as ``Jobs.find`` takes them.
@@ -39,18 +70,32 @@ def parse_filters(query: Mapping[str, Sequence[bytes]]) -> dict[str, Any]:
     Raises:
         Problem: 400, with what is unknown or does not fit; pointers are into the query as an object.
     """
+    filters = _parse(Filters, query)
+    since = None if filters.since is None else filters.since.timestamp()
+    return {
+        **{"task": filters.task, "state": filters.state, "tags": filters.tag, "since": since},
+        **{"dead": filters.dead == "true", "limit": filters.limit, "cursor": filters.cursor},
+    }
+
+
+def parse_schedule_filters(query: Mapping[str, Sequence[bytes]]) -> ScheduleFilters:
+    """Return the filters of a list of schedules that a query asks for; errors as :func:`parse_filters`."""
+    return _parse(ScheduleFilters, query)
+
+
+def parse_count(query: Mapping[str, Sequence[bytes]]) -> int:
+    """Return how many a query asks for; errors as :func:`parse_filters`."""
+    return _parse(Count, query).count
+
+
+def _parse(kind: type[T], query: Mapping[str, Sequence[bytes]]) -> T:
     try:
         given = {name: [value.decode() for value in values] for name, values in query.items()}
     except UnicodeDecodeError:
         raise Problem(400, "invalid-query", "The query is not UTF-8.") from None
     single: dict[str, Any] = {name: values if name == "tag" else values[-1] for name, values in given.items()}
     try:
-        filters = Filters.model_validate(single)
+        return kind.model_validate(single)
     except pydantic.ValidationError as exc:
-        faults = faults_of(exc, single, "", names=list(Filters.model_fields))
+        faults = faults_of(exc, single, "", names=list(kind.model_fields))
         raise Problem(400, "invalid-query", "The query does not fit.", faults=faults) from None
-    since = None if filters.since is None else filters.since.timestamp()
-    return {
-        **{"task": filters.task, "state": filters.state, "tags": filters.tag, "since": since},
-        **{"dead": filters.dead == "true", "limit": filters.limit, "cursor": filters.cursor},
-    }

@@ -12,13 +12,17 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from tornado_celery_bridge import BridgeError, WaitersSaturated
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation, Workflow
+from tornado_celery_bridge.schedules import Scheduled
 from web import dashboard, docs, representation
 from web.api import ApiHandler, ClientLeft
+from web.conditions import Conditions
 from web.events import Frame, frames, frames_of_many, no_event_of_this_stream, position_of, positions_of
-from web.filters import parse_filters
+from web.filters import parse_count, parse_filters, parse_schedule_filters
 from web.idempotency import Answer, reservation
 from web.jobs import Submission
 from web.problems import Fault, Problem, problem_of
+from web.schedule_fields import Backfilling, Pause, parse
+from web.schedules import Timetable, etag_of
 from web.workflows import Workflows
 
 __all__ = ("ROUTES", "NotFoundHandler")
@@ -312,11 +316,6 @@ class StreamHandler(ApiHandler):
         """What the client says that it had last: as an EventSource does, or in the query."""
         return self.request.headers.get("Last-Event-ID") or self.get_query_argument("after", None)
 
-    def nothing_to_come(self) -> None:
-        """Answer a client that has had everything: an EventSource does not come back after that."""
-        self.clear_header("Content-Type")
-        self.set_status(204)
-
     async def relay(self, upcoming: AsyncGenerator[Frame]) -> None:
         """Write events; each one is with the client before the next is looked for."""
         self.set_header("Content-Type", "text/event-stream")
@@ -342,7 +341,7 @@ class EventsHandler(StreamHandler):
         after = position_of(self.last_event_id)
         job = await self.jobs.get(self.principal, job_id)
         if job.done and after is not None and after >= job.number:
-            self.nothing_to_come()
+            self.write_nothing()  # an EventSource does not come back after that
         else:
             await self.relay(frames(self.jobs, self.principal, job, after, self.lifecycle.closing))
 
@@ -361,7 +360,7 @@ class ManyEventsHandler(StreamHandler):
         after = positions_of(position, len(ids))
         jobs = await asyncio.gather(*(self.jobs.get(self.principal, job_id) for job_id in ids))
         if all(job.done and had is not None and had >= job.number for job, had in zip(jobs, after, strict=True)):
-            self.nothing_to_come()
+            self.write_nothing()  # an EventSource does not come back after that
         else:
             await self.relay(frames_of_many(self.jobs, self.principal, jobs, after, self.lifecycle.closing, name))
 
@@ -470,12 +469,139 @@ class ReplayHandler(ApiHandler):
     scopes: ClassVar = {"POST": "submit"}
 
     async def post(self, job_id: str, delivery_id: str) -> None:
-        body = await self.read_json(optional=True)
-        if body:
-            faults = [Fault(f"/{key}", "Nothing is known here.") for key in body]
-            raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
+        await self.read_nothing()
         job, delivery = await self.jobs.replay(self.principal, job_id, delivery_id)
         self.write_json(representation.delivery(job, delivery), 202)
+
+
+class ScheduleAnswers(ApiHandler):
+    """What handlers of schedules share: conditions, and showing one."""
+
+    @property
+    def timetable(self) -> Timetable:
+        """The application's schedules."""
+        return Timetable(self.jobs)
+
+    @property
+    def conditions(self) -> Conditions:
+        """What the client wants to be so before anything is changed."""
+        return Conditions.of_headers(self.request.headers)
+
+    def write_schedule(self, found: Scheduled, status: int = 200) -> None:
+        """Answer with a schedule; to a GET that has this version already, with a 304."""
+        self.set_header("Etag", etag_of(found))
+        if self.request.method == "GET" and self.check_etag_header():
+            self.set_status(304)
+            self.finish()
+            return
+        if status == 201:
+            self.set_header("Location", representation.schedule_path(found.entry.name))
+        self.write_json(representation.schedule(found, self.jobs.catalogue.reverses_priority), status)
+
+
+class SchedulesHandler(ScheduleAnswers):
+    """``/v1/schedules``"""
+
+    scopes: ClassVar = {"GET": "read", "POST": "schedule"}
+
+    async def get(self) -> None:
+        found = await self.timetable.find(self.principal, parse_schedule_filters(self.request.query_arguments))
+        reverses = self.jobs.catalogue.reverses_priority
+        self.write_json(
+            {
+                "schedules": [representation.schedule(each, reverses) for each in found.schedules],
+                "quarantined": [{"name": name, "detail": why} for name, why in found.quarantined.items()],
+                "next_cursor": found.cursor,
+            }
+        )
+
+    async def post(self) -> None:
+        self.write_schedule(await self.timetable.create(self.principal, await self.read_json()), 201)
+
+
+class ScheduleHandler(ScheduleAnswers):
+    """``/v1/schedules/{name}``"""
+
+    scopes: ClassVar = {"GET": "read", "PUT": "schedule", "PATCH": "schedule", "DELETE": "schedule"}
+
+    async def get(self, name: str) -> None:
+        self.write_schedule(await self.timetable.get(self.principal, name))
+
+    async def put(self, name: str) -> None:
+        found, is_new = await self.timetable.put(self.principal, name, await self.read_json(), self.conditions)
+        self.write_schedule(found, 201 if is_new else 200)
+
+    async def patch(self, name: str) -> None:
+        patch = await self.read_json()
+        self.write_schedule(await self.timetable.patch(self.principal, name, patch, self.conditions))
+
+    async def delete(self, name: str) -> None:
+        await self.timetable.delete(self.principal, name, self.conditions)
+        self.write_nothing()
+
+
+class PauseScheduleHandler(ScheduleAnswers):
+    """``/v1/schedules/{name}/pause``"""
+
+    scopes: ClassVar = {"POST": "schedule"}
+
+    async def post(self, name: str) -> None:
+        asked = parse(Pause, await self.read_json(optional=True), "invalid-body")
+        self.write_schedule(await self.timetable.pause(self.principal, name, asked.until))
+
+
+class ResumeScheduleHandler(ScheduleAnswers):
+    """``/v1/schedules/{name}/resume``"""
+
+    scopes: ClassVar = {"POST": "schedule"}
+
+    async def post(self, name: str) -> None:
+        await self.read_nothing()
+        self.write_schedule(await self.timetable.resume(self.principal, name))
+
+
+class RunScheduleHandler(AcceptingHandler, ScheduleAnswers):
+    """``/v1/schedules/{name}/run``"""
+
+    scopes: ClassVar = {"POST": "schedule"}
+
+    async def post(self, name: str) -> None:
+        self.check_accepting()
+        await self.read_nothing()
+        seconds = self.read_wait()
+        await self.answer(Submission(await self.timetable.run(self.principal, name)), None, seconds)
+
+
+class BackfillScheduleHandler(ScheduleAnswers):
+    """``/v1/schedules/{name}/backfill``"""
+
+    scopes: ClassVar = {"POST": "schedule"}
+
+    async def post(self, name: str) -> None:
+        asked = parse(Backfilling, await self.read_json(), "invalid-body")
+        found = await self.timetable.backfill(self.principal, name, asked)
+        self.write_json(representation.backfill(found, asked.dry_run), 200 if asked.dry_run else 202)
+
+
+class NextRunsHandler(ScheduleAnswers):
+    """``/v1/schedules/{name}/next``"""
+
+    scopes: ClassVar = {"GET": "read"}
+
+    async def get(self, name: str) -> None:
+        count = parse_count(self.request.query_arguments)
+        entry, moments = await self.timetable.next_runs(self.principal, name, count)
+        self.write_json(await asyncio.to_thread(representation.slots, entry, moments))
+
+
+class ScheduleRunsHandler(ScheduleAnswers):
+    """``/v1/schedules/{name}/runs``"""
+
+    scopes: ClassVar = {"GET": "read"}
+
+    async def get(self, name: str) -> None:
+        runs = await self.timetable.runs(self.principal, name)
+        self.write_json({"runs": [representation.run(each) for each in runs]})
 
 
 class TasksHandler(ApiHandler):
@@ -584,6 +710,14 @@ ROUTES = [
     (r"/v1/workflows", WorkflowsHandler),
     (r"/v1/workflows/([^/]+)", WorkflowHandler),
     (r"/v1/workflows/([^/]+)/cancel", WorkflowCancelHandler),
+    (r"/v1/schedules", SchedulesHandler),
+    (r"/v1/schedules/([^/]+)", ScheduleHandler),
+    (r"/v1/schedules/([^/]+)/run", RunScheduleHandler),
+    (r"/v1/schedules/([^/]+)/pause", PauseScheduleHandler),
+    (r"/v1/schedules/([^/]+)/resume", ResumeScheduleHandler),
+    (r"/v1/schedules/([^/]+)/backfill", BackfillScheduleHandler),
+    (r"/v1/schedules/([^/]+)/next", NextRunsHandler),
+    (r"/v1/schedules/([^/]+)/runs", ScheduleRunsHandler),
     (r"/v1/jobs", JobsHandler),
     (r"/v1/jobs/([^/]+)", JobHandler),
     (r"/v1/jobs/([^/]+)/input", InputHandler),

@@ -25,6 +25,7 @@ import pydantic
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from tornado_celery_bridge.ledger import Gone, Job, Workflow
+from tornado_celery_bridge.schedules import Entry
 from web.limits import Rate
 from web.settings import SettingsError
 
@@ -66,8 +67,8 @@ class Principal:
         """Return whether they have a scope."""
         return self.is_admin or scope in self.scopes
 
-    def may_see(self, found: Job | Workflow | Gone) -> bool:
-        """Return whether they may see a job or a workflow, or hear that there was one."""
+    def may_see(self, found: Job | Workflow | Gone | Entry) -> bool:
+        """Return whether they may see a job, a workflow or a schedule, or hear that there was one."""
         return self.is_admin or found.owner == self.owner
 
     def may_run(self, task_name: str) -> bool:

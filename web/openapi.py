@@ -24,6 +24,7 @@ from web.catalogue import Catalogue, ExposedTask
 from web.filters import STATES
 from web.options import JobOptions
 from web.problems import CONTENT_TYPE, KINDS, title, type_uri
+from web.schedule_fields import Backfilling, NewSchedule, Pause, ScheduleChange, ScheduleFields
 
 __all__ = ("OPERATIONS", "Answer", "Operation", "make_document")
 
@@ -94,6 +95,7 @@ class Operation:
     parameters: tuple[str, ...] = ()  #: names in ``PARAMETERS``, besides those in the path
     body: Any = None  #: as an answer's
     body_required: bool = True
+    body_type: str = "application/json"
     is_public: bool = False  #: whether it answers without a key
 
 
@@ -116,6 +118,12 @@ _SUBMIT = (
     *("unknown-task", "invalid-input", "invalid-options"),
     *("invalid-idempotency-key", "idempotency-key-in-flight", "idempotency-key-reused"),
 )
+
+_SCHEDULE = ("unknown-schedule", "schedule-quarantined", "ledger-unavailable")
+_CHANGE = ("static-schedule", "schedule-conflict", "precondition-failed")
+_FIELDS = (*_BODY, "invalid-schedule", "invalid-input")
+# A run of it is a job that the ledger accepts, and a worker publishes.
+_RUN = (*_SCHEDULE, "invalid-schedule", "schedule-conflict", "unknown-task")
 
 _JOB_LINKS = ("read_job", "follow_job", "cancel_job")
 #: Headers that every answer has.
@@ -306,6 +314,109 @@ OPERATIONS = (
         problems=(*_BODY, *_JOB, "unknown-delivery"),
     ),
     Operation(
+        *("get", "/v1/schedules", "list_schedules", "List schedules, by name"),
+        tag="schedules",
+        parameters=("filter_task", "filter_tag", "filter_enabled", "limit", "cursor"),
+        answers={200: Answer("A page, which may be shorter than its limit.", documents.Schedules)},
+        problems=("invalid-query", "ledger-unavailable"),
+    ),
+    Operation(
+        *("post", "/v1/schedules", "create_schedule", "Make a schedule"),
+        tag="schedules",
+        body=NewSchedule,
+        answers={201: Answer("The schedule.", documents.Schedule, headers=("Location", "ETag"))},
+        problems=(*_FIELDS, "schedule-exists", "ledger-unavailable"),
+    ),
+    Operation(
+        *("get", "/v1/schedules/{name}", "read_schedule", "Read a schedule"),
+        tag="schedules",
+        description="The `ETag` is the version's: `last_run`, `next_run` and the like change without it.",
+        parameters=("If-None-Match",),
+        answers={200: Answer("The schedule.", documents.Schedule, headers=("ETag",)), 304: _NOT_MODIFIED},
+        problems=_SCHEDULE,
+    ),
+    Operation(
+        *("put", "/v1/schedules/{name}", "put_schedule", "Make a schedule, or replace it"),
+        tag="schedules",
+        parameters=("If-Match", "If-None-Match"),
+        body=ScheduleFields,
+        answers={
+            200: Answer("The schedule, replaced.", documents.Schedule, headers=("ETag",)),
+            201: Answer("The schedule, which is new.", documents.Schedule, headers=("Location", "ETag")),
+        },
+        problems=(*_FIELDS, *_CHANGE, "schedule-exists", "ledger-unavailable"),
+    ),
+    Operation(
+        *("patch", "/v1/schedules/{name}", "change_schedule", "Change a schedule"),
+        tag="schedules",
+        parameters=("If-Match", "If-None-Match"),
+        body=ScheduleChange,
+        body_type="application/merge-patch+json",
+        answers={200: Answer("The schedule, changed.", documents.Schedule, headers=("ETag",))},
+        problems=(*_FIELDS, *_CHANGE, *_SCHEDULE),
+    ),
+    Operation(
+        *("delete", "/v1/schedules/{name}", "delete_schedule", "Remove a schedule"),
+        tag="schedules",
+        parameters=("If-Match", "If-None-Match"),
+        answers={204: Answer("It is gone. Jobs that it has begun go on.")},
+        problems=(*_CHANGE, *_SCHEDULE),
+    ),
+    Operation(
+        *("post", "/v1/schedules/{name}/run", "run_schedule", "Run a schedule now"),
+        tag="schedules",
+        parameters=("Prefer",),
+        body=_object(),
+        body_required=False,
+        answers=_accepted(documents.Job),
+        problems=(*_BODY, *_RUN, "unpublishable", "shutting-down"),
+    ),
+    Operation(
+        *(
+            "post",
+            "/v1/schedules/{name}/pause",
+            "pause_schedule",
+            "Pause a schedule, until a time or for good",
+        ),
+        tag="schedules",
+        body=Pause,
+        body_required=False,
+        answers={200: Answer("The schedule.", documents.Schedule, headers=("ETag",))},
+        problems=(*_BODY, *_SCHEDULE, "invalid-schedule", "schedule-conflict"),
+    ),
+    Operation(
+        *("post", "/v1/schedules/{name}/resume", "resume_schedule", "Resume a schedule that was paused or halted"),
+        tag="schedules",
+        body=_object(),
+        body_required=False,
+        answers={200: Answer("The schedule.", documents.Schedule, headers=("ETag",))},
+        problems=(*_BODY, *_RUN),
+    ),
+    Operation(
+        *("post", "/v1/schedules/{name}/backfill", "backfill_schedule", "Run a schedule for slots that are past"),
+        tag="schedules",
+        description='Each slot that had no job gets one. Without `"dry_run": false` it only says which these are.',
+        body=Backfilling,
+        answers={
+            200: Answer("What it would begin.", documents.Backfill),
+            202: Answer("What it began.", documents.Backfill),
+        },
+        problems=(*_BODY, *_RUN, "unpublishable", "backfill-too-large"),
+    ),
+    Operation(
+        *("get", "/v1/schedules/{name}/next", "list_next_runs", "See when a schedule is due next"),
+        tag="schedules",
+        parameters=("count",),
+        answers={200: Answer("When, and the schedule in words.", documents.Slots)},
+        problems=(*_SCHEDULE, "invalid-query"),
+    ),
+    Operation(
+        *("get", "/v1/schedules/{name}/runs", "list_runs", "See what became of a schedule's runs"),
+        tag="schedules",
+        answers={200: Answer("The last runs that were due.", documents.ScheduleRuns)},
+        problems=_SCHEDULE,
+    ),
+    Operation(
         *("get", "/healthz", "check_health", "Is the process alive?"),
         tag="service",
         is_public=True,
@@ -373,6 +484,7 @@ PARAMETERS: dict[str, Schema] = {
     "task": {"in": "path", "description": "A task's name.", "schema": {"type": "string"}},
     "id": {"in": "path", "description": "A job's id.", "schema": {"type": "string"}},
     "delivery": {"in": "path", "description": "A delivery's id.", "schema": {"type": "string"}},
+    "name": {"in": "path", "description": "A schedule's name.", "schema": {"type": "string"}},
     "file": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*docs.FILES]}},
     "part": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*dashboard.FILES]}},
     "Prefer": {
@@ -384,6 +496,16 @@ PARAMETERS: dict[str, Schema] = {
     "Idempotency-Key": {
         "in": "header",
         "description": "The same request with the same key is answered again, and not done again, for a day.",
+        "schema": {"type": "string"},
+    },
+    "If-Match": {
+        "in": "header",
+        "description": "RFC 9110: only if the schedule is there (`*`) and has one of these entity tags.",
+        "schema": {"type": "string"},
+    },
+    "If-None-Match": {
+        "in": "header",
+        "description": "RFC 9110: only if the schedule is not there (`*`), or has none of these entity tags.",
         "schema": {"type": "string"},
     },
     "Last-Event-ID": {
@@ -407,7 +529,7 @@ PARAMETERS: dict[str, Schema] = {
             "filter_state": {"name": "state", "schema": {"type": "string", "enum": [*STATES]}},
             "filter_tag": {
                 "name": "tag",
-                "description": "Only jobs with all of these.",
+                "description": "Only those with all of these.",
                 "schema": {
                     "type": "array",
                     "items": {"type": "string", "minLength": 1, "maxLength": 100},
@@ -424,6 +546,8 @@ PARAMETERS: dict[str, Schema] = {
                 "description": "With `true` only jobs that were given up, as worker after worker was lost with them.",
                 "schema": {"type": "boolean", "default": False},
             },
+            "filter_enabled": {"name": "enabled", "schema": {"type": "boolean"}},
+            "count": {"schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10}},
             "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
             "cursor": {
                 "description": "The `next_cursor` of the page before.",
@@ -436,7 +560,7 @@ PARAMETERS: dict[str, Schema] = {
 HEADERS: dict[str, Schema] = {
     "X-Request-Id": {"description": "Names the request in the service's log.", "required": True},
     "traceparent": {"description": "The request's (W3C Trace Context), or a new one.", "required": True},
-    "Location": {"description": "The job's path.", "required": True},
+    "Location": {"description": "The path of what was made.", "required": True},
     "Retry-After": {"description": "Seconds after which to ask again."},
     "Preference-Applied": {"description": "For how many seconds the service would wait: `wait=N`."},
     "ETag": {"description": "Names this version of the content.", "required": True},
@@ -446,6 +570,7 @@ TAGS = {
     "tasks": "Which tasks there are.",
     "submit": "Submitting a job: one operation for each task.",
     "jobs": "What becomes of a job.",
+    "schedules": "What is run when.",
     "service": "The process, and this document.",
 }
 
@@ -459,7 +584,10 @@ def make_document(catalogue: Catalogue) -> dict[str, Any]:
     schemas = _fixed_schemas(operations)
     for task in catalogue:
         schemas |= _task_schemas(task, slugs[task.name])
-    _name_queues(schemas["JobOptions"], catalogue.queues)
+    for name in ("JobOptions", "RunOptions"):
+        schemas[name]["properties"]["queue"]["anyOf"][0]["enum"] = sorted(catalogue.queues)
+    for name in ("NewSchedule", "ScheduleFields"):
+        schemas[name]["properties"]["task"]["enum"] = [*slugs]
     return {
         "openapi": "3.1.1",
         "info": {"title": "Jobs over Celery", "version": __version__, "description": DESCRIPTION},
@@ -502,7 +630,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "security": [] if operation.is_public else [{}, {"key": []}],
     }
     if operation.body is not None:
-        content = {"application/json": {"schema": _schema_of(operation.body)}}
+        content = {operation.body_type: {"schema": _schema_of(operation.body)}}
         shown["requestBody"] = {"required": operation.body_required, "content": content}
     return {name: value for name, value in shown.items() if value != "" and (value != [] or name == "security")}
 
@@ -589,10 +717,6 @@ def _fixed_schemas(operations: Iterable[Operation]) -> dict[str, Schema]:
     inputs: Any = [(kind, mode, TypeAdapter(kind)) for kind, mode in types]
     _, schemas = TypeAdapter.json_schemas(inputs, ref_template=f"{SCHEMAS}{{model}}")
     return {name: _untitled(schema) for name, schema in sorted(schemas["$defs"].items())}
-
-
-def _name_queues(options: Schema, queues: Iterable[str]) -> None:
-    options["properties"]["queue"]["anyOf"][0]["enum"] = sorted(queues)
 
 
 def _untitled(schema: Schema) -> Schema:

@@ -13,7 +13,7 @@ from web.catalogue import faults_of
 from web.problems import Fault, Problem
 from web.receivers import Receivers
 
-__all__ = ("JobOptions", "parse_options")
+__all__ = ("JobOptions", "RunOptions", "parse_options")
 
 #: Seconds; a longer delay is a schedule.
 YEAR = 366 * 86_400
@@ -31,20 +31,35 @@ _BOTH_TIMES: JsonDict = {
 }
 
 
-class JobOptions(BaseModel):
-    """What a client may ask for beside the input. All durations are seconds."""
+class RunOptions(BaseModel):
+    """What a client may ask for each run of a schedule. All durations are seconds."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, json_schema_extra={"not": _BOTH_TIMES}
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
     queue: str | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    countdown: Annotated[float, Field(ge=0, le=YEAR)] | None = None
-    eta: AwareDatetime | None = None
     expires: Annotated[float, Field(gt=0, le=YEAR)] | AwareDatetime | None = None
     time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
     soft_time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
+
+    def for_celery(self, now: datetime | None, reverse_priority: bool) -> dict[str, Any]:
+        """Return the options as ``apply_async`` spells them; with *now*, so that they mean the same later."""
+        names = ("queue", "expires", "time_limit", "soft_time_limit")
+        options = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if now is not None and isinstance(self.expires, int | float):
+            options["expires"] = now + timedelta(seconds=self.expires)
+        if self.priority is not None:
+            options["priority"] = 9 - self.priority if reverse_priority else self.priority
+        return options
+
+
+class JobOptions(RunOptions):
+    """What a client may ask for beside the input. All durations are seconds."""
+
+    model_config = ConfigDict(json_schema_extra={"not": _BOTH_TIMES})
+
+    countdown: Annotated[float, Field(ge=0, le=YEAR)] | None = None
+    eta: AwareDatetime | None = None
     tags: Annotated[list[Tag], Field(max_length=20)] = []
     on_disconnect: Literal["detach", "cancel", "cancel-if-unstarted"] = "detach"
     callback_url: Url | None = None
@@ -61,14 +76,13 @@ class JobOptions(BaseModel):
 
     def for_celery(self, now: datetime | None, reverse_priority: bool) -> dict[str, Any]:
         """Return the options as ``apply_async`` spells them; with *now*, so that they mean the same later."""
-        names = ("queue", "countdown", "eta", "expires", "time_limit", "soft_time_limit")
-        options = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if now is not None and "countdown" in options:
-            options["eta"] = now + timedelta(seconds=options.pop("countdown"))
-        if now is not None and isinstance(self.expires, int | float):
-            options["expires"] = now + timedelta(seconds=self.expires)
-        if self.priority is not None:
-            options["priority"] = 9 - self.priority if reverse_priority else self.priority
+        options = super().for_celery(now, reverse_priority)
+        if now is not None and self.countdown is not None:
+            options["eta"] = now + timedelta(seconds=self.countdown)
+        elif self.countdown is not None:
+            options["countdown"] = self.countdown
+        elif self.eta is not None:
+            options["eta"] = self.eta
         return options
 
 

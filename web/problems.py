@@ -16,6 +16,7 @@ from tornado_celery_bridge import (
     WaitersSaturated,
 )
 from tornado_celery_bridge.ledger import LedgerUnavailable
+from tornado_celery_bridge.schedules import BackfillTooLarge, InvalidEntry, ScheduleConflict, ScheduleEntryNotFound
 from web.trace import Trace
 
 __all__ = ("CONTENT_TYPE", "KINDS", "Fault", "Kind", "Problem", "problem_of", "title", "type_uri")
@@ -33,6 +34,11 @@ _CODES: dict[type[BridgeError], str] = {
     LedgerUnavailable: "ledger-unavailable",
     StoreUnavailable: "store-unavailable",
     WaitersSaturated: "waiters-saturated",
+    # Of these, what others change at the same moment.
+    InvalidEntry: "invalid-schedule",
+    ScheduleConflict: "schedule-conflict",
+    ScheduleEntryNotFound: "unknown-schedule",
+    BackfillTooLarge: "backfill-too-large",
 }
 # RFC 9110's names, which Python's http module has from 3.13 on: a title must not depend on that.
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
@@ -65,15 +71,21 @@ KINDS = {
     "unknown-task": Kind(404, "There is no task of this name."),
     "unknown-job": Kind(404, "There is no job of this id, or it is somebody else's."),
     "unknown-delivery": Kind(404, "The job has no delivery of this id."),
+    "unknown-schedule": Kind(404, "There is no schedule of this name, or it is somebody else's."),
     "unknown-workflow": Kind(404, "There is no workflow of this id, or it is somebody else's."),
     "not-found": Kind(404, "There is nothing at this path."),
     "method-not-allowed": Kind(405, "`Allow` says which methods are."),
     "idempotency-key-in-flight": Kind(409, "A request with this key is being answered; `job` names its job."),
     "job-unfinished": Kind(409, "The job has not ended."),
     "no-result": Kind(409, "The job ended without a result: `error` in the job says why."),
+    "schedule-exists": Kind(409, "The name is taken: by a schedule of yours, or somebody else's."),
+    "schedule-conflict": Kind(409, "Others changed the schedule at the same moment, several times: try again."),
+    "static-schedule": Kind(409, "The configuration has this schedule: change it there, or pause it."),
+    "schedule-quarantined": Kind(409, "What is stored by this name is malformed: PUT or DELETE it."),
     "blob-lost": Kind(410, "The job's large input or result is no longer in the store."),
     "expired-job": Kind(410, "There was a job of this id, and its time is over."),
     "expired-workflow": Kind(410, "There was a workflow of this id, and its time is over."),
+    "precondition-failed": Kind(412, "`If-Match` or `If-None-Match` does not hold of what is there."),
     "body-too-large": Kind(413, "The body is larger than the service takes."),
     "unsupported-media-type": Kind(415, "`Content-Type` is there and is not JSON, or the body is compressed."),
     "invalid-body": Kind(422, "The body has the wrong members."),
@@ -81,6 +93,8 @@ KINDS = {
     "invalid-options": Kind(422, "The options do not fit."),
     "invalid-workflow": Kind(422, "The workflow is not built of steps, chains, groups and chords as it should be."),
     "workflow-too-large": Kind(422, "Too much comes after jobs that are side by side."),
+    "invalid-schedule": Kind(422, "The schedule does not fit, or can't be meant."),
+    "backfill-too-large": Kind(422, "There are more than 1,000 slots in this time."),
     "unpublishable": Kind(422, "Celery itself refused it."),
     "idempotency-key-reused": Kind(422, "The key was used for another request."),
     "upgrade-required": Kind(426, "This path speaks WebSocket, version 13."),

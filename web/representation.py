@@ -1,16 +1,37 @@
 """What a client is shown: jobs, tasks, and times."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from cron_descriptor import ExpressionDescriptor, FormatException, Options
 
 from tornado_celery_bridge.ledger import Delivery, Job, Workflow, dumps
 from tornado_celery_bridge.progress import STATE as PROGRESS
+from tornado_celery_bridge.schedules import Backfill, Entry, Run, Scheduled
 from web import documents
 from web.catalogue import ExposedTask
 from web.problems import type_uri
 
-__all__ = ("delivery", "encode", "job", "milliseconds", "rfc3339", "task", "task_summary", "workflow")
+__all__ = (
+    "backfill",
+    "delivery",
+    "encode",
+    "in_words",
+    "job",
+    "milliseconds",
+    "rfc3339",
+    "run",
+    "schedule",
+    "schedule_path",
+    "slots",
+    "task",
+    "task_summary",
+    "workflow",
+)
 
 # What happened to the worker and not to the task's own code: the same job may well succeed the next time.
 _RETRYABLE = {
@@ -63,6 +84,9 @@ def job(shown: Job) -> documents.Job:
         "eta": None if record.eta is None else rfc3339(record.eta),
         "links": links,
     }
+    if record.schedule is not None:
+        document["schedule"] = record.schedule
+        links["schedule"] = schedule_path(record.schedule)
     if shown.stored is not None:
         document["result_size"] = shown.stored.size
         links["result"] = f"/v1/jobs/{record.id}/result"
@@ -162,6 +186,123 @@ def _kind_of(state: str, failure: Mapping[str, str]) -> tuple[str, str]:
     if exception == "WorkerLostError":
         return "worker-lost", "The worker died while it ran the task."
     return "task-failed", "The task raised an exception."
+
+
+def schedule_path(name: str) -> str:
+    """Return where a schedule of this name is, whatever characters that has."""
+    return f"/v1/schedules/{quote(name, safe='')}"
+
+
+def schedule(shown: Scheduled, reverses_priority: bool) -> documents.Schedule:
+    """Return a schedule: what was asked for, and what it has come to. To Celery 0 may be the most urgent priority."""
+    entry, path = shown.entry, schedule_path(shown.entry.name)
+    options = dict(entry.options)
+    if isinstance(priority := options.get("priority"), int) and reverses_priority:
+        options["priority"] = 9 - priority
+    links: documents.ScheduleLinks = {
+        "self": path,
+        "next": f"{path}/next",
+        "runs": f"{path}/runs",
+        "task": f"/v1/tasks/{quote(entry.task, safe='')}",
+    }
+    if shown.last_job is not None:
+        links["last_job"] = f"/v1/jobs/{shown.last_job}"
+    document: documents.Schedule = {
+        "name": entry.name,
+        "task": entry.task,
+        "input": entry.input,
+        "options": options,
+        "timezone": entry.timezone,
+        "enabled": entry.enabled,
+        "paused_until": _time(entry.paused_until),
+        "overlap": entry.overlap,
+        "misfire": entry.misfire,
+        "misfire_cap": entry.misfire_cap,
+        "grace": entry.grace,
+        "pause_after": entry.pause_after,
+        "start": _time(entry.start),
+        "end": _time(entry.end),
+        "jitter": entry.jitter,
+        "max_runs": entry.max_runs,
+        "note": entry.note,
+        "tags": entry.tags,
+        "owner": entry.owner,
+        "version": shown.version,
+        "static": shown.static,
+        "halted": shown.halted or None,
+        "failures": shown.failures,
+        "runs": shown.runs,
+        "last_run": _time(shown.last_run),
+        "next_run": _time(shown.next_run),
+        "links": links,
+    }
+    if entry.crontab is not None:
+        document["crontab"] = entry.crontab
+    if entry.interval is not None:
+        document["interval"] = entry.interval
+    if entry.anchor is not None:
+        document["anchor"] = _rfc3339(entry.anchor)
+    if entry.once is not None:
+        document["once"] = _rfc3339(entry.once)
+    if entry.solar is not None:
+        document["solar"] = entry.solar
+    return document
+
+
+def _rfc3339(moment: datetime) -> str:
+    return rfc3339(milliseconds(moment))
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else _rfc3339(moment)
+
+
+def run(shown: Run) -> documents.ScheduleRun:
+    """Return what became of a run that was due."""
+    return {
+        "slot": _time(shown.slot),
+        "at": _rfc3339(shown.at),
+        "delay": None if shown.slot is None else (shown.at - shown.slot).total_seconds(),
+        "job_id": shown.job_id,
+        "job": None if shown.job is None else job(shown.job),
+        "reason": shown.why or None,
+    }
+
+
+def slots(entry: Entry, moments: Sequence[datetime]) -> documents.Slots:
+    """Return when an entry is due, and what it says in words. Reads files."""
+    zone = ZoneInfo(entry.timezone)
+    local = [moment.astimezone(zone).isoformat(timespec="milliseconds") for moment in moments]
+    shown: list[documents.Slot] = [
+        {"utc": _rfc3339(moment), "local": text} for moment, text in zip(moments, local, strict=True)
+    ]
+    return {"description": in_words(entry), "timezone": entry.timezone, "next": shown}
+
+
+def backfill(shown: Backfill, dry_run: bool) -> documents.Backfill:
+    """Return what a backfill begins, or would."""
+    return {"dry_run": dry_run, "slots": [_rfc3339(slot) for slot in shown.slots], "job_ids": shown.job_ids}
+
+
+# A month or a day of the week by more than the three letters that are looked at.
+_LONG_NAME = re.compile(r"\b([A-Za-z]{3})(?!L\b)[A-Za-z]+?(?=L?\b)")
+
+
+def in_words(entry: Entry) -> str:
+    """Return when an entry is due, in English; a crontab that can't be put into words as it is. Reads files."""
+    if entry.interval is not None:
+        return f"Every {entry.interval:g} seconds"
+    if entry.once is not None:
+        return f"Once, at {_rfc3339(entry.once)}"
+    if entry.solar is not None:
+        return f"At {entry.solar['event'].replace('_', ' ')}, at {entry.solar['lat']}, {entry.solar['lon']}"
+    crontab, options = entry.crontab or "", Options()
+    options.locale_code, options.use_24hour_time_format = "en_US", True
+    try:
+        text: str = ExpressionDescriptor(_LONG_NAME.sub(r"\1", crontab), options).get_description()
+    except FormatException:
+        return crontab
+    return text.replace(", or on ", ", and only on ")  # as in Celery, a day has to fit both of its fields
 
 
 def task_summary(shown: ExposedTask) -> documents.TaskSummary:

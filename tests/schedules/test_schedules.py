@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import Celery
@@ -14,16 +15,19 @@ from celery.schedules import crontab
 from tests.ledger.test_ledger import begin, end, redis_of_ours
 from tests.schedules.test_entry import entry
 from tests.servers import Server, free_port
+from tornado_celery_bridge import Bridge, BridgeClosed
 from tornado_celery_bridge.ledger import Job, Ledger, ledger_backend
 from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
 from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.schedules import (
+    BackfillTooLarge,
     InvalidEntry,
     ScheduleConflict,
     ScheduleEntryNotFound,
     Scheduler,
     Schedules,
 )
+from tornado_celery_bridge.schedules._entry import from_ms, to_ms
 from tornado_celery_bridge.schedules._runs import run_id
 from tornado_celery_bridge.schedules._scheduler import Lease, Redis
 
@@ -170,6 +174,32 @@ async def test_pages(schedules: Schedules) -> None:
     assert [each.entry.name for each in await schedules.find(after="c", limit=3)] == ["d"]
 
 
+async def test_an_owners_entries(schedules: Schedules) -> None:
+    async def names(owner: str) -> list[str]:
+        return [each.entry.name for each in await schedules.find(owner=owner)]
+
+    for name, owner in {"a": "me", "b": "you", "c": "me", "d": ""}.items():
+        await schedules.create(entry(name=name, owner=owner))
+    assert [await names(owner) for owner in ("me", "you", "")] == [["a", "c"], ["b"], ["a", "b", "c", "d"]]
+    await schedules.replace(entry(name="a", owner="you"))
+    await schedules.replace(entry(name="b", owner=""))
+    await schedules.delete("c")
+    assert [await names(owner) for owner in ("me", "you", "")] == [[], ["a"], ["a", "b", "d"]]
+
+
+async def test_through_a_bridge(app: Celery) -> None:
+    async with Bridge(app) as bridge:
+        made = await bridge.schedules.create(entry(name="a"))
+        assert await bridge.schedules.get("a") == made
+    with pytest.raises(BridgeClosed):
+        _ = bridge.schedules
+    elsewhere = Celery("elsewhere", broker="memory://", backend="cache+memory://", set_as_current=False)
+    async with Bridge(elsewhere) as bridge:
+        with pytest.raises(ImproperlyConfigured, match="set job_ledger_url"):
+            _ = bridge.schedules
+    elsewhere.close()
+
+
 # Runs.
 
 
@@ -185,10 +215,13 @@ async def test_a_run_is_a_job(schedules: Schedules, beat: Beat, worker: WorkerLe
     accepted = await job(schedules, job_id)
     assert accepted.record.owner == "o"
     assert accepted.record.tags == ["x"]
-    assert (accepted.record.task, accepted.record.queue, accepted.record.priority) == ("t", "q", 0)
+    assert (accepted.record.task, accepted.record.queue, accepted.record.priority) == ("t", "q", 9)
+    assert accepted.record.schedule == "e"
     assert await schedules._ledger.input_of(job_id) == b'{"n":1}'
     found = await schedules.get("e")
     assert (found.runs, found.last_job) == (1, job_id)
+    assert found.last_run is not None
+    assert abs(found.last_run - datetime.now(UTC)) < timedelta(minutes=1)
     assert found.next_run is not None
     assert found.next_run > datetime.now(UTC)
     [run] = await schedules.runs("e")
@@ -249,6 +282,51 @@ async def test_on_demand(schedules: Schedules, beat: Beat, worker: WorkerLedger)
     assert json.loads(message)["kwargs"] == {"n": 1}
     assert [(run.slot, run.job_id) for run in await schedules.runs("e")] == [(None, job_id)]
     assert (await schedules.get("e")).runs == 0
+
+
+async def test_backfill(schedules: Schedules, beat: Beat, worker: WorkerLedger) -> None:
+    await schedules.create(entry(**HOURLY, overlap="skip"))
+    ran = await be_due(schedules, ago=5)
+    await look(beat)
+    hour = from_ms(ran).replace(minute=0, second=0, microsecond=0)
+    await schedules.pause("e")
+    before = await schedules.get("e")
+
+    since, until = hour - timedelta(hours=3), hour
+    slots = [since + timedelta(hours=number) for number in range(3)]
+    assert await schedules.backfill("e", since, until, dry_run=True) == (slots, [])
+    assert len(await schedules.runs("e")) == 1
+    made = await schedules.backfill("e", since, until)
+    assert made == (slots, [run_id("e", to_ms(slot)) for slot in slots])
+    _, taken = await asyncio.to_thread(worker.take, "w", 10)
+    assert [job_id for job_id, _ in taken] == made.job_ids
+    assert [run.job_id for run in await schedules.runs("e")] == [*reversed(made.job_ids), run_id("e", ran)]
+    assert (await job(schedules, made.job_ids[0])).record.tags == ["x"]
+    assert await schedules.get("e") == before
+
+    # Again, and for longer: what has run does not run again, even once it is forgotten.
+    assert await schedules.backfill("e", since, until) == ([], [])
+    await begin(worker, made.job_ids[0], "t")
+    await end(worker, made.job_ids[0])
+    await schedules._ledger.call("ZADD", f"{schedules._ledger.prefix}due", 0, UUID(made.job_ids[0]).bytes)
+    assert await schedules._ledger.sweep() == 1
+    more = await schedules.backfill("e", since - timedelta(hours=1), until)
+    assert more.slots == [since - timedelta(hours=1)]
+    rest = (await schedules.backfill("e", until, until + timedelta(days=365))).slots  # but not the future
+    assert (rest[0], rest[-1] <= datetime.now(UTC)) == (hour, True)
+
+
+async def test_what_is_not_backfilled(schedules: Schedules) -> None:
+    now = datetime.now(UTC)
+    await schedules.create(entry(name="e", interval=60))
+    await schedules.create(entry(name="old", interval=60, anchor=now - timedelta(days=2)))
+    assert (await schedules.backfill("e", now - timedelta(days=1), now)).slots == []  # it was not there
+    assert len((await schedules.backfill("old", now - timedelta(hours=3), now)).slots) == 180
+    with pytest.raises(BackfillTooLarge, match="more than 1,000"):
+        await schedules.backfill("old", now - timedelta(days=1), now, dry_run=True)
+    assert (await schedules.backfill("old", now, now - timedelta(hours=1))).slots == []
+    with pytest.raises(ScheduleEntryNotFound):
+        await schedules.backfill("none", now - timedelta(days=1), now)
 
 
 async def test_overlap(schedules: Schedules, beat: Beat, worker: WorkerLedger) -> None:

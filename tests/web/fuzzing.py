@@ -27,7 +27,8 @@ def map_body(context: HookContext, body: Any) -> Any:
 @schemathesis.hook
 def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
     """Leave out what means something only together with what was sent or had before."""
-    for given, names in ((case.headers, ("Idempotency-Key", "Last-Event-ID")), (case.query, ("cursor", "after"))):
+    headers = ("Idempotency-Key", "Last-Event-ID", "If-Match", "If-None-Match")
+    for given, names in ((case.headers, headers), (case.query, ("cursor", "after"))):
         for name in names:
             if given and name in given:
                 del given[name]
@@ -40,8 +41,29 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
         url = options.get("callback_url")
         if isinstance(url, str) and url.startswith(("http://", "https://")) and len(url) <= 2_000:
             options["callback_url"] = "https://callback.invalid/"  # whether it may be called, a schema cannot say
+    if case.path.startswith("/v1/schedules") and (case.meta is None or case.meta.generation.mode.is_positive):
+        mean_something(case)
     if case.path.endswith("/retry") and isinstance(case.body, dict):
         case.body.pop("input", None)  # whether it fits depends on the job
+
+
+def mean_something(case: Case) -> None:
+    """Have a schedule be one that can be meant, which a schema cannot say."""
+    body = case.body
+    if not isinstance(body, dict):
+        return
+    if case.path.endswith("/backfill"):
+        body |= {"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"}
+    elif case.path.endswith("/pause"):
+        body.pop("until", None)
+    elif case.path in ("/v1/schedules", "/v1/schedules/{name}"):
+        for name in ("interval", "anchor", "once", "solar", "start", "end", "paused_until"):
+            body.pop(name, None)
+        if case.method == "PUT":
+            case.path_parameters["name"] = "put"
+        body |= {"task": "s.add", "input": {"x": 1}, "crontab": "0 * * * *", "timezone": "Europe/Paris", "tags": ["x"]}
+        if case.method != "POST":
+            body["name"] = None
 
 
 @schemathesis.check

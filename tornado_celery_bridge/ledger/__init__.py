@@ -2,7 +2,7 @@
 
 from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._store import MAX_INLINE, Store
-from tornado_celery_bridge.ledger._ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger._ledger import Ledger, ledger_backend, reverses_priority
 from tornado_celery_bridge.ledger._records import (
     Acceptance,
     Claim,
@@ -40,4 +40,5 @@ __all__ = (
     "dumps",
     "error_mark",
     "ledger_backend",
+    "reverses_priority",
 )

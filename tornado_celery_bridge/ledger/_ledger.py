@@ -18,6 +18,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import redis.asyncio
+from celery import Celery
 from celery.backends.redis import RedisBackend
 from celery.exceptions import ImproperlyConfigured
 from kombu.utils.json import dumps as kombu_dumps
@@ -46,7 +47,7 @@ from tornado_celery_bridge.ledger._records import (
     WorkflowRecord,
 )
 
-__all__ = ("Ledger", "ledger_backend", "prefix_of")
+__all__ = ("Ledger", "ledger_backend", "prefix_of", "reverses_priority")
 
 #: Commands in one round trip. Alone a command costs the loop some 300 µs in redis-py, in company a tenth of it.
 MAX_BATCH = 100
@@ -551,6 +552,15 @@ def ledger_backend(app: Any) -> RedisBackend:
     if not url.startswith(("redis://", "rediss://", "redis+socket://", "socket://")):
         raise ImproperlyConfigured("the job ledger lives in Redis: set job_ledger_url, or a Redis result_backend")
     return RedisBackend(app=app, url=url.removeprefix("redis+"))
+
+
+def reverses_priority(app: Celery) -> bool:
+    """
+    Return whether 0 is the most urgent priority on *app*'s broker, as kombu has it on Redis and Sentinel. The ledger's
+    is 9 on each.
+    """
+    with app.connection_for_write() as connection:
+        return bool(connection.transport.driver_type == "redis")
 
 
 def prefix_of(global_keyprefix: str) -> str:

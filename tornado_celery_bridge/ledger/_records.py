@@ -32,6 +32,7 @@ __all__ = (
 #: What of a job's hash is read. The first is one that each job has.
 FIELDS = (
     *("task", "owner", "queue", "created_at", "priority", "eta", "tags", "options", "retry_of", "workflow"),
+    "schedule",
     *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored"),
 )
 _JSON = ("tags", "options")
@@ -76,6 +77,8 @@ class JobRecord:
     retry_of: str | None = None
     #: The workflow that it is a job of.
     workflow: str | None = None
+    #: The schedule entry that it is a run of.
+    schedule: str | None = None
 
     @property
     def callback_url(self) -> str | None:

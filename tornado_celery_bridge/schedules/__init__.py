@@ -7,6 +7,8 @@ How they are kept: :mod:`._scripts`; what an entry says: :class:`Entry`.
 from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry
 from tornado_celery_bridge.schedules._scheduler import Scheduler
 from tornado_celery_bridge.schedules._schedules import (
+    Backfill,
+    BackfillTooLarge,
     Run,
     ScheduleConflict,
     Scheduled,
@@ -15,6 +17,8 @@ from tornado_celery_bridge.schedules._schedules import (
 )
 
 __all__ = (
+    "Backfill",
+    "BackfillTooLarge",
     "Entry",
     "InvalidEntry",
     "Run",

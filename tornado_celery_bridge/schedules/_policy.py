@@ -7,7 +7,7 @@ from celery import states
 
 from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry, from_ms, to_ms
 
-__all__ = ("HOLD", "Decision", "State", "decide", "next_slot")
+__all__ = ("HOLD", "Decision", "State", "decide", "next_slot", "slots_of")
 
 #: Milliseconds after which an entry that waits for its last run is looked at again.
 HOLD = 500
@@ -105,13 +105,14 @@ def _newest(entry: Entry, first: int, now: int, most: int) -> list[int]:
     while True:
         start = max(first, now - span)
         slots = [first] if start == first else []
-        slots += [slot for slot in _slots(entry, start, now) if entry.due(slot) <= now]
+        slots += [slot for slot in slots_of(entry, start, now) if entry.due(slot) <= now]
         if start == first or len(slots) >= most:
             return slots[-most:]
         span *= 4
 
 
-def _slots(entry: Entry, after: int, until: int) -> Iterator[int]:
+def slots_of(entry: Entry, after: int, until: int) -> Iterator[int]:
+    """Yield the runs later than *after*, and not later than *until*; errors as :func:`next_slot`."""
     while (slot := next_slot(entry, after)) is not None and slot <= until:
         yield slot
         after = slot

@@ -9,6 +9,7 @@ from celery.utils.time import maybe_timedelta
 from kombu.utils.json import dumps as kombu_dumps
 
 from tornado_celery_bridge._json import dumps
+from tornado_celery_bridge.ledger._ledger import reverses_priority
 from tornado_celery_bridge.ledger._records import JobRecord
 from tornado_celery_bridge.schedules._entry import Entry, from_ms
 
@@ -61,15 +62,19 @@ def new_run(app: Celery, entry: Entry, job_id: str, *, slot: int | None, now: in
     options |= {"headers": {**options.get("headers", {}), "celery_beat_task": True}, "ignore_result": False}
     if isinstance(expires := options.get("expires"), int | float):  # not anew each time that it is published
         options["expires"] = from_ms(now) + timedelta(seconds=expires)
+    asked = dict(entry.options)
+    if isinstance(priority := asked.get("priority"), int) and reverses_priority(app):
+        asked["priority"] = 9 - priority
     record = JobRecord(
         id=job_id,
         task=entry.task,
         owner=entry.owner,
         queue=_queue(app, entry),
         created_at=now,
-        priority=entry.options.get("priority"),
+        priority=asked.get("priority"),
         tags=entry.tags,
-        options=entry.options,
+        options=asked,
+        schedule=entry.name,
     )
     return NewRun(
         job_id,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import uuid
 from datetime import datetime
@@ -13,14 +14,16 @@ from celery import Celery
 from tornado_celery_bridge.exceptions import BridgeError
 from tornado_celery_bridge.ledger import Job, Ledger
 from tornado_celery_bridge.schedules import _scripts
-from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry, from_ms
-from tornado_celery_bridge.schedules._policy import next_slot
-from tornado_celery_bridge.schedules._runs import KEPT_RUNS, new_run, ttl_of
+from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry, from_ms, to_ms
+from tornado_celery_bridge.schedules._policy import next_slot, slots_of
+from tornado_celery_bridge.schedules._runs import KEPT_RUNS, NewRun, new_run, run_id, ttl_of
 
-__all__ = ("Run", "ScheduleConflict", "ScheduleEntryNotFound", "Scheduled", "Schedules")
+__all__ = ("Backfill", "BackfillTooLarge", "Run", "ScheduleConflict", "ScheduleEntryNotFound", "Scheduled", "Schedules")
 
 #: Times that a change is tried anew when somebody else's came first.
 ATTEMPTS = 5
+#: Slots that one backfill may have, and of how many Redis accepts the runs in one step.
+MAX_BACKFILL, BACKFILL_STEP = 1_000, 100
 
 
 class ScheduleEntryNotFound(BridgeError):
@@ -44,6 +47,29 @@ class ScheduleConflict(BridgeError):
     http_status_hint = 409
 
 
+class BackfillTooLarge(BridgeError):
+    """
+    There are more than a thousand slots in this time: backfill a shorter one, and then the next.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 422
+
+
+class Backfill(NamedTuple):
+    """
+    What a backfill begins, or would.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: The slots that had no job, oldest first.
+    slots: list[datetime]
+    #: Their jobs, in the same order; none on a dry run.
+    job_ids: list[str]
+
+
 class Scheduled(NamedTuple):
     """
     A schedule entry as it is stored, and what it has come to.
@@ -62,6 +88,8 @@ class Scheduled(NamedTuple):
     failures: int = 0
     #: The last run's job.
     last_job: str | None = None
+    #: When that began; None if none has.
+    last_run: datetime | None = None
     #: Why it is due no more, until it is resumed or replaced.
     halted: str = ""
     #: Whether the configuration has it.
@@ -154,12 +182,19 @@ class Schedules:
             raise _not_found(name)
         return await asyncio.to_thread(_scheduled, row)
 
-    async def find(self, *, after: str = "", limit: int = 50) -> list[Scheduled]:
-        """Return entries in the order of their names, from the one after *after* on; none that nobody can use."""
+    async def find(self, *, owner: str = "", after: str = "", limit: int = 50) -> list[Scheduled]:
+        """
+        Return entries in the order of their names, from the one after *after* on; none that nobody can use.
+
+        Args:
+            owner: Only theirs; empty for everybody's.
+            after: A name; there need not be an entry that has it.
+            limit: At most so many.
+        """
         low: str | bytes = f"({after}" if after else "-"
         found: list[Scheduled] = []
         while len(found) < limit:
-            key = f"{self._ledger.prefix}schedules"
+            key = f"{self._ledger.prefix}schedules" + (owner and f":owner:{owner}")
             names = await self._ledger.call("ZRANGEBYLEX", key, low, "+", "LIMIT", 0, limit - len(found))
             if not names:
                 break
@@ -202,6 +237,47 @@ class Schedules:
         if not await self._ledger.run(_scripts.RUN_NOW, name, *run.for_script(), KEPT_RUNS, ttl_of(self._app)):
             raise _not_found(name)
         return job_id
+
+    async def backfill(self, name: str, since: datetime, until: datetime, *, dry_run: bool = False) -> Backfill:
+        """
+        Have an entry run once for each of its slots in a time that is past; workers publish the jobs, oldest first.
+
+        A slot that has had its run does not run again, however often this is called: a job's id is made of the entry's
+        name and the slot. That is known for as long as the ledger remembers the job: its time, and a week. (The history
+        does not matter to it; as ever, its last hundred runs are shown.)
+
+        All are begun together, whatever the entry's ``overlap`` says, and go at the pace of their queue. The entry
+        itself does not notice: whether it is paused or halted, what it is due for next, ``max_runs`` and
+        ``pause_after`` stay what they were, and no run that is due waits for one of these.
+
+        If Redis goes away meanwhile, some may have begun: call it again.
+
+        Args:
+            name: The entry's.
+            since: The first slot may be then. An interval has none before its ``anchor``, and nothing has before
+                ``start``.
+            until: The last slot is before then, and not in the future.
+            dry_run: Only say which slots these are.
+
+        Raises:
+            BackfillTooLarge: There are more than 1,000 slots; those with a job are counted, too.
+            ScheduleEntryNotFound, InvalidEntry: As :meth:`get`.
+            QueueNotFound: Its queue is none of the app's.
+        """
+        entry = (await self.get(name)).entry
+        now = await self._now()
+        last = min(to_ms(until) - 1, now)
+        runs = await asyncio.to_thread(_runs_of, self._app, entry, to_ms(since), last, now)
+        begun: set[str] = set()
+        for first in range(0, len(runs), BACKFILL_STEP):
+            fields = [field for _, run in runs[first : first + BACKFILL_STEP] for field in run.for_script()]
+            options = (KEPT_RUNS, ttl_of(self._app), "1" if dry_run else "")
+            answer = await self._ledger.run(_scripts.BACKFILL, name, *options, *fields)
+            if answer is None:
+                raise _not_found(name)
+            begun.update(job_id.decode() for job_id in answer)
+        found = [(slot, run.job_id) for slot, run in runs if run.job_id in begun]
+        return Backfill([slot for slot, _ in found], [] if dry_run else [job_id for _, job_id in found])
 
     async def next_runs(self, name: str, count: int = 10) -> list[datetime]:
         """Return when an entry is due next, but for jitter, in UTC; errors as :meth:`get`."""
@@ -263,6 +339,25 @@ class Schedules:
         raise conflict
 
 
+def _runs_of(app: Celery, entry: Entry, since: int, last: int, now: int) -> list[tuple[datetime, NewRun]]:
+    """
+    Return an entry's runs from one time to another, as if it were not paused.
+
+    Raises:
+        BackfillTooLarge: There are too many.
+        QueueNotFound: Its queue is none of the app's.
+    """
+    entry = dataclasses.replace(entry, enabled=True, paused_until=None)
+    slots = list(itertools.islice(slots_of(entry, since - 1, last), MAX_BACKFILL + 1))
+    if len(slots) > MAX_BACKFILL:
+        raise BackfillTooLarge(
+            f"schedule entry {entry.name!r} has more than {MAX_BACKFILL:,} slots in this time; "
+            f"the last of the first {MAX_BACKFILL:,} is {from_ms(slots[-2]).isoformat()}"
+        )
+    runs = [new_run(app, entry, run_id(entry.name, slot), slot=slot, now=now) for slot in slots]
+    return list(zip(map(from_ms, slots), runs, strict=True))
+
+
 def _scheduled(row: list[Any]) -> Scheduled:
     """
     Return what READ says of an entry.
@@ -270,7 +365,7 @@ def _scheduled(row: list[Any]) -> Scheduled:
     Raises:
         InvalidEntry: Nobody can use it.
     """
-    stored, version, slot, runs, failures, last, halted, quarantined, static = row
+    stored, version, slot, runs, failures, last, halted, quarantined, static, last_at = row
     if quarantined:
         raise InvalidEntry("entry", quarantined.decode(errors="replace"))
     return Scheduled(
@@ -280,6 +375,7 @@ def _scheduled(row: list[Any]) -> Scheduled:
         runs=int(runs or 0),
         failures=int(failures or 0),
         last_job=last.decode() or None,
+        last_run=from_ms(int(last_at)) if last_at else None,
         halted=halted.decode(),
         static=bool(static),
     )

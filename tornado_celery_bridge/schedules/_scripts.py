@@ -8,8 +8,9 @@ Keys beside the ledger's, with its prefix:
                             ``slot`` (the run that it is due for), ``runs``, ``last`` (the last run's job), ``failures``
                             (in a row), ``counted`` (the last run that these know of), ``held`` (that it waits for its
                             last run), ``halted`` (why it is due no more), ``static`` (that the configuration has it),
-                            ``quarantined`` (why nobody can use it)
+                            ``quarantined`` (why nobody can use it), ``last_at`` (when the last run began), ``owner``
 ``schedules``               sorted set of their names, in order
+``schedules:owner:{…}``     sorted set of an owner's
 ``schedules:due``           sorted set of names, by when they are due
 ``schedules:runs:{name}``   list of what became of the last runs that were due, as JSON, the latest first
 ``schedules:static``        set of the names that the configuration has; ``-`` says that it was loaded
@@ -30,7 +31,20 @@ All times are the server's, in milliseconds since 1970.
 
 from tornado_celery_bridge.ledger._scripts import _COMMON, _WRITE
 
-__all__ = ("DELETE", "DUE", "HALT", "LEAD", "LOAD", "PUT", "QUARANTINE", "READ", "RUN", "RUN_NOW", "STEP_DOWN")
+__all__ = (
+    "BACKFILL",
+    "DELETE",
+    "DUE",
+    "HALT",
+    "LEAD",
+    "LOAD",
+    "PUT",
+    "QUARANTINE",
+    "READ",
+    "RUN",
+    "RUN_NOW",
+    "STEP_DOWN",
+)
 
 _SCHEDULES = (
     _COMMON
@@ -59,6 +73,19 @@ local function be_due(name, slot, due)
   end
 end
 
+-- Who may see nothing but their own need not look at everybody's. '' is nobody.
+local function belong(name, owner)
+  local known = known_of(name, 'owner')
+  if known and known[1] then
+    redis.call('ZREM', schedules .. ':owner:' .. known[1], name)
+    redis.call('HDEL', key_of(name), 'owner')
+  end
+  if owner ~= '' then
+    redis.call('HSET', key_of(name), 'owner', owner)
+    redis.call('ZADD', schedules .. ':owner:' .. owner, 0, name)
+  end
+end
+
 local function put(name, entry, slot, due)
   if not known_of(name, 'version') then redis.call('DEL', key_of(name)) end
   local version = redis.call('HINCRBY', key_of(name), 'version', 1)
@@ -66,11 +93,13 @@ local function put(name, entry, slot, due)
   redis.call('HDEL', key_of(name), 'halted', 'failures', 'held', 'quarantined')
   redis.call('SREM', schedules .. ':quarantined', name)
   redis.call('ZADD', schedules, 0, name)
+  belong(name, cjson.decode(entry).owner or '')
   be_due(name, slot, due)
   return version
 end
 
 local function delete(name)
+  belong(name, '')
   redis.call('DEL', key_of(name), schedules .. ':runs:' .. name)
   redis.call('ZREM', schedules, name)
   redis.call('ZREM', schedules .. ':due', name)
@@ -133,17 +162,19 @@ wake()
 """
 )
 
-#: ARGV: prefix, '', names… Returns {entry, version, slot, runs, failures, last, halted, static, quarantined}, or {}, of
-#: each; an empty string is in the place of what it has not.
+#: ARGV: prefix, '', names… Returns {entry, version, slot, runs, failures, last, halted, quarantined, static, last_at},
+#: or {}, of each; an empty string is in the place of what it has not.
 READ = (
     _SCHEDULES
     + """
 local found = {}
 for place = 3, #ARGV do
   local name, one = ARGV[place], {}
-  local known = known_of(name, 'entry', 'version', 'slot', 'runs', 'failures', 'last', 'halted', 'quarantined')
+  local fields = {'entry', 'version', 'slot', 'runs', 'failures', 'last', 'halted', 'quarantined', 'last_at'}
+  local known = known_of(name, unpack(fields)) or {}
   if redis.call('EXISTS', key_of(name)) == 1 then
-    for field = 1, 8 do one[field] = known and known[field] or '' end
+    for field = 1, 8 do one[field] = known[field] or '' end
+    one[10] = known[9] or ''
     one[9] = redis.call('SISMEMBER', schedules .. ':static', name)
   end
   found[#found + 1] = one
@@ -234,10 +265,9 @@ for place = 16, #ARGV, 5 do
   -- The slot's job may have been accepted for an entry of this name that was there before.
   if redis.call('EXISTS', job) == 0 and redis.call('EXISTS', prefix .. 'gone:' .. id) == 0 then
     write(ARGV[place + 1], ARGV[place + 2], ARGV[14], 0, ARGV[place + 3], '')
-    redis.call('HSET', job, 'schedule', name)
     accepted[#accepted + 1] = id
     redis.call('HINCRBY', key_of(name), 'runs', 1)
-    redis.call('HSET', key_of(name), 'last', id)
+    redis.call('HSET', key_of(name), 'last', id, 'last_at', now())
     note(name, ARGV[place + 4], ARGV[11])
   end
 end
@@ -283,10 +313,33 @@ local name = id
 if redis.call('EXISTS', key_of(name)) == 0 then return 0 end
 turn(ARGV[3])
 write(ARGV[4], ARGV[5], ARGV[9], 0, ARGV[6], '')
-redis.call('HSET', job, 'schedule', name)
 publish_later(now())
-redis.call('HSET', key_of(name), 'last', id)
+redis.call('HSET', key_of(name), 'last', id, 'last_at', now())
 note(name, ARGV[7], tonumber(ARGV[8]))
 return 1
+"""
+)
+
+#: ARGV: prefix, name, how many notes are kept, a job's ttl, whether they are only asked for ('1' | ''), then of each
+#: run as RUN has it. Runs of slots that are past, which a worker publishes; the entry's state stays as it is.
+#: Returns the ids of the jobs that were accepted, or would be; nothing if there is no entry.
+BACKFILL = (
+    _SCHEDULES
+    + _WRITE
+    + """
+local name, accepted = id, {}
+if redis.call('EXISTS', key_of(name)) == 0 then return end
+for place = 6, #ARGV, 5 do
+  turn(ARGV[place])
+  if redis.call('EXISTS', job) == 0 and redis.call('EXISTS', prefix .. 'gone:' .. id) == 0 then
+    accepted[#accepted + 1] = id
+    if ARGV[5] == '' then
+      write(ARGV[place + 1], ARGV[place + 2], ARGV[4], 0, ARGV[place + 3], '')
+      publish_later(cjson.decode(ARGV[place + 4]).slot)  -- the oldest first, and all of them now
+      note(name, ARGV[place + 4], tonumber(ARGV[3]))
+    end
+  end
+end
+return accepted
 """
 )
