@@ -8,9 +8,10 @@ from tornado_celery_bridge.ledger import Delivery, Job, Workflow, dumps
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from web import documents
 from web.catalogue import ExposedTask
+from web.keys import SCOPES, Principal
 from web.problems import type_uri
 
-__all__ = ("delivery", "encode", "job", "milliseconds", "rfc3339", "task", "task_summary", "workflow")
+__all__ = ("delivery", "encode", "job", "me", "milliseconds", "rfc3339", "task", "task_summary", "workflow")
 
 # What happened to the worker and not to the task's own code: the same job may well succeed the next time.
 _RETRYABLE = {
@@ -185,3 +186,15 @@ def task(shown: ExposedTask) -> documents.Task:
 def encode(document: Mapping[str, Any]) -> bytes:
     """Return *document* as JSON. What a task returned may have more in it than JSON has; see docs/http.md."""
     return dumps(document).encode()
+
+
+def me(principal: Principal, login: documents.Login) -> documents.Me:
+    """Return what whoever asks may do."""
+    return {
+        "login": login,
+        "key": principal.key_id or None,
+        "owner": principal.owner,
+        "role": principal.role,
+        "scopes": [scope for scope in SCOPES if principal.may(scope)],
+        "tasks": list(principal.tasks),
+    }
