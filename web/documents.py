@@ -26,6 +26,8 @@ __all__ = (
     "JobLinks",
     "JobReference",
     "Jobs",
+    "Login",
+    "Me",
     "Problem",
     "Progress",
     "QuarantinedSchedule",
@@ -355,6 +357,20 @@ class Tasks(TypedDict):
 
     tasks: list[TaskSummary]
     next_cursor: str | None
+
+
+Login = Literal["key", "session", "none"]
+
+
+class Me(TypedDict):
+    """Who asks, and what they may do."""
+
+    login: Annotated[Login, Field(description="By a key, by a session of the login page, or none is needed.")]
+    key: Annotated[str | None, Field(description="The key's id; None where there are no keys.")]
+    owner: Annotated[str, Field(description="Whose the jobs are that they submit.")]
+    role: Annotated[str | None, Field(description="The most that they are of viewer, operator and admin.")]
+    scopes: Annotated[list[str], Field(description="All that they have, those by admin too.")]
+    tasks: Annotated[list[str], Field(description="Names that they may run; `*` ends one that stands for more.")]
 
 
 class Health(TypedDict):

@@ -398,7 +398,7 @@ class EventsSocket(ApiHandler, WebSocketHandler):
         if headers.get("Sec-WebSocket-Version") != "13":
             speaks = {"Sec-WebSocket-Version": "13"}
             raise Problem(426, "upgrade-required", "This path speaks version 13.", headers=speaks)
-        if "Origin" in headers and not self.check_origin(headers["Origin"]):
+        if self._check_cross_origin(self.check_origin):
             raise Problem(403, "forbidden", "Pages of other sites may not.")
 
     def open(self, job_id: str) -> None:
@@ -625,6 +625,16 @@ class TaskHandler(ApiHandler):
         self.write_json(representation.task(self.jobs.task(self.principal, task)))
 
 
+class MeHandler(ApiHandler):
+    """``/v1/me``: who asks, and what they may do."""
+
+    scopes: ClassVar = {"GET": None}
+    needs_ledger = False
+
+    def get(self) -> None:
+        self.write_json(representation.me(self.principal, self.login))
+
+
 class HealthHandler(ApiHandler):
     """``/healthz``: the process is alive and its loop turns."""
 
@@ -702,6 +712,7 @@ class NotFoundHandler(ApiHandler):
 
 
 ROUTES = [
+    (r"/v1/me", MeHandler),
     (r"/v1/tasks", TasksHandler),
     (r"/v1/tasks/([^/]+)", TaskHandler),
     (r"/v1/tasks/([^/]+)/jobs", SubmitHandler),

@@ -417,6 +417,11 @@ OPERATIONS = (
         problems=_SCHEDULE,
     ),
     Operation(
+        *("get", "/v1/me", "read_me", "Who am I, and what may I do?"),
+        tag="service",
+        answers={200: Answer("What the key may do.", documents.Me)},
+    ),
+    Operation(
         *("get", "/healthz", "check_health", "Is the process alive?"),
         tag="service",
         is_public=True,

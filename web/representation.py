@@ -14,6 +14,7 @@ from tornado_celery_bridge.progress import STATE as PROGRESS
 from tornado_celery_bridge.schedules import Backfill, Entry, Run, Scheduled
 from web import documents
 from web.catalogue import ExposedTask
+from web.keys import SCOPES, Principal
 from web.problems import type_uri
 
 __all__ = (
@@ -22,6 +23,7 @@ __all__ = (
     "encode",
     "in_words",
     "job",
+    "me",
     "milliseconds",
     "rfc3339",
     "run",
@@ -326,3 +328,15 @@ def task(shown: ExposedTask) -> documents.Task:
 def encode(document: Mapping[str, Any]) -> bytes:
     """Return *document* as JSON. What a task returned may have more in it than JSON has; see docs/http.md."""
     return dumps(document).encode()
+
+
+def me(principal: Principal, login: documents.Login) -> documents.Me:
+    """Return what whoever asks may do."""
+    return {
+        "login": login,
+        "key": principal.key_id or None,
+        "owner": principal.owner,
+        "role": principal.role,
+        "scopes": [scope for scope in SCOPES if principal.may(scope)],
+        "tasks": list(principal.tasks),
+    }
