@@ -49,7 +49,8 @@ function parsed(text) {
 }
 
 function goToLogin() {
-  location.assign(`login?next=${encodeURIComponent(location.pathname + location.hash)}`);
+  sessionStorage.setItem("wanted", location.hash);
+  location.assign("login");
 }
 
 /** Yield the jobs of a list, page by page, newest first, until there are `most`. */

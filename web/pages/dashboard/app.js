@@ -2,14 +2,15 @@
 import { ask } from "./api.js";
 import { html, render, useEffect, useMemo, useRef, useState } from "./html.js";
 import { Counters } from "./counters.js";
-import { useData } from "./live.js";
-import { Page, Shell } from "./parts.js";
+import { useAnswer } from "./live.js";
+import { Page, Shell, useShell } from "./parts.js";
 import { link, useRoute } from "./router.js";
 import { DeadLetters, JobsPage } from "./jobs.js";
 import { FailuresPage } from "./failures.js";
 import { JobPage } from "./job.js";
 import { NewJobPage } from "./new_job.js";
 import { OverviewPage } from "./overview.js";
+import { SchedulePage, SchedulesPage } from "./schedules.js";
 import { SystemPage } from "./system.js";
 import { WorkflowPage, WorkflowsPage } from "./workflows.js";
 
@@ -19,6 +20,7 @@ const SECTIONS = [
   ["failures", "Failures"],
   ["dead", "Dead letters"],
   ["workflows", "Workflows"],
+  ["schedules", "Schedules"],
   ["system", "System"],
 ];
 
@@ -33,6 +35,8 @@ const PAGES = {
   "dead/1": DeadLetters,
   "workflows/1": WorkflowsPage,
   "workflows/2": WorkflowPage,
+  "schedules/1": SchedulesPage,
+  "schedules/2": SchedulePage,
   "system/1": SystemPage,
 };
 
@@ -54,7 +58,13 @@ function Theme() {
   return html`<button class="quiet" onClick=${change}>${other === "dark" ? "Dark" : "Light"} theme</button>`;
 }
 
+async function logOut() {
+  await fetch("logout", { method: "POST" });
+  location.assign("login");
+}
+
 function Navigation({ section }) {
+  const { me } = useShell();
   const [open, setOpen] = useState(false);
   useEffect(() => setOpen(false), [section]);
   return html`
@@ -72,6 +82,7 @@ function Navigation({ section }) {
           <li><a href="docs">API</a></li>
         </ul>
         <${Theme} />
+        ${me?.login === "session" && html`<p class="who">${me.owner}, ${me.role ?? me.scopes.join(", ")}</p><button class="quiet" onClick=${logOut}>Log out</button>`}
       </div>
     </nav>
   `;
@@ -95,7 +106,7 @@ function App() {
   const { path, query } = useRoute();
   const section = path[0] ?? "";
   const PageOf = PAGES[`${section}/${path.length}`] ?? Missing;
-  const me = useData("me", (signal) => ask("v1/me", { signal }).catch(() => null));
+  const me = useAnswer("v1/me", {});
   const [messages, setMessages] = useState([]);
   const drop = (id) => setMessages((before) => before.filter((each) => each.id !== id));
   const shell = useMemo(() => {
@@ -122,6 +133,10 @@ function App() {
     <//>
   `;
 }
+
+// Where a page led here from by way of the login, which knows no fragments.
+if (!location.hash && sessionStorage.getItem("wanted")) location.replace(sessionStorage.getItem("wanted"));
+sessionStorage.removeItem("wanted");
 
 addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, textarea, select, dialog");

@@ -63,10 +63,13 @@ function useLive(jobs) {
   const [news, setNews] = useState({});
   const open = jobs?.filter((job) => !job.done).slice(0, 100).map((job) => `job=${encodeURIComponent(job.id)}`) ?? [];
   useEffect(() => setNews({}), [jobs]);
-  useEvents(open.length ? `v1/events?${open.join("&")}` : null, (kind, { job, data }) => {
+  useEvents(open.length ? `v1/events?${open.join("&")}` : null, (kind, { job: id, data }) => {
     if (kind === "log") return;
     const change = kind === "progress" ? { state: "PROGRESS", progress: data } : data;
-    setNews((before) => ({ ...before, [job]: { ...before[job], ...change } }));
+    const known = jobs.find((job) => job.id === id);
+    // The stream begins with what is past.
+    if (change.attempt < known?.attempt || (change.state === "PENDING" && known?.attempt)) return;
+    setNews((before) => ({ ...before, [id]: { ...before[id], ...change } }));
   });
   return jobs?.map((job) => ({ ...job, ...news[job.id] }));
 }
