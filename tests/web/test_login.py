@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.server, pytest.mark.worker]
 _missing = tornado.web.RequestHandler.get
 
 #: What answers without a login. All else is refused, or leads to the login page.
-PUBLIC = {"/healthz", "/readyz", r"/openapi\.json", "/docs", "/docs/([^/]+)", "/login"}
+PUBLIC = {"/healthz", "/readyz", r"/openapi\.json", "/docs", "/docs/([^/]+)", "/", "/dashboard/([^/]+)", "/login"}
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 import { ask } from "./api.js";
 import { html, render, useEffect, useMemo, useRef, useState } from "./html.js";
 import { Counters } from "./counters.js";
-import { useAnswer } from "./live.js";
+import { useAnswer, useData } from "./live.js";
 import { Page, Shell, useShell } from "./parts.js";
 import { link, useRoute } from "./router.js";
 import { DeadLetters, JobsPage } from "./jobs.js";
@@ -10,9 +10,13 @@ import { FailuresPage } from "./failures.js";
 import { JobPage } from "./job.js";
 import { NewJobPage } from "./new_job.js";
 import { OverviewPage } from "./overview.js";
+import { QueuesPage, WorkersPage } from "./queues.js";
 import { SchedulePage, SchedulesPage } from "./schedules.js";
 import { SystemPage } from "./system.js";
 import { WorkflowPage, WorkflowsPage } from "./workflows.js";
+
+/** Seconds between two looks at the counters. */
+const EVERY = 3;
 
 const SECTIONS = [
   ["", "Overview"],
@@ -21,6 +25,8 @@ const SECTIONS = [
   ["dead", "Dead letters"],
   ["workflows", "Workflows"],
   ["schedules", "Schedules"],
+  ["queues", "Queues"],
+  ["workers", "Workers"],
   ["system", "System"],
 ];
 
@@ -37,6 +43,8 @@ const PAGES = {
   "workflows/2": WorkflowPage,
   "schedules/1": SchedulesPage,
   "schedules/2": SchedulePage,
+  "queues/1": QueuesPage,
+  "workers/1": WorkersPage,
   "system/1": SystemPage,
 };
 
@@ -64,7 +72,7 @@ async function logOut() {
 }
 
 function Navigation({ section }) {
-  const { me } = useShell();
+  const { me, may } = useShell();
   const [open, setOpen] = useState(false);
   useEffect(() => setOpen(false), [section]);
   return html`
@@ -80,6 +88,7 @@ function Navigation({ section }) {
         </ul>
         <ul class="outside">
           <li><a href="docs">API</a></li>
+          ${may("admin") && html`<li><a href="flower/">Flower</a></li>`}
         </ul>
         <${Theme} />
         ${me?.login === "session" && html`<p class="who">${me.owner}, ${me.role ?? me.scopes.join(", ")}</p><button class="quiet" onClick=${logOut}>Log out</button>`}
@@ -107,24 +116,26 @@ function App() {
   const section = path[0] ?? "";
   const PageOf = PAGES[`${section}/${path.length}`] ?? Missing;
   const me = useAnswer("v1/me", {});
+  const counts = useData("counts", (signal) => ask("v1/statistics", { query: { since: new Date(Date.now() - 60_000).toISOString() }, signal }), EVERY);
+  const pulse = JSON.stringify(counts.data?.now);
   const [messages, setMessages] = useState([]);
   const drop = (id) => setMessages((before) => before.filter((each) => each.id !== id));
   const shell = useMemo(() => {
-    const may = (scope) => !me.data || me.data.scopes.includes(scope) || me.data.scopes.includes("admin");
+    const may = (scope) => !me.data || me.data.scopes.includes(scope);
     const tell = (text, kind = "") => {
       const id = Symbol();
       setMessages((before) => [...before.slice(-2), { id, text, kind }]);
       setTimeout(drop, kind === "failed" ? 12_000 : 4_000, id);
     };
-    return { me: me.data, may, tell };
-  }, [me.data]);
+    return { me: me.data, may, tell, pulse };
+  }, [me.data, pulse]);
   const main = useRef();
   return html`
     <${Shell.Provider} value=${shell}>
       <a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>To the content</a>
       <${Navigation} section=${section} />
       <div class="content">
-        <${Counters} />
+        <${Counters} of=${counts} />
         <main id="main" tabindex="-1" ref=${main}>
           <${PageOf} key=${path.join("/")} path=${path} query=${query} />
         </main>

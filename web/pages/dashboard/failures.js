@@ -49,7 +49,7 @@ function Group({ group: { exception, task, jobs }, reload }) {
   };
   return html`
     <${Card} wide title=${html`<span class="exception">${exceptionName(exception)}</span> in <${TaskName} name=${task} />`}
-      actions=${html`<span class="count" title="Jobs">${number(jobs.length)} ×</span><${Action} scope="submit" action=${async () => setAsking(true)}>Retry all…<//>`}>
+      actions=${html`<span class="count">${number(jobs.length)} times</span><${Action} scope="submit" action=${async () => setAsking(true)}>Retry all…<//>`}>
       <pre class="text brief">${jobs[0].error.detail}</pre>
       <p class="span">First <${Ago} at=${jobs.at(-1).finished_at} />, last <${Ago} at=${jobs[0].finished_at} />.
         ${jobs.some(isDead) && html` <a href="#/dead">Some were given up.</a>`}</p>

@@ -5,7 +5,7 @@ import { html, useEffect, useRef, useState } from "./html.js";
 import { useAnswer, useData, useEvents } from "./live.js";
 import { JobForm } from "./job_form.js";
 import {
-  Absent, Action, Ago, cancelJob, Card, Copy, Dialog, Facts, JobLink, Page, Progress, retryJob, Scroll, Span, State, Tags, TaskName, Trouble,
+  Absent, Action, Ago, cancelJob, Card, Copy, Dialog, Facts, JobLink, Page, Progress, retryJob, Scroll, Span, State, Tags, TaskName, Trouble, useShell,
 } from "./parts.js";
 import { go, link } from "./router.js";
 import { Timeline } from "./timeline.js";
@@ -61,6 +61,7 @@ function noted(attempts, { attempt, started_at, state, error }) {
 }
 
 function Actions({ job }) {
+  const { may } = useShell();
   const [editing, setEditing] = useState(false);
   const retry = async (body) => go(link(["jobs", (await retryJob(job.id, body)).id]));
   return html`
@@ -70,7 +71,7 @@ function Actions({ job }) {
     ${job.done && html`
       <${Action} scope="submit" kind="primary" action=${() => retry()}>Retry<//>
       <${Action} scope="submit" action=${async () => setEditing(true)}>Edit and retry…<//>`}
-    <a class="button" href="flower/task/${encodeURIComponent(job.id)}">Flower</a>
+    ${may("admin") && html`<a class="button" href="flower/task/${encodeURIComponent(job.id)}">Flower</a>`}
     ${editing && html`<${Edit} job=${job} retry=${retry} close=${() => setEditing(false)} />`}
   `;
 }

@@ -5,8 +5,8 @@ import { createContext, html, useContext, useEffect, useId, useRef, useState } f
 import { useNow } from "./live.js";
 import { link } from "./router.js";
 
-/** Who asks, as `GET /v1/me` has it, and what the shell does for a page. */
-export const Shell = createContext({ may: () => true, tell: () => {} });
+/** Who asks (`me`, as `GET /v1/me` has it), what they `may` do, how to `tell` them something, and a `pulse` that changes with the counters. */
+export const Shell = createContext();
 export const useShell = () => useContext(Shell);
 
 // States.
