@@ -1,8 +1,8 @@
-"""The query of a list of jobs."""
+"""Queries, and that of a list of jobs."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
@@ -11,8 +11,9 @@ from web.catalogue import faults_of
 from web.options import Tag
 from web.problems import Problem
 
-__all__ = ("STATES", "parse_filters")
+__all__ = ("STATES", "parse_filters", "parse_query")
 
+Q = TypeVar("Q", bound=BaseModel)
 
 #: A job is listed by one of these; one in a state of its own is among the running ones.
 STATES = ("PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED")
@@ -37,20 +38,30 @@ def parse_filters(query: Mapping[str, Sequence[bytes]]) -> dict[str, Any]:
     Return the filters that a query asks for, as ``Jobs.find`` takes them.
 
     Raises:
+        Problem: As :func:`parse_query`.
+    """
+    filters = parse_query(Filters, query, lists=("tag",))
+    since = None if filters.since is None else filters.since.timestamp()
+    return {
+        **{"task": filters.task, "state": filters.state, "tags": filters.tag, "since": since},
+        **{"dead": filters.dead == "true", "limit": filters.limit, "cursor": filters.cursor},
+    }
+
+
+def parse_query(model: type[Q], query: Mapping[str, Sequence[bytes]], *, lists: Sequence[str] = ()) -> Q:
+    """
+    Return a query as a *model*; of what comes several times, and is none of its *lists*, the last counts.
+
+    Raises:
         Problem: 400, with what is unknown or does not fit; pointers are into the query as an object.
     """
     try:
         given = {name: [value.decode() for value in values] for name, values in query.items()}
     except UnicodeDecodeError:
         raise Problem(400, "invalid-query", "The query is not UTF-8.") from None
-    single: dict[str, Any] = {name: values if name == "tag" else values[-1] for name, values in given.items()}
+    single: dict[str, Any] = {name: values if name in lists else values[-1] for name, values in given.items()}
     try:
-        filters = Filters.model_validate(single)
+        return model.model_validate(single)
     except pydantic.ValidationError as exc:
-        faults = faults_of(exc, single, "", names=list(Filters.model_fields))
+        faults = faults_of(exc, single, "", names=list(model.model_fields))
         raise Problem(400, "invalid-query", "The query does not fit.", faults=faults) from None
-    since = None if filters.since is None else filters.since.timestamp()
-    return {
-        **{"task": filters.task, "state": filters.state, "tags": filters.tag, "since": since},
-        **{"dead": filters.dead == "true", "limit": filters.limit, "cursor": filters.cursor},
-    }

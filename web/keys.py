@@ -32,8 +32,8 @@ __all__ = ("EVERYBODY", "SCOPES", "ApiKey", "Keyring", "Principal", "load", "new
 
 _log = logging.getLogger(__name__)
 
-Scope = Literal["submit", "read", "cancel", "schedule", "admin"]
-SCOPES: tuple[Scope, ...] = ("submit", "read", "cancel", "schedule", "admin")
+Scope = Literal["submit", "read", "cancel", "schedule", "monitor", "admin"]
+SCOPES: tuple[Scope, ...] = ("submit", "read", "cancel", "schedule", "monitor", "admin")
 
 #: Seconds between two looks at the file: a revoked key works for so much longer.
 CHECK_EVERY = 1.0

@@ -100,7 +100,7 @@ class Keeper:
     # Leases.
 
     def _renew_leases(self) -> None:
-        while not self._stopped.wait(BEAT):
+        while not self._stopped.is_set():
             running = _running()
             about = {"slots": self._slots(), "queues": sorted(self._app.amqp.queues.consume_from)}
             late = self._ledger.lease(self._hostname, running, self._running - running, about)
@@ -108,6 +108,7 @@ class Keeper:
             for job_id in late:
                 log.warning("job %s was cancelled and goes on: its process is ended", job_id)
                 self._app.control.revoke(job_id, terminate=True, destination=[self._hostname])
+            self._stopped.wait(BEAT)
 
     # Publishing.
 

@@ -37,6 +37,12 @@ class Histogram(NamedTuple):
         """How often."""
         return sum(self.buckets)
 
+    def __add__(self, other: object) -> "Histogram":
+        if not isinstance(other, Histogram):
+            return NotImplemented
+        buckets = tuple(one + another for one, another in zip(self.buckets, other.buckets, strict=True))
+        return Histogram(buckets, self.seconds + other.seconds)
+
     def quantile(self, share: float) -> float | None:
         """
         Return in how many seconds a *share* of it was done, from 0 to 1; None if there was nothing.
@@ -102,6 +108,10 @@ class Counts:
             waits=Histogram(waits, found.get("W", 0) / 1000),
             runs=Histogram(runs, found.get("T", 0) / 1000),
         )
+
+    def __add__(self, other: Self) -> Self:
+        names = (field.name for field in dataclasses.fields(self))
+        return type(self)(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 def _buckets(found: Mapping[str, int], letter: str) -> tuple[int, ...]:
