@@ -20,6 +20,7 @@ from web.events import Frame, frames, frames_of_many, no_event_of_this_stream, p
 from web.filters import parse_count, parse_filters, parse_schedule_filters
 from web.idempotency import Answer, reservation
 from web.jobs import Submission
+from web.monitoring import QueuesHandler, StatisticsHandler, WorkersHandler
 from web.problems import Fault, Problem, problem_of
 from web.schedule_fields import Backfilling, Pause, parse
 from web.schedules import Timetable, etag_of
@@ -739,6 +740,9 @@ ROUTES = [
     (r"/v1/jobs/([^/]+)/retry", RetryHandler),
     (r"/v1/jobs/([^/]+)/deliveries", DeliveriesHandler),
     (r"/v1/jobs/([^/]+)/deliveries/([^/]+)/replay", ReplayHandler),
+    (r"/v1/statistics", StatisticsHandler),
+    (r"/v1/queues", QueuesHandler),
+    (r"/v1/workers", WorkersHandler),
     (r"/healthz", HealthHandler),
     (r"/readyz", ReadyHandler),
     (r"/openapi\.json", OpenApiHandler),

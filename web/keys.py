@@ -33,8 +33,8 @@ __all__ = ("EVERYBODY", "ROLES", "SCOPES", "ApiKey", "Keyring", "Principal", "lo
 
 _log = logging.getLogger(__name__)
 
-Scope = Literal["submit", "read", "cancel", "schedule", "admin"]
-SCOPES: tuple[Scope, ...] = ("submit", "read", "cancel", "schedule", "admin")
+Scope = Literal["submit", "read", "cancel", "schedule", "monitor", "admin"]
+SCOPES: tuple[Scope, ...] = ("submit", "read", "cancel", "schedule", "monitor", "admin")
 #: Names for what people are, the least first.
 ROLES: dict[str, tuple[Scope, ...]] = {
     "viewer": ("read",),

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from pydantic import TypeAdapter
 
 from tornado_celery_bridge import __version__
+from tornado_celery_bridge.ledger import SPANS
 from web import dashboard, docs, documents
 from web.api import MAX_WAIT
 from web.catalogue import Catalogue, ExposedTask
@@ -422,6 +423,25 @@ OPERATIONS = (
         answers={200: Answer("What the key may do.", documents.Me)},
     ),
     Operation(
+        *("get", "/v1/statistics", "read_statistics", "See what has happened to everybody's jobs"),
+        tag="monitoring",
+        description="By minute (of the last 2 hours), hour (8 days) or day (400 days), UTC. What is no longer kept is "
+        "left out.",
+        parameters=("statistics_since", "statistics_until", "step", "statistics_task", "statistics_queue"),
+        answers={200: Answer("The statistics.", documents.Statistics)},
+        problems=("invalid-query",),
+    ),
+    Operation(
+        *("get", "/v1/queues", "list_queues", "List the queues: how deep, and who takes from them"),
+        tag="monitoring",
+        answers={200: Answer("The queues.", documents.Queues)},
+    ),
+    Operation(
+        *("get", "/v1/workers", "list_workers", "List the workers, and what they run"),
+        tag="monitoring",
+        answers={200: Answer("The workers.", documents.Workers)},
+    ),
+    Operation(
         *("get", "/healthz", "check_health", "Is the process alive?"),
         tag="service",
         is_public=True,
@@ -553,6 +573,27 @@ PARAMETERS: dict[str, Schema] = {
             },
             "filter_enabled": {"name": "enabled", "schema": {"type": "boolean"}},
             "count": {"schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10}},
+            "statistics_since": {
+                "name": "since",
+                "description": "A moment in the first step; without it, there are 60 minutes, 24 hours or 30 days.",
+                "schema": {"type": "string", "format": "date-time"},
+            },
+            "statistics_until": {
+                "name": "until",
+                "description": "A moment in the last step; now, without it.",
+                "schema": {"type": "string", "format": "date-time"},
+            },
+            "step": {"schema": {"type": "string", "enum": [*SPANS], "default": "minute"}},
+            "statistics_task": {
+                "name": "task",
+                "description": "Only jobs of this task.",
+                "schema": {"type": "string", "maxLength": 500},
+            },
+            "statistics_queue": {
+                "name": "queue",
+                "description": "Only jobs of this queue.",
+                "schema": {"type": "string", "maxLength": 500},
+            },
             "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
             "cursor": {
                 "description": "The `next_cursor` of the page before.",
@@ -576,6 +617,7 @@ TAGS = {
     "submit": "Submitting a job: one operation for each task.",
     "jobs": "What becomes of a job.",
     "schedules": "What is run when.",
+    "monitoring": "What goes on, of everybody's jobs.",
     "service": "The process, and this document.",
 }
 

@@ -69,7 +69,7 @@ def test_what_a_principal_may_do() -> None:
     )
     bob = entry.principal
     assert (bob.owner, bob.is_admin, bob.rate, bob.max_unfinished) == ("bob", False, Rate(600, 60), 5)
-    assert [bob.may(scope) for scope in SCOPES] == [False, True, False, False, False]
+    assert [bob.may(scope) for scope in SCOPES] == [False, True, False, False, False, False]
     assert [bob.may_run(name) for name in ("a.b", "a.bc", "a", "c.", "c.d.e", "c", "")] == [
         *(True, False, False, True, True, False, False)
     ]
@@ -299,6 +299,9 @@ def test_every_method_of_every_route_declares_its_scope() -> None:
 
 ROUTES_WITH_SCOPES = [
     ("GET", "/v1/tasks", "read"),
+    ("GET", "/v1/statistics", "monitor"),
+    ("GET", "/v1/queues", "monitor"),
+    ("GET", "/v1/workers", "monitor"),
     ("GET", "/v1/tasks/s.add", "read"),
     ("POST", "/v1/tasks/s.add/jobs", "submit"),
     ("GET", "/v1/jobs/x", "read"),
