@@ -18,6 +18,7 @@ import { WorkflowPage, WorkflowsPage } from "./workflows.js";
 /** Seconds between two looks at the counters. */
 const EVERY = 3;
 
+/** By the first segment of their addresses, and with the scope that they need. */
 const SECTIONS = [
   ["", "Overview"],
   ["jobs", "Jobs"],
@@ -25,8 +26,8 @@ const SECTIONS = [
   ["dead", "Dead letters"],
   ["workflows", "Workflows"],
   ["schedules", "Schedules"],
-  ["queues", "Queues"],
-  ["workers", "Workers"],
+  ["queues", "Queues", "monitor"],
+  ["workers", "Workers", "monitor"],
   ["system", "System"],
 ];
 
@@ -82,7 +83,7 @@ function Navigation({ section }) {
       <div id="sections" class="sections">
         <a class="button primary" href="#/new">New job</a>
         <ul>
-          ${SECTIONS.map(
+          ${SECTIONS.filter(([, , scope]) => !scope || may(scope)).map(
             ([name, title]) => html`<li key=${name}><a href="#/${name}" aria-current=${name === section ? "page" : undefined}>${title}</a></li>`,
           )}
         </ul>
@@ -116,12 +117,12 @@ function App() {
   const section = path[0] ?? "";
   const PageOf = PAGES[`${section}/${path.length}`] ?? Missing;
   const me = useAnswer("v1/me", {});
-  const counts = useData("counts", (signal) => ask("v1/statistics", { query: { since: new Date(Date.now() - 60_000).toISOString() }, signal }), EVERY);
+  const may = (scope) => me.data?.scopes.includes(scope) ?? false;
+  const counts = useData(may("monitor") ? "counts" : null, (signal) => ask("v1/statistics", { query: { since: new Date().toISOString() }, signal }), EVERY);
   const pulse = JSON.stringify(counts.data?.now);
   const [messages, setMessages] = useState([]);
   const drop = (id) => setMessages((before) => before.filter((each) => each.id !== id));
   const shell = useMemo(() => {
-    const may = (scope) => !me.data || me.data.scopes.includes(scope);
     const tell = (text, kind = "") => {
       const id = Symbol();
       setMessages((before) => [...before.slice(-2), { id, text, kind }]);
@@ -135,7 +136,7 @@ function App() {
       <a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>To the content</a>
       <${Navigation} section=${section} />
       <div class="content">
-        <${Counters} of=${counts} />
+        ${may("monitor") && html`<${Counters} of=${counts} />`}
         <main id="main" tabindex="-1" ref=${main}>
           <${PageOf} key=${path.join("/")} path=${path} query=${query} />
         </main>

@@ -3,6 +3,11 @@ import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "./htm
 
 const HEIGHT = 190;
 
+/** uPlot's own way to say how times are written, by the seconds between two of them: the day stands where it begins. */
+const DAYS = ["{MMM} {D}", "\n{YYYY}", null, null, null, null, null, 1];
+const HOURS = ["{HH}:{mm}", "\n{MMM} {D}", null, "\n{MMM} {D}", null, null, null, 1];
+const TIMES = [[86_400, ...DAYS], [60, ...HOURS]];
+
 /**
  * @param {{title: string, summary: string, times: number[], series: {label: string, values: (number | null)[], colour: string}[],
  *   format: (value: number) => string}} props
@@ -23,7 +28,7 @@ export function Chart({ title, summary, times, series, format }) {
       height: HEIGHT,
       cursor: { y: false, drag: { x: false } },
       scales: { y: { range: (_, __, most) => [0, Math.max(most * 1.08, 1e-3)] } },
-      axes: [axis, { ...axis, size: 62, values: (_, ticks) => ticks.map(format) }],
+      axes: [{ ...axis, values: TIMES }, { ...axis, size: 62, values: (_, ticks) => ticks.map(format) }],
       series: [
         { value: (_, at) => (at === null ? "" : new Date(at * 1000).toLocaleString("en-GB", { dateStyle: "short", timeStyle: "short" })) },
         ...series.map(({ label, colour }) => ({ label, stroke: paint(colour), width: 2, spanGaps: true, points: { size: 5 }, value: (_, value) => (value === null ? "–" : format(value)) })),

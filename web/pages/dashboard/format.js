@@ -29,13 +29,17 @@ export function duration(seconds) {
 /** Return how many seconds are between two times, as the API has them. */
 export const between = (from, to) => (new Date(to) - new Date(from)) / 1000;
 
-/** Return how long ago a time was, or in how long it will be, in one unit. */
+/** Return how long so many seconds are, in one unit. */
+export function coarse(seconds) {
+  const [unit, size] = UNITS.find(([, each]) => seconds >= each) ?? ["s", 1];
+  return `${Math.floor(seconds / size)} ${unit}`;
+}
+
+/** Return how long ago a time was, or in how long it will be. */
 export function ago(time, now) {
   const seconds = (now - new Date(time)) / 1000;
-  const [unit, size] = UNITS.find(([, each]) => Math.abs(seconds) >= each) ?? [];
-  if (!unit) return "now";
-  const told = `${Math.floor(Math.abs(seconds) / size)} ${unit}`;
-  return seconds < 0 ? `in ${told}` : `${told} ago`;
+  if (Math.abs(seconds) < 1) return "now";
+  return seconds < 0 ? `in ${coarse(-seconds)}` : `${coarse(seconds)} ago`;
 }
 
 export function bytes(count) {

@@ -3,7 +3,7 @@ import { ask } from "./api.js";
 import { useEffect, useRef, useState } from "./html.js";
 
 /**
- * Keep what `load` returns: asked for when `key` changes, on `reload()`, and every so many seconds while the page is seen.
+ * Keep what `load` returns: asked for when `key` changes (null asks for nothing), on `reload()`, and every so many seconds while the page is seen.
  * The last data stay while an error is there, so that a server that is away for a moment empties no page.
  */
 export function useData(key, load, seconds = 0) {
@@ -11,6 +11,7 @@ export function useData(key, load, seconds = 0) {
   const latest = useRef();
   const reload = useRef();
   useEffect(() => {
+    if (key === null) return undefined;
     const controller = new AbortController();
     const run = async () => {
       const asked = (latest.current = Symbol());

@@ -4,7 +4,7 @@ import { Chart } from "./chart.js";
 import { duration, number, percent } from "./format.js";
 import { html, useMemo } from "./html.js";
 import { useAnswer, useData } from "./live.js";
-import { Absent, Ago, Card, JobLink, Page, State, TaskName, Trouble } from "./parts.js";
+import { Absent, Ago, Card, JobLink, Page, State, TaskName, Trouble, useShell } from "./parts.js";
 import { go, link } from "./router.js";
 
 /** Seconds between two looks. */
@@ -14,21 +14,23 @@ const EVERY = 10;
 const RANGES = { "1h": [1, "minute"], "6h": [6, "minute"], "24h": [24, "hour"], "7d": [7 * 24, "hour"], "30d": [30 * 24, "day"] };
 
 export function OverviewPage({ query }) {
+  const { may } = useShell();
   const range = RANGES[query.get("range")] ? query.get("range") : "1h";
   const task = query.get("task") ?? undefined, queue = query.get("queue") ?? undefined;
   const [hours, step] = RANGES[range];
-  const answer = useData(`${range} ${task} ${queue}`, (signal) => {
+  const answer = useData(may("monitor") ? `${range} ${task} ${queue}` : null, (signal) => {
     const since = new Date(Date.now() - hours * 3_600_000).toISOString();
     return ask("v1/statistics", { query: { since, step, task, queue }, signal });
   }, EVERY);
   const choose = (change) => go(link([], { range, task, queue, ...change }));
   return html`
-    <${Page} title="Overview" actions=${html`<${Choices} task=${task} queue=${queue} choose=${choose} />`}>
-      <nav class="filter" aria-label="Time">
-        ${Object.keys(RANGES).map((name) => html`<a key=${name} href=${link([], { range: name, task, queue })} aria-current=${name === range ? "true" : undefined}>${name}</a>`)}
-      </nav>
-      ${answer.error && html`<${Trouble} error=${answer.error} again=${answer.reload} />`}
-      ${answer.data ? html`<${Numbers} of=${answer.data.summary} /><${Charts} of=${answer.data} />` : !answer.error && html`<${Absent} of=${answer} />`}
+    <${Page} title="Overview" actions=${may("monitor") && html`<${Choices} task=${task} queue=${queue} choose=${choose} />`}>
+      ${may("monitor") && html`
+        <nav class="filter" aria-label="Time">
+          ${Object.keys(RANGES).map((name) => html`<a key=${name} href=${link([], { range: name, task, queue })} aria-current=${name === range ? "true" : undefined}>${name}</a>`)}
+        </nav>
+        ${answer.error && html`<${Trouble} error=${answer.error} again=${answer.reload} />`}
+        ${answer.data ? html`<${Numbers} of=${answer.data.summary} /><${Charts} of=${answer.data} />` : !answer.error && html`<${Absent} of=${answer} />`}`}
       <div class="columns">
         <${Newest} title="Newest jobs" query=${{ task }} />
         <${Newest} title="Newest failures" query=${{ task, state: "FAILURE" }} />
@@ -75,7 +77,7 @@ function Numbers({ of: summary }) {
   ];
   return html`
     <dl class="numbers">
-      ${numbers.map(([name, value, more]) => html`<div class="card" key=${name}><dt>${name}</dt><dd><b>${value}</b> ${more}</dd></div>`)}
+      ${numbers.map(([name, value, more]) => html`<div class="card" key=${name}><dt>${name}</dt><dd><b>${value}</b> <span>${more}</span></dd></div>`)}
     </dl>
   `;
 }
@@ -86,9 +88,9 @@ function Charts({ of: { series, summary } }) {
     return {
       times: values(({ at }) => Date.parse(at) / 1000),
       ended: [
+        { label: "accepted", colour: "running", values: values((each) => each.accepted) },
         { label: "succeeded", colour: "succeeded", values: values((each) => each.succeeded) },
         { label: "failed", colour: "failed", values: values((each) => each.failed) },
-        { label: "accepted", colour: "running", values: values((each) => each.accepted) },
       ],
       failing: [{ label: "failed", colour: "failed", values: values(share) }],
       waits: quantiles(series, "wait"),

@@ -1,5 +1,5 @@
 // The queues, and the workers that take from them.
-import { duration, number } from "./format.js";
+import { coarse, number } from "./format.js";
 import { html } from "./html.js";
 import { useAnswer } from "./live.js";
 import { Absent, Ago, JobLink, Page, Trouble } from "./parts.js";
@@ -23,7 +23,7 @@ export function QueuesPage() {
                     <td class="what"><a href=${link([], { queue: name })}>${name}</a></td>
                     <td class="number">${number(depth)}</td>
                     <td class="roomy number">${number(scheduled)}</td>
-                    <td class="number">${depth ? duration(oldest) : "–"}</td>
+                    <td class="number">${depth ? coarse(oldest) : "–"}</td>
                     <td class="roomy number">${consumers}</td>
                     <td>${isStuck ? html`<span class="state failed">Stuck</span>` : consumers ? html`<span class="state succeeded">Served</span>` : html`<span class="state cancelled">Unserved</span>`}</td>
                   </tr>`)}
