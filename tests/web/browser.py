@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, Request, async_playwright
 
 OPTIONS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
@@ -42,6 +42,11 @@ class Tab:
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
+    def note_failure(self, request: Request) -> None:
+        """Note a request that failed, unless the page itself gave it up."""
+        if request.failure != "net::ERR_ABORTED":
+            self.complaints.append(f"{request.url}: {request.failure}")
+
 
 @asynccontextmanager
 async def open_browser(chromium: str) -> AsyncIterator[Browser]:
@@ -61,7 +66,7 @@ async def new_tab(browser: Browser, **options: Any) -> Tab:
     tab = Tab(page)
     await page.add_init_script(TELL_VIOLATIONS)
     page.on("request", lambda request: tab.requests.append(request.url))
-    page.on("requestfailed", lambda request: tab.complaints.append(f"{request.url}: {request.failure}"))
+    page.on("requestfailed", tab.note_failure)
     page.on("pageerror", lambda error: tab.complaints.append(str(error)))
     page.on("console", lambda message: tab.complaints.append(message.text) if message.type == "error" else None)
     return tab
