@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar, NoReturn, TypeVar, cast
+from urllib.parse import quote
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders
@@ -12,7 +13,8 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.ledger import MAX_INLINE, Job, LedgerUnavailable
-from web import docs, representation
+from web import docs, representation, sessions
+from web.documents import Login
 from web.door import MAX_NODES, parse_body
 from web.jobs import Jobs
 from web.keys import EVERYBODY, Keyring, Principal
@@ -58,6 +60,8 @@ class ApiHandler(RequestHandler):
     scopes: ClassVar[Mapping[str, str | None]] = {}
     #: Whether it answers without a key.
     is_public: ClassVar[bool] = False
+    #: Whether people see it, so that without a login it leads a browser to one.
+    is_page: ClassVar[bool] = False
     #: Whether it has no answer without the ledger, so that there is none to wait for once that is away.
     needs_ledger: ClassVar[bool] = True
 
@@ -65,6 +69,8 @@ class ApiHandler(RequestHandler):
     trace: Trace
     #: Who asks; there is none where no key is needed.
     principal: Principal
+    #: How they say so.
+    login: Login = "none"
     _allowance: Allowance | None = None
 
     @property
@@ -184,12 +190,35 @@ class ApiHandler(RequestHandler):
             if not _KEY_PARAMETERS.isdisjoint(map(str.lower, self.request.query_arguments)):
                 raise Problem(400, "key-in-query", "Logs keep a path's query: send the key as Authorization: Bearer.")
             if not self.is_public:
-                self.principal = _authenticated(keys, self.request.headers)
+                self.principal = self._authenticated(keys)
                 await self._check_rate()
                 self._check_scope()
         except (Problem, LedgerUnavailable) as exc:
             return problem_of(exc)
         return None
+
+    def _authenticated(self, keys: Keyring) -> Principal:
+        """
+        Return whose key the request came with, or whose session.
+
+        Raises:
+            Problem: 401; 403 for a session in whose name some other site may have asked.
+        """
+        given = self.request.headers.get("Authorization")
+        if given is not None:
+            self.login = "key"
+            scheme, _, key = given.partition(" ")
+            principal = keys.find(key.strip(" ")) if scheme.lower() == "bearer" else None
+        else:
+            self.login = "session"
+            principal = sessions.find(self, keys)
+        if principal is None:
+            detail = "This needs a valid API key, as Authorization: Bearer <key>."
+            raise Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+        if self.login == "session" and not sessions.is_from_our_page(self):
+            detail = "With a session, Origin or Sec-Fetch-Site must say whose page this is from."
+            raise Problem(403, "forbidden", detail)
+        return principal
 
     async def _check_rate(self) -> None:
         """Take the request off what the key may make. Without the ledger nothing is counted and all may go on."""
@@ -291,6 +320,11 @@ class ApiHandler(RequestHandler):
         else:
             self.finish(file.content)
 
+    def see_other(self, path: str) -> None:
+        """Lead to a path of ours, relatively: it holds under whatever prefix a proxy puts the service."""
+        self.set_status(303)
+        self.set_header("Location", "../" * (self.request.path.count("/") - 1) + path)
+
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answer with a problem document. Tornado's own errors come through here too."""
         if self._left or self._headers_written:
@@ -308,6 +342,9 @@ class ApiHandler(RequestHandler):
         if problem.status_code == 405:
             self.set_header("Allow", ", ".join(self._allowed()))
         self.set_status(problem.status_code)
+        if problem.status_code == 401 and self.is_page and "text/html" in self.request.headers.get("Accept", ""):
+            wanted = str(self.request.uri).lstrip("/") if self.request.method == "GET" else ""
+            self.see_other(f"login?next={quote(wanted, safe='')}" if wanted else "login")
         return representation.encode(problem.document(self.request.path, self.trace))
 
     def _give_up(self) -> None:
@@ -363,21 +400,6 @@ def _content_length(headers: HTTPHeaders) -> int:
     if not (declared.isascii() and declared.isdigit()):
         return 0
     return int(declared[:20])
-
-
-def _authenticated(keys: Keyring, headers: HTTPHeaders) -> Principal:
-    """
-    Return who has the key that a request came with.
-
-    Raises:
-        Problem: 401.
-    """
-    scheme, _, key = headers.get("Authorization", "").partition(" ")
-    principal = keys.find(key.strip(" ")) if scheme.lower() == "bearer" else None
-    if principal is None:
-        detail = "This needs a valid API key, as Authorization: Bearer <key>."
-        raise Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
-    return principal
 
 
 def _too_large(most: int) -> Problem:

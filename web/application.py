@@ -1,12 +1,14 @@
 """The Tornado application."""
 
 import logging
+import secrets
 from typing import Any
 
 import tornado.web
 from tornado.httpserver import HTTPServer
 
 from tornado_celery_bridge import Bridge
+from web import login
 from web.api import MAX_BODY
 from web.docs import make_file
 from web.handlers import ROUTES, NotFoundHandler
@@ -27,6 +29,7 @@ def make_app(
     keys: Keyring | None = None,
     lifecycle: Lifecycle | None = None,
     max_body: int = MAX_BODY,
+    cookie_secret: str | None = None,
     **settings: Any,
 ) -> tornado.web.Application:
     """
@@ -38,16 +41,18 @@ def make_app(
         keys: Who may do what; None lets everybody do everything.
         lifecycle: Tells the handlers when the process is about to end.
         max_body: Bytes that a request's body may have.
+        cookie_secret: Signs sessions' cookies; None makes one, with which the process's sessions end.
         settings: More of Tornado's settings.
     """
     return tornado.web.Application(
-        ROUTES,
+        [*ROUTES, *login.ROUTES],
         default_handler_class=NotFoundHandler,
         bridge=bridge,
         jobs=jobs,
         keys=keys,
         lifecycle=lifecycle or Lifecycle(),
         max_body=max_body,
+        cookie_secret=cookie_secret or secrets.token_hex(32),
         openapi=make_file(encode(make_document(jobs.catalogue)), "application/json"),
         logger=logging.getLogger("web"),
         log_function=log_request,
@@ -59,11 +64,17 @@ def make_app(
     )
 
 
-def make_server(application: tornado.web.Application) -> HTTPServer:
-    """Return a server for *application*, with Tornado's limits set for a service that strangers can reach."""
+def make_server(application: tornado.web.Application, *, behind_proxy: bool = False) -> HTTPServer:
+    """
+    Return a server for *application*, with Tornado's limits set for a service that strangers can reach.
+
+    Args:
+        application: What answers.
+        behind_proxy: Whether to take the client's address and scheme from ``X-Real-IP`` and ``X-Forwarded-Proto``.
+    """
     return HTTPServer(
         application,
-        xheaders=False,  # no proxy is trusted to say who asks
+        xheaders=behind_proxy,
         decompress_request=False,
         max_header_size=16 * 1024,
         idle_connection_timeout=75.0,

@@ -1,4 +1,8 @@
-"""The page that shows the OpenAPI document: Swagger UI, from a package, so that it works with no network."""
+"""
+The pages that the service has for people, and what they may load.
+
+Swagger UI, which shows the OpenAPI document, is from a package, so that it works with no network.
+"""
 
 import functools
 import hashlib
@@ -6,7 +10,7 @@ import importlib.resources
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ("FILES", "POLICY", "File", "file", "make_file")
+__all__ = ("FILES", "PAGES", "POLICY", "File", "make_file", "read")
 
 #: Nothing but what is served here may be loaded, and nothing inline may run.
 POLICY = (
@@ -14,15 +18,15 @@ POLICY = (
     "font-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
-_OURS = Path(__file__).parent / "pages"
+#: Where our own are.
+PAGES = Path(__file__).parent / "pages"
 # The package's own code is a MkDocs plugin and is not imported: its __init__ is empty.
-_SWAGGER_UI = importlib.resources.files("mkdocs_swagger_ui_tag") / "swagger-ui"
+_SWAGGER_UI = Path(str(importlib.resources.files("mkdocs_swagger_ui_tag"))) / "swagger-ui"
 
-_PAGE = _OURS / "docs.html"
 #: What the page loads, by name: where it is, and its media type.
 FILES = {
-    "docs.js": (_OURS / "docs.js", "text/javascript"),
-    "docs.css": (_OURS / "docs.css", "text/css"),
+    "docs.js": (PAGES / "docs.js", "text/javascript"),
+    "docs.css": (PAGES / "docs.css", "text/css"),
     "swagger-ui-bundle.js": (_SWAGGER_UI / "javascripts" / "swagger-ui-bundle.js", "text/javascript"),
     "swagger-ui.css": (_SWAGGER_UI / "stylesheets" / "swagger-ui.css", "text/css"),
 }
@@ -42,7 +46,6 @@ def make_file(content: bytes, media_type: str) -> File:
 
 
 @functools.cache
-def file(name: str) -> File:
-    """Return the page, whose name is empty, or one of ``FILES``; read from the disk once, so not on a loop."""
-    place, media_type = FILES[name] if name else (_PAGE, "text/html")
+def read(place: Path, media_type: str) -> File:
+    """Return a file, read from the disk once, so not on a loop."""
     return make_file(place.read_bytes(), f"{media_type}; charset=utf-8")

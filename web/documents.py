@@ -16,6 +16,7 @@ __all__ = (
     "BatchAnswer",
     "BatchAnswers",
     "Cancellation",
+    "Counted",
     "Deliveries",
     "Delivery",
     "Event",
@@ -26,9 +27,15 @@ __all__ = (
     "JobLinks",
     "JobReference",
     "Jobs",
+    "Login",
+    "Me",
+    "Now",
     "Problem",
     "Progress",
+    "Quantiles",
     "QuarantinedSchedule",
+    "Queue",
+    "Queues",
     "Readiness",
     "Schedule",
     "ScheduleLinks",
@@ -37,11 +44,15 @@ __all__ = (
     "Schedules",
     "Slot",
     "Slots",
+    "Statistics",
+    "Step",
     "Task",
     "TaskDefaults",
     "TaskLinks",
     "TaskSummary",
     "Tasks",
+    "Worker",
+    "Workers",
     "Workflow",
     "WorkflowCancellation",
     "WorkflowLinks",
@@ -354,6 +365,107 @@ class Tasks(TypedDict):
     """The tasks that may be run."""
 
     tasks: list[TaskSummary]
+    next_cursor: str | None
+
+
+Login = Literal["key", "session", "none"]
+
+
+class Me(TypedDict):
+    """Who asks, and what they may do."""
+
+    login: Annotated[Login, Field(description="By a key, by a session of the login page, or none is needed.")]
+    key: Annotated[str | None, Field(description="The key's id; None where there are no keys.")]
+    owner: Annotated[str, Field(description="Whose the jobs are that they submit.")]
+    role: Annotated[str | None, Field(description="The most that they are of viewer, operator and admin.")]
+    scopes: Annotated[list[str], Field(description="All that they have, those by admin too.")]
+    tasks: Annotated[list[str], Field(description="Names that they may run; `*` ends one that stands for more.")]
+
+
+class Quantiles(TypedDict):
+    """How long something took: in so many seconds half of it was done, and 95 of 100; null if there was nothing."""
+
+    p50: float | None
+    p95: float | None
+
+
+class Counted(TypedDict):
+    """What has happened in some time."""
+
+    accepted: int
+    withdrawn: Annotated[int, Field(description="Accepted, but not published after all: the answer was a 503.")]
+    started: Annotated[int, Field(description="Attempts that began.")]
+    retried: Annotated[int, Field(description="Attempts that asked for another.")]
+    lost: Annotated[int, Field(description="Attempts whose worker was lost.")]
+    succeeded: int
+    failed: int
+    revoked: Annotated[int, Field(description="Cancelled, or expired.")]
+    wait: Annotated[Quantiles, Field(description="From when an attempt was due until it began.")]
+    run: Annotated[Quantiles, Field(description="Of the last attempt of each job that ended.")]
+
+
+class Step(Counted):
+    """What has happened in a minute, an hour or a day."""
+
+    at: Annotated[Moment, Field(description="When it begins.")]
+
+
+class Now(TypedDict):
+    """How many jobs there are; of ended ones those that are still kept."""
+
+    waiting: Annotated[int, Field(description="In a queue, or held up by a limit or by other jobs of a workflow.")]
+    scheduled: Annotated[int, Field(description="Not due yet.")]
+    running: int
+    done: Annotated[int, Field(description="Ended, one way or another.")]
+    succeeded: int
+    failed: int
+    revoked: int
+    dead: Annotated[int, Field(description="Of those that failed: given up, as worker after worker was lost.")]
+    unpublished: Annotated[int, Field(description="Of those that wait: their broker was away.")]
+
+
+class Statistics(TypedDict):
+    """What has happened, and how it stands."""
+
+    step: Literal["minute", "hour", "day"]
+    series: Annotated[list[Step], Field(description="The oldest first, without gaps; the last one may be under way.")]
+    summary: Annotated[Counted, Field(description="Of all of the series.")]
+    now: Annotated[Now, Field(description="Of all tasks and queues, whatever was asked for.")]
+
+
+class Queue(TypedDict):
+    """The jobs of a queue that have not begun. Tasks that are no jobs are not among them."""
+
+    name: str
+    depth: Annotated[int, Field(description="That are due.")]
+    scheduled: Annotated[int, Field(description="That are not due yet.")]
+    oldest: Annotated[float, Field(description="Seconds for which the one that has waited for longest has.")]
+    consumers: Annotated[int, Field(description="Living workers that take from it.")]
+    is_stuck: Annotated[bool, Field(description="There are jobs, and nobody takes any.")]
+
+
+class Queues(TypedDict):
+    """All queues that there are settings for, or jobs, or workers."""
+
+    queues: list[Queue]
+    next_cursor: str | None
+
+
+class Worker(TypedDict):
+    """A worker that keeps the ledger, as it last told of itself."""
+
+    name: str
+    alive: Annotated[bool, Field(description="It was heard of in the last 10 seconds. It tells every 2.")]
+    last_seen: Moment
+    slots: Annotated[int, Field(description="How many tasks it runs at once.")]
+    queues: list[str]
+    jobs: Annotated[list[str], Field(description="Ids of the jobs that it runs.")]
+
+
+class Workers(TypedDict):
+    """The workers that were heard of in the last hour, but for those that ended by themselves."""
+
+    workers: list[Worker]
     next_cursor: str | None
 
 

@@ -1,4 +1,4 @@
-"""The queries of lists."""
+"""Queries, and that of a list of jobs."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -12,10 +12,10 @@ from web.catalogue import faults_of
 from web.options import Tag
 from web.problems import Problem
 
-__all__ = ("STATES", "ScheduleFilters", "parse_count", "parse_filters", "parse_schedule_filters")
+__all__ = ("STATES", "ScheduleFilters", "parse_count", "parse_filters", "parse_query", "parse_schedule_filters")
 
-T = TypeVar("T", bound=BaseModel)
 
+Q = TypeVar("Q", bound=BaseModel)
 
 #: A job is listed by one of these; one in a state of its own is among the running ones.
 STATES = ("PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED")
@@ -68,9 +68,9 @@ def parse_filters(query: Mapping[str, Sequence[bytes]]) -> dict[str, Any]:
     Return the filters that a query asks for, as ``Jobs.find`` takes them.
 
     Raises:
-        Problem: 400, with what is unknown or does not fit; pointers are into the query as an object.
+        Problem: As :func:`parse_query`.
     """
-    filters = _parse(Filters, query)
+    filters = parse_query(Filters, query, lists=("tag",))
     since = None if filters.since is None else filters.since.timestamp()
     return {
         **{"task": filters.task, "state": filters.state, "tags": filters.tag, "since": since},
@@ -78,24 +78,30 @@ def parse_filters(query: Mapping[str, Sequence[bytes]]) -> dict[str, Any]:
     }
 
 
-def parse_schedule_filters(query: Mapping[str, Sequence[bytes]]) -> ScheduleFilters:
-    """Return the filters of a list of schedules that a query asks for; errors as :func:`parse_filters`."""
-    return _parse(ScheduleFilters, query)
+def parse_query(model: type[Q], query: Mapping[str, Sequence[bytes]], *, lists: Sequence[str] = ()) -> Q:
+    """
+    Return a query as a *model*; of what comes several times, and is none of its *lists*, the last counts.
 
-
-def parse_count(query: Mapping[str, Sequence[bytes]]) -> int:
-    """Return how many a query asks for; errors as :func:`parse_filters`."""
-    return _parse(Count, query).count
-
-
-def _parse(kind: type[T], query: Mapping[str, Sequence[bytes]]) -> T:
+    Raises:
+        Problem: 400, with what is unknown or does not fit; pointers are into the query as an object.
+    """
     try:
         given = {name: [value.decode() for value in values] for name, values in query.items()}
     except UnicodeDecodeError:
         raise Problem(400, "invalid-query", "The query is not UTF-8.") from None
-    single: dict[str, Any] = {name: values if name == "tag" else values[-1] for name, values in given.items()}
+    single: dict[str, Any] = {name: values if name in lists else values[-1] for name, values in given.items()}
     try:
-        return kind.model_validate(single)
+        return model.model_validate(single)
     except pydantic.ValidationError as exc:
-        faults = faults_of(exc, single, "", names=list(kind.model_fields))
+        faults = faults_of(exc, single, "", names=list(model.model_fields))
         raise Problem(400, "invalid-query", "The query does not fit.", faults=faults) from None
+
+
+def parse_schedule_filters(query: Mapping[str, Sequence[bytes]]) -> ScheduleFilters:
+    """Return the filters of a list of schedules that a query asks for; errors as :func:`parse_query`."""
+    return parse_query(ScheduleFilters, query, lists=("tag",))
+
+
+def parse_count(query: Mapping[str, Sequence[bytes]]) -> int:
+    """Return how many a query asks for; errors as :func:`parse_query`."""
+    return parse_query(Count, query).count

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
+from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from tornado.web import RequestHandler
@@ -12,13 +13,14 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from tornado_celery_bridge import BridgeError, WaitersSaturated
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation, Workflow
 from tornado_celery_bridge.schedules import Scheduled
-from web import docs, representation
+from web import dashboard, docs, representation
 from web.api import ApiHandler, ClientLeft
 from web.conditions import Conditions
 from web.events import Frame, frames, frames_of_many, no_event_of_this_stream, position_of, positions_of
 from web.filters import parse_count, parse_filters, parse_schedule_filters
 from web.idempotency import Answer, reservation
 from web.jobs import Submission
+from web.monitoring import QueuesHandler, StatisticsHandler, WorkersHandler
 from web.problems import Fault, Problem, problem_of
 from web.schedule_fields import Backfilling, Pause, parse
 from web.schedules import Timetable, etag_of
@@ -263,17 +265,14 @@ class JobHandler(ApiHandler):
         await self.write_job(job)
 
 
-class ResultHandler(ApiHandler):
-    """``/v1/jobs/{id}/result``"""
+class ContentHandler(ApiHandler):
+    """What handlers of a job's large parts share: they are sent as they are kept, in pieces."""
 
     scopes: ClassVar = {"GET": "read"}
 
-    async def get(self, job_id: str) -> None:
-        job = await self.jobs.get(self.principal, job_id)
-        file = await self.jobs.open_result(job)
+    async def send(self, file: BinaryIO) -> None:
+        """Answer with a file of JSON, and close it."""
         try:
-            if job.stored is not None:
-                self.set_header("Content-Length", job.stored.size)
             await self.unless_client_leaves(self._send(file))
         except TimeoutError:  # a slow reader
             self._left = True
@@ -287,6 +286,25 @@ class ResultHandler(ApiHandler):
             self.write(piece)
             async with asyncio.timeout(WRITE_TIMEOUT):
                 await self.flush()
+
+
+class ResultHandler(ContentHandler):
+    """``/v1/jobs/{id}/result``"""
+
+    async def get(self, job_id: str) -> None:
+        job = await self.jobs.get(self.principal, job_id)
+        file = await self.jobs.open_result(job)
+        if job.stored is not None:
+            self.set_header("Content-Length", job.stored.size)
+        await self.send(file)
+
+
+class InputHandler(ContentHandler):
+    """``/v1/jobs/{id}/input``"""
+
+    async def get(self, job_id: str) -> None:
+        await self.jobs.get(self.principal, job_id)
+        await self.send(await self.jobs.open_input(job_id))
 
 
 class StreamHandler(ApiHandler):
@@ -381,7 +399,7 @@ class EventsSocket(ApiHandler, WebSocketHandler):
         if headers.get("Sec-WebSocket-Version") != "13":
             speaks = {"Sec-WebSocket-Version": "13"}
             raise Problem(426, "upgrade-required", "This path speaks version 13.", headers=speaks)
-        if "Origin" in headers and not self.check_origin(headers["Origin"]):
+        if self._check_cross_origin(self.check_origin):
             raise Problem(403, "forbidden", "Pages of other sites may not.")
 
     def open(self, job_id: str) -> None:
@@ -608,6 +626,16 @@ class TaskHandler(ApiHandler):
         self.write_json(representation.task(self.jobs.task(self.principal, task)))
 
 
+class MeHandler(ApiHandler):
+    """``/v1/me``: who asks, and what they may do."""
+
+    scopes: ClassVar = {"GET": None}
+    needs_ledger = False
+
+    def get(self) -> None:
+        self.write_json(representation.me(self.principal, self.login))
+
+
 class HealthHandler(ApiHandler):
     """``/healthz``: the process is alive and its loop turns."""
 
@@ -642,16 +670,34 @@ class OpenApiHandler(ApiHandler):
         self.write_file(self.settings["openapi"])
 
 
-class DocsHandler(ApiHandler):
-    """``/docs`` and ``/docs/{file}``: the page that shows the OpenAPI document, and what it loads."""
+class PageHandler(ApiHandler):
+    """What a page for people and its files share."""
 
     is_public = True
+    #: The page's name among our own, and what it loads, by name.
+    page: ClassVar[str]
+    files: ClassVar[Mapping[str, tuple[Path, str]]]
 
     async def get(self, name: str = "") -> None:
-        if name and name not in docs.FILES:
+        if name and name not in self.files:
             raise Problem(404, "not-found", "There is nothing at this path.")
+        place, media_type = self.files[name] if name else (docs.PAGES / self.page, "text/html")
         self.set_header("Content-Security-Policy", docs.POLICY)
-        self.write_file(await asyncio.to_thread(docs.file, name))
+        self.write_file(await asyncio.to_thread(docs.read, place, media_type))
+
+
+class DocsHandler(PageHandler):
+    """``/docs`` and ``/docs/{file}``: the page that shows the OpenAPI document, and what it loads."""
+
+    page = "docs.html"
+    files = docs.FILES
+
+
+class DashboardHandler(PageHandler):
+    """``/`` and ``/dashboard/{file}``: the dashboard, and what it loads."""
+
+    page = "dashboard.html"
+    files = dashboard.FILES
 
 
 class NotFoundHandler(ApiHandler):
@@ -667,6 +713,7 @@ class NotFoundHandler(ApiHandler):
 
 
 ROUTES = [
+    (r"/v1/me", MeHandler),
     (r"/v1/tasks", TasksHandler),
     (r"/v1/tasks/([^/]+)", TaskHandler),
     (r"/v1/tasks/([^/]+)/jobs", SubmitHandler),
@@ -685,6 +732,7 @@ ROUTES = [
     (r"/v1/schedules/([^/]+)/runs", ScheduleRunsHandler),
     (r"/v1/jobs", JobsHandler),
     (r"/v1/jobs/([^/]+)", JobHandler),
+    (r"/v1/jobs/([^/]+)/input", InputHandler),
     (r"/v1/jobs/([^/]+)/result", ResultHandler),
     (r"/v1/jobs/([^/]+)/events", EventsHandler),
     (r"/v1/jobs/([^/]+)/ws", EventsSocket),
@@ -692,9 +740,14 @@ ROUTES = [
     (r"/v1/jobs/([^/]+)/retry", RetryHandler),
     (r"/v1/jobs/([^/]+)/deliveries", DeliveriesHandler),
     (r"/v1/jobs/([^/]+)/deliveries/([^/]+)/replay", ReplayHandler),
+    (r"/v1/statistics", StatisticsHandler),
+    (r"/v1/queues", QueuesHandler),
+    (r"/v1/workers", WorkersHandler),
     (r"/healthz", HealthHandler),
     (r"/readyz", ReadyHandler),
     (r"/openapi\.json", OpenApiHandler),
     (r"/docs", DocsHandler),
     (r"/docs/([^/]+)", DocsHandler),
+    (r"/", DashboardHandler),
+    (r"/dashboard/([^/]+)", DashboardHandler),
 ]

@@ -300,15 +300,9 @@ class Jobs:
 
     async def _input_of(self, job_id: str) -> tuple[Any, int]:
         """Return a job's exact input, and how many bytes of JSON it is."""
-        written = await self.ledger.input_of(job_id)
-        if written is None:
-            raise _expired()
-        given = json.loads(written)
-        if isinstance(given, str):  # a blob's name
-            store = self._store
-            written = await self._in_store(lambda: store.read(Stored(given, 0)))
-            given = await asyncio.to_thread(json.loads, written)
-        return given, len(written)
+        file = await self.open_input(job_id)
+        written = await self._in_store(lambda: _whole(file))
+        return await asyncio.to_thread(json.loads, written), len(written)
 
     # Reading.
 
@@ -342,6 +336,22 @@ class Jobs:
         if job.stored is None:
             return io.BytesIO(dumps(job.result).encode())
         store, stored = self._store, job.stored
+        return await self._in_store(lambda: store.open(stored))
+
+    async def open_input(self, job_id: str) -> BinaryIO:
+        """
+        Return a job's exact input as a file of JSON, whose calls block; close it.
+
+        Raises:
+            Problem: 410, there was one.
+            BlobLost, StoreUnavailable: It can't be had from the store.
+        """
+        written = await self.ledger.input_of(job_id)
+        if written is None:
+            raise _expired()
+        if not written.startswith(b'"'):
+            return io.BytesIO(written)
+        store, stored = self._store, Stored(json.loads(written), 0)  # a blob's name
         return await self._in_store(lambda: store.open(stored))
 
     async def find(self, principal: Principal, **filters: Any) -> Page:
@@ -497,6 +507,11 @@ async def _reason_for_failure(ping: Coroutine[Any, Any, None]) -> str | None:
     except BridgeError as exc:
         return str(exc)
     return None
+
+
+def _whole(file: BinaryIO) -> bytes:
+    with file:
+        return file.read()
 
 
 def _expired() -> Problem:

@@ -29,18 +29,26 @@ from tornado_celery_bridge.schedules import Entry
 from web.limits import Rate
 from web.settings import SettingsError
 
-__all__ = ("EVERYBODY", "SCOPES", "ApiKey", "Keyring", "Principal", "load", "new_key", "tell_faults")
+__all__ = ("EVERYBODY", "ROLES", "SCOPES", "ApiKey", "Keyring", "Principal", "load", "new_key", "tell_faults")
 
 _log = logging.getLogger(__name__)
 
-Scope = Literal["submit", "read", "cancel", "schedule", "admin"]
-SCOPES: tuple[Scope, ...] = ("submit", "read", "cancel", "schedule", "admin")
+Scope = Literal["submit", "read", "cancel", "schedule", "monitor", "admin"]
+SCOPES: tuple[Scope, ...] = ("submit", "read", "cancel", "schedule", "monitor", "admin")
+#: Names for what people are, the least first.
+ROLES: dict[str, tuple[Scope, ...]] = {
+    "viewer": ("read",),
+    "operator": ("submit", "read", "cancel", "schedule"),
+    "admin": ("admin",),
+}
 
 #: Seconds between two looks at the file: a revoked key works for so much longer.
 CHECK_EVERY = 1.0
 
 _KEY = re.compile(r"tcb_([a-z0-9]{1,32})_[A-Za-z0-9_-]{43}", re.ASCII)
 _NO_HASH = "0" * 64
+#: Digits of a hash in a note.
+_NOTED = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +74,12 @@ class Principal:
     def may(self, scope: str) -> bool:
         """Return whether they have a scope."""
         return self.is_admin or scope in self.scopes
+
+    @property
+    def role(self) -> str | None:
+        """The most that they are of ``ROLES``."""
+        held = [name for name, scopes in ROLES.items() if all(map(self.may, scopes))]
+        return held[-1] if held else None
 
     def may_see(self, found: Job | Workflow | Gone | Entry) -> bool:
         """Return whether they may see a job, a workflow or a schedule, or hear that there was one."""
@@ -238,6 +252,17 @@ class Keyring:
         # An id that is not there takes as long as one that is.
         fits = hmac.compare_digest(_hash(key), entry.hash if entry else _NO_HASH)
         return entry.principal if entry and fits and not entry.has_expired else None
+
+    def note(self, principal: Principal) -> str:
+        """Return what a session remembers of a key: its id, and part of its hash, which another key does not have."""
+        return f"{principal.key_id}.{self._keys[principal.key_id].hash[:_NOTED]}"
+
+    def find_noted(self, note: str) -> Principal | None:
+        """Return who has the key of a note that was made here; None if it is gone, replaced or expired."""
+        entry = self._keys.get(note.partition(".")[0])
+        if entry is None or entry.has_expired or note != self.note(entry.principal):
+            return None
+        return entry.principal
 
     async def watch(self) -> None:
         """Look at the file every second, for ever."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pydantic
 
-from web.keys import SCOPES, ApiKey, load, new_key, tell_faults
+from web.keys import ROLES, SCOPES, ApiKey, load, new_key, tell_faults
 from web.settings import Settings, SettingsError
 from web.signatures import Secrets
 
@@ -31,7 +31,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     make = actions.add_parser("make", help="make a key, and print it this once")
     make.add_argument("--owner", required=True, help="whose the jobs are; several keys may have the same")
-    make.add_argument("--scopes", type=_words, default=["submit", "read", "cancel"], help=f"of {','.join(SCOPES)}")
+    may = make.add_mutually_exclusive_group()
+    may.add_argument("--scopes", type=_words, default=["submit", "read", "cancel"], help=f"of {','.join(SCOPES)}")
+    may.add_argument("--role", choices=ROLES, help="a name for some scopes")
     make.add_argument("--tasks", type=_words, default=["*"], help="names, as in tasks.text.*,tasks.data.profile_csv")
     make.add_argument("--rate", help="requests, as in 10/s, 600/m or 5000/h; unlimited if left out")
     make.add_argument("--max-unfinished", type=int, metavar="N", help="jobs at a time; unlimited if left out")
@@ -54,6 +56,8 @@ def _words(text: str) -> list[str]:
 def _make(options: argparse.Namespace) -> int:
     names = ("owner", "scopes", "tasks", "rate", "max_unfinished", "expires_at", "note")
     fields = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if options.role:
+        fields["scopes"] = ROLES[options.role]
     try:
         new_key((), **fields)  # what makes no sense is said before there is a file
     except pydantic.ValidationError as exc:

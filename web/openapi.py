@@ -18,7 +18,8 @@ from urllib.parse import quote
 from pydantic import TypeAdapter
 
 from tornado_celery_bridge import __version__
-from web import docs, documents
+from tornado_celery_bridge.ledger import SPANS
+from web import dashboard, docs, documents
 from web.api import MAX_WAIT
 from web.catalogue import Catalogue, ExposedTask
 from web.filters import STATES
@@ -250,6 +251,13 @@ OPERATIONS = (
         problems=(*_JOB, "waiters-saturated"),
     ),
     Operation(
+        *("get", "/v1/jobs/{id}/input", "read_input", "Read a job's exact input, however large it is"),
+        tag="jobs",
+        description="Nothing but the input, as JSON: the object of named arguments, or the list of positional ones.",
+        answers={200: Answer("The input.", {})},
+        problems=(*_JOB, "blob-lost", "store-unavailable"),
+    ),
+    Operation(
         *("get", "/v1/jobs/{id}/result", "read_result", "Read what a job returned, however large it is"),
         tag="jobs",
         description="Nothing but the result, as JSON, in pieces as they come from the store.",
@@ -410,6 +418,30 @@ OPERATIONS = (
         problems=_SCHEDULE,
     ),
     Operation(
+        *("get", "/v1/me", "read_me", "Who am I, and what may I do?"),
+        tag="service",
+        answers={200: Answer("What the key may do.", documents.Me)},
+    ),
+    Operation(
+        *("get", "/v1/statistics", "read_statistics", "See what has happened to everybody's jobs"),
+        tag="monitoring",
+        description="By minute (of the last 2 hours), hour (8 days) or day (400 days), UTC. What is no longer kept is "
+        "left out.",
+        parameters=("statistics_since", "statistics_until", "step", "statistics_task", "statistics_queue"),
+        answers={200: Answer("The statistics.", documents.Statistics)},
+        problems=("invalid-query",),
+    ),
+    Operation(
+        *("get", "/v1/queues", "list_queues", "List the queues: how deep, and who takes from them"),
+        tag="monitoring",
+        answers={200: Answer("The queues.", documents.Queues)},
+    ),
+    Operation(
+        *("get", "/v1/workers", "list_workers", "List the workers, and what they run"),
+        tag="monitoring",
+        answers={200: Answer("The workers.", documents.Workers)},
+    ),
+    Operation(
         *("get", "/healthz", "check_health", "Is the process alive?"),
         tag="service",
         is_public=True,
@@ -447,6 +479,25 @@ OPERATIONS = (
         },
         problems=("not-found",),
     ),
+    Operation(
+        *("get", "/", "read_dashboard", "The dashboard, for people"),
+        tag="service",
+        is_public=True,
+        answers={
+            200: Answer("A page.", {"type": "string"}, media_types=("text/html",), headers=("ETag",)),
+            304: _NOT_MODIFIED,
+        },
+    ),
+    Operation(
+        *("get", "/dashboard/{part}", "read_dashboard_file", "What the dashboard consists of"),
+        tag="service",
+        is_public=True,
+        answers={
+            200: Answer("A file.", {}, media_types=("text/javascript", "text/css", "image/svg+xml"), headers=("ETag",)),
+            304: _NOT_MODIFIED,
+        },
+        problems=("not-found",),
+    ),
 )
 
 
@@ -460,6 +511,7 @@ PARAMETERS: dict[str, Schema] = {
     "delivery": {"in": "path", "description": "A delivery's id.", "schema": {"type": "string"}},
     "name": {"in": "path", "description": "A schedule's name.", "schema": {"type": "string"}},
     "file": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*docs.FILES]}},
+    "part": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*dashboard.FILES]}},
     "Prefer": {
         "in": "header",
         "description": f"RFC 7240: `wait=N` waits for up to N seconds until the job is done; N is at most {MAX_WAIT}.",
@@ -521,6 +573,27 @@ PARAMETERS: dict[str, Schema] = {
             },
             "filter_enabled": {"name": "enabled", "schema": {"type": "boolean"}},
             "count": {"schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10}},
+            "statistics_since": {
+                "name": "since",
+                "description": "A moment in the first step; without it, there are 60 minutes, 24 hours or 30 days.",
+                "schema": {"type": "string", "format": "date-time"},
+            },
+            "statistics_until": {
+                "name": "until",
+                "description": "A moment in the last step; now, without it.",
+                "schema": {"type": "string", "format": "date-time"},
+            },
+            "step": {"schema": {"type": "string", "enum": [*SPANS], "default": "minute"}},
+            "statistics_task": {
+                "name": "task",
+                "description": "Only jobs of this task.",
+                "schema": {"type": "string", "maxLength": 500},
+            },
+            "statistics_queue": {
+                "name": "queue",
+                "description": "Only jobs of this queue.",
+                "schema": {"type": "string", "maxLength": 500},
+            },
             "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
             "cursor": {
                 "description": "The `next_cursor` of the page before.",
@@ -544,6 +617,7 @@ TAGS = {
     "submit": "Submitting a job: one operation for each task.",
     "jobs": "What becomes of a job.",
     "schedules": "What is run when.",
+    "monitoring": "What goes on, of everybody's jobs.",
     "service": "The process, and this document.",
 }
 

@@ -1,7 +1,7 @@
 """What a client is shown: jobs, tasks, and times."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -9,11 +9,23 @@ from zoneinfo import ZoneInfo
 
 from cron_descriptor import ExpressionDescriptor, FormatException, Options
 
-from tornado_celery_bridge.ledger import Delivery, Job, Workflow, dumps
+from tornado_celery_bridge.ledger import (
+    Counts,
+    Delivery,
+    Histogram,
+    Job,
+    QueueState,
+    Span,
+    Totals,
+    WorkerState,
+    Workflow,
+    dumps,
+)
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from tornado_celery_bridge.schedules import Backfill, Entry, Run, Scheduled
 from web import documents
 from web.catalogue import ExposedTask
+from web.keys import SCOPES, Principal
 from web.problems import type_uri
 
 __all__ = (
@@ -22,14 +34,18 @@ __all__ = (
     "encode",
     "in_words",
     "job",
+    "me",
     "milliseconds",
+    "queues",
     "rfc3339",
     "run",
     "schedule",
     "schedule_path",
     "slots",
+    "statistics",
     "task",
     "task_summary",
+    "worker",
     "workflow",
 )
 
@@ -326,3 +342,83 @@ def task(shown: ExposedTask) -> documents.Task:
 def encode(document: Mapping[str, Any]) -> bytes:
     """Return *document* as JSON. What a task returned may have more in it than JSON has; see docs/http.md."""
     return dumps(document).encode()
+
+
+def me(principal: Principal, login: documents.Login) -> documents.Me:
+    """Return what whoever asks may do."""
+    return {
+        "login": login,
+        "key": principal.key_id or None,
+        "owner": principal.owner,
+        "role": principal.role,
+        "scopes": [scope for scope in SCOPES if principal.may(scope)],
+        "tasks": list(principal.tasks),
+    }
+
+
+def statistics(step: Span, history: Mapping[int, Counts], now: Totals) -> documents.Statistics:
+    """Return what has happened in each *step*, by its first second since 1970, and how it stands."""
+    series: list[documents.Step] = [{"at": rfc3339(at * 1000), **_counted(counts)} for at, counts in history.items()]
+    return {
+        "step": step,
+        "series": series,
+        "summary": _counted(sum(history.values(), start=Counts.of({}))),
+        "now": {**now._asdict(), "done": now.succeeded + now.failed + now.revoked},  # type: ignore[typeddict-item]
+    }
+
+
+def _counted(counts: Counts) -> documents.Counted:
+    return {
+        "accepted": counts.accepted,
+        "withdrawn": counts.withdrawn,
+        "started": counts.started,
+        "retried": counts.retried,
+        "lost": counts.lost,
+        "succeeded": counts.succeeded,
+        "failed": counts.failed,
+        "revoked": counts.revoked,
+        "wait": _quantiles(counts.waits),
+        "run": _quantiles(counts.runs),
+    }
+
+
+def _quantiles(histogram: Histogram) -> documents.Quantiles:
+    p50, p95 = (
+        None if (found := histogram.quantile(share)) is None else float(f"{found:.3g}") for share in (0.5, 0.95)
+    )
+    return {"p50": p50, "p95": p95}
+
+
+def queues(
+    found: Sequence[QueueState], workers: Sequence[WorkerState], known: Collection[str]
+) -> list[documents.Queue]:
+    """Return the queues in which there are jobs, or that workers take from, or that are *known* by the settings."""
+    states = {queue.name: queue for queue in found}
+    taken = [name for worker in workers if worker.is_alive for name in worker.queues]
+    return [
+        _queue(states.get(name) or QueueState(name, 0, 0, 0.0), taken.count(name))
+        for name in sorted({*states, *taken, *known})
+    ]
+
+
+def _queue(queue: QueueState, consumers: int) -> documents.Queue:
+    return {
+        "name": queue.name,
+        "depth": queue.depth,
+        "scheduled": queue.scheduled,
+        "oldest": queue.oldest,
+        "consumers": consumers,
+        "is_stuck": queue.depth > 0 and consumers == 0,
+    }
+
+
+def worker(shown: WorkerState, now: float) -> documents.Worker:
+    """Return a worker; *now* is in seconds since 1970."""
+    return {
+        "name": shown.name,
+        "alive": shown.is_alive,
+        "last_seen": rfc3339(round((now - shown.silence) * 1000)),
+        "slots": shown.slots,
+        "queues": shown.queues,
+        "jobs": shown.jobs if shown.is_alive else [],
+    }

@@ -57,6 +57,7 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
     receivers, secrets = Receivers(settings.callback_allow), Secrets(settings.callback_secret_file)
     await asyncio.to_thread(secrets.check)
     keys = None if settings.api_keys_file is None else await asyncio.to_thread(Keyring, settings.api_keys_file)
+    cookie_secret = None if keys is None else await asyncio.to_thread(lambda: secrets.of_sessions)
     app = await asyncio.to_thread(load_celery_app, settings.celery_app)
     await asyncio.to_thread(refuse_unsafe, app)
     async with AsyncExitStack() as stack:
@@ -75,7 +76,10 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
         stack.callback(asyncio.ensure_future(deliverer.run()).cancel)
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app), receivers)
         stack.push_async_callback(jobs.close)
-        server = make_server(make_app(bridge, jobs, keys=keys, lifecycle=lifecycle, max_body=settings.max_body))
+        application = make_app(
+            *(bridge, jobs), keys=keys, lifecycle=lifecycle, max_body=settings.max_body, cookie_secret=cookie_secret
+        )
+        server = make_server(application, behind_proxy=settings.behind_proxy)
         server.listen(settings.port, settings.bind, reuse_port=reuse_port)
         _log.info("tornado=%s serving http://%s:%d", tornado.version, _in_url(settings.bind), settings.port)
         stack.push_async_callback(server.close_all_connections)

@@ -32,6 +32,8 @@ class Settings:
     callback_allow: str
     #: Where the secret is by which callbacks are signed.
     callback_secret_file: Path
+    #: Whether a proxy is all that reaches the port, so that what it says of the client is true.
+    behind_proxy: bool
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -53,6 +55,7 @@ class Settings:
             api_keys_file=Path(keys) if keys else None,
             callback_allow=environment.get("CALLBACK_ALLOW") or "",
             callback_secret_file=_secret_file(environment),
+            behind_proxy=bool(_number(environment, "BEHIND_PROXY", 0, 0, 1)),
         )
 
 

@@ -55,6 +55,11 @@ class Secrets:
         derived = hmac.digest(self._master, owner.encode(), hashlib.sha256)
         return f"whsec_{base64.b64encode(derived).decode()}"
 
+    @property
+    def of_sessions(self) -> str:
+        """The secret by which sessions' cookies are signed. Blocks, and raises as :meth:`of` does."""
+        return hmac.digest(self._master, b"\0sessions", hashlib.sha256).hex()
+
     @functools.cached_property
     def _master(self) -> bytes:
         try:

@@ -9,6 +9,7 @@ job ends, and nothing of it is left but its record.
 import asyncio
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,7 @@ from redis import Redis
 
 from tests.ledger.test_ledger import NOW, accept
 from tests.servers import Server
-from tornado_celery_bridge.ledger import Job, JobRecord, Ledger, _scripts, ledger_backend
+from tornado_celery_bridge.ledger import Job, JobRecord, Ledger, Monitor, _scripts, ledger_backend
 from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
 
 pytestmark = pytest.mark.server
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.server
 WORKERS = ("w1", "w2")
 ERROR = {"type": "E", "module": "m", "message": "no"}
 TTL = 60.0
+#: Kinds of keys that are for whoever watches.
+WATCHED = {"history", "worker", "workers"}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,8 @@ class World(RuleBasedStateMachine):
         self.queue: list[tuple[str, int]] = []
         self.running: list[Attempt] = []
         self.jobs: dict[str, int] = {}
+        #: Attempts that were.
+        self.begun = 0
         self.ended: dict[str, tuple[str, Any]] = {}
         self.cancelled: set[str] = set()
         self.limited: set[str] = set()
@@ -115,6 +120,7 @@ class World(RuleBasedStateMachine):
         verdict = self.worker.start(job_id, "t", token, worker=name, retries=retries, limit=limit)
         if verdict != "go":
             return
+        self.begun += 1
         assert job_id not in self.ended
         assert job_id not in self.cancelled
         for other in self.running:
@@ -226,13 +232,24 @@ class World(RuleBasedStateMachine):
         for job_id in self.jobs:
             assert self.client.hget(f"tcb:job:{job_id}", "lost") is None
         kinds = {key.decode().split(":")[1] for key in self.client.keys("tcb:*")}
-        left = {"job", "input", "value", "events", "index", "due", "pace", "leader", "wake"}
+        left = {"job", "input", "value", "events", "index", "due", "pace", "leader", "wake", *WATCHED}
         assert kinds <= left, kinds - left
         self.wait(TTL + 1)
         while self.do(self.ledger.sweep()):
             pass
         kinds = {key.decode().split(":")[1] for key in self.client.keys("tcb:*")}
-        assert kinds <= {"gone", "pace", "leader", "wake"}, kinds
+        assert kinds <= {"gone", "pace", "leader", "wake", *WATCHED}, kinds
+        self.check_history()
+
+    def check_history(self) -> None:
+        """Each job is counted once, whatever has happened to it."""
+        outcomes = Counter(state for state, _ in self.ended.values())
+        for counts in self.do(Monitor(self.ledger).counts()).values():
+            assert counts.accepted == len(self.jobs)
+            assert (counts.succeeded, counts.failed, counts.revoked) == tuple(
+                outcomes[state] for state in ("SUCCESS", "FAILURE", "REVOKED")
+            )
+            assert counts.started == self.begun
 
 
 def test_whatever_happens(redis_of_ours: Server, clock: None) -> None:

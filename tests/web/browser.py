@@ -6,9 +6,10 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, Request, async_playwright
 
 OPTIONS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
@@ -41,20 +42,38 @@ class Tab:
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
+    def note_failure(self, request: Request) -> None:
+        """Note a request that failed, unless the page itself gave it up."""
+        if request.failure != "net::ERR_ABORTED":
+            self.complaints.append(f"{request.url}: {request.failure}")
+
+
+@asynccontextmanager
+async def open_browser(chromium: str) -> AsyncIterator[Browser]:
+    """Start a browser, until the block ends."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+async def new_tab(browser: Browser, **options: Any) -> Tab:
+    """Open an empty page of a reader who was never here; options as ``Browser.new_context``."""
+    context = await browser.new_context(**{"viewport": {"width": 1280, "height": 1400}} | options)
+    page = await context.new_page()
+    tab = Tab(page)
+    await page.add_init_script(TELL_VIOLATIONS)
+    page.on("request", lambda request: tab.requests.append(request.url))
+    page.on("requestfailed", tab.note_failure)
+    page.on("pageerror", lambda error: tab.complaints.append(str(error)))
+    page.on("console", lambda message: tab.complaints.append(message.text) if message.type == "error" else None)
+    return tab
+
 
 @asynccontextmanager
 async def open_tab(chromium: str) -> AsyncIterator[Tab]:
     """Start a browser with one empty page, until the block ends."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
-        page = await browser.new_page(viewport={"width": 1280, "height": 1400})
-        tab = Tab(page)
-        await page.add_init_script(TELL_VIOLATIONS)
-        page.on("request", lambda request: tab.requests.append(request.url))
-        page.on("requestfailed", lambda request: tab.complaints.append(f"{request.url}: {request.failure}"))
-        page.on("pageerror", lambda error: tab.complaints.append(str(error)))
-        page.on("console", lambda message: tab.complaints.append(message.text) if message.type == "error" else None)
-        try:
-            yield tab
-        finally:
-            await browser.close()
+    async with open_browser(chromium) as browser:
+        yield await new_tab(browser)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from blockbuster import BlockBuster
@@ -16,6 +16,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
+from tornado.web import Application
 
 from tests.servers import Server, worker
 from tests.web.browser import Tab, find_chromium, open_tab
@@ -68,6 +69,10 @@ class Service:
     @property
     def bridge(self) -> Bridge:
         return self.jobs.bridge
+
+    @property
+    def application(self) -> Application:
+        return cast(Application, self.server.request_callback)
 
     async def fetch(self, path: str, method: str = "GET", **options: Any) -> HTTPResponse:
         options.setdefault("allow_nonstandard_methods", True)

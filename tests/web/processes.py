@@ -1,10 +1,13 @@
 """``python -m web`` as a process of its own."""
 
+import contextlib
+import http.client
 import json
 import socket
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +33,15 @@ class Web:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
+
+    def log_in(self, key: str, **headers: str) -> str:
+        """Return what the login page sets."""
+        address = ("127.0.0.1", self.port)
+        connection = http.client.HTTPConnection(*address, timeout=30)
+        with contextlib.closing(connection):
+            given = {"Content-Type": "application/x-www-form-urlencoded", **headers}
+            connection.request("POST", "/login", urllib.parse.urlencode({"key": key}), given)
+            return connection.getresponse().headers["Set-Cookie"]
 
     def is_ready(self) -> bool:
         try:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from tests.web.conftest import Service, nothing_new, problem, tasks_of, until
@@ -51,6 +52,10 @@ async def test_refusals(service: Service) -> None:
     foreign = upgrade | {"Origin": "https://elsewhere.example"}
     path = f"/v1/jobs/{made['id']}/ws"
     problem(await service.fetch(path, headers=foreign), 403, "forbidden")
+    url = HTTPRequest(f"ws://127.0.0.1:{service.port}{path}", headers={"Origin": f"http://127.0.0.1:{service.port}"})
+    ours = await websocket_connect(url)  # as a page of the service
+    assert json.loads(str(await ours.read_message()))["event"] == "state"
+    ours.close()
     problem(await service.fetch(path), 400, "not-a-websocket")
     problem(await service.fetch(path, headers=upgrade | {"Sec-WebSocket-Version": "12"}), 426, "upgrade-required")
 

@@ -4,6 +4,17 @@ from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._store import MAX_INLINE, Store
 from tornado_celery_bridge.ledger._jobs import new_job, reverses_priority
 from tornado_celery_bridge.ledger._ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger._monitor import (
+    BOUNDS,
+    SPANS,
+    Counts,
+    Histogram,
+    Monitor,
+    QueueState,
+    Span,
+    Totals,
+    WorkerState,
+)
 from tornado_celery_bridge.ledger._records import (
     Acceptance,
     Claim,
@@ -22,20 +33,29 @@ from tornado_celery_bridge.ledger._records import (
 )
 
 __all__ = (
+    "BOUNDS",
     "MAX_INLINE",
+    "SPANS",
     "Acceptance",
     "Claim",
+    "Counts",
     "Delivery",
     "Event",
     "Gone",
+    "Histogram",
     "Job",
     "JobRecord",
     "Ledger",
     "LedgerUnavailable",
+    "Monitor",
     "Page",
+    "QueueState",
     "Reservation",
+    "Span",
     "Step",
     "Store",
+    "Totals",
+    "WorkerState",
     "Workflow",
     "WorkflowRecord",
     "dumps",

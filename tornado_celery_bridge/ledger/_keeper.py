@@ -22,6 +22,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -57,11 +58,13 @@ class Keeper:
     Args:
         app: The worker's app.
         hostname: The worker's node name.
+        slots: Returns how many tasks it runs at once.
     """
 
-    def __init__(self, app: Celery, hostname: str) -> None:
+    def __init__(self, app: Celery, hostname: str, slots: Callable[[], int]) -> None:
         self._app = app
         self._hostname = hostname
+        self._slots = slots
         self._ledger = WorkerLedger(app)
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stopped = threading.Event()
@@ -97,13 +100,15 @@ class Keeper:
     # Leases.
 
     def _renew_leases(self) -> None:
-        while not self._stopped.wait(BEAT):
+        while not self._stopped.is_set():
             running = _running()
-            late = self._ledger.lease(self._hostname, running, self._running - running)
+            about = {"slots": self._slots(), "queues": sorted(self._app.amqp.queues.consume_from)}
+            late = self._ledger.lease(self._hostname, running, self._running - running, about)
             self._running = running
             for job_id in late:
                 log.warning("job %s was cancelled and goes on: its process is ended", job_id)
                 self._app.control.revoke(job_id, terminate=True, destination=[self._hostname])
+            self._stopped.wait(BEAT)
 
     # Publishing.
 

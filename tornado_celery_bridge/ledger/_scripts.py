@@ -44,6 +44,13 @@ Keys, all with the deployment's prefix:
 ``list:{…}``          ids of jobs that are followed as one, comma-separated
 ``blobs``             sorted set of blobs that are nobody's, by the time that they are to be removed from the store
 ``pace``              hash: how long jobs of a task have waited and run of late, in ms
+``history:open``      hash: what has happened in the minute under way (``minute``, since 1970), by ``what series`` how
+                      often. A series is a queue's name, the end of a line and a task's name
+``history:all``       hash: what has happened since the beginning, up to that minute, as JSON for each series, and by
+                      the name of ``''`` for all of them together; ``history:minute:{…}``, ``history:hour:{…}`` and
+                      ``history:day:{…}`` the same of one of these, by its first minute
+``workers``           sorted set of workers by when they were last heard of; ``worker:{name}`` hash: ``about`` (JSON)
+                      and ``jobs`` (ids, comma-separated), for an hour
 ====================  ==============================================================================================
 
 A job of a workflow knows what comes after it: when it ends otherwise than in SUCCESS, Celery never runs that, so it
@@ -64,9 +71,11 @@ __all__ = (
     "DELIVERY",
     "EVENTS",
     "FINISH",
+    "HISTORY",
     "KEEP",
     "LEASE",
     "LIST",
+    "QUEUES",
     "READ",
     "READ_WORKFLOW",
     "RECONCILE",
@@ -79,6 +88,7 @@ __all__ = (
     "UNCLAIMED",
     "WITHDRAW",
     "WITHDRAW_WORKFLOW",
+    "WORKERS",
 )
 
 _COMMON = """
@@ -150,6 +160,66 @@ local function pace(name, ms)
   local before = redis.call('HGET', prefix .. 'pace', name)
   local mean = before and before * 0.8 + ms * 0.2 or ms
   redis.call('HSET', prefix .. 'pace', name, string.format('%.0f', mean))
+end
+
+-- How often what has happened. One minute is open, and counted in by fields, in a hash of its own. When it is over,
+-- whoever counts next adds it to its hour, its day and all that was: once a minute, some 60 µs for each series. So a
+-- count costs a command, and nobody need be there to roll the minutes up.
+-- What: a(ccepted), x (withdrawn), r(etried), l(ost with its worker), p(ublished again); w and a bucket for each
+-- attempt that begins, W the ms that they waited; s(ucceeded), f(ailed) or v (revoked) and a bucket for each job that
+-- ends, T the ms that they ran. Bucket k has what took up to 2^k ms, and longer than the one before; w, s, f or v
+-- without a bucket, nobody knows how long.
+local SPANS = {minute = {1, 120}, hour = {60, 192}, day = {1440, 400}}  -- minutes, and how many of them are kept
+
+local function add(slot, counts)
+  for series, found in pairs(counts) do
+    local known = redis.call('HGET', slot, series)
+    local sum = known and cjson.decode(known) or {}
+    for what, number in pairs(found) do sum[what] = (sum[what] or 0) + number end
+    redis.call('HSET', slot, series, cjson.encode(sum))
+  end
+end
+
+local function close_minute(minute)
+  local open, counts, all = redis.call('HGETALL', prefix .. 'history:open'), {}, {}
+  for place = 1, #open, 2 do
+    local what, series = string.match(open[place], '^(%w+) (.*)$')
+    if what then
+      local number = tonumber(open[place + 1])
+      counts[series] = counts[series] or {}
+      counts[series][what] = number
+      all[what] = (all[what] or 0) + number
+    end
+  end
+  counts[''] = all
+  for name, span in pairs(SPANS) do
+    local first = minute - minute % span[1]
+    local slot = prefix .. 'history:' .. name .. ':' .. string.format('%.0f', first)
+    add(slot, counts)
+    redis.call('PEXPIREAT', slot, string.format('%.0f', (first + span[1] * (span[2] + 1)) * 60000))
+  end
+  add(prefix .. 'history:all', counts)
+  redis.call('DEL', prefix .. 'history:open')
+end
+
+local is_open = false
+
+local function count(time, queue, task, what, by)
+  local open = prefix .. 'history:open'
+  if not is_open then
+    local minute, known = math.floor(time / 60000), redis.call('HGET', open, 'minute')
+    if known and minute > tonumber(known) then close_minute(tonumber(known)) end
+    if not known or minute > tonumber(known) then redis.call('HSET', open, 'minute', minute) end
+    is_open = true
+  end
+  redis.call('HINCRBY', open, what .. ' ' .. queue .. '\\n' .. task, by or 1)
+end
+
+-- The number of the bucket that has so many ms.
+local function bucket_of(ms)
+  if ms <= 1 then return 0 end
+  local mantissa, exponent = math.frexp(ms)
+  return math.min(mantissa == 0.5 and exponent - 1 or exponent, 23)
 end
 
 -- Turn to another job.
@@ -244,11 +314,13 @@ local function finish_workflow(name)
   redis.call('PEXPIRE', its_events, math.min(known[1], 3600000))
 end
 
+local ENDS = {SUCCESS = 's', FAILURE = 'f', REVOKED = 'v'}
 local NOT_NEEDED = '{"type":"TaskRevokedError","module":"celery.exceptions","message":"nothing failed"}'
 
 local function finish_one(from, state, value)
-  local known = redis.call('HMGET', job, 'ttl', 'owner', 'started_at', 'task', 'workflow', 'callback')
+  local known = redis.call('HMGET', job, 'ttl', 'owner', 'started_at', 'task', 'workflow', 'callback', 'queue')
   local time = now()
+  local ran = known[3] and time - known[3]
   settle()
   redis.call('HSET', job, 'state', state, 'finished_at', time)
   redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'not_before', 'lost',
@@ -257,7 +329,9 @@ local function finish_one(from, state, value)
   move(from, state)
   local left = redis.call('HINCRBY', prefix .. 'open', known[2], -1)
   if left <= 0 then redis.call('HDEL', prefix .. 'open', known[2]) end
-  if known[3] and state == 'SUCCESS' then pace(known[4] .. ' run', time - known[3]) end
+  if ran and state == 'SUCCESS' then pace(known[4] .. ' run', ran) end
+  count(time, known[7], known[4], ENDS[state] .. (ran and bucket_of(ran) or ''))
+  if ran then count(time, known[7], known[4], 'T', ran) end
   event('end', '{}')
   redis.call('PEXPIRE', events, math.min(known[1], 3600000))
   if known[6] then
@@ -352,7 +426,9 @@ local DEAD = '{"type":"WorkerLostError","module":"billiard.exceptions","kind":"d
 -- The worker that ran the job does not hold it any more: it waits again, or is given up.
 local function lapse(state)
   redis.call('ZREM', prefix .. 'held', pack(id))
-  if redis.call('HGET', job, 'cancelled') then return finish(state, 'REVOKED', CANCELLED) end
+  local known = redis.call('HMGET', job, 'cancelled', 'queue', 'task')
+  count(now(), known[2], known[3], 'l')
+  if known[1] then return finish(state, 'REVOKED', CANCELLED) end
   if redis.call('HINCRBY', job, 'lost', 1) >= MAX_LOST then
     redis.call('ZADD', index('dead'), redis.call('HGET', job, 'created_at'), pack(id))
     return finish(state, 'FAILURE', DEAD)
@@ -406,6 +482,7 @@ local function write(fields, input, ttl, delay, message, callback)
   if blob then claim(blob) end
   if message ~= '' then redis.call('SET', prefix .. 'message:' .. id, message) end
   redis.call('HINCRBY', prefix .. 'open', record.owner, 1)
+  count(time, record.queue, record.task, 'a')
   redis.call('DEL', prefix .. 'gone:' .. id)
   local indexes = {'all', 'task:' .. record.task, 'state:PENDING'}
   if record.owner ~= '' then indexes[#indexes + 1] = 'owner:' .. record.owner end
@@ -479,7 +556,8 @@ return {'accepted'}
 
 _FORGET = """
 local function forget()
-  local known, packed = redis.call('HMGET', job, 'owner', 'task', 'tags', 'state', 'callback', 'blobs'), pack(id)
+  local known = redis.call('HMGET', job, 'owner', 'task', 'tags', 'state', 'callback', 'blobs', 'queue')
+  local packed = pack(id)
   if not known[4] then return end
   for name in string.gmatch(known[6] or '', '%S+') do redis.call('ZADD', prefix .. 'blobs', now(), name) end
   redis.call('ZREM', index('all'), packed)
@@ -504,7 +582,9 @@ WITHDRAW = (
     + """
 if redis.call('HGET', job, 'state') ~= 'PENDING' then return 0 end
 settle()
-local owner = forget()[1]
+local known = forget()
+local owner = known[1]
+count(now(), known[7], known[2], 'x')
 if redis.call('HINCRBY', prefix .. 'open', owner, -1) <= 0 then redis.call('HDEL', prefix .. 'open', owner) end
 if ARGV[3] ~= '' then redis.call('DEL', prefix .. 'key:' .. ARGV[3]) end
 return 1
@@ -527,7 +607,9 @@ end
 for _, each in ipairs(jobs) do
   turn(each)
   settle()
-  local owner = forget()[1]
+  local known = forget()
+  local owner = known[1]
+  count(now(), known[7], known[2], 'x')
   if redis.call('HINCRBY', prefix .. 'open', owner, -1) <= 0 then redis.call('HDEL', prefix .. 'open', owner) end
 end
 redis.call('DEL', workflow, prefix .. 'message:' .. name)
@@ -543,7 +625,8 @@ return 1
 START = (
     _COMMON
     + """
-local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed')
+local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed',
+  'queue')
 local state = known[1]
 if not state then return 'unknown' end
 if ENDED[state] then return state end
@@ -602,8 +685,11 @@ redis.call('HDEL', job, 'not_before', 'delayed')
 redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
 set_value('null')
 move(state, 'STARTED')
-if known[4] then
-  if attempt == 1 then pace(known[2] .. ' wait', math.max(0, time - known[4])) end
+local waited = known[4] and math.max(0, time - known[4])
+count(time, known[9], known[2], 'w' .. (waited and bucket_of(waited) or ''))
+if waited then
+  count(time, known[9], known[2], 'W', waited)
+  if attempt == 1 then pace(known[2] .. ' wait', waited) end
   -- A worker holds what is delayed, and begins it before others that came earlier: that overtakes nobody.
   local reached = known[8] and math.huge or tonumber(redis.call('HGET', prefix .. 'reached', queue) or math.huge)
   if tonumber(known[4]) > reached then redis.call('HSET', prefix .. 'reached', queue, known[4]) end
@@ -619,7 +705,7 @@ return 'go'
 REPORT = (
     _COMMON
     + """
-local known = redis.call('HMGET', job, 'state', 'cancelled', 'retries', 'due', 'slot')
+local known = redis.call('HMGET', job, 'state', 'cancelled', 'retries', 'due', 'slot', 'queue', 'task')
 if not known[1] then return 'unknown' end
 if ENDED[known[1]] then return known[1] end
 if ARGV[7] ~= '' and known[3] ~= ARGV[7] then return 'go' end
@@ -631,6 +717,7 @@ if ARGV[5] ~= '' then
   if ARGV[5] == 'RETRY' then
     redis.call('ZREM', prefix .. 'held', pack(id))
     enqueued(known[4] or now())
+    count(now(), known[6], known[7], 'r')
     if known[5] then release(known[5]) end
   end
 end
@@ -756,24 +843,36 @@ return found
 """
 )
 
-#: ARGV: prefix, '', worker, how many jobs it runs, ids of these…, ids of those that it ran and does not any more…
+#: ARGV: prefix, '', worker, what is to be known about it (JSON; '' once it ends), how many jobs it runs, ids of these…,
+#: ids of those that it ran and does not any more…
 #: Returns the ids of those that were cancelled and have not ended in time.
 LEASE = (
     _COMMON
     + """
-local time, late = now(), {}
-for place = 5, #ARGV do
+local time, late, mine = now(), {}, {}
+for place = 6, #ARGV do
   turn(ARGV[place])
   local known, held = redis.call('HMGET', job, 'worker', 'cancelled'), prefix .. 'held'
   if known[1] == ARGV[3] then
-    if place - 4 <= tonumber(ARGV[4]) then
+    if place - 5 <= tonumber(ARGV[5]) then
       redis.call('ZADD', held, 'XX', time + LEASE, pack(id))
+      mine[#mine + 1] = id
       local deadline = tonumber(known[2] or 0)
       if deadline > 0 and deadline <= time then late[#late + 1] = id end
     else
       redis.call('ZADD', held, 'XX', time, pack(id))
     end
   end
+end
+local name, worker = ARGV[3], prefix .. 'worker:' .. ARGV[3]
+if ARGV[4] == '' then
+  redis.call('DEL', worker)
+  redis.call('ZREM', prefix .. 'workers', name)
+else
+  redis.call('HSET', worker, 'about', ARGV[4], 'jobs', table.concat(mine, ','))
+  redis.call('PEXPIRE', worker, 3600000)
+  redis.call('ZADD', prefix .. 'workers', time, name)
+  redis.call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', time - 3600000)
 end
 return late
 """
@@ -791,12 +890,18 @@ local leader, time, most, found = redis.call('GET', prefix .. 'leader'), now(), 
 if leader and leader ~= ARGV[3] then return {} end
 redis.call('SET', prefix .. 'leader', ARGV[3], 'PX', ARGV[4])
 
+local function publish_again()
+  local known = redis.call('HMGET', job, 'queue', 'task')
+  count(time, known[1], known[2], 'p')
+  add_message(found)
+end
+
 for _, each in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'held', '-inf', time, 'LIMIT', 0, most)) do
   turn(unpacked(each))
   local state = redis.call('HGET', job, 'state')
   if state and bucket(state) == 'STARTED' then
     lapse(state)
-    if not ENDED[redis.call('HGET', job, 'state')] then add_message(found) end
+    if not ENDED[redis.call('HGET', job, 'state')] then publish_again() end
   else
     redis.call('ZREM', prefix .. 'held', each)
   end
@@ -814,7 +919,7 @@ for place = 1, #reached, 2 do
     local state = redis.call('HGET', job, 'state')
     if state and not ENDED[state] and bucket(state) ~= 'STARTED' then
       redis.call('ZADD', queued, time, each)
-      add_message(found)
+      publish_again()
     else
       dequeued()
     end
@@ -1072,5 +1177,66 @@ UNCLAIMED = (
     _COMMON
     + """
 return redis.call('ZRANGEBYSCORE', prefix .. 'blobs', '-inf', now(), 'LIMIT', 0, ARGV[3])
+"""
+)
+
+#: ARGV: prefix, '', queue or '', task or '', names of slots (``minute:…``, ``hour:…``, ``day:…``, ``all``)…
+#: Returns the minute that is open, or nothing; its fields and counts; then for each slot series and JSON, of all the
+#: series that fit, or without queue and task of all together.
+HISTORY = (
+    _COMMON
+    + """
+local queue, task, open = ARGV[3], ARGV[4], prefix .. 'history:open'
+local found = {redis.call('HGET', open, 'minute'), redis.call('HGETALL', open)}
+for place = 5, #ARGV do
+  local slot, series = prefix .. 'history:' .. ARGV[place], {}
+  if ARGV[place] == 'all' then
+    series = redis.call('HGETALL', slot)
+  elseif queue == '' and task == '' then
+    series = {'', redis.call('HGET', slot, '')}
+  elseif queue ~= '' and task ~= '' then
+    series = {queue .. '\\n' .. task, redis.call('HGET', slot, queue .. '\\n' .. task)}
+  else
+    for _, each in ipairs(redis.call('HKEYS', slot)) do
+      if (queue ~= '' and string.sub(each, 1, #queue + 1) == queue .. '\\n')
+        or (task ~= '' and string.sub(each, -#task - 1) == '\\n' .. task) then
+        series[#series + 1] = each
+        series[#series + 1] = redis.call('HGET', slot, each)
+      end
+    end
+  end
+  found[#found + 1] = series
+end
+return found
+"""
+)
+
+#: ARGV: prefix, ''. Returns {queue:priority, how many are due, how many are not yet, for how many ms the first one has
+#: been} of each queue and priority that has any.
+QUEUES = (
+    _COMMON
+    + """
+local time, found = now(), {}
+for _, name in ipairs(redis.call('HKEYS', prefix .. 'reached')) do
+  local queued = prefix .. 'queued:' .. name
+  local all, due = redis.call('ZCARD', queued), redis.call('ZCOUNT', queued, '-inf', time)
+  local first = redis.call('ZRANGE', queued, 0, 0, 'WITHSCORES')[2]
+  found[#found + 1] = {name, due, all - due, first and math.max(0, time - first) or 0}
+end
+return found
+"""
+)
+
+#: ARGV: prefix, ''. Returns {name, for how many ms it was not heard of, about (JSON), jobs' ids} of each worker.
+WORKERS = (
+    _COMMON
+    + """
+local time, found = now(), {}
+local seen = redis.call('ZRANGE', prefix .. 'workers', 0, -1, 'WITHSCORES')
+for place = 1, #seen, 2 do
+  local known = redis.call('HMGET', prefix .. 'worker:' .. seen[place], 'about', 'jobs')
+  if known[1] then found[#found + 1] = {seen[place], time - seen[place + 1], known[1], known[2]} end
+end
+return found
 """
 )

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -120,14 +120,23 @@ class WorkerLedger:
 
     # All jobs.
 
-    def lease(self, worker: str, running: Collection[str], gone: Collection[str]) -> list[str]:
+    def lease(
+        self, worker: str, running: Collection[str], gone: Collection[str], about: Mapping[str, Any] | None = None
+    ) -> list[str]:
         """
         Renew the leases of what *worker* runs, and end those of what it does not run any more.
+
+        Args:
+            worker: Its node name.
+            running: The ids of what it runs.
+            gone: The ids of what it ran.
+            about: What whoever watches is to know of it: ``slots``, ``queues``. None once it ends.
 
         Returns:
             The ids of jobs that were cancelled and have not ended in time.
         """
-        late = self._run("LEASE", "", worker, len(running), *running, *gone, client=self._once)
+        told = "" if about is None else dumps(about)
+        late = self._run("LEASE", "", worker, told, len(running), *running, *gone, client=self._once)
         return [job_id.decode() for job_id in late]
 
     def take(self, me: str, most: int) -> tuple[float | None, list[tuple[str, str]]]:

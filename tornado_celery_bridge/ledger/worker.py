@@ -232,7 +232,10 @@ class _KeepJobs(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
-        self._keeper = Keeper(worker.app, worker.hostname)
+        # Of a pool that grows and shrinks, as many as there are now.
+        self._keeper = Keeper(
+            worker.app, worker.hostname, lambda: getattr(worker.pool, "num_processes", None) or worker.concurrency
+        )
         keep = functools.partial(_keep_message, worker.app)
         signals.before_task_publish.connect(keep, weak=False, dispatch_uid=f"keep-{id(worker.app)}")
 

@@ -1,0 +1,99 @@
+"""What goes on, for whoever watches all jobs: statistics, queues and workers, by the scope ``monitor``."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+from tornado_celery_bridge.ledger import SPANS, Monitor, Span
+from web import representation
+from web.api import ApiHandler
+from web.filters import parse_query
+
+__all__ = ("QueuesHandler", "StatisticsHandler", "WorkersHandler")
+
+#: Steps that are shown when nobody says since when.
+DEFAULT_STEPS: dict[Span, int] = {"minute": 60, "hour": 24, "day": 30}
+
+Moment = Annotated[AwareDatetime, BeforeValidator(datetime.fromisoformat)]
+
+
+class StatisticsQuery(BaseModel):
+    """Which statistics."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    since: Moment | None = None
+    until: Moment | None = None
+    step: Span = "minute"
+    task: Annotated[str, Field(max_length=500)] = ""
+    queue: Annotated[str, Field(max_length=500)] = ""
+
+
+class Selection(NamedTuple):
+    """Which statistics, with moments in seconds since 1970; there are none if *since* is after *until*."""
+
+    step: Span
+    since: float
+    until: float
+    task: str
+    queue: str
+
+
+def parse_selection(query: Mapping[str, Sequence[bytes]], now: float) -> Selection:
+    """
+    Return what a query asks for, of what there may be: nothing after *now*, nor what is no longer kept.
+
+    Raises:
+        Problem: 400, with what is unknown or does not fit.
+    """
+    asked = parse_query(StatisticsQuery, query)
+    length, kept = SPANS[asked.step]
+    until = now if asked.until is None else min(now, asked.until.timestamp())
+    since = until - length * (DEFAULT_STEPS[asked.step] - 1) if asked.since is None else asked.since.timestamp()
+    return Selection(asked.step, max(since, now - length * (kept - 1)), until, asked.task, asked.queue)
+
+
+class MonitorHandler(ApiHandler):
+    """What they share."""
+
+    scopes: ClassVar = {"GET": "monitor"}
+
+    @property
+    def monitor(self) -> Monitor:
+        """Reads what goes on."""
+        return Monitor(self.jobs.ledger)
+
+    def write_list(self, name: str, found: Sequence[Any]) -> None:
+        """Answer with a list that has one page."""
+        self.write_json({name: found, "next_cursor": None})
+
+
+class StatisticsHandler(MonitorHandler):
+    """``/v1/statistics``"""
+
+    async def get(self) -> None:
+        step, since, until, task, queue = parse_selection(self.request.query_arguments, time.time())
+        history, now = await asyncio.gather(
+            self.monitor.history(step, since, until, task=task, queue=queue), self.monitor.totals()
+        )
+        self.write_json(representation.statistics(step, history, now))
+
+
+class QueuesHandler(MonitorHandler):
+    """``/v1/queues``"""
+
+    async def get(self) -> None:
+        queues, workers = await asyncio.gather(self.monitor.queues(), self.monitor.workers())
+        self.write_list("queues", representation.queues(queues, workers, self.jobs.catalogue.queues))
+
+
+class WorkersHandler(MonitorHandler):
+    """``/v1/workers``"""
+
+    async def get(self) -> None:
+        now = time.time()
+        self.write_list("workers", [representation.worker(each, now) for each in await self.monitor.workers()])

@@ -1,0 +1,81 @@
+// A chart of series over time: uPlot, in the page's colours.
+import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "./html.js";
+
+const HEIGHT = 190;
+
+/** uPlot's own way to say how times are written, by the seconds between two of them: the day stands where it begins. */
+const DAYS = ["{MMM} {D}", "\n{YYYY}", null, null, null, null, null, 1];
+const HOURS = ["{HH}:{mm}", "\n{MMM} {D}", null, "\n{MMM} {D}", null, null, null, 1];
+const TIMES = [[86_400, ...DAYS], [60, ...HOURS]];
+
+/**
+ * @param {{title: string, summary: string, times: number[], series: {label: string, values: (number | null)[], colour: string}[],
+ *   format: (value: number) => string}} props
+ *   Times are seconds since 1970; a colour is the name of one of the page's variables; `summary` says in words what is drawn.
+ */
+export function Chart({ title, summary, times, series, format }) {
+  const place = useRef();
+  const chart = useRef();
+  const id = useId();
+  const theme = useTheme();
+  const shape = series.map(({ label }) => label).join();
+  const data = [times, ...series.map(({ values }) => values)];
+  useLayoutEffect(() => {
+    const paint = colours(place.current);
+    const axis = { stroke: paint("soft"), grid: { stroke: paint("line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
+    const options = {
+      width: place.current.clientWidth,
+      height: HEIGHT,
+      cursor: { y: false, drag: { x: false } },
+      scales: { y: { range: (_, __, most) => [0, Math.max(most * 1.08, 1e-3)] } },
+      axes: [{ ...axis, values: TIMES }, { ...axis, size: 62, values: (_, ticks) => ticks.map(format) }],
+      series: [
+        { value: (_, at) => (at === null ? "" : new Date(at * 1000).toLocaleString("en-GB", { dateStyle: "short", timeStyle: "short" })) },
+        ...series.map(({ label, colour }) => ({ label, stroke: paint(colour), width: 2, spanGaps: true, points: { size: 5 }, value: (_, value) => (value === null ? "–" : format(value)) })),
+      ],
+    };
+    chart.current = new uPlot(options, data, place.current);
+    const observer = new ResizeObserver(() => chart.current.setSize({ width: place.current.clientWidth, height: HEIGHT }));
+    observer.observe(place.current);
+    return () => {
+      observer.disconnect();
+      chart.current.destroy();
+    };
+  }, [theme, shape]);
+  useEffect(() => chart.current.setData(data), [times, series]);
+  return html`
+    <figure class="card chart" aria-labelledby=${id}>
+      <figcaption id=${id}><h2>${title}</h2><p>${summary}</p></figcaption>
+      <div ref=${place}></div>
+    </figure>
+  `;
+}
+
+/** A canvas knows no variables. */
+function colours(element) {
+  const probe = element.appendChild(document.createElement("i"));
+  const found = {};
+  const paint = (name) => {
+    probe.style.color = `var(--${name})`;
+    return (found[name] ??= getComputedStyle(probe).color);
+  };
+  queueMicrotask(() => probe.remove());
+  return paint;
+}
+
+/** Return which theme is on; whoever uses it is drawn again when that changes. */
+function useTheme() {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const current = () => document.documentElement.dataset.theme ?? String(dark.matches);
+  const [theme, setTheme] = useState(current);
+  useEffect(() => {
+    const follow = () => setTheme(current());
+    dark.addEventListener("change", follow);
+    addEventListener("themechange", follow);
+    return () => {
+      dark.removeEventListener("change", follow);
+      removeEventListener("themechange", follow);
+    };
+  }, []);
+  return theme;
+}

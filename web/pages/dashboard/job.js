@@ -1,0 +1,223 @@
+// One job: what was asked for, what has become of it, live.
+import { address, allJobs, ask, collect } from "./api.js";
+import { bytes, exceptionName, json, moment, shortId } from "./format.js";
+import { html, useEffect, useRef, useState } from "./html.js";
+import { useAnswer, useData, useEvents } from "./live.js";
+import { JobForm } from "./job_form.js";
+import {
+  Absent, Action, Ago, cancelJob, Card, Copy, Dialog, Facts, JobLink, Page, Progress, retryJob, Scroll, Span, State, Tags, TaskName, Trouble, useShell,
+} from "./parts.js";
+import { go, link } from "./router.js";
+import { Timeline } from "./timeline.js";
+
+/** Lines of the log that are kept here. */
+const MAX_LINES = 2_000;
+/** Bytes of an input or a result that are shown; there is a link to the rest. */
+const MAX_SHOWN = 100_000;
+/** Among so many of a task's newest jobs later tries are looked for. */
+const LOOKS = 200;
+
+export function JobPage({ path: [, id] }) {
+  const answer = useAnswer(["v1", "jobs", id], {});
+  const [news, setNews] = useState(null);
+  const [lines, setLines] = useState([]);
+  const [attempts, setAttempts] = useState([]);
+  const [ended, setEnded] = useState(false);
+  useEvents(ended || !answer.data ? null : address(["v1", "jobs", id, "events"]), (kind, data) => {
+    if (kind === "log") return setLines((before) => [...before, data].slice(-MAX_LINES));
+    if (kind === "progress") return setNews((before) => ({ ...(before ?? answer.data), state: "PROGRESS", progress: data }));
+    if (kind === "state") setAttempts((before) => noted(before, data));
+    if (kind === "end") setEnded(true);
+    return setNews(data);
+  });
+  const job = news && (news.done || !answer.data?.done) ? news : answer.data;
+  const title = { text: job ? `${job.task} ${shortId(id)}` : "Job", shown: job ? html`<${TaskName} name=${job.task} /> <${State} of=${job} />` : "Job" };
+  return html`
+    <${Page} title=${title} lead=${html`<code>${id}</code> <${Copy} text=${id} label="Copy the job's id" />`} actions=${job && html`<${Actions} job=${job} />`}>
+      ${answer.error && html`<${Trouble} error=${answer.error} again=${answer.reload} />`}
+      ${job
+        ? html`
+            ${job.progress && !job.done && html`<${Progress} of=${job.progress} label="Progress" />`}
+            <div class="columns">
+              <${Error} job=${job} />
+              <${About} job=${job} />
+              <${Card} title="Timeline"><${Timeline} job=${job} attempts=${attempts} /><//>
+              <${Result} job=${job} />
+              <${Input} id=${id} />
+              <${Log} lines=${lines} />
+              <${Lineage} job=${job} />
+            </div>
+          `
+        : !answer.error && html`<${Absent} of=${answer} />`}
+    <//>
+  `;
+}
+
+/** Return the attempts with what a state's event says of one. */
+function noted(attempts, { attempt, started_at, state, error }) {
+  if (!attempt) return attempts;
+  const known = attempts.filter((each) => each.number !== attempt);
+  return [...known, { number: attempt, startedAt: started_at, error: state === "RETRY" ? error : undefined }];
+}
+
+function Actions({ job }) {
+  const { may } = useShell();
+  const [editing, setEditing] = useState(false);
+  const retry = async (body) => go(link(["jobs", (await retryJob(job.id, body)).id]));
+  return html`
+    ${!job.done && html`
+      <${Action} scope="cancel" action=${() => cancelJob(job.id, false)}>Cancel<//>
+      <${Action} scope="cancel" kind="danger" action=${() => cancelJob(job.id, true)}>Cancel and end its process<//>`}
+    ${job.done && html`
+      <${Action} scope="submit" kind="primary" action=${() => retry()}>Retry<//>
+      <${Action} scope="submit" action=${async () => setEditing(true)}>Edit and retry…<//>`}
+    ${may("admin") && html`<a class="button" href="flower/task/${encodeURIComponent(job.id)}">Flower</a>`}
+    ${editing && html`<${Edit} job=${job} retry=${retry} close=${() => setEditing(false)} />`}
+  `;
+}
+
+function Edit({ job, retry, close }) {
+  const given = useAnswer(["v1", "jobs", job.id, "input"], {});
+  return html`
+    <${Dialog} title="Edit and retry" close=${close}>
+      ${given.data === undefined
+        ? html`<${Absent} of=${given} />`
+        : html`<${JobForm} task=${job.task} input=${given.data} word="Retry" submit=${({ input }) => retry({ input })} cancel=${close} />`}
+    <//>
+  `;
+}
+
+function About({ job }) {
+  return html`
+    <${Card} title="About">
+      <${Facts} of=${[
+        ["Task", html`<a href=${link(["jobs"], { task: job.task })}>${job.task}</a>`],
+        ["Queue", job.queue],
+        ["Priority", job.priority],
+        ["Tags", job.tags.length > 0 && html`<${Tags} of=${job.tags} />`],
+        ["Attempt", job.attempt || null],
+        ["Created", html`<${Ago} at=${job.created_at} />`],
+        ["Due", job.eta && html`<${Ago} at=${job.eta} />`],
+        ["Waited", job.attempt <= 1 && html`<${Span} from=${job.created_at} to=${job.started_at ?? job.finished_at} />`],
+        [job.attempt > 1 ? "Last ran" : "Ran", job.started_at && html`<${Span} from=${job.started_at} to=${job.finished_at} />`],
+        ["In its queue", job.queue_depth],
+      ]} />
+    <//>
+  `;
+}
+
+function Error({ job: { error, state } }) {
+  if (!error) return null;
+  const kind = state === "FAILURE" ? "failed" : "";
+  return html`
+    <${Card} title=${state === "FAILURE" ? "Error" : "Reason"} wide>
+      <p class="error-title ${kind}">${error.title}</p>
+      <p class="exception"><code>${exceptionName(error.exception)}</code>${error.retryable && html` <span class="tag">retryable</span>`}</p>
+      <pre class="text">${error.detail}</pre>
+      ${error.traceback && html`<${Scroll} label="Traceback"><pre>${error.traceback}</pre><//>`}
+    <//>
+  `;
+}
+
+// Input and result.
+
+function Input({ id }) {
+  const given = useShown(address(["v1", "jobs", id, "input"]));
+  return html`<${Card} title="Input"><${Shown} of=${given} label="Input" /><//>`;
+}
+
+function Result({ job }) {
+  if (job.state !== "SUCCESS") return null;
+  const path = address(["v1", "jobs", job.id, "result"]);
+  return html`
+    <${Card} title="Result" wide=${Boolean(imageOf(job.result))}>
+      ${job.links.result
+        ? html`<p>It is large, ${bytes(job.result_size)}: <a href=${path}>open it</a>.</p>`
+        : html`<${Shown} of=${{ data: { value: job.result, size: JSON.stringify(job.result ?? null).length }, path }} label="Result" />`}
+    <//>
+  `;
+}
+
+/** Ask for JSON, unless it is too much to show. */
+function useShown(path) {
+  const answer = useData(path, async (signal) => {
+    const response = await fetch(path, { signal });
+    const text = await response.text();
+    if (!response.ok) throw new globalThis.Error(JSON.parse(text).detail);
+    return { size: text.length, value: text.length > MAX_SHOWN ? undefined : JSON.parse(text) };
+  });
+  return { ...answer, path };
+}
+
+function Shown({ of: answer, label }) {
+  if (!answer.data) return html`<${Absent} of=${answer} />`;
+  const { value, size } = answer.data;
+  const image = imageOf(value);
+  if (size > MAX_SHOWN && !image) return html`<p>It is large, ${bytes(size)}: <a href=${answer.path}>open it</a>.</p>`;
+  return html`
+    ${image && html`<p class="picture"><img src=${image} alt="${label} as an image" /></p>`}
+    <${Scroll} label=${label}><pre>${json(shortened(value))}</pre><//>
+    ${size > MAX_SHOWN && html`<p><a href=${answer.path}>Open all of it</a></p>`}
+  `;
+}
+
+const MEDIA = { PNG: "image/png", JPEG: "image/jpeg", JPG: "image/jpeg", WEBP: "image/webp", GIF: "image/gif" };
+const DATA_URL = /^data:image\/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]+$/;
+const BASE64 = /^[A-Za-z0-9+/]{16,}={0,2}$/;
+
+/** Return a value's picture as a data URL: it is one, or has base64 beside the name of a format, as a thumbnail has. */
+function imageOf(value) {
+  if (typeof value === "string") return DATA_URL.test(value) ? value : null;
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return null;
+  const media = [value.format, value.media_type, value.content_type].map((name) => MEDIA[String(name).toUpperCase().replace("IMAGE/", "")]).find(Boolean);
+  const content = media && Object.values(value).find((each) => typeof each === "string" && BASE64.test(each));
+  return content ? `data:${media};base64,${content}` : (Object.values(value).find((each) => typeof each === "string" && DATA_URL.test(each)) ?? null);
+}
+
+/** What is long and no text for people is only begun. */
+function shortened(value) {
+  if (typeof value === "string") {
+    const isEncoded = value.length > 400 && !/\s/.test(value);
+    return isEncoded ? `${value.slice(0, 60)}… (${value.length} characters)` : value;
+  }
+  if (Array.isArray(value)) return value.map(shortened);
+  if (value === null || typeof value !== "object") return value;
+  return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, shortened(each)]));
+}
+
+// Log and lineage.
+
+function Log({ lines }) {
+  const box = useRef();
+  useEffect(() => {
+    if (box.current) box.current.scrollTop = box.current.scrollHeight;
+  }, [lines.length]);
+  if (!lines.length) return null;
+  return html`
+    <${Card} title="Log" wide>
+      <div class="scroll log" role="log" aria-label="Log" tabindex="0" ref=${box}>
+        ${lines.map(({ level, message, at }, place) => html`<div key=${place} class="line"><time datetime=${at} title=${moment(at)}>${at.slice(11, 23)}</time> <b class=${level}>${level}</b> ${message}</div>`)}
+      </div>
+    <//>
+  `;
+}
+
+function Lineage({ job }) {
+  const last = (path) => path && decodeURIComponent(path.slice(path.lastIndexOf("/") + 1));
+  const before = last(job.links.retry_of);
+  const workflow = last(job.links.workflow);
+  const later = useData(`${job.id} ${job.done}`, async () => {
+    const jobs = job.done ? await collect(allJobs({ task: job.task, since: job.finished_at }, LOOKS)) : [];
+    return jobs.filter((each) => last(each.links.retry_of) === job.id);
+  });
+  if (!before && !workflow && !later.data?.length) return null;
+  return html`
+    <${Card} title="Lineage">
+      <${Facts} of=${[
+        ["Another try of", before && html`<${JobLink} id=${before} />`],
+        ["Tried again as", later.data?.length > 0 && later.data.map((each) => html`<${JobLink} id=${each.id} key=${each.id} /> <${State} of=${each} /> `)],
+        ["Part of workflow", workflow && html`<a href=${link(["workflows", workflow])}><code>${shortId(workflow)}</code></a>`],
+      ]} />
+    <//>
+  `;
+}

@@ -1,0 +1,243 @@
+// Lists of jobs: search, filters in the address, pages by cursor, many at once, export.
+import { allJobs, ask, collect, forEach } from "./api.js";
+import { exceptionName, json, number } from "./format.js";
+import { html, useEffect, useMemo, useState } from "./html.js";
+import { useAnswer, useData, useEvents } from "./live.js";
+import {
+  Absent, Ago, Action, cancelJob, Dialog, JobLink, Page, Progress, retryJob, save, Span, State, Tags, TaskName, Trouble, useShell,
+} from "./parts.js";
+import { filters, parse, words } from "./query.js";
+import { go, link } from "./router.js";
+
+/** Jobs that one click cancels, retries or exports, at the most. */
+const MOST = 2_000;
+
+const STATES = [
+  ["All", undefined],
+  ["Waiting", "PENDING"],
+  ["Running", "STARTED"],
+  ["Retrying", "RETRY"],
+  ["Succeeded", "SUCCESS"],
+  ["Failed", "FAILURE"],
+  ["Cancelled", "REVOKED"],
+];
+
+export function JobsPage({ query }) {
+  return html`<${JobList} title="Jobs" section="jobs" query=${query} />`;
+}
+
+export function DeadLetters({ query }) {
+  const lead = "Jobs that were given up, as worker after worker was lost while it ran them. Replaying one runs it again with its exact input.";
+  const dead = new URLSearchParams([...query.entries(), ["dead", "true"]]);
+  return html`<${JobList} title="Dead letters" section="dead" lead=${lead} query=${dead} />`;
+}
+
+function JobList({ title, lead, section, query }) {
+  const isDead = section === "dead";
+  const key = query.toString();
+  const asked = useMemo(() => ({ ...filters(query), cursor: query.get("cursor") ?? undefined }), [key]);
+  const { may, pulse } = useShell();
+  const page = useData(key, (signal) => ask("v1/jobs", { query: asked, signal }), may("monitor") ? 0 : 10);
+  useEffect(() => page.data && page.reload(), [pulse]);
+  const jobs = useLive(page.data?.jobs);
+  const [selected, setSelected] = useState(new Set());
+  useEffect(() => setSelected(new Set()), [key]);
+  const all = { ...asked, cursor: undefined };
+  const chosen = jobs?.filter((job) => selected.has(job.id)) ?? [];
+  return html`
+    <${Page} title=${title} lead=${lead} actions=${html`<${Export} query=${all} name=${section} />`}>
+      ${!isDead && html`<${Search} query=${query} /><${StateFilter} query=${query} />`}
+      <div class="bulk" role="group" aria-label="Many at once">
+        ${!isDead && html`<${Bulk} what=${CANCEL} query=${all} chosen=${chosen} done=${page.reload} />`}
+        <${Bulk} what=${isDead ? REPLAY : RETRY} query=${all} chosen=${chosen} done=${page.reload} />
+      </div>
+      ${page.error && html`<${Trouble} error=${page.error} again=${page.reload} />`}
+      ${jobs?.length
+        ? html`<${Table} jobs=${jobs} selected=${selected} select=${setSelected} />`
+        : !page.error && html`<${Absent} of=${page}>${page.data?.next_cursor ? "None on this page; there may be more." : "No jobs."}<//>`}
+      <${Pager} section=${section} query=${query} next=${page.data?.next_cursor} />
+    <//>
+  `;
+}
+
+/** Return the jobs as they are now: those that have not ended are followed. */
+function useLive(jobs) {
+  const [news, setNews] = useState({});
+  const open = jobs?.filter((job) => !job.done).slice(0, 100).map((job) => `job=${encodeURIComponent(job.id)}`) ?? [];
+  useEffect(() => setNews({}), [jobs]);
+  useEvents(open.length ? `v1/events?${open.join("&")}` : null, (kind, { job: id, data }) => {
+    if (kind === "log") return;
+    const change = kind === "progress" ? { state: "PROGRESS", progress: data } : data;
+    const known = jobs.find((job) => job.id === id);
+    // The stream begins with what is past.
+    if (change.attempt < known?.attempt || (change.state === "PENDING" && known?.attempt)) return;
+    setNews((before) => ({ ...before, [id]: { ...before[id], ...change } }));
+  });
+  return jobs?.map((job) => ({ ...job, ...news[job.id] }));
+}
+
+function Search({ query }) {
+  const known = words(query);
+  const [text, setText] = useState(known);
+  const [error, setError] = useState("");
+  useEffect(() => setText(known), [known]);
+  const tasks = useAnswer("v1/tasks", {});
+  const submit = (event) => {
+    event.preventDefault();
+    const found = parse(text);
+    setError(found.error ?? "");
+    if (found.id) go(link(["jobs", found.id]));
+    else if (found.query) go(link(["jobs"], found.query));
+  };
+  return html`
+    <form class="search" role="search" onSubmit=${submit}>
+      <label>
+        <span class="hidden">Search jobs</span>
+        <input type="search" value=${text} onInput=${(event) => setText(event.target.value)} list="tasks" autocomplete="off"
+          placeholder="task:  state:  tag:  since:1h  or an id" aria-describedby=${error && "search-error"} aria-invalid=${Boolean(error)} />
+      </label>
+      <datalist id="tasks">${tasks.data?.tasks.map(({ name }) => html`<option value="task:${name}" key=${name}></option>`)}</datalist>
+      <button>Search</button>
+      ${error && html`<p class="fault" id="search-error" role="alert">${error}</p>`}
+    </form>
+  `;
+}
+
+function StateFilter({ query }) {
+  const { task, tag } = filters(query);
+  const current = query.get("state") ?? undefined;
+  return html`
+    <nav class="filter" aria-label="States">
+      ${STATES.map(([word, state]) => {
+        const address = link(["jobs"], { task, state, tag, since: query.get("since") });
+        return html`<a href=${address} key=${word} aria-current=${state === current ? "true" : undefined}>${word}</a>`;
+      })}
+    </nav>
+  `;
+}
+
+function Table({ jobs, selected, select }) {
+  const every = jobs.every((job) => selected.has(job.id));
+  const toggle = (id) => select(new Set(selected.has(id) ? [...selected].filter((each) => each !== id) : [...selected, id]));
+  return html`
+    <table class="jobs">
+      <thead>
+        <tr>
+          <th><input type="checkbox" aria-label="Select all on this page" checked=${every}
+            onChange=${() => select(new Set(every ? [] : jobs.map((job) => job.id)))} /></th>
+          <th scope="col">State</th><th scope="col">Job</th><th scope="col" class="roomy">Tags</th>
+          <th scope="col">Created</th><th scope="col" class="roomy">Waited</th><th scope="col" class="roomy">Ran</th>
+        </tr>
+      </thead>
+      <tbody>
+        ${jobs.map(
+          (job) => html`
+            <tr key=${job.id} data-id=${job.id}>
+              <td><input type="checkbox" aria-label="Select job ${job.id}" checked=${selected.has(job.id)} onChange=${() => toggle(job.id)} /></td>
+              <td><${State} of=${job} /></td>
+              <td class="what">
+                <${JobLink} id=${job.id}><${TaskName} name=${job.task} /> <code>${job.id.slice(0, 8)}</code><//>
+                ${job.progress && !job.done && html`<${Progress} of=${job.progress} label="Progress of job ${job.id}" />`}
+                ${job.error && html`<span class="reason">${exceptionName(job.error.exception)}: ${job.error.detail}</span>`}
+              </td>
+              <td class="roomy"><${Tags} of=${job.tags} /></td>
+              <td><${Ago} at=${job.created_at} /></td>
+              <td class="roomy">${job.attempt === 1 ? html`<${Span} from=${job.created_at} to=${job.started_at} />` : "–"}</td>
+              <td class="roomy"><${Span} from=${job.started_at} to=${job.finished_at} /></td>
+            </tr>
+          `,
+        )}
+      </tbody>
+    </table>
+  `;
+}
+
+function Pager({ section, query, next }) {
+  const { task, state, tag } = filters(query);
+  const own = section === "dead" ? {} : { task, state, tag, since: query.get("since"), dead: query.get("dead") };
+  if (!next && !query.get("cursor")) return null;
+  return html`
+    <nav class="pager" aria-label="Pages of the list">
+      ${query.get("cursor") && html`<a class="button" href=${link([section], own)}>Newest</a>`}
+      ${next && html`<a class="button" href=${link([section], { ...own, cursor: next })}>Older</a>`}
+    </nav>
+  `;
+}
+
+// Many at once.
+
+const CANCEL = {
+  word: "Cancel", scope: "cancel", fits: (job) => !job.done, act: (job, terminate) => cancelJob(job.id, terminate),
+  which: "those that have not ended", kind: "danger",
+};
+const RETRY = {
+  word: "Retry", scope: "submit", fits: (job) => job.state === "FAILURE" || job.state === "REVOKED",
+  act: (job) => retryJob(job.id), which: "those that failed or were cancelled; each has a new job with exactly its input",
+};
+const REPLAY = { ...RETRY, word: "Replay" };
+
+/** A button that says how many jobs it is about before it does anything. */
+function Bulk({ what, query, chosen, done }) {
+  const { may, tell } = useShell();
+  const [found, setFound] = useState(null);
+  const count = async () => {
+    const matching = chosen.length ? chosen : await collect(allJobs(query, MOST + 1));
+    setFound({ jobs: matching.slice(0, MOST).filter(what.fits), isCut: matching.length > MOST });
+  };
+  return html`
+    <${Action} action=${count} scope=${what.scope}>${what.word} ${chosen.length ? `${chosen.length} selected` : "all that match"}…<//>
+    ${found && may(what.scope) && html`<${Confirmation} what=${what} found=${found} tell=${tell} close=${() => (setFound(null), done())} />`}
+  `;
+}
+
+function Confirmation({ what, found: { jobs, isCut }, tell, close }) {
+  const [terminate, setTerminate] = useState(false);
+  const [progress, setProgress] = useState(null);
+  const act = async () => {
+    setProgress(0);
+    const failed = await forEach(jobs, (job) => what.act(job, terminate), setProgress);
+    const told = `${what.word}: ${number(jobs.length - failed.length)} done`;
+    tell(failed.length ? `${told}, ${number(failed.length)} refused: ${failed[0].error.message}` : `${told}.`, failed.length ? "failed" : "");
+    close();
+  };
+  const heading = jobs.length ? `${what.word} ${number(jobs.length)} ${jobs.length === 1 ? "job" : "jobs"}?` : "Nothing to do";
+  return html`
+    <${Dialog} title=${heading} close=${close}>
+      <p>Of what matches, ${what.which}.${isCut && ` There are more than ${number(MOST)}; these are of the newest.`}</p>
+      ${what.scope === "cancel" && jobs.length > 0 && html`
+        <label class="check"><input type="checkbox" checked=${terminate} onChange=${() => setTerminate(!terminate)} /> End the processes that run them, too</label>`}
+      ${progress !== null && html`<progress max=${jobs.length} value=${progress} aria-label="Done so far"></progress>`}
+      <div class="actions">
+        <form method="dialog"><button>Leave it</button></form>
+        ${jobs.length > 0 && html`<button class=${what.kind ?? "primary"} disabled=${progress !== null} onClick=${act}>${what.word} ${number(jobs.length)}</button>`}
+      </div>
+    <//>
+  `;
+}
+
+// Export.
+
+const COLUMNS = ["id", "task", "state", "queue", "priority", "attempt", "tags", "created_at", "started_at", "finished_at", "eta", "result", "error"];
+
+function Export({ query, name }) {
+  const as = (format) => async () => {
+    const jobs = await collect(allJobs(query, MOST));
+    if (format === "json") save(`${name}.json`, json(jobs), "application/json");
+    else save(`${name}.csv`, [COLUMNS.join(","), ...jobs.map(row)].join("\r\n"), "text/csv");
+  };
+  return html`
+    <${Action} action=${as("csv")} label="Export as CSV">CSV<//>
+    <${Action} action=${as("json")} label="Export as JSON">JSON<//>
+  `;
+}
+
+function row(job) {
+  return COLUMNS.map((name) => cell(job[name])).join(",");
+}
+
+/** A cell that a spreadsheet takes for a formula would be run by it. */
+function cell(value) {
+  const text = value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+  const safe = typeof value !== "number" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}

@@ -1,0 +1,95 @@
+// What stays up to date by itself: data that is asked for again, streams of events, and the clock.
+import { ask } from "./api.js";
+import { useEffect, useRef, useState } from "./html.js";
+
+/**
+ * Keep what `load` returns: asked for when `key` changes (null asks for nothing), on `reload()`, and every so many seconds while the page is seen.
+ * The last data stay while an error is there, so that a server that is away for a moment empties no page.
+ */
+export function useData(key, load, seconds = 0) {
+  const [state, setState] = useState({ key: null });
+  const latest = useRef();
+  const reload = useRef();
+  useEffect(() => {
+    if (key === null) return undefined;
+    const controller = new AbortController();
+    const run = async () => {
+      const asked = (latest.current = Symbol());
+      try {
+        const data = await load(controller.signal);
+        if (latest.current === asked) setState({ key, data, at: Date.now() });
+      } catch (error) {
+        if (error.name !== "AbortError" && latest.current === asked) {
+          setState((before) => ({ ...(before.key === key ? before : {}), key, error }));
+        }
+      }
+    };
+    reload.current = run;
+    run();
+    const timer = seconds && setInterval(() => document.hidden || run(), seconds * 1000);
+    return () => {
+      latest.current = null;
+      controller.abort();
+      clearInterval(timer);
+    };
+  }, [key, seconds]);
+  const shown = state.key === key ? state : {};
+  return { ...shown, loading: shown.data === undefined && !shown.error, reload: () => reload.current() };
+}
+
+/** Keep what a GET answers; see `useData`. */
+export function useAnswer(path, query, seconds) {
+  return useData(JSON.stringify([path, query]), (signal) => ask(path, { query, signal }), seconds);
+}
+
+const EVENTS = ["state", "progress", "log", "end", "snapshot"];
+
+/**
+ * Follow a stream of server-sent events while `path` is not null.
+ * @param {(kind: string, data: any, id: string) => void} onEvent
+ * @returns whether the stream is open; it comes back by itself.
+ */
+export function useEvents(path, onEvent) {
+  const [open, setOpen] = useState(false);
+  const handler = useRef();
+  handler.current = onEvent;
+  useEffect(() => {
+    if (path === null) return undefined;
+    let source, timer, last = "";
+    const connect = () => {
+      source = new EventSource(last ? `${path}${path.includes("?") ? "&" : "?"}after=${last}` : path);
+      source.onopen = () => setOpen(true);
+      source.onerror = () => {
+        setOpen(false);
+        // An EventSource comes back to a server that went away, but not to one that answered otherwise than 200.
+        if (source.readyState === EventSource.CLOSED) timer = setTimeout(connect, 3000);
+      };
+      for (const kind of EVENTS) {
+        source.addEventListener(kind, (event) => {
+          last = event.lastEventId;
+          handler.current(kind, JSON.parse(event.data), event.lastEventId);
+        });
+      }
+    };
+    connect();
+    return () => {
+      clearTimeout(timer);
+      source.close();
+      setOpen(false);
+    };
+  }, [path]);
+  return open;
+}
+
+const clocks = new Set();
+setInterval(() => clocks.forEach((tick) => tick(Date.now())), 1000);
+
+/** Return the time, once a second. */
+export function useNow() {
+  const [now, setNow] = useState(Date.now);
+  useEffect(() => {
+    clocks.add(setNow);
+    return () => clocks.delete(setNow);
+  }, []);
+  return now;
+}
