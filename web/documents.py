@@ -11,6 +11,8 @@ from typing_extensions import TypedDict  # before Python 3.12, pydantic cannot r
 
 __all__ = (
     "Attempt",
+    "AuditEntries",
+    "AuditEntry",
     "BatchAnswer",
     "BatchAnswers",
     "Cancellation",
@@ -253,6 +255,28 @@ class Me(TypedDict):
     role: Annotated[str | None, Field(description="The most that they are of viewer, operator and admin.")]
     scopes: Annotated[list[str], Field(description="All that they have, those by admin too.")]
     tasks: Annotated[list[str], Field(description="Names that they may run; `*` ends one that stands for more.")]
+
+
+class AuditEntry(TypedDict):
+    """A request to change something."""
+
+    at: Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="When it was answered.")]
+    key: Annotated[str | None, Field(description="The key's id; None where there are no keys.")]
+    owner: str
+    login: Login
+    ip: str | None
+    method: str
+    path: str
+    target: Annotated[str, Field(description="What was made by it, as a path; else the path.")]
+    status: int
+    request_id: Annotated[str, Field(description="As in the access log, and in X-Request-Id.")]
+
+
+class AuditEntries(TypedDict):
+    """A page of the audit log, newest first."""
+
+    entries: list[AuditEntry]
+    next_cursor: Annotated[str | None, Field(description="Where the next page begins.")]
 
 
 class Health(TypedDict):

@@ -14,7 +14,7 @@ from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation, Wo
 from web import docs, representation
 from web.api import ApiHandler, ClientLeft
 from web.events import Frame, frames, frames_of_many, no_event_of_this_stream, position_of, positions_of
-from web.filters import parse_filters
+from web.filters import parse_filters, parse_page
 from web.idempotency import Answer, reservation
 from web.jobs import Submission
 from web.problems import Fault, Problem, problem_of
@@ -492,6 +492,17 @@ class MeHandler(ApiHandler):
         self.write_json(representation.me(self.principal, self.login))
 
 
+class AuditHandler(ApiHandler):
+    """``/v1/audit``"""
+
+    scopes: ClassVar = {"GET": "admin"}
+
+    async def get(self) -> None:
+        page = parse_page(self.request.query_arguments)
+        entries, cursor = await self.jobs.audit.find(page.limit, page.cursor)
+        self.write_json({"entries": entries, "next_cursor": cursor})
+
+
 class HealthHandler(ApiHandler):
     """``/healthz``: the process is alive and its loop turns."""
 
@@ -552,6 +563,7 @@ class NotFoundHandler(ApiHandler):
 
 ROUTES = [
     (r"/v1/me", MeHandler),
+    (r"/v1/audit", AuditHandler),
     (r"/v1/tasks", TasksHandler),
     (r"/v1/tasks/([^/]+)", TaskHandler),
     (r"/v1/tasks/([^/]+)/jobs", SubmitHandler),
