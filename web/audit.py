@@ -87,7 +87,7 @@ class Audit:
         # Both streams may have the id at which a page ends.
         shown += [each for each in found[limit:] if each[0] == shown[-1][0]]
         following = shown[-1][0].decode() if len(found) > len(shown) else None
-        return [json.loads(fields[1]) for _, fields in shown], following
+        return [json.loads(fields[b"entry"]) for _, fields in shown], following
 
 
 def _position(entry_id: bytes) -> tuple[int, ...]:
