@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 #: Entries that are kept of each kind, about 300 bytes each; those that wait to be written; those in one step.
 MOST, MOST_WAITING, STEP = 20_000, 10_000, 500
+#: Seconds in which entries gather: a step to Redis for each would cost a submission several times the entry's 8 µs.
+GATHERING = 0.05
 
 _ADD = """
 for number = 1, #ARGV do
@@ -55,6 +57,7 @@ class Audit:
     async def _write(self) -> None:
         try:
             while self._waiting:
+                await asyncio.sleep(GATHERING)
                 step = [self._waiting.popleft() for _ in range(min(len(self._waiting), STEP))]
                 try:
                     await self._ledger.call("EVAL", _ADD % MOST, 2, *self._keys, *step)
