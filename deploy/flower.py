@@ -2,7 +2,7 @@
 Flower, with a password: ``python -m deploy.flower``.
 
 Becomes (exec) ``celery flower`` on 127.0.0.1, whatever BIND says: its pages can stop workers and read every argument,
-so it is reached from this machine or through a proxy that somebody set up on purpose. The password is made at the
+so it is reached through the web process, at /flower/ and for admins, or from this machine. The password is made at the
 first start, kept in DATA_DIR for its owner alone, and handed over in the environment, which ``ps`` does not show.
 """
 
@@ -42,6 +42,7 @@ def main() -> None:
     os.environ["FLOWER_BASIC_AUTH"] = f"{USER}:{password(settings.data_dir)}"
     words = [sys.executable, "-m", "celery", "-A", settings.celery_app, "flower", "--address=127.0.0.1"]
     words += [f"--port={settings.flower_port}", "--persistent=True", f"--db={settings.data_dir / 'flower'}"]
+    os.environ.setdefault("FLOWER_URL_PREFIX", "flower")  # where the service has it
     words += ["--state_save_interval=30000"]  # milliseconds: a kill -9 loses half a minute of its pages, no job
     os.execv(sys.executable, words)
 

@@ -23,7 +23,6 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy import flower
 from deploy.settings import Settings, SettingsError
 
 __all__ = ("Child", "Guardian", "back_off", "main", "read_procfile", "supervise")
@@ -346,8 +345,7 @@ def _banner(settings: Settings, with_flower: bool) -> list[str]:
             f"               {web}/v1/tasks/tasks.text.count_words/jobs",
         ]
     if with_flower:
-        secret = flower.password(settings.data_dir)
-        lines += [f"Flower    http://127.0.0.1:{settings.flower_port}   user {flower.USER}, password {secret}"]
+        lines += [f"Flower    {web}/flower/"]
     return ["", *lines, "stop      Ctrl-C", ""]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar, NoReturn, TypeVar, cast
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.ledger import MAX_INLINE, Job, LedgerUnavailable
 from web import docs, representation, sessions
-from web.documents import Login
+from web.documents import AuditEntry, Login
 from web.door import MAX_NODES, parse_body
 from web.jobs import Jobs
 from web.keys import EVERYBODY, Keyring, Principal
@@ -244,6 +245,17 @@ class ApiHandler(RequestHandler):
         if scope is not None and not self.principal.may(scope):
             raise Problem(403, "forbidden-scope", f"This key lacks the scope {scope}.")
 
+    def read_body(self) -> bytes:
+        """
+        Return the body.
+
+        Raises:
+            Problem: 413.
+        """
+        if self._size > self.max_body:
+            raise _too_large(self.max_body)
+        return bytes(self._received)
+
     async def read_json(self, *, optional: bool = False, max_nodes: int = MAX_NODES) -> dict[str, Any]:
         """
         Return the body, a JSON object.
@@ -255,9 +267,8 @@ class ApiHandler(RequestHandler):
         Raises:
             Problem: 400, 413, 415.
         """
-        if self._size > self.max_body:
-            raise _too_large(self.max_body)
-        if optional and not self._received:
+        body = self.read_body()
+        if optional and not body:
             return {}
         media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if media_type not in _JSON_TYPES and not media_type.endswith("+json"):
@@ -265,8 +276,8 @@ class ApiHandler(RequestHandler):
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise Problem(415, "unsupported-media-type", "The body must not be compressed.")
         if self._size <= MAX_INLINE:
-            return parse_body(self._received, max_nodes)
-        return await asyncio.to_thread(parse_body, self._received, max_nodes)
+            return parse_body(body, max_nodes)
+        return await asyncio.to_thread(parse_body, body, max_nodes)
 
     async def read_nothing(self) -> None:
         """
@@ -392,6 +403,27 @@ class ApiHandler(RequestHandler):
         if self._counted:
             self._counted = False
             self.lifecycle.request_ended()
+            self._record()
+
+    def _record(self) -> None:
+        """Put the request into the audit log, if it is one to change something and it is known who asked."""
+        method, principal = str(self.request.method), getattr(self, "principal", None)
+        if method in sessions.SAFE or principal is None:
+            return
+        made = self._headers.get("Location", "")
+        entry: AuditEntry = {
+            "at": representation.rfc3339(round(time.time() * 1000)),
+            "key": principal.key_id or None,
+            "owner": principal.owner,
+            "login": self.login,
+            "ip": self.request.remote_ip,
+            "method": method,
+            "path": self.request.path,
+            "target": made if made.startswith("/v1/") else self.request.path,
+            "status": self.get_status(),
+            "request_id": self.trace.request_id,
+        }
+        self.jobs.audit.record(entry, is_submission=self.scopes.get(method) == "submit")
 
 
 def _content_length(headers: HTTPHeaders) -> int:

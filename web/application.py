@@ -8,9 +8,11 @@ import tornado.web
 from tornado.httpserver import HTTPServer
 
 from tornado_celery_bridge import Bridge
+from web import flower as flower_
 from web import login
 from web.api import MAX_BODY
 from web.docs import make_file
+from web.flower import Flower
 from web.handlers import ROUTES, NotFoundHandler
 from web.jobs import Jobs
 from web.keys import Keyring
@@ -30,6 +32,7 @@ def make_app(
     lifecycle: Lifecycle | None = None,
     max_body: int = MAX_BODY,
     cookie_secret: str | None = None,
+    flower: Flower | None = None,
     **settings: Any,
 ) -> tornado.web.Application:
     """
@@ -42,10 +45,11 @@ def make_app(
         lifecycle: Tells the handlers when the process is about to end.
         max_body: Bytes that a request's body may have.
         cookie_secret: Signs sessions' cookies; None makes one, with which the process's sessions end.
+        flower: What is under ``/flower/``; None is that nothing is.
         settings: More of Tornado's settings.
     """
     return tornado.web.Application(
-        [*ROUTES, *login.ROUTES],
+        [*ROUTES, *login.ROUTES, *flower_.ROUTES],
         default_handler_class=NotFoundHandler,
         bridge=bridge,
         jobs=jobs,
@@ -53,6 +57,7 @@ def make_app(
         lifecycle=lifecycle or Lifecycle(),
         max_body=max_body,
         cookie_secret=cookie_secret or secrets.token_hex(32),
+        flower=flower,
         openapi=make_file(encode(make_document(jobs.catalogue)), "application/json"),
         logger=logging.getLogger("web"),
         log_function=log_request,

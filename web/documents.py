@@ -12,6 +12,8 @@ from typing_extensions import TypedDict  # before Python 3.12, pydantic cannot r
 
 __all__ = (
     "Attempt",
+    "AuditEntries",
+    "AuditEntry",
     "Backfill",
     "BatchAnswer",
     "BatchAnswers",
@@ -467,6 +469,28 @@ class Workers(TypedDict):
 
     workers: list[Worker]
     next_cursor: str | None
+
+
+class AuditEntry(TypedDict):
+    """A request to change something."""
+
+    at: Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="When it was answered.")]
+    key: Annotated[str | None, Field(description="The key's id; None where there are no keys.")]
+    owner: str
+    login: Login
+    ip: str | None
+    method: str
+    path: str
+    target: Annotated[str, Field(description="What was made by it, as a path; else the path.")]
+    status: int
+    request_id: Annotated[str, Field(description="As in the access log, and in X-Request-Id.")]
+
+
+class AuditEntries(TypedDict):
+    """A page of the audit log, newest first."""
+
+    entries: list[AuditEntry]
+    next_cursor: Annotated[str | None, Field(description="Where the next page begins.")]
 
 
 class Health(TypedDict):

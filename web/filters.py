@@ -1,4 +1,4 @@
-"""Queries, and that of a list of jobs."""
+"""The queries of lists."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -12,8 +12,15 @@ from web.catalogue import faults_of
 from web.options import Tag
 from web.problems import Problem
 
-__all__ = ("STATES", "ScheduleFilters", "parse_count", "parse_filters", "parse_query", "parse_schedule_filters")
-
+__all__ = (
+    "STATES",
+    "ScheduleFilters",
+    "parse_count",
+    "parse_filters",
+    "parse_page",
+    "parse_query",
+    "parse_schedule_filters",
+)
 
 Q = TypeVar("Q", bound=BaseModel)
 
@@ -21,30 +28,36 @@ Q = TypeVar("Q", bound=BaseModel)
 STATES = ("PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED")
 
 
-class Filters(BaseModel):
-    """Which jobs, and how many of them."""
+class Page(BaseModel):
+    """How much of a list, and where in it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: Annotated[str, Field(max_length=500)] | None = None
+
+
+class Filters(Page):
+    """Which jobs, and how many of them."""
 
     task: Annotated[str, Field(max_length=500)] | None = None
     state: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"] | None = None
     tag: Annotated[list[Tag], Field(max_length=20)] = []
     since: Annotated[AwareDatetime, BeforeValidator(datetime.fromisoformat)] | None = None  # else 2026 is in 1970
     dead: Literal["true", "false"] = "false"
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
-    cursor: Annotated[str, Field(max_length=500)] | None = None
 
 
-class ScheduleFilters(BaseModel):
+def parse_page(query: Mapping[str, Sequence[bytes]]) -> Page:
+    """Return the page that a query asks for; errors as :func:`parse_query`."""
+    return parse_query(Page, query)
+
+
+class ScheduleFilters(Page):
     """Which schedules, and how many of them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: Annotated[str, Field(max_length=500)] | None = None
     tag: Annotated[list[Tag], Field(max_length=20)] = []
     enabled: Literal["true", "false"] | None = None
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
-    cursor: Annotated[str, Field(max_length=500)] = ""
 
     def fit(self, entry: Entry) -> bool:
         """Return whether it is one of these."""

@@ -17,7 +17,7 @@ from web import dashboard, docs, representation
 from web.api import ApiHandler, ClientLeft
 from web.conditions import Conditions
 from web.events import Frame, frames, frames_of_many, no_event_of_this_stream, position_of, positions_of
-from web.filters import parse_count, parse_filters, parse_schedule_filters
+from web.filters import parse_count, parse_filters, parse_page, parse_schedule_filters
 from web.idempotency import Answer, reservation
 from web.jobs import Submission
 from web.monitoring import QueuesHandler, StatisticsHandler, WorkersHandler
@@ -636,6 +636,17 @@ class MeHandler(ApiHandler):
         self.write_json(representation.me(self.principal, self.login))
 
 
+class AuditHandler(ApiHandler):
+    """``/v1/audit``"""
+
+    scopes: ClassVar = {"GET": "admin"}
+
+    async def get(self) -> None:
+        page = parse_page(self.request.query_arguments)
+        entries, cursor = await self.jobs.audit.find(page.limit, page.cursor)
+        self.write_json({"entries": entries, "next_cursor": cursor})
+
+
 class HealthHandler(ApiHandler):
     """``/healthz``: the process is alive and its loop turns."""
 
@@ -714,6 +725,7 @@ class NotFoundHandler(ApiHandler):
 
 ROUTES = [
     (r"/v1/me", MeHandler),
+    (r"/v1/audit", AuditHandler),
     (r"/v1/tasks", TasksHandler),
     (r"/v1/tasks/([^/]+)", TaskHandler),
     (r"/v1/tasks/([^/]+)/jobs", SubmitHandler),

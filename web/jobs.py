@@ -28,6 +28,7 @@ from tornado_celery_bridge.ledger import (
     Store,
     dumps,
 )
+from web.audit import Audit
 from web.catalogue import Catalogue, ExposedTask, unknown_task
 from web.idempotency import Answer, job_id_of
 from web.keys import Principal
@@ -91,6 +92,7 @@ class Jobs:
         self.catalogue = catalogue
         self.receivers = receivers or Receivers()
         self._paces: dict[str, tuple[float, int]] = {}
+        self.audit = Audit(ledger)
         self._background: set[asyncio.Task[None]] = set()
 
     # Tasks.
@@ -485,7 +487,7 @@ class Jobs:
 
     async def close(self) -> None:
         """Wait for what goes on in the background: a few seconds at most."""
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*self._background, self.audit.close(), return_exceptions=True)
 
     async def check(self) -> dict[str, str | None]:
         """Return, for each thing that the service stands on, why it cannot be used now; None for one that can."""

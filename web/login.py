@@ -59,13 +59,11 @@ class LoginHandler(ApiHandler):
 
     def _read_form(self) -> dict[str, str]:
         """Return the body's fields; of several of one name the first."""
-        if self._size > self.max_body:
-            raise Problem(413, "body-too-large", "The body is larger than a form's.")
         media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if media_type != "application/x-www-form-urlencoded":
             raise Problem(415, "unsupported-media-type", "The body must be a form.")
         try:
-            fields = parse_qs(self._received.decode("ascii"), max_num_fields=10)
+            fields = parse_qs(self.read_body().decode("ascii"), max_num_fields=10)
         except ValueError:
             raise Problem(400, "bad-request", "The body is not a form.") from None
         return {name: values[0] for name, values in fields.items()}

@@ -442,6 +442,13 @@ OPERATIONS = (
         answers={200: Answer("The workers.", documents.Workers)},
     ),
     Operation(
+        *("get", "/v1/audit", "list_audit", "Who changed what, newest first"),
+        tag="service",
+        parameters=("limit", "cursor"),
+        answers={200: Answer("A page.", documents.AuditEntries)},
+        problems=("invalid-query", "invalid-cursor", "ledger-unavailable"),
+    ),
+    Operation(
         *("get", "/healthz", "check_health", "Is the process alive?"),
         tag="service",
         is_public=True,

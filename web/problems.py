@@ -101,6 +101,7 @@ KINDS = {
     "rate-limited": Kind(429, "More requests than the key may make."),
     "too-many-unfinished-jobs": Kind(429, "The key's owner has as many unfinished jobs as they may."),
     "internal-error": Kind(500, "A bug; the service's log has the request's id."),
+    "flower-unavailable": Kind(502, "Flower cannot be reached, or has another password."),
     "ledger-unavailable": Kind(503, "The job records cannot be reached. Nothing was accepted."),
     "store-unavailable": Kind(503, "Where large inputs and results are kept does not work. Nothing was accepted."),
     "broker-unavailable": Kind(503, "The broker cannot be reached. Nothing was accepted."),
@@ -109,6 +110,7 @@ KINDS = {
     "waiters-saturated": Kind(503, "Too many requests wait already; the job is not affected."),
     "not-ready": Kind(503, "`checks` says what cannot be reached."),
     "shutting-down": Kind(503, "This process is about to end."),
+    "flower-timeout": Kind(504, "Flower does not answer."),
 }
 
 

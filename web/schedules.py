@@ -78,7 +78,7 @@ class Timetable:
 
     async def find(self, principal: Principal, filters: ScheduleFilters) -> Listing:
         """Return a page of the schedules that *principal* may see, in the order of their names."""
-        owner, after = "" if principal.is_admin else principal.owner, filters.cursor
+        owner, after = "" if principal.is_admin else principal.owner, filters.cursor or ""
         quarantined = await self._schedules.quarantined() if principal.is_admin and not after else {}
         shown: list[Scheduled] = []
         for _ in range(LOOKS // STEP):

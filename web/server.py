@@ -20,6 +20,7 @@ from tornado_celery_bridge.ledger.worker import is_installed
 from web.application import make_app, make_server
 from web.callbacks import Deliverer
 from web.catalogue import Catalogue
+from web.flower import Flower
 from web.jobs import Jobs
 from web.keys import Keyring
 from web.lifecycle import Lifecycle
@@ -76,8 +77,15 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
         stack.callback(asyncio.ensure_future(deliverer.run()).cancel)
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app), receivers)
         stack.push_async_callback(jobs.close)
+        flower = Flower(settings.flower_url, settings.flower_password_file)
+        stack.callback(flower.close)
         application = make_app(
-            *(bridge, jobs), keys=keys, lifecycle=lifecycle, max_body=settings.max_body, cookie_secret=cookie_secret
+            *(bridge, jobs),
+            keys=keys,
+            lifecycle=lifecycle,
+            max_body=settings.max_body,
+            cookie_secret=cookie_secret,
+            flower=flower,
         )
         server = make_server(application, behind_proxy=settings.behind_proxy)
         server.listen(settings.port, settings.bind, reuse_port=reuse_port)

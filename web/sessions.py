@@ -9,13 +9,14 @@ from tornado.web import RequestHandler
 
 from web.keys import Keyring, Principal
 
-__all__ = ("begin", "end", "find", "is_from_our_page")
+__all__ = ("SAFE", "begin", "end", "find", "is_from_our_page")
 
 #: The cookie's name with TLS, when browsers take it from this very host alone, and without.
 _SECURE, _INSECURE = "__Host-session", "session"
 #: Days, as Tornado has it. A working day is shorter.
 _LENGTH = 0.5
-_SAFE = ("GET", "HEAD", "OPTIONS")
+#: Methods that change nothing.
+SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 def find(handler: RequestHandler, keys: Keyring) -> Principal | None:
@@ -34,7 +35,7 @@ def is_from_our_page(handler: RequestHandler) -> bool:
     If it says another's, Tornado has refused it before, or does so with a WebSocket's handshake. A browser always says.
     """
     headers = handler.request.headers
-    is_safe = handler.request.method in _SAFE and "Upgrade" not in headers
+    is_safe = handler.request.method in SAFE and "Upgrade" not in headers
     return is_safe or "Origin" in headers or "Sec-Fetch-Site" in headers
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 __all__ = ("Settings", "SettingsError")
 
@@ -34,6 +35,9 @@ class Settings:
     callback_secret_file: Path
     #: Whether a proxy is all that reaches the port, so that what it says of the client is true.
     behind_proxy: bool
+    #: As :class:`web.flower.Flower` has them.
+    flower_url: str
+    flower_password_file: Path
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -56,12 +60,32 @@ class Settings:
             callback_allow=environment.get("CALLBACK_ALLOW") or "",
             callback_secret_file=_secret_file(environment),
             behind_proxy=bool(_number(environment, "BEHIND_PROXY", 0, 0, 1)),
+            flower_url=_flower_url(environment),
+            flower_password_file=_data_dir(environment) / "flower-password",
         )
 
 
 def _secret_file(environment: Mapping[str, str]) -> Path:
     given = environment.get("CALLBACK_SECRET_FILE")
-    return Path(given) if given else Path(environment.get("DATA_DIR") or ".data") / "callback-secret"
+    return Path(given) if given else _data_dir(environment) / "callback-secret"
+
+
+def _data_dir(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("DATA_DIR") or ".data")
+
+
+def _flower_url(environment: Mapping[str, str]) -> str:
+    given = environment.get("FLOWER_URL")
+    if not given:
+        return f"http://127.0.0.1:{_number(environment, 'FLOWER_PORT', 5555, 1, 65_535)}/flower"
+    try:
+        parts = urlsplit(given)
+        is_known = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        is_known = False
+    if not is_known:  # not quoted: it may have a password
+        raise SettingsError("FLOWER_URL should be the URL of Flower's first page, as in http://127.0.0.1:5555/flower")
+    return given
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

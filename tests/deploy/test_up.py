@@ -62,7 +62,7 @@ def test_the_product(up: Callable[..., Up], tmp_path: Path) -> None:
     web, flower = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{flower_port}"
     first = up(PORT=str(port), FLOWER_PORT=str(flower_port))
     other = up(PORT=str(free_port()), FLOWER_PORT=str(free_port()), DATA_DIR=str(tmp_path / "other"))
-    secret = first.line(r"user admin, password (\S+)$")[1]
+    flower_here = first.line(r"Flower    (http://\S+)$")[1]
     first.line("stop      Ctrl-C")
 
     # A book, an image and a table.
@@ -79,11 +79,11 @@ def test_the_product(up: Callable[..., Up], tmp_path: Path) -> None:
     assert run(web, "tasks.images.thumbnail", image=base64.b64encode(picture.getvalue()).decode())["done"]
     assert run(web, "tasks.data.profile_csv", csv="a,b\n1,x\n2,\n")["done"]
 
-    # Flower shows the worker and the job, to whoever has the password.
-    key = "Basic " + base64.b64encode(f"admin:{secret}".encode()).decode()
-    assert call(f"{flower}/api/workers")[0] == 401
-    wait_for(lambda: call(f"{flower}/api/tasks", Authorization=key)[1].get(job["id"], {}).get("state") == "SUCCESS")
-    assert call(f"{flower}/api/workers?refresh=1", Authorization=key)[1]
+    # Flower shows the worker and the job, through the web process; beside it only to whoever has the password.
+    assert flower_here == f"{web}/flower/"
+    assert call(f"{flower}/flower/api/workers")[0] == 401
+    wait_for(lambda: call(f"{web}/flower/api/tasks")[1].get(job["id"], {}).get("state") == "SUCCESS")
+    assert call(f"{web}/flower/api/workers?refresh=1")[1]
 
     # A worker that is killed is back. (What is sent while its connection dies may be lost: Redis hands it out.)
     def workers() -> set[int]:
@@ -123,11 +123,18 @@ def test_the_product(up: Callable[..., Up], tmp_path: Path) -> None:
     # From the second start on it is ready within 10 s, and knows its finished jobs.
     started = time.monotonic()
     again = up(PORT=str(port), FLOWER_PORT=str(flower_port))
-    assert again.line(r"user admin, password (\S+)$")[1] == secret
+    again.line("stop      Ctrl-C")
     wait_for(lambda: call(f"{web}/readyz")[0] == 200)
     assert time.monotonic() - started < 10.0
     status, kept = call(web + job["links"]["self"])
     assert (status, kept["result"]) == (200, job["result"])
+
+    # So does Flower.
+    def is_known() -> bool:
+        status, tasks = call(f"{web}/flower/api/tasks")
+        return status == 200 and tasks.get(job["id"], {}).get("state") == "SUCCESS"
+
+    wait_for(is_known)
     assert run(web, "tasks.text.count_words", text="after")["done"]
     again.signal()
     again.end()

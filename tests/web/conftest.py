@@ -25,6 +25,7 @@ from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
 from web import Catalogue, Jobs, make_app, make_server
 from web.api import MAX_BODY
+from web.flower import Flower
 from web.keys import Keyring
 from web.lifecycle import Lifecycle
 
@@ -110,13 +111,15 @@ async def running(
     *,
     keys: Keyring | None = None,
     max_body: int = MAX_BODY,
+    flower: Flower | None = None,
 ) -> AsyncIterator[Service]:
     """Serve until the block ends, then check that no request is left."""
     async with Bridge(app, config) as bridge:
         ledger = ledger or await asyncio.to_thread(lambda: Ledger.of_backend(ledger_backend(app)))
         lifecycle = Lifecycle()
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app))
-        server = make_server(make_app(bridge, jobs, keys=keys, lifecycle=lifecycle, max_body=max_body))
+        application = make_app(bridge, jobs, keys=keys, lifecycle=lifecycle, max_body=max_body, flower=flower)
+        server = make_server(application)
         sockets = bind_sockets(0, "127.0.0.1")
         server.add_sockets(sockets)
         client = SimpleAsyncHTTPClient(force_instance=True, max_clients=200)
