@@ -48,6 +48,7 @@ def make_app(
         keys=keys,
         lifecycle=lifecycle or Lifecycle(),
         max_body=max_body,
+        routes={handler: pattern.replace("([^/]+)", "*").replace("\\", "") for pattern, handler in ROUTES},
         openapi=make_file(encode(make_document(jobs.catalogue)), "application/json"),
         logger=logging.getLogger("web"),
         log_function=log_request,

@@ -73,6 +73,7 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
         stack.callback(asyncio.ensure_future(deliverer.run()).cancel)
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app), receivers)
         stack.push_async_callback(jobs.close)
+        stack.callback(asyncio.ensure_future(jobs.metrics.watch(bridge.ping_broker)).cancel)
         server = make_server(make_app(bridge, jobs, keys=keys, lifecycle=lifecycle, max_body=settings.max_body))
         server.listen(settings.port, settings.bind, reuse_port=reuse_port)
         _log.info("tornado=%s serving http://%s:%d", tornado.version, _in_url(settings.bind), settings.port)

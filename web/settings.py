@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from web.logs import FORMATS, Format
+
 __all__ = ("Settings", "SettingsError")
 
 
@@ -32,6 +34,7 @@ class Settings:
     callback_allow: str
     #: Where the secret is by which callbacks are signed.
     callback_secret_file: Path
+    log_format: Format
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -53,12 +56,21 @@ class Settings:
             api_keys_file=Path(keys) if keys else None,
             callback_allow=environment.get("CALLBACK_ALLOW") or "",
             callback_secret_file=_secret_file(environment),
+            log_format=_log_format(environment),
         )
 
 
 def _secret_file(environment: Mapping[str, str]) -> Path:
     given = environment.get("CALLBACK_SECRET_FILE")
     return Path(given) if given else Path(environment.get("DATA_DIR") or ".data") / "callback-secret"
+
+
+def _log_format(environment: Mapping[str, str]) -> Format:
+    given = environment.get("LOG_FORMAT") or "text"
+    for form in FORMATS:
+        if given == form:
+            return form
+    raise SettingsError(f"LOG_FORMAT should be one of {', '.join(FORMATS)}, not {given!r}")
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

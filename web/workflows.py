@@ -151,7 +151,8 @@ class Workflows:
     async def _dispatch(self, plan: "_Plan", begun: float, reservation: Reservation | None) -> None:
         try:
             left = self._jobs.time_left(begun) + DISPATCH_EACH * len(plan.steps)
-            await self._jobs.bridge.dispatch(plan.canvas, dispatch_timeout=left)
+            with self._jobs.metrics.dispatch():
+                await self._jobs.bridge.dispatch(plan.canvas, dispatch_timeout=left)
         except DispatchUncertain:
             _log.warning("the broker did not confirm workflow %s: what is lost of it is published again", plan.id)
         except BridgeError as exc:
@@ -206,7 +207,7 @@ class Workflows:
         """Return a workflow once all its jobs are done, or as it is after *timeout* seconds; errors as :meth:`get`."""
         if workflow.done:
             return workflow
-        with self._ledger.follow(workflow.record.id) as events:
+        with self._jobs.metrics.waiters.track_inprogress(), self._ledger.follow(workflow.record.id) as events:
             try:
                 async with asyncio.timeout(timeout):
                     async for _ in events:

@@ -31,6 +31,10 @@ class Web:
             with error:
                 return error.code, json.load(error)
 
+    def read(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
+            return str(response.read().decode())
+
     def is_ready(self) -> bool:
         try:
             return self.fetch("/readyz")[0] == 200
