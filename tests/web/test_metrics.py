@@ -120,15 +120,17 @@ def test_several_processes_tell_of_all_of_them(server: Server, tmp_path: Path) -
 
 # What is asked of it.
 
+DASHBOARD = (ROOT / "deploy/grafana/jobs.json").read_text("utf-8")
+ALERTS = (ROOT / "deploy/prometheus/alerts.yml").read_text("utf-8")
+PAGE = (ROOT / "docs/monitoring.md").read_text("utf-8")
 QUERIES = re.compile(r"(tcb_\w+)(?:\{([^}]*)\})?")
 
 
 def queries() -> list[tuple[str, str]]:
     """Return where and what: each query of the dashboard and of the alerts."""
-    dashboard = json.loads((ROOT / "deploy/grafana/jobs.json").read_text())
-    found = [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
-    rules = (ROOT / "deploy/prometheus/alerts.yml").read_text()
-    found += re.findall(r"- alert: (\w+)\n\s+expr: (?:>-\n)?((?:.|\n)+?)\n\s+(?:for|labels):", rules)
+    panels = json.loads(DASHBOARD)["panels"]
+    found = [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
+    found += re.findall(r"- alert: (\w+)\n\s+expr: (?:>-\n)?((?:.|\n)+?)\n\s+(?:for|labels):", ALERTS)
     assert len(found) > 40
     return found
 
@@ -157,9 +159,8 @@ async def test_every_query_asks_for_what_there_is(ours: Service, tmp_path: Path)
 
 
 async def test_every_metric_and_alert_is_documented(ours: Service) -> None:
-    page = (ROOT / "docs/monitoring.md").read_text("utf-8")
     families = await scrape(ours)
-    told = set(re.findall(r"^\| `(tcb_\w+)`", page, re.MULTILINE))
+    told = set(re.findall(r"^\| `(tcb_\w+)`", PAGE, re.MULTILINE))
     assert told == {f"{name}_total" if family.type == "counter" else name for name, family in families.items()}
-    alerts = re.findall(r"- alert: (\w+)", (ROOT / "deploy/prometheus/alerts.yml").read_text())
-    assert re.findall(r"^\| `([A-Z]\w+)`", page, re.MULTILINE) == alerts
+    alerts = re.findall(r"- alert: (\w+)", ALERTS)
+    assert re.findall(r"^\| `([A-Z]\w+)`", PAGE, re.MULTILINE) == alerts
