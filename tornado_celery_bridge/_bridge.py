@@ -361,7 +361,7 @@ class Bridge:
         job_id: str | None = None,
         dispatch_timeout: float | None = None,
         **options: Any,
-    ) -> None:
+    ) -> BridgeError | None:
         """
         Publish what the ledger has accepted, or leave that to a worker, which does it once the broker is back.
 
@@ -369,6 +369,9 @@ class Bridge:
 
         Args:
             job_id: Of a canvas, the job that begins it; else its ``task_id`` is the job's.
+
+        Returns:
+            None if the broker has it; else why a worker will see to it.
 
         Raises:
             DispatchUncertain: The broker is away, and so is the ledger: it may be published.
@@ -379,8 +382,9 @@ class Bridge:
         job_id = job_id or options["task_id"]
         try:
             await self.dispatch(target, args, kwargs, dispatch_timeout=dispatch_timeout, **options)
-        except DispatchUncertain:
+        except DispatchUncertain as exc:
             log.warning("the broker did not confirm job %s: should it be lost, it is published again", job_id)
+            return exc
         except BridgeError as exc:
             try:
                 kept = await self.ledger.defer(job_id, MAX_OUTBOX)
@@ -391,6 +395,8 @@ class Bridge:
             if not kept:
                 raise
             log.warning("job %s waits for the broker: %s", job_id, exc)
+            return exc
+        return None
 
     # Awaiting.
 

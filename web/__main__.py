@@ -1,4 +1,4 @@
-"""``python -m web``: the service; ``check``: is it safe; ``keys``: its API keys; ``openapi``: its description."""
+"""``python -m web``: the service; ``check``: is it safe; ``keys``: its API keys; ``openapi``: what it is; ``top``."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from celery.exceptions import ImproperlyConfigured
 
-from web import check_command, keys_command
+from web import check_command, keys_command, top_command
 from web.catalogue import Catalogue
 from web.logs import set_up
 from web.openapi import make_document
@@ -29,16 +29,16 @@ def main() -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    set_up()
+    settings = Settings.from_environment()
+    set_up(settings.log_format)
     try:
-        return asyncio.run(_run(options))
+        return asyncio.run(_run(options, settings))
     except OSError as exc:
         print(f"web: cannot listen: {exc}", file=sys.stderr)
         return CONFIGURATION_ERROR
 
 
-async def _run(options: argparse.Namespace) -> int:
-    settings = Settings.from_environment()
+async def _run(options: argparse.Namespace, settings: Settings) -> int:
     if options.child is None and options.processes > 1:
         return await run_processes(settings, options.processes)
     await serve(settings, reuse_port=options.child is not None, parent=options.child)
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", description="Without one, the service runs.")
     check_command.add_parser(commands)
     keys_command.add_parser(commands)
+    top_command.add_parser(commands)
     openapi = commands.add_parser("openapi", help="write the OpenAPI document; needs no Redis")
     openapi.add_argument("file", nargs="?", type=Path, metavar="FILE", help="standard output, if there is none")
     openapi.set_defaults(run=_openapi)

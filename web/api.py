@@ -23,7 +23,7 @@ from web.lifecycle import Lifecycle
 from web.limits import Allowance, take
 from web.prefer import preferences
 from web.problems import CONTENT_TYPE, Fault, Problem, problem_of
-from web.trace import Trace, current
+from web.trace import Trace, current, current_job
 
 __all__ = ("MAX_BODY", "MAX_DISCARDED", "MAX_WAIT", "ApiHandler", "ClientLeft")
 
@@ -95,6 +95,7 @@ class ApiHandler(RequestHandler):
     def initialize(self) -> None:
         self.trace = Trace.begun(self.request.headers.get("traceparent"))
         current.set(self.trace)  # of the connection's task, whose requests come one after another
+        current_job.set(None)
         self._received = bytearray()
         self._size = 0
         self._counted = True
@@ -403,6 +404,13 @@ class ApiHandler(RequestHandler):
         if self._counted:
             self._counted = False
             self.lifecycle.request_ended()
+            method = str(self.request.method)
+            self.jobs.metrics.request(
+                method if method in self.SUPPORTED_METHODS else "other",
+                self.settings["routes"].get(type(self), "other"),
+                self.get_status(),
+                self.request.request_time(),
+            )
             self._record()
 
     def _record(self) -> None:

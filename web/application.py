@@ -48,8 +48,9 @@ def make_app(
         flower: What is under ``/flower/``; None is that nothing is.
         settings: More of Tornado's settings.
     """
+    routes = [*ROUTES, *login.ROUTES, *flower_.ROUTES]
     return tornado.web.Application(
-        [*ROUTES, *login.ROUTES, *flower_.ROUTES],
+        routes,
         default_handler_class=NotFoundHandler,
         bridge=bridge,
         jobs=jobs,
@@ -58,6 +59,7 @@ def make_app(
         max_body=max_body,
         cookie_secret=cookie_secret or secrets.token_hex(32),
         flower=flower,
+        routes={handler: pattern.replace("([^/]+)", "*").replace("\\", "") for pattern, handler in routes},
         openapi=make_file(encode(make_document(jobs.catalogue)), "application/json"),
         logger=logging.getLogger("web"),
         log_function=log_request,

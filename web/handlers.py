@@ -20,7 +20,7 @@ from web.events import Frame, frames, frames_of_many, no_event_of_this_stream, p
 from web.filters import parse_count, parse_filters, parse_page, parse_schedule_filters
 from web.idempotency import Answer, reservation
 from web.jobs import Submission
-from web.monitoring import QueuesHandler, StatisticsHandler, WorkersHandler
+from web.monitoring import MetricsHandler, QueuesHandler, StatisticsHandler, WorkersHandler
 from web.problems import Fault, Problem, problem_of
 from web.schedule_fields import Backfilling, Pause, parse
 from web.schedules import Timetable, etag_of
@@ -322,7 +322,8 @@ class StreamHandler(ApiHandler):
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")
         try:
-            await self.unless_client_leaves(self._write(upcoming))
+            with self.jobs.metrics.streams.track_inprogress():
+                await self.unless_client_leaves(self._write(upcoming))
         except TimeoutError:  # a slow reader
             self._left = True
             raise ClientLeft from None
@@ -408,17 +409,17 @@ class EventsSocket(ApiHandler, WebSocketHandler):
 
     async def _relay(self) -> None:
         code, reason = 1000, "end"
+        upcoming = frames(self.jobs, self.principal, self._job, self._after, self.lifecycle.closing)
         try:
-            async with aclosing(
-                frames(self.jobs, self.principal, self._job, self._after, self.lifecycle.closing)
-            ) as upcoming:
-                async for frame in upcoming:
-                    if frame.event is None:
-                        continue  # a WebSocket has pings
-                    if frame.event == "close":
-                        code, reason = 1001, frame.data["reason"]
-                    async with asyncio.timeout(WRITE_TIMEOUT):
-                        await self.write_message(representation.encode(frame._asdict()))
+            with self.jobs.metrics.streams.track_inprogress():
+                async with aclosing(upcoming):
+                    async for frame in upcoming:
+                        if frame.event is None:
+                            continue  # a WebSocket has pings
+                        if frame.event == "close":
+                            code, reason = 1001, frame.data["reason"]
+                        async with asyncio.timeout(WRITE_TIMEOUT):
+                            await self.write_message(representation.encode(frame._asdict()))
         except TimeoutError:
             code, reason = 1008, "slow-reader"
         except WebSocketClosedError:
@@ -755,6 +756,7 @@ ROUTES = [
     (r"/v1/statistics", StatisticsHandler),
     (r"/v1/queues", QueuesHandler),
     (r"/v1/workers", WorkersHandler),
+    (r"/metrics", MetricsHandler),
     (r"/healthz", HealthHandler),
     (r"/readyz", ReadyHandler),
     (r"/openapi\.json", OpenApiHandler),

@@ -32,11 +32,12 @@ from web.audit import Audit
 from web.catalogue import Catalogue, ExposedTask, unknown_task
 from web.idempotency import Answer, job_id_of
 from web.keys import Principal
+from web.metrics import Metrics
 from web.options import JobOptions, parse_options
 from web.problems import Fault, Problem
 from web.receivers import Receivers
 from web.representation import milliseconds
-from web.trace import message_headers
+from web.trace import current_job, message_headers
 
 __all__ = ("WITHDRAW_TIMEOUT", "Blob", "Jobs", "Submission", "not_accepted", "uncertain", "unpublishable")
 
@@ -91,6 +92,8 @@ class Jobs:
         self.ledger = ledger
         self.catalogue = catalogue
         self.receivers = receivers or Receivers()
+        #: What is counted of them, and of the process.
+        self.metrics = Metrics()
         self._paces: dict[str, tuple[float, int]] = {}
         self.audit = Audit(ledger)
         self._background: set[asyncio.Task[None]] = set()
@@ -163,6 +166,7 @@ class Jobs:
             eta=None if due is None else milliseconds(due),
             retry_of=retry_of,
         )
+        current_job.set(record.id)
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
         celery_options = options.for_celery(now, self.catalogue.reverses_priority) | {"headers": message_headers()}
         if task.task.ignore_result:
@@ -196,7 +200,10 @@ class Jobs:
             return Submission(job)  # it was published: a worker has seen it
         try:
             left = self.bridge.time_left(begun)
-            await self.bridge.publish(task.task, *arguments, task_id=record.id, dispatch_timeout=left, **celery_options)
+            publishing = self.bridge.publish(
+                task.task, *arguments, task_id=record.id, dispatch_timeout=left, **celery_options
+            )
+            await self.metrics.dispatch(publishing)
         except DispatchUncertain as exc:
             raise uncertain(record.id) from exc
         except Exception as exc:
@@ -316,6 +323,7 @@ class Jobs:
             Problem: 404, no such job, or another's; 410, there was one.
             LedgerUnavailable: Not known now.
         """
+        current_job.set(job_id)
         job = await self.ledger.get(job_id)
         if job is None or not principal.may_see(job):
             raise Problem(404, "unknown-job", "There is no job of this id.")
@@ -387,7 +395,7 @@ class Jobs:
 
     async def wait(self, principal: Principal, job: Job, timeout: float) -> Job:
         """Return a job once it is done, or as it is after *timeout* seconds; errors as :meth:`get`."""
-        with self.ledger.follow(job.record.id, job.number) as events:
+        with self.metrics.waiters.track_inprogress(), self.ledger.follow(job.record.id, job.number) as events:
             try:
                 async with asyncio.timeout(timeout):
                     async for _ in events:

@@ -1,19 +1,24 @@
 """What goes on, for whoever watches all jobs: statistics, queues and workers, by the scope ``monitor``."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Annotated, Any, ClassVar, NamedTuple
 
+from prometheus_client import Metric
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
-from tornado_celery_bridge.ledger import SPANS, Monitor, Span
-from web import representation
+from tornado_celery_bridge.ledger import SPANS, LedgerUnavailable, Monitor, Span
+from web import metrics, representation
 from web.api import ApiHandler
 from web.filters import parse_query
 
-__all__ = ("QueuesHandler", "StatisticsHandler", "WorkersHandler")
+__all__ = ("MetricsHandler", "QueuesHandler", "StatisticsHandler", "WorkersHandler")
+
+_log = logging.getLogger(__name__)
 
 #: Steps that are shown when nobody says since when.
 DEFAULT_STEPS: dict[Span, int] = {"minute": 60, "hour": 24, "day": 30}
@@ -97,3 +102,24 @@ class WorkersHandler(MonitorHandler):
     async def get(self) -> None:
         now = time.time()
         self.write_list("workers", [representation.worker(each, now) for each in await self.monitor.workers()])
+
+
+class MetricsHandler(MonitorHandler):
+    """``/metrics``; without the ledger what this process, and those beside it, can tell by themselves."""
+
+    needs_ledger = False
+
+    async def get(self) -> None:
+        try:
+            counts, totals, queues, workers = await asyncio.gather(
+                self.monitor.counts(), self.monitor.totals(), self.monitor.queues(), self.monitor.workers()
+            )
+        except LedgerUnavailable as exc:
+            _log.info("%s", exc)
+            families: Iterable[Metric] = metrics.ledger_is_up(False)
+        else:
+            shown = representation.queues(queues, workers, self.jobs.catalogue.queues)
+            families = chain(metrics.ledger_is_up(True), metrics.ledger_families(counts, totals, shown, workers))
+        body = await asyncio.to_thread(metrics.render, self.jobs.metrics, families)
+        self.set_header("Content-Type", metrics.CONTENT_TYPE)
+        self.finish(body)

@@ -449,6 +449,11 @@ OPERATIONS = (
         problems=("invalid-query", "invalid-cursor", "ledger-unavailable"),
     ),
     Operation(
+        *("get", "/metrics", "read_metrics", "Metrics for Prometheus"),
+        tag="monitoring",
+        answers={200: Answer("Its text format, 0.0.4.", {"type": "string"}, media_types=("text/plain",))},
+    ),
+    Operation(
         *("get", "/healthz", "check_health", "Is the process alive?"),
         tag="service",
         is_public=True,

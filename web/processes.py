@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 
+from web.metrics import FOLDER, forget_process
 from web.settings import Settings
 
 __all__ = ("CONFIGURATION_ERROR", "run_processes")
@@ -39,8 +41,9 @@ async def run_processes(settings: Settings, count: int) -> int:
         loop.add_signal_handler(number, stop.set)
     child_end, own_end = os.pipe()
     try:
-        keepers = [asyncio.ensure_future(_keep_running(child_end, stop)) for _ in range(count)]
-        statuses = await asyncio.gather(*keepers)
+        with tempfile.TemporaryDirectory(prefix="web-metrics-", ignore_cleanup_errors=True) as folder:
+            keepers = [asyncio.ensure_future(_keep_running(child_end, stop, folder)) for _ in range(count)]
+            statuses = await asyncio.gather(*keepers)
     finally:
         os.close(own_end)
         os.close(child_end)
@@ -55,13 +58,13 @@ def _check_port(settings: Settings) -> None:
         probe.bind((settings.bind, settings.port))
 
 
-async def _keep_running(child_end: int, stop: asyncio.Event) -> int:
+async def _keep_running(child_end: int, stop: asyncio.Event, folder: str) -> int:
     """Run one process after the other until *stop*; return 0, or its status if none can ever run."""
     delay, has_run = FIRST_DELAY, False
     loop = asyncio.get_running_loop()
     while not stop.is_set():
         started = loop.time()
-        status = await _run(child_end, stop)
+        status = await _run(child_end, stop, folder)
         if stop.is_set():
             break
         if status == CONFIGURATION_ERROR and not has_run:  # later it is a file that was edited, and may be corrected
@@ -78,10 +81,12 @@ async def _keep_running(child_end: int, stop: asyncio.Event) -> int:
     return 0
 
 
-async def _run(child_end: int, stop: asyncio.Event) -> int:
-    """Run one process to its end; return its status."""
+async def _run(child_end: int, stop: asyncio.Event, folder: str) -> int:
+    """Run one process, which counts in *folder*, to its end; return its status."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "web", "--child", str(child_end)), pass_fds=(child_end,)
+        *(sys.executable, "-m", "web", "--child", str(child_end)),
+        pass_fds=(child_end,),
+        env={**os.environ, FOLDER: folder},
     )
     ended = asyncio.ensure_future(process.wait())
     stopped = asyncio.ensure_future(stop.wait())
@@ -90,4 +95,6 @@ async def _run(child_end: int, stop: asyncio.Event) -> int:
     if not ended.done():
         with contextlib.suppress(ProcessLookupError):  # it ended just now
             process.terminate()
-    return await ended
+    status = await ended
+    forget_process(process.pid, folder)
+    return status

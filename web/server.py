@@ -77,6 +77,7 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
         stack.callback(asyncio.ensure_future(deliverer.run()).cancel)
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app), receivers)
         stack.push_async_callback(jobs.close)
+        stack.callback(asyncio.ensure_future(jobs.metrics.watch(bridge.ping_broker)).cancel)
         flower = Flower(settings.flower_url, settings.flower_password_file)
         stack.callback(flower.close)
         application = make_app(

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from web.logs import FORMATS, Format
+
 __all__ = ("Settings", "SettingsError")
 
 
@@ -38,6 +40,7 @@ class Settings:
     #: As :class:`web.flower.Flower` has them.
     flower_url: str
     flower_password_file: Path
+    log_format: Format
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -62,6 +65,7 @@ class Settings:
             behind_proxy=bool(_number(environment, "BEHIND_PROXY", 0, 0, 1)),
             flower_url=_flower_url(environment),
             flower_password_file=_data_dir(environment) / "flower-password",
+            log_format=_log_format(environment),
         )
 
 
@@ -86,6 +90,14 @@ def _flower_url(environment: Mapping[str, str]) -> str:
     if not is_known:  # not quoted: it may have a password
         raise SettingsError("FLOWER_URL should be the URL of Flower's first page, as in http://127.0.0.1:5555/flower")
     return given
+
+
+def _log_format(environment: Mapping[str, str]) -> Format:
+    given = environment.get("LOG_FORMAT") or "text"
+    for form in FORMATS:
+        if given == form:
+            return form
+    raise SettingsError(f"LOG_FORMAT should be one of {', '.join(FORMATS)}, not {given!r}")
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

@@ -10,7 +10,7 @@ import secrets
 from contextvars import ContextVar
 from typing import NamedTuple, Self
 
-__all__ = ("Trace", "current", "message_headers")
+__all__ = ("Trace", "current", "current_job", "message_headers")
 
 # Version, trace id, parent id, flags; a later version may have more after a dash.
 _TRACEPARENT = re.compile("([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[^,]*)?")
@@ -39,12 +39,11 @@ class Trace(NamedTuple):
         """The trace's id."""
         return self.traceparent[3:35]
 
-    def __str__(self) -> str:
-        return f"request={self.request_id} trace={self.trace_id}"
-
 
 #: The request that is being answered; None elsewhere.
 current: ContextVar[Trace | None] = ContextVar("current", default=None)
+#: The id of the job that it is about, once that is known.
+current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
 
 
 def message_headers() -> dict[str, str]:

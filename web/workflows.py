@@ -151,7 +151,10 @@ class Workflows:
     async def _dispatch(self, plan: "_Plan", begun: float, reservation: Reservation | None) -> None:
         try:
             left = self._jobs.bridge.time_left(begun) + DISPATCH_EACH * len(plan.steps)
-            await self._jobs.bridge.publish(plan.canvas, job_id=plan.steps[0].record.id, dispatch_timeout=left)
+            first = plan.steps[0].record.id
+            await self._jobs.metrics.dispatch(
+                self._jobs.bridge.publish(plan.canvas, job_id=first, dispatch_timeout=left)
+            )
         except DispatchUncertain as exc:
             raise uncertain(plan.steps[0].record.id) from exc
         except BridgeError:
@@ -205,7 +208,7 @@ class Workflows:
         """Return a workflow once all its jobs are done, or as it is after *timeout* seconds; errors as :meth:`get`."""
         if workflow.done:
             return workflow
-        with self._ledger.follow(workflow.record.id) as events:
+        with self._jobs.metrics.waiters.track_inprogress(), self._ledger.follow(workflow.record.id) as events:
             try:
                 async with asyncio.timeout(timeout):
                     async for _ in events:

@@ -43,6 +43,10 @@ class Web:
             connection.request("POST", "/login", urllib.parse.urlencode({"key": key}), given)
             return connection.getresponse().headers["Set-Cookie"]
 
+    def read(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
+            return str(response.read().decode())
+
     def is_ready(self) -> bool:
         try:
             return self.fetch("/readyz")[0] == 200

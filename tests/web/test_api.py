@@ -13,6 +13,7 @@ import pytest
 from tests.servers import wait_for
 from tests.web.conftest import Service, problem, until
 from web.api import MAX_BODY, MAX_DISCARDED
+from web.logs import OneLineFormatter
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 
@@ -573,7 +574,7 @@ async def test_one_log_line_for_a_request_whatever_is_in_it(service: Service, ca
     caplog.set_level("INFO", "web.access")
     response = await service.fetch("/v1/jobs/%0aINFO%20forged?secret=1", headers={"X-Evil": "a"})
     await service.submit("s.echo", {"input": {"value": "confidential"}})
-    lines = [record.getMessage() for record in caplog.records if record.name == "web.access"]
+    lines = [OneLineFormatter().format(record) for record in caplog.records if record.name == "web.access"]
     assert len(lines) == 2
     assert f"request={response.headers['X-Request-Id']}" in lines[0]
     assert f"trace={response.headers['traceparent'].split('-')[1]}" in lines[0]

@@ -252,6 +252,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "reader": {"scopes": ["read"]},
     "canceller": {"scopes": ["cancel"]},
     "scheduler": {"scopes": ["schedule"]},
+    "watcher": {"scopes": ["monitor"]},
     "some": {"owner": "some", "tasks": ["s.add", "s.e*", "celery.*", "no.such"]},
     "expired": {"expires_at": (datetime.now(UTC) - timedelta(seconds=1)).isoformat()},
     "limited": {"owner": "limited", "rate": "20/h"},
@@ -302,6 +303,7 @@ ROUTES_WITH_SCOPES = [
     ("GET", "/v1/statistics", "monitor"),
     ("GET", "/v1/queues", "monitor"),
     ("GET", "/v1/workers", "monitor"),
+    ("GET", "/metrics", "monitor"),
     ("GET", "/v1/tasks/s.add", "read"),
     ("POST", "/v1/tasks/s.add/jobs", "submit"),
     ("GET", "/v1/jobs/x", "read"),
@@ -376,7 +378,13 @@ async def test_a_key_in_the_query(site: Guarded, caplog: pytest.LogCaptureFixtur
 
 @needs_worker
 async def test_scopes(site: Guarded) -> None:
-    holders = {"read": "reader", "submit": "submitter", "cancel": "canceller", "schedule": "scheduler"}
+    holders = {
+        "read": "reader",
+        "submit": "submitter",
+        "cancel": "canceller",
+        "schedule": "scheduler",
+        "monitor": "watcher",
+    }
     for method, path, scope in ROUTES_WITH_SCOPES:
         for held, name in holders.items():
             response = await site.fetch(name, path, method)

@@ -163,7 +163,7 @@ local function pace(name, ms)
 end
 
 -- How often what has happened. One minute is open, and counted in by fields, in a hash of its own. When it is over,
--- whoever counts next adds it to its hour, its day and all that was: once a minute, some 60 µs for each series. So a
+-- whoever counts next adds it to its hour, its day and all that was: once a minute, 0.1 ms for each series. So a
 -- count costs a command, and nobody need be there to roll the minutes up.
 -- What: a(ccepted), x (withdrawn), r(etried), l(ost with its worker), p(ublished again); w and a bucket for each
 -- attempt that begins, W the ms that they waited; s(ucceeded), f(ailed) or v (revoked) and a bucket for each job that

@@ -1,0 +1,132 @@
+"""What a process writes: its log as JSON, and ``python -m web top``."""
+
+import asyncio
+import json
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.web.conftest import ROOT, environment
+from tests.web.processes import Web, serving
+from tests.web.test_keys import made, write
+from web.logs import JsonFormatter
+from web.settings import Settings, SettingsError
+from web.top_command import _time
+from web.trace import Trace, current, current_job
+
+
+def test_an_event_as_json() -> None:
+    try:
+        raise ValueError("a\nb")
+    except ValueError:
+        record = logging.LogRecord("web", logging.ERROR, __file__, 1, "%s\u2028", ("é\x00",), sys.exc_info())
+    line = JsonFormatter().format(record)
+    assert line.isascii()
+    assert line.isprintable()
+    told = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", told.pop("time"))
+    assert told.pop("exception").endswith("ValueError: a\nb")
+    assert told == {"level": "ERROR", "logger": "web", "message": "é\x00\u2028"}
+
+
+async def test_ids_are_of_the_task_that_logs() -> None:
+    record = logging.LogRecord("web", logging.INFO, __file__, 1, "", (), None)
+
+    async def logged(trace: Trace, job: str) -> dict[str, Any]:
+        current.set(trace)
+        current_job.set(job)
+        await asyncio.sleep(0)
+        told: dict[str, Any] = json.loads(JsonFormatter().format(record))
+        return told
+
+    traces = [Trace.begun(None), Trace.begun(None)]
+    found = await asyncio.gather(*(logged(trace, job) for trace, job in zip(traces, "ab", strict=True)))
+    for trace, job, told in zip(traces, "ab", found, strict=True):
+        assert (told["request"], told["trace"], told["job"]) == (trace.request_id, trace.trace_id, job)
+
+
+def test_a_format_that_is_none() -> None:
+    assert Settings.from_environment({}).log_format == "text"
+    assert Settings.from_environment({"LOG_FORMAT": "json"}).log_format == "json"
+    with pytest.raises(SettingsError, match="LOG_FORMAT should be one of text, json, not 'xml'"):
+        Settings.from_environment({"LOG_FORMAT": "xml"})
+
+
+@pytest.mark.server
+@pytest.mark.worker
+def test_every_line_is_json_and_has_no_secret(web_url: str, tmp_path: Path) -> None:
+    key, entry = made(scopes=["submit", "read", "monitor"])
+    settings = {
+        **{"CELERY_APP": "tests.web.sample", "SAMPLE_URL": web_url, "ALLOW_UNSAFE": "no-aof", "LOG_FORMAT": "json"},
+        **{"API_KEYS_FILE": str(write(tmp_path / "keys.json", entry)), "DATA_DIR": str(tmp_path)},
+    }
+    with serving(tmp_path / "log", **settings) as web:
+        headers = {"Authorization": f"Bearer {key}"}
+        body = {"input": {"value": "confidential"}, "options": {"tags": ["private"]}}
+        status, job = web.fetch("/v1/tasks/s.echo/jobs", body, Prefer="wait=20", **headers)
+        assert (status, job["result"]) == (200, "confidential")
+        assert web.fetch(f"/v1/jobs/{job['id']}?secret=confidential", **headers)[0] == 200
+        assert web.fetch("/v1/tasks/s.add/jobs", {"input": {"x": "confidential"}}, **headers)[0] == 422
+        assert web.fetch("/v1/jobs/none?token=confidential", **headers)[0] == 400
+        shown = top(web, key)
+    written = (tmp_path / "log").read_text()
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert "confidential" not in written
+    assert "private" not in written
+    assert key not in written
+    assert key.split("_")[2] not in written
+    requests = [line for line in lines if line["logger"] == "web.access" and line["path"] != "/readyz"]
+    submitted, read = requests[:2]
+    assert (submitted["method"], submitted["path"], submitted["status"]) == ("POST", "/v1/tasks/s.echo/jobs", 200)
+    assert submitted["job"] == read["job"] == job["id"]
+    assert submitted["key"] == entry["id"]
+    assert all({"time", "level", "message", "request", "trace", "ms", "ip"} <= line.keys() for line in requests)
+    assert len({line["request"] for line in requests}) == len(requests)
+    check_top(shown)
+
+
+def top(web: Web, key: str) -> str:
+    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "web", "top", "--once", "--url", f"http://127.0.0.1:{web.port}/"]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
+        )
+
+    refused = run(API_KEY="")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "401 This needs a valid API key" in refused.stderr
+    done = run(API_KEY=key)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def check_top(shown: str) -> None:
+    lines = shown.splitlines()
+    assert "\x1b" not in shown
+    assert lines[2].split() == [
+        *("jobs", "now", "waiting", "scheduled", "running", "succeeded", "failed", "revoked", "dead", "unpublished")
+    ]
+    rows = {line.split()[0]: line.split() for line in lines if line}
+    assert {"quiet", "websample"} <= rows.keys()
+    assert rows["websample"][4] == "1"
+    (worker,) = (row for name, row in rows.items() if "@" in name)
+    assert worker[1:] == ["3", "0", "websample"]
+
+
+def test_times() -> None:
+    assert [_time(each) for each in (None, 0.0123, 0.5, 1.25, 119, 4_000)] == [
+        *("-", "12.3 ms", "500 ms", "1.2 s", "119.0 s", "67 min")
+    ]
+
+
+def test_nobody_there() -> None:
+    command = [sys.executable, "-m", "web", "top", "--once", "--url", "http://127.0.0.1:1"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "http://127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
