@@ -169,8 +169,6 @@ end
 -- attempt that begins, W the ms that they waited; s(ucceeded), f(ailed) or v (revoked) and a bucket for each job that
 -- ends, T the ms that they ran. Bucket k has what took up to 2^k ms, and longer than the one before; w, s, f or v
 -- without a bucket, nobody knows how long.
-local SPANS = {minute = {1, 120}, hour = {60, 192}, day = {1440, 400}}  -- minutes, and how many of them are kept
-
 local function add(slot, counts)
   for series, found in pairs(counts) do
     local known = redis.call('HGET', slot, series)
@@ -181,6 +179,7 @@ local function add(slot, counts)
 end
 
 local function close_minute(minute)
+  local SPANS = {minute = {1, 120}, hour = {60, 192}, day = {1440, 400}}  -- minutes, and how many of them are kept
   local open, counts, all = redis.call('HGETALL', prefix .. 'history:open'), {}, {}
   for place = 1, #open, 2 do
     local what, series = string.match(open[place], '^(%w+) (.*)$')
@@ -209,7 +208,10 @@ local function count(time, queue, task, what, by)
   if not is_open then
     local minute, known = math.floor(time / 60000), redis.call('HGET', open, 'minute')
     if known and minute > tonumber(known) then close_minute(tonumber(known)) end
-    if not known or minute > tonumber(known) then redis.call('HSET', open, 'minute', minute) end
+    if not known or minute > tonumber(known) then
+      -- A value of over 64 bytes makes a table of the hash, which else is a list that each count is searched in.
+      redis.call('HSET', open, 'minute', string.format('%065.0f', minute))
+    end
     is_open = true
   end
   redis.call('HINCRBY', open, what .. ' ' .. queue .. '\\n' .. task, by or 1)
