@@ -10,10 +10,8 @@ from collections.abc import Iterator
 
 __all__ = ("ensure",)
 
-#: Seconds for one command of apt's: a first installation brings Erlang or Java along.
-PATIENCE = 300
-#: What several processes that ensure something at once take turns by.
-_LOCK = "/tmp/tornado-celery-bridge-apt.lock"
+#: Seconds for one command of apt's (a first installation brings Erlang or Java along), and to wait for another's.
+PATIENCE, TURN = 300, 240
 #: Whoever installs a server here starts one of their own: none as a service of the machine.
 _NO_SERVICES = "#!/bin/sh\nexit 101\n"
 _POLICY = "/usr/sbin/policy-rc.d"
@@ -48,11 +46,16 @@ def _is_installed(package: str) -> bool:
 
 
 def _apt(*words: str) -> bool:
-    command = ["apt-get", "--quiet", "--yes", "--no-install-recommends", *words]
+    options = ("--quiet", "--yes", "--no-install-recommends", "-o", f"DPkg::Lock::Timeout={TURN}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
         done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
+            ["apt-get", *options, *words],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TURN + PATIENCE,
         )
     except subprocess.TimeoutExpired:
         return False
@@ -63,9 +66,13 @@ def _apt(*words: str) -> bool:
 
 @contextlib.contextmanager
 def _turn() -> Iterator[None]:
-    with open(_LOCK, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """One process at a time: by a lock on the policy's folder, so there is no lock file to leave behind."""
+    descriptor = os.open(os.path.dirname(_POLICY), os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
