@@ -22,8 +22,10 @@ from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.nodenames import anon_nodename
 from celery.utils.saferepr import saferepr
 from kombu.exceptions import OperationalError
+from kombu.transport import pyamqp
 
 from tornado_celery_bridge._lane import Call
+from tornado_celery_bridge.transports import rabbitmq, transport_of
 
 __all__ = ("Message", "NotSent", "Publisher", "SentInDoubt", "Target", "connect")
 
@@ -114,9 +116,8 @@ class Publisher:
         try:
             if self._producer is None:
                 self._connect()
-            elif ping := getattr(self._producer.channel, "conn_or_acquire", None):
-                with ping() as client:
-                    client.ping()
+            else:
+                self._check_connection()
         except Exception as exc:
             if self._producer is not None or self._connection is None:
                 log.warning("the broker is not reachable: %s", exc)
@@ -154,7 +155,15 @@ class Publisher:
         errors = self._connection.connection_errors
         self._connection_errors = tuple(error for error in errors if error is not KeyError)
         self._declared.clear()
+        rabbitmq.declare(self._app, self._connection)
         self._producer = self._app.amqp.Producer(self._connection.channel())
+
+    def _check_connection(self) -> None:
+        if ping := getattr(self._producer.channel, "conn_or_acquire", None):
+            with ping() as client:
+                client.ping()
+        elif check := getattr(self._connection.transport, "check_connection", None):
+            check(self._connection.connection)
 
     def _publish(self, call: Call) -> None:
         try:
@@ -276,26 +285,23 @@ class Publisher:
 
 def connect(app: Celery) -> Any:
     """Return a connection to the broker, made, and with a bound on how long any answer may take."""
-    transport_options = dict(app.conf.broker_transport_options)
-    for option in ("socket_timeout", "socket_connect_timeout"):
-        transport_options[option] = min(transport_options.get(option) or SOCKET_TIMEOUT, SOCKET_TIMEOUT)
-    # A silent retry would turn a message in doubt into two; kombu refuses to batch with it, too.
-    transport_options["retry_on_timeout"] = False
-    redis = app.conf.broker_write_url.startswith(("redis", "sentinel"))
-    if app.conf.broker_write_url.startswith(("amqp", "pyamqp")):
-        transport_options = {
-            "confirm_publish": True,
-            "confirm_timeout": SOCKET_TIMEOUT,
-            "read_timeout": SOCKET_TIMEOUT,
-            "write_timeout": SOCKET_TIMEOUT,
-            **app.conf.broker_transport_options,
-        }
-    connection = app.connection_for_write(
+    transport = transport_of(app)
+    connection: Any = app.connection_for_write(
         connect_timeout=min(app.conf.broker_connection_timeout or SOCKET_TIMEOUT, SOCKET_TIMEOUT),
-        transport_options=transport_options if redis or "confirm_publish" in transport_options else None,
+        heartbeat=app.conf.broker_heartbeat,
+        transport=rabbitmq.Transport if transport is pyamqp.Transport else None,  # its waits have no bound
     )
-    # One attempt: kombu's own connect() sleeps 2 s between two.
-    connection.ensure_connection(max_retries=0, interval_start=0)
+    options = connection.transport_options
+    if transport.driver_type == "redis":
+        for option in ("socket_timeout", "socket_connect_timeout"):
+            options[option] = min(options.get(option) or SOCKET_TIMEOUT, SOCKET_TIMEOUT)
+        # A silent retry would turn a message in doubt into two; kombu refuses to batch with it, too.
+        options["retry_on_timeout"] = False
+    elif transport.driver_type == "amqp":
+        options.setdefault("confirm_publish", True)
+        options.setdefault("confirm_timeout", SOCKET_TIMEOUT)
+    # One attempt for each host: kombu's own connect() sleeps 2 s between two.
+    connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
     return connection
 
 

@@ -31,6 +31,7 @@ import functools
 import hashlib
 import inspect
 import logging
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -58,6 +59,9 @@ from tornado_celery_bridge.progress import STATE as PROGRESS
 __all__ = ("JobCancelled", "install", "is_installed")
 
 log = logging.getLogger(__name__)
+
+#: What Celery puts before a routing key for RabbitMQ to hold a message back: its delay in seconds, bit by bit.
+_DELAY = re.compile(r"^(?:[01]\.)+")
 
 #: Characters of one log line that become an event.
 MAX_LINE = 4_000
@@ -351,9 +355,7 @@ def _keep_message(
     if is_keeper() or not isinstance(body, tuple):
         return
     args, kwargs, embed = body
-    delivery = {"exchange": exchange or "", "routing_key": routing_key}
-    options = Context(headers, **embed).as_execution_options()
-    options |= {"queue": routing_key} if not exchange else delivery
+    options = Context(headers, **embed).as_execution_options() | _destination(app, exchange, routing_key)
     options["priority"] = properties.get("priority")
     eta = headers.get("eta")
     due = None if eta is None else datetime.fromisoformat(eta)
@@ -361,6 +363,19 @@ def _keep_message(
     message = {"task": headers["task"], "args": args, "kwargs": kwargs, "options": given}
     seconds = None if due is None else (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
     _ledger_of(app).keep(headers["id"], json.dumps(message), seconds)
+
+
+def _destination(app: Celery, exchange: Any, routing_key: str) -> dict[str, str]:
+    """Return, as options of a signature, where a message goes: a queue, unless it is one that this app does not know."""
+    name = str(getattr(exchange, "name", exchange) or "")
+    if not name:
+        return {"queue": routing_key}
+    if name.startswith("celery_delayed"):  # RabbitMQ holds it back, until the eta that it has
+        routing_key = _DELAY.sub("", routing_key)
+    for queue in app.amqp.queues.values():
+        if queue.routing_key == routing_key and (name == queue.exchange.name or name.startswith("celery_delayed")):
+            return {"queue": queue.name}
+    return {"exchange": name, "routing_key": routing_key}
 
 
 def _return_chord_part(backend: Any, request: Any) -> None:

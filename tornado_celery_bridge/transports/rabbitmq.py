@@ -1,0 +1,171 @@
+"""
+kombu's AMQP transport, but nothing waits for RabbitMQ for ever, and what a message needs to arrive is there.
+
+Both matter to who publishes. py-amqp waits for an answer (a confirmation, a declaration, a farewell) without a limit,
+and takes no notice of ``confirm_timeout`` among a connection's options: a frozen server holds a publisher up for ever.
+Here each answer has a time limit, and one that is late is an error of the connection, as its message may have arrived.
+
+And a message that RabbitMQ has no queue for is dropped without a word, confirmed or not. Celery declares a queue as it
+publishes to it; but what holds messages back until their ETA (28 queues that hand on to one another) only a worker
+declares, and nobody what takes dead letters. :func:`declare` does, for whoever publishes.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import celery.app.base
+import kombu.transport
+from amqp.exceptions import RecoverableConnectionError
+from celery import Celery
+from celery.utils.quorum_queues import detect_quorum_queues
+from kombu import Queue
+from kombu.transport import native_delayed_delivery, pyamqp
+
+__all__ = ("Channel", "Connection", "SSLTransport", "Transport", "declare", "register")
+
+log = logging.getLogger(__name__)
+
+#: Seconds for an answer of the server, unless the transport options have another ``answer_timeout``. Declaring a quorum
+#: queue takes 0.1 s on a busy machine; its heartbeat gives a server as long.
+ANSWER_TIMEOUT = 10.0
+
+_MODULE = "tornado_celery_bridge.transports.rabbitmq"
+
+
+def register() -> None:
+    """
+    Have every connection of this process to ``amqp://``, ``pyamqp://`` and ``amqps://`` use this transport.
+
+    Call it where the Celery app is made, so that workers, beat and publishers all do. It also lets a delay of less than
+    a second be asked for, which Celery 5.7 answers with an error: RabbitMQ delays by whole seconds, and so by one.
+
+    .. versionadded:: 0.1.0
+    """
+    for scheme, name in (("amqp", "Transport"), ("pyamqp", "Transport"), ("amqps", "SSLTransport")):
+        kombu.transport.TRANSPORT_ALIASES[scheme] = f"{_MODULE}:{name}"
+        kombu.transport._transport_cache.pop(scheme, None)  # type: ignore[attr-defined]
+    celery.app.base.calculate_routing_key = _routing_key  # type: ignore[attr-defined]
+
+
+def declare(app: Celery, connection: Any) -> None:
+    """
+    Declare what *app*'s queues need beside themselves: what holds messages back, and where dead letters go.
+
+    Where it is declared already this takes some milliseconds. Does nothing with brokers of another kind.
+
+    Raises:
+        The errors of *connection*.
+
+    .. versionadded:: 0.1.0
+    """
+    if connection.transport.driver_type != "amqp":
+        return
+    queues = list(app.amqp.queues.values())
+    with connection.channel() as channel:
+        for name in {name for queue in queues if (name := _dead_letters(queue))}:
+            Queue(name, queue_arguments={"x-queue-type": "quorum"})(channel).declare()
+        for queue in queues:
+            queue(channel).declare()
+    if detect_quorum_queues(app, "amqp")[0]:
+        kind = app.conf.broker_native_delayed_delivery_queue_type
+        native_delayed_delivery.declare_native_delayed_delivery_exchanges_and_queues(connection, kind)
+        for queue in queues:
+            native_delayed_delivery.bind_queue_to_native_delayed_delivery_exchange(connection, queue)
+
+
+def _dead_letters(queue: Any) -> str | None:
+    """Return the queue that takes a queue's dead letters, if it says so by the nameless exchange."""
+    arguments = queue.queue_arguments or {}
+    return arguments.get("x-dead-letter-routing-key") if arguments.get("x-dead-letter-exchange") == "" else None
+
+
+def _routing_key(countdown: int, routing_key: str) -> str:
+    return native_delayed_delivery.calculate_routing_key(max(1, countdown), routing_key)
+
+
+class _Bounded:
+    """A channel, or a connection as one, that waits for an answer for so long and no longer."""
+
+    def wait(self, method: Any, callback: Any = None, timeout: float | None = None, returns_tuple: bool = False) -> Any:
+        limit = timeout or getattr(self.connection, "answer_timeout", None)  # type: ignore[attr-defined]
+        try:
+            return super().wait(method, callback, limit, returns_tuple)  # type: ignore[misc]
+        except TimeoutError as exc:
+            # Whatever comes now is the answer to something else: this connection is of no more use.
+            raise RecoverableConnectionError(f"RabbitMQ did not answer within {limit:g} s") from exc
+
+
+class Channel(_Bounded, pyamqp.Channel):
+    """kombu's, whose confirmations have the connection's ``confirm_timeout``."""
+
+    def basic_publish_confirm(self, *args: Any, confirm_timeout: float | None = None, **kwargs: Any) -> Any:
+        limit = confirm_timeout or getattr(self.connection, "confirm_timeout", None)
+        return super().basic_publish_confirm(*args, confirm_timeout=limit, **kwargs)
+
+
+class Connection(_Bounded, pyamqp.Connection):
+    """kombu's, with two options: ``answer_timeout`` and ``confirm_timeout``, both in seconds."""
+
+    Channel = Channel
+
+    def __init__(
+        self, *args: Any, answer_timeout: float = ANSWER_TIMEOUT, confirm_timeout: float | None = None, **kwargs: Any
+    ) -> None:
+        self.answer_timeout = answer_timeout
+        self.confirm_timeout = confirm_timeout or answer_timeout
+        super().__init__(*args, **kwargs)
+
+
+class Transport(pyamqp.Transport):
+    """
+    The transport; its options are py-amqp's and the two of :class:`Connection`.
+
+    .. versionadded:: 0.1.0
+    """
+
+    Connection = Connection
+
+    #: What it can do, for people.
+    capabilities: Mapping[str, str] = {
+        "priority": "none on quorum queues; 0 to 9 on a classic queue with x-max-priority",
+        "delay": "held by the server, to the second",
+        "queue length": "counted by the server, without what workers hold",
+        "broadcast": "by the server's exchanges",
+        "durability": "each message on disk, and on most nodes of a cluster, before it counts as published",
+    }
+
+    def check_connection(self, connection: Any) -> None:
+        """
+        Raise if an idle connection is dead.
+
+        Raises:
+            OSError, RecoverableConnectionError: It is.
+        """
+        with contextlib.suppress(TimeoutError):
+            while True:
+                connection.drain_events(timeout=0)
+        connection.heartbeat_tick()
+
+    def close_connection(self, connection: Any) -> None:
+        with _farewell(connection):
+            super().close_connection(connection)
+
+
+class SSLTransport(Transport, pyamqp.SSLTransport):
+    """
+    The same over TLS.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+@contextlib.contextmanager
+def _farewell(connection: Any) -> Iterator[None]:
+    """Let a connection be closed whether or not the server says goodbye."""
+    try:
+        yield
+    except (OSError, RecoverableConnectionError) as exc:
+        log.debug("while closing the connection to the broker: %s", exc)
+        connection.collect()
