@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import PydanticJsonSchemaWarning
 from pydantic_core import ErrorDetails
 
+from tornado_celery_bridge.transports import Priorities
 from web import documents
 from web.door import escape
 from web.problems import Fault, Problem
@@ -49,7 +50,7 @@ class Catalogue:
         exposed = (task for _, task in sorted(app.tasks.items()) if getattr(task, "exposed", False) is True)
         self._tasks = {task.name: ExposedTask(app, task) for task in exposed}
         self.queues = frozenset(app.amqp.queues) | {task.queue for task in self}
-        self.reverses_priority = _reverses_priority(app)
+        self.priorities = Priorities(app)
 
     def __iter__(self) -> Iterator["ExposedTask"]:
         return iter(self._tasks.values())
@@ -242,12 +243,6 @@ def _suggestion(detail: ErrorDetails, names: Sequence[str]) -> str:
         return ""
     close = difflib.get_close_matches(str(detail["loc"][0])[:100], names, n=1)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def _reverses_priority(app: Celery) -> bool:
-    """Return whether 0 is the most urgent priority on the app's broker, as kombu has it on Redis and Sentinel."""
-    with app.connection_for_write() as connection:
-        return bool(connection.transport.driver_type == "redis")
 
 
 def _default_queue(app: Celery, task: Task[..., Any]) -> str:
