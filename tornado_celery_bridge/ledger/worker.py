@@ -258,6 +258,7 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
         calls_itself = getattr(_running, "job", None) == (request.id, app)
         if request.called_directly or request.is_eager or calls_itself:
             return run(*args, **kwargs)
+        _name_queue(app, request)
         limit = limit_of(args, kwargs) if limit_of else None
         job_id = _begin(task, request, app, limit)
         before, _running.job = getattr(_running, "job", None), job_id and (job_id, app)
@@ -365,8 +366,15 @@ def _keep_message(
     _ledger_of(app).keep(headers["id"], json.dumps(message), seconds)
 
 
+def _name_queue(app: Celery, request: Any) -> None:
+    """Tell a task from which queue it came: else Celery, on RabbitMQ, delays its retry into the default queue."""
+    info = request.delivery_info or {}
+    if info.get("exchange"):
+        info.update(_destination(app, info["exchange"], info.get("routing_key") or ""))
+
+
 def _destination(app: Celery, exchange: Any, routing_key: str) -> dict[str, str]:
-    """Return, as options of a signature, where a message goes: a queue, unless it is one that this app does not know."""
+    """Return where a message goes, as options of a signature: a queue, unless this app does not know it."""
     name = str(getattr(exchange, "name", exchange) or "")
     if not name:
         return {"queue": routing_key}

@@ -17,7 +17,7 @@ from typing import Any
 
 import celery.app.base
 import kombu.transport
-from amqp.exceptions import RecoverableConnectionError
+from amqp.exceptions import RecoverableConnectionError, ResourceLocked
 from celery import Celery
 from celery.utils.quorum_queues import detect_quorum_queues
 from kombu import Queue
@@ -103,6 +103,14 @@ class Channel(_Bounded, pyamqp.Channel):
     def basic_publish_confirm(self, *args: Any, confirm_timeout: float | None = None, **kwargs: Any) -> Any:
         limit = confirm_timeout or getattr(self.connection, "confirm_timeout", None)
         return super().basic_publish_confirm(*args, confirm_timeout=limit, **kwargs)
+
+    def _on_close(self, *args: Any) -> None:
+        try:
+            super()._on_close(*args)  # type: ignore[misc]
+        except ResourceLocked as exc:
+            # The queue for remote control of a worker of this name that lost its connection, of which the server does
+            # not know yet. Celery ends a worker for an error of a channel; for one of its connection it tries again.
+            raise RecoverableConnectionError(str(exc)) from exc
 
 
 class Connection(_Bounded, pyamqp.Connection):
