@@ -52,7 +52,6 @@ class RabbitMQ:
     def __init__(self, folder: Path, port: int | None = None) -> None:
         self.folder = folder.absolute()
         self.port = port or free_port()
-        self._name = f"b{self.port}@localhost"
         self._ports = {"RABBITMQ_DIST_PORT": free_port(), "ERL_EPMD_PORT": free_port()}
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -98,6 +97,11 @@ class RabbitMQ:
                 raise RuntimeError(f"RabbitMQ does not start: {(self.folder / 'console.log').read_text()[-2000:]}")
             time.sleep(0.05)
         return self
+
+    @property
+    def groups(self) -> list[int]:
+        """The process groups to end it by."""
+        return [process.pid for process in (self._process, self._epmd) if process]
 
     def control(self, *words: str) -> str:
         """Return what ``rabbitmqctl`` answers. It is an Erlang of its own, and takes seconds."""
@@ -156,7 +160,7 @@ class RabbitMQ:
             **{name: str(port) for name, port in self._ports.items()},
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "HOME": str(folder),
-            "RABBITMQ_NODENAME": self._name,
+            "RABBITMQ_NODENAME": "private@localhost",  # its epmd knows no other
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
