@@ -332,6 +332,22 @@ class Contract:
             assert there.get(timeout=PATIENCE) == "second@faults"
         second.close()
 
+    async def test_frozen_broker(self, system: System, service: Service, bridge: Bridge) -> None:
+        """A dispatch ends in time and is not said to be sent; jobs are accepted, and all of that is over with it."""
+        await bridge.dispatch("c.add", (1, 1))
+        system.broker.freeze()
+        try:
+            for _ in range(3):
+                begun = time.monotonic()
+                with pytest.raises(DispatchError):
+                    await bridge.dispatch("c.add", (1, 1), dispatch_timeout=2)
+                assert time.monotonic() - begun < 4
+            jobs = [await asyncio.to_thread(service.submit, "nap", seconds=0) for _ in range(3)]
+        finally:
+            system.broker.thaw()
+        for job_id in jobs:
+            assert (await asyncio.to_thread(service.ended, job_id))["state"] == "SUCCESS"
+
     def test_half_open_connections(self, service: Service) -> None:
         """Of the workers to the broker, which says nothing of it: what is sent over them arrives nowhere."""
         assert service.system.proxy

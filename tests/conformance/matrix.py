@@ -1,14 +1,24 @@
 """
-Which check of the contract each broker holds, as a table: at the end of a run, and in docs/brokers.md.
+Which check of the contract each broker holds, and what it can do, as tables for docs/brokers.md.
 
-``python -m tests.conformance`` runs the contract and writes the table anew.
+The first is printed at the end of a run, too. ``python -m tests.conformance`` runs the contract and writes both anew.
 """
 
+import re
 from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+from tornado_celery_bridge.transports import CAPABILITIES, MODULES
+
+DOCS = Path(__file__).parents[2] / "docs" / "brokers.md"
 
 #: check → broker → what came of it.
 Matrix = Mapping[str, Mapping[str, str]]
+
+#: A table in the docs is what is between two comments.
+_MARKED = r"(<!-- {0} -->)(.*?)(<!-- end of {0} -->)"
 
 _ORDER = ("failed", "error", "skipped", "passed")
 _WORDS = {"failed": "FAILED", "error": "FAILED", "skipped": "no", "passed": "yes"}
@@ -35,6 +45,28 @@ def table(matrix: Matrix) -> list[str]:
         cells = (_WORDS[row[broker]] if broker in row else "" for broker in brokers)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
+
+
+def capabilities() -> list[str]:
+    """Return what each transport says of itself as lines of Markdown."""
+    modules = list(dict.fromkeys(MODULES.values()))
+    told = [import_module(f"tornado_celery_bridge.transports.{name}").Transport.capabilities for name in modules]
+    lines = [f"| | {' | '.join(modules)} |", "| --- " * (len(modules) + 1) + "|"]
+    return lines + [f"| {name} | {' | '.join(each[name] for each in told)} |" for name in CAPABILITIES]
+
+
+def written(name: str) -> list[str]:
+    """Return the table of this name in docs/brokers.md."""
+    match = re.search(_MARKED.format(name), DOCS.read_text("utf-8"), re.DOTALL)
+    assert match, f"docs/brokers.md has no place for {name}"
+    return match[2].strip().splitlines()
+
+
+def write(name: str, lines: Iterable[str]) -> None:
+    """Write the table of this name in docs/brokers.md."""
+    text, before = "\n".join(["", *lines, ""]), DOCS.read_text("utf-8")
+    after = re.sub(_MARKED.format(name), lambda match: match[1] + text + match[3], before, flags=re.DOTALL)
+    DOCS.write_text(after, "utf-8")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

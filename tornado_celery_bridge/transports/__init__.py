@@ -7,14 +7,17 @@ with "no" says that there is none. What follows from it for a job's priority is 
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import Celery
 
-__all__ = ("CAPABILITIES", "MODULES", "Priorities", "capabilities", "register", "transport_of")
+__all__ = ("CAPABILITIES", "MODULES", "Broker", "Priorities", "capabilities", "describe", "register", "transport_of")
 
 #: What a transport says of itself.
 CAPABILITIES = ("priority", "delay", "queue length", "broadcast", "durability")
+
+#: Seconds for a broker to say what it is.
+TIMEOUT = 2
 
 #: Which module's transport is for which scheme of a broker's URL.
 MODULES = {
@@ -53,6 +56,43 @@ def capabilities(app: Celery) -> Mapping[str, str]:
     """
     found: Mapping[str, str] = getattr(transport_of(app), "capabilities", {})
     return found
+
+
+class Broker(NamedTuple):
+    """
+    A broker as it is now.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: Where it is, without passwords.
+    url: str
+    #: Its name and version, as far as it says them; or why it could not be asked.
+    server: str
+    #: What it can do, for people.
+    capabilities: Mapping[str, str]
+
+
+def describe(app: Celery) -> Broker:
+    """
+    Return what *app*'s broker is, and what it can do as it is set up here. Blocks, for some seconds if it is away.
+
+    .. versionadded:: 0.1.0
+    """
+    told = dict(capabilities(app))
+    if "priority" in told:
+        priorities = Priorities(app)
+        served = [name for name in sorted(app.amqp.queues) if priorities.are_served(name)]
+        if len(served) < len(app.amqp.queues):
+            told["priority"] += f" (here: in {', '.join(served) or 'no queue'})"
+    with app.connection_for_write(connect_timeout=TIMEOUT) as connection:
+        try:
+            connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
+            ask = getattr(connection.transport, "server", None)
+            server = ask(connection) if ask else "it does not say what it is"
+        except Exception as exc:
+            server = f"not reachable: {exc}"
+        return Broker(connection.as_uri(), server, told)
 
 
 class Priorities:

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 #: queue takes 0.1 s on a busy machine; its heartbeat gives a server as long.
 ANSWER_TIMEOUT = 10.0
 
+#: A queue that nobody consumes must not grow for ever: the oldest make room.
+DEAD_LETTERS = {"x-queue-type": "quorum", "x-max-length": 10_000}
+
 _MODULE = "tornado_celery_bridge.transports.rabbitmq"
 
 
@@ -65,7 +68,7 @@ def declare(app: Celery, connection: Any) -> None:
     queues = list(app.amqp.queues.values())
     with connection.channel() as channel:
         for name in {name for queue in queues if (name := _dead_letters(queue))}:
-            Queue(name, queue_arguments={"x-queue-type": "quorum"})(channel).declare()
+            Queue(name, queue_arguments=DEAD_LETTERS)(channel).declare()
         for queue in queues:
             queue(channel).declare()
     if detect_quorum_queues(app, "amqp")[0]:
@@ -143,6 +146,11 @@ class Transport(pyamqp.Transport):
         "broadcast": "by the server's exchanges",
         "durability": "each message on disk, and on most nodes of a cluster, before it counts as published",
     }
+
+    def server(self, connection: Any) -> str:
+        """Return what a connection's server says that it is."""
+        told = connection.connection.server_properties
+        return f"{told.get('product', 'AMQP server')} {told.get('version', '')}".strip()
 
     def check_connection(self, connection: Any) -> None:
         """

@@ -281,6 +281,11 @@ class Transport(redis.Transport):
         "durability": "as the server's append-only file is written",
     }
 
+    def server(self, connection: Any) -> str:
+        """Return what a connection's server says that it is."""
+        told = connection.default_channel.client.info("server")
+        return f"Valkey {told['valkey_version']}" if "valkey_version" in told else f"Redis {told['redis_version']}"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle = _Poller()
