@@ -1,4 +1,4 @@
-"""``python -m tests.conformance``: runs the contract on every broker, and writes what came of it into docs/brokers.md."""
+"""``python -m tests.conformance``: runs the contract on every broker, and writes what came of it into the docs."""
 
 import sys
 from pathlib import Path

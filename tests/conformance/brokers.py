@@ -10,7 +10,7 @@ import redis
 
 from deploy.brokers.rabbitmq import RabbitMQ
 from tests.faults.harness import Broker
-from tests.servers import Server, wait_for
+from tests.servers import Server
 
 
 class Redis(Server):
@@ -60,4 +60,4 @@ def _vhost(broker: Broker) -> str:
 REDIS = Kind(Redis, apart=lambda broker: broker.url.removesuffix("0") + "1")
 RABBITMQ = Kind(RabbitMQ, RabbitMQ.available, apart=_vhost)
 
-__all__ = ("RABBITMQ", "REDIS", "Kind", "wait_for")
+KINDS = {"redis": REDIS, "rabbitmq": RABBITMQ}
