@@ -20,6 +20,7 @@ from celery.app.routes import MapRoute
 from celery.canvas import Signature
 from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.nodenames import anon_nodename
+from celery.utils.quorum_queues import detect_quorum_queues
 from celery.utils.saferepr import saferepr
 from kombu.exceptions import OperationalError
 from kombu.transport import pyamqp
@@ -102,6 +103,7 @@ class Publisher:
         # Looked up once: each look-up in Celery's settings takes some microseconds.
         self._maxlevels = app.conf.task_repr_maxlevels
         self._sent_event = app.conf.task_send_sent_event
+        self._delays_by_server = detect_quorum_queues(app, transport_of(app).driver_type)[0]
         self._reply_to = app.thread_oid
         self._origin = anon_nodename()
         #: Queues that this connection has declared: asking kombu each time costs a fifth of a publish.
@@ -119,8 +121,7 @@ class Publisher:
             else:
                 self._check_connection()
         except Exception as exc:
-            if self._producer is not None or self._connection is None:
-                log.warning("the broker is not reachable: %s", exc)
+            log.warning("the broker is not reachable: %s", exc)
             self.close()
             return False
         return True
@@ -128,17 +129,32 @@ class Publisher:
     def run(self, calls: Sequence[Call]) -> None:
         """Publish each call's message; the broker has confirmed it when the call has its value."""
         taken = [call for call in calls if call.claim()]
+        done = 0
         try:
             # One command a message, and events and declarations besides: never flushed half-way.
             with self._producer.batch(max_size=len(taken) * 64 + 1):
                 for call in taken:
                     self._publish(call)
+                    done += 1
         except Exception as exc:
             outcome = _outcome(exc)
-            for call in taken:
+            before = self._outcome_before(exc) if done < len(taken) else outcome
+            for place, call in enumerate(taken):
                 if call.error is None:
-                    call.error = outcome
+                    call.error = before if place < done else outcome
             self.close()
+
+    def _outcome_before(self, exc: Exception) -> Exception | None:
+        """Return what became of the messages of a batch that was broken off by *exc* at a later one."""
+        channel = self._producer.channel
+        if isinstance(channel, rabbitmq.Channel):  # sent, and not confirmed
+            outcome: Exception = SentInDoubt(str(exc))
+        elif getattr(channel, "supports_batch_publish", False):  # buffered
+            outcome = NotSent(str(exc))
+        else:  # sent one by one
+            return None
+        outcome.__cause__ = exc
+        return outcome
 
     def close(self) -> None:
         """Drop the connection; the next `ready` makes another."""
@@ -211,6 +227,8 @@ class Publisher:
         queue = options.get("queue")
         if not PLAIN_OPTIONS.issuperset(options) or not (queue is None or isinstance(queue, str)):
             return None
+        if self._delays_by_server and (options.get("eta") or options.get("countdown")):
+            return None  # it goes to another exchange
         try:
             return self._plans[name, queue]
         except KeyError:
@@ -326,9 +344,6 @@ def _is_canvas(target: Target) -> bool:
 def _is_stock(app: Celery, task: Any) -> bool:
     """Return whether publishing *task* means what Celery's own code means by it."""
     cls = type(task)
-    quorum = app.conf.task_default_queue_type == "quorum" or any(
-        (queue.queue_arguments or {}).get("x-queue-type") == "quorum" for queue in app.amqp.queues.values()
-    )
     return (
         cls.apply_async is Task.apply_async
         and cls.shadow_name is Task.shadow_name
@@ -336,7 +351,6 @@ def _is_stock(app: Celery, task: Any) -> bool:
         and type(app.amqp).as_task_v2 is AMQP.as_task_v2
         and type(app.amqp).send_task_message is AMQP.send_task_message
         and app.conf.task_protocol == 2
-        and not quorum  # delayed delivery chooses another exchange per message
         and all(isinstance(route, MapRoute) for route in app.amqp.routes)
         and task.expires is None  # becomes a header and a property of the message
         and not (task.soft_time_limit and task.time_limit and task.soft_time_limit > task.time_limit)

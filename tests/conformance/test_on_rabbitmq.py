@@ -8,9 +8,10 @@ import pytest
 from celery import Celery
 from kombu.transport import native_delayed_delivery
 
+from tests.bridge.test_publish import Recorder
 from tests.conformance.brokers import RABBITMQ
 from tests.conformance.contract import PATIENCE, Contract
-from tests.conformance.sample import make_app
+from tests.conformance.sample import OTHER, make_app
 from tests.faults.harness import System
 from tests.servers import free_port, wait_for
 from tornado_celery_bridge import Bridge
@@ -51,6 +52,17 @@ class TestRabbitMQ(Contract):
         async with Bridge(app) as bridge:
             assert await (await bridge.dispatch("c.add", (1, 1))) == 2
         app.close()
+
+    def test_the_short_way_sends_the_same(self, app: Celery) -> None:
+        """As tests/bridge/test_publish.py has it of Redis."""
+        publisher = Recorder(app)
+        assert publisher.ready()
+        add = app.tasks["c.add"]
+        for options in ({}, {"queue": OTHER}, {"headers": {"trace": "1"}, "time_limit": 5}):
+            given = {"task_id": "id", **options}
+            short, long = (publisher.record(add, (1, 2), {}, given, short=short) for short in (True, False))
+            assert short == long
+        publisher.close()
 
     def test_what_no_worker_can_read_is_put_aside(self, app: Celery) -> None:
         app.send_task("no.such.task")

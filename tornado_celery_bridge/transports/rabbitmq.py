@@ -13,11 +13,12 @@ declares, and nobody what takes dead letters. :func:`declare` does, for whoever 
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from time import monotonic
 from typing import Any
 
 import celery.app.base
 import kombu.transport
-from amqp.exceptions import RecoverableConnectionError, ResourceLocked
+from amqp.exceptions import MessageNacked, NotFound, RecoverableConnectionError, ResourceLocked
 from celery import Celery
 from celery.utils.quorum_queues import detect_quorum_queues
 from kombu import Queue
@@ -66,9 +67,9 @@ def declare(app: Celery, connection: Any) -> None:
     if connection.transport.driver_type != "amqp":
         return
     queues = list(app.amqp.queues.values())
+    for name in {name for queue in queues if (name := _dead_letters(queue))}:
+        _declare_unless_there(connection, Queue(name, queue_arguments=DEAD_LETTERS))
     with connection.channel() as channel:
-        for name in {name for queue in queues if (name := _dead_letters(queue))}:
-            Queue(name, queue_arguments=DEAD_LETTERS)(channel).declare()
         for queue in queues:
             queue(channel).declare()
     if detect_quorum_queues(app, "amqp")[0]:
@@ -82,6 +83,16 @@ def _dead_letters(queue: Any) -> str | None:
     """Return the queue that takes a queue's dead letters, if it says so by the nameless exchange."""
     arguments = queue.queue_arguments or {}
     return arguments.get("x-dead-letter-routing-key") if arguments.get("x-dead-letter-exchange") == "" else None
+
+
+def _declare_unless_there(connection: Any, queue: Any) -> None:
+    """Declare a queue of which somebody may have one of the same name, with arguments of their own."""
+    try:
+        with connection.channel() as channel:
+            channel.queue_declare(queue.name, passive=True)
+    except NotFound:
+        with connection.channel() as channel:
+            queue(channel).declare()
 
 
 def _routing_key(countdown: int, routing_key: str) -> str:
@@ -100,12 +111,94 @@ class _Bounded:
             raise RecoverableConnectionError(f"RabbitMQ did not answer within {limit:g} s") from exc
 
 
+class PublishBatch:
+    """What `kombu.Producer.batch` publishes by: messages are sent at once, and confirmed together at the end."""
+
+    def __init__(self, channel: "Channel") -> None:
+        self.channel = channel
+
+    def publish(self, message: Any, confirm_timeout: float | None = None, **kwargs: Any) -> Any:
+        return self.channel.publish_unconfirmed(message, **kwargs)
+
+    def flush(self) -> None:
+        """
+        Return once the server has confirmed all of them.
+
+        Raises:
+            MessageNacked: It refused one of them, or more.
+            RecoverableConnectionError: It did not say in time.
+        """
+        self.channel.wait_until_confirmed()
+
+    def discard(self) -> None:
+        """What was sent was sent."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class Channel(_Bounded, pyamqp.Channel):
-    """kombu's, whose confirmations have the connection's ``confirm_timeout``."""
+    """kombu's, whose confirmations have the connection's ``confirm_timeout``, and can be waited for together."""
+
+    _confirm_selected: bool  # py-amqp's
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._published = 0
+        self._unconfirmed: set[int] = set()
+        self._is_refused = False
+        events: Any = self.events  # type: ignore[attr-defined]
+        events["basic_ack"].add(self._confirm)
+        events["basic_nack"].add(self._refuse)
 
     def basic_publish_confirm(self, *args: Any, confirm_timeout: float | None = None, **kwargs: Any) -> Any:
         limit = confirm_timeout or getattr(self.connection, "confirm_timeout", None)
         return super().basic_publish_confirm(*args, confirm_timeout=limit, **kwargs)
+
+    def _basic_publish(self, *args: Any, **kwargs: Any) -> Any:
+        if self._confirm_selected:  # the server numbers them from then on
+            self._published += 1
+            self._unconfirmed.add(self._published)
+        return super()._basic_publish(*args, **kwargs)  # type: ignore[misc]
+
+    @property
+    def supports_batch_publish(self) -> bool:
+        return bool(self.connection.confirm_publish)  # without confirmations there is nothing to wait for
+
+    def create_publish_batch(self, max_size: int) -> PublishBatch:
+        """Return a batch; kombu looks for this method. There is no limit: the server takes what comes."""
+        return PublishBatch(self)
+
+    def publish_unconfirmed(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a message; :meth:`wait_until_confirmed` tells what became of it."""
+        if not self._confirm_selected:
+            self._confirm_selected = True
+            self.confirm_select()
+        return self._basic_publish(*args, **kwargs)
+
+    def wait_until_confirmed(self) -> None:
+        """Return once the server has confirmed all messages; errors as :meth:`PublishBatch.flush`."""
+        limit = self.connection.confirm_timeout
+        deadline = monotonic() + limit
+        while self._unconfirmed:
+            try:
+                if self.connection is None:
+                    raise RecoverableConnectionError("connection closed before messages were confirmed")
+                self.connection.drain_events(timeout=max(0.001, deadline - monotonic()))
+            except TimeoutError as exc:
+                raise RecoverableConnectionError(f"RabbitMQ did not confirm within {limit:g} s") from exc
+        refused, self._is_refused = self._is_refused, False
+        if refused:
+            raise MessageNacked
+
+    def _confirm(self, delivery_tag: int, multiple: bool) -> None:
+        self._unconfirmed.discard(delivery_tag)
+        if multiple:
+            self._unconfirmed = {tag for tag in self._unconfirmed if tag > delivery_tag}
+
+    def _refuse(self, delivery_tag: int, multiple: bool) -> None:
+        self._is_refused = True
+        self._confirm(delivery_tag, multiple)
 
     def _on_close(self, *args: Any) -> None:
         try:
