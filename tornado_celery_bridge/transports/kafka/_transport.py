@@ -160,9 +160,9 @@ class Channel(virtual.Channel):
         if queue not in connection.durable:
             connection.ensure_topics(queue)
         record = Record(topic, *_pack(message))
-        due = _eta(message) if connection.later is not None else None
-        if due is not None and due > time.time() + LEAD:
-            connection.later.keep(record, due)
+        later, due = connection.later, _eta(message)
+        if later is not None and due is not None and due > time.time() + LEAD:
+            later.keep(record, due)
         elif self._batch is not None:
             self._batch.add(record)
         else:
