@@ -103,6 +103,13 @@ if broker_url.startswith(("amqp", "pyamqp")):
     broker_heartbeat = 10.0  # seconds: a server that is gone without a word is noticed
     # A message counts as published when the server has it: without, 3 of 2,966 were lost as it was killed.
     broker_transport_options = {"confirm_publish": True, "confirm_timeout": 2.0}
+if broker_url.startswith("kafka"):
+    # docs/brokers/kafka.md has all of them. Each may be in BROKER_URL instead: kafka://host/?partitions=12
+    broker_transport_options = {
+        "publish_timeout": 2.0,  # seconds; after them a message is in doubt
+        # What has an eta waits in the ledger's Redis, and not in Kafka, where it would hold up what comes after it.
+        "later_url": _redis_url,
+    }
 
 # The same of the result backend.
 redis_socket_timeout = 10.0

@@ -3,10 +3,14 @@
 from celery import Celery
 
 from tornado_celery_bridge.ledger.worker import install
-from tornado_celery_bridge.transports.redis import register
+from tornado_celery_bridge.transports import redis
 
 app = Celery("tasks")
 app.config_from_object("celeryconfig")
 if not app.conf.stock_transport:
-    register()  # a worker that is killed loses no message
+    if app.conf.broker_url.startswith("kafka"):
+        from tornado_celery_bridge.transports import kafka
+
+        kafka.register()
+    redis.register()  # a worker that is killed loses no message
 install(app)  # its workers say what becomes of jobs

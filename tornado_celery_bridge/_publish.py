@@ -290,9 +290,12 @@ def connect(app: Celery) -> Any:
             "write_timeout": SOCKET_TIMEOUT,
             **app.conf.broker_transport_options,
         }
+    kafka = app.conf.broker_write_url.startswith("kafka")
+    if kafka:
+        transport_options = {"publish_timeout": SOCKET_TIMEOUT, **app.conf.broker_transport_options}
     connection = app.connection_for_write(
         connect_timeout=min(app.conf.broker_connection_timeout or SOCKET_TIMEOUT, SOCKET_TIMEOUT),
-        transport_options=transport_options if redis or "confirm_publish" in transport_options else None,
+        transport_options=transport_options if redis or kafka or "confirm_publish" in transport_options else None,
     )
     # One attempt: kombu's own connect() sleeps 2 s between two.
     connection.ensure_connection(max_retries=0, interval_start=0)

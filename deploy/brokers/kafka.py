@@ -29,14 +29,16 @@ class Kafka:
     Args:
         folder: Its log is there.
         port: Where it listens on 127.0.0.1; a free one, if there is none.
+        advertised: Where it says that it listens, if something is in between.
         options: More words of its command line.
     """
 
     name = "kafka"
 
-    def __init__(self, folder: Path, port: int | None = None, *options: str) -> None:
+    def __init__(self, folder: Path, port: int | None = None, *options: str, advertised: int | None = None) -> None:
         self.folder = folder.absolute()
         self.port = port or free_port()
+        self.advertised = advertised or self.port
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -61,8 +63,8 @@ class Kafka:
             RuntimeError: It ended, or did not answer in time; with its last words.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        address = f"tcp://127.0.0.1:{self.port}"
-        command = [_binary(), "broker", "--listener-url", address, "--advertised-listener-url", address]
+        urls = [f"tcp://127.0.0.1:{port}" for port in (self.port, self.advertised)]
+        command = [_binary(), "broker", "--listener-url", urls[0], "--advertised-listener-url", urls[1]]
         with (self.folder / "console.log").open("ab") as out:
             self._process = subprocess.Popen(
                 [*command, "--storage-engine", "memory://tansu/", *self._options],
@@ -97,6 +99,11 @@ class Kafka:
         """End it, whatever state it is in."""
         self.thaw()
         self.kill()
+
+    @property
+    def groups(self) -> list[int]:
+        """The process groups that it is made of."""
+        return [self._process.pid] if self._process else []
 
     def wait(self) -> int:
         """Return its exit status once it has ended."""

@@ -9,23 +9,41 @@ import ctypes
 import os
 from typing import Any, TypeVar
 
-__all__ = ("hold", "let_go")
+from confluent_kafka import Consumer, Producer
+
+__all__ = ("end", "hold")
 
 _Handle = TypeVar("_Handle")
 
-#: By id: two consumers are equal or not by librdkafka's notion.
+#: By id: two handles may be equal by librdkafka's notion.
 _held: dict[int, Any] = {}
 
 
 def hold(handle: _Handle) -> _Handle:
-    """Return *handle*, a producer, consumer or admin client that was just made, until :func:`let_go`."""
+    """Return *handle*, a producer, consumer or admin client that was just made; to be ended by :func:`end`."""
     _held[id(handle)] = handle
     return handle
 
 
-def let_go(handle: Any) -> None:
-    """Let *handle* end with its last reference; of one that was inherited, nothing."""
-    _held.pop(id(handle), None)
+def end(handle: Any) -> None:
+    """
+    End *handle* now, and not with its last reference, which somebody may have for longer; one that is inherited, never.
+
+    Raises:
+        KafkaException, RuntimeError: It ended, and not as it should have.
+    """
+    if id(handle) not in _held:
+        return
+    try:
+        if isinstance(handle, Producer):
+            handle.purge()  # else it waits for a broker that is away
+            handle.close()
+        elif isinstance(handle, Consumer):
+            handle.close()
+        else:
+            handle.__exit__(None, None, None)
+    finally:
+        del _held[id(handle)]
 
 
 def _keep_for_ever() -> None:

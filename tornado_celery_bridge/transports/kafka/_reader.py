@@ -25,7 +25,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from tornado_celery_bridge.transports.kafka._errors import BrokerLost, error_of
-from tornado_celery_bridge.transports.kafka._handles import hold, let_go
+from tornado_celery_bridge.transports.kafka._handles import end, hold
 from tornado_celery_bridge.transports.kafka._progress import Progress, Ranges
 from tornado_celery_bridge.transports.kafka._settings import Settings
 from tornado_celery_bridge.transports.kafka._threads import Repeating
@@ -182,10 +182,9 @@ class Reader(Repeating):
     def _end(self) -> None:
         try:
             self._commit_now(self._all_places())
-            self._consumer.close()
+            end(self._consumer)
         except (KafkaException, RuntimeError) as exc:
             log.debug("while leaving the group: %s", exc)
-        let_go(self._consumer)
 
     def _subscribe(self) -> None:
         wanted = self._wanted

@@ -53,7 +53,7 @@ class Settings:
     partitions: int = 8
     #: Copies of each partition; -1 for the broker's own default.
     replication: int = -1
-    #: Whether topics that are missing are made; else they have to be there.
+    #: Whether topics that are missing are made with these; else they have to be there, or to be made by the broker.
     create_topics: bool = True
     #: The least priority of each topic of a queue. One step is one topic, and no priorities.
     priority_steps: tuple[int, ...] = (0,)

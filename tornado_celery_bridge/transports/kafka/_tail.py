@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from tornado_celery_bridge.transports.kafka._errors import BrokerLost, NotSent, error_of
-from tornado_celery_bridge.transports.kafka._handles import hold, let_go
+from tornado_celery_bridge.transports.kafka._handles import end, hold
 from tornado_celery_bridge.transports.kafka._reader import LOST, POLL
 from tornado_celery_bridge.transports.kafka._settings import Settings
 from tornado_celery_bridge.transports.kafka._threads import Repeating
@@ -60,7 +60,7 @@ class Tail(Repeating):
             _, place.offset = self._consumer.get_watermark_offsets(place, timeout=settings.connect_timeout)
             self._consumer.assign([place])
         except KafkaException as exc:
-            let_go(self._consumer)
+            end(self._consumer)
             raise NotSent(f"the broadcast topic can't be read: {error_of(exc).str()}") from exc
 
     def _step(self) -> None:
@@ -86,7 +86,6 @@ class Tail(Repeating):
 
     def _end(self) -> None:
         try:
-            self._consumer.close()
+            end(self._consumer)
         except (KafkaException, RuntimeError) as exc:
             log.debug("while ending to follow broadcasts: %s", exc)
-        let_go(self._consumer)

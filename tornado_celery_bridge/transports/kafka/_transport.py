@@ -25,7 +25,7 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 
 from tornado_celery_bridge.transports.kafka._errors import AccessRefused, BrokerLost, NotSent, SentInDoubt, error_of
-from tornado_celery_bridge.transports.kafka._handles import hold, let_go
+from tornado_celery_bridge.transports.kafka._handles import end, hold
 from tornado_celery_bridge.transports.kafka._later import LEAD, Later, Releasing
 from tornado_celery_bridge.transports.kafka._progress import Ranges
 from tornado_celery_bridge.transports.kafka._reader import Reader
@@ -292,6 +292,14 @@ class Transport(virtual.Transport):
                 channel.close()
         self._parts.end(wait=False)
 
+    def check_connection(self, connection: Any) -> None:
+        """Ask the broker for something; raises one of `connection_errors` if no answer comes in time."""
+        self.writer.connect()
+
+    def server(self, connection: Any) -> str:
+        """Return what a connection's server says that it is."""
+        return self.writer.describe()
+
     @property
     def writer(self) -> Writer:
         return self._parts.writer
@@ -476,7 +484,7 @@ class _Parts:
             self._writer.close()
             self._writer = None
         if self._asking is not None:
-            let_go(self._asking)
+            end(self._asking)
             self._asking = None
         if self.later is not None:
             self.later.close()
@@ -530,7 +538,7 @@ class _Parts:
         try:
             yield made
         finally:
-            let_go(made)
+            end(made)
 
     def asking(self) -> Consumer:
         """Return a consumer that consumes nothing, and can be asked."""

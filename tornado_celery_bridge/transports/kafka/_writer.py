@@ -19,7 +19,7 @@ from tornado_celery_bridge.transports.kafka._errors import (
     SentInDoubt,
     error_of,
 )
-from tornado_celery_bridge.transports.kafka._handles import hold, let_go
+from tornado_celery_bridge.transports.kafka._handles import end, hold
 from tornado_celery_bridge.transports.kafka._settings import Settings
 
 __all__ = ("Batch", "Record", "Writer")
@@ -70,8 +70,7 @@ class Writer:
     def close(self) -> None:
         """End, after what nobody waits for, if it goes quickly."""
         self._producer.flush(0.2)
-        self._producer.purge()
-        let_go(self._producer)
+        end(self._producer)
 
     # The cluster.
 
@@ -97,6 +96,11 @@ class Writer:
                     told = [*errors.values()] or [error_of(exc)]
                     raise NotSent(f"no Kafka broker is reachable: {told[0].str()}") from exc
 
+    def describe(self) -> str:
+        """Return what can be said of the cluster."""
+        told = self._producer.list_topics(timeout=self._settings.connect_timeout)
+        return f"Kafka protocol, cluster {told.cluster_id or 'without a name'}, {len(told.brokers)} brokers"
+
     def has(self, topic: str) -> bool:
         """Return whether there is a topic."""
         if topic not in self._topics:
@@ -114,10 +118,8 @@ class Writer:
         Raises:
             NotSent: It is not, and can't be made.
         """
-        if self.has(topic):
+        if not self._settings.create_topics or self.has(topic):
             return
-        if not self._settings.create_topics:
-            raise NotSent(f"there is no topic {topic!r}, and create_topics is off")
         size = {"max.message.bytes": str(self._settings.config["message.max.bytes"])}
         new = NewTopic(topic, partitions, self._settings.replication, config={**size, **(config or {})})
         admin = hold(AdminClient(self._settings.for_producer()))
@@ -127,7 +129,7 @@ class Writer:
             if error_of(exc).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise NotSent(f"topic {topic!r} can't be made: {error_of(exc).str()}") from exc
         finally:
-            let_go(admin)
+            end(admin)
         deadline = time.monotonic() + self._settings.connect_timeout
         while not self.has(topic) and time.monotonic() < deadline:
             time.sleep(LOOK)  # brokers hear of it one after the other
