@@ -119,6 +119,13 @@ if broker_url.startswith(("amqp", "pyamqp")):
         "confirm_timeout": 2.0,
         "answer_timeout": 10.0,
     }
+if broker_url.startswith("kafka"):
+    # docs/brokers/kafka.md has all of them. Each may be in BROKER_URL instead: kafka://host/?partitions=12
+    broker_transport_options = {
+        "publish_timeout": 2.0,  # seconds; after them a message is in doubt
+        # What has an eta waits in the ledger's Redis, and not in Kafka, where it would hold up what comes after it.
+        "later_url": _redis_url,
+    }
 
 # The same of the result backend.
 redis_socket_timeout = 10.0

@@ -103,7 +103,8 @@ class Publisher:
         # Looked up once: each look-up in Celery's settings takes some microseconds.
         self._maxlevels = app.conf.task_repr_maxlevels
         self._sent_event = app.conf.task_send_sent_event
-        self._delays_by_server = detect_quorum_queues(app, transport_of(app).driver_type)[0]
+        self._driver = transport_of(app).driver_type
+        self._delays_by_server = detect_quorum_queues(app, self._driver)[0]
         self._reply_to = app.thread_oid
         self._origin = anon_nodename()
         #: Queues that this connection has declared: asking kombu each time costs a fifth of a publish.
@@ -147,12 +148,10 @@ class Publisher:
     def _outcome_before(self, exc: Exception) -> Exception | None:
         """Return what became of the messages of a batch that was broken off by *exc* at a later one."""
         channel = self._producer.channel
-        if isinstance(channel, rabbitmq.Channel):  # sent, and not confirmed
-            outcome: Exception = SentInDoubt(str(exc))
-        elif getattr(channel, "supports_batch_publish", False):  # buffered
-            outcome = NotSent(str(exc))
-        else:  # sent one by one
-            return None
+        if not hasattr(channel, "create_publish_batch") or not getattr(channel, "supports_batch_publish", True):
+            return None  # each was sent, and confirmed, before the next
+        # On Redis they were buffered, and now never will be; else they are on their way.
+        outcome: Exception = (NotSent if self._driver == "redis" else SentInDoubt)(str(exc))
         outcome.__cause__ = exc
         return outcome
 
@@ -318,6 +317,8 @@ def connect(app: Celery) -> Any:
     elif transport.driver_type == "amqp":
         options.setdefault("confirm_publish", True)
         options.setdefault("confirm_timeout", SOCKET_TIMEOUT)
+    elif transport.driver_type == "kafka":
+        options.setdefault("publish_timeout", SOCKET_TIMEOUT)
     # One attempt for each host: kombu's own connect() sleeps 2 s between two.
     connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
     return connection

@@ -27,6 +27,7 @@ MODULES = {
     "amqp": "rabbitmq",
     "amqps": "rabbitmq",
     "pyamqp": "rabbitmq",
+    "kafka": "kafka",
 }
 
 
