@@ -66,7 +66,7 @@ DEFAULT_PORT = 61613
 
 #: What can be set, with its default; seconds, and files' names.
 OPTIONS: Mapping[str, Any] = {
-    "heartbeat": 5.0,  # a connection that is half-open is noticed within 1.5 times that
+    "heartbeat": 4.0,  # between signs of life; a half-open connection is noticed within 2.5 times that
     "confirm_timeout": 5.0,  # for the broker to say that it has a message
     "connect_timeout": None,  # kombu's own unless set; shared out among the hosts
     "ssl_ca_certs": None,  # who signs the broker's certificate, unless the system knows
