@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from deploy.brokers._apt import ensure
@@ -98,7 +99,7 @@ class ActiveMQ:
     def url(self) -> str:
         """Where it is, for Celery."""
         scheme = "activemq+ssl" if self._keystore else "activemq"
-        login = "{}:{}@".format(*self._login) if self._login else ""
+        login = "{}:{}@".format(*(quote(part, safe="") for part in self._login)) if self._login else ""
         return f"{scheme}://{login}127.0.0.1:{self.port}/"
 
     def start(self) -> Self:

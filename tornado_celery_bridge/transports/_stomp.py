@@ -294,6 +294,13 @@ class _Protocol(Protocol12):
         super().on_connected(frame)
 
 
+class _Views(PollableQueue):
+    """What is to be written; stomp.py writes 16 KB at a time, and else would copy all of the rest each time."""
+
+    def put(self, item: bytes) -> None:
+        super().put(memoryview(item))
+
+
 class _Wire(StompTransport):
     """stomp.py's transport, connected and closed in another way."""
 
@@ -314,7 +321,7 @@ class _Wire(StompTransport):
             sock.close()
             raise
         if self._tls is not None:  # stomp.py writes and reads it in one thread
-            self.send_queue = PollableQueue()
+            self.send_queue = _Views()
             self.sel = selectors.DefaultSelector()
             self.sel.register(self.send_queue, selectors.EVENT_READ)
             self.sel.register(sock, selectors.EVENT_READ)

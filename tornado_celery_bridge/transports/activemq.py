@@ -160,6 +160,8 @@ class Channel(virtual.Channel):
         self._unacknowledged: dict[str, str] = {}
         self._queues: dict[str, str] = {}  # by their destination
         self._early: dict[str, deque[Any]] = {}
+        #: What a subscription should be (to which destination, for how many messages), and how many should be.
+        self._wanted, self._room = ("", 0), 0
         # Acknowledgements come from any thread, and end subscriptions.
         self._lock = threading.RLock()
         super().__init__(connection, **kwargs)
