@@ -263,6 +263,24 @@ def test_the_broker_keeps_what_is_for_later(url: str) -> None:
         assert datetime.now(UTC) >= eta
 
 
+def test_many_messages_wait_once(url: str) -> None:
+    with connected(url) as connection:
+        producer = connection.Producer()
+        with producer.batch(max_size=50):
+            for number in range(120):
+                producer.publish({"n": number}, routing_key="a")
+            assert connection.channel().queue_declare("a", passive=True).message_count == 100
+        assert Consuming(connection, "a", no_ack=True).drain(120) == [*range(120)]
+        with pytest.raises(ZeroDivisionError), producer.batch():
+            producer.publish({"n": 120}, routing_key="a")
+            raise ZeroDivisionError
+        connection.transport.link.abort()
+        with pytest.raises(transport.NotConnected), producer.batch():
+            producer.publish({"n": 121}, routing_key="a")
+    with connected(url) as connection:
+        assert connection.channel().queue_declare("a", passive=True).message_count == 0
+
+
 def test_counting_and_emptying(url: str) -> None:
     with connected(url) as connection:
         channel = connection.channel()

@@ -23,7 +23,8 @@ import selectors
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -133,17 +134,37 @@ class Link(stomp.ConnectionListener):
             Refused, NotConnected: The broker does not have it.
             Unconfirmed: It may, or not; then the connection is taken for lost.
         """
-        receipt = f"r{next(self._numbers)}"
-        confirmed = self._confirming[receipt] = Future()
+        self.request_all([(command, headers, body)], GOODBYE if command == "DISCONNECT" else None)
+
+    def request_all(self, frames: Iterable[tuple[str, Mapping[str, Any], bytes]], timeout: float | None = None) -> None:
+        """
+        Send frames, and return when the broker has them all.
+
+        Raises:
+            NotConnected: It has none of them.
+            Refused: It does not have one of them, of which the error tells.
+            Unconfirmed: It may have them, or not; then the connection is taken for lost.
+        """
+        timeout = timeout or self._broker.timeout
+        confirmed: dict[str, Future[None]] = {}
         try:
-            self.send(command, {**headers, "receipt": receipt}, body)
-            confirmed.result(GOODBYE if command == "DISCONNECT" else self._broker.timeout)
+            for command, headers, body in frames:
+                receipt = f"r{next(self._numbers)}"
+                confirmed[receipt] = self._confirming[receipt] = Future()
+                try:
+                    self.send(command, {**headers, "receipt": receipt}, body)
+                except NotConnected as exc:
+                    raise exc if len(confirmed) == 1 else Unconfirmed(str(exc)) from exc
+            deadline = time.monotonic() + timeout
+            for each in confirmed.values():
+                each.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            error = Unconfirmed(f"the broker did not confirm a {command} within {self._broker.timeout} s")
+            error = Unconfirmed(f"the broker did not confirm what was sent within {timeout} s")
             self._lose(error)
             raise error from None
         finally:
-            self._confirming.pop(receipt, None)
+            for receipt in confirmed:
+                self._confirming.pop(receipt, None)
 
     # Receiving.
 

@@ -112,6 +112,10 @@ class _Topic:
     pattern: re.Pattern[str] | None
 
 
+#: Command, headers and body.
+_Frame = tuple[str, Mapping[str, Any], bytes]
+
+
 class QoS(virtual.QoS):
     """What has been delivered and not acknowledged: the broker counts, and gives it to others when we are gone."""
 
@@ -195,18 +199,24 @@ class Channel(virtual.Channel):
             NotConnected, Refused: It does not have it.
             Unconfirmed: It may, or not.
         """
+        self._link.request_all(self._frames(message, exchange, routing_key))
+
+    def create_publish_batch(self, max_size: int) -> "_Batch":
+        """Return what `kombu.Producer.batch` publishes to: many messages for one wait."""
+        return _Batch(self, max_size)
+
+    def _frames(self, message: Any, exchange: str, routing_key: str) -> list[_Frame]:
         self._inplace_augment_message(message, exchange, routing_key)
         queues = self._durable_queues(exchange, routing_key) if exchange else [routing_key]
-        for queue in queues:
-            self._put(queue, message)
-        if not queues:
-            self._send(self.connection.topic(exchange), message, {"persistent": "false", "routing_key": routing_key})
+        if queues:
+            return [self._frame(queue, message) for queue in queues]
+        headers = {"destination": self.connection.topic(exchange), "persistent": "false", "routing_key": routing_key}
+        return [("SEND", headers, dumps(message).encode())]
 
-    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
-        self._send(self.connection.queue(queue), message, _delivery_headers(message))
-
-    def _send(self, destination: str, message: Any, headers: Mapping[str, Any]) -> None:
-        self._link.request("SEND", {"destination": destination, **headers}, dumps(message).encode())
+    def _frame(self, queue: str, message: Any, **headers: str) -> _Frame:
+        """Return the frame that puts a message into a queue."""
+        headers = {"destination": self.connection.queue(queue), **_delivery_headers(message), **headers}
+        return "SEND", headers, dumps(message).encode()
 
     def _durable_queues(self, exchange: str, routing_key: str) -> list[str]:
         """Return the queues known here that an exchange's messages go to, unless they go to whoever listens."""
@@ -332,8 +342,7 @@ class Channel(virtual.Channel):
         transaction = {"transaction": f"t{uuid.uuid4().hex}"}
         self._link.send("BEGIN", transaction)
         for queue in queues or [info["routing_key"]]:
-            headers = {"destination": self.connection.queue(queue), **_delivery_headers(payload), **transaction}
-            self._link.send("SEND", headers, dumps(payload).encode())
+            self._link.send(*self._frame(queue, payload, **transaction))
         self._settle("ACK", message.delivery_tag, **transaction)
         self._link.request("COMMIT", transaction)
 
@@ -436,6 +445,31 @@ class Channel(virtual.Channel):
         return count
 
 
+class _Batch:
+    """Messages that are sent together, and confirmed together: as `kombu.Producer.batch` wants it."""
+
+    def __init__(self, channel: Channel, max_size: int) -> None:
+        self.channel = channel
+        self._max_size = max_size
+        self._frames: list[_Frame] = []
+
+    def publish(self, message: Any, exchange: str = "", routing_key: str = "", **kwargs: Any) -> None:
+        self._frames += self.channel._frames(message, exchange, routing_key)
+        if len(self._frames) >= self._max_size:
+            self.flush()
+
+    def flush(self) -> None:
+        frames, self._frames = self._frames, []
+        if frames:
+            self.channel._link.request_all(frames)
+
+    def discard(self) -> None:
+        self._frames.clear()
+
+    def close(self) -> None:
+        self.discard()
+
+
 class Transport(virtual.Transport):
     """
     The transport; its options are :data:`OPTIONS`.
@@ -465,7 +499,10 @@ class Transport(virtual.Transport):
     recoverable_channel_errors = ()
 
     implements = base.Transport.implements.extend(
-        asynchronous=True, exchange_type=frozenset(["direct", "topic", "fanout"]), heartbeats=False
+        asynchronous=True,
+        batch_publish=True,
+        exchange_type=frozenset(["direct", "topic", "fanout"]),
+        heartbeats=False,
     )
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
