@@ -46,6 +46,7 @@ def make(server: Server) -> Iterator[Callable[[str], Celery]]:
 
     def make(url: str) -> Celery:
         made.append(make_app(url, server.url))
+        made[-1].finalize()
         return made[-1]
 
     with server.client() as client:
@@ -166,9 +167,9 @@ def test_a_worker_as_celery_starts_it(launch: Launch, app: Celery, make: Any, ur
 
 def test_workers_share_and_one_that_is_killed_loses_nothing(launch: Launch, app: Celery, server: Server) -> None:
     count = 500
-    for number in range(count):
-        app.tasks["mark"].delay(number, 0.005)
     with launch("-c", "2", "-n", "a@x", *QUIET) as process, launch("-c", "2", "-n", "b@x", *QUIET):
+        for number in range(count):
+            app.tasks["mark"].delay(number, 0.005)
         wait_for(lambda: len(marks(server)) > count // 2)
         shares = workers_of(server)
         assert len(shares) == 2
@@ -275,7 +276,7 @@ async def test_a_bridge_that_is_not_let_in(make: Any, tmp_path: Path) -> None:
     guarded = ActiveMQ(tmp_path, login=("user", "right"))
     await asyncio.to_thread(guarded.start)
     try:
-        app = make(guarded.url.replace("right", "wrong"))
+        app = await asyncio.to_thread(make, guarded.url.replace("right", "wrong"))
         async with Bridge(app) as bridge:
             with pytest.raises(BrokerUnavailable):
                 await bridge.dispatch(app.tasks["add"].s(1, 1))
@@ -283,8 +284,7 @@ async def test_a_bridge_that_is_not_let_in(make: Any, tmp_path: Path) -> None:
         await asyncio.to_thread(guarded.stop)
 
 
-async def test_a_bridge_whose_broker_is_frozen(activemq: ActiveMQ, make: Any, url: str) -> None:
-    app = make(url)
+async def test_a_bridge_whose_broker_is_frozen(activemq: ActiveMQ, app: Celery) -> None:
     async with Bridge(app) as bridge:
         await bridge.dispatch(app.tasks["add"].s(1, 1))
         activemq.freeze()
