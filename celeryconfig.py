@@ -103,6 +103,11 @@ if broker_url.startswith(("amqp", "pyamqp")):
     broker_heartbeat = 10.0  # seconds: a server that is gone without a word is noticed
     # A message counts as published when the server has it: without, 3 of 2,966 were lost as it was killed.
     broker_transport_options = {"confirm_publish": True, "confirm_timeout": 2.0}
+if broker_url.startswith("activemq"):
+    broker_transport_options = {
+        "heartbeat": 4.0,  # seconds: a server that is gone without a word is noticed within 2.5 times that
+        "confirm_timeout": 2.0,  # seconds for it to say that it has a message, which is in doubt after that
+    }
 
 # The same of the result backend.
 redis_socket_timeout = 10.0

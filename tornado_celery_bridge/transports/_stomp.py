@@ -71,7 +71,7 @@ class Broker:
     tls: ssl.SSLContext | None = None
     connect_timeout: float = 5.0
     #: For an answer.
-    timeout: float = 5.0
+    timeout: float = 4.0
     #: Between two signs of life, asked for and given.
     heartbeat: float = 4.0
 
@@ -241,6 +241,7 @@ class Link(stomp.ConnectionListener):
             protocol.connect(broker.user, broker.password)
             self._connected.result(timeout)
         except Exception as exc:
+            wire.remove_listener("link")  # the next attempt is not to hear of this one's end
             wire.disconnect_socket()
             if isinstance(exc, TimeoutError):
                 raise TimeoutError(f"no broker answered within {timeout} s") from exc

@@ -8,7 +8,7 @@ A kombu transport for ActiveMQ, over STOMP 1.2 with the library stomp.py.
 
 Hosts are tried in their order, the first first each time: a master and its slaves. *name* is optional; two apps on one
 broker with a name each see nothing of each other, as with virtual hosts. What else can be said is in
-:data:`OPTIONS`; each may be in the URL or in ``broker_transport_options``.
+:mod:`._activemq_url`; each may be in the URL or in ``broker_transport_options``.
 
 Theory of operation. A kombu connection has one `Link`, and each channel has subscriptions on it.
 
@@ -34,20 +34,20 @@ is not, the worker has it at once and waits, as with other brokers. The worker l
 that differ do no harm.
 """
 
+import functools
 import logging
 import re
 import socket
-import ssl
 import threading
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote
 
 import kombu.transport
 import stomp
@@ -56,24 +56,12 @@ from kombu.exceptions import ChannelError
 from kombu.transport import base, virtual
 from kombu.utils.json import dumps, loads
 
-from tornado_celery_bridge.transports._stomp import Broker, Frame, Link, NotConnected, Refused, Unconfirmed
+from tornado_celery_bridge.transports._activemq_url import DEFAULT_PORT, parse, shown
+from tornado_celery_bridge.transports._stomp import Frame, Link, NotConnected, Refused, Unconfirmed
 
 __all__ = ("Channel", "NotConnected", "QoS", "Refused", "Transport", "Unconfirmed", "register")
 
 log = logging.getLogger(__name__)
-
-DEFAULT_PORT = 61613
-
-#: What can be set, with its default; seconds, and files' names.
-OPTIONS: Mapping[str, Any] = {
-    "heartbeat": 4.0,  # between signs of life; a half-open connection is noticed within 2.5 times that
-    "confirm_timeout": 5.0,  # for the broker to say that it has a message
-    "connect_timeout": None,  # kombu's own unless set; shared out among the hosts
-    "ssl_ca_certs": None,  # who signs the broker's certificate, unless the system knows
-    "ssl_certfile": None,  # our own certificate, and its key
-    "ssl_keyfile": None,
-    "ssl_check_hostname": True,
-}
 
 #: Messages on their way on a subscription that nothing limits.
 UNLIMITED = 1_000
@@ -112,6 +100,7 @@ class _Topic:
     pattern: re.Pattern[str] | None
 
 
+_Arrived = SimpleQueue[Frame | ConnectionError]
 #: Command, headers and body.
 _Frame = tuple[str, Mapping[str, Any], bytes]
 
@@ -199,11 +188,19 @@ class Channel(virtual.Channel):
             NotConnected, Refused: It does not have it.
             Unconfirmed: It may, or not.
         """
-        self._link.request_all(self._frames(message, exchange, routing_key))
+        self._transmit(self._frames(message, exchange, routing_key))
 
     def create_publish_batch(self, max_size: int) -> "_Batch":
         """Return what `kombu.Producer.batch` publishes to: many messages for one wait."""
         return _Batch(self, max_size)
+
+    def _transmit(self, frames: Sequence[_Frame]) -> None:
+        """Send frames; what goes into queues is waited for, together. Nobody can say who heard the rest."""
+        for frame in frames:
+            if frame[1]["destination"].startswith("/topic/"):
+                self._link.send(*frame)
+        if asked := [frame for frame in frames if frame[1]["destination"].startswith("/queue/")]:
+            self._link.request_all(asked)
 
     def _frames(self, message: Any, exchange: str, routing_key: str) -> list[_Frame]:
         self._inplace_augment_message(message, exchange, routing_key)
@@ -460,8 +457,7 @@ class _Batch:
 
     def flush(self) -> None:
         frames, self._frames = self._frames, []
-        if frames:
-            self.channel._link.request_all(frames)
+        self.channel._transmit(frames)
 
     def discard(self) -> None:
         self._frames.clear()
@@ -472,7 +468,7 @@ class _Batch:
 
 class Transport(virtual.Transport):
     """
-    The transport; its options are :data:`OPTIONS`.
+    The transport; its options are in :mod:`._activemq_url`.
 
     .. versionadded:: 0.1.0
     """
@@ -507,14 +503,14 @@ class Transport(virtual.Transport):
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
-        self.broker, self._name = _parse(client)
+        self.broker, self._name = parse(client)
         #: Queues that are not durable; and for each that listens, to which exchanges: type, routing key and pattern.
         self.transient: set[str] = set()
         self.listening: dict[str, set[tuple[str, str, str, str | None]]] = {}
         self.routes: dict[str, Any] = {}
         self._established: Link | None = None
         #: What came, and the error with which the connection was lost; written by the link's thread.
-        self._arrived: SimpleQueue[Frame | ConnectionError] = SimpleQueue()
+        self._arrived: _Arrived = SimpleQueue()
         self._waking: tuple[socket.socket, socket.socket] | None = None
         self._loop: Any = None
 
@@ -526,9 +522,7 @@ class Transport(virtual.Transport):
     @classmethod
     def as_uri(cls, uri: str, include_password: bool = False, mask: str = "**") -> str:
         """Return the URL as it may be shown."""
-        if not uri.startswith("activemq"):
-            uri = f"activemq+{uri}"
-        return uri if include_password else re.sub(r"(?<=://)([^/@:]*):[^/]*@", rf"\1:{mask}@", uri)
+        return shown(uri, None if include_password else mask)
 
     def queue(self, name: str) -> str:
         """Return the destination of a queue."""
@@ -565,7 +559,13 @@ class Transport(virtual.Transport):
             PermissionError: The broker does not let us in.
             OSError: None can be reached.
         """
-        self._established = Link(self.broker, self._arrive, self._arrive)
+        # Nothing is left of a connection before.
+        self.state.clear()
+        for kept in (self.transient, self.listening, self.routes):
+            kept.clear()
+        self._arrived = SimpleQueue()
+        arrive = functools.partial(self._arrive, self._arrived)
+        self._established = Link(self.broker, arrive, arrive)
         return super().establish_connection()
 
     def verify_connection(self, connection: Any) -> bool:
@@ -604,8 +604,8 @@ class Transport(virtual.Transport):
 
     # What comes.
 
-    def _arrive(self, what: Frame | ConnectionError) -> None:
-        self._arrived.put(what)
+    def _arrive(self, arrived: _Arrived, what: Frame | ConnectionError) -> None:
+        arrived.put(what)
         waking = self._waking
         if waking is not None:
             with suppress(OSError):  # full: there is enough to be woken by; or closed
@@ -710,44 +710,3 @@ def _selector(kind: str, routing_key: str) -> dict[str, str]:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _parse(client: Any) -> tuple[Broker, str]:
-    """Return the broker of a kombu connection's URL and options, and the app's name on it."""
-    url = urlsplit(client.hostname if "://" in (client.hostname or "") else f"activemq://{client.hostname or ''}")
-    login, _, hosts = url.netloc.rpartition("@")
-    user, _, password = login.partition(":")
-    options = {**OPTIONS, **(client.transport_options or {}), **dict(parse_qsl(url.query))}
-    connect_timeout = options["connect_timeout"] or client.connect_timeout or OPTIONS["confirm_timeout"]
-    broker = Broker(
-        hosts=[_host(host) for host in hosts.split(",")],
-        user=unquote(user) or client.userid or None,
-        password=unquote(password) or client.password or None,
-        tls=_tls(client.ssl, options) if url.scheme.endswith("ssl") or client.ssl else None,
-        connect_timeout=float(connect_timeout),
-        timeout=float(options["confirm_timeout"]),
-        heartbeat=float(options["heartbeat"]),
-    )
-    return broker, unquote(url.path).strip("/")
-
-
-def _host(text: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    return parts.hostname or "localhost", parts.port or DEFAULT_PORT
-
-
-def _tls(given: Any, options: Mapping[str, Any]) -> ssl.SSLContext:
-    """Return the context of TLS: Celery's ``broker_use_ssl``, as Redis and RabbitMQ have it, and our options."""
-    if isinstance(given, ssl.SSLContext):
-        return given
-    more = (
-        {f"ssl_{name.removeprefix('ssl_')}": value for name, value in given.items()} if isinstance(given, dict) else {}
-    )
-    options = {**options, **more}
-    context = ssl.create_default_context(cafile=options["ssl_ca_certs"])
-    context.check_hostname = str(options["ssl_check_hostname"]).lower() not in ("false", "0")
-    if options.get("ssl_cert_reqs") in (ssl.CERT_NONE, "none", "CERT_NONE"):
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if options["ssl_certfile"]:
-        context.load_cert_chain(options["ssl_certfile"], options["ssl_keyfile"])
-    return context
