@@ -126,6 +126,11 @@ if broker_url.startswith("kafka"):
         # What has an eta waits in the ledger's Redis, and not in Kafka, where it would hold up what comes after it.
         "later_url": _redis_url,
     }
+if broker_url.startswith("activemq"):
+    broker_transport_options = {
+        "heartbeat": 4.0,  # seconds: a server that is gone without a word is noticed within 2.5 times that
+        "confirm_timeout": 2.0,  # seconds for it to say that it has a message, which is in doubt after that
+    }
 
 # The same of the result backend.
 redis_socket_timeout = 10.0

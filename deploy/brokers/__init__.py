@@ -7,7 +7,7 @@ from typing import Any
 __all__ = ("KINDS", "make")
 
 #: Where the class of each is. All have the same methods; :class:`deploy.brokers.rabbitmq.RabbitMQ` says which.
-KINDS = {"rabbitmq": "RabbitMQ", "kafka": "Kafka"}
+KINDS = {"rabbitmq": "RabbitMQ", "kafka": "Kafka", "activemq": "ActiveMQ"}
 
 
 def make(kind: str, folder: Path, port: int) -> Any:

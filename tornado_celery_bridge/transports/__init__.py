@@ -28,6 +28,8 @@ MODULES = {
     "amqps": "rabbitmq",
     "pyamqp": "rabbitmq",
     "kafka": "kafka",
+    "activemq": "activemq",
+    "activemq+ssl": "activemq",
 }
 
 
