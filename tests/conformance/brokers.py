@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from deploy.brokers.activemq import ActiveMQ
+from deploy.brokers.kafka import Kafka
 from deploy.brokers.rabbitmq import RabbitMQ
 from tests.faults.harness import Broker
 from tests.servers import Server
@@ -60,4 +62,15 @@ def _vhost(broker: Broker) -> str:
 REDIS = Kind(Redis, apart=lambda broker: broker.url.removesuffix("0") + "1")
 RABBITMQ = Kind(RabbitMQ, RabbitMQ.available, apart=_vhost)
 
-KINDS = {"redis": REDIS, "rabbitmq": RABBITMQ}
+KAFKA = Kind(
+    Kafka,
+    Kafka.available,
+    cannot={"wrong_password": "the server that stands in for Apache Kafka knows no passwords"},
+    apart=lambda broker: f"{broker.url}?topic_prefix=second.&group_id=second",
+)
+ACTIVEMQ = Kind(
+    lambda folder: ActiveMQ(folder, login=("celery", "secret")),
+    ActiveMQ.available,
+    apart=lambda broker: broker.url + "second",
+)
+KINDS = {"redis": REDIS, "rabbitmq": RABBITMQ, "kafka": KAFKA, "activemq": ACTIVEMQ}
