@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,19 @@ class Service:
     def cancel(self, job_id: str, *, terminate: bool = False) -> None:
         self.post(f"/v1/jobs/{job_id}/cancel", {"terminate": terminate})
 
-    def occupied(self, seconds: float) -> list[str]:
-        """Have all slots of all workers sleep; return once they do."""
-        naps = [self.submit("nap", seconds=seconds) for _ in range(4)]
-        wait_for(lambda: len(self.starts(naps)) == 4, PATIENCE)
-        return naps
+    @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """Have all slots of all workers do nothing else until the block ends."""
+        key = f"hold-{time.time_ns()}"
+        holds = [self.submit("hold", key=key) for _ in range(4)]
+        wait_for(lambda: len(self.starts(holds)) == 4, PATIENCE)
+        try:
+            yield
+        finally:
+            with self.system.journal.client() as client:
+                client.set(key, "1")
+        for job_id in holds:
+            self.ended(job_id)
 
 
 class Contract:
@@ -169,11 +178,12 @@ class Contract:
         assert {service.job(job_id)["state"] for job_id in waiting} == {"REVOKED"}
 
     def test_expiry(self, service: Service) -> None:
-        service.occupied(2.5)
-        late = [
-            service.submit("nap", {"expires": 1}, seconds=0),
-            service.submit("nap", {"expires": 1, "countdown": 2}, seconds=0),
-        ]
+        with service.occupied():
+            late = [
+                service.submit("nap", {"expires": 1}, seconds=0),
+                service.submit("nap", {"expires": 1, "countdown": 2}, seconds=0),
+            ]
+            time.sleep(1.1)
         assert {service.ended(job_id)["state"] for job_id in late} == {"REVOKED"}
         assert service.starts(late) == []
 
@@ -194,9 +204,9 @@ class Contract:
             problem = service.post("/v1/tasks/c.add/jobs", {"input": {"x": 1}, "options": {"priority": 9}}, 422)
             assert problem["errors"][0]["pointer"] == "/options/priority"
             return
-        service.occupied(2)
-        slow = [service.submit("nap", {"priority": 0}, seconds=0.1) for _ in range(8)]
-        urgent = [service.submit("nap", {"priority": 9}, seconds=0.1) for _ in range(4)]
+        with service.occupied():
+            slow = [service.submit("nap", {"priority": 0}, seconds=0.1) for _ in range(8)]
+            urgent = [service.submit("nap", {"priority": 9}, seconds=0.1) for _ in range(4)]
         for job_id in slow + urgent:
             service.ended(job_id)
         order = service.starts(slow + urgent)
@@ -234,12 +244,10 @@ class Contract:
         assert (told[-1].current, told[-1].total, told[-1].message) == (5, 5, "step 5")
 
     def test_cancel_queued(self, service: Service) -> None:
-        naps = service.occupied(1.5)
-        queued = service.submit("nap", seconds=0)
-        service.cancel(queued)
-        assert service.job(queued)["state"] == "REVOKED"
-        for job_id in naps:
-            service.ended(job_id)
+        with service.occupied():
+            queued = service.submit("nap", seconds=0)
+            service.cancel(queued)
+            assert service.job(queued)["state"] == "REVOKED"
         assert service.run("add", x=1)["state"] == "SUCCESS"  # what came after it is done
         assert service.starts([queued]) == []
 

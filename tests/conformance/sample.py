@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from celery import Celery, Task
 
-from tests.faults.sample import QUEUE, note
+from tests.faults.sample import QUEUE, journal, note
 from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.progress import progress
 from tornado_celery_bridge.transports import register
@@ -67,6 +67,13 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
         time.sleep(seconds)
         note("end", self.request.id)
         return str(self.request.hostname)
+
+    @app.task(name="c.hold", shared=False, exposed=True, bind=True)
+    def hold(self: Task[..., Any], key: str) -> None:
+        """Wait for somebody to write to the journal's server under *key*."""
+        note("start", self.request.id)
+        while not journal().exists(key):
+            time.sleep(0.05)
 
     @app.task(name="c.steps", shared=False, exposed=True, bind=True)
     def steps(self: Task[..., Any], count: int) -> int:

@@ -26,13 +26,13 @@ VISIBILITY = 10
 
 
 @functools.cache
-def _journal() -> redis.Redis:
+def journal() -> redis.Redis:
     return redis.Redis.from_url(os.environ["FAULTS_JOURNAL"])
 
 
 def note(what: str, task_id: str | None) -> None:
     """Write down, where none of the faults reaches, that a task starts or ends."""
-    _journal().rpush("journal", json.dumps([what, task_id, time.time()]))
+    journal().rpush("journal", json.dumps([what, task_id, time.time()]))
 
 
 def make_app(url: str, broker_url: str | None = None, *, stock: bool = False) -> Celery:
