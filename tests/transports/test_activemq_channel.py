@@ -390,7 +390,11 @@ def test_hosts_are_tried_in_order(activemq: ActiveMQ) -> None:
     with connected(f"activemq://127.0.0.1:{nobody},127.0.0.1:{activemq.port}/failover") as connection:
         publish(connection, "a", 1)
         assert Consuming(connection, "a").drain(1) == [1]
+        assert connection.transport.server(connection).startswith("ActiveMQ ")
         assert connection.as_uri() == f"activemq://127.0.0.1:{nobody},127.0.0.1:{activemq.port}/failover"
+    with connected(f"activemq://127.0.0.1:{nobody}/x;activemq://u:p@127.0.0.1:{activemq.port}/x") as connection:
+        publish(connection, "a", 1)  # kombu's own way
+        assert connection.transport.queue("a") == "/queue/x.a"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"activemq://127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{activemq.port}/"
         with connected(url, connect_timeout=1.0) as connection:

@@ -101,6 +101,8 @@ class Link(stomp.ConnectionListener):
         #: Of subscriptions whose messages go to somebody who waits for them.
         self._private: dict[str, SimpleQueue[Frame]] = {}
         self._lost: ConnectionError | None = None
+        #: What the broker says that it is.
+        self.server = ""
         self._wire, self._protocol = self._connect()
 
     @property
@@ -251,7 +253,8 @@ class Link(stomp.ConnectionListener):
     # stomp.py calls these, in the thread that reads.
 
     def on_connected(self, frame: Frame) -> None:
-        with suppress(Exception):
+        self.server = str(frame.headers.get("server", ""))
+        with suppress(Exception):  # it was waited for for too long
             self._connected.set_result(None)
 
     def on_message(self, frame: Frame) -> None:

@@ -568,6 +568,10 @@ class Transport(virtual.Transport):
         self._established = Link(self.broker, arrive, arrive)
         return super().establish_connection()
 
+    def server(self, connection: Any) -> str:
+        """Return what a connection's server says that it is."""
+        return self.link.server.replace("/", " ")
+
     def verify_connection(self, connection: Any) -> bool:
         return self._established is not None and self._established.is_alive
 
