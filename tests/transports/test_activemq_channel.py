@@ -152,6 +152,21 @@ def test_a_consumer_that_is_cancelled_keeps_what_it_has_and_takes_nothing_more(u
         assert connection.channel().queue_declare("a", passive=True).message_count == 2  # the second's
 
 
+def test_without_a_limit(url: str) -> None:
+    with connected(url) as connection, connected(url) as other:
+        publish(connection, "a", *range(50))
+        consuming = Consuming(connection, "a", "b", prefetch=0)
+        assert consuming.drain(50) == [*range(50)]
+        consuming.consumer.cancel_by_queue("a")
+        publish(connection, "a", 50)  # while the subscription to both has messages that are not acknowledged
+        assert consuming.drain() == [*range(50)]
+        second = Consuming(other, "a")
+        for message in consuming.messages:
+            message.ack()
+        publish(connection, "b", 51)
+        assert (consuming.drain(51)[-1], second.drain(1)) == (51, [50])
+
+
 @pytest.mark.parametrize("how", ["channel", "connection", "collect"])
 def test_what_is_not_acknowledged_comes_again(url: str, how: str) -> None:
     with connected(url) as connection, connected(url) as other:

@@ -382,8 +382,10 @@ class Channel(virtual.Channel):
             self.connection._deliver(payload, queue)
         elif topic:
             self._early.setdefault(queue, deque(maxlen=EARLY)).append(payload)
-        else:  # consumed no more
-            self._requeue(self.Message(payload, channel=self))
+        elif subscription:  # consumed no more: given back as its subscription ends
+            with self._lock:
+                subscription.tags.discard(tag)
+                self._arrange()
 
     def _payload(self, frame: Frame, tag: str) -> Any:
         try:
