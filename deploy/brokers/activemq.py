@@ -2,8 +2,8 @@
 A private ActiveMQ: ``python -m deploy.brokers activemq``.
 
 Debian's package, as whoever runs it, on loopback: one Java process, with everything that it writes in its folder. What
-a transport over STOMP profits from is on: priorities in queues, the scheduler for delayed messages, and statistics of
-queues. Stock configuration has none of the three; docs/brokers/activemq.md says what is then different.
+a transport over STOMP profits from is on: priorities in queues, and the scheduler for delayed messages. A stock
+configuration has neither; docs/brokers/activemq.md says what is then different.
 """
 
 import os
@@ -71,7 +71,7 @@ class ActiveMQ:
         port: Where it speaks STOMP on 127.0.0.1; a free one, if there is none.
         login: A user and a password that it then asks for.
         keystore: A PKCS #12 file with a certificate and its key, and its password; then it speaks TLS.
-        stock: Leave priorities, delays and statistics as they are in a configuration that nobody touched: off.
+        stock: Leave priorities and delays as they are in a configuration that nobody touched: off.
     """
 
     name = "activemq"

@@ -43,7 +43,7 @@ def shown(url: str, mask: str | None) -> str:
 
 def parse(client: Any) -> tuple[Broker, str]:
     """Return the broker of a kombu connection's URL and options, and the app's name on it."""
-    url = urlsplit(client.hostname if "://" in (client.hostname or "") else f"activemq://{client.hostname or ''}")
+    url = urlsplit(client.hostname if "://" in (client.hostname or "") else _url_of(client))
     login, _, hosts = url.netloc.rpartition("@")
     user, _, password = login.partition(":")
     options = {**OPTIONS, **(client.transport_options or {}), **dict(parse_qsl(url.query))}
@@ -58,6 +58,11 @@ def parse(client: Any) -> tuple[Broker, str]:
         heartbeat=float(options["heartbeat"]),
     )
     return broker, unquote(url.path).strip("/")
+
+
+def _url_of(client: Any) -> str:
+    """Return the URL of a connection that was told its parts, as kombu does when it fails over between URLs."""
+    return f"activemq://{client.hostname or 'localhost'}:{client.port or DEFAULT_PORT}/{client.virtual_host or ''}"
 
 
 def _host(text: str) -> tuple[str, int]:

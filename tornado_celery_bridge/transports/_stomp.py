@@ -101,6 +101,8 @@ class Link(stomp.ConnectionListener):
         #: Of subscriptions whose messages go to somebody who waits for them.
         self._private: dict[str, SimpleQueue[Frame]] = {}
         self._lost: ConnectionError | None = None
+        #: What the broker says that it is.
+        self.server = ""
         self._wire, self._protocol = self._connect()
 
     @property
@@ -168,11 +170,13 @@ class Link(stomp.ConnectionListener):
 
     # Receiving.
 
-    def subscribe(self, destination: str, headers: Mapping[str, Any], *, confirmed: bool = False) -> str:
-        """Return the id of a new subscription; when *confirmed*, it hears what is sent from now on."""
-        name = f"s{next(self._numbers)}"
+    def new_name(self) -> str:
+        """Return a name for a subscription: who is to get its messages has to be known before they come."""
+        return f"s{next(self._numbers)}"
+
+    def subscribe(self, name: str, destination: str, headers: Mapping[str, Any], *, confirmed: bool = False) -> None:
+        """Subscribe; when *confirmed*, it hears what is sent from now on."""
         (self.request if confirmed else self.send)("SUBSCRIBE", {"id": name, "destination": destination, **headers})
-        return name
 
     def unsubscribe(self, subscription: str) -> None:
         """End a subscription; the broker gives what was not acknowledged to others."""
@@ -181,10 +185,10 @@ class Link(stomp.ConnectionListener):
     @contextmanager
     def listening(self, destination: str, headers: Mapping[str, Any]) -> Iterator["Listening"]:
         """Subscribe for the length of a block, with the messages to be taken in it."""
-        listening = Listening(f"s{next(self._numbers)}")
+        listening = Listening(self.new_name())
         self._private[listening.name] = listening.frames
         try:
-            self.request("SUBSCRIBE", {"id": listening.name, "destination": destination, **headers})
+            self.subscribe(listening.name, destination, headers, confirmed=True)
             yield listening
             if not listening.keep:
                 self.unsubscribe(listening.name)
@@ -251,7 +255,8 @@ class Link(stomp.ConnectionListener):
     # stomp.py calls these, in the thread that reads.
 
     def on_connected(self, frame: Frame) -> None:
-        with suppress(Exception):
+        self.server = str(frame.headers.get("server", ""))
+        with suppress(Exception):  # it was waited for for too long
             self._connected.set_result(None)
 
     def on_message(self, frame: Frame) -> None:
@@ -329,7 +334,7 @@ class _Wire(StompTransport):
     def __init__(
         self, host: tuple[str, int], tls: ssl.SSLContext | None, connect_timeout: float, write_timeout: float
     ) -> None:
-        super().__init__([host], auto_decode=False, recv_bytes=65_536)
+        super().__init__([host], auto_decode=False)
         self._host, self._tls = host, tls
         self._connect_timeout, self._write_timeout = connect_timeout, write_timeout
 
@@ -353,9 +358,14 @@ class _Wire(StompTransport):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(rest * 1e6)))
         self.socket, self.current_host_and_port = sock, self._host
 
-    def receive(self) -> bytes | None:
-        data: bytes | None = super().receive()
-        if data == b"":
+    def receive(self) -> bytes:
+        try:
+            data = bytes(self.socket.recv(65_536))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise  # stomp.py waits for more
+        except Exception:  # an error, or the socket was taken away: the end
+            data = b""
+        if not data:
             self.running = False
         return data
 

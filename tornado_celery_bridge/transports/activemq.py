@@ -312,36 +312,43 @@ class Channel(virtual.Channel):
     def _is_wanted(self, subscription: _Subscription) -> bool:
         return (subscription.destination, subscription.size) == self._wanted
 
-    def _settle(self, command: str, tag: str, **headers: str) -> None:
+    def _settle(self, command: str, tag: str) -> None:
         """Acknowledge a message, or have the broker put it with the dead letters."""
-        with self._lock:
-            subscription = self._subscription_of(tag)
-            if subscription is None:
-                return  # of a topic, or of a subscription that ended, whose message somebody else has
-            subscription.tags.discard(tag)
-            try:
-                self._link.send(command, {"id": tag, **headers})
-                if len(self._subscriptions) > self._room or not self._is_wanted(subscription):
-                    self._arrange()
-            except OSError as exc:
-                log.warning("an acknowledgement is lost, and its message comes again: %s", exc)
-
-    def _subscription_of(self, tag: str) -> _Subscription | None:
-        return next((each for each in self._subscriptions.values() if tag in each.tags), None)
+        try:
+            with self._lock:
+                subscription = self._subscription_of(tag)
+                if subscription is not None:  # else of a topic, or somebody else has it now
+                    self._link.send(command, {"id": tag})
+                    self._forget(subscription, tag)
+        except OSError as exc:
+            log.warning("an acknowledgement is lost, and its message comes again: %s", exc)
 
     def _requeue(self, message: Any) -> None:
         """Put a copy into the queue and acknowledge the message, both or neither. Nothing goes back to a topic."""
-        if self._subscription_of(message.delivery_tag) is None:
+        info, tag, link = message.delivery_info, message.delivery_tag, self._link
+        subscription = self._subscription_of(tag)
+        if subscription is None:
             return
-        info = message.delivery_info
         queues = self._durable_queues(info["exchange"], info["routing_key"]) if info["exchange"] else []
         payload = {**message.serializable(), "redelivered": True}
         transaction = {"transaction": f"t{uuid.uuid4().hex}"}
-        self._link.send("BEGIN", transaction)
+        link.send("BEGIN", transaction)
         for queue in queues or [info["routing_key"]]:
-            self._link.send(*self._frame(queue, payload, **transaction))
-        self._settle("ACK", message.delivery_tag, **transaction)
-        self._link.request("COMMIT", transaction)
+            link.send(*self._frame(queue, payload, **transaction))
+        link.send("ACK", {"id": tag, **transaction})
+        link.request("COMMIT", transaction)
+        with self._lock:  # not before: were its subscription ended, the message would be given to others
+            self._forget(subscription, tag)
+
+    def _subscription_of(self, tag: str) -> _Subscription | None:
+        with self._lock:
+            return next((each for each in self._subscriptions.values() if tag in each.tags), None)
+
+    def _forget(self, subscription: _Subscription, tag: str) -> None:
+        """Note that a message is settled, and end its subscription if that is wanted no more."""
+        subscription.tags.discard(tag)
+        if len(self._subscriptions) > self._room or not self._is_wanted(subscription):
+            self._arrange()
 
     # Listening.
 
@@ -382,8 +389,9 @@ class Channel(virtual.Channel):
             self.connection._deliver(payload, queue)
         elif topic:
             self._early.setdefault(queue, deque(maxlen=EARLY)).append(payload)
-        else:  # consumed no more
-            self._requeue(self.Message(payload, channel=self))
+        elif subscription:  # consumed no more: given back as its subscription ends
+            with self._lock:
+                self._forget(subscription, tag)
 
     def _payload(self, frame: Frame, tag: str) -> Any:
         try:
@@ -568,6 +576,10 @@ class Transport(virtual.Transport):
         self._established = Link(self.broker, arrive, arrive)
         return super().establish_connection()
 
+    def server(self, connection: Any) -> str:
+        """Return what a connection's server says that it is."""
+        return self.link.server.replace("/", " ")
+
     def verify_connection(self, connection: Any) -> bool:
         return self._established is not None and self._established.is_alive
 
@@ -593,8 +605,10 @@ class Transport(virtual.Transport):
 
     def subscribe(self, channel: Any, destination: str, headers: Mapping[str, Any], *, confirmed: bool = False) -> str:
         """Return the id of a new subscription, whose messages go to *channel*."""
-        name = self.link.subscribe(destination, headers, confirmed=confirmed)
+        link = self.link
+        name = link.new_name()
         self.routes[name] = channel
+        link.subscribe(name, destination, headers, confirmed=confirmed)
         return name
 
     def unsubscribe(self, subscription: str) -> None:
@@ -641,7 +655,7 @@ class Transport(virtual.Transport):
         for end in self._waking:
             end.setblocking(False)
         loop.add_reader(self._waking[0], self.on_readable, self._waking[0])
-        self._arrive_again()
+        self._waking[1].send(b"\0")  # for what came before
 
     def on_readable(self, reader: socket.socket) -> None:
         """Deliver all that has come."""
@@ -650,11 +664,6 @@ class Transport(virtual.Transport):
         with suppress(Empty):
             while self._waking is not None:
                 self._handle(self._arrived.get_nowait())
-
-    def _arrive_again(self) -> None:
-        """Wake the loop for what came before it was there."""
-        if self._waking is not None and not self._arrived.empty():
-            self._waking[1].send(b"\0")
 
     def _stop_waking(self) -> None:
         waking, self._waking = self._waking, None
@@ -672,15 +681,12 @@ def _escape(name: str) -> str:
 
 def _delivery_headers(message: Any) -> dict[str, Any]:
     """Return how the broker is to keep a message in a queue: its priority, on disk or not, and until when."""
-    properties, headers = message["properties"], message["headers"]
-    with suppress(TypeError, ValueError):
-        priority = min(9, max(0, int(properties.get("priority") or 0)))
-        kept = "false" if properties.get("delivery_mode") == 1 else "true"
-        found: dict[str, Any] = {"priority": priority, "persistent": kept}
-        if delay := _delay(headers.get("eta")):
-            found["AMQ_SCHEDULED_DELAY"] = delay
-        return found
-    return {"persistent": "true"}
+    properties, delay = message["properties"], _delay(message["headers"].get("eta"))
+    return {
+        "priority": min(9, max(0, int(properties.get("priority") or 0))),
+        "persistent": "false" if properties.get("delivery_mode") == 1 else "true",
+        **({"AMQ_SCHEDULED_DELAY": delay} if delay else {}),
+    }
 
 
 def _delay(eta: Any) -> int:
@@ -702,9 +708,8 @@ def _selector(kind: str, routing_key: str) -> dict[str, str]:
     if kind == "direct":
         return {"selector": f"routing_key = {_quoted(routing_key)}"}
     like = re.sub(r"[%_\\]", r"\\\g<0>", routing_key)
-    like = (
-        ".".join("%" if word in ("*", "#") else word for word in like.split(".")).replace(".%", "%").replace("%.", "%")
-    )
+    like = ".".join("%" if word in ("*", "#") else word for word in like.split("."))
+    like = like.replace(".%", "%").replace("%.", "%")
     return {"selector": f"routing_key LIKE {_quoted(like)} ESCAPE '\\'"} if like != "%" else {}
 
 
