@@ -1,6 +1,8 @@
 """Real workers over a real server that speaks Kafka's protocol: what Celery does with a broker it does with this."""
 
+import asyncio
 import collections
+import itertools
 import os
 import signal
 import subprocess
@@ -18,10 +20,17 @@ from kombu.exceptions import OperationalError
 from deploy.brokers.kafka import Kafka
 from tests.servers import Server, wait_for, worker
 from tests.transports.kafka_sample import make_app
+from tornado_celery_bridge import Bridge, BridgeConfig
+from tornado_celery_bridge.exceptions import DispatchError
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
+
+QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+#: How many share a queue: KAFKA_WORKERS=4 has more of them.
+WORKERS = "abcdefgh"[: int(os.environ.get("KAFKA_WORKERS", "2"))]
 
 #: Every Unicode plane that has characters, and what JSON escapes.
 PLANES = "".join(map(chr, (0x41, 0xE9, 0x4E2D, 0x1F600, 0x20000, 0x30000, 0xE0101, 0xF0000, 0x10FFFD))) + '\x00\n"\\'
@@ -147,22 +156,47 @@ def test_events(app: Celery) -> None:
     assert {"task-started", "task-succeeded"} <= {*seen}
 
 
+async def test_the_bridge(running: None, app: Celery) -> None:
+    async with Bridge(app, BridgeConfig(dispatch_timeout=5)) as bridge:
+        add = app.tasks["add"]
+        results = await asyncio.gather(*(bridge.dispatch(add.s(number, 1)) for number in range(50)))
+        assert await asyncio.gather(*results) == [*range(1, 51)]
+        chained = await bridge.dispatch(add.s(1, 1) | add.s(2))
+        assert await chained == 4
+
+
+async def test_the_bridge_and_a_broker_that_freezes(server: Server, tmp_path: Path) -> None:
+    broker = await asyncio.to_thread(Kafka(tmp_path).start)
+    app = make_app(broker.url, server.url)
+    try:
+        async with Bridge(app) as bridge:
+            await bridge.dispatch("add", (1, 1))
+            broker.freeze()
+            with pytest.raises(DispatchError):
+                for _ in range(100):  # until it stands still
+                    begun = time.monotonic()
+                    await bridge.dispatch("add", (1, 1))
+            assert time.monotonic() - begun < 4
+    finally:
+        app.close()
+        await asyncio.to_thread(broker.stop)
+
+
 # Several workers, and what happens to them.
 
 
-def test_four_workers_share_a_queue(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
+def test_workers_share_a_queue(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
     with ExitStack() as stack:
-        for name in "abcd":
-            options = ("-P", "solo", "-n", f"{name}@x", "-Q", "shared", "--without-gossip", "--without-mingle")
+        for name in WORKERS:
+            options = ("-P", "solo", "-n", f"{name}@x", "-Q", "shared", *QUIET)
             stack.enter_context(launch(broker, *options, SAMPLE_NAME=name))
-        share_out(app, "shared", 4, marks)
+        share_out(app, "shared", len(WORKERS), marks)
         for number in range(120):
             app.tasks["mark"].apply_async((number, 0.02), queue="shared")
         wait_for(lambda: len(numbers(marks)) == 120, timeout=60)
     assert sorted(numbers(marks)) == [*range(120)]  # each one once
     shares = collections.Counter(mark.split()[1] for mark in marks.lrange("marks", 0, -1))
-    assert len(shares) == 4
-    assert min(shares.values()) >= 10
+    assert min(shares[name] for name in WORKERS) >= 60 / len(WORKERS)  # half of what it would be
 
 
 def share_out(app: Celery, queue: str, workers: int, marks: redis.Redis) -> None:
@@ -181,25 +215,6 @@ def share_out(app: Celery, queue: str, workers: int, marks: redis.Redis) -> None
 def size(app: Celery, queue: str) -> int:
     with app.connection_for_read() as connection, connection.channel() as channel:
         return int(channel.queue_declare(queue, passive=True).message_count)
-
-
-@pytest.mark.slow
-def test_a_worker_killed(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
-    """What was in its hands comes again, and what waited in its partitions goes to the other; nothing is lost."""
-    quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-    with (
-        launch(broker, "-c", "2", "-n", "a@x", "-Q", "killed", *quiet, SAMPLE_NAME="a") as process,
-        launch(broker, "-c", "2", "-n", "b@x", "-Q", "killed", *quiet, SAMPLE_NAME="b"),
-    ):
-        share_out(app, "killed", 2, marks)
-        for number in range(500):
-            app.tasks["mark"].apply_async((number, 0.005), queue="killed")
-        wait_for(lambda: len(numbers(marks)) > 100)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        wait_for(lambda: {*numbers(marks)} == {*range(500)}, timeout=60)
-        wait_for(lambda: size(app, "killed") == 0)
-    assert len(numbers(marks)) <= 500 + 25  # in its hands, or done and not said yet
 
 
 @pytest.mark.slow
@@ -231,20 +246,33 @@ def test_pool_processes_come_and_go(broker: Kafka, launch: Launch, app: Celery) 
 
 @pytest.mark.slow
 def test_workers_come_and_go(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
-    """Every five seconds one joins or leaves, under load; KAFKA_STORM=120 has a longer run."""
-    seconds = float(os.environ.get("KAFKA_STORM", "30"))
-    quiet = ("-P", "solo", "-Q", "storm", "--without-gossip", "--without-mingle", "--without-heartbeat")
-    deadline, sent = time.monotonic() + seconds, 0
-    with launch(broker, "-n", "first@x", *quiet):
-        while time.monotonic() < deadline:
-            with launch(broker, "-n", f"guest-{sent}@x", *quiet):
-                for turn in (time.monotonic() + 5, time.monotonic() + 10):
-                    while time.monotonic() < turn:
-                        app.tasks["mark"].apply_async((sent,), queue="storm")
-                        sent += 1
-                        time.sleep(0.01)
-        wait_for(lambda: {*numbers(marks)} == {*range(sent)}, timeout=60)
-    assert len(numbers(marks)) <= sent * 1.02
+    """Every five seconds one joins or leaves, by TERM or by kill -9, under load; KAFKA_STORM=120 has a longer run."""
+    options = ("-c", "2", "-Q", "storm", *QUIET)
+    deadline, sent = time.monotonic() + float(os.environ.get("KAFKA_STORM", "30")), itertools.count()
+    kills = 0
+
+    def load(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            app.tasks["mark"].apply_async((next(sent), 0.005), queue="storm")
+            time.sleep(0.01)
+
+    with launch(broker, "-n", "first@x", *options):
+        for turn in itertools.count():
+            with launch(broker, "-n", f"guest-{turn}@x", *options) as guest:
+                load(5)
+                if turn % 2:
+                    kills += 1
+                    os.killpg(guest.pid, signal.SIGKILL)
+            load(5)
+            if time.monotonic() > deadline and kills:
+                break
+        total = next(sent)
+        wait_for(lambda: {*numbers(marks)} == {*range(total)}, timeout=60)
+        wait_for(lambda: size(app, "storm") == 0)
+    twice = len(numbers(marks)) - total
+    print(f"{total} tasks, {turn + 1} joined and left, {kills} of them killed, {twice} ran twice")
+    assert twice <= 30 * kills  # of each that was killed: in its hands, or done and not said yet
 
 
 # The broker.
