@@ -185,6 +185,7 @@ async def test_the_bridge_and_a_broker_that_freezes(server: Server, tmp_path: Pa
 # Several workers, and what happens to them.
 
 
+@pytest.mark.slow
 def test_workers_share_a_queue(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
     with ExitStack() as stack:
         for name in WORKERS:
@@ -195,7 +196,7 @@ def test_workers_share_a_queue(broker: Kafka, launch: Launch, app: Celery, marks
             app.tasks["mark"].apply_async((number, 0.02), queue="shared")
         wait_for(lambda: len(numbers(marks)) == 120, timeout=60)
     assert sorted(numbers(marks)) == [*range(120)]  # each one once
-    shares = collections.Counter(mark.split()[1] for mark in marks.lrange("marks", 0, -1))
+    shares = collections.Counter(mark.decode().split()[1] for mark in marks.lrange("marks", 0, -1))
     assert min(shares[name] for name in WORKERS) >= 60 / len(WORKERS)  # half of what it would be
 
 
