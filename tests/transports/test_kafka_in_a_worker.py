@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
-from celery import Celery, chord, group
+from celery import Celery, Signature, chord, group
 from celery.exceptions import TaskRevokedError
 from kombu.exceptions import OperationalError
 
@@ -22,6 +23,7 @@ from tests.servers import Server, wait_for, worker
 from tests.transports.kafka_sample import make_app
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.exceptions import DispatchError
+from tornado_celery_bridge.ledger import JobRecord, Ledger, ledger_backend
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
 
@@ -249,7 +251,7 @@ def test_pool_processes_come_and_go(broker: Kafka, launch: Launch, app: Celery) 
 def test_workers_come_and_go(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
     """Every five seconds one joins or leaves, by TERM or by kill -9, under load; KAFKA_STORM=120 has a longer run."""
     options = ("-c", "2", "-Q", "storm", *QUIET)
-    deadline, sent = time.monotonic() + float(os.environ.get("KAFKA_STORM", "30")), itertools.count()
+    deadline, sent = time.monotonic() + float(os.environ.get("KAFKA_STORM", "20")), itertools.count()
     kills = 0
 
     def load(seconds: float) -> None:
@@ -280,28 +282,35 @@ def test_workers_come_and_go(broker: Kafka, launch: Launch, app: Celery, marks: 
 
 
 @pytest.mark.slow
-def test_a_broker_killed_and_started_again(launch: Launch, server: Server, tmp_path: Path, marks: redis.Redis) -> None:
-    """This one forgets everything then; with the ledger in the app, what was lost is published again."""
+def test_a_broker_killed_with_jobs_in_it(launch: Launch, server: Server, tmp_path: Path, marks: redis.Redis) -> None:
+    """This one forgets everything then; the workers connect again, and the ledger has the jobs published again."""
     broker = Kafka(tmp_path / "kafka").start()
     app = make_app(broker.url, server.url)
     try:
         with launch(broker, "-c", "2", SAMPLE_LEDGER="1") as process:
-            assert app.tasks["add"].delay(1, 1).get(timeout=20) == 2
+            jobs = [
+                app.tasks["mark"].s(number, 0.2).set(task_id=f"{tmp_path.name}-{number}", ignore_result=False)
+                for number in range(40)
+            ]
+            asyncio.run(_accept(app, jobs))
+            for each in jobs:
+                each.apply_async()
+            wait_for(lambda: len(numbers(marks)) > 5)
             broker.kill()
             with pytest.raises(OperationalError):
-                app.tasks["mark"].delay(0)
+                app.tasks["add"].delay(1, 1)
             broker.start()
-            wait_for(lambda: _sends(app), timeout=30)
-            assert app.tasks["add"].delay(1, 1).get(timeout=40) == 2
+            wait_for(lambda: {*numbers(marks)} == {*range(40)}, timeout=90)
             assert process.poll() is None
     finally:
         app.close()
         broker.stop()
 
 
-def _sends(app: Celery) -> bool:
-    try:
-        app.tasks["mark"].delay(1)
-    except OperationalError:
-        return False
-    return True
+async def _accept(app: Celery, jobs: Sequence[Signature[Any]]) -> None:
+    ledger = Ledger.of_backend(await asyncio.to_thread(ledger_backend, app))
+    now = round(time.time() * 1000)
+    for each in jobs:
+        record = JobRecord(id=each.options["task_id"], task="mark", owner="", queue="plain", created_at=now)
+        assert (await ledger.accept(record, {}, message=each)).kind == "accepted"
+    await ledger.close()
