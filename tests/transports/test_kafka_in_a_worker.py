@@ -239,7 +239,7 @@ def test_a_warm_stop_runs_nothing_twice(broker: Kafka, launch: Launch, app: Cele
 @pytest.mark.slow
 def test_pool_processes_come_and_go(broker: Kafka, launch: Launch, app: Celery) -> None:
     """A child inherits its parent's handles, and must not end them; KAFKA_FORKS=1000 has a longer run."""
-    forks = int(os.environ.get("KAFKA_FORKS", "100"))
+    forks = int(os.environ.get("KAFKA_FORKS", "50"))
     with launch(broker, "-c", "8", "-Q", "forks", SAMPLE_CHILD="1") as process:
         retried = app.tasks["retried"]  # which publishes from the child, too
         results = [retried.apply_async((number % 2,), queue="forks") for number in range(forks)]
