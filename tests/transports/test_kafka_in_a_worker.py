@@ -1,27 +1,38 @@
 """Real workers over a real server that speaks Kafka's protocol: what Celery does with a broker it does with this."""
 
+import asyncio
 import collections
+import itertools
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
-from celery import Celery, chord, group
+from celery import Celery, Signature, chord, group
 from celery.exceptions import TaskRevokedError
 from kombu.exceptions import OperationalError
 
 from deploy.brokers.kafka import Kafka
 from tests.servers import Server, wait_for, worker
 from tests.transports.kafka_sample import make_app
+from tornado_celery_bridge import Bridge, BridgeConfig
+from tornado_celery_bridge.exceptions import DispatchError
+from tornado_celery_bridge.ledger import JobRecord, Ledger, ledger_backend
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
+
+QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+#: How many share a queue: KAFKA_WORKERS=4 has more of them.
+WORKERS = "abcdefgh"[: int(os.environ.get("KAFKA_WORKERS", "2"))]
 
 #: Every Unicode plane that has characters, and what JSON escapes.
 PLANES = "".join(map(chr, (0x41, 0xE9, 0x4E2D, 0x1F600, 0x20000, 0x30000, 0xE0101, 0xF0000, 0x10FFFD))) + '\x00\n"\\'
@@ -147,22 +158,48 @@ def test_events(app: Celery) -> None:
     assert {"task-started", "task-succeeded"} <= {*seen}
 
 
+async def test_the_bridge(running: None, app: Celery) -> None:
+    async with Bridge(app, BridgeConfig(dispatch_timeout=5)) as bridge:
+        add = app.tasks["add"]
+        results = await asyncio.gather(*(bridge.dispatch(add.s(number, 1)) for number in range(50)))
+        assert await asyncio.gather(*results) == [*range(1, 51)]
+        chained = await bridge.dispatch(add.s(1, 1) | add.s(2))
+        assert await chained == 4
+
+
+async def test_the_bridge_and_a_broker_that_freezes(server: Server, tmp_path: Path) -> None:
+    broker = await asyncio.to_thread(Kafka(tmp_path).start)
+    app = make_app(broker.url, server.url)
+    try:
+        async with Bridge(app) as bridge:
+            await bridge.dispatch("add", (1, 1))
+            broker.freeze()
+            with pytest.raises(DispatchError):
+                for _ in range(100):  # until it stands still
+                    begun = time.monotonic()
+                    await bridge.dispatch("add", (1, 1))
+            assert time.monotonic() - begun < 4
+    finally:
+        app.close()
+        await asyncio.to_thread(broker.stop)
+
+
 # Several workers, and what happens to them.
 
 
-def test_four_workers_share_a_queue(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
+@pytest.mark.slow
+def test_workers_share_a_queue(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
     with ExitStack() as stack:
-        for name in "abcd":
-            options = ("-P", "solo", "-n", f"{name}@x", "-Q", "shared", "--without-gossip", "--without-mingle")
+        for name in WORKERS:
+            options = ("-P", "solo", "-n", f"{name}@x", "-Q", "shared", *QUIET)
             stack.enter_context(launch(broker, *options, SAMPLE_NAME=name))
-        share_out(app, "shared", 4, marks)
+        share_out(app, "shared", len(WORKERS), marks)
         for number in range(120):
             app.tasks["mark"].apply_async((number, 0.02), queue="shared")
         wait_for(lambda: len(numbers(marks)) == 120, timeout=60)
     assert sorted(numbers(marks)) == [*range(120)]  # each one once
-    shares = collections.Counter(mark.split()[1] for mark in marks.lrange("marks", 0, -1))
-    assert len(shares) == 4
-    assert min(shares.values()) >= 10
+    shares = collections.Counter(mark.decode().split()[1] for mark in marks.lrange("marks", 0, -1))
+    assert min(shares[name] for name in WORKERS) >= 60 / len(WORKERS)  # half of what it would be
 
 
 def share_out(app: Celery, queue: str, workers: int, marks: redis.Redis) -> None:
@@ -184,25 +221,6 @@ def size(app: Celery, queue: str) -> int:
 
 
 @pytest.mark.slow
-def test_a_worker_killed(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
-    """What was in its hands comes again, and what waited in its partitions goes to the other; nothing is lost."""
-    quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-    with (
-        launch(broker, "-c", "2", "-n", "a@x", "-Q", "killed", *quiet, SAMPLE_NAME="a") as process,
-        launch(broker, "-c", "2", "-n", "b@x", "-Q", "killed", *quiet, SAMPLE_NAME="b"),
-    ):
-        share_out(app, "killed", 2, marks)
-        for number in range(500):
-            app.tasks["mark"].apply_async((number, 0.005), queue="killed")
-        wait_for(lambda: len(numbers(marks)) > 100)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        wait_for(lambda: {*numbers(marks)} == {*range(500)}, timeout=60)
-        wait_for(lambda: size(app, "killed") == 0)
-    assert len(numbers(marks)) <= 500 + 25  # in its hands, or done and not said yet
-
-
-@pytest.mark.slow
 def test_a_warm_stop_runs_nothing_twice(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
     for number in range(12):
         app.tasks["mark"].apply_async((number, 0.4), queue="warm")
@@ -221,7 +239,7 @@ def test_a_warm_stop_runs_nothing_twice(broker: Kafka, launch: Launch, app: Cele
 @pytest.mark.slow
 def test_pool_processes_come_and_go(broker: Kafka, launch: Launch, app: Celery) -> None:
     """A child inherits its parent's handles, and must not end them; KAFKA_FORKS=1000 has a longer run."""
-    forks = int(os.environ.get("KAFKA_FORKS", "100"))
+    forks = int(os.environ.get("KAFKA_FORKS", "50"))
     with launch(broker, "-c", "8", "-Q", "forks", SAMPLE_CHILD="1") as process:
         retried = app.tasks["retried"]  # which publishes from the child, too
         results = [retried.apply_async((number % 2,), queue="forks") for number in range(forks)]
@@ -231,48 +249,68 @@ def test_pool_processes_come_and_go(broker: Kafka, launch: Launch, app: Celery) 
 
 @pytest.mark.slow
 def test_workers_come_and_go(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
-    """Every five seconds one joins or leaves, under load; KAFKA_STORM=120 has a longer run."""
-    seconds = float(os.environ.get("KAFKA_STORM", "30"))
-    quiet = ("-P", "solo", "-Q", "storm", "--without-gossip", "--without-mingle", "--without-heartbeat")
-    deadline, sent = time.monotonic() + seconds, 0
-    with launch(broker, "-n", "first@x", *quiet):
-        while time.monotonic() < deadline:
-            with launch(broker, "-n", f"guest-{sent}@x", *quiet):
-                for turn in (time.monotonic() + 5, time.monotonic() + 10):
-                    while time.monotonic() < turn:
-                        app.tasks["mark"].apply_async((sent,), queue="storm")
-                        sent += 1
-                        time.sleep(0.01)
-        wait_for(lambda: {*numbers(marks)} == {*range(sent)}, timeout=60)
-    assert len(numbers(marks)) <= sent * 1.02
+    """Every five seconds one joins or leaves, by TERM or by kill -9, under load; KAFKA_STORM=120 has a longer run."""
+    options = ("-c", "2", "-Q", "storm", *QUIET)
+    deadline, sent = time.monotonic() + float(os.environ.get("KAFKA_STORM", "20")), itertools.count()
+    kills = 0
+
+    def load(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            app.tasks["mark"].apply_async((next(sent), 0.005), queue="storm")
+            time.sleep(0.01)
+
+    with launch(broker, "-n", "first@x", *options):
+        for turn in itertools.count():
+            with launch(broker, "-n", f"guest-{turn}@x", *options) as guest:
+                load(5)
+                if turn % 2:
+                    kills += 1
+                    os.killpg(guest.pid, signal.SIGKILL)
+            load(5)
+            if time.monotonic() > deadline and kills:
+                break
+        total = next(sent)
+        wait_for(lambda: {*numbers(marks)} == {*range(total)}, timeout=60)
+        wait_for(lambda: size(app, "storm") == 0)
+    twice = len(numbers(marks)) - total
+    print(f"{total} tasks, {turn + 1} joined and left, {kills} of them killed, {twice} ran twice")
+    assert twice <= 30 * kills  # of each that was killed: in its hands, or done and not said yet
 
 
 # The broker.
 
 
 @pytest.mark.slow
-def test_a_broker_killed_and_started_again(launch: Launch, server: Server, tmp_path: Path, marks: redis.Redis) -> None:
-    """This one forgets everything then; with the ledger in the app, what was lost is published again."""
+def test_a_broker_killed_with_jobs_in_it(launch: Launch, server: Server, tmp_path: Path, marks: redis.Redis) -> None:
+    """This one forgets everything then; the workers connect again, and the ledger has the jobs published again."""
     broker = Kafka(tmp_path / "kafka").start()
     app = make_app(broker.url, server.url)
     try:
         with launch(broker, "-c", "2", SAMPLE_LEDGER="1") as process:
-            assert app.tasks["add"].delay(1, 1).get(timeout=20) == 2
+            jobs = [
+                app.tasks["mark"].s(number, 0.2).set(task_id=f"{tmp_path.name}-{number}", ignore_result=False)
+                for number in range(40)
+            ]
+            asyncio.run(_accept(app, jobs))
+            for each in jobs:
+                each.apply_async()
+            wait_for(lambda: len(numbers(marks)) > 5)
             broker.kill()
             with pytest.raises(OperationalError):
-                app.tasks["mark"].delay(0)
+                app.tasks["add"].delay(1, 1)
             broker.start()
-            wait_for(lambda: _sends(app), timeout=30)
-            assert app.tasks["add"].delay(1, 1).get(timeout=40) == 2
+            wait_for(lambda: {*numbers(marks)} == {*range(40)}, timeout=90)
             assert process.poll() is None
     finally:
         app.close()
         broker.stop()
 
 
-def _sends(app: Celery) -> bool:
-    try:
-        app.tasks["mark"].delay(1)
-    except OperationalError:
-        return False
-    return True
+async def _accept(app: Celery, jobs: Sequence[Signature[Any]]) -> None:
+    ledger = Ledger.of_backend(await asyncio.to_thread(ledger_backend, app))
+    now = round(time.time() * 1000)
+    for each in jobs:
+        record = JobRecord(id=each.options["task_id"], task="mark", owner="", queue="plain", created_at=now)
+        assert (await ledger.accept(record, {}, message=each)).kind == "accepted"
+    await ledger.close()

@@ -1,8 +1,14 @@
 """What needs no broker: options, names, and what of a partition is done."""
 
+import hashlib
+import inspect
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu import Connection, messaging
+from kombu.transport.virtual import base
 
 from tornado_celery_bridge.transports.kafka import PriorityRefused, Settings, Transport
 from tornado_celery_bridge.transports.kafka._later import _as_redis_py_has_it
@@ -144,3 +150,28 @@ def test_what_is_in_hands_here_does_not_come_again() -> None:
     assert back.base == 6
     assert back.is_past(6)
     assert not back.is_past(7)
+
+
+# kombu's inside, of which this is a part.
+
+
+def test_the_kombu_that_this_was_written_for() -> None:
+    """Fails when kombu changes what we replace or call: read its `transport/virtual` again, then change this."""
+
+    def digest(*parts: Any) -> str:
+        return hashlib.sha256("".join(inspect.getsource(part) for part in parts).encode()).hexdigest()[:12]
+
+    channel, transport = base.Channel, base.Transport
+    assert {
+        "replaced": digest(channel.basic_publish, channel.queue_declare, channel.queue_delete, transport.drain_events),
+        "called": digest(channel._inplace_augment_message, channel.queue_bind, channel.queue_unbind, channel.typeof),
+        "consuming": digest(channel.basic_consume, channel.basic_cancel, transport._deliver, base.QoS),
+        "closing": digest(channel.close, transport.close_connection, Connection.collect),
+        "batches": digest(messaging._ProducerBatchState, messaging._ProducerBatch),
+    } == {
+        "replaced": "4bc8d8f78593",
+        "called": "4d713f86e9ea",
+        "consuming": "f7650a55ce02",
+        "closing": "0c53935a9b31",
+        "batches": "95bf62cb2fd4",
+    }

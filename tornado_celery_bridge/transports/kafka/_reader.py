@@ -145,6 +145,8 @@ class Reader(Repeating):
                         # A worker that was killed is missed after so long; a thread of librdkafka's says that it lives.
                         "session.timeout.ms": 6_000,
                         "heartbeat.interval.ms": 1_000,
+                        # Topics that come, or come back after their broker lost them, are seen: its own is 5 min.
+                        "topic.metadata.refresh.interval.ms": 5_000,
                         # Some brokers wait as long as this though there is something.
                         "fetch.wait.max.ms": 50,
                         "queued.max.messages.kbytes": 16_384,
