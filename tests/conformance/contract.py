@@ -325,6 +325,7 @@ class Contract:
             with pytest.raises(DispatchError):
                 await bridge.dispatch("c.add", (1, 1))
             assert time.monotonic() - begun < 5
+        await asyncio.to_thread(app.close)
         assert "wr0ng" not in caplog.text
 
     def test_two_apps_side_by_side(self, system: System, app: Celery, tmp_path: Path) -> None:
@@ -347,10 +348,14 @@ class Contract:
         await bridge.dispatch("c.add", (1, 1))
         system.broker.freeze()
         try:
-            for _ in range(3):
+            refused, deadline = 0, time.monotonic() + PATIENCE
+            while refused < 3:
                 begun = time.monotonic()
-                with pytest.raises(DispatchError):
+                assert begun < deadline
+                try:  # what is on its way as the server is stopped may get there
                     await bridge.dispatch("c.add", (1, 1), dispatch_timeout=2)
+                except DispatchError:
+                    refused += 1
                 assert time.monotonic() - begun < 4
             jobs = [await asyncio.to_thread(service.submit, "nap", seconds=0) for _ in range(3)]
         finally:

@@ -39,7 +39,7 @@ def matrix_of(reports: Iterable[Any]) -> Matrix:
 
 def table(matrix: Matrix) -> list[str]:
     """Return a matrix as lines of Markdown."""
-    brokers = list(dict.fromkeys(broker for row in matrix.values() for broker in row))
+    brokers = sorted({broker for row in matrix.values() for broker in row})
     lines = [f"| check | {' | '.join(brokers)} |", "| --- " * (len(brokers) + 1) + "|"]
     for name, row in matrix.items():
         cells = (_WORDS[row[broker]] if broker in row else "" for broker in brokers)
