@@ -889,7 +889,12 @@ RECONCILE = (
     + _MESSAGES
     + """
 local leader, time, most, found = redis.call('GET', prefix .. 'leader'), now(), tonumber(ARGV[5]), {}
-if leader and leader ~= ARGV[3] then return {} end
+if leader and leader ~= ARGV[3] then
+  if redis.call('PTTL', prefix .. 'leader') > tonumber(ARGV[4]) then  -- the server's clock was set back
+    redis.call('PEXPIRE', prefix .. 'leader', ARGV[4])
+  end
+  return {}
+end
 redis.call('SET', prefix .. 'leader', ARGV[3], 'PX', ARGV[4])
 
 local function publish_again()

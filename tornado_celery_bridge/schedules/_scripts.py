@@ -214,7 +214,13 @@ if leader and leader == ARGV[5] .. ' ' .. ARGV[3] then
   redis.call('PEXPIRE', schedules .. ':leader', ARGV[4])
   return tonumber(ARGV[5])
 end
-if leader then return 0 end
+if leader then
+  -- Of a server whose clock was set back: its lease would last for longer by that.
+  if redis.call('PTTL', schedules .. ':leader') > tonumber(ARGV[4]) then
+    redis.call('PEXPIRE', schedules .. ':leader', ARGV[4])
+  end
+  return 0
+end
 local fence = redis.call('INCR', schedules .. ':fence')
 redis.call('SET', schedules .. ':leader', fence .. ' ' .. ARGV[3], 'PX', ARGV[4])
 return fence
