@@ -98,11 +98,39 @@ if broker_url.startswith(("redis", "rediss", "sentinel")):
         "health_check_interval": 5,
     }
 if broker_url.startswith(("amqp", "pyamqp")):
-    task_default_queue_type = "quorum"  # on disk, and on several nodes where there are
-    task_default_exchange_type = "topic"  # what native delayed delivery needs of a quorum queue
-    broker_heartbeat = 10.0  # seconds: a server that is gone without a word is noticed
-    # A message counts as published when the server has it: without, 3 of 2,966 were lost as it was killed.
-    broker_transport_options = {"confirm_publish": True, "confirm_timeout": 2.0}
+    task_default_exchange_type = "topic"  # what delays by the server need of a quorum queue
+    task_queues = {
+        task_default_queue: {
+            "queue_arguments": {
+                "x-queue-type": "quorum",  # on disk, and on several nodes where there are
+                # A message that 20 workers did not survive (a job's is published again by the ledger, and ends after
+                # three) is put aside, as what no worker could read is. Nobody consumes that queue: look into it.
+                "x-delivery-limit": 20,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": f"{task_default_queue}.dead",
+            }
+        }
+    }
+    broker_heartbeat = 6.0  # seconds; after two without a sign a server is gone, and to it, we are
+    broker_transport_options = {
+        # A message counts as published when the server has it: without, 3 of 2,966 were lost as it was killed.
+        "confirm_publish": True,
+        # Seconds; after them a message is in doubt, and what else a server does not answer is an error.
+        "confirm_timeout": 2.0,
+        "answer_timeout": 10.0,
+    }
+if broker_url.startswith("kafka"):
+    # docs/brokers/kafka.md has all of them. Each may be in BROKER_URL instead: kafka://host/?partitions=12
+    broker_transport_options = {
+        "publish_timeout": 2.0,  # seconds; after them a message is in doubt
+        # What has an eta waits in the ledger's Redis, and not in Kafka, where it would hold up what comes after it.
+        "later_url": _redis_url,
+    }
+if broker_url.startswith("activemq"):
+    broker_transport_options = {
+        "heartbeat": 4.0,  # seconds: a server that is gone without a word is noticed within 2.5 times that
+        "confirm_timeout": 2.0,  # seconds for it to say that it has a message, which is in doubt after that
+    }
 
 # The same of the result backend.
 redis_socket_timeout = 10.0

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.brokers import KINDS
+
 __all__ = ("Settings", "SettingsError")
 
 #: Bytes. A Unix socket's path must fit in 108 on Linux and in 104 on macOS, the closing zero included.
@@ -25,6 +27,8 @@ class Settings:
     celery_app: str
     #: Whether REDIS_URL is unset, so that a server of our own is started.
     embedded: bool
+    #: What kind of private broker is to be started, if any.
+    broker: str = ""
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -35,7 +39,12 @@ class Settings:
             data_dir=Path(os.environ.get("DATA_DIR") or ".data").absolute(),
             celery_app=os.environ.get("CELERY_APP") or "tasks",
             embedded=not os.environ.get("REDIS_URL"),
+            broker=os.environ.get("BROKER") or "",
         )
+        if settings.broker and settings.broker not in KINDS:
+            raise SettingsError(f"BROKER={settings.broker} is none that can be started here: {', '.join(KINDS)}")
+        if settings.broker and os.environ.get("BROKER_URL"):
+            raise SettingsError("BROKER starts a broker and BROKER_URL says where one is; set one of them")
         if settings.port == settings.flower_port:
             raise SettingsError(f"PORT and FLOWER_PORT are both {settings.port}; give each its own")
         try:

@@ -1,7 +1,8 @@
 """
 The supervisor behind `make up`: ``python -m deploy.up [Procfile]``.
 
-Starts what the Procfile lists, the embedded server first and the rest once it answers; starts again what dies or hangs;
+Starts what the Procfile lists, the embedded server first and the rest once it answers (and with it a private broker, if
+BROKER names a kind: see :mod:`deploy.brokers`); starts again what dies or hangs;
 ends everything at Ctrl-C or TERM, or if one can't run as it is set up, the server last, since a worker needs it to put
 its unfinished jobs back. Children are in sessions of their own, so that the terminal's Ctrl-C reaches the supervisor
 alone, and each is told once, in order. Each is given a file of its own in HEARTBEAT_FILE: one that has touched it once,
@@ -23,6 +24,8 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from deploy.brokers import make
+from deploy.brokers._ports import free_port
 from deploy.settings import Settings, SettingsError
 
 __all__ = ("Child", "Guardian", "back_off", "main", "read_procfile", "supervise")
@@ -34,6 +37,9 @@ FIRST_DELAY, LONGEST_DELAY, STEADY = 0.25, 30.0, 60.0
 #: Seconds. A heartbeat is looked at so often, and is stale when it has not changed for so long by our own clock, not by
 #: the file's, which may be set. A worker that somebody tells QUIT stands still for worker_soft_shutdown_timeout, 30 s.
 LOOK, STALE = 0.5, 45.0
+
+#: What the others need: it is started first and ended last.
+SERVERS = ("redis", "broker")
 
 #: How each is asked to end: a signal, and how many seconds it gets before the next; KILL follows the last.
 #: A worker's TERM lets running tasks end however long they take; its QUIT gives them worker_soft_shutdown_timeout
@@ -247,7 +253,7 @@ def _ending(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
-async def supervise(commands: dict[str, str], settings: Settings, lock: int) -> int:
+async def supervise(commands: dict[str, str], settings: Settings, lock: int, broker_port: int = 0) -> int:
     """
     Run *commands* until INT, TERM or HUP; each further one takes what is still ending one step on.
 
@@ -281,18 +287,20 @@ async def supervise(commands: dict[str, str], settings: Settings, lock: int) -> 
         children.extend(Child(name, commands[name], settings.data_dir, guardian, print_, give_up) for name in names)
 
     try:
+        start(name for name in commands if name in SERVERS)
         if "redis" in commands:
-            start(["redis"])
             await _first(stop.wait(), _answers(settings.redis_socket))
+        if "broker" in commands:
+            await _first(stop.wait(), _listens("127.0.0.1", broker_port))
         if not stop.is_set():
-            start(name for name in commands if name != "redis")
-            if "web" in commands and await _first(_listens(settings), stop.wait()):
+            start(name for name in commands if name not in SERVERS)
+            if "web" in commands and await _first(_listens(_reachable(settings.bind), settings.port), stop.wait()):
                 for line in _banner(settings, "flower" in commands):
                     print_("up", line)
         await stop.wait()
     finally:
-        await asyncio.gather(*(child.stop(hurry) for child in children if child.name != "redis"))
-        await asyncio.gather(*(child.stop() for child in children if child.name == "redis"))
+        await asyncio.gather(*(child.stop(hurry) for child in children if child.name not in SERVERS))
+        await asyncio.gather(*(child.stop() for child in children if child.name in SERVERS))
         await guardian.close()
         print_("up", "all ended")
     return 1 if failed.is_set() else 0
@@ -319,11 +327,11 @@ async def _answers(path: Path) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _listens(settings: Settings) -> None:
-    """Return once the web process accepts connections."""
+async def _listens(host: str, port: int) -> None:
+    """Return once a process accepts connections."""
     while True:
         with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_connection(_reachable(settings.bind), settings.port)
+            _, writer = await asyncio.open_connection(host, port)
             writer.close()
             return
         await asyncio.sleep(0.1)
@@ -404,6 +412,11 @@ def main(procfile: str = "Procfile") -> None:
             commands.pop("redis", None)
         if "redis" in commands:
             _ = settings.redis_socket  # too long a path is said now
+        broker_port = free_port()
+        if settings.broker:
+            commands = {"broker": f"python -m deploy.brokers {settings.broker} {broker_port}"} | commands
+            del os.environ["BROKER"]  # to the children it is a broker like any other
+            os.environ["BROKER_URL"] = make(settings.broker, settings.data_dir, broker_port).url
         lock = _lock(settings.data_dir)
         if "web" in commands:
             _check_port("PORT", settings.bind, settings.port)
@@ -415,7 +428,7 @@ def main(procfile: str = "Procfile") -> None:
     os.environ["DATA_DIR"] = str(settings.data_dir)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ["PYTHONUNBUFFERED"] = "1"
-    sys.exit(asyncio.run(supervise(commands, settings, lock)))
+    sys.exit(asyncio.run(supervise(commands, settings, lock, broker_port)))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from celery import Celery
 
 from tornado_celery_bridge.ledger.worker import install
-from tornado_celery_bridge.transports.redis import register
+from tornado_celery_bridge.transports import register
 
 app = Celery("tasks")
 app.config_from_object("celeryconfig")
 if not app.conf.stock_transport:
-    register()  # a worker that is killed loses no message
+    register(app.conf.broker_url)  # a worker that is killed loses no message
 install(app)  # its workers say what becomes of jobs

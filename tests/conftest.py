@@ -9,9 +9,12 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from celery import Celery
 
+from tests.conformance.matrix import pytest_terminal_summary
 from tests.sample import make_app
 from tests.servers import Server, worker
 from tornado_celery_bridge import Bridge
+
+__all__ = ("pytest_terminal_summary",)  # a hook: found here whatever part of the suite runs
 
 hypothesis.settings.register_profile("long", max_examples=10_000)
 

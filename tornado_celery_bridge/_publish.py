@@ -20,10 +20,13 @@ from celery.app.routes import MapRoute
 from celery.canvas import Signature
 from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.nodenames import anon_nodename
+from celery.utils.quorum_queues import detect_quorum_queues
 from celery.utils.saferepr import saferepr
 from kombu.exceptions import OperationalError
+from kombu.transport import pyamqp
 
 from tornado_celery_bridge._lane import Call
+from tornado_celery_bridge.transports import rabbitmq, transport_of
 
 __all__ = ("Message", "NotSent", "Publisher", "SentInDoubt", "Target", "connect")
 
@@ -100,6 +103,8 @@ class Publisher:
         # Looked up once: each look-up in Celery's settings takes some microseconds.
         self._maxlevels = app.conf.task_repr_maxlevels
         self._sent_event = app.conf.task_send_sent_event
+        self._driver = transport_of(app).driver_type
+        self._delays_by_server = detect_quorum_queues(app, self._driver)[0]
         self._reply_to = app.thread_oid
         self._origin = anon_nodename()
         #: Queues that this connection has declared: asking kombu each time costs a fifth of a publish.
@@ -114,12 +119,10 @@ class Publisher:
         try:
             if self._producer is None:
                 self._connect()
-            elif ping := getattr(self._producer.channel, "conn_or_acquire", None):
-                with ping() as client:
-                    client.ping()
+            else:
+                self._check_connection()
         except Exception as exc:
-            if self._producer is not None or self._connection is None:
-                log.warning("the broker is not reachable: %s", exc)
+            log.warning("the broker is not reachable: %s", exc)
             self.close()
             return False
         return True
@@ -127,17 +130,30 @@ class Publisher:
     def run(self, calls: Sequence[Call]) -> None:
         """Publish each call's message; the broker has confirmed it when the call has its value."""
         taken = [call for call in calls if call.claim()]
+        done = 0
         try:
             # One command a message, and events and declarations besides: never flushed half-way.
             with self._producer.batch(max_size=len(taken) * 64 + 1):
                 for call in taken:
                     self._publish(call)
+                    done += 1
         except Exception as exc:
             outcome = _outcome(exc)
-            for call in taken:
+            before = self._outcome_before(exc) if done < len(taken) else outcome
+            for place, call in enumerate(taken):
                 if call.error is None:
-                    call.error = outcome
+                    call.error = before if place < done else outcome
             self.close()
+
+    def _outcome_before(self, exc: Exception) -> Exception | None:
+        """Return what became of the messages of a batch that was broken off by *exc* at a later one."""
+        channel = self._producer.channel
+        if not hasattr(channel, "create_publish_batch") or not getattr(channel, "supports_batch_publish", True):
+            return None  # each was sent, and confirmed, before the next
+        # On Redis they were buffered, and now never will be; else they are on their way.
+        outcome: Exception = (NotSent if self._driver == "redis" else SentInDoubt)(str(exc))
+        outcome.__cause__ = exc
+        return outcome
 
     def close(self) -> None:
         """Drop the connection; the next `ready` makes another."""
@@ -154,7 +170,15 @@ class Publisher:
         errors = self._connection.connection_errors
         self._connection_errors = tuple(error for error in errors if error is not KeyError)
         self._declared.clear()
+        rabbitmq.declare(self._app, self._connection)
         self._producer = self._app.amqp.Producer(self._connection.channel())
+
+    def _check_connection(self) -> None:
+        if ping := getattr(self._producer.channel, "conn_or_acquire", None):
+            with ping() as client:
+                client.ping()
+        elif check := getattr(self._connection.transport, "check_connection", None):
+            check(self._connection.connection)
 
     def _publish(self, call: Call) -> None:
         try:
@@ -202,6 +226,8 @@ class Publisher:
         queue = options.get("queue")
         if not PLAIN_OPTIONS.issuperset(options) or not (queue is None or isinstance(queue, str)):
             return None
+        if self._delays_by_server and (options.get("eta") or options.get("countdown")):
+            return None  # it goes to another exchange
         try:
             return self._plans[name, queue]
         except KeyError:
@@ -276,26 +302,25 @@ class Publisher:
 
 def connect(app: Celery) -> Any:
     """Return a connection to the broker, made, and with a bound on how long any answer may take."""
-    transport_options = dict(app.conf.broker_transport_options)
-    for option in ("socket_timeout", "socket_connect_timeout"):
-        transport_options[option] = min(transport_options.get(option) or SOCKET_TIMEOUT, SOCKET_TIMEOUT)
-    # A silent retry would turn a message in doubt into two; kombu refuses to batch with it, too.
-    transport_options["retry_on_timeout"] = False
-    redis = app.conf.broker_write_url.startswith(("redis", "sentinel"))
-    if app.conf.broker_write_url.startswith(("amqp", "pyamqp")):
-        transport_options = {
-            "confirm_publish": True,
-            "confirm_timeout": SOCKET_TIMEOUT,
-            "read_timeout": SOCKET_TIMEOUT,
-            "write_timeout": SOCKET_TIMEOUT,
-            **app.conf.broker_transport_options,
-        }
-    connection = app.connection_for_write(
+    transport = transport_of(app)
+    connection: Any = app.connection_for_write(
         connect_timeout=min(app.conf.broker_connection_timeout or SOCKET_TIMEOUT, SOCKET_TIMEOUT),
-        transport_options=transport_options if redis or "confirm_publish" in transport_options else None,
+        heartbeat=app.conf.broker_heartbeat,
+        transport=rabbitmq.Transport if transport is pyamqp.Transport else None,  # its waits have no bound
     )
-    # One attempt: kombu's own connect() sleeps 2 s between two.
-    connection.ensure_connection(max_retries=0, interval_start=0)
+    options = connection.transport_options
+    if transport.driver_type == "redis":
+        for option in ("socket_timeout", "socket_connect_timeout"):
+            options[option] = min(options.get(option) or SOCKET_TIMEOUT, SOCKET_TIMEOUT)
+        # A silent retry would turn a message in doubt into two; kombu refuses to batch with it, too.
+        options["retry_on_timeout"] = False
+    elif transport.driver_type == "amqp":
+        options.setdefault("confirm_publish", True)
+        options.setdefault("confirm_timeout", SOCKET_TIMEOUT)
+    elif transport.driver_type == "kafka":
+        options.setdefault("publish_timeout", SOCKET_TIMEOUT)
+    # One attempt for each host: kombu's own connect() sleeps 2 s between two.
+    connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
     return connection
 
 
@@ -320,9 +345,6 @@ def _is_canvas(target: Target) -> bool:
 def _is_stock(app: Celery, task: Any) -> bool:
     """Return whether publishing *task* means what Celery's own code means by it."""
     cls = type(task)
-    quorum = app.conf.task_default_queue_type == "quorum" or any(
-        (queue.queue_arguments or {}).get("x-queue-type") == "quorum" for queue in app.amqp.queues.values()
-    )
     return (
         cls.apply_async is Task.apply_async
         and cls.shadow_name is Task.shadow_name
@@ -330,7 +352,6 @@ def _is_stock(app: Celery, task: Any) -> bool:
         and type(app.amqp).as_task_v2 is AMQP.as_task_v2
         and type(app.amqp).send_task_message is AMQP.send_task_message
         and app.conf.task_protocol == 2
-        and not quorum  # delayed delivery chooses another exchange per message
         and all(isinstance(route, MapRoute) for route in app.amqp.routes)
         and task.expires is None  # becomes a header and a property of the message
         and not (task.soft_time_limit and task.time_limit and task.soft_time_limit > task.time_limit)

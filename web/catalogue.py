@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import PydanticJsonSchemaWarning
 from pydantic_core import ErrorDetails
 
-from tornado_celery_bridge.ledger import reverses_priority
+from tornado_celery_bridge.transports import Priorities
 from web import documents
 from web.door import escape
 from web.problems import Fault, Problem
@@ -50,7 +50,7 @@ class Catalogue:
         exposed = (task for _, task in sorted(app.tasks.items()) if getattr(task, "exposed", False) is True)
         self._tasks = {task.name: ExposedTask(app, task) for task in exposed}
         self.queues = frozenset(app.amqp.queues) | {task.queue for task in self}
-        self.reverses_priority = reverses_priority(app)
+        self.priorities = Priorities(app)
 
     def __iter__(self) -> Iterator["ExposedTask"]:
         return iter(self._tasks.values())

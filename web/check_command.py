@@ -1,4 +1,4 @@
-"""``python -m web check``: says what is unsafe or unwise about the settings, and about the servers as they run now."""
+"""``python -m web doctor``: what is unsafe or unwise about the settings and servers, and what the broker can."""
 
 import argparse
 import shutil
@@ -6,6 +6,7 @@ import textwrap
 
 from tornado_celery_bridge.ledger.checks import NAMES, Finding, check
 from tornado_celery_bridge.ledger.worker import is_installed
+from tornado_celery_bridge.transports import describe
 from web.server import load_celery_app
 from web.settings import Settings
 
@@ -17,10 +18,11 @@ WIDEST = 120
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``check`` to the command line."""
+    """Add ``doctor`` to the command line; ``check`` is the same."""
     parser = commands.add_parser(
-        "check",
-        help="say what is unsafe about the settings and servers",
+        "doctor",
+        aliases=["check"],
+        help="say what is unsafe about the settings and servers, and what the broker can do",
         description="Status 1 if something is unsafe: then nothing starts. See docs/operations.md.",
         epilog=f"ALLOW_UNSAFE=NAME,… allows it all the same. Names: {', '.join(NAMES)}.",
     )
@@ -34,6 +36,10 @@ def _check(options: argparse.Namespace) -> int:
         print("\n".join(_rows(finding)))
     found = {finding.name for finding in findings}
     print("\n".join(_cell("ok", "", ", ".join(name for name in NAMES if name not in found))))
+    broker = describe(app)
+    print("\n".join(_cell("broker", "", f"{broker.server} ({broker.url})")))
+    for name, phrase in broker.capabilities.items():
+        print("\n".join(_cell("", name, phrase)))
     unsafe = sum(finding.is_unsafe for finding in findings)
     print(f"\n{unsafe} unsafe, {len(findings) - unsafe} allowed or unwise")
     return 1 if unsafe else 0

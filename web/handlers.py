@@ -498,7 +498,7 @@ class ScheduleAnswers(ApiHandler):
             return
         if status == 201:
             self.set_header("Location", representation.schedule_path(found.entry.name))
-        self.write_json(representation.schedule(found, self.jobs.catalogue.reverses_priority), status)
+        self.write_json(representation.schedule(found, self.jobs.catalogue.priorities), status)
 
 
 class SchedulesHandler(ScheduleAnswers):
@@ -508,10 +508,10 @@ class SchedulesHandler(ScheduleAnswers):
 
     async def get(self) -> None:
         found = await self.timetable.find(self.principal, parse_schedule_filters(self.request.query_arguments))
-        reverses = self.jobs.catalogue.reverses_priority
+        priorities = self.jobs.catalogue.priorities
         self.write_json(
             {
-                "schedules": [representation.schedule(each, reverses) for each in found.schedules],
+                "schedules": [representation.schedule(each, priorities) for each in found.schedules],
                 "quarantined": [{"name": name, "detail": why} for name, why in found.quarantined.items()],
                 "next_cursor": found.cursor,
             }

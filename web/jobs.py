@@ -143,7 +143,7 @@ class Jobs:
             LedgerUnavailable, StoreUnavailable, DispatchError: Not accepted.
         """
         task = self.task(principal, task_name)
-        given, options = self.parse(body)
+        given, options = self.parse(task, body)
         if size <= MAX_INLINE:
             arguments, blob = task.arguments(given), None
         else:
@@ -168,7 +168,7 @@ class Jobs:
         )
         current_job.set(record.id)
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
-        celery_options = options.for_celery(now, self.catalogue.reverses_priority) | {"headers": message_headers()}
+        celery_options = options.for_celery(now, self.catalogue.priorities) | {"headers": message_headers()}
         if task.task.ignore_result:
             celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
         args, kwargs = arguments
@@ -256,9 +256,9 @@ class Jobs:
             elif kind != "accepted":
                 await self.ledger.disown(stored.name)
 
-    def parse(self, body: dict[str, Any]) -> tuple[dict[str, Any] | list[Any], JobOptions]:
+    def parse(self, task: ExposedTask, body: dict[str, Any]) -> tuple[dict[str, Any] | list[Any], JobOptions]:
         """
-        Return the input and the options that a body has.
+        Return the input and the options that a body has, of a job of *task*.
 
         Raises:
             Problem: 422, with a pointer for everything that does not fit.
@@ -270,7 +270,12 @@ class Jobs:
             faults.append(Fault("/input", "This should be an object, or a list of positional arguments."))
         if faults:
             raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
-        return given, parse_options(body.get("options", {}), self.catalogue.queues, self.receivers)
+        options = parse_options(body.get("options", {}), self.catalogue.queues, self.receivers)
+        if options.priority is not None and not self.catalogue.priorities.are_served(options.queue or task.queue):
+            detail = "The broker has no priorities in this queue: send what is urgent to a queue of its own."
+            faults = [Fault("/options/priority", detail)]
+            raise Problem(422, "invalid-options", "The options do not fit.", faults=faults)
+        return given, options
 
     async def _withdraw(self, record: JobRecord, reservation: Reservation | None) -> None:
         """Remove the record of a job that was not published."""

@@ -9,6 +9,7 @@ import pydantic
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
 
+from tornado_celery_bridge.transports import Priorities
 from web.catalogue import faults_of
 from web.problems import Fault, Problem
 from web.receivers import Receivers
@@ -42,14 +43,14 @@ class RunOptions(BaseModel):
     time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
     soft_time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
 
-    def for_celery(self, now: datetime | None, reverse_priority: bool) -> dict[str, Any]:
+    def for_celery(self, now: datetime | None, priorities: Priorities) -> dict[str, Any]:
         """Return the options as ``apply_async`` spells them; with *now*, so that they mean the same later."""
         names = ("queue", "expires", "time_limit", "soft_time_limit")
         options = {name: value for name in names if (value := getattr(self, name)) is not None}
         if now is not None and isinstance(self.expires, int | float):
             options["expires"] = now + timedelta(seconds=self.expires)
         if self.priority is not None:
-            options["priority"] = 9 - self.priority if reverse_priority else self.priority
+            options["priority"] = priorities.to_broker(self.priority)
         return options
 
 
@@ -74,9 +75,9 @@ class JobOptions(RunOptions):
         """Return when the job is to run, if not at once."""
         return now + timedelta(seconds=self.countdown) if self.countdown is not None else self.eta
 
-    def for_celery(self, now: datetime | None, reverse_priority: bool) -> dict[str, Any]:
+    def for_celery(self, now: datetime | None, priorities: Priorities) -> dict[str, Any]:
         """Return the options as ``apply_async`` spells them; with *now*, so that they mean the same later."""
-        options = super().for_celery(now, reverse_priority)
+        options = super().for_celery(now, priorities)
         if now is not None and self.countdown is not None:
             options["eta"] = now + timedelta(seconds=self.countdown)
         elif self.countdown is not None:

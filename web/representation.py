@@ -23,6 +23,7 @@ from tornado_celery_bridge.ledger import (
 )
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from tornado_celery_bridge.schedules import Backfill, Entry, Run, Scheduled
+from tornado_celery_bridge.transports import Priorities
 from web import documents
 from web.catalogue import ExposedTask
 from web.keys import SCOPES, Principal
@@ -209,12 +210,12 @@ def schedule_path(name: str) -> str:
     return f"/v1/schedules/{quote(name, safe='')}"
 
 
-def schedule(shown: Scheduled, reverses_priority: bool) -> documents.Schedule:
-    """Return a schedule: what was asked for, and what it has come to. To Celery 0 may be the most urgent priority."""
+def schedule(shown: Scheduled, priorities: Priorities) -> documents.Schedule:
+    """Return a schedule: what was asked for, and what it has come to."""
     entry, path = shown.entry, schedule_path(shown.entry.name)
     options = dict(entry.options)
-    if isinstance(priority := options.get("priority"), int) and reverses_priority:
-        options["priority"] = 9 - priority
+    if isinstance(priority := options.get("priority"), int):
+        options["priority"] = priorities.to_broker(priority)  # and back
     links: documents.ScheduleLinks = {
         "self": path,
         "next": f"{path}/next",

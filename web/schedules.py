@@ -150,10 +150,10 @@ class Timetable:
             Problem: As :meth:`put`, and 404.
             LedgerUnavailable: It may have been changed.
         """
-        reverses = self._jobs.catalogue.reverses_priority
+        priorities = self._jobs.catalogue.priorities
 
         def patched(found: _Found) -> dict[str, Any]:
-            shown = dict(representation.schedule(_visible(principal, found), reverses))
+            shown = dict(representation.schedule(_visible(principal, found), priorities))
             del shown["name"]  # which need not be one that could be given over HTTP
             changed: dict[str, Any] = merged(writable(shown), patch)
             return changed
@@ -272,7 +272,7 @@ class Timetable:
         self._check_input(principal, fields)
         given = {field: getattr(fields, field) for field in fields.model_fields_set}
         given |= {"name": name or fields.name, "owner": owner}
-        given["options"] = fields.options.for_celery(None, catalogue.reverses_priority)
+        given["options"] = fields.options.for_celery(None, catalogue.priorities)
         given["solar"] = None if fields.solar is None else fields.solar.model_dump()
         try:
             return Entry(**given)

@@ -388,7 +388,7 @@ class _Plan:
         if not isinstance(node["task"], str):
             raise Problem(422, "invalid-body", "This should be the name of a task.")
         task = self._jobs.task(self._principal, node["task"])
-        given, options = self._jobs.parse({key: value for key, value in node.items() if key != "task"})
+        given, options = self._jobs.parse(task, {key: value for key, value in node.items() if key != "task"})
         asked = node.get("options", {})
         if "on_disconnect" in asked:
             detail = "A workflow goes on when its client hangs up."
@@ -449,7 +449,7 @@ class _Plan:
 
     def _signature(self, leaf: _Leaf) -> Signature[Any]:
         # A countdown begins when the step before has ended.
-        options = leaf.options.for_celery(None if leaf.receives else self._now, self._jobs.catalogue.reverses_priority)
+        options = leaf.options.for_celery(None if leaf.receives else self._now, self._jobs.catalogue.priorities)
         options["headers"] = message_headers()
         if leaf.task.task.ignore_result:
             options["ignore_result"] = False  # a worker says nothing of the end of a task without a result

@@ -12,13 +12,16 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tests.faults.harness import ROOT, SLOTS, WORKERS, Figures, running
-from tests.faults.rows import ROWS, soak
-from tests.servers import Server
+from deploy.brokers import make
+from tests.faults.harness import ROOT, SLOTS, WORKERS, Broker, Figures, running
+from tests.faults.rows import ROWS, Row, soak
+from tests.servers import Server, free_port
 
 RESULTS, REPORT = ROOT / ".test" / "faults.jsonl", ROOT / "docs" / "reliability.md"
 PLOT = REPORT.parent / "images" / "soak.svg"
@@ -66,7 +69,7 @@ TAIL = """
 
 ## What is not here
 
-- F5 (RabbitMQ), F11 and F12 (beat, clocks) belong to other issues; F17 (many slow clients) and F18 (huge bodies) to the
+- F11 and F12 (beat, clocks) belong to other issues; F17 (many slow clients) and F18 (huge bodies) to the
   HTTP tests; F20 (the state machine under hypothesis) is tests/ledger/test_states.py.
 - One machine: no fault here separates machines or loses a disk. Kills end processes, not the operating system's cache.
 """
@@ -83,13 +86,32 @@ def run(name: str, count: int | None, seed: int, *, stock: bool, sync: str) -> d
     faults = max(row.faults, count // row.every) if row.every else row.faults
     with (
         tempfile.TemporaryDirectory() as folder,
-        running(Path(folder), stock=stock, proxied=row.proxied, on_small_disk=row.on_small_disk, sync=sync) as system,
+        broker_of(row, Path(folder)) as broker,
+        running(
+            Path(folder), on_small_disk=row.on_small_disk, broker=broker, stock=stock, proxied=row.proxied, sync=sync
+        ) as system,
     ):
         figures = row.run(system, count, faults, seed)
         crashes = system.crashes
     own = not (stock or os.environ.get("STOCK_TRANSPORT"))
     more = {"stock": stock, "sync": sync, "transport": "ours" if own else "kombu's", "load": os.getloadavg()[1]}
     return result(figures, crashes) | more | {"row": name, "what": row.what, "seed": seed}
+
+
+@contextmanager
+def broker_of(row: Row, folder: Path) -> Iterator[Broker | None]:
+    """Start the broker of a row that has one of its own."""
+    if not row.broker:
+        yield None
+        return
+    broker = make(row.broker, folder / row.broker, free_port())
+    if not broker.available():
+        raise SystemExit(f"{row.name} needs {row.broker}, which can't be had here")
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
 
 
 def result(figures: Figures, crashes: int) -> dict[str, Any]:

@@ -26,14 +26,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+from kombu import Connection
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from tests.faults.proxy import Proxy
 from tests.faults.sample import QUEUE, make_app
 from tests.servers import Server, free_port, wait_for
+from tornado_celery_bridge.transports import register
 
 ROOT = Path(__file__).parents[2]
 #: Worker processes, and slots of each.
@@ -42,6 +44,21 @@ WORKERS, SLOTS = 2, 2
 PAUSE, PATIENCE, LONGEST = 0.2, 10.0, 120.0
 #: Seconds in which whatever a fault held up has run.
 RECOVERY = 15.0
+
+
+class Broker(Protocol):
+    """A server that can be killed and started again, as in deploy/brokers; a :class:`Server` is one."""
+
+    port: int
+
+    @property
+    def url(self) -> str: ...
+    def start(self) -> Any: ...
+    def kill(self) -> None: ...
+    def freeze(self) -> None: ...
+    def thaw(self) -> None: ...
+    def stop(self) -> None: ...
+
 
 Journal = Sequence[tuple[str, str, float]]
 
@@ -192,29 +209,49 @@ class System:
 
     Args:
         folder: Where everything is.
+        broker: One that runs, apart from Redis, which then has the ledger and the results alone.
+        sample: The module that has the app, whose queue is :data:`QUEUE`.
+        queues: What else its workers consume.
         stock: Celery alone: no ledger, and jobs are submitted by ``apply_async``.
-        proxied: The workers reach Redis through :attr:`proxy`.
+        proxied: The workers reach the broker through :attr:`proxy`.
         sync: When Redis has written what it confirms; see deploy/embedded.py.
     """
 
-    def __init__(self, folder: Path, *, stock: bool = False, proxied: bool = False, sync: str = "always") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        broker: Broker | None = None,
+        sample: str = "tests.faults.sample",
+        queues: Sequence[str] = (),
+        stock: bool = False,
+        proxied: bool = False,
+        sync: str = "always",
+    ) -> None:
         self.stock = stock
         self.redis = Server(folder / "redis", "--appendfsync", sync, "--enable-debug-command", "local")
         self.journal = Server(folder / "journal", "--appendonly", "no")
         self.redis.start()
         self.journal.start()
-        self.proxy = Proxy(self.redis.port) if proxied else None
-        url = self.proxy.url if self.proxy else self.redis.url
-        environment = {"FAULTS_JOURNAL": self.journal.url, "DATA_DIR": str(folder)}
-        environment |= {"FAULTS_STOCK": "1"} if stock else {}
+        self.broker = broker or self.redis
+        if broker:
+            register(broker.url)
+        self.proxy = Proxy(self.broker.port) if proxied else None
+        url = self.broker.url.replace(f":{self.broker.port}", f":{self.proxy.port}") if self.proxy else self.broker.url
+        self.environment = {"FAULTS_JOURNAL": self.journal.url, "DATA_DIR": str(folder)}
+        self.environment |= {"FAULTS_STOCK": "1"} if stock else {}
+        self.environment |= {"REDIS_URL": self.redis.url, "CELERY_APP": sample}
+        others = {"BROKER_URL": self.broker.url} if broker else {}
+        of_workers = {"BROKER_URL" if broker else "REDIS_URL": url}
         self.workers = [
             Program(
                 [
-                    *("celery", "-A", "tests.faults.sample", "worker", "--loglevel", "INFO", "--queues", QUEUE),
+                    *("celery", "-A", sample, "worker", "--loglevel", "INFO"),
+                    *("--queues", ",".join([QUEUE, *queues])),
                     *("--concurrency", str(SLOTS), "--hostname", f"w{number}@faults"),
                     *("--without-gossip", "--without-mingle"),
                 ],
-                environment | {"REDIS_URL": url},
+                self.environment | of_workers,
                 folder / f"worker-{number}.log",
                 lambda program: program.said(b" ready."),
             )
@@ -223,7 +260,7 @@ class System:
         self.port = free_port()
         self.web = Program(
             ["web"],
-            environment | {"REDIS_URL": self.redis.url, "CELERY_APP": "tests.faults.sample", "PORT": str(self.port)},
+            self.environment | others | {"PORT": str(self.port)},
             folder / "web.log",
             lambda program: self.answers(),
         )
@@ -264,11 +301,18 @@ class System:
     # Clients.
 
     def ask(
-        self, path: str, body: Any = None, *, method: str | None = None, key: str | None = None
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        method: str | None = None,
+        key: str | None = None,
+        wait: float | None = None,
     ) -> tuple[int, dict[str, Any]]:
         """Return the status and the document of an answer, over a connection of its own."""
         content = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
+        headers |= {"Prefer": f"wait={wait:g}"} if wait else {}
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
             connection.request(method or ("GET" if body is None else "POST"), path, content, headers)
             response = connection.getresponse()
@@ -332,6 +376,12 @@ class System:
                 file.write(bytes(65536))
         return full
 
+    def kill_broker(self, chance: random.Random) -> None:
+        """F5: kill -9 of the broker, and back."""
+        self.broker.kill()
+        time.sleep(chance.uniform(0.0, 1.0))
+        self.broker.start()
+
     def kill_web(self, chance: random.Random) -> None:
         """F10: kill -9 of the web process, whatever it is about to answer, and back."""
         with self.killing:
@@ -343,12 +393,18 @@ class System:
     def left(self) -> dict[str, int]:
         """Return how much there is still to be done, by where it is."""
         with self.redis.client() as client:
-            queues = [QUEUE, *(f"{QUEUE}\x06\x16{priority}" for priority in (3, 6, 9))]
-            found = {
-                "queue": sum(int(client.llen(queue)) for queue in queues),
-                "unacked": int(client.hlen("unacked")) + int(client.zcard("unacked_index")),
-            }
+            found = {"queue": self._queued()}
+            if self.broker is self.redis:
+                found["unacked"] = int(client.hlen("unacked")) + int(client.zcard("unacked_index"))
             return found if self.stock else found | {"open": int(client.hlen("tcb:open"))}
+
+    def _queued(self) -> int:
+        with Connection(self.broker.url, connect_timeout=2) as connection:
+            try:
+                with connection.channel() as channel:
+                    return int(channel.queue_declare(QUEUE, passive=True).message_count)
+            except connection.channel_errors:  # an empty one is none, on Redis
+                return 0
 
     def settle(self, timeout: float) -> dict[str, int]:
         """Wait until nothing is left, twice in a row; return what is, if it becomes no less for so many seconds."""
@@ -357,7 +413,7 @@ class System:
             try:
                 left = self.left()
                 clean = 0 if any(left.values()) else clean + 1
-            except RedisError:
+            except (RedisError, OperationalError, OSError):
                 clean = 0
             if sum(left.values()) < least:
                 deadline, least = time.monotonic() + timeout, sum(left.values())
@@ -477,6 +533,7 @@ def under_fire(
     allowed: int = 0,
     settle: float = 60.0,
     apart: Collection[str] = (),
+    task: str = "faults.work",
 ) -> Figures:
     """
     Submit jobs while faults happen, and return what came of it.
@@ -491,10 +548,11 @@ def under_fire(
         allowed: Second starts that each fault may cause.
         settle: Seconds after the last job was accepted in which some more of what is left ends.
         apart: Ids of jobs that are no part of this.
+        task: What is submitted, with *seconds*.
     """
     system.forget()
     chance = random.Random(seed)
-    load = Load(count, rate, lambda key: system.submit(key, seconds=seconds))
+    load = Load(count, rate, lambda key: system.submit(key, task, seconds=seconds))
     begun, happened = time.monotonic(), []
     for number in range(faults):
         at = load.duration * (number + chance.uniform(0.3, 1.0)) / faults

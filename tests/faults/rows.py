@@ -36,6 +36,7 @@ class Row:
         every: Jobs to a fault, with large numbers; 0 for no more faults than in CI.
         proxied: Whether the workers reach Redis through the proxy.
         has_stock: Whether stock Celery is put to it as well.
+        broker: What kind of broker there is apart from Redis, if any; see deploy/brokers.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Row:
     proxied: bool = False
     on_small_disk: bool = False
     has_stock: bool = False
+    broker: str = ""
 
 
 ROWS: dict[str, Row] = {}
@@ -62,9 +64,10 @@ def row(
     proxied: bool = False,
     on_small_disk: bool = False,
     has_stock: bool = False,
+    broker: str = "",
 ) -> Callable[[Callable[[System, int, int, int], Figures]], None]:
     def add(run: Callable[[System, int, int, int], Figures]) -> None:
-        ROWS[name] = Row(name, what, run, count, faults, every, proxied, on_small_disk, has_stock)
+        ROWS[name] = Row(name, what, run, count, faults, every, proxied, on_small_disk, has_stock, broker)
 
     return add
 
@@ -93,6 +96,14 @@ def restart(system: System, count: int, faults: int, seed: int) -> Figures:
 def kill_redis(system: System, count: int, faults: int, seed: int) -> Figures:
     figures = under_fire(system, count, faults, system.kill_redis, seed=seed, allowed=ALL)
     figures.demand(figures.back < 5, "jobs end again within 5 s")
+    return figures
+
+
+@row("F5", "kill -9 of RabbitMQ", count=500, faults=2, every=1000, broker="rabbitmq")
+def kill_rabbitmq(system: System, count: int, faults: int, seed: int) -> Figures:
+    """The contract has it in CI (tests/conformance), on every broker."""
+    figures = under_fire(system, count, faults, system.kill_broker, seed=seed, allowed=ALL)
+    figures.demand(figures.back < 15, "jobs end again within 15 s")
     return figures
 
 

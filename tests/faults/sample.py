@@ -1,7 +1,8 @@
 """
 The Celery app of the fault matrix, with the settings that are delivered: ``celery -A tests.faults.sample``.
 
-``REDIS_URL`` and ``FAULTS_JOURNAL`` say where broker and journal are; with ``FAULTS_STOCK`` it keeps no ledger.
+``REDIS_URL``, ``BROKER_URL`` (if it is another) and ``FAULTS_JOURNAL`` say where the ledger, the broker and the journal
+are; with ``FAULTS_STOCK`` it keeps no ledger.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from celery import Celery, Task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from tornado_celery_bridge.ledger.worker import install
-from tornado_celery_bridge.transports.redis import register
+from tornado_celery_bridge.transports import register
 
 QUEUE = "faults"
 #: Seconds after which messages in the hands of a dead worker are delivered again, so soon that it is seen here; stock
@@ -27,20 +28,20 @@ VISIBILITY = 10
 
 
 @functools.cache
-def _journal() -> redis.Redis:
+def journal() -> redis.Redis:
     return redis.Redis.from_url(os.environ["FAULTS_JOURNAL"])
 
 
 def note(what: str, task_id: str | None) -> None:
     """Write down, where none of the faults reaches, that a task starts or ends."""
-    _journal().rpush("journal", json.dumps([what, task_id, time.time()]))
+    journal().rpush("journal", json.dumps([what, task_id, time.time()]))
 
 
-def make_app(url: str, *, stock: bool = False) -> Celery:
+def make_app(url: str, broker_url: str | None = None, *, stock: bool = False) -> Celery:
     app = Celery("faults", set_as_current=False)
     app.config_from_object("celeryconfig")
     app.conf.update(
-        broker_url=url,
+        broker_url=broker_url or url,
         result_backend=url,
         job_ledger_url=url,
         job_store_url=None,
@@ -48,14 +49,15 @@ def make_app(url: str, *, stock: bool = False) -> Celery:
         imports=(),
         beat_schedule={},
         task_default_queue=QUEUE,
-        task_queues={QUEUE: {}},
+        task_queues={QUEUE: next(iter((app.conf.task_queues or {"": {}}).values()))},
     )
-    app.conf.broker_transport_options |= {"visibility_timeout": VISIBILITY}
+    if broker_url is None:
+        app.conf.broker_transport_options |= {"visibility_timeout": VISIBILITY}
     if stock:
         app.conf.update(task_soft_time_limit=VISIBILITY - 3, task_time_limit=VISIBILITY - 2)
     else:
         if not app.conf.stock_transport:
-            register()
+            register(app.conf.broker_url)
         install(app)
 
     @app.task(name="faults.work", shared=False, exposed=True, bind=True)
@@ -94,6 +96,8 @@ def make_app(url: str, *, stock: bool = False) -> Celery:
 
 def __getattr__(name: str) -> Celery:
     if name in ("app", "celery"):
-        globals()["app"] = made = make_app(os.environ["REDIS_URL"], stock="FAULTS_STOCK" in os.environ)
+        globals()["app"] = made = make_app(
+            os.environ["REDIS_URL"], os.environ.get("BROKER_URL"), stock="FAULTS_STOCK" in os.environ
+        )
         return made
     raise AttributeError(name)

@@ -29,7 +29,10 @@ def judge(figures: Figures) -> None:
     assert figures.wrong() == {}, figures
 
 
-@pytest.mark.parametrize("name", [row.name for row in ROWS.values() if not (row.proxied or row.on_small_disk)])
+IN_ONE_SYSTEM = [row.name for row in ROWS.values() if not (row.proxied or row.on_small_disk or row.broker)]
+
+
+@pytest.mark.parametrize("name", IN_ONE_SYSTEM)
 def test_row(system: System, name: str) -> None:
     row = ROWS[name]
     judge(row.run(system, row.count, row.faults, SEED))

@@ -17,7 +17,7 @@ def make_app(broker_url: str | None = None) -> Celery:
     app = Celery("transports", set_as_current=False)
     app.conf.update(
         broker_url=broker_url or os.environ["SAMPLE_BROKER"],
-        result_backend=broker_url or os.environ["SAMPLE_BROKER"],
+        result_backend=os.environ.get("SAMPLE_BACKEND") or broker_url or os.environ["SAMPLE_BROKER"],
         task_default_queue="plain",
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -31,6 +31,7 @@ def make_app(broker_url: str | None = None) -> Celery:
             "unacked_restore_throttle": 1,
             "unacked_mutex_expire": 5,  # a worker killed while it restores keeps others from it for so long
             "global_keyprefix": os.environ.get("SAMPLE_PREFIX", ""),
+            "master_name": "first",  # Sentinel's
             "socket_timeout": 5.0,
             "socket_connect_timeout": 2.0,
             "health_check_interval": 5,

@@ -152,6 +152,28 @@ def test_prefix(launch: Launch, client: redis.Redis, server: Server, broker: Ser
         app.close()
 
 
+@pytest.mark.parametrize("way", ["password", "acl", "unix"])
+def test_ways_to_redis(launch: Launch, tmp_path: Path, way: str) -> None:
+    made = Server(tmp_path / "redis", "--unixsocket", str(tmp_path / "s")).start()
+    login, url = ":secret@", f"redis://{{}}127.0.0.1:{made.port}/0"
+    with made.client() as client:
+        if way == "acl":  # of what is dangerous only what lists, flushes and configures is forbidden to it
+            rules = ("on", ">secret", "~*", "&*", "+@all", "-@admin", "-@dangerous")
+            client.execute_command("ACL", "SETUSER", "celery", *rules)
+            login = "celery:secret@"
+        client.config_set("requirepass", "secret" if way != "acl" else "another")
+    if way == "unix":
+        url = f"redis+socket://{{}}{tmp_path}/s?virtual_host=0"
+    url = url.format(login)
+    app = make_app(url)
+    with launch("-c", "1", SAMPLE_BROKER=url):
+        assert app.tasks["add"].delay(1, 2).get(timeout=20) == 3
+        assert app.tasks["again"].delay().get(timeout=20) is True
+        assert app.control.inspect(timeout=20, limit=1).ping()
+    app.close()
+    made.stop()
+
+
 def test_warm_shutdown_puts_back_what_has_not_begun(
     launch: Launch, app: Celery, client: redis.Redis, server: Server
 ) -> None:

@@ -2,7 +2,7 @@
 
 from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._store import MAX_INLINE, Store
-from tornado_celery_bridge.ledger._jobs import new_job, reverses_priority
+from tornado_celery_bridge.ledger._jobs import new_job
 from tornado_celery_bridge.ledger._ledger import Ledger, ledger_backend
 from tornado_celery_bridge.ledger._monitor import (
     BOUNDS,
@@ -62,5 +62,4 @@ __all__ = (
     "error_mark",
     "ledger_backend",
     "new_job",
-    "reverses_priority",
 )

@@ -7,20 +7,12 @@ from typing import Any
 from celery import Celery
 
 from tornado_celery_bridge.ledger._records import JobRecord
+from tornado_celery_bridge.transports import Priorities
 
-__all__ = ("new_job", "reverses_priority")
+__all__ = ("new_job",)
 
 #: Options of a message that a job is submitted with once more.
 SENT_AGAIN = ("queue", "priority", "time_limit", "soft_time_limit")
-
-
-def reverses_priority(app: Celery) -> bool:
-    """
-    Return whether 0 is the most urgent priority on *app*'s broker, as kombu has it on Redis and Sentinel. The ledger's
-    is 9 on each.
-    """
-    with app.connection_for_write() as connection:
-        return bool(connection.transport.driver_type == "redis")
 
 
 def new_job(
@@ -58,8 +50,8 @@ def new_job(
     if isinstance(expires := options.get("expires"), int | float):  # not anew each time that it is published
         options["expires"] = made + timedelta(seconds=expires)
     sent = {name: options[name] for name in SENT_AGAIN if options.get(name) is not None}
-    if isinstance(sent.get("priority"), int) and reverses_priority(app):
-        sent["priority"] = 9 - sent["priority"]
+    if isinstance(sent.get("priority"), int):
+        sent["priority"] = Priorities(app).to_broker(sent["priority"])  # and back
     record = JobRecord(
         id=options["task_id"],
         task=task,

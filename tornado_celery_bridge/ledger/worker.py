@@ -31,6 +31,7 @@ import functools
 import hashlib
 import inspect
 import logging
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -58,6 +59,9 @@ from tornado_celery_bridge.progress import STATE as PROGRESS
 __all__ = ("JobCancelled", "install", "is_installed")
 
 log = logging.getLogger(__name__)
+
+#: What Celery puts before a routing key for RabbitMQ to hold a message back: its delay in seconds, bit by bit.
+_DELAY = re.compile(r"^(?:[01]\.)+")
 
 #: Characters of one log line that become an event.
 MAX_LINE = 4_000
@@ -259,6 +263,7 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
         calls_itself = getattr(_running, "job", None) == (request.id, app)
         if request.called_directly or request.is_eager or calls_itself:
             return run(*args, **kwargs)
+        _name_queue(app, request)
         limit = limit_of(args, kwargs) if limit_of else None
         job_id = _begin(task, request, app, limit)
         before, _running.job = getattr(_running, "job", None), job_id and (job_id, app)
@@ -356,9 +361,7 @@ def _keep_message(
     if is_keeper() or not isinstance(body, tuple):
         return
     args, kwargs, embed = body
-    delivery = {"exchange": exchange or "", "routing_key": routing_key}
-    options = Context(headers, **embed).as_execution_options()
-    options |= {"queue": routing_key} if not exchange else delivery
+    options = Context(headers, **embed).as_execution_options() | _destination(app, exchange, routing_key)
     options["priority"] = properties.get("priority")
     eta = headers.get("eta")
     due = None if eta is None else datetime.fromisoformat(eta)
@@ -366,6 +369,26 @@ def _keep_message(
     message = {"task": headers["task"], "args": args, "kwargs": kwargs, "options": given}
     seconds = None if due is None else (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
     _ledger_of(app).keep(headers["id"], json.dumps(message), seconds)
+
+
+def _name_queue(app: Celery, request: Any) -> None:
+    """Tell a task from which queue it came: else Celery, on RabbitMQ, delays its retry into the default queue."""
+    info = request.delivery_info or {}
+    if info.get("exchange"):
+        info.update(_destination(app, info["exchange"], info.get("routing_key") or ""))
+
+
+def _destination(app: Celery, exchange: Any, routing_key: str) -> dict[str, str]:
+    """Return where a message goes, as options of a signature: a queue, unless this app does not know it."""
+    name = str(getattr(exchange, "name", exchange) or "")
+    if not name:
+        return {"queue": routing_key}
+    if name.startswith("celery_delayed"):  # RabbitMQ holds it back, until the eta that it has
+        routing_key = _DELAY.sub("", routing_key)
+    for queue in app.amqp.queues.values():
+        if queue.routing_key == routing_key and (name == queue.exchange.name or name.startswith("celery_delayed")):
+            return {"queue": queue.name}
+    return {"exchange": name, "routing_key": routing_key}
 
 
 def _return_chord_part(backend: Any, request: Any) -> None:

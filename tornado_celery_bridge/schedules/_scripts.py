@@ -115,7 +115,7 @@ local function delete(name)
   redis.call('SREM', schedules .. ':quarantined', name)
 end
 
-local function count(what, by) redis.call('HINCRBY', schedules .. ':statistics', what, by or 1) end
+local function tally(what, by) redis.call('HINCRBY', schedules .. ':statistics', what, by or 1) end
 
 local function count_late(ms)
   local bound = ''
@@ -125,8 +125,8 @@ local function count_late(ms)
       break
     end
   end
-  count('late:' .. bound)
-  count('late', string.format('%.0f', math.max(0, ms)))
+  tally('late:' .. bound)
+  tally('late', string.format('%.0f', math.max(0, ms)))
 end
 
 local function note(name, what, most)
@@ -283,7 +283,7 @@ end
 local accepted = {}
 if ARGV[10] ~= '' then
   note(name, ARGV[10], ARGV[11])
-  count(cjson.decode(ARGV[10]).why)
+  tally(cjson.decode(ARGV[10]).why)
 end
 redis.call('HSET', key_of(name), 'failures', ARGV[8], 'counted', ARGV[15])
 for place = 16, #ARGV, 6 do
@@ -295,7 +295,7 @@ for place = 16, #ARGV, 6 do
     redis.call('HINCRBY', key_of(name), 'runs', 1)
     redis.call('HSET', key_of(name), 'last', id, 'last_at', now())
     note(name, ARGV[place + 4], ARGV[11])
-    count('runs')
+    tally('runs')
     if ARGV[place + 5] ~= '' then count_late(now() - ARGV[place + 5]) end
   end
 end
@@ -312,7 +312,7 @@ HALT = (
 if redis.call('GET', schedules .. ':leader') ~= ARGV[3] then return 0 end
 if redis.call('HGET', key_of(id), 'version') ~= ARGV[4] then return 0 end
 redis.call('HSET', key_of(id), 'halted', ARGV[5])
-count('paused')
+tally('paused')
 be_due(id, '', '')
 return 1
 """

@@ -1,1 +1,123 @@
-"""kombu transports of our own, for any Celery app; each is a module, named after its broker."""
+"""
+kombu transports of our own, for any Celery app; each is a module, named after its broker.
+
+What a broker can do, its transport says of itself: ``capabilities``, short phrases for people, of which one that begins
+with "no" says that there is none. What follows from it for a job's priority is :class:`Priorities`, and nowhere else.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from celery import Celery
+
+__all__ = ("CAPABILITIES", "MODULES", "Broker", "Priorities", "capabilities", "describe", "register", "transport_of")
+
+#: What a transport says of itself.
+CAPABILITIES = ("priority", "delay", "queue length", "broadcast", "durability")
+
+#: Seconds for a broker to say what it is.
+TIMEOUT = 2
+
+#: Which module's transport is for which scheme of a broker's URL.
+MODULES = {
+    "redis": "redis",
+    "rediss": "redis",
+    "redis+socket": "redis",
+    "amqp": "rabbitmq",
+    "amqps": "rabbitmq",
+    "pyamqp": "rabbitmq",
+    "kafka": "kafka",
+    "activemq": "activemq",
+    "activemq+ssl": "activemq",
+}
+
+
+def register(broker_url: str) -> None:
+    """
+    Have every connection of this process to this kind of broker use our transport, if there is one.
+
+    Call it where the Celery app is made, so that workers, beat and publishers all do.
+
+    .. versionadded:: 0.1.0
+    """
+    if module := MODULES.get(broker_url.partition("://")[0]):
+        import_module(f"{__name__}.{module}").register()
+
+
+def transport_of(app: Celery) -> Any:
+    """Return the class of the transport that *app* publishes by."""
+    with app.connection_for_write() as connection:
+        return connection.get_transport_cls()
+
+
+def capabilities(app: Celery) -> Mapping[str, str]:
+    """
+    Return what *app*'s broker can do, for people; empty for a transport that is none of ours.
+
+    .. versionadded:: 0.1.0
+    """
+    found: Mapping[str, str] = getattr(transport_of(app), "capabilities", {})
+    return found
+
+
+class Broker(NamedTuple):
+    """
+    A broker as it is now.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: Where it is, without passwords.
+    url: str
+    #: Its name and version, as far as it says them; or why it could not be asked.
+    server: str
+    #: What it can do, for people.
+    capabilities: Mapping[str, str]
+
+
+def describe(app: Celery) -> Broker:
+    """
+    Return what *app*'s broker is, and what it can do as it is set up here. Blocks, for some seconds if it is away.
+
+    .. versionadded:: 0.1.0
+    """
+    told = dict(capabilities(app))
+    if "priority" in told:
+        priorities = Priorities(app)
+        served = [name for name in sorted(app.amqp.queues) if priorities.are_served(name)]
+        if len(served) < len(app.amqp.queues):
+            told["priority"] += f" (here: in {', '.join(served) or 'no queue'})"
+    with app.connection_for_write(connect_timeout=TIMEOUT) as connection:
+        try:
+            connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
+            ask = getattr(connection.transport, "server", None)
+            server = ask(connection) if ask else "it does not say what it is"
+        except Exception as exc:
+            server = f"not reachable: {exc}"
+        return Broker(connection.as_uri(), server, told)
+
+
+class Priorities:
+    """
+    What *app*'s broker makes of priorities. Here they are 0 to 9 with 9 the most urgent, on every broker.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, app: Celery) -> None:
+        transport = transport_of(app)
+        self._app = app
+        self._driver = transport.driver_type
+        self._phrase = getattr(transport, "capabilities", {}).get("priority", "")
+
+    def are_served(self, queue: str) -> bool:
+        """Return whether messages of a queue have priorities at all; one that has none is not to be asked for one."""
+        if self._driver == "amqp":  # the server ignores a priority that the queue was not declared for
+            known = self._app.amqp.queues.get(queue)
+            return "x-max-priority" in ((known and known.queue_arguments) or {})
+        return not self._phrase.startswith("no")
+
+    def to_broker(self, priority: int) -> int:
+        """Return a priority as the broker has it: on Redis and Sentinel kombu takes 0 for the most urgent."""
+        return 9 - priority if self._driver == "redis" else priority

@@ -1,0 +1,12 @@
+"""Ports of this machine."""
+
+import socket
+
+__all__ = ("free_port",)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,13 @@
+"""The contract on Kafka."""
+
+import pytest
+
+from tests.conformance.brokers import KAFKA
+from tests.conformance.contract import Contract
+
+
+@pytest.mark.server
+@pytest.mark.worker
+@pytest.mark.slow
+class TestKafka(Contract):
+    kind = KAFKA

@@ -1,0 +1,80 @@
+"""The contract on RabbitMQ, and what is RabbitMQ's alone."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+from celery import Celery
+from kombu.transport import native_delayed_delivery
+
+from tests.bridge.test_publish import Recorder
+from tests.conformance.brokers import RABBITMQ
+from tests.conformance.contract import PATIENCE, Contract
+from tests.conformance.sample import OTHER, make_app
+from tests.faults.harness import System
+from tests.servers import free_port, wait_for
+from tornado_celery_bridge import Bridge
+from tornado_celery_bridge.transports import describe
+
+
+@pytest.mark.server
+@pytest.mark.worker
+@pytest.mark.slow
+class TestRabbitMQ(Contract):
+    kind = RABBITMQ
+
+    @pytest.fixture
+    def fresh(self, system: System) -> Iterator[Celery]:
+        """An app with queues that no worker has declared."""
+        made = make_app(system.redis.url, system.broker.url, queue=f"fresh-{time.time_ns()}")
+        assert made.conf.task_default_queue  # looked up now, which reads files
+        yield made
+        made.close()
+
+    def test_what_it_is(self, app: Celery) -> None:
+        told = describe(app)
+        assert told.server.startswith("RabbitMQ ")
+        assert "(here: in no queue)" in told.capabilities["priority"]
+        assert "guest:**@" in told.url
+
+    async def test_a_delay_before_any_worker_was_there(self, fresh: Celery) -> None:
+        """Its message is held by the server, and is not dropped for want of a queue."""
+        queue = fresh.conf.task_default_queue
+        async with Bridge(fresh) as bridge:
+            await bridge.dispatch("c.add", (1, 1), countdown=2)
+            await bridge.dispatch("c.add", (1, 1), countdown=0.5)
+        await asyncio.to_thread(wait_for, lambda: depth(fresh, queue) == 2, PATIENCE)
+
+    async def test_the_next_host_takes_over(self, system: System) -> None:
+        urls = f"amqp://guest:guest@127.0.0.1:{free_port()}//;{system.broker.url}"
+        app = await asyncio.to_thread(make_app, system.redis.url, urls)
+        async with Bridge(app) as bridge:
+            assert await (await bridge.dispatch("c.add", (1, 1))) == 2
+        app.close()
+
+    def test_the_short_way_sends_the_same(self, fresh: Celery) -> None:
+        """As tests/bridge/test_publish.py has it of Redis."""
+        fresh.conf.task_send_sent_event = False  # a message of its own
+        publisher = Recorder(fresh)
+        assert publisher.ready()
+        add = fresh.tasks["c.add"]
+        for options in ({}, {"queue": OTHER}, {"headers": {"trace": "1"}, "time_limit": 5}):
+            given = {"task_id": "id", **options}
+            short, long = (publisher.record(add, (1, 2), {}, given, short=short) for short in (True, False))
+            assert short == long
+        publisher.close()
+
+    def test_what_no_worker_can_read_is_put_aside(self, app: Celery) -> None:
+        app.send_task("no.such.task")
+        wait_for(lambda: depth(app, "celery.dead"), PATIENCE)
+
+    def test_what_is_patched_is_still_wrong(self) -> None:
+        """When this fails, `register` has nothing to mend any more."""
+        with pytest.raises(ValueError, match="positive"):
+            native_delayed_delivery.calculate_routing_key(0, "queue")
+
+
+def depth(app: Celery, queue: str) -> int:
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        return int(channel.queue_declare(queue, passive=True).message_count)

@@ -1,0 +1,13 @@
+"""The contract on Redis."""
+
+import pytest
+
+from tests.conformance.brokers import REDIS
+from tests.conformance.contract import Contract
+
+
+@pytest.mark.server
+@pytest.mark.worker
+@pytest.mark.slow
+class TestRedis(Contract):
+    kind = REDIS

@@ -1,0 +1,438 @@
+"""The channel against servers that speak Kafka's protocol: Tansu, and librdkafka's own mock cluster."""
+
+import contextlib
+import gc
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka
+import pytest
+import trustme
+from celery import Celery
+from kombu import Connection, Consumer, Exchange, Queue
+from kombu.exceptions import ChannelError
+
+from deploy.brokers.kafka import Kafka
+from tests.faults.proxy import Proxy
+from tests.servers import Server, TlsProxy, free_port, wait_for
+from tornado_celery_bridge.transports import kafka
+from tornado_celery_bridge.transports.kafka import (
+    AccessRefused,
+    MessageTooLarge,
+    NotSent,
+    PriorityRefused,
+    SentInDoubt,
+)
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    made = Kafka(tmp_path_factory.mktemp("kafka")).start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[str]:
+    """A cluster of three, in this process; it makes topics by itself and knows no admin."""
+    cluster = confluent_kafka.Producer({"test.mock.num.brokers": 3, "bootstrap.servers": "none", "log_level": 0})
+    found = cluster.list_topics(timeout=10).brokers.values()
+    yield f"kafka://{','.join(f'{each.host}:{each.port}' for each in found)}/"
+    del cluster
+
+
+@contextlib.contextmanager
+def connected(url: str, **options: Any) -> Iterator[Connection]:
+    options = {"connect_timeout": 10.0, **options}
+    with Connection(url, transport=kafka.Transport, transport_options=options) as connection:
+        yield connection
+
+
+def publish(connection: Connection, queue: str, *numbers: int, **more: Any) -> None:
+    for number in numbers:
+        connection.Producer().publish({"n": number}, routing_key=queue, **more)
+
+
+class Consuming:
+    """A consumer, and what it was given."""
+
+    def __init__(self, connection: Connection, *queues: str | Queue, prefetch: int = 10, no_ack: bool = False) -> None:
+        self.connection = connection
+        self.messages: list[Any] = []
+        self.consumer = Consumer(
+            connection.channel(),
+            [Queue(queue) if isinstance(queue, str) else queue for queue in queues],
+            callbacks=[lambda body, message: self.messages.append(message)],
+            prefetch_count=prefetch,
+            no_ack=no_ack,
+        )
+        self.consumer.consume()
+
+    @property
+    def numbers(self) -> list[int]:
+        return [message.payload["n"] for message in self.messages]
+
+    def get(self, count: int, timeout: float = 20) -> list[int]:
+        """Return the numbers of all that came, once there are *count*."""
+        while len(self.messages) < count:
+            self.connection.drain_events(timeout=timeout)
+        return self.numbers
+
+    def drain(self, timeout: float = 0.5) -> list[int]:
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self.connection.drain_events(timeout=timeout)
+        return self.numbers
+
+
+def length(connection: Connection, queue: str) -> int:
+    with connection.channel() as channel:
+        return int(channel.queue_declare(queue, passive=True).message_count)
+
+
+# Queues.
+
+
+def test_prefetch_acknowledgement_and_length(broker: Kafka) -> None:
+    with connected(broker.url) as connection:
+        publish(connection, "a", *range(5))
+        assert length(connection, "a") == 5
+        consuming = Consuming(connection, "a", prefetch=2)
+        consuming.get(2)
+        assert len(consuming.drain()) == 2
+        consuming.messages[1].ack()
+        assert len(consuming.get(3)) == 3
+        for message in (consuming.messages[0], consuming.messages[2]):
+            message.ack()
+        assert len(consuming.get(5)) == 5
+        consuming.messages[3].ack()
+        consuming.messages[4].reject()
+        assert sorted(consuming.numbers) == [*range(5)]
+        wait_for(lambda: length(connection, "a") == 0)
+
+        publish(connection, "a", 7)
+        consuming.get(6)
+        consuming.messages[5].requeue()
+        consuming.get(7)
+        assert consuming.messages[6].delivery_info["redelivered"]
+        assert consuming.numbers[5:] == [7, 7]
+        consuming.messages[6].ack()
+        wait_for(lambda: length(connection, "a") == 0)
+
+
+def test_what_was_not_acknowledged_comes_again_and_nothing_else(mock: str) -> None:
+    """Acknowledged out of order, and what is done above the first that is not is said in the commit's text."""
+    with connected(mock, create_topics=False) as connection:
+        publish(connection, "out-of-order", *range(40))
+        consuming = Consuming(connection, "out-of-order", prefetch=100)
+        consuming.get(40)
+        for message in consuming.messages:
+            if message.payload["n"] % 10:
+                message.ack()
+        wait_for(lambda: length(connection, "out-of-order") == 4)
+    with connected(mock, create_topics=False) as connection:
+        consuming = Consuming(connection, "out-of-order")
+        assert sorted(consuming.get(4)) == [0, 10, 20, 30]
+        assert len(consuming.drain()) == 4
+
+
+def test_two_consumers_share_and_one_takes_over(mock: str) -> None:
+    with connected(mock, create_topics=False) as one, connected(mock, create_topics=False) as other:
+        publish(one, "shared", 0)
+        first, second = Consuming(one, "shared", prefetch=1000), Consuming(other, "shared", prefetch=1000)
+        for sent in range(1, 400):
+            publish(one, "shared", sent)
+            first.drain(0.01)
+            second.drain(0.01)
+            if len(second.messages) > 20 and len(first.messages) > 20:
+                break
+        for message in (*first.messages, *second.messages):
+            message.ack()
+        wait_for(lambda: len({*first.drain(0.1), *second.drain(0.1)}) == sent + 1)
+        assert len(first.messages) + len(second.messages) <= sent + 1 + 5  # what was in hands as it changed
+        one.close()
+        before = len(second.messages)
+        publish(other, "shared", *range(10))
+        assert sorted(second.get(before + 10)[before:]) == [*range(10)]
+
+
+def test_without_acknowledgement_and_messages_of_others(broker: Kafka) -> None:
+    with connected(broker.url) as connection:
+        publish(connection, "open", 1, 2)
+        stranger = confluent_kafka.Producer({"bootstrap.servers": f"127.0.0.1:{broker.port}"})
+        stranger.produce("open", b"not Celery's")
+        assert stranger.flush(5) == 0
+        publish(connection, "open", 3)
+        consuming = Consuming(connection, "open", no_ack=True)
+        assert sorted(consuming.get(3)) == [1, 2, 3]
+        consuming.drain(0.2)
+        wait_for(lambda: length(connection, "open") == 0)
+
+
+def test_queues_take_turns_and_priorities_go_first(broker: Kafka) -> None:
+    with connected(broker.url, priority_steps="0,5", partitions=1, topic_prefix="steps.") as connection:
+        publish(connection, "x", *range(10))
+        publish(connection, "y", *range(10, 20))
+        publish(connection, "x", 100, priority=9)
+        consuming = Consuming(connection, "x", "y", prefetch=1)
+        consuming.get(1)
+        reader = connection.transport._parts._reader
+        wait_for(lambda: sum(len(each.buffer) for each in reader._share.values()) == 20)
+        while len(consuming.messages) < 21:
+            consuming.messages[-1].ack()
+            connection.drain_events(timeout=10)
+        consuming.messages[-1].ack()
+        assert consuming.numbers.index(100) <= 1
+        rest = [number for number in consuming.numbers if number != 100][1:]
+        assert all((a < 10) != (b < 10) for a, b in zip(rest[:-2:2], rest[1:-1:2], strict=False))
+
+
+def test_a_priority_that_is_not_served_is_refused(broker: Kafka) -> None:
+    with connected(broker.url) as connection, pytest.raises(PriorityRefused):
+        publish(connection, "a", 1, priority=3)
+
+
+def test_purge_and_delete(broker: Kafka) -> None:
+    with connected(broker.url) as connection:
+        with pytest.raises(ChannelError, match="NOT_FOUND"):
+            length(connection, "heap")
+        publish(connection, "heap", *range(5))
+        with connection.channel() as channel:
+            assert channel.queue_purge("heap") == 5
+            assert length(connection, "heap") == 0
+            channel.queue_delete("heap")
+        with pytest.raises(ChannelError):
+            length(connection, "heap")
+
+
+def test_more_than_a_buffer_holds(broker: Kafka) -> None:
+    with connected(broker.url, partitions=1) as connection:
+        producer = connection.Producer()
+        with producer.batch(max_size=1000):
+            for number in range(1000):
+                producer.publish({"n": number}, routing_key="many")
+        consuming = Consuming(connection, "many", prefetch=1)
+        for count in range(1, 1001):
+            assert consuming.get(count)[-1] == count - 1  # in order
+            consuming.messages[-1].ack()
+        reader = connection.transport._parts._reader
+        assert not any(each.buffer for each in reader._share.values())
+        wait_for(lambda: length(connection, "many") == 0)
+
+
+# Broadcasts.
+
+
+def test_fanout_topic_and_direct_over_the_broadcast_topic(broker: Kafka) -> None:
+    everybody = Exchange("everybody", type="fanout")
+    some = Exchange("some", type="topic", durable=False)
+    options = {"durable": False, "auto_delete": True}
+    with connected(broker.url) as one, connected(broker.url) as other, connected(broker.url) as sender:
+        producer = sender.Producer()
+        producer.publish({"n": 0}, exchange=everybody, declare=[everybody])  # nobody listens yet
+        first = Consuming(one, Queue("1", everybody, **options), Queue("2", some, "a.#", **options), no_ack=True)
+        second = Consuming(other, Queue("3", everybody, **options), no_ack=True)
+        producer.publish({"n": 1}, exchange=everybody)
+        producer.publish({"n": 2}, exchange=some, routing_key="a.b", declare=[some])
+        producer.publish({"n": 3}, exchange=some, routing_key="b.a")
+        producer.publish({"n": 4}, routing_key="3", delivery_mode=1)  # as `rpc://` results are sent
+        assert first.get(2) == [1, 2]
+        assert second.get(2) == [1, 4]
+        assert first.drain(0.2) == [1, 2]
+        with one.channel() as channel:
+            channel.queue_delete("1")
+            channel.queue_delete("2")
+        assert one.transport._parts._tail is None
+        assert not sender.transport.has_topic("3")
+
+
+def test_two_apps_on_one_broker(broker: Kafka) -> None:
+    everybody = Exchange("all", type="fanout")
+    transient = Queue("t", everybody, durable=False, auto_delete=True)
+    with (
+        connected(f"{broker.url}?topic_prefix=one.&group_id=one") as one,
+        connected(f"{broker.url}?topic_prefix=two.&group_id=two") as two,
+    ):
+        first, second = (Consuming(each, "tasks", transient, no_ack=True) for each in (one, two))
+        publish(one, "tasks", 1)
+        publish(two, "tasks", 2)
+        one.Producer().publish({"n": 3}, exchange=everybody, declare=[everybody])
+        assert sorted(first.get(2)) == [1, 3]
+        assert second.get(1) == [2]
+        assert second.drain(0.3) == [2]
+
+
+# Publishing, and what can go wrong.
+
+
+def test_a_batch_is_waited_for_as_one(mock: str) -> None:
+    with connected(mock, create_topics=False) as connection:
+        producer = connection.Producer()
+        assert producer.supports_batch_publish
+        with producer.batch(max_size=100):
+            for number in range(50):
+                producer.publish({"n": number}, routing_key="batch")
+        assert length(connection, "batch") == 50  # Tansu's count of a batch is too low
+
+
+def test_too_large(broker: Kafka) -> None:
+    with (
+        connected(broker.url, **{"message.max.bytes": 1500}) as connection,
+        pytest.raises(MessageTooLarge, match="1998"),
+    ):
+        connection.Producer().publish("x" * 1998, routing_key="large")
+
+
+def test_nobody_there() -> None:
+    url = f"kafka://127.0.0.1:{free_port()},127.0.0.1:{free_port()}/"
+    with pytest.raises(NotSent, match="refused"), connected(url) as connection:
+        connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+
+
+def test_a_host_that_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"kafka://127.0.0.1:{silent.getsockname()[1]}/"
+        with pytest.raises(NotSent), connected(url, connect_timeout=1.0) as connection:
+            connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+
+
+def test_a_user_that_is_unknown(tmp_path: Path) -> None:
+    broker = Kafka(tmp_path, None, "--authentication").start()
+    url = f"kafka://me:wrong@127.0.0.1:{broker.port}/?sasl.mechanism=SCRAM-SHA-256"
+    try:
+        with pytest.raises(AccessRefused, match="authentication"), connected(url) as connection:
+            connection.connect()
+        assert "wrong" not in connection.as_uri()
+    finally:
+        broker.stop()
+
+
+def test_a_broker_that_freezes(tmp_path: Path) -> None:
+    """What was on its way is in doubt, what never was is not sent; neither takes longer than it was told to."""
+    broker = Kafka(tmp_path).start()
+    try:
+        with connected(broker.url, publish_timeout=1.0) as connection:
+            publish(connection, "a", 1)
+            broker.freeze()
+            with pytest.raises(SentInDoubt):
+                for _ in range(1000):  # until it stands still
+                    begun = time.monotonic()
+                    publish(connection, "a", 1)
+            assert time.monotonic() - begun < 4
+            connection.collect()
+            broker.kill()
+            broker.start()
+            publish(connection, "a", 2)
+            assert length(connection, "a") == 1
+    finally:
+        broker.stop()
+
+
+def test_a_connection_that_is_half_open(tmp_path: Path) -> None:
+    broker_port = free_port()
+    proxy = Proxy(broker_port)
+    broker = Kafka(tmp_path, broker_port, advertised=proxy.port).start()
+    try:
+        options = {"socket.timeout.ms": 2000}
+        with connected(f"kafka://127.0.0.1:{proxy.port}/", **options) as connection, connected(broker.url) as sender:
+            publish(connection, "a", 1)
+            consuming = Consuming(connection, "a")
+            assert consuming.get(1) == [1]
+            consuming.messages[0].ack()
+            proxy.drop()
+            time.sleep(0.2)
+            sender.close()
+            publish(sender, "a", 2)
+            assert consuming.get(2, timeout=30) == [1, 2]
+    finally:
+        broker.stop()
+        proxy.close()
+
+
+def test_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    issued.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    port = free_port()
+    proxy = TlsProxy(port, tmp_path / "cert.pem", tmp_path / "key.pem")
+    broker = Kafka(tmp_path / "kafka", port, advertised=proxy.port).start()
+    try:
+        url = f"kafka://127.0.0.1:{proxy.port}/?security.protocol=SSL"
+        with connected(f"{url}&ssl.ca.location={tmp_path}/ca.pem") as connection:
+            publish(connection, "a", 1)
+            assert length(connection, "a") == 1
+        with pytest.raises(NotSent), connected(url, connect_timeout=2.0) as connection:  # by nobody that we know
+            connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+    finally:
+        broker.stop()
+        proxy.close()
+
+
+# Processes.
+
+
+def test_a_forked_child_leaves_its_parents_connection_alone(broker: Kafka) -> None:
+    with connected(broker.url) as connection:
+        publish(connection, "forked", 1)
+        everybody = Queue("f", Exchange("e", type="fanout"), durable=False, auto_delete=True)
+        consuming = Consuming(connection, "forked", everybody)
+        consuming.get(1)
+        consuming.messages[0].ack()
+        child = os.fork()
+        if not child:  # pragma: no cover
+            try:
+                consuming.messages[0].channel.close()
+                publish(connection, "forked", 2)  # by a producer of its own
+                connection.close()
+                del consuming, connection
+                gc.collect()
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert consuming.get(2) == [1, 2]
+        consuming.messages[1].ack()
+        publish(connection, "forked", 3)
+        assert consuming.get(3) == [1, 2, 3]
+
+
+def test_registered_and_by_an_apps_setting(broker: Kafka) -> None:
+    kafka.register()
+    assert type(Connection("kafka://h1:9092,h2/").transport) is kafka.Transport
+    assert Connection("kafka://u:p@h1:9092,h2/?a.b=1").as_uri() == "kafka://u:**@h1:9092,h2/?a.b=1"
+    app = Celery("own", broker=broker.url, set_as_current=False)
+    app.conf.broker_transport = "tornado_celery_bridge.transports.kafka:Transport"
+    with app.connection_for_write() as connection:
+        assert type(connection.transport) is kafka.Transport
+        connection.transport.check_connection(connection.connection)
+        assert "1 brokers" in connection.transport.server(connection)
+    app.close()
+
+
+def test_what_is_due_goes_to_kafka_even_if_who_took_it_died(broker: Kafka, server: Server) -> None:
+    with connected(broker.url, later_url=server.url) as connection:
+        eta = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 3600))
+        publish(connection, "etas", 1, headers={"eta": eta})
+        assert length(connection, "etas") == 0
+        later = connection.transport.later
+        with server.client() as client:
+            [(member, _)] = client.zrange("kafka-later:etas", 0, -1, withscores=True)
+            client.zadd("kafka-later:etas", {member: time.time()})
+            assert len(later.take(["etas"])) == 1  # and then he died
+            assert later.take(["etas"]) == []
+            client.zadd("kafka-later:etas", {member: time.time()})
+        consuming = Consuming(connection, "etas")
+        assert consuming.get(1) == [1]
+        with connection.channel() as channel:
+            publish(connection, "etas", 2, headers={"eta": eta})
+            consuming.messages[0].ack()
+            wait_for(lambda: length(connection, "etas") == 0)
+            assert channel.connection.later.purge("etas") == 1

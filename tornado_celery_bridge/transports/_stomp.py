@@ -1,0 +1,377 @@
+"""
+One connection to an ActiveMQ broker: what is sent is confirmed within a time, and a dead connection is noticed.
+
+stomp.py reads and writes the frames and the heart-beats, in two threads for each connection. What is different from
+its own ways of connecting and closing is in `_Wire`:
+
+- it tries the hosts in the order given, without pauses, each with its share of one timeout;
+- a write that the other side does not take in ends after a time (else it, and the heart-beat behind it, hang for ever);
+- a TLS connection that the other side closed has ended (stomp.py would read on, in a loop), and one that is half-open
+  can be let go of (stomp.py would wait for a goodbye).
+
+A frame that is to be confirmed has one of three outcomes, each of which says what to do next:
+
+    sent       the broker has it: :meth:`Link.request` returns
+    not sent   it was refused (:class:`Refused`), or there was no connection (:class:`NotConnected`)
+    uncertain  :class:`Unconfirmed`: the broker may have it. Sending it again may make two of it.
+"""
+
+import itertools
+import logging
+import os
+import selectors
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import stomp
+from kombu.exceptions import ChannelError
+from stomp.protocol import Protocol12
+from stomp.transport import Transport as StompTransport
+from stomp.utils import Frame, PollableQueue
+
+__all__ = ("Broker", "Frame", "Link", "NotConnected", "Refused", "Unconfirmed")
+
+log = logging.getLogger(__name__)
+
+#: Seconds for a goodbye, after which the broker has had all that was sent.
+GOODBYE = 1.0
+#: Heart-beats after which one that did not come was the last: the broker leaves one out after anything else it sent.
+GRACE = 2.5
+#: How often we beat in the time that we promise to: the broker looks once in it, and one beat might just miss that.
+BEATS = 2
+
+
+class NotConnected(ConnectionRefusedError):
+    """There is no connection: nothing was sent."""
+
+
+class Unconfirmed(ConnectionError):
+    """The broker did not say in time that it has what was sent; it may have it."""
+
+
+class Refused(ChannelError):
+    """The broker said that it did not take what was sent."""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where the broker is, who asks, and how long things may take (all in seconds)."""
+
+    hosts: Sequence[tuple[str, int]]
+    user: str | None = None
+    password: str | None = None
+    tls: ssl.SSLContext | None = None
+    connect_timeout: float = 5.0
+    #: For an answer.
+    timeout: float = 4.0
+    #: Between two signs of life, asked for and given.
+    heartbeat: float = 4.0
+
+
+class Link(stomp.ConnectionListener):
+    """
+    A connection, made.
+
+    Args:
+        broker: To which.
+        on_message: Gets each message that comes, in a thread of stomp.py's.
+        on_lost: Called there, once, when the connection is lost.
+
+    Raises:
+        PermissionError: The broker does not let us in.
+        OSError: No host can be reached, or none answers as a broker.
+    """
+
+    def __init__(
+        self, broker: Broker, on_message: Callable[[Frame], None], on_lost: Callable[[ConnectionError], None]
+    ) -> None:
+        self._broker = broker
+        self._on_message, self._on_lost = on_message, on_lost
+        self._pid = os.getpid()
+        self._numbers = itertools.count(1)
+        self._confirming: dict[str, Future[None]] = {}
+        #: Of subscriptions whose messages go to somebody who waits for them.
+        self._private: dict[str, SimpleQueue[Frame]] = {}
+        self._lost: ConnectionError | None = None
+        #: What the broker says that it is.
+        self.server = ""
+        self._wire, self._protocol = self._connect()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether frames can be sent, as far as is known; never by a process that was forked off."""
+        return self._lost is None and self._pid == os.getpid()
+
+    # Sending.
+
+    def send(self, command: str, headers: Mapping[str, Any], body: bytes = b"") -> None:
+        """
+        Send a frame, without waiting for anything.
+
+        Raises:
+            NotConnected: The connection was lost before, or is another process'.
+            Unconfirmed: It was lost meanwhile.
+        """
+        if not self.is_alive:
+            raise NotConnected(str(self._lost or "the connection to the broker is another process'"))
+        try:
+            self._protocol.send_frame(command, {"content-length": len(body), **headers} if body else {**headers}, body)
+        except Exception as exc:  # of the socket or stomp.py's; or an attribute that stomp.py just took away
+            self._lose(Unconfirmed(f"the connection to the broker was lost: {exc!r}"))
+            raise Unconfirmed(f"the connection to the broker was lost: {exc!r}") from exc
+
+    def request(self, command: str, headers: Mapping[str, Any], body: bytes = b"") -> None:
+        """
+        Send a frame, and return when the broker has it.
+
+        Raises:
+            Refused, NotConnected: The broker does not have it.
+            Unconfirmed: It may, or not; then the connection is taken for lost.
+        """
+        self.request_all([(command, headers, body)], GOODBYE if command == "DISCONNECT" else None)
+
+    def request_all(self, frames: Iterable[tuple[str, Mapping[str, Any], bytes]], timeout: float | None = None) -> None:
+        """
+        Send frames, and return when the broker has them all.
+
+        Raises:
+            NotConnected: It has none of them.
+            Refused: It does not have one of them, of which the error tells.
+            Unconfirmed: It may have them, or not; then the connection is taken for lost.
+        """
+        timeout = timeout or self._broker.timeout
+        confirmed: dict[str, Future[None]] = {}
+        try:
+            for command, headers, body in frames:
+                receipt = f"r{next(self._numbers)}"
+                confirmed[receipt] = self._confirming[receipt] = Future()
+                try:
+                    self.send(command, {**headers, "receipt": receipt}, body)
+                except NotConnected as exc:
+                    raise exc if len(confirmed) == 1 else Unconfirmed(str(exc)) from exc
+            deadline = time.monotonic() + timeout
+            for each in confirmed.values():
+                each.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            error = Unconfirmed(f"the broker did not confirm what was sent within {timeout} s")
+            self._lose(error)
+            raise error from None
+        finally:
+            for receipt in confirmed:
+                self._confirming.pop(receipt, None)
+
+    # Receiving.
+
+    def new_name(self) -> str:
+        """Return a name for a subscription: who is to get its messages has to be known before they come."""
+        return f"s{next(self._numbers)}"
+
+    def subscribe(self, name: str, destination: str, headers: Mapping[str, Any], *, confirmed: bool = False) -> None:
+        """Subscribe; when *confirmed*, it hears what is sent from now on."""
+        (self.request if confirmed else self.send)("SUBSCRIBE", {"id": name, "destination": destination, **headers})
+
+    def unsubscribe(self, subscription: str) -> None:
+        """End a subscription; the broker gives what was not acknowledged to others."""
+        self.send("UNSUBSCRIBE", {"id": subscription})
+
+    @contextmanager
+    def listening(self, destination: str, headers: Mapping[str, Any]) -> Iterator["Listening"]:
+        """Subscribe for the length of a block, with the messages to be taken in it."""
+        listening = Listening(self.new_name())
+        self._private[listening.name] = listening.frames
+        try:
+            self.subscribe(listening.name, destination, headers, confirmed=True)
+            yield listening
+            if not listening.keep:
+                self.unsubscribe(listening.name)
+        finally:
+            del self._private[listening.name]
+
+    # Ending.
+
+    def close(self) -> None:
+        """End the connection when the broker has had all that was sent, or after a second."""
+        if self.is_alive:
+            with suppress(OSError, ChannelError):
+                self.request("DISCONNECT", {})
+        self.abort()
+
+    def abort(self) -> None:
+        """End the connection now; the broker gives what was not acknowledged to others."""
+        self._on_lost = lambda error: None
+        if self._pid == os.getpid():  # else the parent's socket would be shut
+            self._lose(NotConnected("the connection to the broker was closed"))
+
+    def _lose(self, error: ConnectionError) -> None:
+        if self._lost is None:
+            self._lost = error
+            self._on_lost(error)
+        for confirmed in [*self._confirming.values()]:
+            with suppress(Exception):  # it is done
+                confirmed.set_exception(Unconfirmed(str(error)))
+        self._wire.disconnect_socket()
+
+    # Connecting.
+
+    def _connect(self) -> tuple["_Wire", Any]:
+        broker, error = self._broker, OSError("no host is given")
+        share = broker.connect_timeout / max(1, len(broker.hosts))
+        for host in broker.hosts:
+            try:
+                return self._connect_to(host, share)
+            except PermissionError:
+                raise
+            except OSError as exc:
+                error = type(exc)(f"{host[0]}:{host[1]}: {exc}")
+        raise error
+
+    def _connect_to(self, host: tuple[str, int], timeout: float) -> tuple["_Wire", Any]:
+        broker = self._broker
+        self._wire = wire = _Wire(host, broker.tls, timeout, broker.timeout)
+        beats = int(broker.heartbeat * 1000)
+        protocol = _Protocol(wire, (beats, beats), heart_beat_receive_scale=GRACE)
+        wire.set_listener("link", self)
+        self._connected: Future[None] = Future()
+        try:
+            wire.start()
+            protocol.connect(broker.user, broker.password)
+            self._connected.result(timeout)
+        except Exception as exc:
+            wire.remove_listener("link")  # the next attempt is not to hear of this one's end
+            wire.disconnect_socket()
+            if isinstance(exc, TimeoutError):
+                raise TimeoutError(f"no broker answered within {timeout} s") from exc
+            raise exc if isinstance(exc, OSError) else OSError(str(exc)) from exc
+        return wire, protocol
+
+    # stomp.py calls these, in the thread that reads.
+
+    def on_connected(self, frame: Frame) -> None:
+        self.server = str(frame.headers.get("server", ""))
+        with suppress(Exception):  # it was waited for for too long
+            self._connected.set_result(None)
+
+    def on_message(self, frame: Frame) -> None:
+        private = self._private.get(frame.headers.get("subscription"))
+        if private is not None:
+            private.put(frame)
+        else:
+            self._on_message(frame)
+
+    def on_receipt(self, frame: Frame) -> None:
+        if confirmed := self._confirming.get(frame.headers["receipt-id"]):
+            confirmed.set_result(None)
+
+    def on_error(self, frame: Frame) -> None:
+        message = frame.headers.get("message") or (frame.body or b"").decode(errors="replace")[:200]
+        if not self._connected.done():
+            self._connected.set_exception(PermissionError(message))
+        elif confirmed := self._confirming.get(frame.headers.get("receipt-id")):
+            confirmed.set_exception(Refused(message))
+        else:
+            log.error("the broker says: %s", message)
+
+    def on_disconnected(self) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(ConnectionResetError("the connection was closed at once"))
+        elif hasattr(self, "_protocol"):
+            self._lose(Unconfirmed("the connection to the broker was lost"))
+
+    def on_heartbeat_timeout(self) -> None:
+        log.warning("the broker gave no sign of life for %s s", self._broker.heartbeat * GRACE)
+
+
+@dataclass
+class Listening:
+    """A subscription of :meth:`Link.listening`."""
+
+    name: str
+    #: Whether the subscription is to outlive the block.
+    keep: bool = False
+    frames: "SimpleQueue[Frame]" = field(default_factory=SimpleQueue)
+
+    def take(self, timeout: float) -> Frame | None:
+        """Return the next message, or None if none comes within *timeout* seconds."""
+        try:
+            return self.frames.get(timeout=timeout)
+        except Empty:
+            return None
+
+
+class _Protocol(Protocol12):
+    """stomp.py's protocol, which beats more often than it promises."""
+
+    def on_send(self, frame: Frame) -> None:
+        super().on_send(frame)
+        if frame.cmd == "STOMP":
+            ours, theirs = self.heartbeats
+            frame.headers["heart-beat"] = f"{ours * BEATS},{theirs}"
+
+    def on_connected(self, frame: Frame) -> None:
+        theirs, _, ours = frame.headers.get("heart-beat", "0,0").partition(",")
+        frame.headers["heart-beat"] = f"{theirs},{int(ours) // BEATS}"
+        super().on_connected(frame)
+
+
+class _Views(PollableQueue):
+    """What is to be written; stomp.py writes 16 KB at a time, and else would copy all of the rest each time."""
+
+    def put(self, item: bytes) -> None:
+        super().put(memoryview(item))
+
+
+class _Wire(StompTransport):
+    """stomp.py's transport, connected and closed in another way."""
+
+    def __init__(
+        self, host: tuple[str, int], tls: ssl.SSLContext | None, connect_timeout: float, write_timeout: float
+    ) -> None:
+        super().__init__([host], auto_decode=False)
+        self._host, self._tls = host, tls
+        self._connect_timeout, self._write_timeout = connect_timeout, write_timeout
+
+    def attempt_connection(self) -> None:
+        sock = socket.create_connection(self._host, self._connect_timeout)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock, server_hostname=self._host[0])
+        except BaseException:
+            sock.close()
+            raise
+        if self._tls is not None:  # stomp.py writes and reads it in one thread
+            self.send_queue = _Views()
+            self.sel = selectors.DefaultSelector()
+            self.sel.register(self.send_queue, selectors.EVENT_READ)
+            self.sel.register(sock, selectors.EVENT_READ)
+            self.blocking = False
+        sock.setblocking(self.blocking)
+        seconds, rest = divmod(self._write_timeout, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(rest * 1e6)))
+        self.socket, self.current_host_and_port = sock, self._host
+
+    def receive(self) -> bytes:
+        try:
+            data = bytes(self.socket.recv(65_536))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise  # stomp.py waits for more
+        except Exception:  # an error, or the socket was taken away: the end
+            data = b""
+        if not data:
+            self.running = False
+        return data
+
+    def disconnect_socket(self) -> None:
+        self.running = False
+        sock = self.socket
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads, which closes it

@@ -1,0 +1,54 @@
+"""
+A Kafka transport for kombu over confluent-kafka, for any Celery app: ``kafka://host1:9092,host2/``.
+
+Workers share queues as members of one consumer group; each message is acknowledged by itself; commands, their replies
+and events go to all. `Settings` has the options, docs/brokers/kafka.md what they are for and what Kafka can't do, and
+docs/design/0010 why it is built as it is. To read it, begin with the theory of operation in `_reader`.
+
+    _settings    what a URL and its options say
+    _writer      publishes, with a report on each message
+    _reader      consumes queues, as a member of the group
+    _progress    which messages of a partition are done
+    _tail        follows broadcasts
+    _later       keeps messages with an eta
+    _transport   what kombu sees of all that
+"""
+
+import kombu.transport
+
+from tornado_celery_bridge.transports.kafka._errors import (
+    AccessRefused,
+    BrokerLost,
+    MessageTooLarge,
+    NotSent,
+    SentInDoubt,
+)
+from tornado_celery_bridge.transports.kafka._settings import PriorityRefused, Settings
+from tornado_celery_bridge.transports.kafka._transport import Channel, QoS, Transport
+
+__all__ = (
+    "AccessRefused",
+    "BrokerLost",
+    "Channel",
+    "MessageTooLarge",
+    "NotSent",
+    "PriorityRefused",
+    "QoS",
+    "SentInDoubt",
+    "Settings",
+    "Transport",
+    "register",
+)
+
+
+def register() -> None:
+    """
+    Have every connection of this process to ``kafka://`` use this transport, and not kombu's own.
+
+    Call it where the Celery app is made, so that workers, beat and publishers all do. An app can have it for itself by
+    ``broker_transport = "tornado_celery_bridge.transports.kafka:Transport"``.
+
+    .. versionadded:: 0.1.0
+    """
+    kombu.transport.TRANSPORT_ALIASES["kafka"] = "tornado_celery_bridge.transports.kafka:Transport"
+    kombu.transport._transport_cache.pop("kafka", None)  # type: ignore[attr-defined]

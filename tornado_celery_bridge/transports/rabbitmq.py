@@ -1,0 +1,280 @@
+"""
+kombu's AMQP transport, but nothing waits for RabbitMQ for ever, and what a message needs to arrive is there.
+
+Both matter to who publishes. py-amqp waits for an answer (a confirmation, a declaration, a farewell) without a limit,
+and takes no notice of ``confirm_timeout`` among a connection's options: a frozen server holds a publisher up for ever.
+Here each answer has a time limit, and one that is late is an error of the connection, as its message may have arrived.
+
+And a message that RabbitMQ has no queue for is dropped without a word, confirmed or not. Celery declares a queue as it
+publishes to it; but what holds messages back until their ETA (28 queues that hand on to one another) only a worker
+declares, and nobody what takes dead letters. :func:`declare` does, for whoever publishes.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from time import monotonic
+from typing import Any
+
+import celery.app.base
+import kombu.transport
+from amqp.exceptions import MessageNacked, NotFound, RecoverableConnectionError, ResourceLocked
+from celery import Celery
+from celery.utils.quorum_queues import detect_quorum_queues
+from kombu import Queue
+from kombu.transport import native_delayed_delivery, pyamqp
+
+__all__ = ("Channel", "Connection", "SSLTransport", "Transport", "declare", "register")
+
+log = logging.getLogger(__name__)
+
+#: Seconds for an answer of the server, unless the transport options have another ``answer_timeout``. Declaring a quorum
+#: queue takes 0.1 s on a busy machine; its heartbeat gives a server as long.
+ANSWER_TIMEOUT = 10.0
+
+#: A queue that nobody consumes must not grow for ever: the oldest make room.
+DEAD_LETTERS = {"x-queue-type": "quorum", "x-max-length": 10_000}
+
+_MODULE = "tornado_celery_bridge.transports.rabbitmq"
+
+
+def register() -> None:
+    """
+    Have every connection of this process to ``amqp://``, ``pyamqp://`` and ``amqps://`` use this transport.
+
+    Call it where the Celery app is made, so that workers, beat and publishers all do. It also lets a delay of less than
+    a second be asked for, which Celery 5.7 answers with an error: RabbitMQ delays by whole seconds, and so by one.
+
+    .. versionadded:: 0.1.0
+    """
+    for scheme, name in (("amqp", "Transport"), ("pyamqp", "Transport"), ("amqps", "SSLTransport")):
+        kombu.transport.TRANSPORT_ALIASES[scheme] = f"{_MODULE}:{name}"
+        kombu.transport._transport_cache.pop(scheme, None)  # type: ignore[attr-defined]
+    celery.app.base.calculate_routing_key = _routing_key  # type: ignore[attr-defined]
+
+
+def declare(app: Celery, connection: Any) -> None:
+    """
+    Declare what *app*'s queues need beside themselves: what holds messages back, and where dead letters go.
+
+    Where it is declared already this takes some milliseconds. Does nothing with brokers of another kind.
+
+    Raises:
+        The errors of *connection*.
+
+    .. versionadded:: 0.1.0
+    """
+    if connection.transport.driver_type != "amqp":
+        return
+    queues = list(app.amqp.queues.values())
+    for name in {name for queue in queues if (name := _dead_letters(queue))}:
+        _declare_unless_there(connection, Queue(name, queue_arguments=DEAD_LETTERS))
+    with connection.channel() as channel:
+        for queue in queues:
+            queue(channel).declare()
+    if detect_quorum_queues(app, "amqp")[0]:
+        kind = app.conf.broker_native_delayed_delivery_queue_type
+        native_delayed_delivery.declare_native_delayed_delivery_exchanges_and_queues(connection, kind)
+        for queue in queues:
+            native_delayed_delivery.bind_queue_to_native_delayed_delivery_exchange(connection, queue)
+
+
+def _dead_letters(queue: Any) -> str | None:
+    """Return the queue that takes a queue's dead letters, if it says so by the nameless exchange."""
+    arguments = queue.queue_arguments or {}
+    return arguments.get("x-dead-letter-routing-key") if arguments.get("x-dead-letter-exchange") == "" else None
+
+
+def _declare_unless_there(connection: Any, queue: Any) -> None:
+    """Declare a queue of which somebody may have one of the same name, with arguments of their own."""
+    try:
+        with connection.channel() as channel:
+            channel.queue_declare(queue.name, passive=True)
+    except NotFound:
+        with connection.channel() as channel:
+            queue(channel).declare()
+
+
+def _routing_key(countdown: int, routing_key: str) -> str:
+    return native_delayed_delivery.calculate_routing_key(max(1, countdown), routing_key)
+
+
+class _Bounded:
+    """A channel, or a connection as one, that waits for an answer for so long and no longer."""
+
+    def wait(self, method: Any, callback: Any = None, timeout: float | None = None, returns_tuple: bool = False) -> Any:
+        limit = timeout or getattr(self.connection, "answer_timeout", None)  # type: ignore[attr-defined]
+        try:
+            return super().wait(method, callback, limit, returns_tuple)  # type: ignore[misc]
+        except TimeoutError as exc:
+            # Whatever comes now is the answer to something else: this connection is of no more use.
+            raise RecoverableConnectionError(f"RabbitMQ did not answer within {limit:g} s") from exc
+
+
+class PublishBatch:
+    """What `kombu.Producer.batch` publishes by: messages are sent at once, and confirmed together at the end."""
+
+    def __init__(self, channel: "Channel") -> None:
+        self.channel = channel
+
+    def publish(self, message: Any, confirm_timeout: float | None = None, **kwargs: Any) -> Any:
+        return self.channel.publish_unconfirmed(message, **kwargs)
+
+    def flush(self) -> None:
+        """
+        Return once the server has confirmed all of them.
+
+        Raises:
+            MessageNacked: It refused one of them, or more.
+            RecoverableConnectionError: It did not say in time.
+        """
+        self.channel.wait_until_confirmed()
+
+    def discard(self) -> None:
+        """What was sent was sent."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Channel(_Bounded, pyamqp.Channel):
+    """kombu's, whose confirmations have the connection's ``confirm_timeout``, and can be waited for together."""
+
+    _confirm_selected: bool  # py-amqp's
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._published = 0
+        self._unconfirmed: set[int] = set()
+        self._is_refused = False
+        events: Any = self.events  # type: ignore[attr-defined]
+        events["basic_ack"].add(self._confirm)
+        events["basic_nack"].add(self._refuse)
+
+    def basic_publish_confirm(self, *args: Any, confirm_timeout: float | None = None, **kwargs: Any) -> Any:
+        limit = confirm_timeout or getattr(self.connection, "confirm_timeout", None)
+        return super().basic_publish_confirm(*args, confirm_timeout=limit, **kwargs)
+
+    def _basic_publish(self, *args: Any, **kwargs: Any) -> Any:
+        if self._confirm_selected:  # the server numbers them from then on
+            self._published += 1
+            self._unconfirmed.add(self._published)
+        return super()._basic_publish(*args, **kwargs)  # type: ignore[misc]
+
+    @property
+    def supports_batch_publish(self) -> bool:
+        return bool(self.connection.confirm_publish)  # without confirmations there is nothing to wait for
+
+    def create_publish_batch(self, max_size: int) -> PublishBatch:
+        """Return a batch; kombu looks for this method. There is no limit: the server takes what comes."""
+        return PublishBatch(self)
+
+    def publish_unconfirmed(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a message; :meth:`wait_until_confirmed` tells what became of it."""
+        if not self._confirm_selected:
+            self._confirm_selected = True
+            self.confirm_select()
+        return self._basic_publish(*args, **kwargs)
+
+    def wait_until_confirmed(self) -> None:
+        """Return once the server has confirmed all messages; errors as :meth:`PublishBatch.flush`."""
+        limit = self.connection.confirm_timeout
+        deadline = monotonic() + limit
+        while self._unconfirmed:
+            try:
+                if self.connection is None:
+                    raise RecoverableConnectionError("connection closed before messages were confirmed")
+                self.connection.drain_events(timeout=max(0.001, deadline - monotonic()))
+            except TimeoutError as exc:
+                raise RecoverableConnectionError(f"RabbitMQ did not confirm within {limit:g} s") from exc
+        refused, self._is_refused = self._is_refused, False
+        if refused:
+            raise MessageNacked
+
+    def _confirm(self, delivery_tag: int, multiple: bool) -> None:
+        self._unconfirmed.discard(delivery_tag)
+        if multiple:
+            self._unconfirmed = {tag for tag in self._unconfirmed if tag > delivery_tag}
+
+    def _refuse(self, delivery_tag: int, multiple: bool) -> None:
+        self._is_refused = True
+        self._confirm(delivery_tag, multiple)
+
+    def _on_close(self, *args: Any) -> None:
+        try:
+            super()._on_close(*args)  # type: ignore[misc]
+        except ResourceLocked as exc:
+            # The queue for remote control of a worker of this name that lost its connection, of which the server does
+            # not know yet. Celery ends a worker for an error of a channel; for one of its connection it tries again.
+            raise RecoverableConnectionError(str(exc)) from exc
+
+
+class Connection(_Bounded, pyamqp.Connection):
+    """kombu's, with two options: ``answer_timeout`` and ``confirm_timeout``, both in seconds."""
+
+    Channel = Channel
+
+    def __init__(
+        self, *args: Any, answer_timeout: float = ANSWER_TIMEOUT, confirm_timeout: float | None = None, **kwargs: Any
+    ) -> None:
+        self.answer_timeout = answer_timeout
+        self.confirm_timeout = confirm_timeout or answer_timeout
+        super().__init__(*args, **kwargs)
+
+
+class Transport(pyamqp.Transport):
+    """
+    The transport; its options are py-amqp's and the two of :class:`Connection`.
+
+    .. versionadded:: 0.1.0
+    """
+
+    Connection = Connection
+
+    #: What it can do, for people.
+    capabilities: Mapping[str, str] = {
+        "priority": "none on quorum queues; 0 to 9 on a classic queue with x-max-priority",
+        "delay": "held by the server, to the second",
+        "queue length": "counted by the server, without what workers hold",
+        "broadcast": "by the server's exchanges",
+        "durability": "each message on disk, and on most nodes of a cluster, before it counts as published",
+    }
+
+    def server(self, connection: Any) -> str:
+        """Return what a connection's server says that it is."""
+        told = connection.connection.server_properties
+        return f"{told.get('product', 'AMQP server')} {told.get('version', '')}".strip()
+
+    def check_connection(self, connection: Any) -> None:
+        """
+        Raise if an idle connection is dead.
+
+        Raises:
+            OSError, RecoverableConnectionError: It is.
+        """
+        with contextlib.suppress(TimeoutError):
+            while True:
+                connection.drain_events(timeout=0)
+        connection.heartbeat_tick()
+
+    def close_connection(self, connection: Any) -> None:
+        with _farewell(connection):
+            super().close_connection(connection)
+
+
+class SSLTransport(Transport, pyamqp.SSLTransport):
+    """
+    The same over TLS.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+@contextlib.contextmanager
+def _farewell(connection: Any) -> Iterator[None]:
+    """Let a connection be closed whether or not the server says goodbye."""
+    try:
+        yield
+    except (OSError, RecoverableConnectionError) as exc:
+        log.debug("while closing the connection to the broker: %s", exc)
+        connection.collect()
