@@ -16,6 +16,7 @@ from tasks.celery import app
 __all__ = ("Thumbnail", "thumbnail")
 
 Side = Annotated[int, Field(ge=1, le=2048)]
+Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 
 #: A picture is decoded whole, and copied twice, before it is made smaller: 300 MB at 4 bytes a pixel.
 MAX_PIXELS = 25_000_000
@@ -47,7 +48,7 @@ class Thumbnail(TypedDict):
 
 
 @app.task(exposed=True)
-def thumbnail(image: str, width: Side = 256, height: Side = 256) -> Thumbnail:
+def thumbnail(image: Base64, width: Side = 256, height: Side = 256) -> Thumbnail:
     """
     Make a picture small enough for a box, keeping its proportions; one that fits already keeps its size.
 

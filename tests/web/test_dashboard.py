@@ -413,10 +413,12 @@ async def test_by_keyboard_alone(site: Service, page: Page) -> None:
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name="New job")).to_be_focused()
     await page.keyboard.press("Tab")
-    await page.keyboard.type("s.add")
+    await expect(page.get_by_label("Task")).to_be_focused()
+    await page.keyboard.press("ArrowDown")
+    await page.keyboard.press("ArrowDown")
+    await page.keyboard.press("ArrowUp")
+    await expect(page.get_by_label("y", exact=True)).to_be_visible()
     await page.keyboard.press("Tab")
-    await expect(page.get_by_label("x", exact=False).first).to_be_visible()
-    await page.get_by_label("Task").press("Tab")
     await page.keyboard.type("20")
     await page.keyboard.press("Tab")
     await page.keyboard.type("22")
@@ -438,9 +440,19 @@ async def test_the_theme_is_chosen_and_kept(site: Service, page: Page) -> None:
     assert await page.evaluate(ground) == light
 
 
+HARM = """() => ({
+    ran: document.documentElement.dataset.pwned ?? null,
+    made: document.querySelectorAll("main :is(script, iframe, object, embed, base, meta, style, math, marquee)").length,
+    wide: document.documentElement.scrollWidth > innerWidth,
+})"""
+UNHARMED = {"ran": None, "made": 0, "wide": False}
+
+
 async def test_no_payload_runs_or_breaks_the_layout(site: Service, page: Page) -> None:
+    """As an argument, a result, an error's message, and a tag."""
     await page.add_init_script("window.pwned = () => { document.documentElement.dataset.pwned = 'yes'; };")
-    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: dialogs.append(dialog.message))
     sent = [
         {"task": task, "input": {name: payload}, "options": {"tags": ["xss", payload[:100]]}}
         for payload in PAYLOADS
@@ -448,35 +460,27 @@ async def test_no_payload_runs_or_breaks_the_layout(site: Service, page: Page) -
     ]
     answers = json.loads((await site.post("/v1/batches", {"jobs": sent})).body)["jobs"]
     ids = [answer["job"]["id"] for answer in answers]
-    for job_id in ids:
-        await site.fetch(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=30"})
-
-    async def check(selector: str, count: int) -> None:
-        await expect(page.locator(selector)).to_have_count(count)
-        await settled(page)
-        assert await page.evaluate("document.documentElement.dataset.pwned") is None
-        assert (
-            await page.locator("main :is(script, iframe, object, embed, base, meta, style, marquee, math)").count() == 0
-        )
-        assert not await is_too_wide(page)
-
+    await asyncio.gather(*(site.fetch(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=30"}) for job_id in ids))
     for size in ({"width": 1280, "height": 900}, PHONE):
         await page.set_viewport_size(size)
         await page.goto(url(site, "#/jobs?tag=xss"))
-        await check("tbody tr", 50)
-        await page.get_by_role("link", name="Older").click()
-        await page.wait_for_url("**cursor**")
-        await check("tbody tr", 50)
+        for _ in range(2):  # the second page has the other half
+            await expect(page.locator("tbody tr")).to_have_count(50)
+            assert await page.evaluate(HARM) == UNHARMED
+            await page.get_by_role("link", name="Older").or_(page.get_by_role("link", name="Newest")).first.click()
         await page.goto(url(site, "#/failures"))
-        await settled(page)
-        await check("h1", 1)
+        await expect(page.get_by_role("region", name="ValueError in s.fail")).to_be_visible()
+        assert await page.evaluate(HARM) == UNHARMED
+    failed = set(ids[1::10])  # lists have shown all errors; of pages some will do
     for job_id, payload in zip(ids, [each for each in PAYLOADS for _ in range(2)], strict=True):
+        if job_id in ids[1::2] and job_id not in failed:
+            continue
         await page.goto(url(site, f"#/jobs/{job_id}"))
-        await expect(page.locator(".page-header code")).to_have_text(job_id)
-        await expect(page.get_by_role("region", name="Input").locator("pre")).to_contain_text(
-            json.dumps(payload, ensure_ascii=False)
-        )
-        await check("h1", 1)
+        shown = page.locator("pre.text" if job_id in failed else "[aria-label=Result] pre")
+        await expect(shown).to_contain_text(payload if job_id in failed else json.dumps(payload, ensure_ascii=False))
+        await expect(page.locator("[aria-label=Input] pre")).to_be_visible()
+        assert await page.evaluate(HARM) == UNHARMED
+    assert dialogs == []
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

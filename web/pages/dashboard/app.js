@@ -138,7 +138,7 @@ function App() {
       <div class="content">
         ${may("monitor") && html`<${Counters} of=${counts} />`}
         <main id="main" tabindex="-1" ref=${main}>
-          <${PageOf} key=${path.join("/")} path=${path} query=${query} />
+          <${PageOf} key=${section === "new" ? section : path.join("/")} path=${path} query=${query} />
         </main>
       </div>
       <${Messages} messages=${messages} drop=${drop} />

@@ -2,13 +2,14 @@
 import { ask } from "./api.js";
 import { html } from "./html.js";
 import { useAnswer, useData } from "./live.js";
-import { Absent, Card, Facts, Page } from "./parts.js";
+import { Absent, Ago, Card, Facts, Page, useShell } from "./parts.js";
 
 /** Seconds between two looks. */
 const EVERY = 5;
 const NAMES = { broker: "Broker", result_backend: "Result backend", ledger: "Ledger" };
 
 export function SystemPage() {
+  const { may } = useShell();
   const ready = useData("readyz", (signal) => ask("readyz", { signal }).catch((error) => error.document ?? { checks: {} }), EVERY);
   const document = useAnswer("openapi.json", {});
   return html`
@@ -29,6 +30,31 @@ export function SystemPage() {
             : html`<${Absent} of=${document} />`}
         <//>
       </div>
+      ${may("admin") && html`<${Audit} />`}
+    <//>
+  `;
+}
+
+/** Who changed what of late. */
+function Audit() {
+  const answer = useAnswer("v1/audit", { limit: 20 });
+  return html`
+    <${Card} title="Audit log">
+      ${answer.data?.entries.length
+        ? html`
+            <table class="plain">
+              <thead><tr><th scope="col">When</th><th scope="col">Who</th><th scope="col">What</th><th scope="col" class="roomy">Answer</th></tr></thead>
+              <tbody>
+                ${answer.data.entries.map(({ at, owner, key, ip, method, target, status, request_id: id }) => html`
+                  <tr key=${id}>
+                    <td><${Ago} at=${at} /></td>
+                    <td title=${ip}>${owner || "–"} ${key && html`<code>${key}</code>`}</td>
+                    <td><code>${method} ${target}</code></td>
+                    <td class="roomy number">${status}</td>
+                  </tr>`)}
+              </tbody>
+            </table>`
+        : html`<${Absent} of=${answer}>Nothing was changed.<//>`}
     <//>
   `;
 }
