@@ -288,7 +288,7 @@ class Contract:
                 secret = (tmp_path / "flower-password").read_text().strip()
                 key = base64.b64encode(f"admin:{secret}".encode()).decode()
                 request = urllib.request.Request(
-                    f"http://127.0.0.1:{port}{path}", headers={"Authorization": f"Basic {key}"}
+                    f"http://127.0.0.1:{port}/flower{path}", headers={"Authorization": f"Basic {key}"}
                 )
                 with urllib.request.urlopen(request, timeout=20) as response:
                     return json.load(response)
