@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from celery import chain, group
+from celery import Celery, chain, group
 from kombu.exceptions import EncodeError
 
 from tests.servers import Server, worker
-from tests.web.sample import make_app
-from tornado_celery_bridge import Bridge, BrokerUnavailable, DispatchUncertain
+from tests.ledger.sample import make_app
+from tornado_celery_bridge import Bridge, BrokerUnavailable, DispatchUncertain, TaskFailed
 from tornado_celery_bridge.ledger import Job
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
@@ -33,8 +33,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
 @pytest.fixture
 async def bridge(servers: tuple[Server, Server]) -> AsyncIterator[Bridge]:
     broker, ledger = servers
-    app = make_app(broker.url)
-    app.conf.job_ledger_url = ledger.url
+    app = make_app(broker.url, ledger.url)
     async with Bridge(app) as bridge:
         await bridge.ledger.call("FLUSHALL")
         yield bridge
@@ -44,7 +43,7 @@ async def bridge(servers: tuple[Server, Server]) -> AsyncIterator[Bridge]:
 def own_worker(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[int]:
     broker, ledger = servers
     environment = {"SAMPLE_URL": broker.url, "SAMPLE_LEDGER": ledger.url}
-    with worker("tests.web.sample", environment, tmp_path / "log", "-c", "1", "-Q", "websample") as process:
+    with worker("tests.ledger.sample", environment, tmp_path / "log", "-c", "1", "-Q", "sample") as process:
         yield process.pid
 
 
@@ -55,34 +54,34 @@ async def job(bridge: Bridge, job_id: str) -> Job:
 
 
 async def test_it_runs_and_is_awaited(bridge: Bridge, own_worker: int) -> None:
-    add = bridge.app.tasks["s.add"]
+    add = bridge.app.tasks["sample.add"]
     result = await bridge.submit(add.s(2), (1,), owner="me", tags=["a"])
     assert await result == 3
-    named = await bridge.submit("s.add", kwargs={"x": 1, "y": 5}, countdown=0.5, priority=9, queue="websample")
+    named = await bridge.submit("sample.add", kwargs={"x": 1, "y": 5}, countdown=0.5, priority=9, queue="sample")
     assert await named == 6
     first, second = await job(bridge, result.id), await job(bridge, named.id)
     assert (first.state, first.record.owner, first.record.tags, first.result) == ("SUCCESS", "me", ["a"], 3)
-    assert second.record.options == {"queue": "websample", "priority": 0}  # 9 is the least urgent, to kombu on Redis
+    assert second.record.options == {"queue": "sample", "priority": 0}  # 9 is the least urgent, to kombu on Redis
     assert (second.record.eta or 0) > second.record.created_at
     assert await bridge.ledger.input_of(named.id) == b'{"x":1,"y":5}'
 
 
 async def test_of_one_id_there_is_one_job(bridge: Bridge, own_worker: int) -> None:
     for _ in range(3):
-        assert await (await bridge.submit("s.add", (1,), task_id=IDS[1])) == 2
+        assert await (await bridge.submit("sample.add", (1,), task_id=IDS[1])) == 2
     assert (await job(bridge, IDS[1])).attempt == 1
 
 
 async def test_a_killed_worker(bridge: Bridge, own_worker: int, servers: tuple[Server, Server]) -> None:
     """The lease of its job ends, and another runs it."""
-    result = await bridge.submit("s.nap", (3,))
+    result = await bridge.submit("sample.nap", (3,))
     async with asyncio.timeout(20):
         while (await job(bridge, result.id)).state != "STARTED":
             await asyncio.sleep(0.05)
     os.killpg(own_worker, signal.SIGKILL)
     broker, ledger = servers
     environment = {"SAMPLE_URL": broker.url, "SAMPLE_LEDGER": ledger.url}
-    context = worker("tests.web.sample", environment, broker.folder / "other", "-c", "1", "-Q", "websample")
+    context = worker("tests.ledger.sample", environment, broker.folder / "other", "-c", "1", "-Q", "sample")
     await asyncio.to_thread(context.__enter__)
     try:
         assert await bridge.get(result.id, timeout=60) == 3
@@ -96,19 +95,27 @@ async def test_while_the_broker_is_away(
 ) -> None:
     broker, ledger = servers
     await asyncio.to_thread(broker.kill)
-    result = await bridge.submit("s.add", (3,))
+    result = await bridge.submit("sample.add", (3,))
     assert (await job(bridge, result.id)).state == "PENDING"
     with monkeypatch.context() as patch:
         patch.setattr("tornado_celery_bridge._bridge.MAX_OUTBOX", 1)
         with pytest.raises(BrokerUnavailable):
-            await bridge.submit("s.add", (3,), task_id=IDS[2])
+            await bridge.submit("sample.add", (3,), task_id=IDS[2])
     assert await bridge.ledger.get(IDS[2]) is None
+    stranger = Celery("stranger", broker=broker.url, backend=broker.url, set_as_current=False)
+    stranger.conf.update(job_ledger_url=ledger.url, task_default_queue="sample")
+    async with Bridge(stranger) as other:  # which can't know what the task takes
+        misfit = await other.submit("sample.add", kwargs={"z": 1})
+    stranger.close()
     await asyncio.to_thread(broker.start)
     environment = {"SAMPLE_URL": broker.url, "SAMPLE_LEDGER": ledger.url}
-    context = worker("tests.web.sample", environment, tmp_path / "log", "-c", "1", "-Q", "websample")
+    context = worker("tests.ledger.sample", environment, tmp_path / "log", "-c", "1", "-Q", "sample")
     await asyncio.to_thread(context.__enter__)
     try:
         assert await bridge.get(result.id, timeout=60) == 4
+        with pytest.raises(TaskFailed, match="unexpected keyword argument"):
+            await bridge.get(misfit.id, timeout=60)
+        assert (await job(bridge, misfit.id)).state == "FAILURE"
     finally:
         await asyncio.to_thread(context.__exit__, None, None, None)
 
@@ -129,7 +136,7 @@ async def test_when_all_is_away(
     monkeypatch.setattr(bridge.ledger, "accept", accepted_in_time)
     try:
         with pytest.raises(DispatchUncertain) as caught:
-            await bridge.submit("s.add", (3,), task_id=IDS[3])
+            await bridge.submit("sample.add", (3,), task_id=IDS[3])
         assert caught.value.task_id == IDS[3]
     finally:
         ledger.thaw()
@@ -137,7 +144,7 @@ async def test_when_all_is_away(
 
 
 async def test_what_is_refused_leaves_nothing(bridge: Bridge) -> None:
-    add = bridge.app.tasks["s.add"]
+    add = bridge.app.tasks["sample.add"]
     for canvas in (chain(add.s(1), add.s()), group(add.s(1), add.s(2))):
         with pytest.raises(TypeError, match="no single job"):
             await bridge.submit(canvas)
@@ -146,10 +153,10 @@ async def test_what_is_refused_leaves_nothing(bridge: Bridge) -> None:
     with pytest.raises(TypeError, match="can't be named"):
         await bridge.submit("unknown.task", (1,), {"y": 2})
     with pytest.raises((TypeError, EncodeError)):
-        await bridge.submit("s.add", (object(),))
+        await bridge.submit("sample.add", (object(),))
     assert await bridge.ledger.call("KEYS", "tcb:job:*") == []
 
 
 async def test_positional_and_named_arguments(bridge: Bridge) -> None:
-    made = await bridge.submit("s.add", (1,), {"y": 2}, queue="quiet")
+    made = await bridge.submit("sample.add", (1,), {"y": 2}, queue="quiet")
     assert await bridge.ledger.input_of(made.id) == b'{"x":1,"y":2}'

@@ -25,8 +25,10 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from celery import Celery
+from celery import Celery, states
+from celery.exceptions import QueueNotFound
 from celery.worker import state as worker_state
+from kombu.exceptions import EncodeError
 from kombu.utils import json
 
 from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
@@ -155,6 +157,9 @@ class Keeper:
                 if late:  # they were the next to be published, and are again
                     self._ledger.defer([job_id for job_id, _ in messages[place:]])
                 raise
+            except (TypeError, EncodeError, QueueNotFound) as exc:  # nor will it ever be
+                log.warning("job %s can't be published, and is given up: %r", job_id, exc)
+                self._app.backend.store_result(job_id, exc, states.FAILURE)
             except Exception:  # this one can't be; the others can
                 log.exception("job %s can't be published", job_id)
 
