@@ -1,4 +1,4 @@
-"""An app whose workers keep the ledger: ``celery -A tests.ledger.sample``, with ``SAMPLE_URL`` and ``SAMPLE_LEDGER``."""
+"""An app whose workers keep the ledger; for ``celery -A`` with ``SAMPLE_URL`` and ``SAMPLE_LEDGER`` set."""
 
 import os
 import time

@@ -10,8 +10,8 @@ import pytest
 from celery import Celery, chain, group
 from kombu.exceptions import EncodeError
 
-from tests.servers import Server, worker
 from tests.ledger.sample import make_app
+from tests.servers import Server, worker
 from tornado_celery_bridge import Bridge, BrokerUnavailable, DispatchUncertain, TaskFailed
 from tornado_celery_bridge.ledger import Job
 
