@@ -289,7 +289,7 @@ async def test_where_there_are_no_keys_there_is_no_login(service: Service) -> No
         "key": None,
         "owner": "",
         "role": "admin",
-        "scopes": ["submit", "read", "cancel", "schedule", "admin"],
+        "scopes": ["submit", "read", "cancel", "schedule", "monitor", "admin"],
         "tasks": ["*"],
     }
 
