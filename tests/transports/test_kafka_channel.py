@@ -3,7 +3,9 @@
 import contextlib
 import gc
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -402,6 +404,31 @@ def test_a_forked_child_leaves_its_parents_connection_alone(broker: Kafka) -> No
         consuming.messages[1].ack()
         publish(connection, "forked", 3)
         assert consuming.get(3) == [1, 2, 3]
+
+
+def test_a_lock_that_was_held_as_a_child_was_forked(broker: Kafka) -> None:
+    """As it happens to pool processes, which a worker on this transport forks in a thread."""
+    app = Celery("locks", broker=broker.url, set_as_current=False)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with vars(Celery)["timezone"].lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if not child:  # pragma: no cover
+        signal.alarm(20)
+        os._exit(0 if app.now() else 1)
+    _, status = os.waitpid(child, 0)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert app.now()
+    app.close()
 
 
 def test_registered_and_by_an_apps_setting(broker: Kafka) -> None:

@@ -16,6 +16,7 @@ docs/design/0010 why it is built as it is. To read it, begin with the theory of 
 
 import kombu.transport
 
+from tornado_celery_bridge.transports._forks import mend_locks
 from tornado_celery_bridge.transports.kafka._errors import (
     AccessRefused,
     BrokerLost,
@@ -39,6 +40,8 @@ __all__ = (
     "Transport",
     "register",
 )
+
+mend_locks()  # workers on this transport fork in a thread
 
 
 def register() -> None:

@@ -1,0 +1,49 @@
+"""
+A lock that another thread held as a process was forked, the child lets go of.
+
+Celery's workers without an event loop, which are all but those on Redis and RabbitMQ, fork their pool processes in a
+thread of their own. A lock that some other thread holds at that moment is held for ever in the child. kombu's
+``cached_property`` takes one whenever it is read, and so does each look at ``app.timezone``: of 1,500 pool processes
+one hung there for ever, and its task with it. What such a lock guards is worked out again at worst.
+"""
+
+import os
+from threading import RLock
+from typing import Any
+
+from kombu.utils.objects import cached_property
+
+__all__ = ("mend_locks",)
+
+#: How many forks lie between this process and the first one that had this module.
+_forks = 0
+
+
+class _LockOfThisProcess:
+    """In the place of the attribute ``lock`` of kombu's `cached_property`."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        own = instance.__dict__
+        if own.get("forks", 0) != _forks:
+            own["lock"], own["forks"] = RLock(), _forks
+        try:
+            return own["lock"]
+        except KeyError:
+            raise AttributeError("lock") from None
+
+    def __set__(self, instance: Any, lock: Any) -> None:
+        instance.__dict__.update(lock=lock, forks=_forks)
+
+
+def mend_locks() -> None:
+    """Have no forked child of this process wait for a lock of a `cached_property`. Twice does nothing more."""
+    if not isinstance(vars(cached_property).get("lock"), _LockOfThisProcess):
+        cached_property.lock = _LockOfThisProcess()  # type: ignore[attr-defined]
+        os.register_at_fork(after_in_child=_count)
+
+
+def _count() -> None:
+    global _forks
+    _forks += 1
