@@ -37,8 +37,8 @@ Scope = Literal["submit", "read", "cancel", "schedule", "monitor", "admin"]
 SCOPES: tuple[Scope, ...] = ("submit", "read", "cancel", "schedule", "monitor", "admin")
 #: Names for what people are, the least first.
 ROLES: dict[str, tuple[Scope, ...]] = {
-    "viewer": ("read",),
-    "operator": ("submit", "read", "cancel", "schedule"),
+    "viewer": ("read", "monitor"),
+    "operator": ("submit", "read", "cancel", "schedule", "monitor"),
     "admin": ("admin",),
 }
 

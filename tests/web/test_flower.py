@@ -24,7 +24,11 @@ from web.keys import Keyring
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 
-KEYS = {"admin": ["admin"], "operator": ["submit", "read", "cancel", "schedule"], "viewer": ["read"]}
+KEYS = {
+    "admin": ["admin"],
+    "operator": ["submit", "read", "cancel", "schedule", "monitor"],
+    "viewer": ["read", "monitor"],
+}
 
 
 @dataclass
