@@ -264,7 +264,7 @@ async def test_a_result_without_a_record_is_no_job(service: Service) -> None:
 
 
 async def test_no_such_path_and_method(service: Service) -> None:
-    for path in ("/", "/v1", "/v1/jobs/a/b/c", "/v2/tasks"):
+    for path in ("/nothing", "/v1", "/v1/jobs/a/b/c", "/v2/tasks"):
         problem(await service.fetch(path), 404, "not-found")
         problem(await service.post(path, {}), 404, "not-found")
     for method, path, allowed in (

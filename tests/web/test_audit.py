@@ -72,8 +72,9 @@ async def test_who_changed_what(site: Guarded, caplog: pytest.LogCaptureFixture)
     assert statuses[reader, "/v1/jobs/x/cancel", "key"] == 403
     assert statuses[alice, "/login", "session"] == 303
     assert all((each["method"], each["ip"]) == ("POST", "127.0.0.1") for each in found)
+    lines = {record.trace.request_id: record.getMessage() for record in caplog.records if hasattr(record, "trace")}
     for each in found:  # and in the log
-        line = next(record.getMessage() for record in caplog.records if each["request_id"] in record.getMessage())
+        line = lines[each["request_id"]]
         assert f"key={each['key']} " in line
         assert f"path={each['path']} " in line
 
