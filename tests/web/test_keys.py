@@ -553,7 +553,12 @@ async def test_a_rate_holds_for_all_services_together(
 ) -> None:
     async with guarded(web_url, keys) as second:
         responses = await asyncio.gather(
-            *(each.fetch("limited", path) for _ in range(10) for each in (site, second) for path in ("/v1/tasks", "/"))
+            *(
+                each.fetch("limited", path)
+                for _ in range(10)
+                for each in (site, second)
+                for path in ("/v1/tasks", "/nothing")
+            )
         )
     codes = tally(responses)
     assert codes[429] == 20
