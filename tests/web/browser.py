@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, Request, async_playwright
+from playwright.async_api import Browser, Page, Request, async_playwright, expect
 
 OPTIONS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
+#: Milliseconds: what comes on a quiet machine in one second comes on a busy one in twenty.
+PATIENCE = 90_000
+
+expect.set_options(timeout=PATIENCE / 2)
+
 TELL_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", e => console.error("CSP", e.violatedDirective, e.blockedURI));
 """
@@ -62,6 +67,7 @@ async def open_browser(chromium: str) -> AsyncIterator[Browser]:
 async def new_tab(browser: Browser, **options: Any) -> Tab:
     """Open an empty page of a reader who was never here; options as ``Browser.new_context``."""
     context = await browser.new_context(**{"viewport": {"width": 1280, "height": 1400}} | options)
+    context.set_default_timeout(PATIENCE)
     page = await context.new_page()
     tab = Tab(page)
     await page.add_init_script(TELL_VIOLATIONS)

@@ -32,9 +32,6 @@ from web.keys import Keyring
 pytestmark = [pytest.mark.server, pytest.mark.worker, pytest.mark.asyncio(loop_scope="module")]
 
 PHONE = {"width": 390, "height": 844}
-#: For a machine on which much else goes on.
-PATIENCE = 20_000
-expect.set_options(timeout=PATIENCE)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -55,7 +52,6 @@ async def browser(chromium: str, site: Service) -> AsyncIterator[Browser]:
 async def tab(browser: Browser) -> AsyncIterator[Tab]:
     """A reader's page, on which nothing may go wrong."""
     opened = await new_tab(browser)
-    opened.page.set_default_timeout(PATIENCE)
     yield opened
     await opened.page.context.close()
     assert opened.complaints == []
