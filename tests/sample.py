@@ -43,6 +43,7 @@ def make_app(broker_url: str | None = None, result_backend: str | None = None, *
         for number in range(1, upto + 1):
             progress(number, upto, f"step {number}")
             time.sleep(pause)
+        time.sleep(pause)  # a stream that is late has the end in the place of the last step
         return upto
 
     @app.task(name="sample.state", shared=False, bind=True)

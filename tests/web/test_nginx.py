@@ -131,8 +131,8 @@ def test_events_come_as_they_happen(site: Site) -> None:
     job = json.loads(site.ask("POST", "/v1/tasks/s.add/jobs", body, **given)[1])
     connection = http.client.HTTPSConnection("127.0.0.1", site.port, context=site.context, timeout=30)
     connection.request("GET", job["links"]["events"], headers=given)
-    response = connection.getresponse()
-    assert any(response.readline() == b"event: state\n" for _ in range(5))
+    with connection.getresponse() as response:
+        assert any(response.readline() == b"event: state\n" for _ in range(5))
     connection.close()
 
 
@@ -146,3 +146,5 @@ async def test_websockets_go_through(site: Site) -> None:
     socket = await websocket_connect(HTTPRequest(url, headers=headers, ssl_options=site.context))
     assert json.loads(str(await socket.read_message()))["event"] == "state"
     socket.close()
+    while await socket.read_message() is not None:  # until it is closed
+        pass
