@@ -1,17 +1,16 @@
 """The brokers that hold the contract, each a private server: to add one is to add an entry, and a file of tests."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 import redis
 
 from deploy.brokers.activemq import ActiveMQ
 from deploy.brokers.kafka import Kafka
 from deploy.brokers.rabbitmq import RabbitMQ
 from tests.faults.harness import Broker
+from tests.needs import missing
 from tests.servers import Server
 
 
@@ -49,7 +48,7 @@ class Kind:
     def require(self) -> None:
         """Skip where the server can't be had; in CI, where it has to be, fail."""
         if not self.is_available():
-            (pytest.fail if os.environ.get("CI") else pytest.skip)("its server can't be had here")
+            missing("its server")
 
 
 def _vhost(broker: Broker) -> str:

@@ -18,6 +18,8 @@ import pytest
 from celery import Celery
 from redis import Redis
 
+from deploy.brokers._apt import ensure
+from tests.needs import missing
 from tests.schedules.test_entry import entry
 from tests.servers import Server, wait_for, worker
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
@@ -251,11 +253,16 @@ def test_a_run_that_is_under_way_as_redis_dies_runs_again(
     assert ran.read_text() == "long\nlong\n"
 
 
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+@pytest.fixture
+def faketime() -> Path:
+    """Debian's libfaketime."""
+    if not ensure("libfaketime"):
+        missing("libfaketime")
+    return next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 
 
-@pytest.mark.skipif(FAKETIME is None, reason="needs Debian's libfaketime")
 def test_the_clock_of_redis_is_set(
+    faketime: Path,
     start: Callable[[], BeatProcess],
     redis_of_ours: Server,
     schedules: Schedules,
@@ -274,7 +281,7 @@ def test_the_clock_of_redis_is_set(
     set_clock("+0")
     redis_of_ours.kill()
     with monkeypatch.context() as patched:
-        patched.setenv("LD_PRELOAD", str(FAKETIME))
+        patched.setenv("LD_PRELOAD", str(faketime))
         patched.setenv("FAKETIME_TIMESTAMP_FILE", str(tmp_path / "clock"))
         patched.setenv("FAKETIME_NO_CACHE", "1")
         patched.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")

@@ -1,11 +1,11 @@
 """Brokers that are started once a session."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from deploy.brokers.activemq import ActiveMQ
+from tests.needs import missing
 
 
 @pytest.fixture(scope="session")
@@ -20,4 +20,4 @@ def activemq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ActiveMQ]:
 def need_activemq() -> None:
     """Skip where there is no ActiveMQ and none can be installed; in CI, that is a failure."""
     if not ActiveMQ.available():
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no ActiveMQ here: apt-get install activemq")
+        missing("ActiveMQ")

@@ -1,15 +1,15 @@
 """A real browser, Debian's Chromium, and what a page complains about in it."""
 
-import os
 import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from playwright.async_api import Browser, Page, Request, async_playwright, expect
+
+from deploy.brokers._apt import ensure
+from tests.needs import missing
 
 OPTIONS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
@@ -27,15 +27,11 @@ document.addEventListener("securitypolicyviolation", e => console.error("CSP", e
 
 def find_chromium() -> str:
     """Return the path of Chromium, which is installed if need be; without it, tests are skipped, but never in CI."""
-    if shutil.which("chromium") is None and shutil.which("apt-get") and os.geteuid() == 0:
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
-            subprocess.run(["apt-get", "-qq", *command], env=environment, check=False)
+    if shutil.which("chromium") is None:
+        ensure("chromium")
     path = shutil.which("chromium")
-    if path is None and os.environ.get("CI") == "true":
-        pytest.fail("there is no chromium here, and apt-get could not install it")
     if path is None:
-        pytest.skip("there is no chromium here; apt-get install chromium")
+        missing("chromium")
     return path
 
 

@@ -16,6 +16,8 @@ import trustme
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
+from deploy.brokers._apt import ensure
+from tests.needs import missing
 from tests.servers import free_port, wait_for
 from tests.web.conftest import ROOT
 from tests.web.processes import Web, serving
@@ -55,11 +57,16 @@ class Site:
         return response.headers["Set-Cookie"]
 
 
+def _nginx() -> str | None:
+    return shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+
+
 @pytest.fixture(scope="module")
 def site(web_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    if (nginx := _nginx()) is None and ensure("nginx-light"):
+        nginx = _nginx()
     if nginx is None:
-        pytest.skip("there is no nginx here; apt-get install nginx-light")
+        missing("nginx")
     folder = tmp_path_factory.mktemp("nginx")
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
