@@ -8,6 +8,7 @@ asked for, so that every process of every machine tells the same: take it from o
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -17,11 +18,20 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from tornado_celery_bridge import BridgeError, BrokerUnavailable, DispatchSaturated, DispatchUncertain
+from tornado_celery_bridge import BridgeError, BrokerUnavailable, DispatchSaturated, DispatchUncertain, schedules
 from tornado_celery_bridge import ledger as ledgers
 from web import documents
 
-__all__ = ("CONTENT_TYPE", "FOLDER", "Metrics", "forget_process", "ledger_families", "ledger_is_up", "render")
+__all__ = (
+    "CONTENT_TYPE",
+    "FOLDER",
+    "Metrics",
+    "forget_process",
+    "ledger_families",
+    "ledger_is_up",
+    "render",
+    "schedule_families",
+)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: The variable that names the folder which several processes share; prometheus_client reads it as it is imported.
@@ -230,3 +240,25 @@ def _worker_families(workers: Iterable[ledgers.WorkerState]) -> Iterator[Metric]
             slots.add_metric([worker.name], worker.slots)
             jobs.add_metric([worker.name], len(worker.jobs))
     yield from (alive, slots, jobs)
+
+
+def schedule_families(told: schedules.Statistics) -> Iterator[Metric]:
+    """Yield what beat's schedules tell."""
+    entries = GaugeMetricFamily("tcb_schedules", "Schedule entries.", labels=["kind"])
+    made = told.entries - told.static - told.quarantined
+    for kind, many in (("made", made), ("static", told.static), ("quarantined", told.quarantined)):
+        entries.add_metric([kind], many)
+    yield entries
+    leads = float(told.leader is not None)
+    yield GaugeMetricFamily("tcb_beat_leader", "Whether a beat leads.", value=leads)
+    yield CounterMetricFamily("tcb_beat_leaders", "Beats that came to lead, one after another.", value=told.leaders)
+    overdue = "For how long the first entry that is due has been: no beat leads, or it does not keep up."
+    yield GaugeMetricFamily("tcb_schedule_overdue_seconds", overdue, value=told.overdue)
+    runs = CounterMetricFamily("tcb_schedule_runs", "Runs that were due, and what came of them.", labels=["outcome"])
+    for outcome, many in (("begun", told.runs), ("missed", told.missed), ("skipped", told.skipped)):
+        runs.add_metric([outcome], many)
+    yield runs
+    yield CounterMetricFamily("tcb_schedules_halted", "Entries that were halted by their failures.", value=told.paused)
+    buckets = [("+Inf" if bound == math.inf else str(bound), float(many)) for bound, many in told.lateness.items()]
+    late = "How late runs began."
+    yield HistogramMetricFamily("tcb_schedule_lateness_seconds", late, buckets, told.lateness_sum)

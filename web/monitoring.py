@@ -111,15 +111,20 @@ class MetricsHandler(MonitorHandler):
 
     async def get(self) -> None:
         try:
-            counts, totals, queues, workers = await asyncio.gather(
-                self.monitor.counts(), self.monitor.totals(), self.monitor.queues(), self.monitor.workers()
+            counts, totals, queues, workers, runs = await asyncio.gather(
+                *(self.monitor.counts(), self.monitor.totals(), self.monitor.queues(), self.monitor.workers()),
+                self.jobs.bridge.schedules.statistics(),
             )
         except LedgerUnavailable as exc:
             _log.info("%s", exc)
             families: Iterable[Metric] = metrics.ledger_is_up(False)
         else:
             shown = representation.queues(queues, workers, self.jobs.catalogue.queues)
-            families = chain(metrics.ledger_is_up(True), metrics.ledger_families(counts, totals, shown, workers))
+            families = chain(
+                metrics.ledger_is_up(True),
+                metrics.ledger_families(counts, totals, shown, workers),
+                metrics.schedule_families(runs),
+            )
         body = await asyncio.to_thread(metrics.render, self.jobs.metrics, families)
         self.set_header("Content-Type", metrics.CONTENT_TYPE)
         self.finish(body)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tornado.httpclient import HTTPResponse
 
 from tests.servers import wait_for
@@ -582,6 +583,13 @@ async def test_made_while_beat_runs_each_is_run_in_time(service: Service, beat: 
         found = shown(await send(service, "GET", f"/{made['name']}"))
         assert (found["next_run"], found["runs"], found["last_run"] is None) == (None, 1, False)
     assert 0 <= min(delays) < 1, delays
+    text = (await service.fetch("/metrics")).body.decode()
+    told = {family.name: family for family in text_string_to_metric_families(text)}
+    begun = [each.value for each in told["tcb_schedule_runs"].samples if each.labels == {"outcome": "begun"}]
+    lateness = [each.value for each in told["tcb_schedule_lateness_seconds"].samples if each.name.endswith("_count")]
+    assert begun == lateness
+    assert begun[0] >= 4
+    assert [each.value for each in told["tcb_beat_leader"].samples] == [1]
 
 
 async def test_an_edit_is_what_the_next_run_follows(service: Service, beat: None) -> None:
