@@ -16,6 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE = 30.0
+#: Seconds that ending may take: a worker has 45 (deploy.up.STEPS), and those that are told after it have some, too.
+ENDING = 75.0
 
 
 class Up:
@@ -63,7 +65,7 @@ class Up:
 
     def end(self) -> int:
         """Return the exit status once it has ended, with all its output in ``lines``."""
-        status = self.process.wait(DEADLINE)
+        status = self.process.wait(ENDING)
         self._reader.join(DEADLINE)
         while (line := self._queue.get(timeout=DEADLINE)) is not None:
             self.lines.append(line)

@@ -55,7 +55,6 @@ from tornado_celery_bridge.ledger._keeper import Keeper, is_keeper
 from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
 from tornado_celery_bridge.ledger.checks import refuse_unsafe
 from tornado_celery_bridge.progress import STATE as PROGRESS
-from tornado_celery_bridge.transports._forks import mend_locks
 
 __all__ = ("JobCancelled", "install", "is_installed")
 
@@ -238,7 +237,6 @@ class _KeepJobs(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         # Of a pool that grows and shrinks, as many as there are now.
-        mend_locks()  # the keeper's threads may hold one as a pool process is forked
         self._keeper = Keeper(
             worker.app, worker.hostname, lambda: getattr(worker.pool, "num_processes", None) or worker.concurrency
         )

@@ -1,11 +1,10 @@
 """
 A lock that another thread held as a process was forked, the child lets go of.
 
-Celery's workers without an event loop, those on Kafka, fork their pool processes in a thread of their own, and a
-worker that keeps the ledger has threads beside the one that forks. A lock that some other thread holds at that moment
-is held for ever in the child. kombu's ``cached_property`` takes one whenever it is read, and so does each look at
-``app.timezone``: of 1,500 pool processes one hung there for ever, and its task with it. What such a lock guards is
-worked out again at worst.
+Celery's workers without an event loop, those on Kafka, fork their pool processes in a thread of their own. A lock that
+some other thread holds at that moment is held for ever in the child. kombu's ``cached_property`` takes one whenever it
+is read, and so does each look at ``app.timezone``: of 1,500 pool processes one hung there for ever, and its task with
+it. What such a lock guards is worked out again at worst.
 """
 
 import os
