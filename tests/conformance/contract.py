@@ -382,7 +382,7 @@ class Contract:
         def kill(chance: random.Random) -> None:
             next(kills)(chance)
 
-        figures = under_fire(system, 500, 3, kill, seed=6, rate=25, seconds=0.02, allowed=4, task="c.nap", settle=150)
+        figures = under_fire(system, 500, 3, kill, seed=6, rate=25, seconds=0.02, allowed=4, task="c.nap")
         assert figures.lost == figures.unfinished == figures.failed == figures.unexpected == []
         assert figures.second_starts <= figures.allowed, figures
         assert not any(figures.left.values()), figures

@@ -16,8 +16,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE = 30.0
-#: Seconds that ending may take: a worker has 45 (deploy.up.STEPS), and those that are told after it have some, too.
-ENDING = 75.0
 
 
 class Up:
@@ -65,7 +63,7 @@ class Up:
 
     def end(self) -> int:
         """Return the exit status once it has ended, with all its output in ``lines``."""
-        status = self.process.wait(ENDING)
+        status = self.process.wait(DEADLINE)
         self._reader.join(DEADLINE)
         while (line := self._queue.get(timeout=DEADLINE)) is not None:
             self.lines.append(line)

@@ -75,7 +75,7 @@ async def test_who_changed_what(site: Guarded, caplog: pytest.LogCaptureFixture)
     lines = {record.trace.request_id: record.getMessage() for record in caplog.records if hasattr(record, "trace")}
     for each in found:  # and in the log
         line = lines[each["request_id"]]
-        assert f"key={each['key']}" in line
+        assert line.endswith(f" key={each['key']}")
         assert f"path={each['path']} " in line
 
 
