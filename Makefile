@@ -25,6 +25,7 @@ test: .venv
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+	.venv/bin/python -m tests.needs
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 		--max-worker-restart 0 $(PYTEST_ON_A_HANG)
 	.ci/wheel
