@@ -104,17 +104,7 @@ def test_tasks_control_and_events(launch: Launch, app: Celery, server: Server, p
         assert app.control.ping(timeout=5, limit=1) == [{"w@x": {"ok": "pong"}}]
         assert [*app.control.inspect(["w@x"], timeout=5).active_queues()] == ["w@x"]
 
-        seen: list[str] = []
-
-        def note(event: dict[str, str]) -> None:
-            seen.append(event["type"])
-            receiver.should_stop = event["type"] == "task-succeeded"
-
-        with app.connection_for_read() as connection:
-            receiver = app.events.Receiver(connection, handlers={"*": note})
-            add.apply_async((1, 1), countdown=1)  # by then the receiver has subscribed
-            receiver.capture(limit=None, timeout=10, wakeup=False)
-        assert {"task-started", "task-succeeded"} <= {*seen}
+        assert {"task-started", "task-succeeded"} <= {*events_of_a_task(app)}
 
         later = app.tasks["mark"].apply_async(("later",), countdown=2)
         app.control.revoke(later.id, destination=["w@x"], reply=True, timeout=5)

@@ -14,6 +14,7 @@ from celery import Celery, chord
 
 from tests.servers import Server, wait_for, worker
 from tests.transports import kills
+from tests.transports.conftest import events_of_a_task
 from tests.transports.sample import make_app
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
@@ -82,17 +83,7 @@ def test_tasks_control_and_events(launch: Launch, app: Celery, client: redis.Red
         assert app.control.ping(timeout=2) == [{"w@x": {"ok": "pong"}}]
         assert [*app.control.inspect(timeout=2).active_queues()] == ["w@x"]
 
-        seen: list[str] = []
-
-        def note(event: dict[str, str]) -> None:
-            seen.append(event["type"])
-            receiver.should_stop = event["type"] == "task-succeeded"
-
-        with app.connection_for_read() as connection:
-            receiver = app.events.Receiver(connection, handlers={"*": note})
-            add.apply_async((1, 1), countdown=1)  # by then the receiver has subscribed
-            receiver.capture(limit=None, timeout=10, wakeup=False)
-        assert {"task-started", "task-succeeded"} <= {*seen}
+        assert {"task-started", "task-succeeded"} <= {*events_of_a_task(app)}
 
         eta = add.apply_async((1, 1), countdown=3600)
         wait_for(lambda: client.hlen("unacked") == 1)

@@ -336,6 +336,32 @@ def test_a_broker_that_freezes(tmp_path: Path) -> None:
         broker.stop()
 
 
+def test_a_broker_that_comes_back_with_nothing(tmp_path: Path) -> None:
+    """It counts from the beginning again: what was done or in hands before is not what has these offsets now."""
+    broker = Kafka(tmp_path).start()
+    options = {"partitions": 1}
+    try:
+        with connected(broker.url, **options) as connection:
+            publish(connection, "a", *range(6))
+            consuming = Consuming(connection, "a")
+            consuming.get(6)
+            for message in consuming.messages[:3]:  # and the others stay in hands
+                message.ack()
+            wait_for(lambda: length(connection, "a") == 3)
+            broker.kill()
+            broker.start()
+            with connected(broker.url, **options) as sender:
+                publish(sender, "a", *range(100, 107))  # before anybody has missed the topic
+            while {*consuming.numbers} != {*range(6), *range(100, 107)}:
+                consuming.get(len(consuming.messages) + 1)
+            consuming.drain()  # what was read before it was clear that the broker is another one comes twice
+            for message in consuming.messages[3:]:
+                message.ack()
+            wait_for(lambda: length(connection, "a") == 0)
+    finally:
+        broker.stop()
+
+
 def test_a_connection_that_is_half_open(tmp_path: Path) -> None:
     broker_port = free_port()
     proxy = Proxy(broker_port)

@@ -20,6 +20,7 @@ from kombu.exceptions import OperationalError
 
 from deploy.brokers.kafka import Kafka
 from tests.servers import Server, wait_for, worker
+from tests.transports.conftest import events_of_a_task
 from tests.transports.kafka_sample import make_app
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.exceptions import DispatchError
@@ -145,17 +146,7 @@ def test_control(app: Celery) -> None:
 
 @pytest.mark.usefixtures("running")
 def test_events(app: Celery) -> None:
-    seen: list[str] = []
-
-    def note(event: dict[str, str]) -> None:
-        seen.append(event["type"])
-        receiver.should_stop = event["type"] == "task-succeeded"
-
-    with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers={"*": note})
-        app.tasks["add"].apply_async((1, 1), countdown=1)  # by then the receiver has subscribed
-        receiver.capture(limit=None, timeout=20, wakeup=False)
-    assert {"task-started", "task-succeeded"} <= {*seen}
+    assert {"task-started", "task-succeeded"} <= {*events_of_a_task(app)}
 
 
 async def test_the_bridge(running: None, app: Celery) -> None:

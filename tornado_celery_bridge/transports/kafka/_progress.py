@@ -89,6 +89,8 @@ class Progress:
         #: In ascending order, as they are read: the first one is the least.
         self._open: OrderedDict[int, None] = OrderedDict()
         self.flying = {*flying}
+        #: The `base` that Kafka has last acknowledged.
+        self.told = base
 
     def is_past(self, offset: int) -> bool:
         """Return whether reading has gone beyond *offset*, which Kafka does not give twice."""

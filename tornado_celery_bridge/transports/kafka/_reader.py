@@ -8,7 +8,8 @@ talks to the consumer. All others only change what is guarded by one condition, 
 
     wanted     topics to be subscribed to; the thread does it
     share      the partitions that are ours, each with its buffer and its `Progress`
-    past       the `Progress` of partitions that went to others while some of their messages were in hands here
+    past       the `Progress` of partitions that went to others while some of their messages were in hands here;
+               of no use when such a one comes back from a broker that has lost its data, and counts from the beginning
 
 A partition that is to go to another worker waits for the tasks that run from it, so that none is run by both; not for
 longer than ``hand_over_timeout``. The others go on meanwhile (the protocol is the cooperative one). What is in the
@@ -270,17 +271,26 @@ class Reader(Repeating):
         if offsets := self._take_changes(places):
             try:
                 self._consumer.commit(offsets=offsets, asynchronous=False)
+                self._note_told(offsets)
             except KafkaException as exc:  # then what was done last is done again
                 log.info("what is done can't be told to Kafka: %s", error_of(exc).str())
 
     def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
         self._committing = False
-        if error is not None and error.code() != KafkaError._NO_OFFSET:
+        if error is None:
+            self._note_told(offsets)
+        elif error.code() != KafkaError._NO_OFFSET:
             log.info("what is done can't be told to Kafka yet: %s", error.str())
             with self._changed:
                 for each in offsets:
                     if share := self._share.get((each.topic, each.partition)):
                         share.changed = True
+
+    def _note_told(self, offsets: Sequence[TopicPartition]) -> None:
+        with self._changed:
+            for each in offsets:
+                if share := self._share.get((each.topic, each.partition)):
+                    share.progress.told = each.offset
 
     def _take_changes(self, places: Sequence[Place]) -> list[TopicPartition]:
         with self._changed:
@@ -320,6 +330,8 @@ def _place(message: KafkaMessage) -> Place:
 
 def _resume(base: int | None, done: Ranges, past: Progress | None) -> Progress:
     """Return where to go on: what is in hands here since the partition was ours before is not handed out again."""
+    if past is not None and past.told is not None and past.told > (base or 0):
+        past = None  # the broker lost what it was told, and so its messages: these offsets will be others'
     if past is not None:
         done.update(past.done)
     return Progress(base, done, past.flying if past is not None else ())
