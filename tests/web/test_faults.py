@@ -31,6 +31,7 @@ def own_server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 async def own_service(own_server: Server) -> AsyncIterator[Service]:
+    asyncio.get_running_loop().set_debug(False)  # which takes some 20 ms a request here, and a client's patience
     app = make_app(own_server.url)
     app.conf.broker_transport_options = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
     async with running(app) as made:
@@ -89,7 +90,6 @@ async def test_redis_full(own_service: Service) -> None:
 
 
 async def test_many_at_once(own_service: Service) -> None:
-    asyncio.get_running_loop().set_debug(False)  # which takes some 20 ms a request here, and a client's patience
     answers = await asyncio.gather(*(own_service.submit("s.add", {"input": [1]}) for _ in range(500)))
     assert {answer.code for answer in answers} == {202}
     assert len(await records(own_service)) == 500

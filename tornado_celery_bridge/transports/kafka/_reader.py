@@ -40,8 +40,12 @@ FULL, FULL_BYTES = 200, 4 * 1024 * 1024
 #: Seconds for which `poll` waits: an acknowledgement is told to Kafka after so long at most.
 POLL = 0.05
 
-#: A consumer's errors after which it has to be made anew, with its topics.
-LOST = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+#: Milliseconds after which topics that come, or come back after their broker lost them, are seen: its own is 5 min.
+METADATA_AGE = 5_000
+
+#: A consumer's errors of a broker that has lost topics. To leave the group then, and come back, would have all others
+#: begin again as well; and Tansu goes on waiting for a leader that left while they joined.
+MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 
 Place = tuple[str, int]
 
@@ -91,14 +95,18 @@ class Reader(Repeating):
     Args:
         settings: Of the connection.
         changed: The connection's condition, which guards all of this.
+        make_topics: Makes those of these topics that are missing; called in the thread.
     """
 
     name = "kafka-reader"
 
-    def __init__(self, settings: Settings, changed: threading.Condition) -> None:
+    def __init__(
+        self, settings: Settings, changed: threading.Condition, make_topics: Callable[[Collection[str]], None]
+    ) -> None:
         super().__init__()
         self._settings = settings
         self._changed = changed
+        self._make_topics = make_topics
         self._wanted: frozenset[str] = frozenset()
         self._subscribed: frozenset[str] = frozenset()
         self._share: dict[Place, Partition] = {}
@@ -146,8 +154,7 @@ class Reader(Repeating):
                         # A worker that was killed is missed after so long; a thread of librdkafka's says that it lives.
                         "session.timeout.ms": 6_000,
                         "heartbeat.interval.ms": 1_000,
-                        # Topics that come, or come back after their broker lost them, are seen: its own is 5 min.
-                        "topic.metadata.refresh.interval.ms": 5_000,
+                        "topic.metadata.refresh.interval.ms": METADATA_AGE,
                         # Some brokers wait as long as this though there is something.
                         "fetch.wait.max.ms": 50,
                         "queued.max.messages.kbytes": 16_384,
@@ -173,9 +180,11 @@ class Reader(Repeating):
                 self._changed.notify_all()
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal() or error.code() in LOST:
+        if error.fatal():
             raise BrokerLost(error.str())
         log.warning("consuming from Kafka: %s", error.str())
+        if error.code() in MISSING:
+            self._make_topics(self._subscribed)
 
     def _fail(self, exc: BaseException) -> None:
         with self._changed:

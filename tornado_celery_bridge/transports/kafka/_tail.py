@@ -15,7 +15,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from tornado_celery_bridge.transports.kafka._errors import BrokerLost, NotSent, error_of
 from tornado_celery_bridge.transports.kafka._handles import end, hold
-from tornado_celery_bridge.transports.kafka._reader import LOST, POLL
+from tornado_celery_bridge.transports.kafka._reader import METADATA_AGE, MISSING, POLL
 from tornado_celery_bridge.transports.kafka._settings import Settings
 from tornado_celery_bridge.transports.kafka._threads import Repeating
 
@@ -35,6 +35,7 @@ class Tail(Repeating):
         settings: Of the connection.
         changed: The connection's condition, which guards what came.
         concerns: Says by a message's key whether it can be for this connection.
+        make_topic: Makes the topic unless it is there; called in the thread.
 
     Raises:
         NotSent: Where "now" is can't be had.
@@ -43,16 +44,27 @@ class Tail(Repeating):
     name = "kafka-tail"
 
     def __init__(
-        self, settings: Settings, changed: threading.Condition, concerns: Callable[[bytes | None], bool]
+        self,
+        settings: Settings,
+        changed: threading.Condition,
+        concerns: Callable[[bytes | None], bool],
+        make_topic: Callable[[], None],
     ) -> None:
         super().__init__()
         self._changed = changed
         self._concerns = concerns
+        self._make_topic = make_topic
         #: What came and was not looked at yet.
         self.came: deque[KafkaMessage] = deque(maxlen=MAX_WAITING)
         self.failure: BaseException | None = None
         place = TopicPartition(settings.broadcast_topic, 0)
-        config = settings.for_consumer(**{"auto.offset.reset": "latest", "fetch.wait.max.ms": 50})
+        config = settings.for_consumer(
+            **{
+                "auto.offset.reset": "latest",
+                "fetch.wait.max.ms": 50,
+                "topic.metadata.refresh.interval.ms": METADATA_AGE,
+            }
+        )
         # A group that nobody joins; librdkafka wants a name.
         own = {"group.id": f"{settings.group_id}.broadcast", "enable.auto.commit": False}
         self._consumer = hold(Consumer({**config, **own}))
@@ -75,9 +87,11 @@ class Tail(Repeating):
                 self._changed.notify_all()
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal() or error.code() in LOST:
+        if error.fatal():
             raise BrokerLost(error.str())
         log.warning("following broadcasts: %s", error.str())
+        if error.code() in MISSING:
+            self._make_topic()
 
     def _fail(self, exc: BaseException) -> None:
         with self._changed:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -495,9 +495,18 @@ class _Parts:
         if self._reader is None:
             if not topics or not self.is_mine:
                 return
-            self._reader = Reader(self._settings, self.changed)
+            self._reader = Reader(self._settings, self.changed, self._make_topics)
             self._reader.start()
         self._reader.want(topics)
+
+    def _make_topics(self, topics: Collection[str]) -> None:
+        self.writer.forget_topics()
+        for topic in topics:
+            self.writer.ensure(topic, self._settings.partitions)
+
+    def _make_broadcast(self) -> None:
+        self.writer.forget_topics()
+        self.writer.ensure(self._settings.broadcast_topic, 1, BROADCAST)
 
     def release(self, topics: Callable[[], list[str]]) -> None:
         if self._releasing is None and self.later is not None:
@@ -506,7 +515,7 @@ class _Parts:
 
     def follow(self, concerns: Callable[[bytes | None], bool] | None) -> None:
         if concerns is not None and self._tail is None:
-            self._tail = Tail(self._settings, self.changed, concerns)
+            self._tail = Tail(self._settings, self.changed, concerns, self._make_broadcast)
             self._tail.start()
         elif concerns is None and self._tail is not None:
             self._tail.stop(wait=False)
