@@ -1,5 +1,6 @@
 """Servers are started once a session; every test runs under blockbuster and asyncio's debug mode."""
 
+import linecache
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,6 +18,11 @@ from tornado_celery_bridge import Bridge
 __all__ = ("pytest_terminal_summary",)  # a hook: found here whatever part of the suite runs
 
 hypothesis.settings.register_profile("long", max_examples=10_000)
+
+
+# asyncio's debug mode keeps the stack of each future and handle, and looks for each frame whether its file has changed:
+# a third of the time of a test that makes requests.
+linecache.checkcache = lambda filename=None: None
 
 
 @pytest.fixture(autouse=True)

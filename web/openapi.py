@@ -10,7 +10,9 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass
+from functools import cache
 from itertools import chain
 from typing import Any
 from urllib.parse import quote
@@ -640,7 +642,7 @@ def make_document(catalogue: Catalogue) -> dict[str, Any]:
     """Return the OpenAPI document of the service for these tasks."""
     slugs = _slugs(task.name for task in catalogue)
     operations = [*OPERATIONS, *(_submission(task, slugs[task.name]) for task in catalogue)]
-    schemas = _fixed_schemas(operations)
+    schemas = deepcopy(_fixed_schemas(_types(operations)))
     for task in catalogue:
         schemas |= _task_schemas(task, slugs[task.name])
     for name in ("JobOptions", "RunOptions"):
@@ -767,12 +769,17 @@ def _example(code: str) -> documents.Problem:
 # Schemas.
 
 
-def _fixed_schemas(operations: Iterable[Operation]) -> dict[str, Schema]:
-    """Return the schemas of all types that are read and written, whatever the tasks are."""
+def _types(operations: Iterable[Operation]) -> frozenset[tuple[type, str]]:
+    """Return all types that are read and written, whatever the tasks are."""
     read = [JobOptions, *(operation.body for operation in operations)]
     written = [answer.body for operation in operations for answer in operation.answers.values()]
     modes = {"validation": read, "serialization": [*written, documents.Event, documents.Problem]}
-    types = {(kind, mode) for mode, bodies in modes.items() for kind in bodies if isinstance(kind, type)}
+    return frozenset((kind, mode) for mode, bodies in modes.items() for kind in bodies if isinstance(kind, type))
+
+
+@cache
+def _fixed_schemas(types: frozenset[tuple[type, str]]) -> dict[str, Schema]:
+    """Return their schemas; they take a quarter of a second, and are the same for every service of a process."""
     inputs: Any = [(kind, mode, TypeAdapter(kind)) for kind, mode in types]
     _, schemas = TypeAdapter.json_schemas(inputs, ref_template=f"{SCHEMAS}{{model}}")
     return {name: _untitled(schema) for name, schema in sorted(schemas["$defs"].items())}

@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from deploy.up import OTHER_STEPS, STEPS
+
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE = 30.0
+#: For all to end: what the supervisor itself gives each process, and a little.
+END = max(sum(patience for _, patience in steps) for steps in (*STEPS.values(), OTHER_STEPS)) + 5
 
 
 class Up:
@@ -53,6 +57,11 @@ class Up:
                 return match
         pytest.fail(f"no line matches {pattern!r} in:\n" + "\n".join(self.lines))
 
+    def seen(self, pattern: str) -> None:
+        """Return once a line has matched *pattern*, this one or an earlier one."""
+        if not any(re.search(pattern, line) for line in self.lines):
+            self.line(pattern)
+
     def pid(self, name: str) -> int:
         """Return the pid that the line called *name* prints when it starts."""
         return int(self.line(rf"^{name} *\| pid (\d+)")[1])
@@ -63,7 +72,12 @@ class Up:
 
     def end(self) -> int:
         """Return the exit status once it has ended, with all its output in ``lines``."""
-        status = self.process.wait(DEADLINE)
+        try:
+            status = self.process.wait(END)
+        except subprocess.TimeoutExpired:
+            pytest.fail(
+                "it does not end; its last words:\n" + "\n".join([*self.lines, *map(str, self._queue.queue)][-60:])
+            )
         self._reader.join(DEADLINE)
         while (line := self._queue.get(timeout=DEADLINE)) is not None:
             self.lines.append(line)

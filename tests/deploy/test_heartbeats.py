@@ -89,6 +89,7 @@ def test_who_waits_for_a_server_does_not_hang(
     )
     for _ in range(2):
         one.line("Task tasks.housekeeping.remove_old_files.* succeeded")
+    one.seen(READY["web"])  # what starts without a server is another story
     fault(faulty)
     time.sleep(2 * STALE)  # nothing happens, and that is the event
     if fault is Server.kill:
