@@ -122,16 +122,16 @@ def test_what_was_finished_is_not_read_again_and_the_rest_is(order: list[int], f
     """Whatever the order of acknowledgements, and with a gap in the offsets, as compaction leaves."""
     offsets = [10, 11, 12, 14, 15, 16, 20, 21]
     progress = Progress(10)
-    assert all(progress.read(offset) for offset in offsets)
-    progress.flying.update(offsets)
+    assert all(progress.read(offset, offset) for offset in offsets)
+    progress.flying.update(zip(offsets, offsets, strict=True))
     for place in order[:finished]:
-        assert progress.finish(offsets[place])
-        assert not progress.finish(offsets[place])  # twice does nothing
+        assert progress.finish(offsets[place], offsets[place])
+        assert not progress.finish(offsets[place], offsets[place])  # twice does nothing
     told = progress.to_commit()
     assert told is not None
     base, text = told
     again = Progress(base, Ranges.decode(base, text))
-    left = {offset for offset in offsets if offset >= base and again.read(offset)}
+    left = {offset for offset in offsets if offset >= base and again.read(offset, offset)}
     assert left == {offsets[place] for place in order[finished:]}
 
 
@@ -140,16 +140,18 @@ def test_what_is_in_hands_here_does_not_come_again() -> None:
     progress = Progress(None)
     assert progress.base is None
     assert progress.to_commit() is None
-    assert progress.read(5)
-    progress.flying.add(5)
+    assert progress.read(5, 1000)
+    progress.flying[5] = 1000
     back = Progress(5, Ranges(), progress.flying)
-    assert not back.read(5)
-    assert back.read(6)
+    assert not back.read(5, 1000)
+    assert back.read(6, 1001)
     assert back.base == 5
-    assert back.finish(5)
+    assert not back.finish(5, 2000)  # another message, of a broker that lost its data
+    assert back.finish(5, 1000)
     assert back.base == 6
     assert back.is_past(6)
     assert not back.is_past(7)
+    assert Progress(0, Ranges(), {5: 1000}).read(5, 2000)
 
 
 # kombu's inside, of which this is a part.

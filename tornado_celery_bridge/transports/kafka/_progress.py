@@ -8,7 +8,7 @@ to 4 kB, for whoever commits it: here it says which offsets above it are done, a
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 __all__ = ("Progress", "Ranges")
 
@@ -80,15 +80,18 @@ class Progress:
     Args:
         base: The first offset that is not known to be done; None for wherever reading begins.
         done: Offsets above it that are done.
-        flying: Offsets that are in somebody's hands already, from before the partition went and came back.
+        flying: What is in somebody's hands already, from before the partition went and came back.
     """
 
-    def __init__(self, base: int | None = None, done: Ranges | None = None, flying: Iterable[int] = ()) -> None:
+    def __init__(
+        self, base: int | None = None, done: Ranges | None = None, flying: Mapping[int, int] | None = None
+    ) -> None:
         self._next = base
         self.done = done or Ranges()
         #: In ascending order, as they are read: the first one is the least.
         self._open: OrderedDict[int, None] = OrderedDict()
-        self.flying = {*flying}
+        #: The time of each message in hands, by its offset: a broker that lost its data has another message there.
+        self.flying = dict(flying or {})
         #: The `base` that Kafka has last acknowledged.
         self.told = base
 
@@ -96,19 +99,19 @@ class Progress:
         """Return whether reading has gone beyond *offset*, which Kafka does not give twice."""
         return self._next is not None and offset < self._next
 
-    def read(self, offset: int) -> bool:
-        """Note that the message at *offset* came; return whether somebody is to have it."""
+    def read(self, offset: int, when: int) -> bool:
+        """Note that the message at *offset*, of that time, came; return whether somebody is to have it."""
         self._next = offset + 1
         if offset in self.done:
             return False
         self._open[offset] = None
-        return offset not in self.flying
+        return self.flying.get(offset) != when
 
-    def finish(self, offset: int) -> bool:
-        """Note that the message at *offset* is done; return whether it was in anybody's hands."""
-        if offset not in self.flying:
+    def finish(self, offset: int, when: int) -> bool:
+        """Note that the message at *offset*, of that time, is done; return whether it was in anybody's hands."""
+        if self.flying.get(offset) != when:
             return False
-        self.flying.remove(offset)
+        del self.flying[offset]
         self._open.pop(offset, None)
         self.done.add(offset)
         return True

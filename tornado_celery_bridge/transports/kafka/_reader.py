@@ -31,7 +31,7 @@ from tornado_celery_bridge.transports.kafka._progress import Progress, Ranges
 from tornado_celery_bridge.transports.kafka._settings import Settings
 from tornado_celery_bridge.transports.kafka._threads import Repeating
 
-__all__ = ("Reader",)
+__all__ = ("Reader", "time_of")
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Partition:
             log.warning("%s begins anew: its broker lost data", message.topic())
             self.progress, self.bytes = Progress(), 0
             self.buffer.clear()
-        if not self.progress.read(offset):
+        if not self.progress.read(offset, time_of(message)):
             return False
         self.buffer.append(message)
         self.bytes += len(message)
@@ -76,7 +76,7 @@ class Partition:
     def take(self) -> KafkaMessage:
         message = self.buffer.popleft()
         self.bytes -= len(message)
-        self.progress.flying.add(message.offset() or 0)
+        self.progress.flying[message.offset() or 0] = time_of(message)
         return message
 
     @property
@@ -131,13 +131,13 @@ class Reader(Repeating):
         self._turn += 1  # partitions take turns
         return self._share[places[self._turn % len(places)]].take()
 
-    def finish(self, place: Place, offset: int) -> None:
-        """Note that the message at *offset* needs not be delivered any more."""
+    def finish(self, place: Place, offset: int, when: int) -> None:
+        """Note that the message at *offset*, of that time, needs not be delivered any more."""
         share = self._share.get(place)
-        if share is not None and share.progress.finish(offset):
+        if share is not None and share.progress.finish(offset, when):
             share.changed = True
         elif (past := self._past.get(place)) is not None:
-            past.finish(offset)
+            past.finish(offset, when)
 
     # The thread's side.
 
@@ -244,6 +244,10 @@ class Reader(Repeating):
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._forget([(each.topic, each.partition) for each in places])
+        try:  # before the group begins again: what it finds missing then, librdkafka 2.16 never looks for again
+            self._make_topics(self._subscribed)
+        except ConnectionError as exc:
+            log.warning("whether all topics are there can't be said: %s", exc)
         consumer.incremental_unassign(places)
 
     def _any_flying(self, places: Sequence[Place]) -> bool:
@@ -337,10 +341,19 @@ def _place(message: KafkaMessage) -> Place:
     return message.topic() or "", message.partition() or 0
 
 
+def time_of(message: KafkaMessage) -> int:
+    """Return when *message* was made, in milliseconds since 1970, by whoever made it; -1 if it does not say."""
+    return message.timestamp()[1]
+
+
 def _resume(base: int | None, done: Ranges, past: Progress | None) -> Progress:
-    """Return where to go on: what is in hands here since the partition was ours before is not handed out again."""
-    if past is not None and past.told is not None and past.told > (base or 0):
-        past = None  # the broker lost what it was told, and so its messages: these offsets will be others'
-    if past is not None:
+    """
+    Return where to go on: what is in hands here since the partition was ours before is not handed out again.
+
+    A broker that does not know what it was told has lost its messages as well: what is done was others.
+    """
+    if past is None:
+        return Progress(base, done)
+    if base is not None and base >= (past.told or 0):
         done.update(past.done)
-    return Progress(base, done, past.flying if past is not None else ())
+    return Progress(base, done, past.flying)

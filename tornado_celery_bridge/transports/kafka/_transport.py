@@ -28,7 +28,7 @@ from tornado_celery_bridge.transports.kafka._errors import AccessRefused, Broker
 from tornado_celery_bridge.transports.kafka._handles import end, hold
 from tornado_celery_bridge.transports.kafka._later import LEAD, Later, Releasing
 from tornado_celery_bridge.transports.kafka._progress import Ranges
-from tornado_celery_bridge.transports.kafka._reader import Reader
+from tornado_celery_bridge.transports.kafka._reader import Reader, time_of
 from tornado_celery_bridge.transports.kafka._settings import Settings, hide_secrets
 from tornado_celery_bridge.transports.kafka._tail import Tail
 from tornado_celery_bridge.transports.kafka._writer import Batch, Record, Writer
@@ -384,12 +384,12 @@ class Transport(virtual.Transport):
     def finish(self, delivery_tag: str) -> None:
         """Note that a message needs not be delivered again."""
         if self._parts.is_mine and ":" in delivery_tag:
-            topic, number, offset = delivery_tag.rsplit(":", 2)
-            self._parts.finish((topic, int(number)), int(offset))
+            topic, number, offset, when = delivery_tag.rsplit(":", 3)
+            self._parts.finish((topic, int(number)), int(offset), int(when))
 
     def queue_of(self, delivery_tag: str) -> str:
         """Return the queue that a message came from."""
-        return self._queues[delivery_tag.rsplit(":", 2)[0]]
+        return self._queues[delivery_tag.rsplit(":", 3)[0]]
 
     def drain_events(self, connection: Any, timeout: float | None = None, **kwargs: Any) -> None:
         """Deliver what comes next; return when something was delivered, or raise `socket.timeout` after *timeout*."""
@@ -432,7 +432,7 @@ class Transport(virtual.Transport):
             self._deliver({**payload, "properties": properties}, queue)
 
     def _deliver_task(self, queue: str, message: KafkaMessage) -> None:
-        tag = f"{message.topic()}:{message.partition()}:{message.offset()}"
+        tag = f"{message.topic()}:{message.partition()}:{message.offset()}:{time_of(message)}"
         try:
             payload = _unpack(message)
         except (KeyError, TypeError, ValueError) as exc:
@@ -524,10 +524,10 @@ class _Parts:
     def take(self, topic: str) -> KafkaMessage | None:
         return None if self._reader is None else self._reader.take(topic)
 
-    def finish(self, place: tuple[str, int], offset: int) -> None:
+    def finish(self, place: tuple[str, int], offset: int, when: int) -> None:
         with self.changed:
             if self._reader is not None:
-                self._reader.finish(place, offset)
+                self._reader.finish(place, offset, when)
             self.changed.notify_all()
 
     def broadcasts(self) -> Iterator[KafkaMessage]:
