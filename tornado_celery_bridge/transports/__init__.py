@@ -2,7 +2,8 @@
 kombu transports of our own, for any Celery app; each is a module, named after its broker.
 
 What a broker can do, its transport says of itself: ``capabilities``, short phrases for people, of which one that begins
-with "no" says that there is none. What follows from it for a job's priority is :class:`Priorities`, and nowhere else.
+with "no" says that there is none; one that has it by a setting has a class method for that, ``has_priorities``. What
+follows from it for a job's priority is :class:`Priorities`, and nowhere else.
 """
 
 from collections.abc import Mapping
@@ -86,7 +87,7 @@ def describe(app: Celery) -> Broker:
     if "priority" in told:
         priorities = Priorities(app)
         served = [name for name in sorted(app.amqp.queues) if priorities.are_served(name)]
-        if len(served) < len(app.amqp.queues):
+        if len(served) < len(app.amqp.queues) or told["priority"].startswith("no"):
             told["priority"] += f" (here: in {', '.join(served) or 'no queue'})"
     with app.connection_for_write(connect_timeout=TIMEOUT) as connection:
         try:
@@ -106,17 +107,21 @@ class Priorities:
     """
 
     def __init__(self, app: Celery) -> None:
-        transport = transport_of(app)
         self._app = app
-        self._driver = transport.driver_type
-        self._phrase = getattr(transport, "capabilities", {}).get("priority", "")
+        with app.connection_for_write() as connection:
+            transport: Any = connection.get_transport_cls()
+            self._driver = transport.driver_type
+            if ask := getattr(transport, "has_priorities", None):
+                self._has_any = ask(connection)
+            else:
+                self._has_any = not getattr(transport, "capabilities", {}).get("priority", "").startswith("no")
 
     def are_served(self, queue: str) -> bool:
         """Return whether messages of a queue have priorities at all; one that has none is not to be asked for one."""
         if self._driver == "amqp":  # the server ignores a priority that the queue was not declared for
             known = self._app.amqp.queues.get(queue)
             return "x-max-priority" in ((known and known.queue_arguments) or {})
-        return not self._phrase.startswith("no")
+        return bool(self._has_any)
 
     def to_broker(self, priority: int) -> int:
         """Return a priority as the broker has it: on Redis and Sentinel kombu takes 0 for the most urgent."""
