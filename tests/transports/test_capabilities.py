@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import ImproperlyConfigured
 
 from tests.conformance import matrix
 from tornado_celery_bridge import transports
@@ -70,3 +71,5 @@ def test_on_kafka_topics_have_to_be_made_for_it(url: str, options: dict[str, Any
     without = app_of("kafka://127.0.0.1:1")
     assert not Priorities(without).are_served("celery")
     assert describe(without).capabilities["priority"].endswith("(here: in no queue)")
+    with pytest.raises(ImproperlyConfigured, match="no options of the Kafka transport: nonsense"):
+        Priorities(app_of("kafka://127.0.0.1:1/?nonsense=1"))

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from celery import Celery
+from celery.exceptions import ImproperlyConfigured
 
 __all__ = ("CAPABILITIES", "MODULES", "Broker", "Priorities", "capabilities", "describe", "register", "transport_of")
 
@@ -103,6 +104,9 @@ class Priorities:
     """
     What *app*'s broker makes of priorities. Here they are 0 to 9 with 9 the most urgent, on every broker.
 
+    Raises:
+        ImproperlyConfigured: The broker's URL or options can't be meant.
+
     .. versionadded:: 0.1.0
     """
 
@@ -111,17 +115,19 @@ class Priorities:
         with app.connection_for_write() as connection:
             transport: Any = connection.get_transport_cls()
             self._driver = transport.driver_type
+            self._has_any = not getattr(transport, "capabilities", {}).get("priority", "").startswith("no")
             if ask := getattr(transport, "has_priorities", None):
-                self._has_any = ask(connection)
-            else:
-                self._has_any = not getattr(transport, "capabilities", {}).get("priority", "").startswith("no")
+                try:
+                    self._has_any = bool(ask(connection))
+                except ValueError as exc:
+                    raise ImproperlyConfigured(f"the broker: {exc}") from exc
 
     def are_served(self, queue: str) -> bool:
         """Return whether messages of a queue have priorities at all; one that has none is not to be asked for one."""
         if self._driver == "amqp":  # the server ignores a priority that the queue was not declared for
             known = self._app.amqp.queues.get(queue)
             return "x-max-priority" in ((known and known.queue_arguments) or {})
-        return bool(self._has_any)
+        return self._has_any
 
     def to_broker(self, priority: int) -> int:
         """Return a priority as the broker has it: on Redis and Sentinel kombu takes 0 for the most urgent."""
