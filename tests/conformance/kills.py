@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.conformance import matrix
 from tests.conformance.brokers import KINDS
-from tests.faults.harness import SLOTS, WORKERS, Figures, running, under_fire
+from tests.faults.harness import RECOVERY, SLOTS, WORKERS, Figures, running, under_fire
 
 #: How many kills of workers, and of the broker.
 KILLS = {"kill_worker": 10, "kill_broker": 3}
@@ -24,8 +24,8 @@ KILLS = {"kill_worker": 10, "kill_broker": 3}
 ALLOWED = WORKERS * SLOTS
 
 HEAD = [
-    "| broker | jobs | a second | lost | at most | second starts | held up, s | back, s | load | when |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    "| broker | jobs | a second | lost | at most | second starts | held up, s | over 15 s | back, s | load | when |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
 ]
 
 
@@ -62,7 +62,8 @@ def row(broker: str, figures: Figures, rate: float) -> list[str]:
     lost = len(figures.lost)
     return [
         *(broker, f"{figures.accepted:,}", f"{rate:g}", str(lost), "" if lost else f"{3 / figures.accepted:.2%}"),
-        *(f"{figures.second_starts} of {figures.allowed}", f"{figures.recovery:.1f}", f"{figures.back:.1f}"),
+        *(f"{figures.second_starts} of {figures.allowed}", f"{figures.recovery:.1f}", str(len(figures.slow))),
+        f"{figures.back:.1f}",
         *(f"{os.getloadavg()[1]:.0f}", time.strftime("%d %B %Y")),
     ]
 
@@ -86,8 +87,10 @@ def main() -> int:
     figures = run(options.broker, options.count, options.rate, options.seed)
     wrong = figures.wrong()
     wrong.pop("recovery", None)  # a broker that is away for longer holds jobs up for longer: a figure, and no more
-    print({name: value for name, value in vars(figures).items() if name != "evidence"})
-    print("wrong:", wrong or "nothing", figures.evidence)
+    print({name: value for name, value in vars(figures).items() if name not in ("evidence", "slow")})
+    print(f"wrong: {wrong or 'nothing'}; held up for over {RECOVERY:g} s: {len(figures.slow)}")
+    for job_id, known in figures.evidence.items():
+        print(job_id, known)
     if not options.dry:
         write(row(options.broker, figures, options.rate))
     return bool(wrong)
