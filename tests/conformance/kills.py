@@ -80,7 +80,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance.kills", description=__doc__)
     parser.add_argument("--broker", required=True, choices=KINDS)
     parser.add_argument("--count", type=int, default=10_000, help="jobs")
-    parser.add_argument("--rate", type=float, default=40.0, help="jobs submitted in a second")
+    parser.add_argument("--rate", type=float, default=25.0, help="jobs submitted in a second")
     parser.add_argument("--seed", type=int, default=1, help="what is killed, and when")
     parser.add_argument("--dry", action="store_true", help="leave docs/brokers.md as it is")
     options = parser.parse_args()

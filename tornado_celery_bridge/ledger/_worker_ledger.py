@@ -54,7 +54,7 @@ def connect(app: Celery, *, attempts: int = 0, **overrides: Any) -> redis.Redis:
         params.pop("socket_connect_timeout", None)
     lost = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)  # at its maxmemory it may have room soon
     retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), attempts, supported_errors=lost)
-    return redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=retry))
+    return redis.Redis(connection_pool=backend._get_pool(**params, retry=retry))
 
 
 class WorkerLedger:

@@ -278,9 +278,10 @@ def _allowed(environment: Mapping[str, str]) -> set[str]:
 
 def _servers(app: Celery) -> list[Server]:
     ledger_url, broker_url = app.conf.get("job_ledger_url") or app.conf.result_backend, _broker(app.conf)
-    if ledger_url == broker_url:
-        return [_ledger_server(app, f"Redis ({maybe_sanitize_url(ledger_url)})")]
-    servers = [_ledger_server(app, f"the ledger's Redis ({maybe_sanitize_url(ledger_url)})")]
+    shown = ";".join(map(maybe_sanitize_url, ledger_url.split(";")))  # of Sentinels there may be several
+    if ledger_url in (broker_url, app.conf.broker_url):
+        return [_ledger_server(app, f"Redis ({shown})")]
+    servers = [_ledger_server(app, f"the ledger's Redis ({shown})")]
     if broker_url.startswith(("redis", "sentinel")):
         servers.append(_broker_server(app, f"the broker's Redis ({maybe_sanitize_url(broker_url)})"))
     return servers
