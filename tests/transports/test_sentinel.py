@@ -1,4 +1,4 @@
-"""Redis behind Sentinel, as the broker (by kombu's own transport) and as the ledger: the master dies, and is replaced."""
+"""Redis behind Sentinel, as the broker (by kombu's own transport) and as the ledger; its master dies."""
 
 import asyncio
 import os
