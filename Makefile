@@ -1,7 +1,8 @@
 # make up     the whole service on this machine; Ctrl-C ends it
 # make test   everything that CI runs
 # make faults   the fault matrix with large numbers (COUNT=10000, hours), into docs/reliability.md
-# make lock   requirements/*.lock anew, from pyproject.toml: service (what `make up` runs), dev (all), test (the wheel)
+# make lock   requirements/*.lock anew, from pyproject.toml: service (what `make up` runs), kafka-server (that, and the
+#             server of `make up BROKER=kafka`), dev (all), test (the wheel)
 
 PYTHON ?= python3
 export PYTHON
@@ -14,7 +15,7 @@ export PYTEST_ON_A_HANG := -o faulthandler_timeout=300 -o faulthandler_exit_on_t
 .PHONY: up test faults lock .venv
 
 up:
-	@deploy/venv.sh service
+	@deploy/venv.sh $(if $(filter kafka,$(BROKER)),kafka-server,service)
 	@exec .venv/bin/python -m deploy.up
 
 .venv:
@@ -45,4 +46,5 @@ lock:
 	test -x $(UV) || { $(PYTHON) -m venv .test/uv && .test/uv/bin/python -m pip install --quiet 'uv>=0.13,<0.14'; }
 	$(LOCK) --extra service --group dev --output-file requirements/dev.lock
 	$(LOCK) --extra service --constraints requirements/dev.lock --output-file requirements/service.lock
+	$(LOCK) --extra service --group kafka-server --constraints requirements/dev.lock --output-file requirements/kafka-server.lock
 	$(LOCK) --group test --constraints requirements/dev.lock --output-file requirements/test.lock

@@ -7,6 +7,7 @@ Settings only: nothing here imports anything of ours, so that every process (web
 Environment: ``REDIS_URL``, ``BROKER_URL`` and ``RESULT_BACKEND`` (default: ``REDIS_URL``), ``DATA_DIR``
 (default: ``.data``), ``JOB_STORE_URL`` (default: a folder in ``DATA_DIR``). With no ``REDIS_URL`` at all they point at
 the embedded server's Unix socket in ``DATA_DIR``. ``STOCK_TRANSPORT``, when set, keeps kombu's own Redis transport.
+``SENTINEL_MASTER`` (default: ``mymaster``) is what Sentinels know a ``sentinel://`` one by.
 
 Names and meanings: https://docs.celeryq.dev/en/stable/userguide/configuration.html
 """
@@ -78,6 +79,12 @@ broker_connection_timeout = 2.0
 broker_pool_acquire_timeout = 2.0
 task_publish_retry_policy = {"max_retries": 1, "interval_start": 0.1, "interval_step": 0.0, "interval_max": 0.1}
 
+# Redis by Sentinels, sentinel://host:26379;sentinel://other:26379: which master, and that a frozen one is noticed.
+_sentinels: dict[str, Any] = {
+    "master_name": os.environ.get("SENTINEL_MASTER") or "mymaster",
+    "sentinel_kwargs": {"socket_timeout": 2.0, "socket_connect_timeout": 2.0},
+}
+
 broker_transport_options: dict[str, Any] = {}
 if broker_url.startswith(("redis", "rediss", "sentinel")):
     broker_transport_options = {
@@ -96,6 +103,7 @@ if broker_url.startswith(("redis", "rediss", "sentinel")):
         "socket_connect_timeout": 2.0,
         "socket_keepalive": True,
         "health_check_interval": 5,
+        **_sentinels,
     }
 if broker_url.startswith(("amqp", "pyamqp")):
     task_default_exchange_type = "topic"  # what delays by the server need of a quorum queue
@@ -124,7 +132,8 @@ if broker_url.startswith("kafka"):
     broker_transport_options = {
         "publish_timeout": 2.0,  # seconds; after them a message is in doubt
         # What has an eta waits in the ledger's Redis, and not in Kafka, where it would hold up what comes after it.
-        "later_url": _redis_url,
+        # (By Sentinel there is none, and it waits in workers.)
+        "later_url": None if _redis_url.startswith("sentinel") else _redis_url,
     }
 if broker_url.startswith("activemq"):
     broker_transport_options = {
@@ -138,7 +147,7 @@ redis_socket_connect_timeout = 2.0
 # A Unix socket has no keepalive, and redis-py refuses to be given one.
 redis_socket_keepalive = not result_backend.startswith(("redis+socket", "socket"))
 redis_backend_health_check_interval = 5
-result_backend_transport_options = {"retry_policy": {"timeout": 2.0, "max_retries": 1}}
+result_backend_transport_options = {"retry_policy": {"timeout": 2.0, "max_retries": 1}, **_sentinels}
 
 # Entries can be made and changed while beat runs, and a second beat stands by: docs/schedules.md.
 beat_scheduler = "tornado_celery_bridge.schedules:Scheduler"

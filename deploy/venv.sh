@@ -25,17 +25,27 @@ stamp() { # name: what FOLDER/NAME.stamp says once that lock is installed
     printf '%s\n' "$identity"
     cat "requirements/$1.lock"
 }
+# The locks that have all that this one has.
+case $name in
+    service) enough="service kafka-server dev" ;;
+    kafka-server) enough="kafka-server dev" ;;
+    *) enough=$name ;;
+esac
 installed() {
-    [ -f "$venv/$1.stamp" ] && stamp "$1" | cmp -s - "$venv/$1.stamp" && "$venv/bin/python" -c '' 2>/dev/null
+    for one in $enough; do
+        [ -f "$venv/$one.stamp" ] && stamp "$one" | cmp -s - "$venv/$one.stamp" && "$venv/bin/python" -c '' 2>/dev/null &&
+            return 0
+    done
+    return 1
 }
 
-installed "$name" && exit 0
+installed && exit 0
 [ ! -L "$venv" ] || die "$venv is a link, to what may be somebody else's: remove it"
 # Two `make up` at once in one fresh checkout: the second waits for the first. The lock is on a file that is here
 # anyway and goes with this process. (macOS has no flock command and does without.)
 exec 9<requirements/service.lock
 if command -v flock >/dev/null 2>&1; then flock 9; fi
-installed "$name" && exit 0
+installed && exit 0
 
 if ! "$python" -c 'import ensurepip' >/dev/null 2>&1; then # Debian and Ubuntu keep it in a package of its own
     package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
@@ -60,4 +70,3 @@ rm -f "$venv"/*.stamp
 "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes \
     --only-binary :all: --no-binary forbiddenfruit -r "requirements/$name.lock"
 stamp "$name" >"$venv/$name.stamp"
-if [ "$name" = dev ]; then stamp service >"$venv/service.stamp"; fi # dev.lock is a superset

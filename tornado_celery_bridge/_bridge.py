@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, overload
 
 from celery import Celery, states
 from celery.backends.base import DisabledBackend
-from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.backends.redis import RedisBackend
 from celery.backends.rpc import RPCBackend
 from celery.canvas import Signature
 from celery.exceptions import ImproperlyConfigured
@@ -151,7 +151,7 @@ class Bridge:
         return backend
 
     def _make_listener(self, backend: Any) -> Listener:
-        if isinstance(backend, RedisBackend) and not isinstance(backend, SentinelBackend):
+        if isinstance(backend, RedisBackend):
             return RedisListener(backend, sweep_interval=self.config.sweep_interval)
         if isinstance(backend, RPCBackend):
             return RpcListener(self.app)

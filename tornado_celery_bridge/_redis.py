@@ -4,10 +4,12 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from celery.exceptions import ImproperlyConfigured
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-__all__ = ("ConnectionPool", "connection_pool")
+__all__ = ("ConnectionPool", "connection_pool", "master_of")
 
 ConnectionPool = redis.asyncio.ConnectionPool
 
@@ -19,14 +21,15 @@ def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
     """
     Return an asyncio connection pool to *backend*'s server; connects at first use.
 
-    TLS, user, password, database, Unix socket and credential provider are the backend's. Nothing is retried in
-    here: whoever uses a connection decides what a lost one means.
+    TLS, user, password, database, Unix socket, credential provider and Sentinels are the backend's. Nothing is retried
+    in here: whoever uses a connection decides what a lost one means.
 
     Args:
         backend: A Redis result backend of a Celery app.
         overrides: Connection settings of redis-py to use instead, such as ``max_connections``.
     """
     params: dict[str, Any] = {key: value for key, value in backend.connparams.items() if value is not None}
+    sentinels = params.pop("hosts", None)
     params["connection_class"] = _asyncio_class(params.get("connection_class"))
     params.pop("retry_on_timeout", None)
     for name in ("socket_connect_timeout", "socket_timeout"):
@@ -36,7 +39,42 @@ def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
         params.pop("socket_connect_timeout", None)
     # RESP2: a subscriber's messages are then ordinary replies, read in order.
     params.update(protocol=2, retry=Retry(NoBackoff(), 0), **overrides)
-    return ConnectionPool(**params)
+    return ConnectionPool(**params) if sentinels is None else _of_sentinels(backend, sentinels, params)
+
+
+def _of_sentinels(backend: Any, hosts: list[dict[str, Any]], params: dict[str, Any]) -> ConnectionPool:
+    """Return a pool whose connections are to whichever server *hosts* say is the master."""
+    options, master = backend._transport_options, master_of(backend)
+    # A client that is to find out what the driver is reads a file, on the loop.
+    own = {name: params[name] for name in ("socket_connect_timeout", "driver_info")} | {"socket_timeout": MAX_TIMEOUT}
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        [(host["host"], host["port"]) for host in hosts],
+        min_other_sentinels=options.get("min_other_sentinels", 0),
+        sentinel_kwargs=own | options.get("sentinel_kwargs", {}),
+    )
+    params["ssl"] = issubclass(params.pop("connection_class"), redis.asyncio.SSLConnection)
+    return _Pool(master, sentinel, **params)  # type: ignore[no-untyped-call]
+
+
+class _Pool(SentinelConnectionPool):
+    """Connections to the master, and those to the Sentinels, which redis-py's leaves open."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        for sentinel in self.sentinel_manager.sentinels:
+            await sentinel.connection_pool.disconnect(inuse_connections)
+
+
+def master_of(backend: Any) -> str:
+    """
+    Return what Sentinels know *backend*'s server by.
+
+    Raises:
+        ImproperlyConfigured: It was not said.
+    """
+    if name := backend._transport_options.get("master_name"):
+        return str(name)
+    raise ImproperlyConfigured("sentinel:// needs result_backend_transport_options to have a master_name")
 
 
 def _asyncio_class(sync_class: type | None) -> type[redis.asyncio.Connection]:

@@ -13,9 +13,10 @@ Nothing here is for the event loop: fsspec blocks. https://filesystem-spec.readt
 """
 
 import json
+import logging
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Self
 
@@ -27,6 +28,8 @@ from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge.exceptions import BlobLost, StoreUnavailable
 
 __all__ = ("MAX_INLINE", "Store", "Stored")
+
+log = logging.getLogger(__name__)
 
 #: Bytes of JSON that an input or a result may have in messages and in Redis; a larger one goes to the store.
 MAX_INLINE = 256 * 1024
@@ -199,6 +202,19 @@ class Store:
                 self._do(each, lambda files, path: files.rm_file(path))
             except BlobLost:
                 continue
+
+    def remove_all(self, names: Iterable[str]) -> None:
+        """
+        Remove blobs by names that the ledger has.
+
+        Raises:
+            StoreUnavailable: Some may be there still.
+        """
+        for name in names:
+            try:
+                self.remove(name)
+            except ValueError as exc:  # somebody else wrote that into Redis
+                log.warning("not removed from the store: %s", exc)
 
     # Values.
 

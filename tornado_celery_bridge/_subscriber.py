@@ -70,10 +70,11 @@ class Subscriber:
         self._task = asyncio.create_task(self._listen(), name="tornado_celery_bridge subscriber", context=nobodys)
 
     async def close(self) -> None:
-        """End, and let go of the connection."""
+        """End, and let go of the connections."""
         if self._task is not None:
             await cancelled(self._task)
             self._task = None
+        await self._pool.disconnect()
 
     def subscribe(self, channel: bytes) -> None:
         """Hear of *channel*; asked for again, its confirmation comes again."""

@@ -222,6 +222,14 @@ class ApiHandler(RequestHandler):
             raise Problem(403, "forbidden", detail)
         return principal
 
+    def is_by_an_admin(self) -> bool:
+        """Return whether an admin asks, where everybody gets an answer."""
+        keys: Keyring | None = self.settings["keys"]
+        try:
+            return (EVERYBODY if keys is None else self._authenticated(keys)).is_admin
+        except Problem:
+            return False
+
     async def _check_rate(self) -> None:
         """Take the request off what the key may make. Without the ledger nothing is counted and all may go on."""
         if self.principal.rate is None:

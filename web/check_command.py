@@ -4,9 +4,8 @@ import argparse
 import shutil
 import textwrap
 
-from tornado_celery_bridge.ledger.checks import NAMES, Finding, check
-from tornado_celery_bridge.ledger.worker import is_installed
-from tornado_celery_bridge.transports import describe
+from tornado_celery_bridge.ledger.checks import NAMES, Finding
+from web.diagnosis import diagnose, verdict
 from web.server import load_celery_app
 from web.settings import Settings
 
@@ -30,13 +29,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _check(options: argparse.Namespace) -> int:
-    app = load_celery_app(Settings.from_environment().celery_app)
-    findings = check(app, installed=is_installed(app))
+    findings, broker = diagnose(load_celery_app(Settings.from_environment().celery_app))
     for finding in findings:
         print("\n".join(_rows(finding)))
     found = {finding.name for finding in findings}
     print("\n".join(_cell("ok", "", ", ".join(name for name in NAMES if name not in found))))
-    broker = describe(app)
     print("\n".join(_cell("broker", "", f"{broker.server} ({broker.url})")))
     for name, phrase in broker.capabilities.items():
         print("\n".join(_cell("", name, phrase)))
@@ -46,8 +43,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _rows(finding: Finding) -> list[str]:
-    verdict = "UNSAFE" if finding.is_unsafe else "allowed" if finding.allowed else "unwise"
-    rows = _cell(verdict, finding.name, finding.what) + _cell("", "", f"remedy: {finding.remedy}")
+    word = "UNSAFE" if finding.is_unsafe else verdict(finding)
+    rows = _cell(word, finding.name, finding.what) + _cell("", "", f"remedy: {finding.remedy}")
     return rows + _cell("", "", f"or ALLOW_UNSAFE={finding.name}") if finding.is_unsafe else rows
 
 

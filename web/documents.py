@@ -10,6 +10,8 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict  # before Python 3.12, pydantic cannot read typing's
 
+from web.diagnosis import Verdict
+
 __all__ = (
     "Attempt",
     "AuditEntries",
@@ -17,12 +19,14 @@ __all__ = (
     "Backfill",
     "BatchAnswer",
     "BatchAnswers",
+    "Broker",
     "Cancellation",
     "Counted",
     "Deliveries",
     "Delivery",
     "Event",
     "Fault",
+    "Finding",
     "Health",
     "Job",
     "JobError",
@@ -499,11 +503,30 @@ class Health(TypedDict):
     status: Literal["alive"]
 
 
+class Broker(TypedDict):
+    """What task messages go through, as it is set up here: with `verbose`, for admins."""
+
+    url: Annotated[str, Field(description="Where it is, without passwords.")]
+    server: Annotated[str, Field(description="Its name and version, as far as it says them; or why it did not.")]
+    capabilities: Annotated[dict[str, str], Field(description="What it can do and what not, for people.")]
+
+
+class Finding(TypedDict):
+    """Something about the settings or servers that is not as it should be: with `verbose`, for admins."""
+
+    name: str
+    verdict: Annotated[Verdict, Field(description="`unsafe` was found after the start: with it, nothing starts.")]
+    what: Annotated[str, Field(description="What is so, and what comes of it.")]
+    remedy: str
+
+
 class Readiness(TypedDict):
     """What the service stands on can be used."""
 
     status: Literal["ready"]
     checks: dict[str, str]
+    broker: NotRequired[Broker]
+    findings: NotRequired[list[Finding]]
 
 
 class Fault(TypedDict):
@@ -537,3 +560,5 @@ class Problem(_Problem, total=False):
     errors: Annotated[list[Fault], Field(description="What is wrong with the body.")]
     job: Annotated[JobReference, Field(description="With dispatch-uncertain: the job to ask about.")]
     checks: Annotated[dict[str, str], Field(description="With not-ready: what can be used, and what cannot.")]
+    broker: Annotated[Broker, Field(description="With not-ready and `verbose`, for admins.")]
+    findings: Annotated[list[Finding], Field(description="With not-ready and `verbose`, for admins.")]

@@ -658,7 +658,7 @@ class HealthHandler(ApiHandler):
 
 
 class ReadyHandler(ApiHandler):
-    """``/readyz``: jobs can be accepted and read now."""
+    """``/readyz``: jobs can be accepted and read now; with ``?verbose``, for admins, what the service stands on."""
 
     is_public = True
 
@@ -666,11 +666,12 @@ class ReadyHandler(ApiHandler):
         if self.lifecycle.closing.is_set():
             raise Problem(503, "shutting-down", "This process is about to end.")
         checks = await self.jobs.check()
-        if any(checks.values()):
-            down = ", ".join(name for name, reason in checks.items() if reason)
-            told = {"checks": {name: reason or "ok" for name, reason in checks.items()}}
+        told: dict[str, Any] = {"checks": {name: reason or "ok" for name, reason in checks.items()}}
+        if "verbose" in self.request.query_arguments and self.is_by_an_admin():
+            told |= representation.diagnosis(await self.jobs.diagnose())
+        if down := ", ".join(name for name, reason in checks.items() if reason):
             raise Problem(503, "not-ready", f"Not reachable: {down}.", headers={"Retry-After": "1"}, members=told)
-        self.write_json({"status": "ready", "checks": dict.fromkeys(checks, "ok")})
+        self.write_json({"status": "ready", **told})
 
 
 class OpenApiHandler(ApiHandler):

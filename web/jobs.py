@@ -30,6 +30,7 @@ from tornado_celery_bridge.ledger import (
 )
 from web.audit import Audit
 from web.catalogue import Catalogue, ExposedTask, unknown_task
+from web.diagnosis import Diagnosis, diagnose
 from web.idempotency import Answer, job_id_of
 from web.keys import Principal
 from web.metrics import Metrics
@@ -94,6 +95,7 @@ class Jobs:
         self.receivers = receivers or Receivers()
         #: What is counted of them, and of the process.
         self.metrics = Metrics()
+        self._diagnosing = asyncio.Lock()
         self._paces: dict[str, tuple[float, int]] = {}
         self.audit = Audit(ledger)
         self._background: set[asyncio.Task[None]] = set()
@@ -511,6 +513,11 @@ class Jobs:
         }
         reasons = await asyncio.gather(*map(_reason_for_failure, pings.values()))
         return dict(zip(pings, reasons, strict=True))
+
+    async def diagnose(self) -> Diagnosis:
+        """Return what the service stands on. It takes a thread, for seconds if a server is away: one, whoever asks."""
+        async with self._diagnosing:
+            return await asyncio.to_thread(diagnose, self.bridge.app)
 
 
 async def _reason_for_failure(ping: Coroutine[Any, Any, None]) -> str | None:

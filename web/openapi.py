@@ -465,6 +465,7 @@ OPERATIONS = (
         *("get", "/readyz", "check_readiness", "Can jobs be accepted and read?"),
         tag="service",
         is_public=True,
+        parameters=("verbose",),
         answers={200: Answer("Now they can.", documents.Readiness)},
         problems=("not-ready", "shutting-down"),
     ),
@@ -607,6 +608,11 @@ PARAMETERS: dict[str, Schema] = {
                 "name": "queue",
                 "description": "Only jobs of this queue.",
                 "schema": {"type": "string", "maxLength": 500},
+            },
+            "verbose": {
+                "description": "With it, whatever its value, admins are told of the broker and of what is unsafe.",
+                "allowEmptyValue": True,
+                "schema": {"type": "string"},
             },
             "limit": {"schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}},
             "cursor": {

@@ -26,6 +26,7 @@ from tornado_celery_bridge.schedules import Backfill, Entry, Run, Scheduled
 from tornado_celery_bridge.transports import Priorities
 from web import documents
 from web.catalogue import ExposedTask
+from web.diagnosis import Diagnosis, verdict
 from web.keys import SCOPES, Principal
 from web.problems import type_uri
 
@@ -203,6 +204,20 @@ def _kind_of(state: str, failure: Mapping[str, str]) -> tuple[str, str]:
     if exception == "WorkerLostError":
         return "worker-lost", "The worker died while it ran the task."
     return "task-failed", "The task raised an exception."
+
+
+def diagnosis(found: Diagnosis) -> dict[str, Any]:
+    """Return what the service stands on, as a part of whether it is ready."""
+    findings: list[documents.Finding] = [
+        {"name": each.name, "verdict": verdict(each), "what": each.what, "remedy": each.remedy}
+        for each in found.findings
+    ]
+    broker: documents.Broker = {
+        "url": found.broker.url,
+        "server": found.broker.server,
+        "capabilities": dict(found.broker.capabilities),
+    }
+    return {"broker": broker, "findings": findings}
 
 
 def schedule_path(name: str) -> str:

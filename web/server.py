@@ -161,19 +161,11 @@ async def keep_swept(ledger: Ledger, store: Store | None) -> None:
             while await ledger.sweep():
                 pass
             while store is not None and (blobs := await ledger.unclaimed()):
-                await asyncio.to_thread(_remove, store, blobs)
+                await asyncio.to_thread(store.remove_all, blobs)
                 await ledger.removed(blobs)
         except (LedgerUnavailable, StoreUnavailable) as exc:
             _log.info("%s", exc)
         await asyncio.sleep(SWEEP_INTERVAL)
-
-
-def _remove(store: Store, blobs: list[str]) -> None:
-    for blob in blobs:
-        try:
-            store.remove(blob)
-        except ValueError as exc:  # somebody else wrote that into Redis
-            _log.warning("not removed from the store: %s", exc)
 
 
 def _in_url(host: str) -> str:

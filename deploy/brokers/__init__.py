@@ -2,14 +2,16 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+
+from deploy.brokers._private import Private
 
 __all__ = ("KINDS", "make")
 
-#: Where the class of each is. All have the same methods; :class:`deploy.brokers.rabbitmq.RabbitMQ` says which.
+#: The class of each, in the module of its name.
 KINDS = {"rabbitmq": "RabbitMQ", "kafka": "Kafka", "activemq": "ActiveMQ"}
 
 
-def make(kind: str, folder: Path, port: int) -> Any:
+def make(kind: str, folder: Path, port: int) -> Private:
     """Return a broker of this kind, not started yet, that keeps what it has in *folder* and listens on *port*."""
-    return getattr(import_module(f"{__name__}.{kind}"), KINDS[kind])(folder, port)
+    made: Private = getattr(import_module(f"{__name__}.{kind}"), KINDS[kind])(folder, port)
+    return made

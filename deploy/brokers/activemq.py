@@ -6,27 +6,17 @@ a transport over STOMP profits from is on: priorities in queues, and the schedul
 configuration has neither; docs/brokers/activemq.md says what is then different.
 """
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Self
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from deploy.brokers._apt import ensure
-from deploy.brokers._ports import free_port
+from deploy.brokers._private import Private
 
 __all__ = ("ActiveMQ",)
 
 JAR = Path("/usr/share/java/activemq-run.jar")
-
-#: Seconds for the server to answer; it takes 1 on an idle machine.
-PATIENCE = 60.0
 
 #: A server for trying out must not take the machine: it stays below 150 MB.
 JAVA = "-Xms64m -Xmx192m -XX:+UseSerialGC -XX:TieredStopAtLevel=1".split()
@@ -62,7 +52,7 @@ log4j.appender.console.layout.ConversionPattern=%d %-5p %m (%c{1})%n
 """
 
 
-class ActiveMQ:
+class ActiveMQ(Private):
     """
     A broker that keeps its data in *folder*, to be killed, frozen and started again.
 
@@ -74,7 +64,8 @@ class ActiveMQ:
         stock: Leave priorities and delays as they are in a configuration that nobody touched: off.
     """
 
-    name = "activemq"
+    name, title = "activemq", "ActiveMQ"
+    patience = 60.0  # it takes 1 s on an idle machine
 
     def __init__(
         self,
@@ -85,10 +76,8 @@ class ActiveMQ:
         keystore: tuple[Path, str] | None = None,
         stock: bool = False,
     ) -> None:
-        self.folder = folder.absolute()
-        self.port = port or free_port()
+        super().__init__(folder, port)
         self._login, self._keystore, self._stock = login, keystore, stock
-        self._process: subprocess.Popen[bytes] | None = None
 
     @staticmethod
     def available() -> bool:
@@ -102,71 +91,14 @@ class ActiveMQ:
         login = "{}:{}@".format(*(quote(part, safe="") for part in self._login)) if self._login else ""
         return f"{scheme}://{login}127.0.0.1:{self.port}/"
 
-    @property
-    def groups(self) -> list[int]:
-        """The process groups to end it by."""
-        return [self._process.pid] if self._process else []
-
-    def start(self) -> Self:
-        """
-        Start the broker, or start it again on what it has; returns when it takes connections.
-
-        Raises:
-            RuntimeError: It ended, or did not answer in time; with its last words.
-        """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _prepare(self) -> None:
         (self.folder / "tmp").mkdir(exist_ok=True)
-        configuration, log = self.folder / "activemq.xml", self.folder / "console.log"
+        configuration = self.folder / "activemq.xml"
         configuration.touch(mode=0o600)
         configuration.write_text(self._configuration())
         (self.folder / "log4j.properties").write_text(LOG)
-        with log.open("ab") as out:
-            self._process = subprocess.Popen(
-                self._command(configuration),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + PATIENCE
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(f"ActiveMQ does not start: {log.read_text()[-2000:]}")
-            time.sleep(0.05)
-        return self
 
-    def kill(self) -> None:
-        """End it at once, as a crash would."""
-        if self._process:
-            self._signal(signal.SIGKILL)
-            self._process.wait()
-
-    def freeze(self) -> None:
-        """Stop it where it is: connections stay, and nothing answers."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        self._signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        """End it, whatever state it is in."""
-        self.thaw()
-        self.kill()
-
-    def wait(self) -> int:
-        """Return its exit status once it has ended."""
-        assert self._process
-        return self._process.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-
-    def _command(self, configuration: Path) -> list[str]:
+    def _command(self) -> list[str]:
         folder = self.folder
         properties = {
             "java.io.tmpdir": folder / "tmp",
@@ -180,7 +112,7 @@ class ActiveMQ:
             properties |= {"javax.net.ssl.keyStore": self._keystore[0], "javax.net.ssl.keyStoreType": "PKCS12"}
             properties["javax.net.ssl.keyStorePassword"] = self._keystore[1]
         given = [f"-D{name}={value}" for name, value in properties.items()]
-        return ["java", *JAVA, *given, "-jar", str(JAR), "start", f"xbean:file:{configuration}"]
+        return ["java", *JAVA, *given, "-jar", str(JAR), "start", f"xbean:file:{folder / 'activemq.xml'}"]
 
     def _configuration(self) -> str:
         on = "false" if self._stock else "true"
@@ -199,8 +131,3 @@ class ActiveMQ:
             login=login,
             uri=quoteattr(f"{scheme}://127.0.0.1:{self.port}"),
         )
-
-    def _answers(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2.0):
-            return True
-        return False

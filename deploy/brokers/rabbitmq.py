@@ -9,24 +9,19 @@ server of its Erlang (epmd) is its own, and both end together. The server is sta
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 from deploy.brokers._apt import ensure
 from deploy.brokers._ports import free_port
+from deploy.brokers._private import Private, end_group
 
 __all__ = ("RabbitMQ",)
 
 BIN = Path("/usr/lib/rabbitmq/bin")
-
-#: Seconds for the server to answer; it takes 6 on two idle cores.
-PATIENCE = 90.0
 
 #: A server for trying out must not take the machine: half a gigabyte, and no wait in a loop for something to do.
 CONFIG = """\
@@ -38,7 +33,7 @@ log.file.level = info
 ERLANG = "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none"
 
 
-class RabbitMQ:
+class RabbitMQ(Private):
     """
     A node that keeps its data in *folder*, to be killed, frozen and started again.
 
@@ -47,13 +42,12 @@ class RabbitMQ:
         port: Where it listens on 127.0.0.1; a free one, if there is none.
     """
 
-    name = "rabbitmq"
+    name, title = "rabbitmq", "RabbitMQ"
+    patience = 90.0  # it takes 6 s on two idle cores
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
-        self.folder = folder.absolute()
-        self.port = port or free_port()
+        super().__init__(folder, port)
         self._ports = {"RABBITMQ_DIST_PORT": free_port(), "ERL_EPMD_PORT": free_port()}
-        self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
 
     @staticmethod
@@ -65,38 +59,6 @@ class RabbitMQ:
     def url(self) -> str:
         """Where it is, for Celery."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
-
-    def start(self) -> Self:
-        """
-        Start the node, or start it again on what it has; returns when it takes connections.
-
-        Raises:
-            RuntimeError: It ended, or did not answer in time; with its last words.
-        """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        cookie = self.folder / ".erlang.cookie"
-        if not cookie.exists():
-            cookie.touch(mode=0o600)
-            cookie.write_text(secrets.token_hex(16))
-        (self.folder / "rabbitmq.conf").write_text(CONFIG)
-        (self.folder / "enabled_plugins").write_text("[].\n")
-        self._start_epmd()
-        with (self.folder / "console.log").open("ab") as out:
-            self._process = subprocess.Popen(
-                [str(BIN / "rabbitmq-server")],
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + PATIENCE
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(f"RabbitMQ does not start: {(self.folder / 'console.log').read_text()[-2000:]}")
-            time.sleep(0.05)
-        return self
 
     @property
     def groups(self) -> list[int]:
@@ -112,34 +74,22 @@ class RabbitMQ:
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
-        if self._process:
-            _end_group(self._process)
+        super().kill()
         # Another epmd would know the dead node's name for a while, and refuse it to the next one.
         if self._epmd:
-            _end_group(self._epmd)
+            end_group(self._epmd)
 
-    def freeze(self) -> None:
-        """Stop it where it is: connections stay, and nothing answers."""
-        self._signal(signal.SIGSTOP)
+    def _prepare(self) -> None:
+        cookie = self.folder / ".erlang.cookie"
+        if not cookie.exists():
+            cookie.touch(mode=0o600)
+            cookie.write_text(secrets.token_hex(16))
+        (self.folder / "rabbitmq.conf").write_text(CONFIG)
+        (self.folder / "enabled_plugins").write_text("[].\n")
+        self._start_epmd()
 
-    def thaw(self) -> None:
-        """Let it go on."""
-        self._signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        """End it, whatever state it is in."""
-        self.thaw()
-        self.kill()
-
-    def wait(self) -> int:
-        """Return its exit status once it has ended."""
-        assert self._process
-        return self._process.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+    def _command(self) -> list[str]:
+        return [str(BIN / "rabbitmq-server")]
 
     def _start_epmd(self) -> None:
         if self._epmd and self._epmd.poll() is None:
@@ -178,9 +128,3 @@ class RabbitMQ:
             connection.sendall(b"AMQP\x00\x00\x09\x01")
             return connection.recv(1) == b"\x01"
         return False
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

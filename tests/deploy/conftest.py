@@ -96,7 +96,16 @@ class Up:
 
 VARIABLES = {
     *("PORT", "FLOWER_PORT", "BIND", "REDIS_URL", "BROKER_URL", "RESULT_BACKEND", "CELERY_APP", "API_KEYS_FILE"),
-    *("CALLBACK_ALLOW", "CALLBACK_SECRET_FILE", "DATA_DIR", "PYTHON", "MAKEFLAGS", "MAKELEVEL", "ALLOW_UNSAFE"),
+    *(
+        "BROKER",
+        "CALLBACK_ALLOW",
+        "CALLBACK_SECRET_FILE",
+        "DATA_DIR",
+        "PYTHON",
+        "MAKEFLAGS",
+        "MAKELEVEL",
+        "ALLOW_UNSAFE",
+    ),
 }
 
 

@@ -31,7 +31,7 @@ def group(name: str) -> list[str]:
 SERVICE = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["service"]]
 
 
-@pytest.mark.parametrize("name", ["service", "dev", "test"])
+@pytest.mark.parametrize("name", ["service", "kafka-server", "dev", "test"])
 def test_a_lock_names_no_place_and_has_every_hash(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.lock").read_text("utf-8")
     assert "://" not in text
@@ -44,6 +44,7 @@ def test_a_lock_names_no_place_and_has_every_hash(name: str) -> None:
     ("name", "wanted"),
     [
         ("service", SERVICE),
+        ("kafka-server", [*SERVICE, *group("kafka-server")]),
         ("dev", [*SERVICE, *group("dev")]),
         ("test", [*PROJECT["project"]["dependencies"], *group("test")]),
     ],
@@ -55,7 +56,7 @@ def test_a_lock_pins_what_the_project_asks_for(name: str, wanted: list[str]) -> 
         assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}: run `make lock`"
 
 
-@pytest.mark.parametrize("name", ["service", "test"])
+@pytest.mark.parametrize("name", ["service", "kafka-server", "test"])
 def test_everything_runs_on_the_same_versions(name: str) -> None:
     part, whole = ({pin.split(" ")[0]: hashes for pin, hashes in lock(one).items()} for one in (name, "dev"))
     assert part == {pin: whole.get(pin) for pin in part}

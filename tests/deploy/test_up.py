@@ -138,3 +138,30 @@ def test_the_product(up: Callable[..., Up], tmp_path: Path) -> None:
     assert run(web, "tasks.text.count_words", text="after")["done"]
     again.signal()
     again.end()
+
+
+def test_with_a_broker_of_its_own(up: Callable[..., Up]) -> None:
+    """One that keeps nothing and starts at once; the contract has the others (tests/conformance)."""
+    port = free_port()
+    web = f"http://127.0.0.1:{port}"
+    one = up(PORT=str(port), FLOWER_PORT=str(free_port()), BROKER="kafka")
+    broker_port = int(one.line(r"kafka listens, BROKER_URL=kafka://127\.0\.0\.1:(\d+)/")[1])
+    one.line("stop      Ctrl-C")
+    everyone = [*family(one.process.pid)]
+    assert run(web, "tasks.text.count_words", text="over Kafka")["result"]["total"] == 2
+
+    # Beat's jobs go through it, too.
+    entry = {"task": "tasks.text.count_words", "input": {"text": "now and then"}, "interval": 1}
+    assert call(f"{web}/v1/schedules", {"name": "often", **entry})[0] == 201
+
+    def has_run() -> bool:
+        _, document = call(f"{web}/v1/schedules/often/runs")
+        return any((each["job"] or {}).get("state") == "SUCCESS" for each in document["runs"])
+
+    wait_for(has_run)
+    one.signal()
+    one.end()
+    assert any("all ended" in line for line in one.lines[-2:]), one.lines[-5:]
+    assert all(gone(pid) for pid in everyone)
+    assert is_free(port)
+    assert is_free(broker_port)

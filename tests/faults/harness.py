@@ -73,6 +73,7 @@ class Figures:
     unfinished: list[str] = field(default_factory=list)  # accepted, and has no last state
     failed: list[str] = field(default_factory=list)  # ended, and not in SUCCESS
     unexpected: list[str] = field(default_factory=list)  # ran, and nobody was told of it
+    slow: list[str] = field(default_factory=list)  # was held up for longer than RECOVERY, the longest first
     second_starts: int = 0
     #: Second starts that there may be.
     allowed: int = 0
@@ -85,7 +86,7 @@ class Figures:
     left: dict[str, int] = field(default_factory=dict)  # in the queue, when nothing came of it any more
     notes: dict[str, Any] = field(default_factory=dict)  # what else the row tells
     broken: list[str] = field(default_factory=list)  # what else the row demands, and did not get
-    evidence: dict[str, Any] = field(default_factory=dict)  # of each that was lost or failed: what is known of it
+    evidence: dict[str, Any] = field(default_factory=dict)  # of what was lost, failed or slow: what is known of it
 
     def demand(self, kept: object, what: str) -> None:
         if not kept:
@@ -128,6 +129,10 @@ def check(
     def held_up(since: float, until: float) -> float:
         return until - since - sum(max(0.0, min(until, over) - max(since, begun)) for begun, over in faults)
 
+    waits = {
+        job_id: max((held_up(*pair) for pair in itertools.pairwise(moments)), default=0.0)
+        for job_id, moments in steps.items()
+    }
     moments = sorted(ends.values())
     gaps = [next((moment - until for moment in moments if moment > until), 0.0) for _, until in faults]
     terminal = {"SUCCESS", "FAILURE", "REVOKED"}
@@ -140,9 +145,8 @@ def check(
         unexpected=[job_id for job_id in starts if job_id not in accepted],
         second_starts=sum(count - 1 for count in starts.values()),
         allowed=allowed,
-        recovery=max(
-            (held_up(*pair) for moments in steps.values() for pair in itertools.pairwise(moments)), default=0.0
-        ),
+        slow=sorted((job_id for job_id in waits if waits[job_id] > RECOVERY), key=lambda job_id: -waits[job_id]),
+        recovery=max(waits.values(), default=0.0),
         back=max(gaps, default=0.0),
     )
 
@@ -566,5 +570,6 @@ def under_fire(
     journal = [entry for entry in system.entries() if entry[1] not in apart]
     figures = check(accepted, journal, system.states(list(accepted)), happened, faults * allowed)
     figures.left = left
-    figures.evidence = {job_id: system.evidence(job_id, journal) for job_id in {*figures.lost, *figures.failed}}
+    told = {*figures.lost, *figures.failed, *figures.slow[:3]}
+    figures.evidence = {job_id: system.evidence(job_id, journal) for job_id in told}
     return figures

@@ -173,6 +173,14 @@ def test_confirms_and_a_visibility_timeout_are_no_matter_of_other_brokers(server
     assert names(server.url, "memory://", broker_transport_options={}) == []
 
 
+def test_by_sentinel_no_confirmation_is_for_ever() -> None:
+    url, options = "sentinel://:secret@127.0.0.1:1/0;sentinel://:hidden@127.0.0.1:2/0", {"master_name": "first"}
+    found = look(url, result_backend_transport_options=options, broker_url="memory://")
+    assert [(each.name, each.is_unsafe) for each in found] == [("unknown", False), ("failover", False)]
+    assert "secret" not in found[0].what
+    assert "hidden" not in found[0].what
+
+
 def test_without_install(server: Server) -> None:
     app = Celery(broker=server.url, backend=server.url, set_as_current=False)
     app.conf.update(SAFE)

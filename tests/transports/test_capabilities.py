@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import ImproperlyConfigured
 
 from tests.conformance import matrix
 from tornado_celery_bridge import transports
-from tornado_celery_bridge.transports import Priorities, capabilities, register
+from tornado_celery_bridge.transports import Priorities, capabilities, describe, register
 
 
 def app_of(broker_url: str, **settings: Any) -> Celery:
@@ -54,3 +55,21 @@ def test_on_rabbitmq_a_queue_has_to_be_declared_for_it() -> None:
     assert [name for name in (*queues, "unknown") if priorities.are_served(name)] == ["urgent"]
     assert priorities.to_broker(9) == 9
     assert Priorities(app_of("amqp://", task_queue_max_priority=9)).are_served("celery")
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [("kafka://127.0.0.1:1/?priority_steps=0,5", {}), ("kafka://127.0.0.1:1", {"priority_steps": (0, 5)})],
+)
+def test_on_kafka_topics_have_to_be_made_for_it(url: str, options: dict[str, Any]) -> None:
+    register(url)
+    app = app_of(url, broker_transport_options=options)
+    priorities = Priorities(app)
+    assert priorities.are_served("celery")
+    assert priorities.to_broker(9) == 9
+    assert describe(app).capabilities["priority"].endswith("(here: in celery)")
+    without = app_of("kafka://127.0.0.1:1")
+    assert not Priorities(without).are_served("celery")
+    assert describe(without).capabilities["priority"].endswith("(here: in no queue)")
+    with pytest.raises(ImproperlyConfigured, match="no options of the Kafka transport: nonsense"):
+        Priorities(app_of("kafka://127.0.0.1:1/?nonsense=1"))

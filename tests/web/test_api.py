@@ -13,6 +13,7 @@ import pytest
 from tests.servers import wait_for
 from tests.web.conftest import Service, problem, until
 from web.api import MAX_BODY, MAX_DISCARDED
+from web.diagnosis import diagnose
 from web.logs import OneLineFormatter
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
@@ -558,6 +559,22 @@ async def test_health_and_readiness(service: Service) -> None:
     problem(response, 503, "shutting-down")
     assert response.headers["Connection"] == "close"
     problem(await service.submit("s.add", {"input": [1]}), 503, "shutting-down")
+
+
+async def test_what_the_service_stands_on(service: Service) -> None:
+    """As `python -m web doctor` says it; see test_process.py."""
+    service.bridge.app.conf.worker_prefetch_multiplier = 4
+    ready = json.loads((await service.fetch("/readyz?verbose")).body)
+    findings, broker = await asyncio.to_thread(diagnose, service.bridge.app)
+    assert ready["broker"] == broker._asdict()
+    assert [each["name"] for each in ready["findings"]] == [finding.name for finding in findings]
+    (prefetch,) = (each for each in ready["findings"] if each["name"] == "prefetch")
+    assert prefetch == {
+        "name": "prefetch",
+        "verdict": "unwise",
+        "what": "worker_prefetch_multiplier is 4: jobs wait in the hands of busy workers",
+        "remedy": "worker_prefetch_multiplier = 1",
+    }
 
 
 async def test_headers_of_every_answer(service: Service) -> None:

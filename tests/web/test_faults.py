@@ -124,7 +124,9 @@ async def test_the_broker_alone_is_gone(own_server: Server, tmp_path: Path, monk
             assert response.code == 202, response.body
             accepted.append(json.loads(response.body))
         assert time.perf_counter() - began < 5
-        checks = problem(await service.fetch("/readyz"), 503, "not-ready")["checks"]
+        not_ready = problem(await service.fetch("/readyz?verbose"), 503, "not-ready")
+        assert not_ready["broker"]["server"].startswith("not reachable: ")
+        checks = not_ready["checks"]
         assert (checks["ledger"], checks["result_backend"]) == ("ok", "ok")
         monkeypatch.setattr("tornado_celery_bridge._bridge.MAX_OUTBOX", 20)
         problem(response := await service.submit("s.add", {"input": [1]}), 503, "broker-unavailable")

@@ -362,6 +362,16 @@ async def test_what_needs_no_key(site: Guarded) -> None:
 
 
 @needs_worker
+async def test_what_the_service_stands_on_is_for_admins(site: Guarded) -> None:
+    plain = json.loads((await site.fetch(None, "/readyz")).body)
+    for name in (None, "reader", "watcher", "expired"):
+        assert json.loads((await site.fetch(name, "/readyz?verbose")).body) == plain
+    told = json.loads((await site.fetch("admin", "/readyz?verbose=1")).body)
+    assert told.keys() == plain.keys() | {"broker", "findings"}
+    assert json.loads((await site.fetch("admin", "/readyz")).body) == plain
+
+
+@needs_worker
 @pytest.mark.parametrize("name", ["api_key", "key", "token", "access_token", "API_KEY", "%6bey"])
 async def test_a_key_in_the_query(site: Guarded, caplog: pytest.LogCaptureFixture, name: str) -> None:
     key = site.keys["alice"]

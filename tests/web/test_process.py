@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import free_port, wait_for, worker
+from tests.servers import Server, free_port, wait_for, worker
 from tests.web.conftest import ROOT, environment
 from tests.web.processes import serving
 from web.lifecycle import Lifecycle
@@ -264,3 +264,19 @@ def test_the_product_end_to_end(web_url: str, tmp_path: Path) -> None:
         assert "none of JPEG" in done["error"]["detail"]
         status, refused = made.fetch("/v1/tasks/tasks.housekeeping.remove_old_files/jobs", {"input": {}})
         assert (status, refused["code"]) == (404, "unknown-task")
+
+
+@pytest.mark.server
+def test_readiness_and_the_doctor_say_the_same(server: Server, tmp_path: Path) -> None:
+    settings = {"REDIS_URL": server.url, "DATA_DIR": str(tmp_path), "CELERY_APP": "tasks"}
+    with serving(tmp_path / "log", **settings) as made:
+        ready = made.fetch("/readyz?verbose")[1]
+    broker = ready["broker"]
+    assert broker["server"].startswith("Valkey 9.")
+    words = [sys.executable, "-m", "web", "doctor"]
+    done = subprocess.run(words, env=environment(**settings), cwd=ROOT, capture_output=True, text=True, check=True)
+    said = " ".join(done.stdout.split())
+    assert f"broker {broker['server']} ({broker['url']}) " in said
+    for name, phrase in broker["capabilities"].items():
+        assert f" {name} {phrase} " in said
+    assert all(f"{each['verdict']} {each['name']} {each['what']}" in said for each in ready["findings"])

@@ -42,8 +42,15 @@ def url(own_server: Server, folder: Path, tmp_path_factory: pytest.TempPathFacto
     environment = {"SAMPLE_URL": own_server.url, "SAMPLE_STORE": f"file://{folder}", "PYTHONPATH": str(ROOT)}
     log = tmp_path_factory.mktemp("worker") / "worker.log"
     options = ("--concurrency", "2", "--queues", "websample", "--without-gossip", "--without-mingle")
+    led_by_nobody(own_server)
     with worker("tests.web.sample", environment, log, *options):
         yield own_server.url
+
+
+def led_by_nobody(server: Server) -> None:
+    """Have no worker look for what is lost or over, so that tests see what is to be removed."""
+    with server.client() as client:
+        client.set("tcb:leader", "nobody")
 
 
 @pytest.fixture
@@ -317,3 +324,20 @@ def test_a_planted_reference_is_no_path() -> None:
     for name in ("../../etc/passwd", "/etc/passwd", "file:///etc/passwd", "a" * 31, "A" * 32, "a" * 32 + "\n"):
         with pytest.raises(ValueError, match="no name of a blob"):
             Stored.decode([name, 1, None])
+
+
+async def test_workers_forget_what_is_over(service: Service, folder: Path, own_server: Server) -> None:
+    ledger = service.jobs.ledger
+    body = json.dumps({"input": {"value": "u" * MB}}).encode()
+    made = job(await service.post("/v1/tasks/s.size/jobs", body, {"Prefer": "wait=20"}))
+    assert await asyncio.to_thread(lambda: list(folder.iterdir()))
+    for each in await ledger._redis.zrange(f"{ledger.prefix}due", 0, -1):
+        await ledger._redis.zadd(f"{ledger.prefix}due", {each: 0})
+    await ledger._redis.delete(f"{ledger.prefix}leader")
+    try:
+        async with asyncio.timeout(30):
+            while await asyncio.to_thread(lambda: list(folder.iterdir())) or await ledger.unclaimed():
+                await asyncio.sleep(0.05)
+        assert (await service.fetch(made["links"]["self"])).code == 410
+    finally:
+        await asyncio.to_thread(led_by_nobody, own_server)

@@ -12,8 +12,8 @@ things to be told apart from a job that is merely slow:
   job, too, that waits for longer than that in a queue that is empty. A queue that is long is no reason for anything:
   nobody overtakes in it. (Each priority of a queue is one by itself here.)
 
-Two threads: leases must be renewed whatever the broker does, and publishing waits for the broker. Their connections are
-their own, as a pool process may be forked at any moment.
+Three threads: leases must be renewed whatever the broker does, publishing waits for the broker, and forgetting what is
+over waits for the store. Their connections are their own, as a pool process may be forked at any moment.
 """
 
 import logging
@@ -31,6 +31,7 @@ from celery.worker import state as worker_state
 from kombu.exceptions import EncodeError
 from kombu.utils import json
 
+from tornado_celery_bridge._store import Store
 from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
 
 __all__ = ("Keeper", "is_keeper")
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 BEAT = 2.0
 #: Seconds for which one process leads the search when it does not come back.
 LEADERSHIP = 6.0
+#: Seconds between two looks for jobs to forget, by whoever leads the search.
+SWEEP_INTERVAL = 5.0
 #: Jobs that are published in one go.
 BATCH = 100
 
@@ -55,7 +58,7 @@ def is_keeper() -> bool:
 
 class Keeper:
     """
-    Renews the leases of what a worker runs, and publishes what is to be published again, or late.
+    Renews the leases of what a worker runs, publishes what is to be published again, or late, and forgets what is over.
 
     Args:
         app: The worker's app.
@@ -73,7 +76,11 @@ class Keeper:
         self._running: set[str] = set()
         self._threads = [
             threading.Thread(target=self._repeat, args=(work,), name=name, daemon=True)
-            for work, name in ((self._renew_leases, "job-leases"), (self._publish_jobs, _PUBLISHER))
+            for work, name in (
+                (self._renew_leases, "job-leases"),
+                (self._publish_jobs, _PUBLISHER),
+                (self._sweep, "job-sweeper"),
+            )
         ]
 
     def start(self) -> None:
@@ -162,6 +169,19 @@ class Keeper:
                 self._app.backend.store_result(job_id, exc, states.FAILURE)
             except Exception:  # this one can't be; the others can
                 log.exception("job %s can't be published", job_id)
+
+    # Forgetting.
+
+    def _sweep(self) -> None:
+        store = Store.of_app(self._app)
+        while not self._stopped.is_set():
+            if self._ledger.leads(self._name):
+                while self._ledger.sweep() and not self._stopped.is_set():
+                    pass
+                while store is not None and (blobs := self._ledger.unclaimed()):
+                    store.remove_all(blobs)
+                    self._ledger.removed(blobs)
+            self._stopped.wait(SWEEP_INTERVAL)
 
 
 def _running() -> set[str]:

@@ -18,14 +18,14 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import redis.asyncio
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import ImproperlyConfigured
 from kombu.utils.json import dumps as kombu_dumps
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tornado_celery_bridge._json import dumps
-from tornado_celery_bridge._redis import ConnectionPool, connection_pool
+from tornado_celery_bridge._redis import ConnectionPool, connection_pool, master_of
 from tornado_celery_bridge._store import Stored
 from tornado_celery_bridge.exceptions import WaitersSaturated
 from tornado_celery_bridge.ledger import _scripts
@@ -542,12 +542,16 @@ def ledger_backend(app: Any) -> RedisBackend:
     Return the Redis backend, used for nothing but its connection settings, where *app*'s ledger is.
 
     That is ``job_ledger_url`` of the app's settings, spelt as Celery spells ``result_backend``, or else the result
-    backend itself.
+    backend itself. By Sentinels (``sentinel://``) it is the master that ``result_backend_transport_options`` names.
 
     Raises:
-        ImproperlyConfigured: It is no Redis.
+        ImproperlyConfigured: It is no Redis, or it is not known which master.
     """
     url = app.conf.get("job_ledger_url") or app.conf.result_backend or ""
+    if url.startswith("sentinel://"):
+        made = SentinelBackend(app=app, url=url)
+        master_of(made)
+        return made
     if not url.startswith(("redis://", "rediss://", "redis+socket://", "socket://")):
         raise ImproperlyConfigured("the job ledger lives in Redis: set job_ledger_url, or a Redis result_backend")
     return RedisBackend(app=app, url=url.removeprefix("redis+"))

@@ -16,7 +16,7 @@ from redis.retry import Retry
 from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._store import Stored
 from tornado_celery_bridge.ledger import _scripts
-from tornado_celery_bridge.ledger._ledger import BLOB_GRACE, ledger_backend, prefix_of
+from tornado_celery_bridge.ledger._ledger import BLOB_GRACE, REMEMBERED, SWEEP_SIZE, ledger_backend, prefix_of
 
 __all__ = ("Limit", "WorkerLedger", "connect")
 
@@ -54,7 +54,7 @@ def connect(app: Celery, *, attempts: int = 0, **overrides: Any) -> redis.Redis:
         params.pop("socket_connect_timeout", None)
     lost = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)  # at its maxmemory it may have room soon
     retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), attempts, supported_errors=lost)
-    return redis.Redis(connection_pool=redis.ConnectionPool(**params, retry=retry))
+    return redis.Redis(connection_pool=backend._get_pool(**params, retry=retry))
 
 
 class WorkerLedger:
@@ -69,7 +69,10 @@ class WorkerLedger:
         options = app.conf.result_backend_transport_options or {}
         self._prefix = prefix_of(options.get("global_keyprefix", ""))
         self._sure, self._once = connect(app, attempts=ATTEMPTS), connect(app)
-        scripts = ("START", "FINISH", "REPORT", "KEEP", "TAKE", "LEASE", "RECONCILE", "DEFER", "ANNOUNCE")
+        scripts = (
+            *("START", "FINISH", "REPORT", "KEEP", "ANNOUNCE"),
+            *("TAKE", "LEASE", "RECONCILE", "DEFER", "SWEEP", "UNCLAIMED"),
+        )
         self._scripts = {name: self._sure.register_script(getattr(_scripts, name)) for name in scripts}
 
     def _run(self, script: str, *args: Any, client: redis.Redis | None = None) -> Any:
@@ -169,6 +172,22 @@ class WorkerLedger:
         """Put jobs that could not be published at the head of the outbox, in this order."""
         for place, job_id in enumerate(job_ids):
             self._run("DEFER", job_id, sys.maxsize, place, client=self._once)
+
+    def leads(self, me: str) -> bool:
+        """Return whether it is this one who looks for lost jobs; see :meth:`reconcile`."""
+        return self._once.get(f"{self._prefix}leader") == me.encode()
+
+    def sweep(self) -> int:
+        """Forget some finished jobs whose time is over; return how many."""
+        return int(self._run("SWEEP", "", round(REMEMBERED * 1000), SWEEP_SIZE, client=self._once))
+
+    def unclaimed(self) -> list[str]:
+        """Return names of blobs that are to be removed from the store, until :meth:`removed` is told of them."""
+        return [name.decode() for name in self._run("UNCLAIMED", "", SWEEP_SIZE, client=self._once)]
+
+    def removed(self, blobs: Sequence[str]) -> None:
+        """Note that blobs were removed."""
+        self._once.zrem(f"{self._prefix}blobs", *blobs)
 
     def wait_for_wake(self, timeout: float) -> None:
         """Return when there may be something to :meth:`take`, or after *timeout* seconds."""

@@ -211,8 +211,18 @@ def prefetch(conf: Any) -> Finding | None:
     )
 
 
+def failover(conf: Any) -> Finding | None:
+    if not _ledger(conf).startswith("sentinel"):
+        return None
+    return Finding(
+        "failover",
+        "the ledger is by Sentinel: what its master has confirmed and no copy has yet is lost when the master is",
+        "`min-replicas-to-write 1` and a short `min-replicas-max-lag` on each server bound that; nothing ends it",
+    )
+
+
 SERVER_RULES = (no_aof, eviction, no_password, unknown)
-SETTINGS_RULES = (early_acks, lost_fails, no_confirms, pickle, no_time_limit, visibility, prefetch)
+SETTINGS_RULES = (early_acks, lost_fails, no_confirms, pickle, no_time_limit, visibility, prefetch, failover)
 
 
 def check(app: Celery, *, installed: bool = True, environment: Mapping[str, str] = os.environ) -> list[Finding]:
@@ -277,10 +287,11 @@ def _allowed(environment: Mapping[str, str]) -> set[str]:
 
 
 def _servers(app: Celery) -> list[Server]:
-    ledger_url, broker_url = app.conf.get("job_ledger_url") or app.conf.result_backend, _broker(app.conf)
-    if ledger_url == broker_url:
-        return [_ledger_server(app, f"Redis ({maybe_sanitize_url(ledger_url)})")]
-    servers = [_ledger_server(app, f"the ledger's Redis ({maybe_sanitize_url(ledger_url)})")]
+    ledger_url, broker_url = _ledger(app.conf), _broker(app.conf)
+    shown = ";".join(map(maybe_sanitize_url, ledger_url.split(";")))  # of Sentinels there may be several
+    if ledger_url in (broker_url, app.conf.broker_url):
+        return [_ledger_server(app, f"Redis ({shown})")]
+    servers = [_ledger_server(app, f"the ledger's Redis ({shown})")]
     if broker_url.startswith(("redis", "sentinel")):
         servers.append(_broker_server(app, f"the broker's Redis ({maybe_sanitize_url(broker_url)})"))
     return servers
@@ -322,6 +333,10 @@ def _ask(client: Any, role: str) -> Server:
     finally:
         client.close()
     return Server(role, host, has_password, info, config, trouble)
+
+
+def _ledger(conf: Any) -> str:
+    return str(conf.get("job_ledger_url") or conf.result_backend)
 
 
 def _broker(conf: Any) -> str:

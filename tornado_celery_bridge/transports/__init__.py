@@ -2,7 +2,8 @@
 kombu transports of our own, for any Celery app; each is a module, named after its broker.
 
 What a broker can do, its transport says of itself: ``capabilities``, short phrases for people, of which one that begins
-with "no" says that there is none. What follows from it for a job's priority is :class:`Priorities`, and nowhere else.
+with "no" says that there is none; one that has it by a setting has a class method for that, ``has_priorities``. What
+follows from it for a job's priority is :class:`Priorities`, and nowhere else.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from celery import Celery
+from celery.exceptions import ImproperlyConfigured
 
 __all__ = ("CAPABILITIES", "MODULES", "Broker", "Priorities", "capabilities", "describe", "register", "transport_of")
 
@@ -86,7 +88,7 @@ def describe(app: Celery) -> Broker:
     if "priority" in told:
         priorities = Priorities(app)
         served = [name for name in sorted(app.amqp.queues) if priorities.are_served(name)]
-        if len(served) < len(app.amqp.queues):
+        if len(served) < len(app.amqp.queues) or told["priority"].startswith("no"):
             told["priority"] += f" (here: in {', '.join(served) or 'no queue'})"
     with app.connection_for_write(connect_timeout=TIMEOUT) as connection:
         try:
@@ -102,21 +104,30 @@ class Priorities:
     """
     What *app*'s broker makes of priorities. Here they are 0 to 9 with 9 the most urgent, on every broker.
 
+    Raises:
+        ImproperlyConfigured: The broker's URL or options can't be meant.
+
     .. versionadded:: 0.1.0
     """
 
     def __init__(self, app: Celery) -> None:
-        transport = transport_of(app)
         self._app = app
-        self._driver = transport.driver_type
-        self._phrase = getattr(transport, "capabilities", {}).get("priority", "")
+        with app.connection_for_write() as connection:
+            transport: Any = connection.get_transport_cls()
+            self._driver = transport.driver_type
+            self._has_any = not getattr(transport, "capabilities", {}).get("priority", "").startswith("no")
+            if ask := getattr(transport, "has_priorities", None):
+                try:
+                    self._has_any = bool(ask(connection))
+                except ValueError as exc:
+                    raise ImproperlyConfigured(f"the broker: {exc}") from exc
 
     def are_served(self, queue: str) -> bool:
         """Return whether messages of a queue have priorities at all; one that has none is not to be asked for one."""
         if self._driver == "amqp":  # the server ignores a priority that the queue was not declared for
             known = self._app.amqp.queues.get(queue)
             return "x-max-priority" in ((known and known.queue_arguments) or {})
-        return not self._phrase.startswith("no")
+        return self._has_any
 
     def to_broker(self, priority: int) -> int:
         """Return a priority as the broker has it: on Redis and Sentinel kombu takes 0 for the most urgent."""

@@ -251,14 +251,7 @@ class Transport(virtual.Transport):
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
-        url = client.hostname if "://" in (client.hostname or "") else f"kafka://{client.hostname or 'localhost'}"
-        options = dict(client.transport_options)
-        if client.ssl:
-            options.setdefault("security.protocol", "SSL")
-        if client.userid:
-            options |= {"sasl.username": client.userid, "sasl.password": client.password or ""}
-        timeout = {"connect_timeout": float(client.connect_timeout)} if client.connect_timeout else {}
-        self.settings = Settings.of(url, options, **timeout)
+        self.settings = _settings_of(client)
         #: Queues of which this connection knows what they are.
         self.durable: set[str] = set()
         self.transient: set[str] = set()
@@ -268,6 +261,11 @@ class Transport(virtual.Transport):
         self._turn = 0
         self._parts = _Parts(self.settings)
         weakref.finalize(self, _Parts.end, self._parts, wait=True)
+
+    @classmethod
+    def has_priorities(cls, client: Any) -> bool:
+        """Return whether the queues of a connection have priorities, as it is set up; it need not be open."""
+        return len(_settings_of(client).priority_steps) > 1
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         return uri if include_password else hide_secrets(uri, mask)
@@ -620,3 +618,15 @@ def _eta(message: dict[str, Any]) -> float | None:
     except (TypeError, ValueError):  # the worker says what is wrong with it
         return None
     return None if due is None else (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
+
+
+def _settings_of(client: Any) -> Settings:
+    """Return the settings of a `kombu.Connection`."""
+    url = client.hostname if "://" in (client.hostname or "") else f"kafka://{client.hostname or 'localhost'}"
+    options = dict(client.transport_options)
+    if client.ssl:
+        options.setdefault("security.protocol", "SSL")
+    if client.userid:
+        options |= {"sasl.username": client.userid, "sasl.password": client.password or ""}
+    timeout = {"connect_timeout": float(client.connect_timeout)} if client.connect_timeout else {}
+    return Settings.of(url, options, **timeout)

@@ -1,0 +1,31 @@
+"""What the broker is and can do here, and what is unsafe: for ``python -m web doctor`` and ``/readyz?verbose``."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from celery import Celery
+
+from tornado_celery_bridge.ledger.checks import Finding, check
+from tornado_celery_bridge.ledger.worker import is_installed
+from tornado_celery_bridge.transports import Broker, describe
+
+__all__ = ("Diagnosis", "Verdict", "diagnose", "verdict")
+
+Verdict = Literal["unsafe", "allowed", "unwise"]
+
+
+class Diagnosis(NamedTuple):
+    """An app, and the servers behind it, as they are now."""
+
+    findings: Sequence[Finding]
+    broker: Broker
+
+
+def diagnose(app: Celery) -> Diagnosis:
+    """Look at *app* and ask its servers. Blocks, for some seconds if one is away."""
+    return Diagnosis(check(app, installed=is_installed(app)), describe(app))
+
+
+def verdict(finding: Finding) -> Verdict:
+    """Return what a finding comes to."""
+    return "unsafe" if finding.is_unsafe else "allowed" if finding.allowed else "unwise"
