@@ -319,7 +319,7 @@ class ApiHandler(RequestHandler):
         """Answer with a job, and when to ask again if it is not done."""
         if not job.done:
             self.set_header("Retry-After", str(await self.jobs.retry_after(job.record.task)))
-        self.write_json(representation.job(job), status)
+        self.write_json(representation.job(job, traceback=self.principal.sees_tracebacks), status)
 
     def write_file(self, file: docs.File) -> None:
         """Answer with content that a client may keep as long as it asks whether it is still the same."""

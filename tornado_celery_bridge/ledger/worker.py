@@ -135,7 +135,8 @@ class _Recording:
         if state in states.READY_STATES:
             attempt = getattr(_running, "attempt", None)
             token = attempt[1] if attempt and attempt[0] == task_id else ""
-            ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result), token)
+            value = result if state == states.SUCCESS else _error(result)
+            ledger.finish(task_id, state, value, token, traceback)
         elif state == states.RETRY:
             error = _error(result)
             told = {"state": state, "error": error}
