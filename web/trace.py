@@ -49,7 +49,7 @@ current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
 def message_headers() -> dict[str, str]:
     """Return what a job's message has from the request that submits it; a task has it in ``self.request.headers``."""
     trace = current.get()
-    return {} if trace is None else {"traceparent": trace.traceparent}
+    return {} if trace is None else {"traceparent": trace.traceparent, "request_id": trace.request_id}
 
 
 def _valid(traceparent: str) -> str | None:
