@@ -35,7 +35,7 @@ __all__ = (
 #: What of a job's hash is read. The first is one that each job has.
 FIELDS = (
     *("task", "owner", "queue", "created_at", "priority", "eta", "tags", "options", "retry_of", "workflow"),
-    "schedule",
+    *("schedule", "traceparent"),
     *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored"),
 )
 _JSON = ("tags", "options")
@@ -84,6 +84,9 @@ class JobRecord:
     workflow: str | None = None
     #: The schedule entry that it is a run of.
     schedule: str | None = None
+    #: Of a job that calls back, what that is a part of, as W3C Trace Context has it: the request, and in the end the
+    #: attempt that ended the job.
+    traceparent: str | None = None
 
     @property
     def callback_url(self) -> str | None:

@@ -730,7 +730,8 @@ return known[2] and 'cancelled' or 'go'
 )
 
 #: ARGV: prefix, id, state, the result's or the error's JSON, 'stored' for a result that is a blob (and is named here),
-#: token ('' where the worker says it, not the attempt), packed traceback or ''. Returns whether this was the job's end.
+#: token ('' where the worker says it, not the attempt), packed traceback or '', traceparent
+#: or ''. Returns whether this was the job's end.
 #: An attempt that was given up for lost may have succeeded after all; if it failed, that is the next one's to do.
 FINISH = (
     _COMMON
@@ -745,6 +746,9 @@ if ARGV[5] == 'stored' then
   claim(cjson.decode(ARGV[4])[1])
 end
 if ARGV[7] ~= '' then redis.call('SET', prefix .. 'traceback:' .. id, ARGV[7]) end
+if ARGV[8] ~= '' and redis.call('HEXISTS', job, 'callback') == 1 then
+  redis.call('HSET', job, 'traceparent', ARGV[8])
+end
 return 1
 """
 )

@@ -94,12 +94,27 @@ class WorkerLedger:
         limits = (name, "" if most is None else most, "" if interval is None else round(interval * 1000))
         return str(self._run("START", task_id, task, token, "1" if replaced else "", worker, retries, *limits).decode())
 
-    def finish(self, task_id: str, state: str, value: Any, token: str = "", traceback: str | None = None) -> None:
+    def finish(
+        self,
+        task_id: str,
+        state: str,
+        value: Any,
+        token: str = "",
+        traceback: str | None = None,
+        traceparent: str = "",
+    ) -> None:
         """Note how a task ended; by the token of its attempt, if it is the attempt that says so."""
         blob = isinstance(value, Stored)
         kept = pack_traceback(traceback) if traceback and state == states.FAILURE else ""
         self._run(
-            "FINISH", task_id, state, dumps(value.encode() if blob else value), "stored" if blob else "", token, kept
+            "FINISH",
+            task_id,
+            state,
+            dumps(value.encode() if blob else value),
+            "stored" if blob else "",
+            token,
+            kept,
+            traceparent,
         )
 
     def announce(self, blob: str) -> None:

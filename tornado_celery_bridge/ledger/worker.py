@@ -11,7 +11,8 @@ What it adds to a stock worker, and where:
 - around a task's code: what stands for a large argument is loaded, and a large result goes to the store, with a
   reference in its place for all that Celery does with it (see :mod:`.._store`). Who reads a result by this app gets it;
 - while a task runs: what it logs by ``get_task_logger`` becomes the job's events; with ``LOG_FORMAT=json`` all that a
-  worker or beat logs is JSON (see :mod:`..logs`);
+  worker or beat logs is JSON (see :mod:`..logs`), and each attempt is a span of OpenTelemetry's, where that is
+  installed (see :mod:`..tracing`);
 - before a worker publishes a job's message, be it of a retry or of what comes next in a chain: the ledger keeps it;
 - beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost, and a heartbeat for
   its supervisor (see :mod:`..heartbeat`; beat has one, too).
@@ -48,6 +49,7 @@ from celery.utils.time import rate
 from kombu.utils import json
 from redis.exceptions import OutOfMemoryError, RedisError
 
+from tornado_celery_bridge import tracing
 from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._store import Store, Stored
 from tornado_celery_bridge.exceptions import StoreUnavailable
@@ -87,6 +89,8 @@ def install(app: Celery) -> None:
     .. versionadded:: 0.1.0
     """
     follow_environment()
+    tracing.follow_publishing()  # before what keeps messages
+    tracing.follow_tasks()
     app.steps["worker"].update((_CheckSettings, _GuardTasks, _KeepJobs, WorkerHeartbeat))
     signals.beat_init.connect(functools.partial(_begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
     if app.configured:  # type: ignore[attr-defined]
@@ -139,7 +143,7 @@ class _Recording:
             attempt = getattr(_running, "attempt", None)
             token = attempt[1] if attempt and attempt[0] == task_id else ""
             value = result if state == states.SUCCESS else _error(result)
-            ledger.finish(task_id, state, value, token, traceback)
+            ledger.finish(task_id, state, value, token, traceback, tracing.current_headers().get("traceparent", ""))
         elif state == states.RETRY:
             error = _error(result)
             told = {"state": state, "error": error}
@@ -208,6 +212,7 @@ class _CheckSettings(bootsteps.Step):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         refuse_unsafe(worker.app)
+        tracing.set_up("worker")
 
 
 def _begin_beat(app: Celery, *, sender: Any, **_: Any) -> None:
