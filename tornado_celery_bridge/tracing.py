@@ -35,6 +35,7 @@ except ImportError:
 else:
     is_available = True
     _W3C = TraceContextTextMapPropagator()
+    _tracer = trace.get_tracer("tornado_celery_bridge", __version__)  # of whatever provider there will be
 
 __all__ = ("Span", "current_headers", "follow_publishing", "follow_tasks", "mark_message", "set_up")
 
@@ -67,8 +68,7 @@ class Span:
         self._span: Any = None
         if is_available:
             of = None if parent is None else _W3C.extract(_strings(parent), context.Context())
-            tracer = trace.get_tracer("tornado_celery_bridge", __version__)
-            self._span = tracer.start_span(name, of, trace.SpanKind[kind.upper()], attributes)
+            self._span = _tracer.start_span(name, of, trace.SpanKind[kind.upper()], attributes)
 
     def enter(self) -> Self:
         """Make it the span of this context, up to :meth:`leave`."""
