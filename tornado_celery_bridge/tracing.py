@@ -207,14 +207,23 @@ def set_up(service: str) -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        (found,) = entry_points(group="opentelemetry_traces_exporter", name=exporter)
+        (found,) = entry_points(group="opentelemetry_traces_exporter", name=_entry_point(exporter))
         made = BatchSpanProcessor(found.load()())
     except (ImportError, ValueError) as exc:
         needed = "opentelemetry-sdk and its package for that exporter"
-        raise ImproperlyConfigured(f"OTEL_TRACES_EXPORTER={exporter} needs {needed}: {exc}") from exc
+        raise ImproperlyConfigured(f"OTEL_TRACES_EXPORTER={exporter} needs {needed}") from exc
     name = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: service}
     provider = TracerProvider(resource=Resource.create(name))
     provider.add_span_processor(made)
     trace.set_tracer_provider(provider)
     # A pool's process ends without what Python does at exit.
     signals.worker_process_shutdown.connect(lambda **_: provider.force_flush(FLUSH), weak=False, dispatch_uid=__name__)
+
+
+def _entry_point(exporter: str) -> str:
+    """Return by which name a package has an exporter: OTLP's has the protocol in it."""
+    if exporter != "otlp":
+        return exporter
+    names = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = next(filter(None, map(os.environ.get, names)), "http/protobuf")
+    return f"otlp_proto_{protocol.partition('/')[0]}"

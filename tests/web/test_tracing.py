@@ -244,11 +244,31 @@ def test_the_sdk_by_environment_alone() -> None:
         assert run(SPAN, OTEL_TRACES_EXPORTER=exporter).stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, "http"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "grpc"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}, "http"),
+    ],
+)
+def test_otlp_by_its_protocol(tmp_path: Path, variables: dict[str, str], name: str) -> None:
+    """With packages that have the entry points of OTLP's, and another exporter behind them."""
+    installed = tmp_path / "otlp-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: otlp\nVersion: 1.0\n")
+    console = "opentelemetry.sdk.trace.export:ConsoleSpanExporter"
+    (installed / "entry_points.txt").write_text(f"[opentelemetry_traces_exporter]\notlp_proto_{name} = {console}\n")
+    said = run(SPAN, **{"OTEL_TRACES_EXPORTER": "otlp", "PYTHONPATH": f"{tmp_path}:{ROOT}", **variables})
+    assert (said.returncode, said.stderr) == (0, "")
+    assert json.loads(said.stdout)["name"] == "POST"
+
+
 def test_what_is_not_installed_is_said(blocked: dict[str, str]) -> None:
     said = run(SPAN, OTEL_TRACES_EXPORTER="no-such")
-    assert "ImproperlyConfigured: OTEL_TRACES_EXPORTER=no-such needs opentelemetry-sdk and" in said.stderr
+    assert "ImproperlyConfigured: OTEL_TRACES_EXPORTER=no-such needs opentelemetry-sdk and its package" in said.stderr
     said = run(SPAN, **{**blocked, "OTEL_TRACES_EXPORTER": "console"})
-    assert "ImproperlyConfigured: OTEL_TRACES_EXPORTER=console needs opentelemetry-sdk and" in said.stderr
+    assert "ImproperlyConfigured: OTEL_TRACES_EXPORTER=console needs opentelemetry-sdk and its package" in said.stderr
 
 
 def test_a_worker_hands_its_spans_over_before_it_ends(settings: dict[str, str], tmp_path: Path) -> None:
