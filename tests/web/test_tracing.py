@@ -271,6 +271,16 @@ def test_what_is_not_installed_is_said(blocked: dict[str, str]) -> None:
     assert "ImproperlyConfigured: OTEL_TRACES_EXPORTER=console needs opentelemetry-sdk and its package" in said.stderr
 
 
+@pytest.mark.parametrize("words", ["web", "celery -A tests.web.sample worker"])
+def test_nothing_starts_without_what_it_is_to_export_by(settings: dict[str, str], tmp_path: Path, words: str) -> None:
+    given = {**settings, "CELERY_APP": "tests.web.sample", "DATA_DIR": str(tmp_path), "OTEL_TRACES_EXPORTER": "no-such"}
+    command = [sys.executable, "-m", *words.split()]
+    ended = subprocess.run(
+        command, env=environment(**given), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
+    )
+    assert (ended.returncode, "OTEL_TRACES_EXPORTER=no-such needs" in ended.stdout) == (78, True), ended.stdout
+
+
 def test_a_worker_hands_its_spans_over_before_it_ends(settings: dict[str, str], tmp_path: Path) -> None:
     given = {**settings, "SAMPLE_URL": settings["SAMPLE_URL"][:-2] + "12", "OTEL_TRACES_EXPORTER": "console"}
     given["OTEL_BSP_SCHEDULE_DELAY"] = "3600000"  # ms: longer than this takes

@@ -33,6 +33,7 @@ import functools
 import hashlib
 import inspect
 import logging
+import os
 import re
 import threading
 import uuid
@@ -212,7 +213,11 @@ class _CheckSettings(bootsteps.Step):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         refuse_unsafe(worker.app)
-        tracing.set_up("worker")
+        try:
+            tracing.set_up("worker")
+        except ImproperlyConfigured as exc:
+            log.critical("%s", exc)
+            raise SystemExit(os.EX_CONFIG) from exc
 
 
 def _begin_beat(app: Celery, *, sender: Any, **_: Any) -> None:
