@@ -18,6 +18,7 @@ from celery.canvas import Signature
 from celery.exceptions import ImproperlyConfigured
 from kombu.utils.uuid import uuid
 
+from tornado_celery_bridge import tracing
 from tornado_celery_bridge._config import BridgeConfig
 from tornado_celery_bridge._control import Caller
 from tornado_celery_bridge._lane import InDoubt, Lane, LaneDown, LaneFull, NotBegun
@@ -108,6 +109,7 @@ class Bridge:
         self._caller = self._lane("control", Caller, MAX_CALLS)
         self._eager = bool(self.app.conf.task_always_eager)
         self._backend = backend
+        tracing.follow_publishing()
         self._listener.start()
         self._publisher.start()
         self._caller.start()
@@ -235,10 +237,21 @@ class Bridge:
         if task_id is None and isinstance(target, Signature):
             task_id = target.options.get("task_id")
         task_id = options["task_id"] = task_id or uuid()
-        message = Message(target, tuple(args), dict(kwargs or {}), options, contextvars.copy_context())
+        with tracing.Span("producer", *_described(target, options)):
+            message = Message(target, tuple(args), dict(kwargs or {}), options, contextvars.copy_context())
+            made = await self._send(message, dispatch_timeout or self.config.dispatch_timeout)
+        if made is not None:
+            return adopt(made, self)
+        result: AsyncResult[Any] = AsyncResult(task_id, self)
+        result._ignored = self._ignores(target, options)
+        return result
+
+    async def _send(self, message: Message, timeout: float) -> Any:
+        """Return what sending *message* returned; errors as :meth:`dispatch`."""
+        task_id = message.options["task_id"]
         lane, work = (self._caller, _eagerly(message)) if self._eager else (self._publisher, message)
         try:
-            made = await lane.submit(work, dispatch_timeout or self.config.dispatch_timeout)
+            return await lane.submit(work, timeout)
         except LaneFull:
             raise DispatchSaturated(
                 "too many dispatches are under way", task_id=task_id, retry_after=RETRY_AFTER
@@ -255,11 +268,6 @@ class Bridge:
                 task_id=task_id,
                 retry_after=RETRY_AFTER,
             ) from exc.__cause__
-        if made is not None:
-            return adopt(made, self)
-        result: AsyncResult[Any] = AsyncResult(task_id, self)
-        result._ignored = self._ignores(target, options)
-        return result
 
     def _unavailable(self, why: str, task_id: str | None) -> BrokerUnavailable:
         return BrokerUnavailable(why, task_id=task_id, retry_after=max(RETRY_AFTER, self.config.breaker_reset))
@@ -320,6 +328,8 @@ class Bridge:
             raise TypeError("a chain, group or chord is no single job: dispatch it")
         signature = signature.clone(args, kwargs, **options)
         args, kwargs, options = signature.args, signature.kwargs, {"task_id": uuid()} | signature.options
+        if marks := tracing.current_headers():  # for when it is published by a worker
+            options["headers"] = {**(options.get("headers") or {}), **marks}
         task: Any = self.app.tasks.get(signature.task)
         given = _input(task, args, kwargs)
         record, message = new_job(
@@ -652,6 +662,22 @@ class Bridge:
             raise error("no answer in time", retry_after=RETRY_AFTER) from exc
         except Exception as exc:  # of any broker's or backend's own client
             raise error(str(exc), retry_after=RETRY_AFTER) from exc
+
+
+def _described(target: Target, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the name and the attributes of the span in which *target* is published."""
+    task = target if isinstance(target, str) else target.task if isinstance(target, Signature) else target.name
+    set_before = target.options if isinstance(target, Signature) else {}
+    attributes = {
+        "messaging.system": "celery",
+        "messaging.operation.name": "publish",
+        "messaging.operation.type": "send",
+        "messaging.message.id": options["task_id"],
+        "celery.task_name": str(task),
+    }
+    if isinstance(queue := options.get("queue") or set_before.get("queue"), str):  # else a route finds it, later
+        attributes["messaging.destination.name"] = queue
+    return f"publish {task}", attributes
 
 
 def _eagerly(message: Message) -> Callable[[], Any]:

@@ -26,6 +26,7 @@ from kombu.exceptions import OperationalError
 from kombu.transport import pyamqp
 
 from tornado_celery_bridge._lane import Call
+from tornado_celery_bridge.tracing import mark_message
 from tornado_celery_bridge.transports import rabbitmq, transport_of
 
 __all__ = ("Message", "NotSent", "Publisher", "SentInDoubt", "Target", "connect")
@@ -212,7 +213,7 @@ class Publisher:
     # The short way.
 
     def _plan(self, message: Message) -> _Plan | None:
-        if any(signal.receivers for signal in PUBLISH_SIGNALS):
+        if any(_has_receivers(signal) for signal in PUBLISH_SIGNALS):
             return None
         target = message.target
         if type(target) is Signature:
@@ -336,6 +337,11 @@ def _merged(message: Message) -> tuple[tuple[Any, ...], dict[str, Any], dict[str
     if target.immutable:
         return tuple(target.args), dict(target.kwargs), options
     return (*message.args, *target.args), {**target.kwargs, **message.kwargs}, options
+
+
+def _has_receivers(signal: Any) -> bool:
+    """Return whether anybody but us, who put two headers in by it, gets *signal*."""
+    return any(receiver is not mark_message for _, receiver in signal.receivers)
 
 
 def _is_canvas(target: Target) -> bool:

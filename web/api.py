@@ -14,6 +14,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.ledger import MAX_INLINE, Job, LedgerUnavailable
+from tornado_celery_bridge.tracing import Span
 from web import docs, representation, sessions
 from web.documents import AuditEntry, Login
 from web.door import MAX_NODES, parse_body
@@ -23,7 +24,7 @@ from web.lifecycle import Lifecycle
 from web.limits import Allowance, take
 from web.prefer import preferences
 from web.problems import CONTENT_TYPE, Fault, Problem, problem_of
-from web.trace import Trace, current, current_job
+from web.trace import Trace, current, current_job, valid
 
 __all__ = ("MAX_BODY", "MAX_DISCARDED", "MAX_WAIT", "ApiHandler", "ClientLeft")
 
@@ -93,8 +94,11 @@ class ApiHandler(RequestHandler):
         return lifecycle
 
     def initialize(self) -> None:
-        self.trace = Trace.begun(self.request.headers.get("traceparent"))
+        given = valid(self.request.headers.get("traceparent"))
+        self._span = self._begin_span(given)
+        self.trace = Trace.begun(self._span.headers().get("traceparent") or given)
         current.set(self.trace)  # of the connection's task, whose requests come one after another
+        self._span.enter()  # likewise
         current_job.set(None)
         self._received = bytearray()
         self._size = 0
@@ -104,6 +108,22 @@ class ApiHandler(RequestHandler):
         self._work: asyncio.Future[Any] | None = None
         self.lifecycle.request_began()
         self._name_request()
+
+    def _begin_span(self, traceparent: str | None) -> Span:
+        """Return the span of the request. The query is not in it: it may hold anything."""
+        method = str(self.request.method)
+        method = method if method in self.SUPPORTED_METHODS else "_OTHER"
+        attributes = {
+            "http.request.method": method,
+            "url.path": self.request.path,
+            "url.scheme": self.request.protocol,
+        }
+        if route := self.settings["routes"].get(type(self)):
+            attributes["http.route"] = route
+        parent = {"traceparent": traceparent, "tracestate": self.request.headers.get("tracestate")}
+        return Span(
+            "server", f"{method} {route}" if route else method, attributes, parent=parent if traceparent else {}
+        )
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -327,7 +347,7 @@ class ApiHandler(RequestHandler):
         """Answer with a job, and when to ask again if it is not done."""
         if not job.done:
             self.set_header("Retry-After", str(await self.jobs.retry_after(job.record.task)))
-        self.write_json(representation.job(job), status)
+        self.write_json(representation.job(job, traceback=self.principal.sees_tracebacks), status)
 
     def write_file(self, file: docs.File) -> None:
         """Answer with content that a client may keep as long as it asks whether it is still the same."""
@@ -412,11 +432,14 @@ class ApiHandler(RequestHandler):
         if self._counted:
             self._counted = False
             self.lifecycle.request_ended()
+            status = self.get_status()
+            self._span.note({"http.response.status_code": status}, error=str(status) if status >= 500 else None)
+            self._span.end()
             method = str(self.request.method)
             self.jobs.metrics.request(
                 method if method in self.SUPPORTED_METHODS else "other",
                 self.settings["routes"].get(type(self), "other"),
-                self.get_status(),
+                status,
                 self.request.request_time(),
             )
             self._record()

@@ -19,6 +19,7 @@ from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from tornado.httpclient import HTTPRequest
 from tornado.httputil import HTTPHeaders, HTTPInputError, parse_response_start_line
@@ -26,6 +27,7 @@ from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
 
 from tornado_celery_bridge import __version__
 from tornado_celery_bridge.ledger import Claim, Job, Ledger, LedgerUnavailable
+from tornado_celery_bridge.tracing import Span
 from web import representation
 from web.receivers import CheckedResolver, ForbiddenAddress, Receivers
 from web.signatures import Secrets, sign
@@ -50,6 +52,8 @@ MAX_SHARE = 8
 POLL = 0.5
 #: Bytes of an answer, of which nothing but its status is of interest.
 MAX_ANSWER = 64 * 1024
+
+PORTS = {"http": 80, "https": 443}
 
 _TYPES = {"SUCCESS": "succeeded", "FAILURE": "failed", "REVOKED": "revoked"}
 
@@ -143,7 +147,9 @@ class Deliverer:
         secret = await asyncio.to_thread(self._secrets.of, job.record.owner)
         body = representation.encode(event(claim.id, job))
         at, begun = datetime.now(UTC), time.monotonic()
-        answer = await self._post(url, sign(secret, claim.id, int(at.timestamp()), body), body)
+        with _span(claim, job, url) as span:
+            answer = await self._post(url, sign(secret, claim.id, int(at.timestamp()), body) | span.headers(), body)
+            _note(span, answer)
         attempt: dict[str, Any] = {
             "at": representation.rfc3339(representation.milliseconds(at)),
             "seconds": round(time.monotonic() - begun, 3),
@@ -179,6 +185,25 @@ class Deliverer:
             if head.status is None:
                 return _Answer(error=_reason(exc))
         return _Answer(head.status, retry_after=head.retry_after)
+
+
+def _span(claim: Claim, job: Job, url: str) -> Span:
+    """Return the span of an attempt. Of the URL it has the host alone: the rest may be what lets us in there."""
+    parts = urlsplit(url)
+    attributes: dict[str, Any] = {"http.request.method": "POST", "url.scheme": parts.scheme}
+    attributes |= {"server.address": parts.hostname or "", "server.port": parts.port or PORTS.get(parts.scheme, 0)}
+    if claim.tries:
+        attributes["http.request.resend_count"] = claim.tries
+    return Span("client", "POST", attributes, parent={"traceparent": job.record.traceparent})
+
+
+def _note(span: Span, answer: _Answer) -> None:
+    """Say in its span what came of an attempt."""
+    if answer.status is None:
+        span.note({}, error="_OTHER")  # the convention's word for what has none
+    else:
+        failed = answer.status >= 400
+        span.note({"http.response.status_code": answer.status}, error=str(answer.status) if failed else None)
 
 
 class _Head:

@@ -85,6 +85,11 @@ class JobError(TypedDict):
     detail: Annotated[str, Field(description="Text as the worker wrote it.")]
     exception: Annotated[str, Field(description="The exception's class.")]
     retryable: Annotated[bool, Field(description="The worker failed, or ran out of time, and not the task's own code.")]
+    traceback: NotRequired[
+        Annotated[
+            str, Field(description="In FAILURE, where a job is read alone, for operators and admins: the last 16 KiB.")
+        ]
+    ]
 
 
 class JobLinks(TypedDict):

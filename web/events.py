@@ -82,7 +82,7 @@ async def frames(
                         shown = await jobs.get(principal, job.record.id)
                     elif event.kind == "state":
                         shown = replace(shown, **{"error": None} | json.loads(event.data))
-                    yield _frame_of(event, shown)
+                    yield _frame_of(event, shown, principal)
                     if event.kind == "end":
                         return
         yield Frame("close", {"reason": "shutting-down"})
@@ -90,10 +90,11 @@ async def frames(
         yield Frame("close", {"reason": problem_of(exc).code})
 
 
-def _frame_of(event: Event, shown: Job) -> Frame:
+def _frame_of(event: Event, shown: Job, principal: Principal) -> Frame:
     if event.kind in ("progress", "log"):
         return Frame(event.kind, json.loads(event.data), event.number)
-    return Frame(event.kind, representation.job(replace(shown, queue_depth=None)), event.number)
+    document = representation.job(replace(shown, queue_depth=None), traceback=principal.sees_tracebacks)
+    return Frame(event.kind, document, event.number)
 
 
 def positions_of(text: str | None, count: int) -> list[int | None]:

@@ -167,6 +167,7 @@ class Jobs:
             created_at=milliseconds(now),
             eta=None if due is None else milliseconds(due),
             retry_of=retry_of,
+            traceparent=message_headers().get("traceparent") if options.callback_url else None,
         )
         current_job.set(record.id)
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0

@@ -81,6 +81,11 @@ class Principal:
         held = [name for name, scopes in ROLES.items() if all(map(self.may, scopes))]
         return held[-1] if held else None
 
+    @property
+    def sees_tracebacks(self) -> bool:
+        """Whether they are shown a failed job's traceback: who runs the service is, who only uses it is not."""
+        return self.role in ("operator", "admin")
+
     def may_see(self, found: Job | Workflow | Gone | Entry) -> bool:
         """Return whether they may see a job, a workflow or a schedule, or hear that there was one."""
         return self.is_admin or found.owner == self.owner

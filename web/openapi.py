@@ -625,7 +625,10 @@ PARAMETERS: dict[str, Schema] = {
 
 HEADERS: dict[str, Schema] = {
     "X-Request-Id": {"description": "Names the request in the service's log.", "required": True},
-    "traceparent": {"description": "The request's (W3C Trace Context), or a new one.", "required": True},
+    "traceparent": {
+        "description": "The request's (W3C Trace Context), or a new one; where the service is traced, its own.",
+        "required": True,
+    },
     "Location": {"description": "The path of what was made.", "required": True},
     "Retry-After": {"description": "Seconds after which to ask again."},
     "Preference-Applied": {"description": "For how many seconds the service would wait: `wait=N`."},

@@ -76,8 +76,8 @@ def rfc3339(moment: int) -> str:
     return text.replace("+00:00", "Z")
 
 
-def job(shown: Job) -> documents.Job:
-    """Return a job: what was asked for, and what has become of it."""
+def job(shown: Job, *, traceback: bool = False) -> documents.Job:
+    """Return a job: what was asked for, and what has become of it; with its *traceback* for those who may see it."""
     record = shown.record
     links: documents.JobLinks = {"self": f"/v1/jobs/{record.id}", "events": f"/v1/jobs/{record.id}/events"}
     if record.retry_of is not None:
@@ -112,6 +112,8 @@ def job(shown: Job) -> documents.Job:
         document["result"] = shown.result
     if shown.error is not None:
         document["error"] = error(shown.state, shown.error)
+        if traceback and shown.traceback is not None:
+            document["error"]["traceback"] = shown.traceback
     if shown.queue_depth is not None:
         document["queue_depth"] = shown.queue_depth
     return document

@@ -12,7 +12,7 @@ from celery import Celery
 from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured
 
-from tornado_celery_bridge import Bridge, BridgeConfig, StoreUnavailable
+from tornado_celery_bridge import Bridge, BridgeConfig, StoreUnavailable, tracing
 from tornado_celery_bridge.heartbeat import INTERVAL, Heartbeat, of_environment
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store
 from tornado_celery_bridge.ledger.checks import check
@@ -61,6 +61,7 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
     cookie_secret = None if keys is None else await asyncio.to_thread(lambda: secrets.of_sessions)
     app = await asyncio.to_thread(load_celery_app, settings.celery_app)
     await asyncio.to_thread(refuse_unsafe, app)
+    await asyncio.to_thread(tracing.set_up, "web")
     async with AsyncExitStack() as stack:
         if heartbeat := of_environment():
             stack.callback(asyncio.ensure_future(keep_beating(heartbeat)).cancel)

@@ -1,8 +1,9 @@
 """
 Which request something belongs to: by the request's own id, and by its trace's.
 
-`W3C Trace Context <https://www.w3.org/TR/trace-context/>`_, level 1. A ``traceparent`` that comes in is passed on as it
-came: the service records no spans of its own, so the caller's is the one that a worker's spans are children of.
+`W3C Trace Context <https://www.w3.org/TR/trace-context/>`_, level 1. Where OpenTelemetry is set up, each request is a
+span (see :mod:`tornado_celery_bridge.tracing`), a child of what came in, and it is passed on. Elsewhere what came in is
+passed on as it came, so that the caller's span is the one that a worker's spans are children of.
 """
 
 import re
@@ -10,7 +11,7 @@ import secrets
 from contextvars import ContextVar
 from typing import NamedTuple, Self
 
-__all__ = ("Trace", "current", "current_job", "message_headers")
+__all__ = ("Trace", "current", "current_job", "message_headers", "valid")
 
 # Version, trace id, parent id, flags; a later version may have more after a dash.
 _TRACEPARENT = re.compile("([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[^,]*)?")
@@ -31,8 +32,7 @@ class Trace(NamedTuple):
             traceparent: As it came in; in the place of none, or of one that is not valid, there is a new one.
         """
         request_id = secrets.token_hex(8)
-        passed_on = None if traceparent is None else _valid(traceparent)
-        return cls(request_id, passed_on or f"00-{secrets.token_hex(16)}-{request_id}-00")
+        return cls(request_id, valid(traceparent) or f"00-{secrets.token_hex(16)}-{request_id}-00")
 
     @property
     def trace_id(self) -> str:
@@ -49,13 +49,13 @@ current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
 def message_headers() -> dict[str, str]:
     """Return what a job's message has from the request that submits it; a task has it in ``self.request.headers``."""
     trace = current.get()
-    return {} if trace is None else {"traceparent": trace.traceparent}
+    return {} if trace is None else {"traceparent": trace.traceparent, "request_id": trace.request_id}
 
 
-def _valid(traceparent: str) -> str | None:
+def valid(traceparent: str | None) -> str | None:
     """Return what to pass on: of a later version, the part that we know, as ours."""
-    match = _TRACEPARENT.fullmatch(traceparent)
-    if match is None:
+    match = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
+    if match is None or traceparent is None:
         return None
     version, trace_id, parent_id, flags, more = match.groups()
     if version == "ff" or trace_id == "0" * 32 or parent_id == "0" * 16 or (version == "00" and more is not None):

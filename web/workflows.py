@@ -471,6 +471,7 @@ class _Plan:
             created_at=milliseconds(self._now),
             eta=None if due is None else milliseconds(due),
             workflow=self.id,
+            traceparent=message_headers().get("traceparent") if options.callback_url else None,
         )
         delay = max(0.0, (due - self._now).total_seconds()) if due else 0.0
         return Step(record, leaf.given, None if leaf.receives else delay, leaf.before)

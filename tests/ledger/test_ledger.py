@@ -237,6 +237,23 @@ async def test_a_finished_job_takes_a_kilobyte(ledger: Ledger, worker: WorkerLed
     assert (await used() - before) / 1_000 - payload < 1_024
 
 
+async def test_a_traceback_is_bounded_and_goes_with_its_job(ledger: Ledger, worker: WorkerLedger) -> None:
+    error = {"type": "E", "module": "m", "message": "no"}
+    for job_id, state, traceback in (("a", "FAILURE", "é" * 50_000 + "\ud800 raised here"), ("b", "REVOKED", "none")):
+        await accept(ledger, record(job_id), {})
+        await begin(worker, job_id, "1")
+        await asyncio.to_thread(worker.finish, job_id, state, error, "1", traceback)
+    kept = (await job(ledger, "a")).traceback or ""
+    assert kept.startswith("…é")
+    assert kept.endswith("é\\ud800 raised here")
+    assert 16_384 - 2 <= len(kept.encode()) <= 16_384 + 3
+    assert (await job(ledger, "b")).traceback is None
+    assert [key async for key in ledger._redis.scan_iter("*traceback*")] == [b"pre.tcb:traceback:a"]
+    await ledger._redis.zadd("pre.tcb:due", {"a": 0})
+    assert await ledger.sweep() == 1
+    assert [key async for key in ledger._redis.scan_iter("*traceback*")] == []
+
+
 async def test_pages_of_many_at_one_moment(ledger: Ledger, worker: WorkerLedger) -> None:
     await asyncio.gather(
         *(

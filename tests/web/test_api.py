@@ -73,6 +73,7 @@ async def test_a_failed_task_is_an_answer_and_not_an_error(service: Service) -> 
     assert made["done"] is True
     assert "result" not in made
     assert made["error"].pop("title")
+    assert made["error"].pop("traceback").endswith("ValueError: <b>no</b>\n")
     assert made["error"] == {
         "type": "urn:problem:tornado-celery-bridge:task-failed",
         "detail": "<b>no</b>",

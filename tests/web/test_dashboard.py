@@ -170,6 +170,15 @@ async def test_a_retry_has_the_exact_input(site: Service, page: Page) -> None:
     await expect(page.get_by_role("region", name="Lineage")).to_contain_text(again["id"][:8])
 
 
+async def test_a_traceback_as_it_comes_and_later(site: Service, page: Page) -> None:
+    waiting = await submit(site, "s.fail", {"message": "no such order"}, wait=None, countdown=2)
+    await page.goto(url(site, f"#/jobs/{waiting['id']}"))
+    traceback = page.get_by_label("Traceback")
+    await expect(traceback).to_contain_text("raise ValueError(message)\nValueError: no such order", timeout=20_000)
+    await page.reload()
+    await expect(traceback).to_contain_text("ValueError: no such order")
+
+
 async def test_edit_and_retry(site: Service, page: Page) -> None:
     failed = await submit(site, "s.fail", {"message": "first"}, tags=["kept"])
     await page.goto(url(site, f"#/jobs/{failed['id']}"))
@@ -384,6 +393,12 @@ async def test_login_and_what_a_key_may_not_do(web_url: str, tmp_path: Path, tab
         await page.wait_for_url(url(guarded, "#/jobs?state=FAILURE"))
         await expect(page.get_by_role("button", name="Cancel all that match…")).to_be_disabled()
         await expect(page.get_by_role("button", name="Retry all that match…")).to_be_enabled()
+        made_here = await guarded.post(
+            "/v1/tasks/s.fail/jobs", {}, {"Authorization": f"Bearer {key}", "Prefer": "wait=20"}
+        )
+        await page.goto(url(guarded, f"#/jobs/{json.loads(made_here.body)['id']}"))
+        await expect(page.locator("pre.text")).to_have_text("as asked")
+        await expect(page.get_by_label("Traceback")).to_have_count(0)
         await page.goto(url(guarded, "#/schedules"))
         await expect(page.get_by_role("button", name="New schedule…")).to_be_disabled()
         await page.get_by_role("button", name="Log out").click()

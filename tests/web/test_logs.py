@@ -3,18 +3,24 @@
 import asyncio
 import json
 import logging
+import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.servers import Server, wait_for
 from tests.web.conftest import ROOT, environment
 from tests.web.processes import Web, serving
 from tests.web.test_keys import made, write
-from web.logs import JsonFormatter
+from tornado_celery_bridge.logs import JsonFormatter
+from web.logs import ids_of
 from web.settings import Settings, SettingsError
 from web.top_command import _time
 from web.trace import Trace, current, current_job
@@ -25,7 +31,7 @@ def test_an_event_as_json() -> None:
         raise ValueError("a\nb")
     except ValueError:
         record = logging.LogRecord("web", logging.ERROR, __file__, 1, "%s\u2028", ("é\x00",), sys.exc_info())
-    line = JsonFormatter().format(record)
+    line = JsonFormatter(ids_of).format(record)
     assert line.isascii()
     assert line.isprintable()
     told = json.loads(line)
@@ -41,7 +47,7 @@ async def test_ids_are_of_the_task_that_logs() -> None:
         current.set(trace)
         current_job.set(job)
         await asyncio.sleep(0)
-        told: dict[str, Any] = json.loads(JsonFormatter().format(record))
+        told: dict[str, Any] = json.loads(JsonFormatter(ids_of).format(record))
         return told
 
     traces = [Trace.begun(None), Trace.begun(None)]
@@ -88,6 +94,69 @@ def test_every_line_is_json_and_has_no_secret(web_url: str, tmp_path: Path) -> N
     assert all({"time", "level", "message", "request", "trace", "ms", "ip"} <= line.keys() for line in requests)
     assert len({line["request"] for line in requests}) == len(requests)
     check_top(shown)
+
+
+@contextmanager
+def celery(folder: Path, url: str, *words: str) -> Iterator[Path]:
+    """Run a stock process of Celery's until the block ends, once it has begun; the value is what it logs to."""
+    log = folder / f"{words[0]}.log"
+    given = environment(SAMPLE_URL=url, LOG_FORMAT="json")
+    command = [sys.executable, "-m", "celery", "-A", "tests.web.sample", *words, "--loglevel", "INFO"]
+    with log.open("wb") as err:  # Celery prints a banner, too, to standard output
+        process = subprocess.Popen(command, env=given, stdout=subprocess.DEVNULL, stderr=err, start_new_session=True)
+    try:
+        begun = re.compile(r"ready\.|Starting\.\.\.")
+        wait_for(lambda: begun.search(log.read_text()) or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield log
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.mark.server
+@pytest.mark.worker
+def test_workers_and_beat_log_as_the_service_does(server: Server, tmp_path: Path) -> None:
+    url = f"redis://127.0.0.1:{server.port}/9"
+    options = ("--concurrency", "1", "--queues", "websample", "--without-gossip", "--without-mingle")
+    settings = {"CELERY_APP": "tests.web.sample", "SAMPLE_URL": url, "LOG_FORMAT": "json", "DATA_DIR": str(tmp_path)}
+    with (
+        celery(tmp_path, url, "beat", "--pidfile=", "--schedule", str(tmp_path / "schedule")) as of_beat,
+        celery(tmp_path, url, "worker", *options) as of_worker,
+        serving(tmp_path / "log", **settings) as web,
+    ):
+        jobs = {}
+        for task, given in (
+            ("s.echo", {"value": "confidential"}),
+            ("s.log", {"lines": 2}),
+            ("s.flaky", {"path": str(tmp_path / "confidential")}),
+            ("s.fail", {"message": "as asked"}),
+        ):
+            status, jobs[task] = web.fetch(f"/v1/tasks/{task}/jobs", {"input": given}, Prefer="wait=20")
+            assert (status, jobs[task]["done"]) == (200, True)
+    assert all("message" in json.loads(line) for line in of_beat.read_text().splitlines())
+    written = of_worker.read_text()
+    assert "confidential" not in written
+    lines = [json.loads(line) for line in written.splitlines()]
+    asked = {line["job"]: line for line in map(json.loads, web.log.read_text().splitlines()) if "job" in line}
+    for task, job in jobs.items():
+        told = [line for line in lines if line.get("task_id") == job["id"]]
+        ids = {"task": task, "job": job["id"], **{name: asked[job["id"]][name] for name in ("request", "trace")}}
+        assert told
+        assert all(ids.items() <= line.items() for line in told)
+        jobs[task] = [(line["level"], re.sub(r"[\d.]+s", "?s", line["message"])) for line in told]
+    ((_, message),) = jobs["s.echo"]
+    assert re.fullmatch(r"Task s\.echo\[.{36}\] succeeded in \?s: …", message), message
+    assert jobs["s.log"][:2] == [("WARNING", "line 0"), ("WARNING", "line 1")]
+    assert [level for level, _ in jobs["s.flaky"]] == ["INFO"] * 3
+    (failed,) = (line for line in lines if line.get("task") == "s.fail")
+    assert failed["exception"].endswith("ValueError: as asked")
+    # What is about no task that runs names none.
+    assert any("task_id" not in line for line in lines)
 
 
 def top(web: Web, key: str) -> str:

@@ -44,6 +44,7 @@ from tornado_celery_bridge.ledger._records import (
     Step,
     Workflow,
     WorkflowRecord,
+    unpack_traceback,
 )
 
 __all__ = ("Ledger", "ledger_backend", "prefix_of")
@@ -195,8 +196,9 @@ class Ledger:
         found = await self._run(_scripts.READ, job_id, *FIELDS)
         if len(found) < 2:
             return Gone(found[0].decode()) if found else None
-        *values, depth = found
-        return dataclasses.replace(Job.of_fields(job_id, values), queue_depth=depth)
+        *values, depth, packed = found
+        traceback = None if packed is None else unpack_traceback(packed)
+        return dataclasses.replace(Job.of_fields(job_id, values), queue_depth=depth, traceback=traceback)
 
     async def input_of(self, job_id: str) -> bytes | None:
         """

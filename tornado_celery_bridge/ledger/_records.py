@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Self
 
@@ -27,16 +28,20 @@ __all__ = (
     "Workflow",
     "WorkflowRecord",
     "error_mark",
+    "pack_traceback",
+    "unpack_traceback",
 )
 
 #: What of a job's hash is read. The first is one that each job has.
 FIELDS = (
     *("task", "owner", "queue", "created_at", "priority", "eta", "tags", "options", "retry_of", "workflow"),
-    "schedule",
+    *("schedule", "traceparent"),
     *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored"),
 )
 _JSON = ("tags", "options")
 _RECORD = FIELDS[: FIELDS.index("state")]
+#: Bytes of a traceback that are kept: the last ones, which say where it was raised.
+MAX_TRACEBACK = 16 * 1024
 _NUMBERS = ("priority", "created_at", "eta", "attempt", "started_at", "finished_at", "number")
 
 
@@ -79,6 +84,9 @@ class JobRecord:
     workflow: str | None = None
     #: The schedule entry that it is a run of.
     schedule: str | None = None
+    #: Of a job that calls back, what that is a part of, as W3C Trace Context has it: the request, and in the end the
+    #: attempt that ended the job.
+    traceparent: str | None = None
 
     @property
     def callback_url(self) -> str | None:
@@ -120,6 +128,9 @@ class Job:
     #: ``{"type", "module", "message"}`` of a job that failed, was cancelled or will be tried again; one that was given
     #: up has ``"kind": "dead-lettered"`` as well.
     error: dict[str, str] | None = None
+    #: Of a job that failed, as text, if its worker told; None if it was not read alone. It may quote what the task's
+    #: code has at hand, so it is not for everybody who may see the job.
+    traceback: str | None = None
     #: How many jobs are in its queue; None if it does not wait, or was not read alone.
     queue_depth: int | None = None
     #: The last event's number; 0 is the acceptance.
@@ -234,6 +245,18 @@ class Step(NamedTuple):
     before: str | None
     #: Its own signature, as a mapping, for the one that runs on an error; with :func:`error_mark` among its arguments.
     message: dict[str, Any] | None = None
+
+
+def pack_traceback(text: str) -> bytes:
+    """Return a traceback as it is stored: its last 16 KiB, compressed, which makes some 500 bytes of most."""
+    whole = text.encode("utf-8", "backslashreplace")
+    last = whole[-MAX_TRACEBACK:]
+    return zlib.compress(last if last == whole else "…".encode() + last)
+
+
+def unpack_traceback(stored: bytes) -> str:
+    """Return a traceback that was stored; of one that was cut, a character may be missing at the beginning."""
+    return zlib.decompress(stored).decode("utf-8", "ignore")
 
 
 def error_mark(workflow_id: str) -> str:

@@ -13,6 +13,7 @@ Keys, all with the deployment's prefix:
                       of the memory; so what may be long has keys of its own
 ``input:{id}``        JSON, as submitted; a large input is a blob, and this its name, quoted
 ``value:{id}``        JSON, what goes with the state: the progress, the result or its blob, or the error
+``traceback:{id}``    of a job that failed, if its worker told, compressed: see ``_records.pack_traceback``
 ``message:{id}``      JSON of the Celery signature to publish if the job's message is lost; of a workflow, all of it
 ``attempts:{id}``     list of the last attempts to call back, as JSON
 ``callbacks:{…}``     sorted set of ended jobs that are to call a receiver back, by when to try next; to claim one moves
@@ -568,7 +569,7 @@ local function forget()
   redis.call('ZREM', index('owner:' .. known[1]), packed)
   redis.call('ZREM', index('dead'), packed)
   for _, tag in ipairs(cjson.decode(known[3] or '[]')) do redis.call('ZREM', index('tag:' .. tag), packed) end
-  redis.call('DEL', job, events, prefix .. 'input:' .. id, prefix .. 'value:' .. id)
+  redis.call('DEL', job, events, prefix .. 'input:' .. id, prefix .. 'value:' .. id, prefix .. 'traceback:' .. id)
   if known[5] then
     call_back(receiver_of(known[5]))
     redis.call('DEL', prefix .. 'attempts:' .. id)
@@ -729,7 +730,8 @@ return known[2] and 'cancelled' or 'go'
 )
 
 #: ARGV: prefix, id, state, the result's or the error's JSON, 'stored' for a result that is a blob (and is named here),
-#: token ('' where the worker says it, not the attempt). Returns whether this was the job's end.
+#: token ('' where the worker says it, not the attempt), packed traceback or '', traceparent
+#: or ''. Returns whether this was the job's end.
 #: An attempt that was given up for lost may have succeeded after all; if it failed, that is the next one's to do.
 FINISH = (
     _COMMON
@@ -742,6 +744,10 @@ finish(from, ARGV[3], ARGV[4])
 if ARGV[5] == 'stored' then
   redis.call('HSET', job, 'stored', 1)
   claim(cjson.decode(ARGV[4])[1])
+end
+if ARGV[7] ~= '' then redis.call('SET', prefix .. 'traceback:' .. id, ARGV[7]) end
+if ARGV[8] ~= '' and redis.call('HEXISTS', job, 'callback') == 1 then
+  redis.call('HSET', job, 'traceparent', ARGV[8])
 end
 return 1
 """
@@ -953,21 +959,23 @@ end
 """
 
 #: ARGV: prefix, id, fields…, of which the first is one that each job has.
-#: Returns the fields, the value, and of a job that is PENDING how many are in its queue; {owner} of one that was
-#: forgotten; {} if there was none.
+#: Returns the fields, the value, of a job that is PENDING how many are in its queue, and of one that failed its
+#: traceback; {owner} of one that was forgotten; {} if there was none.
 READ = (
     _COMMON
     + _READ
     + """
 local values = read({unpack(ARGV, 3)})
 if not values then return {redis.call('GET', prefix .. 'gone:' .. id) or nil} end
-local known, depth = redis.call('HMGET', job, 'state', 'queue'), false
+local known, depth, traceback = redis.call('HMGET', job, 'state', 'queue'), false, false
 if known[1] == 'PENDING' then
   local queued = prefix .. 'queued:' .. known[2] .. ':'
   depth = redis.call('ZCARD', queued)
   for priority = 0, 9 do depth = depth + redis.call('ZCARD', queued .. priority) end
 end
+if known[1] == 'FAILURE' then traceback = redis.call('GET', prefix .. 'traceback:' .. id) end
 values[#values + 1] = depth
+values[#values + 1] = traceback
 return values
 """
 )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import redis
-from celery import Celery
+from celery import Celery, states
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
@@ -17,6 +17,7 @@ from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._store import Stored
 from tornado_celery_bridge.ledger import _scripts
 from tornado_celery_bridge.ledger._ledger import BLOB_GRACE, REMEMBERED, SWEEP_SIZE, ledger_backend, prefix_of
+from tornado_celery_bridge.ledger._records import pack_traceback
 
 __all__ = ("Limit", "WorkerLedger", "connect")
 
@@ -96,10 +97,28 @@ class WorkerLedger:
         limits = (name, "" if most is None else most, "" if interval is None else round(interval * 1000))
         return str(self._run("START", task_id, task, token, "1" if replaced else "", worker, retries, *limits).decode())
 
-    def finish(self, task_id: str, state: str, value: Any, token: str = "") -> None:
+    def finish(
+        self,
+        task_id: str,
+        state: str,
+        value: Any,
+        token: str = "",
+        traceback: str | None = None,
+        traceparent: str = "",
+    ) -> None:
         """Note how a task ended; by the token of its attempt, if it is the attempt that says so."""
         blob = isinstance(value, Stored)
-        self._run("FINISH", task_id, state, dumps(value.encode() if blob else value), "stored" if blob else "", token)
+        kept = pack_traceback(traceback) if traceback and state == states.FAILURE else ""
+        self._run(
+            "FINISH",
+            task_id,
+            state,
+            dumps(value.encode() if blob else value),
+            "stored" if blob else "",
+            token,
+            kept,
+            traceparent,
+        )
 
     def announce(self, blob: str) -> None:
         """Note that a blob is about to be written, which is removed later if no job ends with it."""

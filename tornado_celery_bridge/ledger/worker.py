@@ -10,7 +10,9 @@ What it adds to a stock worker, and where:
   retry, a hard time limit, an expiry or a revoke;
 - around a task's code: what stands for a large argument is loaded, and a large result goes to the store, with a
   reference in its place for all that Celery does with it (see :mod:`.._store`). Who reads a result by this app gets it;
-- while a task runs: what it logs by ``get_task_logger`` becomes the job's events;
+- while a task runs: what it logs by ``get_task_logger`` becomes the job's events; with ``LOG_FORMAT=json`` all that a
+  worker or beat logs is JSON (see :mod:`..logs`), and each attempt is a span of OpenTelemetry's, where that is
+  installed (see :mod:`..tracing`);
 - before a worker publishes a job's message, be it of a retry or of what comes next in a chain: the ledger keeps it;
 - beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost, and a heartbeat for
   its supervisor (see :mod:`..heartbeat`; beat has one, too).
@@ -31,6 +33,7 @@ import functools
 import hashlib
 import inspect
 import logging
+import os
 import re
 import threading
 import uuid
@@ -47,6 +50,7 @@ from celery.utils.time import rate
 from kombu.utils import json
 from redis.exceptions import OutOfMemoryError, RedisError
 
+from tornado_celery_bridge import tracing
 from tornado_celery_bridge._json import dumps
 from tornado_celery_bridge._store import Store, Stored
 from tornado_celery_bridge.exceptions import StoreUnavailable
@@ -54,6 +58,7 @@ from tornado_celery_bridge.heartbeat import WorkerHeartbeat, watch_beat
 from tornado_celery_bridge.ledger._keeper import Keeper, is_keeper
 from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
 from tornado_celery_bridge.ledger.checks import refuse_unsafe
+from tornado_celery_bridge.logs import follow_environment
 from tornado_celery_bridge.progress import STATE as PROGRESS
 
 __all__ = ("JobCancelled", "install", "is_installed")
@@ -84,6 +89,9 @@ def install(app: Celery) -> None:
 
     .. versionadded:: 0.1.0
     """
+    follow_environment()
+    tracing.follow_publishing()  # before what keeps messages
+    tracing.follow_tasks()
     app.steps["worker"].update((_CheckSettings, _GuardTasks, _KeepJobs, WorkerHeartbeat))
     signals.beat_init.connect(functools.partial(_begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
     if app.configured:  # type: ignore[attr-defined]
@@ -135,7 +143,8 @@ class _Recording:
         if state in states.READY_STATES:
             attempt = getattr(_running, "attempt", None)
             token = attempt[1] if attempt and attempt[0] == task_id else ""
-            ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result), token)
+            value = result if state == states.SUCCESS else _error(result)
+            ledger.finish(task_id, state, value, token, traceback, tracing.current_headers().get("traceparent", ""))
         elif state == states.RETRY:
             error = _error(result)
             told = {"state": state, "error": error}
@@ -204,6 +213,11 @@ class _CheckSettings(bootsteps.Step):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         refuse_unsafe(worker.app)
+        try:
+            tracing.set_up("worker")
+        except ImproperlyConfigured as exc:
+            log.critical("%s", exc)
+            raise SystemExit(os.EX_CONFIG) from exc
 
 
 def _begin_beat(app: Celery, *, sender: Any, **_: Any) -> None:
@@ -266,6 +280,7 @@ def _guard(task: Any, app: Celery) -> Callable[..., Any]:
         _name_queue(app, request)
         limit = limit_of(args, kwargs) if limit_of else None
         job_id = _begin(task, request, app, limit)
+        request.is_job = job_id is not None
         before, _running.job = getattr(_running, "job", None), job_id and (job_id, app)
         try:
             return _run(run, args, kwargs, app, is_job=job_id is not None)
