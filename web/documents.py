@@ -22,6 +22,8 @@ __all__ = (
     "Deliveries",
     "Delivery",
     "Event",
+    "FailureGroup",
+    "Failures",
     "Fault",
     "Health",
     "Job",
@@ -39,6 +41,8 @@ __all__ = (
     "Queue",
     "Queues",
     "Readiness",
+    "RefusedRetry",
+    "Retried",
     "Schedule",
     "ScheduleLinks",
     "ScheduleRun",
@@ -321,6 +325,45 @@ class Backfill(TypedDict):
     dry_run: bool
     slots: Annotated[list[Moment], Field(description="Those that had no job, oldest first.")]
     job_ids: Annotated[list[str], Field(description="Their jobs, in the same order; none on a dry run.")]
+
+
+class FailureGroup(TypedDict):
+    """Jobs of one owner that failed alike: the same task raised the same at the same place."""
+
+    id: str
+    owner: Annotated[str, Field(description="Whose jobs they are; empty where there are no keys.")]
+    task: str
+    exception: Annotated[str, Field(description="With its module.")]
+    place: Annotated[str | None, Field(description="The file and the function in it, where that is known.")]
+    detail: Annotated[str, Field(description="What the last one said, its first 300 characters.")]
+    first_seen: Moment
+    last_seen: Moment
+    count: Annotated[int, Field(description="How often, since it was first seen or was last resolved.")]
+    jobs: Annotated[int, Field(description="How many of these are kept still, and have not been tried again.")]
+    links: dict[str, Path]
+
+
+class Failures(TypedDict):
+    """The groups of failures, at most 500, the one that failed last first."""
+
+    failures: list[FailureGroup]
+    next_cursor: str | None
+
+
+class RefusedRetry(TypedDict):
+    """A job that was not tried again."""
+
+    job_id: str
+    problem: "Problem"
+
+
+class Retried(TypedDict):
+    """What became of trying a group's jobs again, or would."""
+
+    dry_run: bool
+    jobs: Annotated[int, Field(description="How many this is about: the newest 1,000 at most.")]
+    job_ids: Annotated[list[str], Field(description="The new jobs; none on a dry run.")]
+    refused: list[RefusedRetry]
 
 
 class TaskLinks(TypedDict):

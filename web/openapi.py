@@ -22,6 +22,7 @@ from tornado_celery_bridge.ledger import SPANS
 from web import dashboard, docs, documents
 from web.api import MAX_WAIT
 from web.catalogue import Catalogue, ExposedTask
+from web.failures import RetryAll
 from web.filters import STATES
 from web.options import JobOptions
 from web.problems import CONTENT_TYPE, KINDS, title, type_uri
@@ -177,7 +178,10 @@ OPERATIONS = (
     Operation(
         *("get", "/v1/jobs", "list_jobs", "List jobs, newest first"),
         tag="jobs",
-        parameters=("filter_task", "filter_state", "filter_tag", "filter_since", "filter_dead", "limit", "cursor"),
+        parameters=(
+            *("filter_task", "filter_state", "filter_tag", "filter_since", "filter_dead", "filter_failure"),
+            *("limit", "cursor"),
+        ),
         answers={200: Answer("A page, which may be shorter than its limit and still not the last.", documents.Jobs)},
         problems=("invalid-query", "invalid-cursor", "ledger-unavailable"),
     ),
@@ -313,6 +317,34 @@ OPERATIONS = (
         body_required=False,
         answers={202: Answer("The delivery, which begins anew.", documents.Delivery)},
         problems=(*_BODY, *_JOB, "unknown-delivery"),
+    ),
+    Operation(
+        *("get", "/v1/failures", "list_failures", "List the failures, those that are alike together"),
+        tag="jobs",
+        description="Alike are jobs of one owner whose task raised the same at the same place. There are the last 500 "
+        "groups in which something failed within 30 days and was not resolved since.",
+        answers={200: Answer("The groups, the one that failed last first.", documents.Failures)},
+    ),
+    Operation(
+        *("post", "/v1/failures/{failure}/retry", "retry_failures", "Submit all jobs of a group again"),
+        tag="jobs",
+        description='Those that have not been tried again, the newest 1,000. Without `"dry_run": false` it only says '
+        "how many there are.",
+        body=RetryAll,
+        body_required=False,
+        answers={
+            200: Answer("How many it would submit.", documents.Retried),
+            202: Answer("What it submitted.", documents.Retried),
+        },
+        problems=(*_BODY, "unknown-failure", "shutting-down"),
+    ),
+    Operation(
+        *("post", "/v1/failures/{failure}/resolve", "resolve_failures", "Forget a group until it fails again"),
+        tag="jobs",
+        body=_object(),
+        body_required=False,
+        answers={204: Answer("It is gone. Its jobs stay as they are.")},
+        problems=(*_BODY, "unknown-failure"),
     ),
     Operation(
         *("get", "/v1/schedules", "list_schedules", "List schedules, by name"),
@@ -520,6 +552,7 @@ def _queried(parameters: dict[str, Schema]) -> dict[str, Schema]:
 PARAMETERS: dict[str, Schema] = {
     "task": {"in": "path", "description": "A task's name.", "schema": {"type": "string"}},
     "id": {"in": "path", "description": "A job's id.", "schema": {"type": "string"}},
+    "failure": {"in": "path", "description": "The id of a group of failures.", "schema": {"type": "string"}},
     "delivery": {"in": "path", "description": "A delivery's id.", "schema": {"type": "string"}},
     "name": {"in": "path", "description": "A schedule's name.", "schema": {"type": "string"}},
     "file": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*docs.FILES]}},
@@ -582,6 +615,11 @@ PARAMETERS: dict[str, Schema] = {
                 "name": "dead",
                 "description": "With `true` only jobs that were given up, as worker after worker was lost with them.",
                 "schema": {"type": "boolean", "default": False},
+            },
+            "filter_failure": {
+                "name": "failure",
+                "description": "Only those of this group of failures that have not been tried again.",
+                "schema": {"type": "string", "maxLength": 50},
             },
             "filter_enabled": {"name": "enabled", "schema": {"type": "boolean"}},
             "count": {"schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10}},

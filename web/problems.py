@@ -71,6 +71,7 @@ KINDS = {
     "unknown-task": Kind(404, "There is no task of this name."),
     "unknown-job": Kind(404, "There is no job of this id, or it is somebody else's."),
     "unknown-delivery": Kind(404, "The job has no delivery of this id."),
+    "unknown-failure": Kind(404, "There is no group of failures of this id, or it is somebody else's."),
     "unknown-schedule": Kind(404, "There is no schedule of this name, or it is somebody else's."),
     "unknown-workflow": Kind(404, "There is no workflow of this id, or it is somebody else's."),
     "not-found": Kind(404, "There is nothing at this path."),

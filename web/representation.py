@@ -12,6 +12,7 @@ from cron_descriptor import ExpressionDescriptor, FormatException, Options
 from tornado_celery_bridge.ledger import (
     Counts,
     Delivery,
+    FailureGroup,
     Histogram,
     Job,
     QueueState,
@@ -33,6 +34,7 @@ __all__ = (
     "backfill",
     "delivery",
     "encode",
+    "failure",
     "in_words",
     "job",
     "me",
@@ -203,6 +205,24 @@ def _kind_of(state: str, failure: Mapping[str, str]) -> tuple[str, str]:
     if exception == "WorkerLostError":
         return "worker-lost", "The worker died while it ran the task."
     return "task-failed", "The task raised an exception."
+
+
+def failure(shown: FailureGroup) -> documents.FailureGroup:
+    """Return a group of failures."""
+    path = f"/v1/failures/{shown.id}"
+    return {
+        "id": shown.id,
+        "owner": shown.owner,
+        "task": shown.task,
+        "exception": shown.exception,
+        "place": shown.place or None,
+        "detail": shown.detail,
+        "first_seen": rfc3339(shown.first_seen),
+        "last_seen": rfc3339(shown.last_seen),
+        "count": shown.times,
+        "jobs": shown.jobs,
+        "links": {"jobs": f"/v1/jobs?failure={shown.id}", "retry": f"{path}/retry", "resolve": f"{path}/resolve"},
+    }
 
 
 def schedule_path(name: str) -> str:

@@ -35,6 +35,7 @@ from tornado_celery_bridge.ledger._records import (
     Acceptance,
     Claim,
     Delivery,
+    FailureGroup,
     Gone,
     Job,
     JobRecord,
@@ -216,6 +217,7 @@ class Ledger:
         tags: Sequence[str] = (),
         since: float | None = None,
         dead: bool = False,
+        failure: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
@@ -228,6 +230,7 @@ class Ledger:
             state: Only in this state; STARTED has those in a state of the task's own, too.
             tags: Only with all of these.
             dead: Only those that were given up, as their workers were lost time and again.
+            failure: Only those of this group of failures that have not been tried again.
             since: Only those accepted at this time or later, in seconds since 1970.
             limit: At most so many.
             cursor: Of the page before.
@@ -238,7 +241,7 @@ class Ledger:
         newest, _, after = cursor.partition("~") if cursor else ("+inf", "", "")
         if cursor and not (newest.isascii() and newest.isdigit() and after):
             raise ValueError("not a cursor")
-        named = {"owner": owner or None, "task": task, "state": state}
+        named = {"owner": owner or None, "task": task, "state": state, "failure": failure}
         indexes = [f"{name}:{value}" for name, value in named.items() if value is not None]
         indexes += [f"tag:{tag}" for tag in tags] + ["dead"] * dead
         oldest = "-inf" if since is None else _ms(since)
@@ -247,6 +250,28 @@ class Ledger:
         )
         jobs = [Job.of_fields(job_id.decode(), values) for job_id, *values in rows]
         return Page(jobs, f"{head[0].decode()}~{head[1].decode()}" if head else None)
+
+    async def failures(self, owner: str | None = None) -> list[FailureGroup]:
+        """
+        Return the groups of failed jobs, the one that failed last first; at most 500, none of over 30 days ago.
+
+        Args:
+            owner: Only of their jobs; None for everybody's.
+
+        Raises:
+            LedgerUnavailable: There was no answer.
+        """
+        rows = await self._run(_scripts.FAILURES, "", "" if owner is None else "1", owner or "")
+        return [FailureGroup.of_row(row) for row in rows]
+
+    async def resolve(self, group_id: str) -> None:
+        """
+        Forget a group of failures, until a job fails so again. Its jobs stay as they are.
+
+        Raises:
+            LedgerUnavailable: It may be forgotten all the same.
+        """
+        await self._run(_scripts.RESOLVE, group_id)
 
     async def cancel(self, job_id: str, *, unless_begun: bool = False, grace: float | None = None) -> str | None:
         """

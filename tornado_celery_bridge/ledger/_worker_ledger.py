@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import redis
-from celery import Celery
+from celery import Celery, states
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: Attempts to reach Redis for what must not be lost, up to a second apart: outlasts a restart of Redis.
 ATTEMPTS = 30
+#: Characters of what an exception said, and of its name, that tell of a group of failures.
+MAX_DETAIL, MAX_NAME = 300, 200
 
 
 class Limit(NamedTuple):
@@ -93,10 +95,21 @@ class WorkerLedger:
         limits = (name, "" if most is None else most, "" if interval is None else round(interval * 1000))
         return str(self._run("START", task_id, task, token, "1" if replaced else "", worker, retries, *limits).decode())
 
-    def finish(self, task_id: str, state: str, value: Any, token: str = "") -> None:
-        """Note how a task ended; by the token of its attempt, if it is the attempt that says so."""
+    def finish(self, task_id: str, state: str, value: Any, token: str = "", place: str = "") -> None:
+        """
+        Note how a task ended; by the token of its attempt, if it is the attempt that says so.
+
+        Args:
+            task_id: The task's id.
+            state: SUCCESS, FAILURE or REVOKED.
+            value: What it returned; else the error, as ``Job.error`` has it.
+            token: The attempt's.
+            place: Where in the code it failed, if that is known.
+        """
         blob = isinstance(value, Stored)
-        self._run("FINISH", task_id, state, dumps(value.encode() if blob else value), "stored" if blob else "", token)
+        written = dumps(value.encode() if blob else value)
+        failure = _told(value, place) if state == states.FAILURE else ()
+        self._run("FINISH", task_id, state, written, "stored" if blob else "", token, *failure)
 
     def announce(self, blob: str) -> None:
         """Note that a blob is about to be written, which is removed later if no job ends with it."""
@@ -177,3 +190,10 @@ class WorkerLedger:
 
 def _pairs(found: list[bytes]) -> list[tuple[str, str]]:
     return [(found[place].decode(), found[place + 1].decode()) for place in range(0, len(found), 2)]
+
+
+def _told(error: Mapping[str, str], place: str) -> list[bytes]:
+    """Return what was raised, what it said and where; none of it need be valid text."""
+    exception = ".".join(filter(None, (error["module"], error["type"])))
+    texts = (exception[:MAX_NAME], error["message"][:MAX_DETAIL], place[:MAX_NAME])
+    return [text.encode("utf-8", "replace") for text in texts]

@@ -63,6 +63,11 @@ log = logging.getLogger(__name__)
 #: What Celery puts before a routing key for RabbitMQ to hold a message back: its delay in seconds, bit by bit.
 _DELAY = re.compile(r"^(?:[01]\.)+")
 
+#: A frame in a traceback: the last two parts of the file's path, as folders differ from worker to worker; the function.
+_FRAME = re.compile(r'^  File "(?:[^"\n]*?/)??((?:[^"/\n]+/)?[^"/\n]+)", line \d+, in (.+)$', re.MULTILINE)
+#: Characters of a traceback's end that it is looked for in.
+MAX_TRACEBACK = 20_000
+
 #: Characters of one log line that become an event.
 MAX_LINE = 4_000
 
@@ -135,7 +140,8 @@ class _Recording:
         if state in states.READY_STATES:
             attempt = getattr(_running, "attempt", None)
             token = attempt[1] if attempt and attempt[0] == task_id else ""
-            ledger.finish(task_id, state, result if state == states.SUCCESS else _error(result), token)
+            value = result if state == states.SUCCESS else _error(result)
+            ledger.finish(task_id, state, value, token, _place(traceback))
         elif state == states.RETRY:
             error = _error(result)
             told = {"state": state, "error": error}
@@ -194,6 +200,12 @@ def _error(result: Any) -> dict[str, str]:
     except Exception:
         message = "(its message can't be shown)"
     return {"type": cls.__qualname__, "module": cls.__module__, "message": message}
+
+
+def _place(traceback: Any) -> str:
+    """Return the file and the function that a traceback ends in, without lines, which any change moves; '' if none."""
+    frames = _FRAME.findall(str(traceback)[-MAX_TRACEBACK:]) if traceback else []
+    return "{} in {}".format(*frames[-1]) if frames else ""
 
 
 # As a worker or beat starts.
