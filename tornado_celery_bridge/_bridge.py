@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import functools
 import inspect
 import logging
 import time
@@ -40,7 +41,7 @@ from tornado_celery_bridge.exceptions import (
     StoreUnavailable,
     WaitersSaturated,
 )
-from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, ledger_backend, new_job
+from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Purged, ledger_backend, new_job
 from tornado_celery_bridge.schedules import Schedules
 
 __all__ = ("Bridge",)
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 MAX_CALLS = 1_000
 #: Seconds to wait before trying again, when the broker was too slow to say.
 RETRY_AFTER = 1.0
+#: Seconds for a worker to answer; for whatever an operator asks for, behind what others do.
+REPLY_TIMEOUT, OPERATION_TIMEOUT = 3.0, 15.0
 #: Jobs that wait in the ledger for a broker that is away, at most.
 MAX_OUTBOX = 10_000
 #: Seconds that the broker has at least: a loop that was busy while the ledger answered is no fault of the broker's.
@@ -87,6 +90,7 @@ class Bridge:
         self._listener: Listener
         self._publisher: Lane
         self._caller: Lane
+        self._operator: Lane
 
     # Opening and closing.
 
@@ -106,11 +110,13 @@ class Bridge:
             "publisher", lambda: Publisher(self.app, keep_reply_queue), config.max_pending_dispatches
         )
         self._caller = self._lane("control", Caller, MAX_CALLS)
+        self._operator = self._lane("operator", Caller, MAX_CALLS)  # whom no revoke has to wait for
         self._eager = bool(self.app.conf.task_always_eager)
         self._backend = backend
         self._listener.start()
         self._publisher.start()
         self._caller.start()
+        self._operator.start()
         self._open = True
         return self
 
@@ -119,9 +125,8 @@ class Bridge:
         if not self._open:
             return
         self._open = False
-        await asyncio.gather(
-            self._publisher.close(self.config.close_timeout), self._caller.close(self.config.close_timeout)
-        )
+        lanes = (self._publisher, self._caller, self._operator)
+        await asyncio.gather(*(lane.close(self.config.close_timeout) for lane in lanes))
         await self._listener.close()
         if self._ledger is not None:
             await self._ledger.close()
@@ -601,6 +606,72 @@ class Bridge:
             lambda: self.app.control.revoke(task_ids, terminate=terminate, signal=signal), BrokerUnavailable
         )
 
+    async def purge(self, queue: str, reason: str = "its queue was purged") -> Purged:
+        """
+        Empty a queue: end its jobs that have not begun as REVOKED, in the ledger and for whoever waits for their
+        results, then remove all messages from the broker's queue, those of tasks that are no jobs too.
+
+        What workers have taken already is not in the queue: such a job is ended, and its message is dropped later.
+
+        Args:
+            queue: Its name.
+            reason: What is said of each job in its error.
+
+        Raises:
+            LedgerUnavailable: Some jobs have ended; no message was removed.
+            BrokerUnavailable: The jobs have ended; their messages may be there, and workers drop them.
+            ResultBackendUnavailable: Some jobs have ended; no message was removed.
+
+        .. versionadded:: 0.1.0
+        """
+        jobs = 0
+        async for ids in self.ledger.purge(queue, reason):
+            jobs += len(ids)
+            if ids:
+                await self._operate(functools.partial(self._mark_revoked, ids, reason), ResultBackendUnavailable)
+        messages = await self._operate(lambda: _purge(self.app, queue), BrokerUnavailable)
+        return Purged(jobs, messages)
+
+    def _mark_revoked(self, task_ids: Iterable[str], reason: str) -> None:
+        for task_id in task_ids:
+            self.app.backend.mark_as_revoked(task_id, reason)
+
+    async def shut_down_worker(self, name: str) -> None:
+        """
+        Tell a worker to end once the tasks that it runs have ended. There is no answer to that.
+
+        Args:
+            name: The worker's node name.
+
+        Raises:
+            BrokerUnavailable: It was not told, or it is not known that it was.
+
+        .. versionadded:: 0.1.0
+        """
+        await self._operate(lambda: self.app.control.shutdown(destination=[name]), BrokerUnavailable)
+
+    async def resize_pool(self, name: str, by: int) -> dict[str, str] | None:
+        """
+        Have a worker run more tasks at once, or fewer, until it is started again.
+
+        Args:
+            name: The worker's node name.
+            by: How many more; negative for fewer.
+
+        Returns:
+            What it answered: ``{"ok": …}`` or ``{"error": …}``; None if it did not within 3 s.
+
+        Raises:
+            BrokerUnavailable: It was not told, or it is not known that it was.
+
+        .. versionadded:: 0.1.0
+        """
+        control = self.app.control
+        resize = functools.partial(control.pool_grow, by) if by > 0 else functools.partial(control.pool_shrink, -by)
+        asked = functools.partial(resize, destination=[name], reply=True, timeout=REPLY_TIMEOUT)
+        answers = await self._operate(asked, BrokerUnavailable)
+        return answers[0][name] if answers else None
+
     async def forget(self, result: Result | str) -> None:
         """
         Remove what the result backend has of the task.
@@ -645,13 +716,29 @@ class Bridge:
         await self._listener.read(["ping"])
 
     async def _call(self, call: Callable[[], Any], error: type[BridgeError]) -> None:
+        await self._call_by(self._caller, call, error, self.config.dispatch_timeout)
+
+    async def _operate(self, call: Callable[[], Any], error: type[BridgeError]) -> Any:
+        return await self._call_by(self._operator, call, error, OPERATION_TIMEOUT)
+
+    async def _call_by(self, lane: Lane, call: Callable[[], Any], error: type[BridgeError], timeout: float) -> Any:
         self._check_open()
         try:
-            await self._caller.submit(call, self.config.dispatch_timeout)
+            return await lane.submit(call, timeout)
         except (LaneFull, LaneDown, NotBegun, InDoubt) as exc:
             raise error("no answer in time", retry_after=RETRY_AFTER) from exc
         except Exception as exc:  # of any broker's or backend's own client
             raise error(str(exc), retry_after=RETRY_AFTER) from exc
+
+
+def _purge(app: Celery, queue: str) -> int:
+    """Return how many messages were in a queue of the broker, which has none now, or is not there."""
+    with app.connection_for_write() as connection, connection.channel() as opened:
+        channel: Any = opened
+        try:
+            return int(channel.queue_purge(queue) or 0)
+        except connection.channel_errors:
+            return 0
 
 
 def _eagerly(message: Message) -> Callable[[], Any]:

@@ -36,6 +36,7 @@ __all__ = (
     "Now",
     "Problem",
     "Progress",
+    "Purged",
     "Quantiles",
     "QuarantinedSchedule",
     "Queue",
@@ -58,6 +59,7 @@ __all__ = (
     "TaskSummary",
     "Tasks",
     "Worker",
+    "WorkerAnswer",
     "Workers",
     "Workflow",
     "WorkflowCancellation",
@@ -486,7 +488,8 @@ class Queue(TypedDict):
     scheduled: Annotated[int, Field(description="That are not due yet.")]
     oldest: Annotated[float, Field(description="Seconds for which the one that has waited for longest has.")]
     consumers: Annotated[int, Field(description="Living workers that take from it.")]
-    is_stuck: Annotated[bool, Field(description="There are jobs, and nobody takes any.")]
+    is_stuck: Annotated[bool, Field(description="There are jobs, and nobody takes any, though it is not paused.")]
+    paused_since: Moment | None
 
 
 class Queues(TypedDict):
@@ -505,6 +508,25 @@ class Worker(TypedDict):
     slots: Annotated[int, Field(description="How many tasks it runs at once.")]
     queues: list[str]
     jobs: Annotated[list[str], Field(description="Ids of the jobs that it runs.")]
+    memory: Annotated[
+        int | None,
+        Field(description="Bytes that its processes have, in each what they share; null where that is not known."),
+    ]
+
+
+class WorkerAnswer(TypedDict):
+    """What became of telling a worker something."""
+
+    name: str
+    answer: Annotated[str, Field(description="What it said, for people; to a shutdown a worker says nothing.")]
+
+
+class Purged(TypedDict):
+    """What was in a queue that was purged."""
+
+    name: str
+    jobs: Annotated[int, Field(description="Jobs that have ended by it.")]
+    messages: Annotated[int, Field(description="Messages that the broker had, as it counts them.")]
 
 
 class Workers(TypedDict):

@@ -22,6 +22,14 @@ from web.filters import parse_count, parse_filters, parse_page, parse_schedule_f
 from web.idempotency import Answer, reservation
 from web.jobs import Submission
 from web.monitoring import MetricsHandler, QueuesHandler, StatisticsHandler, WorkersHandler
+from web.operations import (
+    GrowHandler,
+    PauseQueueHandler,
+    PurgeHandler,
+    ResumeQueueHandler,
+    ShrinkHandler,
+    ShutdownHandler,
+)
 from web.problems import Fault, Problem, problem_of
 from web.schedule_fields import Backfilling, Pause, parse
 from web.schedules import Timetable, etag_of
@@ -798,7 +806,13 @@ ROUTES = [
     (r"/v1/jobs/([^/]+)/deliveries/([^/]+)/replay", ReplayHandler),
     (r"/v1/statistics", StatisticsHandler),
     (r"/v1/queues", QueuesHandler),
+    (r"/v1/queues/([^/]+)/pause", PauseQueueHandler),
+    (r"/v1/queues/([^/]+)/resume", ResumeQueueHandler),
+    (r"/v1/queues/([^/]+)/purge", PurgeHandler),
     (r"/v1/workers", WorkersHandler),
+    (r"/v1/workers/([^/]+)/shutdown", ShutdownHandler),
+    (r"/v1/workers/([^/]+)/grow", GrowHandler),
+    (r"/v1/workers/([^/]+)/shrink", ShrinkHandler),
     (r"/metrics", MetricsHandler),
     (r"/healthz", HealthHandler),
     (r"/readyz", ReadyHandler),

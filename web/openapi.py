@@ -24,6 +24,7 @@ from web.api import MAX_WAIT
 from web.catalogue import Catalogue, ExposedTask
 from web.failures import RetryAll
 from web.filters import STATES
+from web.operations import Purge, Resize
 from web.options import JobOptions
 from web.problems import CONTENT_TYPE, KINDS, title, type_uri
 from web.schedule_fields import Backfilling, NewSchedule, Pause, ScheduleChange, ScheduleFields
@@ -474,6 +475,50 @@ OPERATIONS = (
         answers={200: Answer("The workers.", documents.Workers)},
     ),
     Operation(
+        *("post", "/v1/queues/{queue}/pause", "pause_queue", "Have no worker take from a queue"),
+        tag="monitoring",
+        description="Now or later: workers that are started meanwhile do not either. What they have taken they run.",
+        body=_object(),
+        body_required=False,
+        answers={200: Answer("The queue.", documents.Queue)},
+        problems=(*_BODY, "unknown-queue"),
+    ),
+    Operation(
+        *("post", "/v1/queues/{queue}/resume", "resume_queue", "Have the workers take from a paused queue again"),
+        tag="monitoring",
+        body=_object(),
+        body_required=False,
+        answers={200: Answer("The queue.", documents.Queue)},
+        problems=(*_BODY, "unknown-queue"),
+    ),
+    Operation(
+        *("post", "/v1/queues/{queue}/purge", "purge_queue", "End all jobs of a queue that have not begun"),
+        tag="monitoring",
+        description="They are `REVOKED`, those too that are not due yet; then the broker's queue is emptied.",
+        body=Purge,
+        answers={200: Answer("What was in it.", documents.Purged)},
+        problems=(*_BODY, "unknown-queue", "broker-unavailable", "result-backend-unavailable"),
+    ),
+    Operation(
+        *("post", "/v1/workers/{worker}/shutdown", "shut_down_worker", "Have a worker end once its tasks have"),
+        tag="monitoring",
+        body=_object(),
+        body_required=False,
+        answers={202: Answer("It was told.", documents.WorkerAnswer)},
+        problems=(*_BODY, "unknown-worker", "broker-unavailable"),
+    ),
+    *(
+        Operation(
+            *("post", f"/v1/workers/{{worker}}/{word}", f"{word}_worker", f"Have a worker run {more} tasks at once"),
+            tag="monitoring",
+            body=Resize,
+            body_required=False,
+            answers={200: Answer("What it said.", documents.WorkerAnswer)},
+            problems=(*_BODY, "unknown-worker", "worker-refused", "worker-timeout", "broker-unavailable"),
+        )
+        for word, more in (("grow", "more"), ("shrink", "fewer"))
+    ),
+    Operation(
         *("get", "/v1/audit", "list_audit", "Who changed what, newest first"),
         tag="service",
         parameters=("limit", "cursor"),
@@ -553,6 +598,8 @@ PARAMETERS: dict[str, Schema] = {
     "task": {"in": "path", "description": "A task's name.", "schema": {"type": "string"}},
     "id": {"in": "path", "description": "A job's id.", "schema": {"type": "string"}},
     "failure": {"in": "path", "description": "The id of a group of failures.", "schema": {"type": "string"}},
+    "queue": {"in": "path", "description": "A queue's name.", "schema": {"type": "string"}},
+    "worker": {"in": "path", "description": "A worker's node name.", "schema": {"type": "string"}},
     "delivery": {"in": "path", "description": "A delivery's id.", "schema": {"type": "string"}},
     "name": {"in": "path", "description": "A schedule's name.", "schema": {"type": "string"}},
     "file": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*docs.FILES]}},

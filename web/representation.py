@@ -411,25 +411,29 @@ def _quantiles(histogram: Histogram) -> documents.Quantiles:
 
 
 def queues(
-    found: Sequence[QueueState], workers: Sequence[WorkerState], known: Collection[str]
+    found: Sequence[QueueState], workers: Sequence[WorkerState], known: Collection[str], paused: Mapping[str, int]
 ) -> list[documents.Queue]:
-    """Return the queues in which there are jobs, or that workers take from, or that are *known* by the settings."""
+    """
+    Return the queues in which there are jobs, or that workers take from, or that are *known* by the settings, or
+    *paused*, since then in milliseconds since 1970.
+    """
     states = {queue.name: queue for queue in found}
     taken = [name for worker in workers if worker.is_alive for name in worker.queues]
     return [
-        _queue(states.get(name) or QueueState(name, 0, 0, 0.0), taken.count(name))
-        for name in sorted({*states, *taken, *known})
+        _queue(states.get(name) or QueueState(name, 0, 0, 0.0), taken.count(name), paused.get(name))
+        for name in sorted({*states, *taken, *known, *paused})
     ]
 
 
-def _queue(queue: QueueState, consumers: int) -> documents.Queue:
+def _queue(queue: QueueState, consumers: int, paused: int | None) -> documents.Queue:
     return {
         "name": queue.name,
         "depth": queue.depth,
         "scheduled": queue.scheduled,
         "oldest": queue.oldest,
         "consumers": consumers,
-        "is_stuck": queue.depth > 0 and consumers == 0,
+        "is_stuck": queue.depth > 0 and consumers == 0 and paused is None,
+        "paused_since": None if paused is None else rfc3339(paused),
     }
 
 
@@ -442,4 +446,5 @@ def worker(shown: WorkerState, now: float) -> documents.Worker:
         "slots": shown.slots,
         "queues": shown.queues,
         "jobs": shown.jobs if shown.is_alive else [],
+        "memory": shown.memory if shown.is_alive else None,
     }

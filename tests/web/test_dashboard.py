@@ -376,6 +376,48 @@ async def test_a_schedule_is_made_paused_run_and_deleted(site: Service, tab: Tab
     tab.complaints.clear()
 
 
+# Queues and workers.
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery's own result backend
+async def test_a_queue_is_paused_resumed_and_purged(site: Service, page: Page) -> None:
+    jobs = [await submit(site, "s.add", {"x": n}, wait=None, queue="quiet", tags=["purged"]) for n in range(2)]
+    await page.goto(url(site, "#/queues"))
+    row = page.locator("tr[data-name=quiet]")
+    await row.get_by_role("button", name="Pause quiet").click()
+    await expect(row).to_contain_text("Paused")
+    assert "quiet" in await site.jobs.ledger.paused()
+    await row.get_by_role("button", name="Resume quiet").click()
+    await expect(row).to_contain_text("Stuck")
+    assert await site.jobs.ledger.paused() == {}
+    await row.get_by_role("button", name="Purge quiet…").click()
+    dialog = page.get_by_role("dialog")
+    purge = dialog.get_by_role("button", name="Purge", exact=True)
+    await expect(purge).to_be_disabled()
+    await dialog.get_by_label("To confirm, type quiet").fill("websample")
+    await expect(purge).to_be_disabled()
+    await dialog.get_by_label("To confirm, type quiet").fill("quiet")
+    await purge.click()
+    await expect(page.get_by_role("status")).to_contain_text("jobs have ended")
+    found = await read(site, "/v1/jobs?tag=purged")
+    assert {job["id"]: job["state"] for job in found["jobs"]} == {job["id"]: "REVOKED" for job in jobs}
+    await expect(row).to_contain_text("Unserved")
+
+
+async def test_a_worker_grows_and_shrinks(site: Service, page: Page) -> None:
+    await page.goto(url(site, "#/workers"))
+    row = page.locator("tbody tr").filter(has_text="Alive").first
+    await expect(row).to_contain_text("of 3")
+    await row.get_by_role("button", name="+1 process").click()
+    await expect(row).to_contain_text("of 4")
+    await row.get_by_role("button", name="−1 process").click()
+    await expect(row).to_contain_text("of 3")
+    await row.get_by_role("button", name="Shut").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("It takes no more jobs")
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+
 # Whoever may not.
 
 

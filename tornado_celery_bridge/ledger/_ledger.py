@@ -11,9 +11,10 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -272,6 +273,64 @@ class Ledger:
             LedgerUnavailable: It may be forgotten all the same.
         """
         await self._run(_scripts.RESOLVE, group_id)
+
+    # Queues.
+
+    async def pause(self, queue: str) -> None:
+        """
+        Have no worker take from a queue, whether it runs now or is started later, until :meth:`resume`.
+
+        The workers hear of it within some 2 s. What they have taken already, a few each, they run.
+
+        Raises:
+            LedgerUnavailable: It may be paused all the same.
+        """
+        await self._run(_scripts.PAUSE, "", queue)
+
+    async def resume(self, queue: str) -> None:
+        """
+        Have the workers take from a queue again that did so before it was paused; errors as :meth:`pause`.
+        """
+        await self.call("HDEL", f"{self.prefix}paused", queue)
+
+    async def paused(self) -> dict[str, int]:
+        """
+        Return since when queues are paused, by their names; in milliseconds since 1970, by the server's clock.
+
+        Raises:
+            LedgerUnavailable: There was no answer.
+        """
+        found = await self.call("HGETALL", f"{self.prefix}paused")
+        return {name.decode(): int(since) for name, since in found.items()}
+
+    async def purge(self, queue: str, reason: str) -> AsyncGenerator[list[str]]:
+        """
+        End the jobs of a queue that have not begun, as REVOKED: those that are due, and those that are not yet.
+
+        A job that comes after others in a workflow is not in the queue until these have ended. Jobs that are accepted
+        meanwhile stay. Their messages stay, too: see :meth:`.Bridge.purge`.
+
+        Args:
+            queue: Its name.
+            reason: What is said of each in its error.
+
+        Yields:
+            The ids of some hundred that have ended, in each step.
+
+        Raises:
+            LedgerUnavailable: Some have ended.
+        """
+        error = {"type": "TaskRevokedError", "module": "celery.exceptions", "message": reason}
+        until = round(time.time() * 1000)
+        for state in ("PENDING", "RETRY"):
+            cursor = b"0"
+            while True:
+                cursor, *ids = await self._run(_scripts.PURGE, "", queue, state, cursor, dumps(error), until)
+                yield [job_id.decode() for job_id in ids]
+                if cursor == b"0":
+                    break
+
+    # Jobs, again.
 
     async def cancel(self, job_id: str, *, unless_begun: bool = False, grace: float | None = None) -> str | None:
         """

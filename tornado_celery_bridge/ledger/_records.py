@@ -23,6 +23,7 @@ __all__ = (
     "JobRecord",
     "LedgerUnavailable",
     "Page",
+    "Purged",
     "Reservation",
     "Step",
     "Workflow",
@@ -293,6 +294,19 @@ class FailureGroup(NamedTuple):
         """Return the group that a row of the script's is."""
         texts = [value.decode("utf-8", "replace") for value in row[:6]]
         return cls(*texts, *(int(value) for value in row[6:]))
+
+
+class Purged(NamedTuple):
+    """
+    What was in a queue that was purged.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: Jobs that have ended by it.
+    jobs: int
+    #: Messages that the broker had, as it counts them.
+    messages: int
 
 
 class Event(NamedTuple):

@@ -35,6 +35,7 @@ Keys, all with the deployment's prefix:
 ``slots:{limit}``     set of the jobs that hold a slot of a limit; ``parked:{limit}`` sorted set of those that wait
 ``next:{limit}``      when the next job may begin by a limit's rate
 ``unique:{…}``        the unfinished job with this input, of a task that is unique
+``paused``            hash: of each queue that no worker is to take from, since when
 ``leader``            which process looks for jobs that were lost
 ``workflow:{id}``     hash: a workflow's ``record`` (JSON, as submitted), ``owner``, ``jobs`` (JSON, their ids),
                       ``open`` (how many have not ended), ``cancelled`` (when all of it was), ``after:…`` (JSON, the
@@ -79,6 +80,8 @@ __all__ = (
     "KEEP",
     "LEASE",
     "LIST",
+    "PAUSE",
+    "PURGE",
     "QUEUES",
     "READ",
     "READ_WORKFLOW",
@@ -1265,6 +1268,42 @@ for place = 5, #ARGV do
     end
   end
   found[#found + 1] = series
+end
+return found
+"""
+)
+
+#: ARGV: prefix, '', queue. No worker is to take from it, from now on or since it was paused before.
+PAUSE = (
+    _COMMON
+    + """
+redis.call('HSETNX', prefix .. 'paused', ARGV[3], now())
+"""
+)
+
+#: ARGV: prefix, '', queue, state (PENDING | RETRY), cursor ('0' to begin), error (JSON), until when (ms since 1970).
+#: Ends jobs in this state that were accepted by then, whose message is in the queue or yet to be published into it; one
+#: that comes after others has none. Returns where to go on ('0' at the end), and the ids of those that it has ended.
+PURGE = (
+    _COMMON
+    + """
+local queue, state, until_then = ARGV[3], ARGV[4], tonumber(ARGV[7])
+local page = redis.call('ZSCAN', index('state:' .. state), ARGV[5], 'COUNT', 200)
+local found = {page[1]}
+for place = 1, #page[2], 2 do
+  local packed = page[2][place]
+  turn(unpacked(packed))
+  local known = redis.call('HMGET', job, 'state', 'queue', 'parked', 'created_at')
+  if known[1] == state and known[2] == queue and tonumber(known[4]) <= until_then then
+    local waits = known[3]
+    for _, name in ipairs({'queued:' .. queue_name(), 'later', 'outbox'}) do
+      waits = waits or redis.call('ZSCORE', prefix .. name, packed)
+    end
+    if waits then
+      finish(state, 'REVOKED', ARGV[6])
+      found[#found + 1] = id
+    end
+  end
 end
 return found
 """

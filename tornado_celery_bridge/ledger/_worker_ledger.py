@@ -178,6 +178,11 @@ class WorkerLedger:
         end = found.index(b"") if b"" in found else len(found)
         return _pairs(found[:end]), {name.decode() for name in found[end + 1 :]}
 
+    def paused(self) -> set[str]:
+        """Return the names of queues that no worker is to take from."""
+        found: Any = self._once.hkeys(f"{self._prefix}paused")
+        return {name.decode() for name in found}
+
     def defer(self, job_ids: Sequence[str]) -> None:
         """Put jobs that could not be published at the head of the outbox, in this order."""
         for place, job_id in enumerate(job_ids):

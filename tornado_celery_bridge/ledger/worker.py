@@ -12,8 +12,8 @@ What it adds to a stock worker, and where:
   reference in its place for all that Celery does with it (see :mod:`.._store`). Who reads a result by this app gets it;
 - while a task runs: what it logs by ``get_task_logger`` becomes the job's events;
 - before a worker publishes a job's message, be it of a retry or of what comes next in a chain: the ledger keeps it;
-- beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost, and a heartbeat for
-  its supervisor (see :mod:`..heartbeat`; beat has one, too).
+- beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost and leaves queues
+  that are paused, and a heartbeat for its supervisor (see :mod:`..heartbeat`; beat has one, too).
 
 A worker or a beat whose settings or servers are unsafe does not start: see :mod:`.checks`.
 
@@ -252,6 +252,7 @@ class _KeepJobs(bootsteps.StartStopStep):
         self._keeper = Keeper(
             worker.app, worker.hostname, lambda: getattr(worker.pool, "num_processes", None) or worker.concurrency
         )
+        self._keeper.hold_back()
         keep = functools.partial(_keep_message, worker.app)
         signals.before_task_publish.connect(keep, weak=False, dispatch_uid=f"keep-{id(worker.app)}")
 
