@@ -46,7 +46,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _rows(finding: Finding) -> list[str]:
-    verdict = "UNSAFE" if finding.is_unsafe else "allowed" if finding.allowed else "unwise"
+    verdict = finding.verdict.upper() if finding.is_unsafe else finding.verdict
     rows = _cell(verdict, finding.name, finding.what) + _cell("", "", f"remedy: {finding.remedy}")
     return rows + _cell("", "", f"or ALLOW_UNSAFE={finding.name}") if finding.is_unsafe else rows
 

@@ -17,7 +17,9 @@ __all__ = (
     "Backfill",
     "BatchAnswer",
     "BatchAnswers",
+    "Broker",
     "Cancellation",
+    "Checks",
     "Counted",
     "Deliveries",
     "Delivery",
@@ -25,6 +27,7 @@ __all__ = (
     "FailureGroup",
     "Failures",
     "Fault",
+    "Finding",
     "Health",
     "Job",
     "JobError",
@@ -562,6 +565,34 @@ class Health(TypedDict):
     """The process is alive."""
 
     status: Literal["alive"]
+
+
+class Finding(TypedDict):
+    """Something about the settings or a server that is not as it should be."""
+
+    name: str
+    verdict: Annotated[
+        Literal["unsafe", "allowed", "unwise"],
+        Field(description="Unsafe: nothing would start with it. Allowed: by ALLOW_UNSAFE."),
+    ]
+    what: Annotated[str, Field(description="What is so, and what comes of it.")]
+    remedy: str
+
+
+class Broker(TypedDict):
+    """The broker as it is now."""
+
+    url: Annotated[str, Field(description="Without passwords.")]
+    server: Annotated[str, Field(description="Its name and version, or why it could not be asked.")]
+    capabilities: dict[str, str]
+
+
+class Checks(TypedDict):
+    """What `python -m web doctor` says."""
+
+    findings: Annotated[list[Finding], Field(description="What is unsafe first.")]
+    passed: Annotated[list[str], Field(description="Names of what is as it should be.")]
+    broker: Broker
 
 
 class Readiness(TypedDict):

@@ -12,7 +12,10 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from tornado_celery_bridge import BridgeError, WaitersSaturated
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation, Workflow
+from tornado_celery_bridge.ledger.checks import check
+from tornado_celery_bridge.ledger.worker import is_installed
 from tornado_celery_bridge.schedules import Scheduled
+from tornado_celery_bridge.transports import describe
 from web import dashboard, docs, representation
 from web.api import ApiHandler, ClientLeft
 from web.conditions import Conditions
@@ -696,6 +699,18 @@ class AuditHandler(ApiHandler):
         self.write_json({"entries": entries, "next_cursor": cursor})
 
 
+class ChecksHandler(ApiHandler):
+    """``/v1/checks``: what ``python -m web doctor`` says, of this process."""
+
+    scopes: ClassVar = {"GET": "admin"}
+    needs_ledger = False
+
+    async def get(self) -> None:
+        app = self.jobs.bridge.app
+        findings = asyncio.to_thread(lambda: check(app, installed=is_installed(app)))
+        self.write_json(representation.checks(*await asyncio.gather(findings, asyncio.to_thread(describe, app))))
+
+
 class HealthHandler(ApiHandler):
     """``/healthz``: the process is alive and its loop turns."""
 
@@ -775,6 +790,7 @@ class NotFoundHandler(ApiHandler):
 ROUTES = [
     (r"/v1/me", MeHandler),
     (r"/v1/audit", AuditHandler),
+    (r"/v1/checks", ChecksHandler),
     (r"/v1/tasks", TasksHandler),
     (r"/v1/tasks/([^/]+)", TaskHandler),
     (r"/v1/tasks/([^/]+)/jobs", SubmitHandler),

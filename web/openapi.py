@@ -526,6 +526,12 @@ OPERATIONS = (
         problems=("invalid-query", "invalid-cursor", "ledger-unavailable"),
     ),
     Operation(
+        *("get", "/v1/checks", "read_checks", "What is unsafe about the settings and servers?"),
+        tag="service",
+        description="What `python -m web doctor` says. It asks the servers, some seconds of one that is away.",
+        answers={200: Answer("What was found.", documents.Checks)},
+    ),
+    Operation(
         *("get", "/metrics", "read_metrics", "Metrics for Prometheus"),
         tag="monitoring",
         answers={200: Answer("Its text format, 0.0.4.", {"type": "string"}, media_types=("text/plain",))},

@@ -22,9 +22,10 @@ from tornado_celery_bridge.ledger import (
     Workflow,
     dumps,
 )
+from tornado_celery_bridge.ledger.checks import NAMES, Finding
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from tornado_celery_bridge.schedules import Backfill, Entry, Run, Scheduled
-from tornado_celery_bridge.transports import Priorities
+from tornado_celery_bridge.transports import Broker, Priorities
 from web import documents
 from web.catalogue import ExposedTask
 from web.keys import SCOPES, Principal
@@ -32,6 +33,7 @@ from web.problems import type_uri
 
 __all__ = (
     "backfill",
+    "checks",
     "delivery",
     "encode",
     "failure",
@@ -408,6 +410,18 @@ def _quantiles(histogram: Histogram) -> documents.Quantiles:
         None if (found := histogram.quantile(share)) is None else float(f"{found:.3g}") for share in (0.5, 0.95)
     )
     return {"p50": p50, "p95": p95}
+
+
+def checks(findings: Sequence[Finding], broker: Broker) -> documents.Checks:
+    """Return what was found about settings and servers, and what the broker is."""
+    names = {finding.name for finding in findings}
+    return {
+        "findings": [
+            {"name": each.name, "verdict": each.verdict, "what": each.what, "remedy": each.remedy} for each in findings
+        ],
+        "passed": [name for name in NAMES if name not in names],
+        "broker": {"url": broker.url, "server": broker.server, "capabilities": dict(broker.capabilities)},
+    }
 
 
 def queues(

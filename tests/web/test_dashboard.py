@@ -364,6 +364,18 @@ async def test_a_schedule_is_made_paused_run_and_deleted(site: Service, tab: Tab
     assert job["task"] == "s.add"
     await page.goto(url(site, "#/schedules/by-hand"))
     await expect(page.locator(".strip li")).to_have_count(1)
+    await page.get_by_role("button", name="Backfill…").click()
+    await form.get_by_label("since").fill("2026-02-02T00:00:00Z")
+    await form.get_by_label("until").fill("never")
+    await form.get_by_role("button", name="Look").click()
+    await expect(form.get_by_label("until")).to_have_attribute("aria-invalid", "true")
+    await form.get_by_label("until").fill("2026-02-10T00:00:00Z")
+    await form.get_by_role("button", name="Look").click()
+    await expect(form).to_contain_text("6 runs were due")  # a week, of working days, and a Monday
+    assert len((await read(site, "/v1/schedules/by-hand/runs"))["runs"]) == 1
+    await form.get_by_role("button", name="Run 6").click()
+    await expect(page.get_by_role("status")).to_contain_text("6 runs have begun")
+    await expect(page.locator(".strip li")).to_have_count(7)
     await page.get_by_role("button", name="Edit…").click()
     await form.get_by_label("note").fill("changed")
     await form.get_by_role("button", name="Save").click()
@@ -410,12 +422,26 @@ async def test_a_worker_grows_and_shrinks(site: Service, page: Page) -> None:
     await expect(row).to_contain_text("of 3")
     await row.get_by_role("button", name="+1 process").click()
     await expect(row).to_contain_text("of 4")
-    await row.get_by_role("button", name="−1 process").click()
+    await row.get_by_role("button", name="\N{MINUS SIGN}1 process").click()
     await expect(row).to_contain_text("of 3")
     await row.get_by_role("button", name="Shut").click()
     await expect(page.get_by_role("dialog")).to_contain_text("It takes no more jobs")
     await page.keyboard.press("Escape")
     await expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+async def test_the_system_page_says_what_is_unsafe(site: Service, page: Page) -> None:
+    await page.goto(url(site, "#/system"))
+    card = page.get_by_role("region", name="What is unsafe")
+    told = await read(site, "/v1/checks")
+    assert {finding["verdict"] for finding in told["findings"]} == {"unwise"}
+    for finding in told["findings"]:
+        await expect(card).to_contain_text(finding["name"])
+        await expect(card).to_contain_text(finding["remedy"])
+    await expect(card).to_contain_text("no-aof")  # which is as it should be
+    await expect(card).to_contain_text(told["broker"]["server"])
+    async with page.expect_response("**/v1/checks"):
+        await card.get_by_role("button", name="Check again").click()
 
 
 # Whoever may not.

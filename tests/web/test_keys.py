@@ -319,6 +319,7 @@ ROUTES_WITH_SCOPES = [
     ("POST", "/v1/workers/x/shutdown", "admin"),
     ("POST", "/v1/workers/x/grow", "admin"),
     ("POST", "/v1/workers/x/shrink", "admin"),
+    ("GET", "/v1/checks", "admin"),
     ("GET", "/v1/failures", "read"),
     ("POST", "/v1/failures/x/retry", "submit"),
     ("POST", "/v1/failures/x/resolve", "cancel"),
