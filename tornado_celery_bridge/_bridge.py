@@ -56,6 +56,8 @@ MAX_CALLS = 1_000
 RETRY_AFTER = 1.0
 #: Seconds for a worker to answer; for whatever an operator asks for, behind what others do.
 REPLY_TIMEOUT, OPERATION_TIMEOUT = 3.0, 15.0
+#: Results that are written in one go: each takes Celery some 2 ms.
+MARKED = 100
 #: Jobs that wait in the ledger for a broker that is away, at most.
 MAX_OUTBOX = 10_000
 #: Seconds that the broker has at least: a loop that was busy while the ledger answered is no fault of the broker's.
@@ -608,8 +610,8 @@ class Bridge:
 
     async def purge(self, queue: str, reason: str = "its queue was purged") -> Purged:
         """
-        Empty a queue: end its jobs that have not begun as REVOKED, in the ledger and for whoever waits for their
-        results, then remove all messages from the broker's queue, those of tasks that are no jobs too.
+        Empty a queue: end its jobs that have not begun as REVOKED, then remove all messages from the broker's queue,
+        those of tasks that are no jobs too, then tell whoever waits for results, which takes longest: some 2 ms a job.
 
         What workers have taken already is not in the queue: such a job is ended, and its message is dropped later.
 
@@ -620,21 +622,23 @@ class Bridge:
         Raises:
             LedgerUnavailable: Some jobs have ended; no message was removed.
             BrokerUnavailable: The jobs have ended; their messages may be there, and workers drop them.
-            ResultBackendUnavailable: Some jobs have ended; no message was removed.
+            ResultBackendUnavailable: The queue is empty; not everybody who waits for a result was told.
 
         .. versionadded:: 0.1.0
         """
-        jobs = 0
-        async for ids in self.ledger.purge(queue, reason):
-            jobs += len(ids)
-            if ids:
-                await self._operate(functools.partial(self._mark_revoked, ids, reason), ResultBackendUnavailable)
+        ids = [job_id async for step in self.ledger.purge(queue, reason) for job_id in step]
         messages = await self._operate(lambda: _purge(self.app, queue), BrokerUnavailable)
-        return Purged(jobs, messages)
+        for place in range(0, len(ids), MARKED):
+            mark = functools.partial(self._mark_revoked, ids[place : place + MARKED], reason)
+            await self._operate(mark, ResultBackendUnavailable)
+        return Purged(len(ids), messages)
 
     def _mark_revoked(self, task_ids: Iterable[str], reason: str) -> None:
+        backend = self.app.backend
+        if isinstance(backend, RPCBackend):  # it answers the message of a task, which nobody has
+            return
         for task_id in task_ids:
-            self.app.backend.mark_as_revoked(task_id, reason)
+            backend.mark_as_revoked(task_id, reason)
 
     async def shut_down_worker(self, name: str) -> None:
         """

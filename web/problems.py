@@ -111,7 +111,7 @@ KINDS = {
     "ledger-unavailable": Kind(503, "The job records cannot be reached. Nothing was accepted."),
     "store-unavailable": Kind(503, "Where large inputs and results are kept does not work. Nothing was accepted."),
     "broker-unavailable": Kind(503, "The broker cannot be reached. Nothing was accepted."),
-    "result-backend-unavailable": Kind(503, "The result backend cannot be reached: some jobs have ended, not all."),
+    "result-backend-unavailable": Kind(503, "The queue was purged; not all who wait for results by Celery were told."),
     "dispatch-saturated": Kind(503, "Too many jobs wait to be published. Nothing was accepted."),
     "dispatch-uncertain": Kind(503, "Broker and ledger went away: `Location` and `job` name the job, which may run."),
     "waiters-saturated": Kind(503, "Too many requests wait already; the job is not affected."),
