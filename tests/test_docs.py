@@ -103,7 +103,10 @@ def product(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         deliveries = f"/v1/jobs/{ended}/deliveries"
         wait_for(lambda: plain.fetch(deliveries)[1]["deliveries"][0]["attempts"])
         delivery = plain.fetch(deliveries)[1]["deliveries"][0]["id"]
-        variables = {"ID": ended, "DELIVERY": delivery, "WAITING": submitted(plain, countdown=600)}
+        for _ in range(2):
+            plain.fetch("/v1/tasks/tasks.data.profile_csv/jobs", {"input": {"csv": ""}}, Prefer="wait=20")
+        group = plain.fetch("/v1/failures")[1]["failures"][0]["id"]
+        variables = {"GROUP": group, "ID": ended, "DELIVERY": delivery, "WAITING": submitted(plain, countdown=600)}
         yield {"folder": folder, "environment": environment | variables, "plain": plain, "guarded": guarded}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import functools
 import inspect
 import logging
 import time
@@ -41,7 +42,7 @@ from tornado_celery_bridge.exceptions import (
     StoreUnavailable,
     WaitersSaturated,
 )
-from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, ledger_backend, new_job
+from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Purged, ledger_backend, new_job
 from tornado_celery_bridge.schedules import Schedules
 
 __all__ = ("Bridge",)
@@ -54,6 +55,10 @@ log = logging.getLogger(__name__)
 MAX_CALLS = 1_000
 #: Seconds to wait before trying again, when the broker was too slow to say.
 RETRY_AFTER = 1.0
+#: Seconds for a worker to answer; for whatever an operator asks for, behind what others do.
+REPLY_TIMEOUT, OPERATION_TIMEOUT = 3.0, 15.0
+#: Results that are written in one go: each takes Celery some 2 ms.
+MARKED = 100
 #: Jobs that wait in the ledger for a broker that is away, at most.
 MAX_OUTBOX = 10_000
 #: Seconds that the broker has at least: a loop that was busy while the ledger answered is no fault of the broker's.
@@ -88,6 +93,7 @@ class Bridge:
         self._listener: Listener
         self._publisher: Lane
         self._caller: Lane
+        self._operator: Lane
 
     # Opening and closing.
 
@@ -107,12 +113,14 @@ class Bridge:
             "publisher", lambda: Publisher(self.app, keep_reply_queue), config.max_pending_dispatches
         )
         self._caller = self._lane("control", Caller, MAX_CALLS)
+        self._operator = self._lane("operator", Caller, MAX_CALLS)  # whom no revoke has to wait for
         self._eager = bool(self.app.conf.task_always_eager)
         self._backend = backend
         tracing.follow_publishing()
         self._listener.start()
         self._publisher.start()
         self._caller.start()
+        self._operator.start()
         self._open = True
         return self
 
@@ -121,9 +129,8 @@ class Bridge:
         if not self._open:
             return
         self._open = False
-        await asyncio.gather(
-            self._publisher.close(self.config.close_timeout), self._caller.close(self.config.close_timeout)
-        )
+        lanes = (self._publisher, self._caller, self._operator)
+        await asyncio.gather(*(lane.close(self.config.close_timeout) for lane in lanes))
         await self._listener.close()
         if self._ledger is not None:
             await self._ledger.close()
@@ -611,6 +618,74 @@ class Bridge:
             lambda: self.app.control.revoke(task_ids, terminate=terminate, signal=signal), BrokerUnavailable
         )
 
+    async def purge(self, queue: str, reason: str = "its queue was purged") -> Purged:
+        """
+        Empty a queue: end its jobs that have not begun as REVOKED, then remove all messages from the broker's queue,
+        those of tasks that are no jobs too, then tell whoever waits for results, which takes longest: some 2 ms a job.
+
+        What workers have taken already is not in the queue: such a job is ended, and its message is dropped later.
+
+        Args:
+            queue: Its name.
+            reason: What is said of each job in its error.
+
+        Raises:
+            LedgerUnavailable: Some jobs have ended; no message was removed.
+            BrokerUnavailable: The jobs have ended; their messages may be there, and workers drop them.
+            ResultBackendUnavailable: The queue is empty; not everybody who waits for a result was told.
+
+        .. versionadded:: 0.1.0
+        """
+        ids = [job_id async for step in self.ledger.purge(queue, reason) for job_id in step]
+        messages = await self._operate(lambda: _purge(self.app, queue), BrokerUnavailable)
+        for place in range(0, len(ids), MARKED):
+            mark = functools.partial(self._mark_revoked, ids[place : place + MARKED], reason)
+            await self._operate(mark, ResultBackendUnavailable)
+        return Purged(len(ids), messages)
+
+    def _mark_revoked(self, task_ids: Iterable[str], reason: str) -> None:
+        backend = self.app.backend
+        if isinstance(backend, RPCBackend):  # it answers the message of a task, which nobody has
+            return
+        for task_id in task_ids:
+            backend.mark_as_revoked(task_id, reason)
+
+    async def shut_down_worker(self, name: str) -> None:
+        """
+        Tell a worker to end once the tasks that it runs have ended. There is no answer to that.
+
+        Args:
+            name: The worker's node name.
+
+        Raises:
+            BrokerUnavailable: It was not told, or it is not known that it was.
+
+        .. versionadded:: 0.1.0
+        """
+        await self._operate(lambda: self.app.control.shutdown(destination=[name]), BrokerUnavailable)
+
+    async def resize_pool(self, name: str, by: int) -> dict[str, str] | None:
+        """
+        Have a worker run more tasks at once, or fewer, until it is started again.
+
+        Args:
+            name: The worker's node name.
+            by: How many more; negative for fewer.
+
+        Returns:
+            What it answered: ``{"ok": …}`` or ``{"error": …}``; None if it did not within 3 s.
+
+        Raises:
+            BrokerUnavailable: It was not told, or it is not known that it was.
+
+        .. versionadded:: 0.1.0
+        """
+        control = self.app.control
+        resize = functools.partial(control.pool_grow, by) if by > 0 else functools.partial(control.pool_shrink, -by)
+        asked = functools.partial(resize, destination=[name], reply=True, timeout=REPLY_TIMEOUT)
+        answers = await self._operate(asked, BrokerUnavailable)
+        return answers[0][name] if answers else None
+
     async def forget(self, result: Result | str) -> None:
         """
         Remove what the result backend has of the task.
@@ -655,9 +730,15 @@ class Bridge:
         await self._listener.read(["ping"])
 
     async def _call(self, call: Callable[[], Any], error: type[BridgeError]) -> None:
+        await self._call_by(self._caller, call, error, self.config.dispatch_timeout)
+
+    async def _operate(self, call: Callable[[], Any], error: type[BridgeError]) -> Any:
+        return await self._call_by(self._operator, call, error, OPERATION_TIMEOUT)
+
+    async def _call_by(self, lane: Lane, call: Callable[[], Any], error: type[BridgeError], timeout: float) -> Any:
         self._check_open()
         try:
-            await self._caller.submit(call, self.config.dispatch_timeout)
+            return await lane.submit(call, timeout)
         except (LaneFull, LaneDown, NotBegun, InDoubt) as exc:
             raise error("no answer in time", retry_after=RETRY_AFTER) from exc
         except Exception as exc:  # of any broker's or backend's own client
@@ -678,6 +759,16 @@ def _described(target: Target, options: Mapping[str, Any]) -> tuple[str, dict[st
     if isinstance(queue := options.get("queue") or set_before.get("queue"), str):  # else a route finds it, later
         attributes["messaging.destination.name"] = queue
     return f"publish {task}", attributes
+
+
+def _purge(app: Celery, queue: str) -> int:
+    """Return how many messages were in a queue of the broker, which has none now, or is not there."""
+    with app.connection_for_write() as connection, connection.channel() as opened:
+        channel: Any = opened
+        try:
+            return int(channel.queue_purge(queue) or 0)
+        except connection.channel_errors:
+            return 0
 
 
 def _eagerly(message: Message) -> Callable[[], Any]:

@@ -5,7 +5,7 @@ import shutil
 import textwrap
 
 from tornado_celery_bridge.ledger.checks import NAMES, Finding
-from web.diagnosis import diagnose, verdict
+from web.diagnosis import diagnose
 from web.server import load_celery_app
 from web.settings import Settings
 
@@ -43,7 +43,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _rows(finding: Finding) -> list[str]:
-    word = "UNSAFE" if finding.is_unsafe else verdict(finding)
+    word = finding.verdict.upper() if finding.is_unsafe else finding.verdict
     rows = _cell(word, finding.name, finding.what) + _cell("", "", f"remedy: {finding.remedy}")
     return rows + _cell("", "", f"or ALLOW_UNSAFE={finding.name}") if finding.is_unsafe else rows
 

@@ -1,7 +1,7 @@
 """What the broker is and can do here, and what is unsafe: for ``python -m web doctor`` and ``/readyz?verbose``."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from celery import Celery
 
@@ -9,9 +9,7 @@ from tornado_celery_bridge.ledger.checks import Finding, check
 from tornado_celery_bridge.ledger.worker import is_installed
 from tornado_celery_bridge.transports import Broker, describe
 
-__all__ = ("Diagnosis", "Verdict", "diagnose", "verdict")
-
-Verdict = Literal["unsafe", "allowed", "unwise"]
+__all__ = ("Diagnosis", "diagnose")
 
 
 class Diagnosis(NamedTuple):
@@ -24,8 +22,3 @@ class Diagnosis(NamedTuple):
 def diagnose(app: Celery) -> Diagnosis:
     """Look at *app* and ask its servers. Blocks, for some seconds if one is away."""
     return Diagnosis(check(app, installed=is_installed(app)), describe(app))
-
-
-def verdict(finding: Finding) -> Verdict:
-    """Return what a finding comes to."""
-    return "unsafe" if finding.is_unsafe else "allowed" if finding.allowed else "unwise"

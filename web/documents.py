@@ -10,8 +10,6 @@ from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict  # before Python 3.12, pydantic cannot read typing's
 
-from web.diagnosis import Verdict
-
 __all__ = (
     "Attempt",
     "AuditEntries",
@@ -25,6 +23,8 @@ __all__ = (
     "Deliveries",
     "Delivery",
     "Event",
+    "FailureGroup",
+    "Failures",
     "Fault",
     "Finding",
     "Health",
@@ -38,11 +38,14 @@ __all__ = (
     "Now",
     "Problem",
     "Progress",
+    "Purged",
     "Quantiles",
     "QuarantinedSchedule",
     "Queue",
     "Queues",
     "Readiness",
+    "RefusedRetry",
+    "Retried",
     "Schedule",
     "ScheduleLinks",
     "ScheduleRun",
@@ -58,6 +61,7 @@ __all__ = (
     "TaskSummary",
     "Tasks",
     "Worker",
+    "WorkerAnswer",
     "Workers",
     "Workflow",
     "WorkflowCancellation",
@@ -332,6 +336,45 @@ class Backfill(TypedDict):
     job_ids: Annotated[list[str], Field(description="Their jobs, in the same order; none on a dry run.")]
 
 
+class FailureGroup(TypedDict):
+    """Jobs of one owner that failed alike: the same task raised the same at the same place."""
+
+    id: str
+    owner: Annotated[str, Field(description="Whose jobs they are; empty where there are no keys.")]
+    task: str
+    exception: Annotated[str, Field(description="With its module.")]
+    place: Annotated[str | None, Field(description="The file and the function in it, where that is known.")]
+    detail: Annotated[str, Field(description="What the last one said, its first 300 characters.")]
+    first_seen: Moment
+    last_seen: Moment
+    count: Annotated[int, Field(description="How often, since it was first seen or was last resolved.")]
+    jobs: Annotated[int, Field(description="How many of these are kept still, and have not been tried again.")]
+    links: dict[str, Path]
+
+
+class Failures(TypedDict):
+    """The groups of failures, at most 500, the one that failed last first."""
+
+    failures: list[FailureGroup]
+    next_cursor: str | None
+
+
+class RefusedRetry(TypedDict):
+    """A job that was not tried again."""
+
+    job_id: str
+    problem: "Problem"
+
+
+class Retried(TypedDict):
+    """What became of trying a group's jobs again, or would."""
+
+    dry_run: bool
+    jobs: Annotated[int, Field(description="How many this is about: the newest 1,000 at most.")]
+    job_ids: Annotated[list[str], Field(description="The new jobs; none on a dry run.")]
+    refused: list[RefusedRetry]
+
+
 class TaskLinks(TypedDict):
     """Where a task is described, and where its jobs are submitted."""
 
@@ -452,7 +495,8 @@ class Queue(TypedDict):
     scheduled: Annotated[int, Field(description="That are not due yet.")]
     oldest: Annotated[float, Field(description="Seconds for which the one that has waited for longest has.")]
     consumers: Annotated[int, Field(description="Living workers that take from it.")]
-    is_stuck: Annotated[bool, Field(description="There are jobs, and nobody takes any.")]
+    is_stuck: Annotated[bool, Field(description="There are jobs, and nobody takes any, though it is not paused.")]
+    paused_since: Moment | None
 
 
 class Queues(TypedDict):
@@ -471,6 +515,25 @@ class Worker(TypedDict):
     slots: Annotated[int, Field(description="How many tasks it runs at once.")]
     queues: list[str]
     jobs: Annotated[list[str], Field(description="Ids of the jobs that it runs.")]
+    memory: Annotated[
+        int | None,
+        Field(description="Bytes that its processes have, in each what they share; null where that is not known."),
+    ]
+
+
+class WorkerAnswer(TypedDict):
+    """What became of telling a worker something."""
+
+    name: str
+    answer: Annotated[str, Field(description="What it said, for people; to a shutdown a worker says nothing.")]
+
+
+class Purged(TypedDict):
+    """What was in a queue that was purged."""
+
+    name: str
+    jobs: Annotated[int, Field(description="Jobs that have ended by it.")]
+    messages: Annotated[int, Field(description="Messages that the broker had, as it counts them.")]
 
 
 class Workers(TypedDict):
@@ -520,7 +583,10 @@ class Finding(TypedDict):
     """Something about the settings or servers that is not as it should be: with `verbose`, for admins."""
 
     name: str
-    verdict: Annotated[Verdict, Field(description="`unsafe` was found after the start: with it, nothing starts.")]
+    verdict: Annotated[
+        Literal["unsafe", "allowed", "unwise"],
+        Field(description="`unsafe` was found after the start: with it, nothing starts."),
+    ]
     what: Annotated[str, Field(description="What is so, and what comes of it.")]
     remedy: str
 

@@ -45,6 +45,7 @@ class Filters(Page):
     tag: Annotated[list[Tag], Field(max_length=20)] = []
     since: Annotated[AwareDatetime, BeforeValidator(datetime.fromisoformat)] | None = None  # else 2026 is in 1970
     dead: Literal["true", "false"] = "false"
+    failure: Annotated[str, Field(max_length=50)] | None = None
 
 
 def parse_page(query: Mapping[str, Sequence[bytes]]) -> Page:
@@ -87,7 +88,8 @@ def parse_filters(query: Mapping[str, Sequence[bytes]]) -> dict[str, Any]:
     since = None if filters.since is None else filters.since.timestamp()
     return {
         **{"task": filters.task, "state": filters.state, "tags": filters.tag, "since": since},
-        **{"dead": filters.dead == "true", "limit": filters.limit, "cursor": filters.cursor},
+        **{"dead": filters.dead == "true", "failure": filters.failure, "limit": filters.limit},
+        "cursor": filters.cursor,
     }
 
 

@@ -17,10 +17,19 @@ from web import dashboard, docs, representation
 from web.api import ApiHandler, ClientLeft
 from web.conditions import Conditions
 from web.events import Frame, frames, frames_of_many, no_event_of_this_stream, position_of, positions_of
+from web.failures import Failures, RetryAll
 from web.filters import parse_count, parse_filters, parse_page, parse_schedule_filters
 from web.idempotency import Answer, reservation
 from web.jobs import Submission
 from web.monitoring import MetricsHandler, QueuesHandler, StatisticsHandler, WorkersHandler
+from web.operations import (
+    GrowHandler,
+    PauseQueueHandler,
+    PurgeHandler,
+    ResumeQueueHandler,
+    ShrinkHandler,
+    ShutdownHandler,
+)
 from web.problems import Fault, Problem, problem_of
 from web.schedule_fields import Backfilling, Pause, parse
 from web.schedules import Timetable, etag_of
@@ -476,6 +485,45 @@ class ReplayHandler(ApiHandler):
         self.write_json(representation.delivery(job, delivery), 202)
 
 
+class FailuresHandler(ApiHandler):
+    """``/v1/failures``"""
+
+    scopes: ClassVar = {"GET": "read"}
+
+    async def get(self) -> None:
+        found = await Failures(self.jobs).find(self.principal)
+        self.write_json({"failures": [representation.failure(each) for each in found], "next_cursor": None})
+
+
+class RetryFailuresHandler(AcceptingHandler):
+    """``/v1/failures/{failure}/retry``"""
+
+    scopes: ClassVar = {"POST": "submit"}
+
+    async def post(self, failure: str) -> None:
+        self.check_accepting()
+        asked = parse(RetryAll, await self.read_json(optional=True), "invalid-body")
+        done = await Failures(self.jobs).retry(self.principal, failure, dry_run=asked.dry_run)
+        refused = [
+            {"job_id": job_id, "problem": problem.document(f"/v1/jobs/{job_id}/retry", self.trace)}
+            for job_id, problem in done.refused.items()
+        ]
+        job_ids = [job.record.id for job in done.submitted]
+        told = {"dry_run": asked.dry_run, "jobs": len(done.jobs), "job_ids": job_ids, "refused": refused}
+        self.write_json(told, 200 if asked.dry_run else 202)
+
+
+class ResolveFailuresHandler(ApiHandler):
+    """``/v1/failures/{failure}/resolve``"""
+
+    scopes: ClassVar = {"POST": "cancel"}
+
+    async def post(self, failure: str) -> None:
+        await self.read_nothing()
+        await Failures(self.jobs).resolve(self.principal, failure)
+        self.write_nothing()
+
+
 class ScheduleAnswers(ApiHandler):
     """What handlers of schedules share: conditions, and showing one."""
 
@@ -736,6 +784,9 @@ ROUTES = [
     (r"/v1/workflows", WorkflowsHandler),
     (r"/v1/workflows/([^/]+)", WorkflowHandler),
     (r"/v1/workflows/([^/]+)/cancel", WorkflowCancelHandler),
+    (r"/v1/failures", FailuresHandler),
+    (r"/v1/failures/([^/]+)/retry", RetryFailuresHandler),
+    (r"/v1/failures/([^/]+)/resolve", ResolveFailuresHandler),
     (r"/v1/schedules", SchedulesHandler),
     (r"/v1/schedules/([^/]+)", ScheduleHandler),
     (r"/v1/schedules/([^/]+)/run", RunScheduleHandler),
@@ -756,7 +807,13 @@ ROUTES = [
     (r"/v1/jobs/([^/]+)/deliveries/([^/]+)/replay", ReplayHandler),
     (r"/v1/statistics", StatisticsHandler),
     (r"/v1/queues", QueuesHandler),
+    (r"/v1/queues/([^/]+)/pause", PauseQueueHandler),
+    (r"/v1/queues/([^/]+)/resume", ResumeQueueHandler),
+    (r"/v1/queues/([^/]+)/purge", PurgeHandler),
     (r"/v1/workers", WorkersHandler),
+    (r"/v1/workers/([^/]+)/shutdown", ShutdownHandler),
+    (r"/v1/workers/([^/]+)/grow", GrowHandler),
+    (r"/v1/workers/([^/]+)/shrink", ShrinkHandler),
     (r"/metrics", MetricsHandler),
     (r"/healthz", HealthHandler),
     (r"/readyz", ReadyHandler),

@@ -228,6 +228,10 @@ def _queue_families(queues: Iterable[documents.Queue]) -> Iterator[Metric]:
         for queue in found:
             family.add_metric([queue["name"]], float(queue[member]))  # type: ignore[literal-required]
         yield family
+    paused = GaugeMetricFamily("tcb_queue_paused", "Whether no worker is to take from a queue.", labels=["queue"])
+    for queue in found:
+        paused.add_metric([queue["name"]], float(queue["paused_since"] is not None))
+    yield paused
 
 
 def _worker_families(workers: Iterable[ledgers.WorkerState]) -> Iterator[Metric]:

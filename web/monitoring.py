@@ -12,11 +12,11 @@ from prometheus_client import Metric
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from tornado_celery_bridge.ledger import SPANS, LedgerUnavailable, Monitor, Span
-from web import metrics, representation
+from web import documents, metrics, representation
 from web.api import ApiHandler
 from web.filters import parse_query
 
-__all__ = ("MetricsHandler", "QueuesHandler", "StatisticsHandler", "WorkersHandler")
+__all__ = ("MetricsHandler", "MonitorHandler", "QueuesHandler", "StatisticsHandler", "WorkersHandler")
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +72,13 @@ class MonitorHandler(ApiHandler):
         """Reads what goes on."""
         return Monitor(self.jobs.ledger)
 
+    async def queues(self) -> list[documents.Queue]:
+        """Return all queues."""
+        queues, workers, paused = await asyncio.gather(
+            self.monitor.queues(), self.monitor.workers(), self.jobs.ledger.paused()
+        )
+        return representation.queues(queues, workers, self.jobs.catalogue.queues, paused)
+
     def write_list(self, name: str, found: Sequence[Any]) -> None:
         """Answer with a list that has one page."""
         self.write_json({name: found, "next_cursor": None})
@@ -92,8 +99,7 @@ class QueuesHandler(MonitorHandler):
     """``/v1/queues``"""
 
     async def get(self) -> None:
-        queues, workers = await asyncio.gather(self.monitor.queues(), self.monitor.workers())
-        self.write_list("queues", representation.queues(queues, workers, self.jobs.catalogue.queues))
+        self.write_list("queues", await self.queues())
 
 
 class WorkersHandler(MonitorHandler):
@@ -112,17 +118,16 @@ class MetricsHandler(MonitorHandler):
     async def get(self) -> None:
         try:
             counts, totals, queues, workers, runs = await asyncio.gather(
-                *(self.monitor.counts(), self.monitor.totals(), self.monitor.queues(), self.monitor.workers()),
+                *(self.monitor.counts(), self.monitor.totals(), self.queues(), self.monitor.workers()),
                 self.jobs.bridge.schedules.statistics(),
             )
         except LedgerUnavailable as exc:
             _log.info("%s", exc)
             families: Iterable[Metric] = metrics.ledger_is_up(False)
         else:
-            shown = representation.queues(queues, workers, self.jobs.catalogue.queues)
             families = chain(
                 metrics.ledger_is_up(True),
-                metrics.ledger_families(counts, totals, shown, workers),
+                metrics.ledger_families(counts, totals, queues, workers),
                 metrics.schedule_families(runs),
             )
         body = await asyncio.to_thread(metrics.render, self.jobs.metrics, families)

@@ -24,7 +24,9 @@ from tornado_celery_bridge.ledger import SPANS
 from web import dashboard, docs, documents
 from web.api import MAX_WAIT
 from web.catalogue import Catalogue, ExposedTask
+from web.failures import RetryAll
 from web.filters import STATES
+from web.operations import Purge, Resize
 from web.options import JobOptions
 from web.problems import CONTENT_TYPE, KINDS, title, type_uri
 from web.schedule_fields import Backfilling, NewSchedule, Pause, ScheduleChange, ScheduleFields
@@ -179,7 +181,10 @@ OPERATIONS = (
     Operation(
         *("get", "/v1/jobs", "list_jobs", "List jobs, newest first"),
         tag="jobs",
-        parameters=("filter_task", "filter_state", "filter_tag", "filter_since", "filter_dead", "limit", "cursor"),
+        parameters=(
+            *("filter_task", "filter_state", "filter_tag", "filter_since", "filter_dead", "filter_failure"),
+            *("limit", "cursor"),
+        ),
         answers={200: Answer("A page, which may be shorter than its limit and still not the last.", documents.Jobs)},
         problems=("invalid-query", "invalid-cursor", "ledger-unavailable"),
     ),
@@ -317,6 +322,34 @@ OPERATIONS = (
         problems=(*_BODY, *_JOB, "unknown-delivery"),
     ),
     Operation(
+        *("get", "/v1/failures", "list_failures", "List the failures, those that are alike together"),
+        tag="jobs",
+        description="Alike are jobs of one owner whose task raised the same at the same place. There are the last 500 "
+        "groups in which something failed within 30 days and was not resolved since.",
+        answers={200: Answer("The groups, the one that failed last first.", documents.Failures)},
+    ),
+    Operation(
+        *("post", "/v1/failures/{failure}/retry", "retry_failures", "Submit all jobs of a group again"),
+        tag="jobs",
+        description='Those that have not been tried again, the newest 1,000. Without `"dry_run": false` it only says '
+        "how many there are.",
+        body=RetryAll,
+        body_required=False,
+        answers={
+            200: Answer("How many it would submit.", documents.Retried),
+            202: Answer("What it submitted.", documents.Retried),
+        },
+        problems=(*_BODY, "unknown-failure", "shutting-down"),
+    ),
+    Operation(
+        *("post", "/v1/failures/{failure}/resolve", "resolve_failures", "Forget a group until it fails again"),
+        tag="jobs",
+        body=_object(),
+        body_required=False,
+        answers={204: Answer("It is gone. Its jobs stay as they are.")},
+        problems=(*_BODY, "unknown-failure"),
+    ),
+    Operation(
         *("get", "/v1/schedules", "list_schedules", "List schedules, by name"),
         tag="schedules",
         parameters=("filter_task", "filter_tag", "filter_enabled", "limit", "cursor"),
@@ -444,6 +477,50 @@ OPERATIONS = (
         answers={200: Answer("The workers.", documents.Workers)},
     ),
     Operation(
+        *("post", "/v1/queues/{queue}/pause", "pause_queue", "Have no worker take from a queue"),
+        tag="monitoring",
+        description="Now or later: workers that are started meanwhile do not either. What they have taken they run.",
+        body=_object(),
+        body_required=False,
+        answers={200: Answer("The queue.", documents.Queue)},
+        problems=(*_BODY, "unknown-queue"),
+    ),
+    Operation(
+        *("post", "/v1/queues/{queue}/resume", "resume_queue", "Have the workers take from a paused queue again"),
+        tag="monitoring",
+        body=_object(),
+        body_required=False,
+        answers={200: Answer("The queue.", documents.Queue)},
+        problems=(*_BODY, "unknown-queue"),
+    ),
+    Operation(
+        *("post", "/v1/queues/{queue}/purge", "purge_queue", "End all jobs of a queue that have not begun"),
+        tag="monitoring",
+        description="They are `REVOKED`, those too that are not due yet; then the broker's queue is emptied.",
+        body=Purge,
+        answers={200: Answer("What was in it.", documents.Purged)},
+        problems=(*_BODY, "unknown-queue", "broker-unavailable", "result-backend-unavailable"),
+    ),
+    Operation(
+        *("post", "/v1/workers/{worker}/shutdown", "shut_down_worker", "Have a worker end once its tasks have"),
+        tag="monitoring",
+        body=_object(),
+        body_required=False,
+        answers={202: Answer("It was told.", documents.WorkerAnswer)},
+        problems=(*_BODY, "unknown-worker", "broker-unavailable"),
+    ),
+    *(
+        Operation(
+            *("post", f"/v1/workers/{{worker}}/{word}", f"{word}_worker", f"Have a worker run {more} tasks at once"),
+            tag="monitoring",
+            body=Resize,
+            body_required=False,
+            answers={200: Answer("What it said.", documents.WorkerAnswer)},
+            problems=(*_BODY, "unknown-worker", "worker-refused", "worker-timeout", "broker-unavailable"),
+        )
+        for word, more in (("grow", "more"), ("shrink", "fewer"))
+    ),
+    Operation(
         *("get", "/v1/audit", "list_audit", "Who changed what, newest first"),
         tag="service",
         parameters=("limit", "cursor"),
@@ -523,6 +600,9 @@ def _queried(parameters: dict[str, Schema]) -> dict[str, Schema]:
 PARAMETERS: dict[str, Schema] = {
     "task": {"in": "path", "description": "A task's name.", "schema": {"type": "string"}},
     "id": {"in": "path", "description": "A job's id.", "schema": {"type": "string"}},
+    "failure": {"in": "path", "description": "The id of a group of failures.", "schema": {"type": "string"}},
+    "queue": {"in": "path", "description": "A queue's name.", "schema": {"type": "string"}},
+    "worker": {"in": "path", "description": "A worker's node name.", "schema": {"type": "string"}},
     "delivery": {"in": "path", "description": "A delivery's id.", "schema": {"type": "string"}},
     "name": {"in": "path", "description": "A schedule's name.", "schema": {"type": "string"}},
     "file": {"in": "path", "description": "A file's name.", "schema": {"type": "string", "enum": [*docs.FILES]}},
@@ -585,6 +665,11 @@ PARAMETERS: dict[str, Schema] = {
                 "name": "dead",
                 "description": "With `true` only jobs that were given up, as worker after worker was lost with them.",
                 "schema": {"type": "boolean", "default": False},
+            },
+            "filter_failure": {
+                "name": "failure",
+                "description": "Only those of this group of failures that have not been tried again.",
+                "schema": {"type": "string", "maxLength": 50},
             },
             "filter_enabled": {"name": "enabled", "schema": {"type": "boolean"}},
             "count": {"schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10}},

@@ -12,6 +12,7 @@ from tornado_celery_bridge import (
     BrokerUnavailable,
     DispatchSaturated,
     DispatchUncertain,
+    ResultBackendUnavailable,
     StoreUnavailable,
     WaitersSaturated,
 )
@@ -32,6 +33,7 @@ _CODES: dict[type[BridgeError], str] = {
     DispatchSaturated: "dispatch-saturated",
     DispatchUncertain: "dispatch-uncertain",
     LedgerUnavailable: "ledger-unavailable",
+    ResultBackendUnavailable: "result-backend-unavailable",
     StoreUnavailable: "store-unavailable",
     WaitersSaturated: "waiters-saturated",
     # Of these, what others change at the same moment.
@@ -71,6 +73,9 @@ KINDS = {
     "unknown-task": Kind(404, "There is no task of this name."),
     "unknown-job": Kind(404, "There is no job of this id, or it is somebody else's."),
     "unknown-delivery": Kind(404, "The job has no delivery of this id."),
+    "unknown-failure": Kind(404, "There is no group of failures of this id, or it is somebody else's."),
+    "unknown-queue": Kind(404, "There is no queue of this name."),
+    "unknown-worker": Kind(404, "There is no living worker of this name."),
     "unknown-schedule": Kind(404, "There is no schedule of this name, or it is somebody else's."),
     "unknown-workflow": Kind(404, "There is no workflow of this id, or it is somebody else's."),
     "not-found": Kind(404, "There is nothing at this path."),
@@ -78,6 +83,7 @@ KINDS = {
     "idempotency-key-in-flight": Kind(409, "A request with this key is being answered; `job` names its job."),
     "job-unfinished": Kind(409, "The job has not ended."),
     "no-result": Kind(409, "The job ended without a result: `error` in the job says why."),
+    "worker-refused": Kind(409, "The worker can't: `detail` says why."),
     "schedule-exists": Kind(409, "The name is taken: by a schedule of yours, or somebody else's."),
     "schedule-conflict": Kind(409, "Others changed the schedule at the same moment, several times: try again."),
     "static-schedule": Kind(409, "The configuration has this schedule: change it there, or pause it."),
@@ -105,11 +111,13 @@ KINDS = {
     "ledger-unavailable": Kind(503, "The job records cannot be reached. Nothing was accepted."),
     "store-unavailable": Kind(503, "Where large inputs and results are kept does not work. Nothing was accepted."),
     "broker-unavailable": Kind(503, "The broker cannot be reached. Nothing was accepted."),
+    "result-backend-unavailable": Kind(503, "The queue was purged; not all who wait for results by Celery were told."),
     "dispatch-saturated": Kind(503, "Too many jobs wait to be published. Nothing was accepted."),
     "dispatch-uncertain": Kind(503, "Broker and ledger went away: `Location` and `job` name the job, which may run."),
     "waiters-saturated": Kind(503, "Too many requests wait already; the job is not affected."),
     "not-ready": Kind(503, "`checks` says what cannot be reached."),
     "shutting-down": Kind(503, "This process is about to end."),
+    "worker-timeout": Kind(504, "The worker did not answer in time; it may do so all the same."),
     "flower-timeout": Kind(504, "Flower does not answer."),
 }
 

@@ -12,6 +12,7 @@ from cron_descriptor import ExpressionDescriptor, FormatException, Options
 from tornado_celery_bridge.ledger import (
     Counts,
     Delivery,
+    FailureGroup,
     Histogram,
     Job,
     QueueState,
@@ -26,7 +27,7 @@ from tornado_celery_bridge.schedules import Backfill, Entry, Run, Scheduled
 from tornado_celery_bridge.transports import Priorities
 from web import documents
 from web.catalogue import ExposedTask
-from web.diagnosis import Diagnosis, verdict
+from web.diagnosis import Diagnosis
 from web.keys import SCOPES, Principal
 from web.problems import type_uri
 
@@ -34,6 +35,7 @@ __all__ = (
     "backfill",
     "delivery",
     "encode",
+    "failure",
     "in_words",
     "job",
     "me",
@@ -211,7 +213,7 @@ def _kind_of(state: str, failure: Mapping[str, str]) -> tuple[str, str]:
 def diagnosis(found: Diagnosis) -> dict[str, Any]:
     """Return what the service stands on, as a part of whether it is ready."""
     findings: list[documents.Finding] = [
-        {"name": each.name, "verdict": verdict(each), "what": each.what, "remedy": each.remedy}
+        {"name": each.name, "verdict": each.verdict, "what": each.what, "remedy": each.remedy}
         for each in found.findings
     ]
     broker: documents.Broker = {
@@ -220,6 +222,24 @@ def diagnosis(found: Diagnosis) -> dict[str, Any]:
         "capabilities": dict(found.broker.capabilities),
     }
     return {"broker": broker, "findings": findings}
+
+
+def failure(shown: FailureGroup) -> documents.FailureGroup:
+    """Return a group of failures."""
+    path = f"/v1/failures/{shown.id}"
+    return {
+        "id": shown.id,
+        "owner": shown.owner,
+        "task": shown.task,
+        "exception": shown.exception,
+        "place": shown.place or None,
+        "detail": shown.detail,
+        "first_seen": rfc3339(shown.first_seen),
+        "last_seen": rfc3339(shown.last_seen),
+        "count": shown.times,
+        "jobs": shown.jobs,
+        "links": {"jobs": f"/v1/jobs?failure={shown.id}", "retry": f"{path}/retry", "resolve": f"{path}/resolve"},
+    }
 
 
 def schedule_path(name: str) -> str:
@@ -408,25 +428,29 @@ def _quantiles(histogram: Histogram) -> documents.Quantiles:
 
 
 def queues(
-    found: Sequence[QueueState], workers: Sequence[WorkerState], known: Collection[str]
+    found: Sequence[QueueState], workers: Sequence[WorkerState], known: Collection[str], paused: Mapping[str, int]
 ) -> list[documents.Queue]:
-    """Return the queues in which there are jobs, or that workers take from, or that are *known* by the settings."""
+    """
+    Return the queues in which there are jobs, or that workers take from, or that are *known* by the settings, or
+    *paused*, since then in milliseconds since 1970.
+    """
     states = {queue.name: queue for queue in found}
     taken = [name for worker in workers if worker.is_alive for name in worker.queues]
     return [
-        _queue(states.get(name) or QueueState(name, 0, 0, 0.0), taken.count(name))
-        for name in sorted({*states, *taken, *known})
+        _queue(states.get(name) or QueueState(name, 0, 0, 0.0), taken.count(name), paused.get(name))
+        for name in sorted({*states, *taken, *known, *paused})
     ]
 
 
-def _queue(queue: QueueState, consumers: int) -> documents.Queue:
+def _queue(queue: QueueState, consumers: int, paused: int | None) -> documents.Queue:
     return {
         "name": queue.name,
         "depth": queue.depth,
         "scheduled": queue.scheduled,
         "oldest": queue.oldest,
         "consumers": consumers,
-        "is_stuck": queue.depth > 0 and consumers == 0,
+        "is_stuck": queue.depth > 0 and consumers == 0 and paused is None,
+        "paused_since": None if paused is None else rfc3339(paused),
     }
 
 
@@ -439,4 +463,5 @@ def worker(shown: WorkerState, now: float) -> documents.Worker:
         "slots": shown.slots,
         "queues": shown.queues,
         "jobs": shown.jobs if shown.is_alive else [],
+        "memory": shown.memory if shown.is_alive else None,
     }

@@ -106,7 +106,8 @@ def _screen(url: str) -> Iterable[str]:
 def _queue(queue: dict[str, Any]) -> list[str]:
     oldest = _time(queue["oldest"]) if queue["depth"] else "-"
     counts = (f"{queue[name]:,}" for name in ("depth", "scheduled"))
-    return [queue["name"], *counts, oldest, str(queue["consumers"]), "NOBODY TAKES THEM" if queue["is_stuck"] else ""]
+    told = "NOBODY TAKES THEM" if queue["is_stuck"] else "paused" if queue["paused_since"] else ""
+    return [queue["name"], *counts, oldest, str(queue["consumers"]), told]
 
 
 def _worker(worker: dict[str, Any]) -> list[str]:

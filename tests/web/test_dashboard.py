@@ -307,13 +307,20 @@ async def test_failures_are_grouped_and_tried_again(site: Service, page: Page) -
     await page.goto(url(site, "#/failures"))
     group = page.get_by_role("region", name="TypeError in s.total")
     await expect(group).to_contain_text("unsupported operand")
-    count = (await group.locator(".count").inner_text()).removesuffix(" times")
+    await expect(group).to_contain_text("web/sample.py in total")
+    await group.get_by_role("link", name="2 jobs not tried again").click()
+    await expect(page.locator("tbody tr")).to_have_count(2)
+    await page.go_back()
     await group.get_by_role("button", name="Retry all…").click()
-    await page.get_by_role("dialog").get_by_role("button", name=f"Retry {count}").click()
-    await expect(page.get_by_role("status")).to_contain_text("submitted again")
+    await page.get_by_role("dialog").get_by_role("button", name="Retry 2").click()
+    await expect(page.get_by_role("status")).to_contain_text("2 submitted again")
     found = await read(site, "/v1/jobs?task=s.total")
     origins = {job["links"].get("retry_of", "")[-36:] for job in found["jobs"]}
     assert origins >= {job["id"] for job in failed}
+    await expect(group.locator(".count")).to_have_text("4 times")  # as they fail again
+    await group.get_by_role("button", name="Resolve").click()
+    await expect(group).to_have_count(0)
+    assert "s.total" not in [each["task"] for each in (await read(site, "/v1/failures"))["failures"]]
 
 
 # Workflows and schedules.
@@ -366,6 +373,18 @@ async def test_a_schedule_is_made_paused_run_and_deleted(site: Service, tab: Tab
     assert job["task"] == "s.add"
     await page.goto(url(site, "#/schedules/by-hand"))
     await expect(page.locator(".strip li")).to_have_count(1)
+    await page.get_by_role("button", name="Backfill…").click()
+    await form.get_by_label("since").fill("2026-02-02T00:00:00Z")
+    await form.get_by_label("until").fill("never")
+    await form.get_by_role("button", name="Look").click()
+    await expect(form.get_by_label("until")).to_have_attribute("aria-invalid", "true")
+    await form.get_by_label("until").fill("2026-02-10T00:00:00Z")
+    await form.get_by_role("button", name="Look").click()
+    await expect(form).to_contain_text("6 runs were due")  # a week, of working days, and a Monday
+    assert len((await read(site, "/v1/schedules/by-hand/runs"))["runs"]) == 1
+    await form.get_by_role("button", name="Run 6").click()
+    await expect(page.get_by_role("status")).to_contain_text("6 runs have begun")
+    await expect(page.locator(".strip li")).to_have_count(7)
     await page.get_by_role("button", name="Edit…").click()
     await form.get_by_label("note").fill("changed")
     await form.get_by_role("button", name="Save").click()
@@ -376,6 +395,61 @@ async def test_a_schedule_is_made_paused_run_and_deleted(site: Service, tab: Tab
     assert (await site.fetch("/v1/schedules/by-hand")).code == 404
     assert all("422" in each or "404" in each for each in tab.complaints), tab.complaints
     tab.complaints.clear()
+
+
+# Queues and workers.
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery's own result backend
+async def test_a_queue_is_paused_resumed_and_purged(site: Service, page: Page) -> None:
+    jobs = [await submit(site, "s.add", {"x": n}, wait=None, queue="quiet", tags=["purged"]) for n in range(2)]
+    await page.goto(url(site, "#/queues"))
+    row = page.locator("tr[data-name=quiet]")
+    await row.get_by_role("button", name="Pause quiet").click()
+    await expect(row).to_contain_text("Paused")
+    assert "quiet" in await site.jobs.ledger.paused()
+    await row.get_by_role("button", name="Resume quiet").click()
+    await expect(row).to_contain_text("Stuck")
+    assert await site.jobs.ledger.paused() == {}
+    await row.get_by_role("button", name="Purge quiet…").click()
+    dialog = page.get_by_role("dialog")
+    purge = dialog.get_by_role("button", name="Purge", exact=True)
+    await expect(purge).to_be_disabled()
+    await dialog.get_by_label("To confirm, type quiet").fill("websample")
+    await expect(purge).to_be_disabled()
+    await dialog.get_by_label("To confirm, type quiet").fill("quiet")
+    await purge.click()
+    await expect(page.get_by_role("status")).to_contain_text("jobs have ended")
+    found = await read(site, "/v1/jobs?tag=purged")
+    assert {job["id"]: job["state"] for job in found["jobs"]} == {job["id"]: "REVOKED" for job in jobs}
+    await expect(row).to_contain_text("Unserved")
+
+
+async def test_a_worker_grows_and_shrinks(site: Service, page: Page) -> None:
+    await page.goto(url(site, "#/workers"))
+    row = page.locator("tbody tr").filter(has_text="Alive").first
+    await expect(row).to_contain_text("of 3")
+    await row.get_by_role("button", name="+1 process").click()
+    await expect(row).to_contain_text("of 4")
+    await row.get_by_role("button", name="\N{MINUS SIGN}1 process").click()
+    await expect(row).to_contain_text("of 3")
+    await row.get_by_role("button", name="Shut").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("It takes no more jobs")
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+async def test_the_system_page_says_what_is_unsafe(site: Service, page: Page) -> None:
+    await page.goto(url(site, "#/system"))
+    card = page.get_by_role("region", name="What is unsafe")
+    told = await read(site, "/readyz?verbose")
+    assert {finding["verdict"] for finding in told["findings"]} == {"unwise"}
+    for finding in told["findings"]:
+        await expect(card).to_contain_text(finding["name"])
+        await expect(card).to_contain_text(finding["remedy"])
+    await expect(card).to_contain_text(told["broker"]["server"])
+    async with page.expect_response(lambda response: "verbose" in response.url):
+        await card.get_by_role("button", name="Check again").click()
 
 
 # Whoever may not.

@@ -99,8 +99,11 @@ async def test_the_counts_agree(ours: Service, tmp_path: Path) -> None:
     oldest = queues["quiet"].pop("oldest")
     assert 0 < oldest < 60
     assert queues == {
-        "quiet": {"depth": 20, "scheduled": 0, "consumers": 0, "is_stuck": True},
-        "websample": {"depth": 0, "scheduled": 10, "oldest": 0.0, "consumers": 1, "is_stuck": False},
+        "quiet": {"depth": 20, "scheduled": 0, "consumers": 0, "is_stuck": True, "paused_since": None},
+        "websample": {
+            **{"depth": 0, "scheduled": 10, "oldest": 0.0, "consumers": 1, "is_stuck": False},
+            "paused_since": None,
+        },
     }
 
 

@@ -12,6 +12,10 @@ things to be told apart from a job that is merely slow:
   job, too, that waits for longer than that in a queue that is empty. A queue that is long is no reason for anything:
   nobody overtakes in it. (Each priority of a queue is one by itself here.)
 
+Beside that, no worker takes from a queue that is paused. Each asks which are, every two seconds, and has itself stop or
+begin by Celery's own remote control; so it needs to be told by nobody, holds for a worker that is started later, and
+one begins again with those only that it had stopped.
+
 Three threads: leases must be renewed whatever the broker does, publishing waits for the broker, and forgetting what is
 over waits for the store. Their connections are their own, as a pool process may be forked at any moment.
 """
@@ -23,6 +27,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, states
@@ -30,6 +35,7 @@ from celery.exceptions import QueueNotFound
 from celery.worker import state as worker_state
 from kombu.exceptions import EncodeError
 from kombu.utils import json
+from redis.exceptions import RedisError
 
 from tornado_celery_bridge._store import Store
 from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
@@ -64,6 +70,9 @@ class Keeper:
         app: The worker's app.
         hostname: The worker's node name.
         slots: Returns how many tasks it runs at once.
+
+    Raises:
+        ImproperlyConfigured: The ledger is no Redis.
     """
 
     def __init__(self, app: Celery, hostname: str, slots: Callable[[], int]) -> None:
@@ -74,6 +83,8 @@ class Keeper:
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stopped = threading.Event()
         self._running: set[str] = set()
+        self._taken: set[str] = set()
+        self._held: set[str] = set()
         self._threads = [
             threading.Thread(target=self._repeat, args=(work,), name=name, daemon=True)
             for work, name in (
@@ -87,6 +98,15 @@ class Keeper:
         """Begin."""
         for thread in self._threads:
             thread.start()
+
+    def hold_back(self) -> None:
+        """Have a worker that has not begun to take from queues not take from those that are paused."""
+        self._taken = set(self._app.amqp.queues.consume_from)
+        try:
+            self._held = self._taken & self._ledger.paused()
+        except RedisError as exc:  # then they are left a little later
+            log.warning("which queues are paused is not known: %s", exc)
+        self._app.amqp.queues.deselect(sorted(self._held))
 
     def stop(self) -> None:
         """End, and let go of what still runs: its processes end with the worker."""
@@ -111,7 +131,8 @@ class Keeper:
     def _renew_leases(self) -> None:
         while not self._stopped.is_set():
             running = _running()
-            about = {"slots": self._slots(), "queues": sorted(self._app.amqp.queues.consume_from)}
+            queues = sorted(self._app.amqp.queues.consume_from)
+            about = {"slots": self._slots(), "queues": queues, "memory": _memory()}
             late = self._ledger.lease(self._hostname, running, self._running - running, about)
             self._running = running
             for job_id in late:
@@ -128,11 +149,27 @@ class Keeper:
             due = 0.0
             while not self._stopped.is_set():
                 if time.monotonic() >= due:
+                    self._obey_pauses(connection)
                     self._find_lost(connection, producer)
                     due = time.monotonic() + BEAT
                 pause = self._publish_due(connection, producer)
                 if pause > 0:
                     self._ledger.wait_for_wake(min(pause, max(0.01, due - time.monotonic())))
+
+    def _obey_pauses(self, connection: Any) -> None:
+        # In this order: what the worker takes from is as it was before it is known what is paused.
+        taken = set(self._app.amqp.queues.consume_from)
+        paused = self._ledger.paused()
+        self._held |= (self._taken | taken) & paused
+        me = {"destination": [self._hostname], "connection": connection}
+        for queue in sorted(taken & paused):
+            log.warning("queue %s is paused", queue)
+            self._app.control.cancel_consumer(queue, **me)
+        for queue in sorted(self._held - paused):
+            log.warning("queue %s goes on", queue)
+            self._app.control.add_consumer(queue, **me)
+        self._held &= paused
+        self._taken = taken
 
     def _publish_due(self, connection: Any, producer: Any) -> float:
         """Publish what is to be published now; return for how many seconds there is no more."""
@@ -191,6 +228,22 @@ def _running() -> set[str]:
             return {request.id for request in worker_state.active_requests}
         except RuntimeError:  # changed by the main thread meanwhile
             continue
+
+
+def _memory() -> int | None:
+    """
+    Return how many bytes of memory this process and its children have, in each what they share; None off Linux.
+    """
+    children = " ".join(_text(file) for file in Path("/proc/self/task").glob("*/children")).split()
+    pages = [_text(Path(f"/proc/{pid}/statm")).split()[1:2] for pid in ("self", *children)]
+    return sum(int(resident) for (resident,) in filter(None, pages)) * os.sysconf("SC_PAGE_SIZE") or None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # of a process that has just ended
+        return ""
 
 
 def _depth(connection: Any, queue: str) -> int:

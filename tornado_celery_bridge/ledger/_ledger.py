@@ -11,9 +11,10 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ from tornado_celery_bridge.ledger._records import (
     Acceptance,
     Claim,
     Delivery,
+    FailureGroup,
     Gone,
     Job,
     JobRecord,
@@ -218,6 +220,7 @@ class Ledger:
         tags: Sequence[str] = (),
         since: float | None = None,
         dead: bool = False,
+        failure: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
@@ -230,6 +233,7 @@ class Ledger:
             state: Only in this state; STARTED has those in a state of the task's own, too.
             tags: Only with all of these.
             dead: Only those that were given up, as their workers were lost time and again.
+            failure: Only those of this group of failures that have not been tried again.
             since: Only those accepted at this time or later, in seconds since 1970.
             limit: At most so many.
             cursor: Of the page before.
@@ -240,7 +244,7 @@ class Ledger:
         newest, _, after = cursor.partition("~") if cursor else ("+inf", "", "")
         if cursor and not (newest.isascii() and newest.isdigit() and after):
             raise ValueError("not a cursor")
-        named = {"owner": owner or None, "task": task, "state": state}
+        named = {"owner": owner or None, "task": task, "state": state, "failure": failure}
         indexes = [f"{name}:{value}" for name, value in named.items() if value is not None]
         indexes += [f"tag:{tag}" for tag in tags] + ["dead"] * dead
         oldest = "-inf" if since is None else _ms(since)
@@ -249,6 +253,86 @@ class Ledger:
         )
         jobs = [Job.of_fields(job_id.decode(), values) for job_id, *values in rows]
         return Page(jobs, f"{head[0].decode()}~{head[1].decode()}" if head else None)
+
+    async def failures(self, owner: str | None = None) -> list[FailureGroup]:
+        """
+        Return the groups of failed jobs, the one that failed last first; at most 500, none of over 30 days ago.
+
+        Args:
+            owner: Only of their jobs; None for everybody's.
+
+        Raises:
+            LedgerUnavailable: There was no answer.
+        """
+        rows = await self._run(_scripts.FAILURES, "", "" if owner is None else "1", owner or "")
+        return [FailureGroup.of_row(row) for row in rows]
+
+    async def resolve(self, group_id: str) -> None:
+        """
+        Forget a group of failures, until a job fails so again. Its jobs stay as they are.
+
+        Raises:
+            LedgerUnavailable: It may be forgotten all the same.
+        """
+        await self._run(_scripts.RESOLVE, group_id)
+
+    # Queues.
+
+    async def pause(self, queue: str) -> None:
+        """
+        Have no worker take from a queue, whether it runs now or is started later, until :meth:`resume`.
+
+        The workers hear of it within some 2 s. What they have taken already, a few each, they run.
+
+        Raises:
+            LedgerUnavailable: It may be paused all the same.
+        """
+        await self._run(_scripts.PAUSE, "", queue)
+
+    async def resume(self, queue: str) -> None:
+        """
+        Have the workers take from a queue again that did so before it was paused; errors as :meth:`pause`.
+        """
+        await self.call("HDEL", f"{self.prefix}paused", queue)
+
+    async def paused(self) -> dict[str, int]:
+        """
+        Return since when queues are paused, by their names; in milliseconds since 1970, by the server's clock.
+
+        Raises:
+            LedgerUnavailable: There was no answer.
+        """
+        found = await self.call("HGETALL", f"{self.prefix}paused")
+        return {name.decode(): int(since) for name, since in found.items()}
+
+    async def purge(self, queue: str, reason: str) -> AsyncGenerator[list[str]]:
+        """
+        End the jobs of a queue that have not begun, as REVOKED: those that are due, and those that are not yet.
+
+        A job that comes after others in a workflow is not in the queue until these have ended. Jobs that are accepted
+        meanwhile stay. Their messages stay, too: see :meth:`.Bridge.purge`.
+
+        Args:
+            queue: Its name.
+            reason: What is said of each in its error.
+
+        Yields:
+            The ids of some hundred that have ended, in each step.
+
+        Raises:
+            LedgerUnavailable: Some have ended.
+        """
+        error = {"type": "TaskRevokedError", "module": "celery.exceptions", "message": reason}
+        until = round(time.time() * 1000)
+        for state in ("PENDING", "RETRY"):
+            cursor = b"0"
+            while True:
+                cursor, *ids = await self._run(_scripts.PURGE, "", queue, state, cursor, dumps(error), until)
+                yield [job_id.decode() for job_id in ids]
+                if cursor == b"0":
+                    break
+
+    # Jobs, again.
 
     async def cancel(self, job_id: str, *, unless_begun: bool = False, grace: float | None = None) -> str | None:
         """

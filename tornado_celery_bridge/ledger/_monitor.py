@@ -172,6 +172,8 @@ class WorkerState(NamedTuple):
     queues: list[str]
     #: Ids of the jobs that it runs.
     jobs: list[str]
+    #: Bytes of memory that it and its processes have, in each what they share; None where that is not known.
+    memory: int | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -271,7 +273,8 @@ class Monitor:
         for name, silence, about, jobs in await self._ledger.run(_scripts.WORKERS, ""):
             told = json.loads(about)
             ids = [job_id for job_id in jobs.decode().split(",") if job_id]
-            found.append(WorkerState(name.decode(), max(0, silence) / 1000, told["slots"], told["queues"], ids))
+            known = (told["slots"], told["queues"], ids, told.get("memory"))
+            found.append(WorkerState(name.decode(), max(0, silence) / 1000, *known))
         return sorted(found)
 
 

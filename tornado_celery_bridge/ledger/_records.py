@@ -18,11 +18,13 @@ __all__ = (
     "Claim",
     "Delivery",
     "Event",
+    "FailureGroup",
     "Gone",
     "Job",
     "JobRecord",
     "LedgerUnavailable",
     "Page",
+    "Purged",
     "Reservation",
     "Step",
     "Workflow",
@@ -284,6 +286,50 @@ class Page(NamedTuple):
     jobs: list[Job]
     #: Where the next page begins; None at the end.
     cursor: str | None
+
+
+class FailureGroup(NamedTuple):
+    """
+    Jobs of one owner that failed alike: the same task raised the same at the same place. Times are milliseconds since
+    1970, by the server's clock.
+
+    .. versionadded:: 0.1.0
+    """
+
+    id: str
+    owner: str
+    task: str
+    #: With its module, as it is written in Python.
+    exception: str
+    #: The file and the function in it; empty where that is not known.
+    place: str
+    #: What the last one said, its first 300 characters.
+    detail: str
+    first_seen: int
+    last_seen: int
+    #: How often, since it was first seen or was last resolved.
+    times: int
+    #: How many of these jobs are kept still, and have not been tried again.
+    jobs: int
+
+    @classmethod
+    def of_row(cls, row: list[Any]) -> Self:
+        """Return the group that a row of the script's is."""
+        texts = [value.decode("utf-8", "replace") for value in row[:6]]
+        return cls(*texts, *(int(value) for value in row[6:]))
+
+
+class Purged(NamedTuple):
+    """
+    What was in a queue that was purged.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: Jobs that have ended by it.
+    jobs: int
+    #: Messages that the broker had, as it counts them.
+    messages: int
 
 
 class Event(NamedTuple):

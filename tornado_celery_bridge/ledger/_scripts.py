@@ -9,8 +9,9 @@ Keys, all with the deployment's prefix:
                       (the names of all that go with the job, each with a blank after it), ``stored`` (that the value
                       is a blob), and what the scripts need at hand. Of a job that calls back also ``callback`` (the
                       delivery's id, a space, the receiver), and after its end ``delivery`` (waiting | delivered |
-                      failed), ``tries`` (that failed). As long as no field is over 64 bytes Redis packs it into a third
-                      of the memory; so what may be long has keys of its own
+                      failed), ``tries`` (that failed). Of one that failed ``failure`` (its group's id). As long as
+                      no field is over 64 bytes Redis packs it into a third of the memory; so what may be long has
+                      keys of its own
 ``input:{id}``        JSON, as submitted; a large input is a blob, and this its name, quoted
 ``value:{id}``        JSON, what goes with the state: the progress, the result or its blob, or the error
 ``traceback:{id}``    of a job that failed, if its worker told, compressed: see ``_records.pack_traceback``
@@ -22,7 +23,9 @@ Keys, all with the deployment's prefix:
 ``events:{id}``       list of the job's last events, numbered without gaps; also the channel they are published on. (A
                       stream would take 4 KB for the first event, and have no use for its ids.)
 ``index:…``           sorted sets of job ids, packed, by ``created_at``: ``all``, ``owner:…``, ``task:…``,
-                      ``tag:…``, ``state:…``
+                      ``tag:…``, ``state:…``, ``failure:…`` (a group's that have not been tried again)
+``failures``          sorted set of groups of jobs that failed alike, by when one last did; ``failure:{id}`` hash: a
+                      group's ``owner``, ``task``, ``exception``, ``place``, ``detail``, ``first``, ``last``, ``count``
 ``open``              hash: how many unfinished jobs an owner has
 ``queued:{queue}:…``  sorted set of the jobs whose message is in a queue, at a priority, by when they were due there
 ``reached``           hash: of each of these, when the latest that was begun was due
@@ -33,6 +36,7 @@ Keys, all with the deployment's prefix:
 ``slots:{limit}``     set of the jobs that hold a slot of a limit; ``parked:{limit}`` sorted set of those that wait
 ``next:{limit}``      when the next job may begin by a limit's rate
 ``unique:{…}``        the unfinished job with this input, of a task that is unique
+``paused``            hash: of each queue that no worker is to take from, since when
 ``leader``            which process looks for jobs that were lost
 ``workflow:{id}``     hash: a workflow's ``record`` (JSON, as submitted), ``owner``, ``jobs`` (JSON, their ids),
                       ``open`` (how many have not ended), ``cancelled`` (when all of it was), ``after:…`` (JSON, the
@@ -71,17 +75,21 @@ __all__ = (
     "DEFER",
     "DELIVERY",
     "EVENTS",
+    "FAILURES",
     "FINISH",
     "HISTORY",
     "KEEP",
     "LEASE",
     "LIST",
+    "PAUSE",
+    "PURGE",
     "QUEUES",
     "READ",
     "READ_WORKFLOW",
     "RECONCILE",
     "REPLAY",
     "REPORT",
+    "RESOLVE",
     "SETTLE",
     "START",
     "SWEEP",
@@ -317,6 +325,45 @@ local function finish_workflow(name)
   redis.call('PEXPIRE', its_events, math.min(known[1], 3600000))
 end
 
+-- Jobs of one owner that failed alike are a group. Of groups there are so many at the most, and none that is old.
+local MAX_GROUPS = 500
+local GROUP_TTL = 30 * 86400000  -- ms
+
+local function drop_group(name)
+  redis.call('ZREM', prefix .. 'failures', name)
+  redis.call('DEL', prefix .. 'failure:' .. name, index('failure:' .. name))
+end
+
+local function note_failure(exception, detail, place)
+  local known, time, groups = redis.call('HMGET', job, 'owner', 'task', 'created_at'), now(), prefix .. 'failures'
+  local alike = table.concat({known[1], known[2], exception, place}, '\\n')
+  local name = string.sub(redis.sha1hex(alike), 1, 16)
+  local group = prefix .. 'failure:' .. name
+  local is_new = redis.call('HINCRBY', group, 'count', 1) == 1
+  if is_new then
+    redis.call('HSET', group, 'owner', known[1], 'task', known[2], 'exception', exception, 'place', place)
+    redis.call('HSET', group, 'first', time)
+  end
+  redis.call('HSET', group, 'last', time, 'detail', detail)
+  redis.call('ZADD', groups, time, name)
+  redis.call('ZADD', index('failure:' .. name), known[3], pack(id))
+  redis.call('HSET', job, 'failure', name)
+  if not is_new then return end
+  for _, old in ipairs(redis.call('ZRANGEBYSCORE', groups, '-inf', time - GROUP_TTL)) do drop_group(old) end
+  if redis.call('ZCARD', groups) > MAX_GROUPS then drop_group(redis.call('ZRANGE', groups, 0, 0)[1]) end
+end
+
+-- A job that failed leaves its group when it is tried again, and is back if that was not published after all.
+local function tried_again(failed, taken_back)
+  local known = redis.call('HMGET', prefix .. 'job:' .. failed, 'failure', 'created_at')
+  if not known[1] then return end
+  if not taken_back then
+    redis.call('ZREM', index('failure:' .. known[1]), pack(failed))
+  elseif redis.call('EXISTS', prefix .. 'failure:' .. known[1]) == 1 then
+    redis.call('ZADD', index('failure:' .. known[1]), known[2], pack(failed))
+  end
+end
+
 local ENDS = {SUCCESS = 's', FAILURE = 'f', REVOKED = 'v'}
 local NOT_NEEDED = '{"type":"TaskRevokedError","module":"celery.exceptions","message":"nothing failed"}'
 
@@ -387,10 +434,12 @@ local function take_after(before)
   return after and cjson.decode(after) or {}
 end
 
-local function finish(from, state, value)
+-- Of a FAILURE there is also what was raised, what it said and where, as text.
+local function finish(from, state, value, exception, detail, place)
   if state ~= 'SUCCESS' then call_for_help(state, value) end
   finish_one(from, state, value)
   if state == 'SUCCESS' then return end
+  if exception then note_failure(exception, detail, place) end
   local first, ended, place = id, {id}, 1
   local reason = 'job ' .. id .. ', which this one waited for, ended as ' .. state
   local error = cjson.encode({type = 'TaskRevokedError', module = 'celery.exceptions', message = reason})
@@ -423,8 +472,9 @@ local function cancel(unless_begun, grace)
   return state
 end
 
-local DEAD = '{"type":"WorkerLostError","module":"billiard.exceptions","kind":"dead-lettered","message":"given up: ' ..
-  MAX_LOST .. ' workers were lost while they ran it"}'
+local GIVEN_UP = 'given up: ' .. MAX_LOST .. ' workers were lost while they ran it'
+local DEAD = '{"type":"WorkerLostError","module":"billiard.exceptions","kind":"dead-lettered","message":"' ..
+  GIVEN_UP .. '"}'
 
 -- The worker that ran the job does not hold it any more: it waits again, or is given up.
 local function lapse(state)
@@ -434,7 +484,7 @@ local function lapse(state)
   if known[1] then return finish(state, 'REVOKED', CANCELLED) end
   if redis.call('HINCRBY', job, 'lost', 1) >= MAX_LOST then
     redis.call('ZADD', index('dead'), redis.call('HGET', job, 'created_at'), pack(id))
-    return finish(state, 'FAILURE', DEAD)
+    return finish(state, 'FAILURE', DEAD, 'billiard.exceptions.WorkerLostError', GIVEN_UP, '')
   end
   local time = now()
   redis.call('HSET', job, 'state', 'PENDING')
@@ -487,6 +537,7 @@ local function write(fields, input, ttl, delay, message, callback)
   redis.call('HINCRBY', prefix .. 'open', record.owner, 1)
   count(time, record.queue, record.task, 'a')
   redis.call('DEL', prefix .. 'gone:' .. id)
+  if record.retry_of then tried_again(record.retry_of) end
   local indexes = {'all', 'task:' .. record.task, 'state:PENDING'}
   if record.owner ~= '' then indexes[#indexes + 1] = 'owner:' .. record.owner end
   for _, tag in ipairs(cjson.decode(record.tags or '[]')) do indexes[#indexes + 1] = 'tag:' .. tag end
@@ -559,7 +610,8 @@ return {'accepted'}
 
 _FORGET = """
 local function forget()
-  local known = redis.call('HMGET', job, 'owner', 'task', 'tags', 'state', 'callback', 'blobs', 'queue')
+  local known = redis.call('HMGET', job, 'owner', 'task', 'tags', 'state', 'callback', 'blobs', 'queue', 'failure',
+    'retry_of')
   local packed = pack(id)
   if not known[4] then return end
   for name in string.gmatch(known[6] or '', '%S+') do redis.call('ZADD', prefix .. 'blobs', now(), name) end
@@ -568,6 +620,7 @@ local function forget()
   redis.call('ZREM', index('state:' .. bucket(known[4])), packed)
   redis.call('ZREM', index('owner:' .. known[1]), packed)
   redis.call('ZREM', index('dead'), packed)
+  if known[8] then redis.call('ZREM', index('failure:' .. known[8]), packed) end
   for _, tag in ipairs(cjson.decode(known[3] or '[]')) do redis.call('ZREM', index('tag:' .. tag), packed) end
   redis.call('DEL', job, events, prefix .. 'input:' .. id, prefix .. 'value:' .. id, prefix .. 'traceback:' .. id)
   if known[5] then
@@ -588,6 +641,7 @@ settle()
 local known = forget()
 local owner = known[1]
 count(now(), known[7], known[2], 'x')
+if known[9] then tried_again(known[9], true) end
 if redis.call('HINCRBY', prefix .. 'open', owner, -1) <= 0 then redis.call('HDEL', prefix .. 'open', owner) end
 if ARGV[3] ~= '' then redis.call('DEL', prefix .. 'key:' .. ARGV[3]) end
 return 1
@@ -730,8 +784,8 @@ return known[2] and 'cancelled' or 'go'
 )
 
 #: ARGV: prefix, id, state, the result's or the error's JSON, 'stored' for a result that is a blob (and is named here),
-#: token ('' where the worker says it, not the attempt), packed traceback or '', traceparent
-#: or ''. Returns whether this was the job's end.
+#: token ('' where the worker says it, not the attempt), packed traceback or '', traceparent or '', and of a FAILURE
+#: what was raised, what it said and where, as text. Returns whether this was the job's end.
 #: An attempt that was given up for lost may have succeeded after all; if it failed, that is the next one's to do.
 FINISH = (
     _COMMON
@@ -740,7 +794,7 @@ local known = redis.call('HMGET', job, 'state', 'token')
 local from = known[1]
 if not from or ENDED[from] then return 0 end
 if ARGV[3] ~= 'SUCCESS' and ARGV[6] ~= '' and ARGV[6] ~= known[2] then return 0 end
-finish(from, ARGV[3], ARGV[4])
+finish(from, ARGV[3], ARGV[4], ARGV[9], ARGV[10], ARGV[11])
 if ARGV[5] == 'stored' then
   redis.call('HSET', job, 'stored', 1)
   claim(cjson.decode(ARGV[4])[1])
@@ -1226,6 +1280,42 @@ return found
 """
 )
 
+#: ARGV: prefix, '', queue. No worker is to take from it, from now on or since it was paused before.
+PAUSE = (
+    _COMMON
+    + """
+redis.call('HSETNX', prefix .. 'paused', ARGV[3], now())
+"""
+)
+
+#: ARGV: prefix, '', queue, state (PENDING | RETRY), cursor ('0' to begin), error (JSON), until when (ms since 1970).
+#: Ends jobs in this state that were accepted by then, whose message is in the queue or yet to be published into it; one
+#: that comes after others has none. Returns where to go on ('0' at the end), and the ids of those that it has ended.
+PURGE = (
+    _COMMON
+    + """
+local queue, state, until_then = ARGV[3], ARGV[4], tonumber(ARGV[7])
+local page = redis.call('ZSCAN', index('state:' .. state), ARGV[5], 'COUNT', 200)
+local found = {page[1]}
+for place = 1, #page[2], 2 do
+  local packed = page[2][place]
+  turn(unpacked(packed))
+  local known = redis.call('HMGET', job, 'state', 'queue', 'parked', 'created_at')
+  if known[1] == state and known[2] == queue and tonumber(known[4]) <= until_then then
+    local waits = known[3]
+    for _, name in ipairs({'queued:' .. queue_name(), 'later', 'outbox'}) do
+      waits = waits or redis.call('ZSCORE', prefix .. name, packed)
+    end
+    if waits then
+      finish(state, 'REVOKED', ARGV[6])
+      found[#found + 1] = id
+    end
+  end
+end
+return found
+"""
+)
+
 #: ARGV: prefix, ''. Returns {queue:priority, how many are due, how many are not yet, for how many ms the first one has
 #: been} of each queue and priority that has any.
 QUEUES = (
@@ -1253,5 +1343,33 @@ for place = 1, #seen, 2 do
   if known[1] then found[#found + 1] = {seen[place], time - seen[place + 1], known[1], known[2]} end
 end
 return found
+"""
+)
+
+#: ARGV: prefix, '', whether only an owner's ('1' | ''), the owner.
+#: Returns {id, owner, task, exception, place, detail, first, last, count, how many have not been tried again} of each
+#: group of failed jobs, the one that failed last first.
+FAILURES = (
+    _COMMON
+    + """
+local found = {}
+for _, name in ipairs(redis.call('ZREVRANGEBYSCORE', prefix .. 'failures', '+inf', now() - GROUP_TTL)) do
+  local known = redis.call('HMGET', prefix .. 'failure:' .. name, 'owner', 'task', 'exception', 'place', 'detail',
+    'first', 'last', 'count')
+  if known[1] and (ARGV[3] == '' or known[1] == ARGV[4]) then
+    table.insert(known, 1, name)
+    known[#known + 1] = redis.call('ZCARD', index('failure:' .. name))
+    found[#found + 1] = known
+  end
+end
+return found
+"""
+)
+
+#: ARGV: prefix, group's id. Nothing is left of it, until a job fails so again.
+RESOLVE = (
+    _COMMON
+    + """
+drop_group(id)
 """
 )

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Attempts to reach Redis for what must not be lost, up to a second apart: outlasts a restart of Redis.
 ATTEMPTS = 30
+#: Characters of what an exception said, and of its name, that tell of a group of failures.
+MAX_DETAIL, MAX_NAME = 300, 200
 
 
 class Limit(NamedTuple):
@@ -103,22 +105,28 @@ class WorkerLedger:
         state: str,
         value: Any,
         token: str = "",
+        *,
         traceback: str | None = None,
+        place: str = "",
         traceparent: str = "",
     ) -> None:
-        """Note how a task ended; by the token of its attempt, if it is the attempt that says so."""
-        blob = isinstance(value, Stored)
-        kept = pack_traceback(traceback) if traceback and state == states.FAILURE else ""
-        self._run(
-            "FINISH",
-            task_id,
-            state,
-            dumps(value.encode() if blob else value),
-            "stored" if blob else "",
-            token,
-            kept,
-            traceparent,
-        )
+        """
+        Note how a task ended; by the token of its attempt, if it is the attempt that says so.
+
+        Args:
+            task_id: The task's id.
+            state: SUCCESS, FAILURE or REVOKED.
+            value: What it returned; else the error, as ``Job.error`` has it.
+            token: The attempt's.
+            traceback: Of a failure, as text.
+            place: Where in the code it failed, if that is known.
+            traceparent: Of the span in which it ran.
+        """
+        blob, failed = isinstance(value, Stored), state == states.FAILURE
+        written = dumps(value.encode() if blob else value)
+        kept = pack_traceback(traceback) if traceback and failed else ""
+        told = _told(value, place) if failed else ()
+        self._run("FINISH", task_id, state, written, "stored" if blob else "", token, kept, traceparent, *told)
 
     def announce(self, blob: str) -> None:
         """Note that a blob is about to be written, which is removed later if no job ends with it."""
@@ -187,6 +195,11 @@ class WorkerLedger:
         end = found.index(b"") if b"" in found else len(found)
         return _pairs(found[:end]), {name.decode() for name in found[end + 1 :]}
 
+    def paused(self) -> set[str]:
+        """Return the names of queues that no worker is to take from."""
+        found: Any = self._once.hkeys(f"{self._prefix}paused")
+        return {name.decode() for name in found}
+
     def defer(self, job_ids: Sequence[str]) -> None:
         """Put jobs that could not be published at the head of the outbox, in this order."""
         for place, job_id in enumerate(job_ids):
@@ -215,3 +228,10 @@ class WorkerLedger:
 
 def _pairs(found: list[bytes]) -> list[tuple[str, str]]:
     return [(found[place].decode(), found[place + 1].decode()) for place in range(0, len(found), 2)]
+
+
+def _told(error: Mapping[str, str], place: str) -> list[bytes]:
+    """Return what was raised, what it said and where; none of it need be valid text."""
+    exception = ".".join(filter(None, (error["module"], error["type"])))
+    texts = (exception[:MAX_NAME], error["message"][:MAX_DETAIL], place[:MAX_NAME])
+    return [text.encode("utf-8", "replace") for text in texts]

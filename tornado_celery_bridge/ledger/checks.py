@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
@@ -59,6 +59,11 @@ class Finding:
     def is_unsafe(self) -> bool:
         """Whether nothing should start with it."""
         return self.name in NAMES and not self.allowed
+
+    @property
+    def verdict(self) -> Literal["unsafe", "allowed", "unwise"]:
+        """How bad it is."""
+        return "unsafe" if self.is_unsafe else "allowed" if self.allowed else "unwise"
 
     def __str__(self) -> str:
         text = f"{self.name}: {self.what}. Remedy: {self.remedy}"

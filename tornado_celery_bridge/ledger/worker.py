@@ -14,8 +14,8 @@ What it adds to a stock worker, and where:
   worker or beat logs is JSON (see :mod:`..logs`), and each attempt is a span of OpenTelemetry's, where that is
   installed (see :mod:`..tracing`);
 - before a worker publishes a job's message, be it of a retry or of what comes next in a chain: the ledger keeps it;
-- beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost, and a heartbeat for
-  its supervisor (see :mod:`..heartbeat`; beat has one, too).
+- beside all of that, in the worker's main process: a :class:`Keeper`, which finds what was lost and leaves queues
+  that are paused, and a heartbeat for its supervisor (see :mod:`..heartbeat`; beat has one, too).
 
 A worker or a beat whose settings or servers are unsafe does not start: see :mod:`.checks`.
 
@@ -67,6 +67,11 @@ log = logging.getLogger(__name__)
 
 #: What Celery puts before a routing key for RabbitMQ to hold a message back: its delay in seconds, bit by bit.
 _DELAY = re.compile(r"^(?:[01]\.)+")
+
+#: A frame in a traceback: the last two parts of the file's path, as folders differ from worker to worker; the function.
+_FRAME = re.compile(r'^  File "(?:[^"\n]*?/)??((?:[^"/\n]+/)?[^"/\n]+)", line \d+, in (.+)$', re.MULTILINE)
+#: Characters of a traceback's end that it is looked for in.
+MAX_TRACEBACK = 20_000
 
 #: Characters of one log line that become an event.
 MAX_LINE = 4_000
@@ -144,7 +149,9 @@ class _Recording:
             attempt = getattr(_running, "attempt", None)
             token = attempt[1] if attempt and attempt[0] == task_id else ""
             value = result if state == states.SUCCESS else _error(result)
-            ledger.finish(task_id, state, value, token, traceback, tracing.current_headers().get("traceparent", ""))
+            trace = tracing.current_headers().get("traceparent", "")
+            place = _place(traceback)
+            ledger.finish(task_id, state, value, token, traceback=traceback, place=place, traceparent=trace)
         elif state == states.RETRY:
             error = _error(result)
             told = {"state": state, "error": error}
@@ -205,6 +212,12 @@ def _error(result: Any) -> dict[str, str]:
     return {"type": cls.__qualname__, "module": cls.__module__, "message": message}
 
 
+def _place(traceback: Any) -> str:
+    """Return the file and the function that a traceback ends in, without lines, which any change moves; '' if none."""
+    frames = _FRAME.findall(str(traceback)[-MAX_TRACEBACK:]) if traceback else []
+    return "{} in {}".format(*frames[-1]) if frames else ""
+
+
 # As a worker or beat starts.
 
 
@@ -254,6 +267,7 @@ class _KeepJobs(bootsteps.StartStopStep):
         self._keeper = Keeper(
             worker.app, worker.hostname, lambda: getattr(worker.pool, "num_processes", None) or worker.concurrency
         )
+        self._keeper.hold_back()
         keep = functools.partial(_keep_message, worker.app)
         signals.before_task_publish.connect(keep, weak=False, dispatch_uid=f"keep-{id(worker.app)}")
 

@@ -1,69 +1,66 @@
-// The last failures, together by what was raised and where.
-import { allJobs, collect, forEach } from "./api.js";
+// What has failed, together by what was raised and where.
+import { ask } from "./api.js";
 import { exceptionName, number } from "./format.js";
-import { html, useMemo, useState } from "./html.js";
-import { useData } from "./live.js";
-import { Absent, Action, Ago, Card, Dialog, isDead, JobLink, Page, retryJob, TaskName, Trouble, useShell } from "./parts.js";
+import { html, useState } from "./html.js";
+import { useAnswer } from "./live.js";
+import { Absent, Action, Ago, Card, Dialog, Page, TaskName, Trouble, useShell } from "./parts.js";
 import { link } from "./router.js";
 
-/** So many of the newest failures are looked at. */
-const LOOKS = 600;
-/** Of each group so many jobs have a link. */
-const SHOWN = 5;
+/** Seconds between two looks. */
+const EVERY = 10;
 
 export function FailuresPage() {
-  const failures = useData("failures", () => collect(allJobs({ state: "FAILURE" }, LOOKS)), 15);
-  const groups = useMemo(() => grouped(failures.data ?? []), [failures.data]);
-  const lead = `The newest ${number(LOOKS)} failed jobs, by exception and task.`;
+  const answer = useAnswer("v1/failures", {}, EVERY);
+  const lead = "By what was raised and where. A group that is resolved comes back when a job fails so again.";
   return html`
     <${Page} title="Failures" lead=${lead}>
-      ${failures.error && html`<${Trouble} error=${failures.error} again=${failures.reload} />`}
-      ${groups.length
-        ? groups.map((group) => html`<${Group} key=${group.key} group=${group} reload=${failures.reload} />`)
-        : !failures.error && html`<${Absent} of=${failures}>Nothing has failed.<//>`}
+      ${answer.error && html`<${Trouble} error=${answer.error} again=${answer.reload} />`}
+      ${answer.data?.failures.length
+        ? answer.data.failures.map((group) => html`<${Group} key=${group.id} group=${group} reload=${answer.reload} />`)
+        : !answer.error && html`<${Absent} of=${answer}>Nothing has failed that is not resolved.<//>`}
     <//>
   `;
 }
 
-function grouped(jobs) {
-  const groups = new Map();
-  for (const job of jobs) {
-    const key = `${job.error.exception} ${job.task}`;
-    if (!groups.has(key)) groups.set(key, { key, exception: job.error.exception, task: job.task, jobs: [] });
-    groups.get(key).jobs.push(job);
-  }
-  return [...groups.values()].sort((one, other) => other.jobs.length - one.jobs.length);
-}
+const post = (id, action, body) => ask(["v1", "failures", id, action], { method: "POST", body });
 
-function Group({ group: { exception, task, jobs }, reload }) {
-  const { tell } = useShell();
-  const [asking, setAsking] = useState(false);
-  const [done, setDone] = useState(null);
+function Group({ group: { id, owner, exception, task, place, detail, count, jobs, first_seen: first, last_seen: last }, reload }) {
+  const { may, tell } = useShell();
+  const [asking, setAsking] = useState(null);
+  const askFirst = async () => setAsking((await post(id, "retry", { dry_run: true })).jobs);
   const retry = async () => {
-    setDone(0);
-    const failed = await forEach(jobs, (job) => retryJob(job.id), setDone);
-    tell(failed.length ? `${failed.length} of ${jobs.length} were refused: ${failed[0].error.message}` : `${jobs.length} submitted again.`, failed.length ? "failed" : "");
-    setDone(null);
-    setAsking(false);
+    const { job_ids: ids, refused } = await post(id, "retry", { dry_run: false });
+    tell(refused.length ? `${number(refused.length)} of ${number(ids.length + refused.length)} were refused: ${refused[0].problem.detail}` : `${number(ids.length)} submitted again.`, refused.length ? "failed" : "");
+    setAsking(null);
     reload();
   };
+  const resolve = async () => {
+    await post(id, "resolve", {});
+    tell("Resolved: it is back when a job fails so again.");
+    reload();
+  };
+  const actions = html`
+    <span class="count">${number(count)} ${count === 1 ? "time" : "times"}</span>
+    <${Action} scope="submit" action=${askFirst} disabled=${jobs === 0}>Retry all…<//>
+    <${Action} scope="cancel" action=${resolve}>Resolve<//>`;
   return html`
-    <${Card} wide title=${html`<span class="exception">${exceptionName(exception)}</span> in <${TaskName} name=${task} />`}
-      actions=${html`<span class="count">${number(jobs.length)} times</span><${Action} scope="submit" action=${async () => setAsking(true)}>Retry all…<//>`}>
-      <pre class="text brief">${jobs[0].error.detail}</pre>
-      <p class="span">First <${Ago} at=${jobs.at(-1).finished_at} />, last <${Ago} at=${jobs[0].finished_at} />.
-        ${jobs.some(isDead) && html` <a href="#/dead">Some were given up.</a>`}</p>
+    <${Card} wide title=${html`<span class="exception">${exceptionName(exception)}</span> in <${TaskName} name=${task} />`} actions=${actions}>
+      <pre class="text brief">${detail}</pre>
+      <p class="span">
+        First <${Ago} at=${first} />, last <${Ago} at=${last} />${place && html`, at <code>${place}</code>`}${may("admin") && owner && `, of ${owner}`}.
+      </p>
       <p class="links">
-        ${jobs.slice(0, SHOWN).map((job) => html`<${JobLink} id=${job.id} key=${job.id} /> `)}
+        ${jobs > 0
+          ? html`<a href=${link(["jobs"], { failure: id })}>${number(jobs)} ${jobs === 1 ? "job" : "jobs"} not tried again</a>`
+          : html`<span>All that are kept were tried again.</span>`}
         <a href=${link(["jobs"], { task, state: "FAILURE" })}>All failures of this task</a>
       </p>
-      ${asking && html`
-        <${Dialog} title="Retry ${number(jobs.length)} ${jobs.length === 1 ? "job" : "jobs"}?" close=${() => setAsking(false)}>
-          <p>Each has a new job with exactly its input; those that failed stay as they are.</p>
-          ${done !== null && html`<progress max=${jobs.length} value=${done} aria-label="Done so far"></progress>`}
+      ${asking !== null && html`
+        <${Dialog} title="Retry ${number(asking)} ${asking === 1 ? "job" : "jobs"}?" close=${() => setAsking(null)}>
+          <p>Each has a new job with exactly its input; those that failed stay as they are.${asking < jobs && ` These are the newest of ${number(jobs)}.`}</p>
           <div class="actions">
             <form method="dialog"><button>Leave it</button></form>
-            <button class="primary" disabled=${done !== null} onClick=${retry}>Retry ${number(jobs.length)}</button>
+            <${Action} scope="submit" kind="primary" action=${retry}>Retry ${number(asking)}<//>
           </div>
         <//>`}
     <//>

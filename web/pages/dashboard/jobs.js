@@ -104,12 +104,12 @@ function Search({ query }) {
 }
 
 function StateFilter({ query }) {
-  const { task, tag } = filters(query);
+  const { task, tag, failure } = filters(query);
   const current = query.get("state") ?? undefined;
   return html`
     <nav class="filter" aria-label="States">
       ${STATES.map(([word, state]) => {
-        const address = link(["jobs"], { task, state, tag, since: query.get("since") });
+        const address = link(["jobs"], { task, state, tag, failure, since: query.get("since") });
         return html`<a href=${address} key=${word} aria-current=${state === current ? "true" : undefined}>${word}</a>`;
       })}
     </nav>
@@ -153,8 +153,8 @@ function Table({ jobs, selected, select }) {
 }
 
 function Pager({ section, query, next }) {
-  const { task, state, tag } = filters(query);
-  const own = section === "dead" ? {} : { task, state, tag, since: query.get("since"), dead: query.get("dead") };
+  const { task, state, tag, failure } = filters(query);
+  const own = section === "dead" ? {} : { task, state, tag, failure, since: query.get("since"), dead: query.get("dead") };
   if (!next && !query.get("cursor")) return null;
   return html`
     <nav class="pager" aria-label="Pages of the list">

@@ -14,7 +14,7 @@ export function parse(text) {
   for (const [whole, name, quoted, plain] of text.matchAll(WORD)) {
     const value = quoted ?? plain;
     if (ID.test(whole)) return { id: whole };
-    if (name === "task" || name === "since") query[name] = value;
+    if (name === "task" || name === "since" || name === "failure") query[name] = value;
     else if (name === "tag") query.tag.push(value);
     else if (name === "dead") query.dead = value;
     else if (name === "state") query.state = STATES[value.toLowerCase()] ?? value.toUpperCase();
@@ -30,14 +30,14 @@ export function parse(text) {
 export function words(query) {
   const quoted = (value) => (/\s/.test(value) ? `"${value}"` : value);
   return [...query]
-    .filter(([name]) => ["task", "state", "tag", "since", "dead"].includes(name))
+    .filter(([name]) => ["task", "state", "tag", "since", "dead", "failure"].includes(name))
     .map(([name, value]) => `${name}:${quoted(value)}`)
     .join(" ");
 }
 
 /** Return what the API is asked for a query of the address: `since` is a time then. */
 export function filters(query) {
-  const given = Object.fromEntries(["task", "state", "dead"].map((name) => [name, query.get(name) ?? undefined]));
+  const given = Object.fromEntries(["task", "state", "dead", "failure"].map((name) => [name, query.get(name) ?? undefined]));
   const since = query.get("since");
   return { ...given, tag: query.getAll("tag"), since: since ? (sinceTime(since) ?? since) : undefined };
 }

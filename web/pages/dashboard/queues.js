@@ -1,61 +1,142 @@
 // The queues, and the workers that take from them.
-import { coarse, number } from "./format.js";
-import { html } from "./html.js";
+import { ask } from "./api.js";
+import { bytes, coarse, number } from "./format.js";
+import { html, useId, useState } from "./html.js";
 import { useAnswer } from "./live.js";
-import { Absent, Ago, JobLink, Page, Trouble } from "./parts.js";
+import { Absent, Action, Ago, Dialog, JobLink, Page, Trouble, useShell } from "./parts.js";
 import { link } from "./router.js";
 
 /** Seconds between two looks. */
 const EVERY = 3;
 
+const post = (kind, name, action, body = {}) => ask(["v1", kind, name, action], { method: "POST", body });
+
 export function QueuesPage() {
   const answer = useAnswer("v1/queues", {}, EVERY);
+  const [purged, setPurged] = useState(null);
+  const close = () => (setPurged(null), answer.reload());
   return html`
     <${Page} title="Queues" lead="Jobs that have not begun. Tasks that are no jobs are not counted.">
       ${answer.error && html`<${Trouble} error=${answer.error} again=${answer.reload} />`}
       ${answer.data?.queues.length
         ? html`
             <table>
-              <thead><tr><th scope="col">Queue</th><th scope="col">Waiting</th><th scope="col" class="roomy">Not due yet</th><th scope="col">Oldest</th><th scope="col" class="roomy">Workers</th><th scope="col">State</th></tr></thead>
-              <tbody>
-                ${answer.data.queues.map(({ name, depth, scheduled, oldest, consumers, is_stuck: isStuck }) => html`
-                  <tr key=${name}>
-                    <td class="what"><a href=${link([], { queue: name })}>${name}</a></td>
-                    <td class="number">${number(depth)}</td>
-                    <td class="roomy number">${number(scheduled)}</td>
-                    <td class="number">${depth ? coarse(oldest) : "–"}</td>
-                    <td class="roomy number">${consumers}</td>
-                    <td>${isStuck ? html`<span class="state failed">Stuck</span>` : consumers ? html`<span class="state succeeded">Served</span>` : html`<span class="state cancelled">Unserved</span>`}</td>
-                  </tr>`)}
-              </tbody>
+              <thead><tr><th scope="col">Queue</th><th scope="col">Waiting</th><th scope="col" class="roomy">Not due yet</th><th scope="col" class="roomy">Oldest</th><th scope="col" class="roomy">Workers</th><th scope="col">State</th><th scope="col"><span class="hidden">Actions</span></th></tr></thead>
+              <tbody>${answer.data.queues.map((queue) => html`<${Queue} key=${queue.name} queue=${queue} reload=${answer.reload} purge=${() => setPurged(queue)} />`)}</tbody>
             </table>`
         : !answer.error && html`<${Absent} of=${answer}>No queues.<//>`}
+      ${purged && html`<${Purging} queue=${purged} close=${close} />`}
+    <//>
+  `;
+}
+
+function Queue({ queue, reload, purge }) {
+  const { name, depth, scheduled, oldest, consumers, paused_since: since } = queue;
+  const action = since ? "resume" : "pause";
+  const act = async () => {
+    await post("queues", name, action);
+    await reload();
+  };
+  return html`
+    <tr data-name=${name}>
+      <td class="what long"><a href=${link([], { queue: name })}>${name}</a></td>
+      <td class="number">${number(depth)}</td>
+      <td class="roomy number">${number(scheduled)}</td>
+      <td class="roomy number">${depth ? coarse(oldest) : "–"}</td>
+      <td class="roomy number">${consumers}</td>
+      <td><${Standing} of=${queue} /></td>
+      <td class="acts">
+        <${Action} scope="admin" action=${act} label="${since ? "Resume" : "Pause"} ${name}">${since ? "Resume" : "Pause"}<//>
+        <${Action} scope="admin" kind="danger" action=${async () => purge()} label="Purge ${name}…">Purge…<//>
+      </td>
+    </tr>
+  `;
+}
+
+function Standing({ of: { consumers, is_stuck: isStuck, paused_since: since } }) {
+  if (since) return html`<span class="state cancelled">Paused</span> <span class="about"><${Ago} at=${since} />${consumers > 0 && `, ${consumers} to hear of it`}</span>`;
+  if (isStuck) return html`<span class="state failed">Stuck</span>`;
+  return consumers ? html`<span class="state succeeded">Served</span>` : html`<span class="state cancelled">Unserved</span>`;
+}
+
+/** It asks for the queue's name, so that nobody empties one by a slip. */
+function Purging({ queue: { name, depth, scheduled }, close }) {
+  const { tell } = useShell();
+  const [typed, setTyped] = useState("");
+  const id = useId();
+  const purge = async () => {
+    const { jobs, messages } = await post("queues", name, "purge", { confirm: typed });
+    tell(`${name}: ${number(jobs)} jobs have ended, ${number(messages)} messages were removed.`);
+    close();
+  };
+  return html`
+    <${Dialog} title="Purge ${name}?" close=${close}>
+      <p>All of its jobs that have not begun are cancelled, now some ${number(depth + scheduled)}, and tasks that are no jobs are gone without a trace. What runs goes on.</p>
+      <div class="field typed">
+        <label for=${id}>To confirm, type <code>${name}</code></label>
+        <input id=${id} value=${typed} onInput=${(event) => setTyped(event.target.value)} autocomplete="off" spellcheck=${false} />
+      </div>
+      <div class="actions">
+        <form method="dialog"><button>Leave it</button></form>
+        <${Action} scope="admin" kind="danger" action=${purge} disabled=${typed !== name}>Purge<//>
+      </div>
     <//>
   `;
 }
 
 export function WorkersPage() {
   const answer = useAnswer("v1/workers", {}, EVERY);
+  const [ended, setEnded] = useState(null);
+  const close = () => (setEnded(null), answer.reload());
   return html`
     <${Page} title="Workers" lead="Those that were heard of in the last hour.">
       ${answer.error && html`<${Trouble} error=${answer.error} again=${answer.reload} />`}
       ${answer.data?.workers.length
         ? html`
             <table>
-              <thead><tr><th scope="col">Worker</th><th scope="col">State</th><th scope="col">Busy</th><th scope="col" class="roomy">Runs</th><th scope="col" class="roomy">Queues</th><th scope="col">Seen</th></tr></thead>
-              <tbody>
-                ${answer.data.workers.map(({ name, alive, last_seen: seen, slots, queues, jobs }) => html`
-                  <tr key=${name}>
-                    <td>${name}</td>
-                    <td><span class="state ${alive ? "succeeded" : "failed"}">${alive ? "Alive" : "Silent"}</span></td>
-                    <td class="number">${jobs.length} of ${slots}</td>
-                    <td class="roomy">${jobs.map((id) => html`<${JobLink} id=${id} key=${id} /> `)}</td>
-                    <td class="roomy">${queues.join(", ")}</td>
-                    <td><${Ago} at=${seen} /></td>
-                  </tr>`)}
-              </tbody>
+              <thead><tr><th scope="col">Worker</th><th scope="col">State</th><th scope="col">Busy</th><th scope="col" class="roomy">Runs</th><th scope="col" class="roomy">Queues</th><th scope="col" class="roomy">Memory</th><th scope="col" class="roomy">Seen</th><th scope="col"><span class="hidden">Actions</span></th></tr></thead>
+              <tbody>${answer.data.workers.map((worker) => html`<${Worker} key=${worker.name} worker=${worker} shutDown=${() => setEnded(worker)} />`)}</tbody>
             </table>`
         : !answer.error && html`<${Absent} of=${answer}>No worker was heard of.<//>`}
+      ${ended && html`<${ShuttingDown} worker=${ended} close=${close} />`}
+    <//>
+  `;
+}
+
+function Worker({ worker: { name, alive, last_seen: seen, slots, queues, jobs, memory }, shutDown }) {
+  const { tell } = useShell();
+  const resize = (action) => async () => tell(`${name}: ${(await post("workers", name, action)).answer}.`);
+  return html`
+    <tr data-name=${name}>
+      <td class="long">${name}</td>
+      <td><span class="state ${alive ? "succeeded" : "failed"}">${alive ? "Alive" : "Silent"}</span></td>
+      <td class="number">${jobs.length} of ${slots}</td>
+      <td class="roomy">${jobs.length ? jobs.map((id) => html`<${JobLink} id=${id} key=${id} /> `) : "–"}</td>
+      <td class="roomy">${queues.join(", ") || "–"}</td>
+      <td class="roomy number">${memory ? bytes(memory) : "–"}</td>
+      <td class="roomy"><${Ago} at=${seen} /></td>
+      <td class="acts">
+        <${Action} scope="admin" action=${resize("grow")} disabled=${!alive} label="+1 process for ${name}">+1<//>
+        <${Action} scope="admin" action=${resize("shrink")} disabled=${!alive || slots < 2} label="−1 process for ${name}">−1<//>
+        <${Action} scope="admin" kind="danger" action=${async () => shutDown()} disabled=${!alive} label="Shut ${name} down…">Shut down…<//>
+      </td>
+    </tr>
+  `;
+}
+
+function ShuttingDown({ worker: { name, jobs }, close }) {
+  const { tell } = useShell();
+  const shutDown = async () => {
+    tell(`${name}: ${(await post("workers", name, "shutdown")).answer}.`);
+    close();
+  };
+  return html`
+    <${Dialog} title="Shut ${name} down?" close=${close}>
+      <p>It takes no more jobs, and ends once ${jobs.length ? `the ${number(jobs.length)} that it runs have ended` : "what it runs has ended"}. Its supervisor may start another: <code>make up</code>'s does.</p>
+      <div class="actions">
+        <form method="dialog"><button>Leave it</button></form>
+        <${Action} scope="admin" kind="danger" action=${shutDown}>Shut down<//>
+      </div>
     <//>
   `;
 }

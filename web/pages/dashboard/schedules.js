@@ -1,9 +1,9 @@
 // What runs at which times.
 import { ask } from "./api.js";
-import { duration, moment, shortMoment } from "./format.js";
+import { duration, moment, number, shortMoment } from "./format.js";
 import { html, useMemo, useState } from "./html.js";
 import { useAnswer, useData } from "./live.js";
-import { Absent, Action, Ago, Card, Dialog, Facts, JobLink, Page, State, Tags, TaskName, Trouble } from "./parts.js";
+import { Absent, Action, Ago, Card, Dialog, Facts, JobLink, Page, State, Tags, TaskName, Trouble, useShell } from "./parts.js";
 import { go, link } from "./router.js";
 import { fieldsOf, SchemaForm } from "./schema_form.js";
 
@@ -85,6 +85,7 @@ export function SchedulePage({ path: [, name] }) {
   const actions = data && html`
     <${Action} scope="schedule" kind="primary" action=${run}>Run now<//>
     <${Toggle} of=${data} done=${reload} />
+    <${Action} scope="schedule" action=${async () => setDialog("backfill")}>Backfill…<//>
     <${Action} scope="schedule" action=${async () => setDialog("edit")} disabled=${data.static}>Edit…<//>
     <${Action} scope="schedule" kind="danger" action=${async () => setDialog("delete")} disabled=${data.static}>Delete…<//>`;
   const title = { text: name, shown: html`${name} ${data && html`<${Standing} of=${data} />`}` };
@@ -105,6 +106,7 @@ export function SchedulePage({ path: [, name] }) {
             </div>`
         : !schedule.error && html`<${Absent} of=${schedule} />`}
       ${dialog === "edit" && html`<${Editor} schedule=${data} close=${close} />`}
+      ${dialog === "backfill" && html`<${Backfill} name=${name} close=${close} />`}
       ${dialog === "delete" && html`<${Deletion} schedule=${data} close=${close} />`}
     <//>
   `;
@@ -167,6 +169,49 @@ function Deletion({ schedule: { name, version }, close }) {
       <div class="actions">
         <form method="dialog"><button>Leave it</button></form>
         <${Action} scope="schedule" kind="danger" action=${remove}>Delete<//>
+      </div>
+    <//>
+  `;
+}
+
+// Runs that are past.
+
+/** First it says which runs these would be. */
+function Backfill({ name, close }) {
+  const { tell } = useShell();
+  const document = useAnswer("openapi.json", {});
+  const [asked, setAsked] = useState(null);
+  const groups = useMemo(() => {
+    if (!document.data) return null;
+    const { properties: { since, until }, ...rest } = document.data.components.schemas.Backfilling;
+    const day = new Date(Date.now() - 86_400_000), now = new Date();
+    const initial = { since: `${day.toISOString().slice(0, 19)}Z`, until: `${now.toISOString().slice(0, 19)}Z` };
+    return [{ fields: fieldsOf({ ...rest, properties: { since, until } }, ""), initial }];
+  }, [document.data]);
+  const look = async ([times]) => setAsked({ times, ...(await post(name, "backfill", { ...times, dry_run: true })) });
+  const run = async () => {
+    const { job_ids: ids } = await post(name, "backfill", { ...asked.times, dry_run: false });
+    tell(`${number(ids.length)} ${ids.length === 1 ? "run has" : "runs have"} begun.`);
+    close();
+  };
+  if (!asked) {
+    return html`
+      <${Dialog} title="Backfill ${name}" close=${close}>
+        <p class="about">Each time that it was due in and had no job is run, once.</p>
+        ${groups ? html`<${SchemaForm} groups=${groups} word="Look" scope="schedule" submit=${look} cancel=${close} />` : html`<${Absent} of=${document} />`}
+      <//>
+    `;
+  }
+  const { slots } = asked;
+  const shown = slots.length > 8 ? [...slots.slice(0, 4), null, ...slots.slice(-3)] : slots;
+  return html`
+    <${Dialog} title="Backfill ${name}" close=${close}>
+      <p>${slots.length ? `${number(slots.length)} ${slots.length === 1 ? "run was" : "runs were"} due in this time and had no job:` : "No run was due in this time that had no job."}</p>
+      <ol class="slots">${shown.map((slot) => html`<li key=${slot}>${slot ? html`<time datetime=${slot}>${moment(slot)}</time>` : "…"}</li>`)}</ol>
+      <div class="actions">
+        <form method="dialog"><button>Leave it</button></form>
+        <button onClick=${() => setAsked(null)}>Another time</button>
+        ${slots.length > 0 && html`<${Action} scope="schedule" kind="primary" action=${run}>Run ${number(slots.length)}<//>`}
       </div>
     <//>
   `;

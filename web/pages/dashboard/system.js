@@ -2,7 +2,7 @@
 import { ask } from "./api.js";
 import { html } from "./html.js";
 import { useAnswer, useData } from "./live.js";
-import { Absent, Ago, Card, Facts, Page, useShell } from "./parts.js";
+import { Absent, Action, Ago, Card, Facts, Page, Trouble, useShell } from "./parts.js";
 
 /** Seconds between two looks. */
 const EVERY = 5;
@@ -30,7 +30,37 @@ export function SystemPage() {
             : html`<${Absent} of=${document} />`}
         <//>
       </div>
-      ${may("admin") && html`<${Audit} />`}
+      ${may("admin") && html`<${Checks} /><${Audit} />`}
+    <//>
+  `;
+}
+
+const VERDICTS = { unsafe: "failed", allowed: "waiting", unwise: "waiting" };
+
+/** What `python -m web doctor` says: it asks the servers, so not again and again. */
+function Checks() {
+  const answer = useAnswer("readyz", { verbose: true });
+  const { findings, broker } = answer.data ?? answer.error?.document ?? {};
+  return html`
+    <${Card} title="What is unsafe" actions=${html`<${Action} action=${answer.reload}>Check again<//>`}>
+      ${answer.error && html`<${Trouble} error=${answer.error} />`}
+      ${findings
+        ? html`
+            ${findings.length > 0
+              ? html`
+                  <ul class="findings">
+                    ${findings.map(({ name, verdict, what, remedy }) => html`
+                      <li key=${`${name} ${what}`}>
+                        <span class="state ${VERDICTS[verdict]}">${verdict}</span> <code>${name}</code>
+                        <p>${what}</p><p class="about">Remedy: ${remedy}</p>
+                      </li>`)}
+                  </ul>`
+              : html`<p><span class="state succeeded">Nothing</span></p>`}
+            <${Facts} of=${[
+              ["Broker", `${broker.server} (${broker.url})`],
+              ...Object.entries(broker.capabilities),
+            ]} />`
+        : !answer.error && html`<${Absent} of=${answer} />`}
     <//>
   `;
 }

@@ -1,0 +1,159 @@
+"""Groups of failures: what is one, what it counts, how it ends, and how many there may be."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from tests.ledger.test_ledger import accept, app, begin, ledger, record, redis_of_ours, worker
+from tornado_celery_bridge.ledger import Ledger, _scripts
+from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
+from tornado_celery_bridge.ledger.worker import _place
+
+__all__ = ("app", "ledger", "redis_of_ours", "worker")  # fixtures
+
+pytestmark = pytest.mark.server
+
+MOST = 30
+
+
+async def fail(
+    ledger: Ledger, worker: WorkerLedger, job_id: str, message: str = "no", place: str = "a.py in f", **fields: Any
+) -> None:
+    made = record(job_id, **fields)
+    assert (await accept(ledger, made, {})).kind == "accepted"
+    assert await begin(worker, job_id, "token", task=made.task) == "go"
+    error = {"type": "E", "module": "m", "message": message}
+    await asyncio.to_thread(worker.finish, job_id, "FAILURE", error, "token", place)
+
+
+async def ids(ledger: Ledger, group: str) -> list[str]:
+    return sorted(job.record.id for job in (await ledger.find(failure=group)).jobs)
+
+
+async def test_alike_is_the_owner_the_task_what_was_raised_and_where(ledger: Ledger, worker: WorkerLedger) -> None:
+    await fail(ledger, worker, "a", "first")
+    await fail(ledger, worker, "b", "second")
+    await fail(ledger, worker, "c", place="a.py in g")
+    await fail(ledger, worker, "d", task="other")
+    await fail(ledger, worker, "e", owner="alice")
+    newest, *_, oldest = groups = await ledger.failures()
+    assert len(groups) == 4
+    assert (newest.owner, newest.times, newest.first_seen) == ("alice", 1, newest.last_seen)
+    assert oldest._replace(id="", first_seen=0, last_seen=0) == (
+        *("", "", "t", "m.E", "a.py in f", "second", 0, 0, 2, 2),
+    )
+    assert oldest.first_seen <= oldest.last_seen <= newest.last_seen
+    assert await ids(ledger, oldest.id) == ["a", "b"]
+    assert [group.owner for group in await ledger.failures("alice")] == ["alice"]
+    assert len(await ledger.failures("")) == 3
+    assert await ledger.failures("bob") == []
+
+
+async def test_only_failures_are_in_it(ledger: Ledger, worker: WorkerLedger) -> None:
+    for job_id, state in (("a", "SUCCESS"), ("b", "REVOKED")):
+        await accept(ledger, record(job_id), {})
+        await begin(worker, job_id, "token")
+        await asyncio.to_thread(worker.finish, job_id, state, {"type": "E", "module": "m", "message": "no"}, "token")
+    assert await ledger.failures() == []
+
+
+async def test_a_job_that_was_given_up_is_in_it(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    for token in "123":
+        await begin(worker, "a", token)
+        await asyncio.to_thread(worker.lease, "w@here", [], ["a"])
+        await asyncio.to_thread(worker.reconcile, "me", 5.0, 10, [])
+    (group,) = await ledger.failures()
+    assert (group.exception, group.place) == ("billiard.exceptions.WorkerLostError", "")
+    assert "3 workers were lost" in group.detail
+
+
+async def test_a_retry_takes_its_job_out_and_one_that_is_withdrawn_puts_it_back(
+    ledger: Ledger, worker: WorkerLedger
+) -> None:
+    await fail(ledger, worker, "a")
+    (group,) = await ledger.failures()
+    again = record("b")
+    object.__setattr__(again, "retry_of", "a")
+    await accept(ledger, again, {})
+    assert (await ledger.failures())[0]._replace(jobs=1) == group
+    assert await ids(ledger, group.id) == []
+    await ledger.withdraw("b")
+    assert await ids(ledger, group.id) == ["a"]
+    await accept(ledger, again, {})
+    await ledger.resolve(group.id)
+    await ledger.withdraw("b")
+    assert await ledger.failures() == []
+    assert await ids(ledger, group.id) == []
+
+
+async def test_resolved_is_gone_until_it_fails_again(ledger: Ledger, worker: WorkerLedger) -> None:
+    await fail(ledger, worker, "a")
+    (group,) = await ledger.failures()
+    await ledger.resolve(group.id)
+    assert await ledger.failures() == []
+    await fail(ledger, worker, "b")
+    (again,) = await ledger.failures()
+    assert (again.id, again.times) == (group.id, 1)
+    assert await ids(ledger, group.id) == ["b"]
+
+
+async def test_what_is_forgotten_leaves_its_group(ledger: Ledger, worker: WorkerLedger) -> None:
+    ledger._ttl = 0.0
+    await fail(ledger, worker, "a")
+    (group,) = await ledger.failures()
+    while await ledger.sweep():
+        pass
+    assert await ids(ledger, group.id) == []
+    (left,) = await ledger.failures()
+    assert (left.times, left.jobs) == (1, 0)
+
+
+async def test_it_is_bounded(ledger: Ledger, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = "local MAX_GROUPS = {}\n"
+    assert bound.format(500) in _scripts.FINISH
+    monkeypatch.setattr(_scripts, "FINISH", _scripts.FINISH.replace(bound.format(500), bound.format(MOST)))
+    worker = await asyncio.to_thread(WorkerLedger, app)
+    detail, place = "ö" * 5_000, "p" * 5_000
+    for number in range(MOST + 20):
+        await fail(ledger, worker, f"job {number}", detail, f"{number} {place}")
+    groups = await ledger.failures()
+    assert len(groups) == MOST
+    assert {group.place.split()[0] for group in groups} == {str(number) for number in range(20, MOST + 20)}
+    assert len(await ledger.call("KEYS", f"{ledger.prefix}failure:*")) == MOST
+    assert len(await ledger.call("KEYS", f"{ledger.prefix}index:failure:*")) == MOST
+    size = sum(
+        await asyncio.gather(
+            *(ledger.call("MEMORY", "USAGE", f"{ledger.prefix}failure:{group.id}") for group in groups)
+        )
+    )
+    assert size / MOST < 1_900  # bytes, as docs/monitoring.md says
+    print(size / MOST)
+
+
+async def test_old_groups_go(ledger: Ledger, worker: WorkerLedger) -> None:
+    await fail(ledger, worker, "a", place="old")
+    (old,) = await ledger.failures()
+    await ledger.call("ZADD", f"{ledger.prefix}failures", old.last_seen - 31 * 86_400_000, old.id)
+    assert await ledger.failures() == []
+    await fail(ledger, worker, "b", place="new")
+    assert [group.place for group in await ledger.failures()] == ["new"]
+    assert await ledger.call("EXISTS", f"{ledger.prefix}failure:{old.id}") == 0
+
+
+async def test_text_that_is_none(ledger: Ledger, worker: WorkerLedger) -> None:
+    await fail(ledger, worker, "a", "half \ud800 and \x00 null")
+    assert (await ledger.failures())[0].detail == "half ? and \x00 null"
+
+
+def test_the_place_is_the_end_of_a_traceback() -> None:
+    frames = [
+        '  File "/srv/a/tasks/text.py", line 7, in outer\n    x',
+        '  File "/srv/a/tasks/text.py", line 9, in inner\n',
+    ]
+    assert _place("Traceback (most recent call last):\n" + "\n".join(frames)) == "tasks/text.py in inner"
+    assert _place('  File "<string>", line 1, in <module>') == "<string> in <module>"
+    assert _place('  File "/x.py", line 1, in f') == "x.py in f"
+    assert _place("no frames") == _place(None) == ""
