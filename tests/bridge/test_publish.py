@@ -15,6 +15,7 @@ from kombu import Producer
 from tests.sample import make_app
 from tests.servers import Server
 from tornado_celery_bridge._publish import Message, Publisher
+from tornado_celery_bridge.tracing import follow_publishing, mark_message
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(),
@@ -106,6 +107,10 @@ def test_what_is_not_plain_takes_the_long_way(publisher: Recorder) -> None:
     assert plan(add.s(1, 2), routing_key="elsewhere") is None
     assert plan(add.s(1, 2) | add.s(3)) is None
     assert plan("sample.add") is None
+
+    follow_publishing()  # spans' own receiver wants no more than to put headers in
+    assert mark_message in [receiver for _, receiver in before_task_publish.receivers]
+    assert plan(add.s(1, 2)) is not None
 
     def receiver(**_: Any) -> None:
         pass
