@@ -25,7 +25,7 @@ async def fail(
     assert (await accept(ledger, made, {})).kind == "accepted"
     assert await begin(worker, job_id, "token", task=made.task) == "go"
     error = {"type": "E", "module": "m", "message": message}
-    await asyncio.to_thread(worker.finish, job_id, "FAILURE", error, "token", place)
+    await asyncio.to_thread(worker.finish, job_id, "FAILURE", error, "token", place=place)
 
 
 async def ids(ledger: Ledger, group: str) -> list[str]:

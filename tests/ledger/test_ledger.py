@@ -242,7 +242,7 @@ async def test_a_traceback_is_bounded_and_goes_with_its_job(ledger: Ledger, work
     for job_id, state, traceback in (("a", "FAILURE", "é" * 50_000 + "\ud800 raised here"), ("b", "REVOKED", "none")):
         await accept(ledger, record(job_id), {})
         await begin(worker, job_id, "1")
-        await asyncio.to_thread(worker.finish, job_id, state, error, "1", traceback)
+        await asyncio.to_thread(worker.finish, job_id, state, error, "1", traceback=traceback)
     kept = (await job(ledger, "a")).traceback or ""
     assert kept.startswith("…é")
     assert kept.endswith("é\\ud800 raised here")

@@ -364,6 +364,13 @@ local function tried_again(failed, taken_back)
   end
 end
 
+-- A task's state for whoever waits by Celery's result backend, as that stores it itself: never over a success.
+local function tell(key, value, seconds)
+  if key == '' or redis.call('GETRANGE', key, 0, 19) == '{"status": "SUCCESS"' then return end
+  if tonumber(seconds) > 0 then redis.call('SETEX', key, seconds, value) else redis.call('SET', key, value) end
+  redis.call('PUBLISH', key, value)
+end
+
 local ENDS = {SUCCESS = 's', FAILURE = 'f', REVOKED = 'v'}
 local NOT_NEEDED = '{"type":"TaskRevokedError","module":"celery.exceptions","message":"nothing failed"}'
 
@@ -676,7 +683,8 @@ return 1
 )
 
 #: ARGV: prefix, id, running task's name, token, replaced ('1' | ''), worker, retries, limit ('' for none), how many
-#: jobs at once ('' for any number), ms from one to the next ('' for none).
+#: jobs at once ('' for any number), ms from one to the next ('' for none), what to tell Celery's result backend if it
+#: runs (key or '', value, seconds or 0).
 #: Returns go | unknown | duplicate | parked, or the state in which the job has ended.
 #: A retry's message may come before its predecessor has said that there will be one: its count tells it from a copy.
 START = (
@@ -685,7 +693,10 @@ START = (
 local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed',
   'queue')
 local state = known[1]
-if not state then return 'unknown' end
+if not state then
+  tell(ARGV[11], ARGV[12], ARGV[13])
+  return 'unknown'
+end
 if ENDED[state] then return state end
 if known[5] then
   finish(state, 'REVOKED', CANCELLED)
@@ -694,6 +705,7 @@ end
 if known[3] == ARGV[4] then return 'go' end
 if known[2] ~= ARGV[3] then  -- what the job's task was replaced by
   redis.call('HSET', job, 'token', ARGV[4])
+  tell(ARGV[11], ARGV[12], ARGV[13])
   return 'go'
 end
 if known[7] then return 'parked' end
@@ -752,6 +764,7 @@ if waited then
   if tonumber(known[4]) > reached then redis.call('HSET', prefix .. 'reached', queue, known[4]) end
 end
 event('state', cjson.encode({state = 'STARTED', attempt = attempt, started_at = time}))
+tell(ARGV[11], ARGV[12], ARGV[13])
 return 'go'
 """
 )
@@ -784,17 +797,19 @@ return known[2] and 'cancelled' or 'go'
 )
 
 #: ARGV: prefix, id, state, the result's or the error's JSON, 'stored' for a result that is a blob (and is named here),
-#: token ('' where the worker says it, not the attempt), packed traceback or '', traceparent or '', and of a FAILURE
-#: what was raised, what it said and where, as text. Returns whether this was the job's end.
+#: token ('' where the worker says it, not the attempt), packed traceback or '', traceparent or '', what to tell
+#: Celery's result backend (key or '', value, seconds or 0), and of a FAILURE what was raised, what it said and where,
+#: as text. Returns whether this was the job's end.
 #: An attempt that was given up for lost may have succeeded after all; if it failed, that is the next one's to do.
 FINISH = (
     _COMMON
     + """
+tell(ARGV[9], ARGV[10], ARGV[11])
 local known = redis.call('HMGET', job, 'state', 'token')
 local from = known[1]
 if not from or ENDED[from] then return 0 end
 if ARGV[3] ~= 'SUCCESS' and ARGV[6] ~= '' and ARGV[6] ~= known[2] then return 0 end
-finish(from, ARGV[3], ARGV[4], ARGV[9], ARGV[10], ARGV[11])
+finish(from, ARGV[3], ARGV[4], ARGV[12], ARGV[13], ARGV[14])
 if ARGV[5] == 'stored' then
   redis.call('HSET', job, 'stored', 1)
   claim(cjson.decode(ARGV[4])[1])

@@ -19,7 +19,7 @@ from tornado_celery_bridge.ledger import _scripts
 from tornado_celery_bridge.ledger._ledger import BLOB_GRACE, REMEMBERED, SWEEP_SIZE, ledger_backend, prefix_of
 from tornado_celery_bridge.ledger._records import pack_traceback
 
-__all__ = ("Limit", "WorkerLedger", "connect")
+__all__ = ("Limit", "Told", "WorkerLedger", "connect")
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,18 @@ class Limit(NamedTuple):
     most: int | None
     #: Seconds from the beginning of one to that of the next; None for no such limit.
     interval: float | None
+
+
+class Told(NamedTuple):
+    """A task's state, as Celery's Redis backend stores it and says it to whoever waits."""
+
+    key: bytes | str
+    value: bytes | str
+    #: For which it is kept; 0 for ever.
+    seconds: int
+
+
+_NOTHING = Told("", "", 0)
 
 
 def connect(app: Celery, *, attempts: int = 0, **overrides: Any) -> redis.Redis:
@@ -93,11 +105,13 @@ class WorkerLedger:
         replaced: bool = False,
         retries: int = 0,
         limit: Limit | None = None,
+        told: Told = _NOTHING,
     ) -> str:
-        """Note that a task begins; return ``go``, ``unknown`` or why it must not run."""
+        """Note that a task begins, and tell it if it does; return ``go``, ``unknown`` or why it must not run."""
         name, most, interval = limit or ("", None, None)
         limits = (name, "" if most is None else most, "" if interval is None else round(interval * 1000))
-        return str(self._run("START", task_id, task, token, "1" if replaced else "", worker, retries, *limits).decode())
+        who = (task_id, task, token, "1" if replaced else "", worker, retries)
+        return str(self._run("START", *who, *limits, *told).decode())
 
     def finish(
         self,
@@ -109,6 +123,7 @@ class WorkerLedger:
         traceback: str | None = None,
         place: str = "",
         traceparent: str = "",
+        told: Told = _NOTHING,
     ) -> None:
         """
         Note how a task ended; by the token of its attempt, if it is the attempt that says so.
@@ -121,12 +136,14 @@ class WorkerLedger:
             traceback: Of a failure, as text.
             place: Where in the code it failed, if that is known.
             traceparent: Of the span in which it ran.
+            told: What to tell as well, whatever the ledger makes of it.
         """
         blob, failed = isinstance(value, Stored), state == states.FAILURE
         written = dumps(value.encode() if blob else value)
         kept = pack_traceback(traceback) if traceback and failed else ""
-        told = _told(value, place) if failed else ()
-        self._run("FINISH", task_id, state, written, "stored" if blob else "", token, kept, traceparent, *told)
+        failure = _texts(value, place) if failed else ()
+        blob_too = "stored" if blob else ""
+        self._run("FINISH", task_id, state, written, blob_too, token, kept, traceparent, *told, *failure)
 
     def announce(self, blob: str) -> None:
         """Note that a blob is about to be written, which is removed later if no job ends with it."""
@@ -230,7 +247,7 @@ def _pairs(found: list[bytes]) -> list[tuple[str, str]]:
     return [(found[place].decode(), found[place + 1].decode()) for place in range(0, len(found), 2)]
 
 
-def _told(error: Mapping[str, str], place: str) -> list[bytes]:
+def _texts(error: Mapping[str, str], place: str) -> list[bytes]:
     """Return what was raised, what it said and where; none of it need be valid text."""
     exception = ".".join(filter(None, (error["module"], error["type"])))
     texts = (exception[:MAX_NAME], error["message"][:MAX_DETAIL], place[:MAX_NAME])

@@ -6,8 +6,8 @@ What it adds to a stock worker, and where:
 - before a task's code: a job that was cancelled, has ended, or came a second time is not run; else it is STARTED
   (each task's ``run`` is wrapped as a worker starts, as Celery itself does for ``autoretry_for``);
 - whenever the worker stores a state: the same goes into the ledger (the result backend is a subclass of the app's
-  own, found by the loader's ``override_backends``). So what ends a task ends the job, be it a return, an exception, a
-  retry, a hard time limit, an expiry or a revoke;
+  own, found by the loader's ``override_backends``), where both are in one Redis in one step. So what ends a task ends
+  the job, be it a return, an exception, a retry, a hard time limit, an expiry or a revoke;
 - around a task's code: what stands for a large argument is loaded, and a large result goes to the store, with a
   reference in its place for all that Celery does with it (see :mod:`.._store`). Who reads a result by this app gets it;
 - while a task runs: what it logs by ``get_task_logger`` becomes the job's events; with ``LOG_FORMAT=json`` all that a
@@ -45,6 +45,7 @@ from typing import Any
 from celery import Celery, bootsteps, signals, states
 from celery.app.backends import by_name
 from celery.app.task import Context
+from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import Ignore, ImproperlyConfigured, Reject
 from celery.utils.time import rate
 from kombu.utils import json
@@ -56,7 +57,7 @@ from tornado_celery_bridge._store import Store, Stored
 from tornado_celery_bridge.exceptions import StoreUnavailable
 from tornado_celery_bridge.heartbeat import WorkerHeartbeat, watch_beat
 from tornado_celery_bridge.ledger._keeper import Keeper, is_keeper
-from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
+from tornado_celery_bridge.ledger._worker_ledger import Limit, Told, WorkerLedger
 from tornado_celery_bridge.ledger.checks import refuse_unsafe
 from tornado_celery_bridge.logs import follow_environment
 from tornado_celery_bridge.progress import STATE as PROGRESS
@@ -142,16 +143,26 @@ class _Recording:
             return super().on_chord_part_return(*args, **kwargs)  # type: ignore[misc]
 
     def store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, **kwargs: Any) -> Any:
-        with _passing_on():
-            stored = super().store_result(task_id, result, state, traceback, **kwargs)  # type: ignore[misc]
         ledger = _ledger_of(self.app)
+        told: dict[str, Any] = {}
+        if state in _TOLD_BY_THE_LEDGER and _has_results_beside(self.app):
+            stored = self.encode_result(result, state)  # type: ignore[attr-defined]
+            telling = self._telling(task_id, stored, state, traceback, kwargs.get("request"))
+            if state == states.STARTED:  # which `_begin` says, if the task is to run
+                _running.started = task_id, telling
+                return stored
+            told["told"] = telling
+        else:
+            with _passing_on():
+                stored = super().store_result(task_id, result, state, traceback, **kwargs)  # type: ignore[misc]
         if state in states.READY_STATES:
             attempt = getattr(_running, "attempt", None)
             token = attempt[1] if attempt and attempt[0] == task_id else ""
             value = result if state == states.SUCCESS else _error(result)
             trace = tracing.current_headers().get("traceparent", "")
             place = _place(traceback)
-            ledger.finish(task_id, state, value, token, traceback=traceback, place=place, traceparent=trace)
+            more = {"traceback": traceback, "place": place, "traceparent": trace, **told}
+            self._ensure_retryable(ledger.finish, task_id, state, value, token, **more)  # type: ignore[attr-defined]
         elif state == states.RETRY:
             error = _error(result)
             told = {"state": state, "error": error}
@@ -163,6 +174,27 @@ class _Recording:
             if ledger.report(task_id, kind, data, state, result) == "cancelled":
                 raise JobCancelled(f"job {task_id} was cancelled")
         return stored
+
+    def _telling(self, task_id: str, stored: Any, state: str, traceback: Any, request: Any) -> Told:
+        """Return what Celery would write, without the question whether it may: that is asked where it is written."""
+        backend: Any = self
+        meta = backend._get_result_meta(result=stored, state=state, traceback=traceback, request=request)
+        meta["task_id"] = task_id
+        seconds = backend.failure_expires if state == states.FAILURE else None
+        seconds = backend.expires if seconds is None else seconds
+        return Told(backend.get_key_for_task(task_id), backend.encode(meta), seconds or 0)
+
+
+#: States that are stored once in each attempt.
+_TOLD_BY_THE_LEDGER = states.READY_STATES | {states.STARTED}
+
+
+@functools.cache
+def _has_results_beside(app: Celery) -> bool:
+    """Return whether *app*'s results are where its ledger is, and as Celery's own Redis backends write them."""
+    conf: Any = app.conf
+    is_celerys = type(app.backend).__bases__[-1] in (RedisBackend, SentinelBackend)
+    return is_celerys and conf.result_serializer == "json" and conf.get("job_ledger_url") in (None, conf.result_backend)
 
 
 @contextmanager
@@ -360,9 +392,11 @@ def _begin(task: Any, request: Any, app: Celery, limit: Limit | None = None) -> 
     replaced = bool(request.get("replaced_task_nesting"))
     worker, retries, token = request.hostname or "", request.retries or 0, uuid.uuid4().hex
     _running.attempt = (request.id, token)
+    started, telling = _running.__dict__.pop("started", (None, None))
+    told = {"told": telling} if started == request.id else {}
     try:
         verdict = _ledger_of(app).start(
-            request.id, task.name, token, worker=worker, replaced=replaced, retries=retries, limit=limit
+            request.id, task.name, token, worker=worker, replaced=replaced, retries=retries, limit=limit, **told
         )
     except RedisError as exc:
         raise Reject(exc, requeue=True) from exc
