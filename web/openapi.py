@@ -499,7 +499,7 @@ OPERATIONS = (
         description="They are `REVOKED`, those too that are not due yet; then the broker's queue is emptied.",
         body=Purge,
         answers={200: Answer("What was in it.", documents.Purged)},
-        problems=(*_BODY, "unknown-queue", "broker-unavailable", "result-backend-unavailable"),
+        problems=(*_BODY, "unknown-queue", "unconfirmed", "broker-unavailable", "result-backend-unavailable"),
     ),
     Operation(
         *("post", "/v1/workers/{worker}/shutdown", "shut_down_worker", "Have a worker end once its tasks have"),

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tornado_celery_bridge.ledger import WorkerState
 from web import documents
 from web.monitoring import MonitorHandler
-from web.problems import Fault, Problem
+from web.problems import Problem
 from web.schedule_fields import parse
 
 __all__ = (
@@ -83,8 +83,7 @@ class PurgeHandler(QueueHandler):
         await self.find(name)
         asked = parse(Purge, await self.read_json(), "invalid-body")
         if asked.confirm != name:
-            faults = [Fault("/confirm", "This should be the queue's name.")]
-            raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
+            raise Problem(409, "unconfirmed", "`confirm` should be the queue's name: nothing was done.")
         by = f"{self.principal.owner} (key {self.principal.key_id})" if self.principal.key_id else "somebody"
         done = await self.jobs.bridge.purge(name, f"queue {name} was purged by {by}")
         self.write_json({"name": name, "jobs": done.jobs, "messages": done.messages})

@@ -83,6 +83,7 @@ KINDS = {
     "idempotency-key-in-flight": Kind(409, "A request with this key is being answered; `job` names its job."),
     "job-unfinished": Kind(409, "The job has not ended."),
     "no-result": Kind(409, "The job ended without a result: `error` in the job says why."),
+    "unconfirmed": Kind(409, "`confirm` is not the queue's name. Nothing was done."),
     "worker-refused": Kind(409, "The worker can't: `detail` says why."),
     "schedule-exists": Kind(409, "The name is taken: by a schedule of yours, or somebody else's."),
     "schedule-conflict": Kind(409, "Others changed the schedule at the same moment, several times: try again."),

@@ -31,7 +31,7 @@ WORKERS = ("w1", "w2")
 ERROR = {"type": "E", "module": "m", "message": "no"}
 TTL = 60.0
 #: Kinds of keys that are for whoever watches.
-WATCHED = {"history", "worker", "workers"}
+WATCHED = {"history", "worker", "workers", "failure", "failures"}
 
 
 @pytest.fixture(scope="module")

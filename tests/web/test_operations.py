@@ -132,7 +132,9 @@ async def test_a_purged_queues_jobs_end(ours: Service, url: str, tmp_path: Path)
     )
     after = {"chain": [step, {"task": "s.add", "options": {"queue": "quiet"}}]}
     kept = (await post(ours, "/v1/workflows", after, 202))["id"]
-    for body in ({"confirm": "websample"}, {"confirm": True}, {}, {"confirm": "quiet", "more": 1}):
+    for confirm in ("websample", ""):
+        problem(await ours.post("/v1/queues/quiet/purge", {"confirm": confirm}), 409, "unconfirmed")
+    for body in ({"confirm": True}, {}, {"confirm": "quiet", "more": 1}):
         problem(await ours.post("/v1/queues/quiet/purge", body), 422, "invalid-body")
     assert await post(ours, "/v1/queues/quiet/purge", {"confirm": "quiet"}) == {
         "name": "quiet",
