@@ -19,7 +19,7 @@ from tornado_celery_bridge.ledger import _scripts
 from tornado_celery_bridge.ledger._ledger import BLOB_GRACE, REMEMBERED, SWEEP_SIZE, ledger_backend, prefix_of
 from tornado_celery_bridge.ledger._records import pack_traceback
 
-__all__ = ("Limit", "Told", "WorkerLedger", "connect")
+__all__ = ("Limit", "Told", "WorkerLedger", "connect", "ending")
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,37 @@ class Told(NamedTuple):
 
 
 _NOTHING = Told("", "", 0)
+
+
+def ending(
+    task_id: str,
+    state: str,
+    value: Any,
+    token: str = "",
+    *,
+    traceback: str | None = None,
+    place: str = "",
+    traceparent: str = "",
+    told: Told = _NOTHING,
+) -> tuple[Any, ...]:
+    """
+    Return what `_scripts.FINISH` takes, after the prefix.
+
+    Args:
+        task_id: The task's id.
+        state: SUCCESS, FAILURE or REVOKED.
+        value: What it returned; else the error, as ``Job.error`` has it.
+        token: Of the attempt that says so; empty where it is somebody else.
+        traceback: Of a failure, as text.
+        place: Where in the code it failed, if that is known.
+        traceparent: Of the span in which it ran.
+        told: What to tell as well, whatever the ledger makes of it.
+    """
+    blob, failed = isinstance(value, Stored), state == states.FAILURE
+    written = dumps(value.encode() if blob else value)
+    kept = pack_traceback(traceback) if traceback and failed else ""
+    failure = _texts(value, place) if failed else ()
+    return (task_id, state, written, "stored" if blob else "", token, kept, traceparent, *told, *failure)
 
 
 def connect(app: Celery, *, attempts: int = 0, **overrides: Any) -> redis.Redis:
@@ -113,37 +144,9 @@ class WorkerLedger:
         who = (task_id, task, token, "1" if replaced else "", worker, retries)
         return str(self._run("START", *who, *limits, *told).decode())
 
-    def finish(
-        self,
-        task_id: str,
-        state: str,
-        value: Any,
-        token: str = "",
-        *,
-        traceback: str | None = None,
-        place: str = "",
-        traceparent: str = "",
-        told: Told = _NOTHING,
-    ) -> None:
-        """
-        Note how a task ended; by the token of its attempt, if it is the attempt that says so.
-
-        Args:
-            task_id: The task's id.
-            state: SUCCESS, FAILURE or REVOKED.
-            value: What it returned; else the error, as ``Job.error`` has it.
-            token: The attempt's.
-            traceback: Of a failure, as text.
-            place: Where in the code it failed, if that is known.
-            traceparent: Of the span in which it ran.
-            told: What to tell as well, whatever the ledger makes of it.
-        """
-        blob, failed = isinstance(value, Stored), state == states.FAILURE
-        written = dumps(value.encode() if blob else value)
-        kept = pack_traceback(traceback) if traceback and failed else ""
-        failure = _texts(value, place) if failed else ()
-        blob_too = "stored" if blob else ""
-        self._run("FINISH", task_id, state, written, blob_too, token, kept, traceparent, *told, *failure)
+    def finish(self, task_id: str, state: str, value: Any, token: str = "", **more: Any) -> None:
+        """Note how a task ended; see :func:`ending`."""
+        self._run("FINISH", *ending(task_id, state, value, token, **more))
 
     def announce(self, blob: str) -> None:
         """Note that a blob is about to be written, which is removed later if no job ends with it."""

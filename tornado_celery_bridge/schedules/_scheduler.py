@@ -32,7 +32,7 @@ from tornado_celery_bridge._lane import Call
 from tornado_celery_bridge._publish import Message, NotSent, Publisher, SentInDoubt
 from tornado_celery_bridge.ledger._ledger import prefix_of
 from tornado_celery_bridge.ledger._scripts import DEFER, FINISH
-from tornado_celery_bridge.ledger._worker_ledger import connect
+from tornado_celery_bridge.ledger._worker_ledger import connect, ending
 from tornado_celery_bridge.ledger.worker import is_installed
 from tornado_celery_bridge.schedules import _scripts
 from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry, from_ms
@@ -332,7 +332,7 @@ class Scheduler(celery.beat.Scheduler):
                 log.error("%s[%s] can't be published: %r", name, run.job_id, call.error)
                 exc = call.error
                 told = {"type": type(exc).__name__, "module": type(exc).__module__, "message": str(exc)}
-                self._redis.run("FINISH", run.job_id, states.FAILURE, dumps(told), "", "")
+                self._redis.run("FINISH", *ending(run.job_id, states.FAILURE, told))
         return None
 
     def _message(self, run: NewRun, context: contextvars.Context) -> Message:
