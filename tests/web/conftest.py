@@ -78,7 +78,8 @@ class Service:
     async def fetch(self, path: str, method: str = "GET", **options: Any) -> HTTPResponse:
         options.setdefault("allow_nonstandard_methods", True)
         url = f"http://127.0.0.1:{self.port}{path}"
-        return await self.client.fetch(url, method=method, raise_error=False, request_timeout=30, **options)
+        # Beyond the longest `Prefer: wait`: the service is to answer, not the client to give up.
+        return await self.client.fetch(url, method=method, raise_error=False, request_timeout=90, **options)
 
     async def post(self, path: str, body: Any = b"", headers: dict[str, str] | None = None) -> HTTPResponse:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

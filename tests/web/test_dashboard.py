@@ -497,6 +497,7 @@ async def test_by_keyboard_alone(site: Service, page: Page) -> None:
     await page.get_by_role("link", name="New job").focus()
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name="New job")).to_be_focused()
+    await expect(page.get_by_label("Task")).to_be_visible()  # a person waits for the form, too
     await page.keyboard.press("Tab")
     await expect(page.get_by_label("Task")).to_be_focused()
     await page.keyboard.press("ArrowDown")
