@@ -92,7 +92,7 @@ async def swept(service: Service, folder: Path) -> None:
     sweeper = asyncio.ensure_future(keep_swept(ledger, service.bridge.store))
     try:
         async with asyncio.timeout(10):
-            while await asyncio.to_thread(lambda: blobs & {*folder.iterdir()}) or await ledger.unclaimed():
+            while await asyncio.to_thread(lambda: list(folder.iterdir())) or await ledger.unclaimed():
                 await asyncio.sleep(0.02)
     finally:
         sweeper.cancel()
