@@ -138,6 +138,8 @@ def test_workers_and_beat_log_as_the_service_does(server: Server, tmp_path: Path
         ):
             status, jobs[task] = web.fetch(f"/v1/tasks/{task}/jobs", {"input": given}, Prefer="wait=20")
             assert (status, jobs[task]["done"]) == (200, True)
+        # The line of a request is written after its answer, and this process is not ended but killed.
+        wait_for(lambda: all(job["id"] in web.log.read_text() for job in jobs.values()))
     assert all("message" in json.loads(line) for line in of_beat.read_text().splitlines())
     written = of_worker.read_text()
     assert "confidential" not in written
