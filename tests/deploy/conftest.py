@@ -14,12 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.up import OTHER_STEPS, STEPS
-
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE = 30.0
-#: For all to end: what the supervisor itself gives each process, and a little.
-END = max(sum(patience for _, patience in steps) for steps in (*STEPS.values(), OTHER_STEPS)) + 5
 
 
 class Up:
@@ -73,7 +69,7 @@ class Up:
     def end(self) -> int:
         """Return the exit status once it has ended, with all its output in ``lines``."""
         try:
-            status = self.process.wait(END)
+            status = self.process.wait(DEADLINE)
         except subprocess.TimeoutExpired:
             pytest.fail(
                 "it does not end; its last words:\n" + "\n".join([*self.lines, *map(str, self._queue.queue)][-60:])

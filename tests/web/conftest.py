@@ -78,18 +78,21 @@ class Service:
     async def fetch(self, path: str, method: str = "GET", **options: Any) -> HTTPResponse:
         options.setdefault("allow_nonstandard_methods", True)
         url = f"http://127.0.0.1:{self.port}{path}"
-        # Beyond the longest `Prefer: wait`: the service is to answer, not the client to give up.
-        return await self.client.fetch(url, method=method, raise_error=False, request_timeout=90, **options)
+        options.setdefault("request_timeout", 30)
+        return await self.client.fetch(url, method=method, raise_error=False, **options)
 
-    async def post(self, path: str, body: Any = b"", headers: dict[str, str] | None = None) -> HTTPResponse:
+    async def post(
+        self, path: str, body: Any = b"", headers: dict[str, str] | None = None, **options: Any
+    ) -> HTTPResponse:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return await self.fetch(
-            path, "POST", body=content, headers={"Content-Type": "application/json", **(headers or {})}
+            path, "POST", body=content, headers={"Content-Type": "application/json", **(headers or {})}, **options
         )
 
     async def submit(self, task: str, body: Any = None, *, wait: int | None = None) -> HTTPResponse:
         headers = {} if wait is None else {"Prefer": f"wait={wait}"}
-        return await self.post(f"/v1/tasks/{task}/jobs", {} if body is None else body, headers)
+        timeout = 30 + (wait or 0)  # the service is to answer in its time, not the client to give up before
+        return await self.post(f"/v1/tasks/{task}/jobs", {} if body is None else body, headers, request_timeout=timeout)
 
     async def messages(self) -> int:
         """How many messages of this process are in the worker's queues' lists; a worker may publish copies any time."""
