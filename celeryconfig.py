@@ -31,7 +31,7 @@ job_store_url = os.environ.get("JOB_STORE_URL") or f"file://{_data_dir}/blobs"
 
 imports = ("tasks.text", "tasks.images", "tasks.data", "tasks.housekeeping")
 
-# What may not be otherwise, `python -m web check` says, and the processes as they start (docs/operations.md has more).
+# What may not be otherwise, `tcb check` says, and the processes as they start (docs/operations.md has more).
 
 # JSON only: a pickle in a queue is code that its writer runs in our workers.
 task_serializer = result_serializer = "json"

@@ -6,7 +6,7 @@ from celery import Celery
 
 app = Celery("bench", broker=os.environ["BENCH_REDIS"], backend=os.environ["BENCH_REDIS"])
 if "CELERY_APP" in os.environ:  # it is the service that is measured
-    from tornado_celery_bridge.ledger.worker import install
+    from tornado_celery_bridge.worker import install
 
     install(app)
 

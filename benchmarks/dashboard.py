@@ -36,7 +36,7 @@ def ago(**time_ago: float) -> str:
 
 
 def overview() -> dict[str, tuple[float, str]]:
-    """Return what an overview asks for, each with the seconds from one time to the next (web/pages/dashboard)."""
+    """Return what an overview asks for, each with the seconds from one time to the next (service/pages)."""
     return {
         "the counters": (3, f"/v1/statistics?{urlencode({'since': ago(seconds=0)})}"),
         "an hour's charts": (10, f"/v1/statistics?{urlencode({'since': ago(hours=1), 'step': 'minute'})}"),
@@ -59,7 +59,10 @@ def web(server: Server) -> Iterator[tuple[int, str]]:
     port = free_port()
     environment = {**os.environ, "PORT": str(port), "REDIS_URL": server.url, "CELERY_APP": "benchmarks.celery_app"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "web"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "tornado_celery_bridge", "serve"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}"
     try:

@@ -81,13 +81,13 @@ def rate(command: list[str], path: str, body: str, header: str, server: Server, 
 
 def submitting(server: Server, folder: Path, rounds: int, seconds: int) -> None:
     keys = folder / "keys.json"
-    make = [sys.executable, "-m", "web", "keys", "make", "--owner", "bench", "--scopes", "submit"]
+    make = [sys.executable, "-m", "tornado_celery_bridge", "keys", "make", "--owner", "bench", "--scopes", "submit"]
     key = subprocess.check_output(make, env={**os.environ, "API_KEYS_FILE": str(keys)}, text=True).strip()
     numbered = (
         f'wrk.headers["Authorization"] = "Bearer {key}"\nlocal run, number = os.time(), 0\nrequest = function()\n'
         'number = number + 1\nwrk.headers["Idempotency-Key"] = "k" .. run .. "-" .. number\nreturn wrk.format()\nend\n'
     )
-    web = [sys.executable, "-m", "web"]
+    web = [sys.executable, "-m", "tornado_celery_bridge", "serve"]
     bare = [sys.executable, "-m", "benchmarks.jobs", "--bare"]
     flower = [sys.executable, "-m", "celery", "-A", "benchmarks.celery_app", "flower"]
     path = "/v1/tasks/bench.add/jobs"
@@ -120,7 +120,7 @@ def submitting(server: Server, folder: Path, rounds: int, seconds: int) -> None:
 
 async def many(server: Server, count: int) -> None:
     from benchmarks.celery_app import app
-    from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
+    from tornado_celery_bridge.ledger.blocking import WorkerLedger
 
     app.conf.update(result_backend=server.url)
     ledger = Ledger.of_backend(ledger_backend(app))

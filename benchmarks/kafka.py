@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.brokers.kafka import Kafka
 from tests.servers import Server, worker
 from tests.transports.kafka_sample import make_app
+from tornado_celery_bridge.up.brokers.kafka import Kafka
 
 #: Seconds for which an idle worker is watched.
 IDLE = 30.0

@@ -27,8 +27,8 @@ from benchmarks.transport import is_empty
 from tests.servers import Server, wait_for, worker
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.ledger import JobRecord, Ledger, ledger_backend
-from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.transports import redis as transport
+from tornado_celery_bridge.worker import install
 
 WAY = os.environ.get("BENCH_WAY", "stock")
 WAYS = {

@@ -84,8 +84,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder)).start()
         port = free_port()
-        settings = {"SAMPLE_URL": server.url, "CELERY_APP": "tests.web.sample", "PORT": str(port)}
-        web = subprocess.Popen([sys.executable, "-m", "web"], env={**os.environ, **settings}, stderr=subprocess.DEVNULL)
+        settings = {"SAMPLE_URL": server.url, "CELERY_APP": "tests.service.sample", "PORT": str(port)}
+        web = subprocess.Popen(
+            [sys.executable, "-m", "tornado_celery_bridge", "serve"],
+            env={**os.environ, **settings},
+            stderr=subprocess.DEVNULL,
+        )
         try:
             url = f"http://127.0.0.1:{port}/readyz"
             wait_for(lambda: subprocess.run(["curl", "-sf", url], capture_output=True).returncode == 0)

@@ -28,9 +28,9 @@ from redis import Redis
 
 from tests.schedules.test_beats import seed
 from tests.servers import Server, wait_for
-from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.schedules import Entry
-from tornado_celery_bridge.schedules._scheduler import Lease, Scheduler
+from tornado_celery_bridge.schedules.scheduler import Lease, Scheduler
+from tornado_celery_bridge.worker import install
 
 ROOT = Path(__file__).parent.parent
 TASK = "bench.nothing"

@@ -2,8 +2,8 @@
 
 from celery import Celery
 
-from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.transports import register
+from tornado_celery_bridge.worker import install
 
 app = Celery("tasks")
 app.config_from_object("celeryconfig")

@@ -9,9 +9,9 @@ from typing import NoReturn
 
 import pytest
 
-from deploy.brokers._apt import ensure
-from deploy.brokers.activemq import ActiveMQ
-from deploy.brokers.rabbitmq import RabbitMQ
+from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
+from tornado_celery_bridge.up.brokers.apt import ensure
+from tornado_celery_bridge.up.brokers.rabbitmq import RabbitMQ
 
 __all__ = ("missing",)
 

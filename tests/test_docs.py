@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.servers import Server, wait_for, worker
-from tests.web.processes import Web, serving
+from tests.service.processes import Web, serving
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -93,7 +93,7 @@ def product(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, **settings, "PATH": path, "HOME": str(folder)}
     keys = {**environment, "API_KEYS_FILE": str(folder / "keys.json")}
-    make = [sys.executable, "-m", "web", "keys", "make", "--owner", "somebody"]
+    make = [sys.executable, "-m", "tornado_celery_bridge", "keys", "make", "--owner", "somebody"]
     subprocess.run(make, env=keys, cwd=folder, check=True, capture_output=True)
     with ExitStack() as stack:
         stack.enter_context(worker("tasks", settings, folder / "worker.log", "--concurrency", "2"))

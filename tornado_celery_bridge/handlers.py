@@ -6,7 +6,7 @@ from typing import Any
 from tornado.log import app_log
 from tornado.web import RequestHandler
 
-from tornado_celery_bridge._bridge import Bridge
+from tornado_celery_bridge.bridge.bridge import Bridge
 from tornado_celery_bridge.exceptions import BridgeError
 
 __all__ = ("TaskHandlerMixin",)

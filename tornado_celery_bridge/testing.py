@@ -18,8 +18,8 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 from celery.worker import state as worker_state
 
-from tornado_celery_bridge._bridge import Bridge
-from tornado_celery_bridge._config import BridgeConfig
+from tornado_celery_bridge.bridge.bridge import Bridge
+from tornado_celery_bridge.bridge.config import BridgeConfig
 
 __all__ = ("bridge",)
 

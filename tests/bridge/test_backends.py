@@ -12,8 +12,8 @@ import trustme
 from tests.sample import make_app
 from tests.servers import Server, TlsProxy, worker
 from tornado_celery_bridge import Bridge, BridgeConfig, TaskFailed
-from tornado_celery_bridge._pubsub import RedisListener
-from tornado_celery_bridge._threads import PollingListener, RpcListener
+from tornado_celery_bridge.bridge.polling import PollingListener, RpcListener
+from tornado_celery_bridge.bridge.pubsub import RedisListener
 
 ROOT = str(Path(__file__).parent.parent.parent)
 

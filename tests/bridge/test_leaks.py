@@ -16,7 +16,7 @@ from celery.result import ResultBase
 from tests.sample import make_app
 from tests.servers import Server
 from tornado_celery_bridge import Bridge
-from tornado_celery_bridge._subscriber import BEAT
+from tornado_celery_bridge.base.subscriber import BEAT
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from kombu import Producer
 
 from tests.sample import make_app
 from tests.servers import Server
-from tornado_celery_bridge._publish import Message, Publisher
-from tornado_celery_bridge.tracing import follow_publishing, mark_message
+from tornado_celery_bridge.base.tracing import follow_publishing, mark_message
+from tornado_celery_bridge.transports.publisher import Message, Publisher
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(),

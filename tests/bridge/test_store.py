@@ -14,7 +14,7 @@ from celery.utils.saferepr import saferepr
 from kombu.utils import json as kombu_json
 
 from tornado_celery_bridge import BlobLost, Stored, StoreUnavailable
-from tornado_celery_bridge._store import MAX_INLINE, Store
+from tornado_celery_bridge.base.store import MAX_INLINE, Store
 
 LARGE = "x" * MAX_INLINE
 

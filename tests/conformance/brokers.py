@@ -6,12 +6,12 @@ from pathlib import Path
 
 import redis
 
-from deploy.brokers.activemq import ActiveMQ
-from deploy.brokers.kafka import Kafka
-from deploy.brokers.rabbitmq import RabbitMQ
 from tests.faults.harness import Broker
 from tests.needs import missing
 from tests.servers import Server
+from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
+from tornado_celery_bridge.up.brokers.kafka import Kafka
+from tornado_celery_bridge.up.brokers.rabbitmq import RabbitMQ
 
 
 class Redis(Server):

@@ -1,7 +1,7 @@
 """
 The contract: what the service and the library do on every broker. Each broker's file has a class of these tests.
 
-The system is the product as it is deployed: `python -m web`, two workers of two processes that reach the broker through
+The system is the product as it is deployed: `tcb serve`, two workers of two processes that reach the broker through
 a proxy, a Redis for the ledger, and the broker apart from it.
 """
 
@@ -297,7 +297,10 @@ class Contract:
 
         settings |= {"DATA_DIR": str(tmp_path), "FLOWER_PORT": str(port)}
         flower = Program(
-            ["deploy.flower"], settings, tmp_path / "flower.log", lambda _: bool(see("/api/workers?refresh=1"))
+            ["tornado_celery_bridge.up.flower"],
+            settings,
+            tmp_path / "flower.log",
+            lambda _: bool(see("/api/workers?refresh=1")),
         )
         try:
             flower.start()

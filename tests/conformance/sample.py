@@ -15,9 +15,9 @@ from unittest.mock import patch
 from celery import Celery, Task
 
 from tests.faults.sample import QUEUE, journal, note
-from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.progress import progress
 from tornado_celery_bridge.transports import register
+from tornado_celery_bridge.worker import install
 
 #: Consumed like the default queue, and consumed by nobody.
 OTHER, QUIET = f"{QUEUE}-other", f"{QUEUE}-quiet"

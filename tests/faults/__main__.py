@@ -18,10 +18,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from deploy.brokers import make
 from tests.faults.harness import ROOT, SLOTS, WORKERS, Broker, Figures, running
 from tests.faults.rows import ROWS, Row, soak
 from tests.servers import Server, free_port
+from tornado_celery_bridge.up.brokers import make
 
 RESULTS, REPORT = ROOT / ".test" / "faults.jsonl", ROOT / "docs" / "reliability.md"
 PLOT = REPORT.parent / "images" / "soak.svg"
@@ -29,7 +29,7 @@ PLOT = REPORT.parent / "images" / "soak.svg"
 HEAD = """# Reliability
 
 What the fault matrix measured: `make faults` ({command}).
-Real processes: {workers} workers of {slots} prefork processes, one `python -m web`, one Valkey with AOF, and a second
+Real processes: {workers} workers of {slots} prefork processes, one `tcb serve`, one Valkey with AOF, and a second
 one, which no fault reaches, in which each task writes that it starts and that it ends. Jobs are submitted over HTTP
 at 20 a second, each with an idempotency key, and again with the same key until one is accepted. Faults are drawn by a
 seeded generator, spread over the load; what was killed is started again at once. Then what was accepted is

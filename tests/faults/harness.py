@@ -2,7 +2,7 @@
 The fault harness, in the manner of Jepsen's total-queue: what was accepted against what ran, whatever happened between.
 
 Theory of operation. A :class:`System` is the product as it is deployed, of real processes: Redis with AOF, workers,
-``python -m web``; and a second Redis, the journal, which no fault reaches and in which each task writes that it starts
+``tcb serve``; and a second Redis, the journal, which no fault reaches and in which each task writes that it starts
 and that it ends. A load submits jobs at a steady rate below what the workers can do, each with an idempotency key, and
 asks again with the same key until one is accepted. Meanwhile faults happen, drawn by a seeded generator. Then, once
 nothing is left to be done, :func:`check` compares: nothing but the ids that clients were told, the journal, and each
@@ -47,7 +47,7 @@ RECOVERY = 15.0
 
 
 class Broker(Protocol):
-    """A server that can be killed and started again, as in deploy/brokers; a :class:`Server` is one."""
+    """A server that can be killed and started again, as in up/brokers; a :class:`Server` is one."""
 
     port: int
 
@@ -218,7 +218,7 @@ class System:
         queues: What else its workers consume.
         stock: Celery alone: no ledger, and jobs are submitted by ``apply_async``.
         proxied: The workers reach the broker through :attr:`proxy`.
-        sync: When Redis has written what it confirms; see deploy/embedded.py.
+        sync: When Redis has written what it confirms; see up/embedded.py.
     """
 
     def __init__(
@@ -263,7 +263,7 @@ class System:
         ]
         self.port = free_port()
         self.web = Program(
-            ["web"],
+            ["tornado_celery_bridge", "serve"],
             self.environment | others | {"PORT": str(self.port)},
             folder / "web.log",
             lambda program: self.answers(),

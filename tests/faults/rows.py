@@ -36,7 +36,7 @@ class Row:
         every: Jobs to a fault, with large numbers; 0 for no more faults than in CI.
         proxied: Whether the workers reach Redis through the proxy.
         has_stock: Whether stock Celery is put to it as well.
-        broker: What kind of broker there is apart from Redis, if any; see deploy/brokers.
+        broker: What kind of broker there is apart from Redis, if any; see up/brokers.
     """
 
     name: str

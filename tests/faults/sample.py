@@ -17,8 +17,8 @@ import redis
 from celery import Celery, Task
 from celery.exceptions import SoftTimeLimitExceeded
 
-from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.transports import register
+from tornado_celery_bridge.worker import install
 
 QUEUE = "faults"
 #: Seconds after which messages in the hands of a dead worker are delivered again, so soon that it is seen here; stock

@@ -5,7 +5,7 @@ import time
 
 from celery import Celery
 
-from tornado_celery_bridge.ledger.worker import install
+from tornado_celery_bridge.worker import install
 
 
 def make_app(url: str, ledger_url: str) -> Celery:

@@ -1,4 +1,4 @@
-"""What is unsafe: servers that are really so, and settings. That nothing starts, tests/deploy/test_refusals.py says."""
+"""What is unsafe: servers that are really so, and settings. That nothing starts, tests/up/test_refusals.py says."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 
 from tests.ledger.test_ledger import NOW, accept, app, begin, end, job, ledger, record, redis_of_ours, worker
 from tornado_celery_bridge.ledger import JobRecord, Ledger, Step, WorkflowRecord
-from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
+from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
 
 __all__ = ("app", "ledger", "redis_of_ours", "worker")
 

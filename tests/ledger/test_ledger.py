@@ -15,8 +15,8 @@ from celery.exceptions import Reject
 from tests.servers import Server, free_port
 from tornado_celery_bridge import Stored
 from tornado_celery_bridge.ledger import Acceptance, Claim, Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
-from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
-from tornado_celery_bridge.ledger.worker import _begin
+from tornado_celery_bridge.ledger.blocking import WorkerLedger
+from tornado_celery_bridge.worker.setup import _begin
 
 pytestmark = pytest.mark.server
 
@@ -288,7 +288,7 @@ async def test_pages_of_many_at_one_moment(ledger: Ledger, worker: WorkerLedger)
 
 
 async def test_a_page_looks_at_so_many_and_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tornado_celery_bridge.ledger._ledger.LOOKS", 10)
+    monkeypatch.setattr("tornado_celery_bridge.ledger.ledger.LOOKS", 10)
     for number in range(30):
         await accept(ledger, record(f"j{number}", tags=("rare",) if number == 0 else ()), {})
     for number in range(30, 60):
@@ -362,7 +362,7 @@ def test_settings_of_the_app(tmp_path: Path) -> None:
 
 
 def test_a_task_goes_back_into_its_queue_while_the_ledger_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tornado_celery_bridge.ledger._worker_ledger.ATTEMPTS", 0)
+    monkeypatch.setattr("tornado_celery_bridge.ledger.blocking.ATTEMPTS", 0)
     app = Celery("away", backend=f"redis://127.0.0.1:{free_port()}/0", set_as_current=False)
 
     @app.task(name="away.task", shared=False)

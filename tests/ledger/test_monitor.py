@@ -9,18 +9,9 @@ from celery import Celery
 
 from tests.ledger.test_ledger import accept, begin, end, keys, record
 from tests.servers import Server
-from tornado_celery_bridge.ledger import (
-    BOUNDS,
-    SPANS,
-    Histogram,
-    Ledger,
-    Monitor,
-    QueueState,
-    Totals,
-    _scripts,
-    ledger_backend,
-)
-from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
+from tornado_celery_bridge.ledger import BOUNDS, SPANS, Histogram, Ledger, Monitor, QueueState, Totals, ledger_backend
+from tornado_celery_bridge.ledger import scripts as _scripts
+from tornado_celery_bridge.ledger.blocking import WorkerLedger
 
 pytestmark = pytest.mark.server
 

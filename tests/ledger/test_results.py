@@ -17,8 +17,8 @@ from tests.ledger.sample import make_app
 from tests.ledger.test_ledger import accept, record, redis_of_ours
 from tests.servers import Server
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
-from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
-from tornado_celery_bridge.ledger.worker import _begin
+from tornado_celery_bridge.ledger.blocking import WorkerLedger
+from tornado_celery_bridge.worker.setup import _begin
 
 __all__ = ("redis_of_ours",)
 

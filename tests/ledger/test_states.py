@@ -22,8 +22,9 @@ from redis import Redis
 
 from tests.ledger.test_ledger import NOW, accept
 from tests.servers import Server
-from tornado_celery_bridge.ledger import Job, JobRecord, Ledger, Monitor, _scripts, ledger_backend
-from tornado_celery_bridge.ledger._worker_ledger import Limit, WorkerLedger
+from tornado_celery_bridge.ledger import Job, JobRecord, Ledger, Monitor, ledger_backend
+from tornado_celery_bridge.ledger import scripts as _scripts
+from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
 
 pytestmark = pytest.mark.server
 

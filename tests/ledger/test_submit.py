@@ -98,7 +98,7 @@ async def test_while_the_broker_is_away(
     result = await bridge.submit("sample.add", (3,))
     assert (await job(bridge, result.id)).state == "PENDING"
     with monkeypatch.context() as patch:
-        patch.setattr("tornado_celery_bridge._bridge.MAX_OUTBOX", 1)
+        patch.setattr("tornado_celery_bridge.bridge.bridge.MAX_OUTBOX", 1)
         with pytest.raises(BrokerUnavailable):
             await bridge.submit("sample.add", (3,), task_id=IDS[2])
     assert await bridge.ledger.get(IDS[2]) is None

@@ -7,8 +7,8 @@ from typing import Any
 
 from celery import Celery
 
-from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.transports.redis import register
+from tornado_celery_bridge.worker import install
 
 register()  # kombu's own ends a worker when Redis dies
 

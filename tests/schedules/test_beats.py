@@ -18,16 +18,16 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from deploy.brokers._apt import ensure
 from tests.needs import missing
 from tests.schedules.test_entry import entry
 from tests.servers import Server, wait_for, worker
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
-from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.schedules import Entry, Scheduled, Schedules
-from tornado_celery_bridge.schedules._entry import to_ms
-from tornado_celery_bridge.schedules._runs import run_id
-from tornado_celery_bridge.schedules._scheduler import LEASE
+from tornado_celery_bridge.schedules.entry import to_ms
+from tornado_celery_bridge.schedules.runs import run_id
+from tornado_celery_bridge.schedules.scheduler import LEASE
+from tornado_celery_bridge.up.brokers.apt import ensure
+from tornado_celery_bridge.worker import install
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 

@@ -1,4 +1,4 @@
-"""``python -m tornado_celery_bridge.schedules``: what it prints, what it does, and how it ends."""
+"""``tcb schedules``: what it prints, what it does, and how it ends."""
 
 import json
 import os
@@ -17,10 +17,10 @@ from tests.ledger.test_ledger import redis_of_ours
 from tests.schedules.test_beats import ROOT, Do, do
 from tests.schedules.test_entry import entry
 from tests.servers import Server, free_port
+from tornado_celery_bridge.cli.schedules import main
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
-from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.schedules import Schedules
-from tornado_celery_bridge.schedules.__main__ import main
+from tornado_celery_bridge.worker import install
 
 __all__ = ("do", "redis_of_ours")
 
@@ -303,7 +303,7 @@ def test_wrong_apps_and_servers(command: Command, app: Celery) -> None:
 
 def test_without_redis_it_says_so(app: Celery) -> None:
     environment = {"SAMPLE_BROKER": f"redis://127.0.0.1:{free_port()}/0", "PYTHONPATH": str(ROOT)}
-    shell = [sys.executable, "-m", "tornado_celery_bridge.schedules"]
+    shell = [sys.executable, "-m", "tornado_celery_bridge.cli.schedules"]
     environment["CELERY_APP"] = "tests.schedules.sample"
     done = subprocess.run(
         [*shell, "list"], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60

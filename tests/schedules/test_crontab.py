@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tornado_celery_bridge.schedules._crontab import parse
+from tornado_celery_bridge.schedules.crontab import parse
 
 ZONES = ("Europe/Paris", "America/Los_Angeles", "Australia/Lord_Howe", "Asia/Kolkata")
 MINUTE = timedelta(minutes=1)

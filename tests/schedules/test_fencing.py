@@ -18,9 +18,9 @@ from tests.schedules.test_beats import seed
 from tests.schedules.test_entry import entry
 from tests.schedules.test_schedules import Beat
 from tests.servers import Server
-from tornado_celery_bridge.ledger.worker import install
-from tornado_celery_bridge.schedules import _scripts
-from tornado_celery_bridge.schedules._runs import run_id
+from tornado_celery_bridge.schedules import scripts as _scripts
+from tornado_celery_bridge.schedules.runs import run_id
+from tornado_celery_bridge.worker import install
 
 pytestmark = pytest.mark.server
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.schedules.test_entry import entry
-from tornado_celery_bridge.schedules._entry import to_ms
-from tornado_celery_bridge.schedules._policy import Decision, State, decide
+from tornado_celery_bridge.schedules.entry import to_ms
+from tornado_celery_bridge.schedules.policy import Decision, State, decide
 
 ZERO = to_ms(datetime(2026, 5, 1, tzinfo=UTC))
 MINUTE = 60_000

@@ -18,8 +18,7 @@ from tests.schedules.test_entry import entry
 from tests.servers import Server, free_port
 from tornado_celery_bridge import Bridge, BridgeClosed
 from tornado_celery_bridge.ledger import Job, Ledger, ledger_backend
-from tornado_celery_bridge.ledger._worker_ledger import WorkerLedger
-from tornado_celery_bridge.ledger.worker import install
+from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.schedules import (
     BackfillTooLarge,
     InvalidEntry,
@@ -28,9 +27,10 @@ from tornado_celery_bridge.schedules import (
     Scheduler,
     Schedules,
 )
-from tornado_celery_bridge.schedules._entry import from_ms, to_ms
-from tornado_celery_bridge.schedules._runs import run_id
-from tornado_celery_bridge.schedules._scheduler import Lease, Redis
+from tornado_celery_bridge.schedules.entry import from_ms, to_ms
+from tornado_celery_bridge.schedules.runs import run_id
+from tornado_celery_bridge.schedules.scheduler import Lease, Redis
+from tornado_celery_bridge.worker import install
 
 __all__ = ("redis_of_ours",)
 

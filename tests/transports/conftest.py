@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from deploy.brokers.activemq import ActiveMQ
 from tests.needs import missing
+from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 
 #: Seconds for a worker's events to come.
 PATIENCE = 30.0

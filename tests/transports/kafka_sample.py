@@ -8,8 +8,8 @@ import redis
 from celery import Celery
 from celery.exceptions import Reject
 
-from tornado_celery_bridge.ledger.worker import install
 from tornado_celery_bridge.transports import kafka
+from tornado_celery_bridge.worker import install
 
 kafka.register()
 

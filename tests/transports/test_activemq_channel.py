@@ -22,11 +22,11 @@ from cryptography.x509 import load_pem_x509_certificate
 from kombu import Connection, Consumer, Exchange, Queue
 from kombu import transport as transports
 
-from deploy.brokers.activemq import ActiveMQ
 from tests.faults.proxy import Proxy
 from tests.servers import free_port, wait_for
 from tests.transports.conftest import need_activemq
 from tornado_celery_bridge.transports import activemq as transport
+from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 
 pytestmark = pytest.mark.server
 

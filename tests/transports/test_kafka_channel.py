@@ -18,17 +18,11 @@ from celery import Celery
 from kombu import Connection, Consumer, Exchange, Queue
 from kombu.exceptions import ChannelError
 
-from deploy.brokers.kafka import Kafka
 from tests.faults.proxy import Proxy
 from tests.servers import Server, TlsProxy, free_port, wait_for
 from tornado_celery_bridge.transports import kafka
-from tornado_celery_bridge.transports.kafka import (
-    AccessRefused,
-    MessageTooLarge,
-    NotSent,
-    PriorityRefused,
-    SentInDoubt,
-)
+from tornado_celery_bridge.transports.kafka import AccessRefused, MessageTooLarge, NotSent, PriorityRefused, SentInDoubt
+from tornado_celery_bridge.up.brokers.kafka import Kafka
 
 pytestmark = pytest.mark.server
 

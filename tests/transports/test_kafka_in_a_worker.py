@@ -18,13 +18,13 @@ from celery import Celery, Signature, chord, group
 from celery.exceptions import TaskRevokedError
 from kombu.exceptions import OperationalError
 
-from deploy.brokers.kafka import Kafka
 from tests.servers import Server, wait_for, worker
 from tests.transports.conftest import events_of_a_task
 from tests.transports.kafka_sample import make_app
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.exceptions import DispatchError
 from tornado_celery_bridge.ledger import JobRecord, Ledger, ledger_backend
+from tornado_celery_bridge.up.brokers.kafka import Kafka
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
 

@@ -11,9 +11,9 @@ from kombu import Connection, messaging
 from kombu.transport.virtual import base
 
 from tornado_celery_bridge.transports.kafka import PriorityRefused, Settings, Transport
-from tornado_celery_bridge.transports.kafka._later import _as_redis_py_has_it
-from tornado_celery_bridge.transports.kafka._progress import MAX_TEXT, Progress, Ranges
-from tornado_celery_bridge.transports.kafka._settings import hide_secrets
+from tornado_celery_bridge.transports.kafka.later import _as_redis_py_has_it
+from tornado_celery_bridge.transports.kafka.progress import MAX_TEXT, Progress, Ranges
+from tornado_celery_bridge.transports.kafka.settings import hide_secrets
 
 
 def test_what_a_url_says() -> None:

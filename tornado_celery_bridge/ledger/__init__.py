@@ -1,10 +1,10 @@
 """The ledger of jobs, which the web process and the workers share: see :mod:`._ledger`, and :mod:`.worker`."""
 
-from tornado_celery_bridge._json import dumps
-from tornado_celery_bridge._store import MAX_INLINE, Store
-from tornado_celery_bridge.ledger._jobs import new_job
-from tornado_celery_bridge.ledger._ledger import Ledger, ledger_backend
-from tornado_celery_bridge.ledger._monitor import (
+from tornado_celery_bridge.base.json import dumps
+from tornado_celery_bridge.base.store import MAX_INLINE, Store
+from tornado_celery_bridge.ledger.jobs import new_job
+from tornado_celery_bridge.ledger.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger.monitor import (
     BOUNDS,
     SPANS,
     Counts,
@@ -15,7 +15,7 @@ from tornado_celery_bridge.ledger._monitor import (
     Totals,
     WorkerState,
 )
-from tornado_celery_bridge.ledger._records import (
+from tornado_celery_bridge.ledger.records import (
     Acceptance,
     Claim,
     Delivery,

@@ -25,9 +25,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from tornado_celery_bridge.ledger._ledger import ledger_backend
+from tornado_celery_bridge.ledger.ledger import ledger_backend
 
-__all__ = ("NAMES", "Finding", "check", "refuse_unsafe")
+__all__ = ("NAMES", "Finding", "check", "is_installed", "refuse_unsafe")
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,11 @@ class Finding:
     def __str__(self) -> str:
         text = f"{self.name}: {self.what}. Remedy: {self.remedy}"
         return f"{text}; or ALLOW_UNSAFE={self.name}" if self.is_unsafe else text
+
+
+def is_installed(app: Celery) -> bool:
+    """Return whether *app*'s workers keep the ledger: whether ``worker.install(app)`` was called."""
+    return bool(getattr(app.backend, "keeps_the_ledger", False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +282,7 @@ def _no_install() -> Finding:
     return Finding(
         "no-install",
         "the app's workers would not say what becomes of jobs, nor look for lost ones",
-        "beside the app, call tornado_celery_bridge.ledger.worker.install(app)",
+        "beside the app, call tornado_celery_bridge.worker.install(app)",
     )
 
 

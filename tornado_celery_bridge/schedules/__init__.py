@@ -4,9 +4,9 @@ Schedules that change while beat runs: :class:`Scheduler` is beat's side, :class
 How they are kept: :mod:`._scripts`; what an entry says: :class:`Entry`.
 """
 
-from tornado_celery_bridge.schedules._entry import Entry, InvalidEntry
-from tornado_celery_bridge.schedules._scheduler import Scheduler
-from tornado_celery_bridge.schedules._schedules import (
+from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry
+from tornado_celery_bridge.schedules.scheduler import Scheduler
+from tornado_celery_bridge.schedules.schedules import (
     Backfill,
     BackfillTooLarge,
     Run,

@@ -56,8 +56,8 @@ from kombu.exceptions import ChannelError
 from kombu.transport import base, virtual
 from kombu.utils.json import dumps, loads
 
-from tornado_celery_bridge.transports._activemq_url import DEFAULT_PORT, parse, shown
-from tornado_celery_bridge.transports._stomp import Frame, Link, NotConnected, Refused, Unconfirmed
+from tornado_celery_bridge.transports.activemq_url import DEFAULT_PORT, parse, shown
+from tornado_celery_bridge.transports.stomp import Frame, Link, NotConnected, Refused, Unconfirmed
 
 __all__ = ("Channel", "NotConnected", "QoS", "Refused", "Transport", "Unconfirmed", "register")
 

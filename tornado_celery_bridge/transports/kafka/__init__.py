@@ -16,16 +16,16 @@ docs/design/0010 why it is built as it is. To read it, begin with the theory of 
 
 import kombu.transport
 
-from tornado_celery_bridge.transports._forks import mend_locks
-from tornado_celery_bridge.transports.kafka._errors import (
+from tornado_celery_bridge.transports.forks import mend_locks
+from tornado_celery_bridge.transports.kafka.errors import (
     AccessRefused,
     BrokerLost,
     MessageTooLarge,
     NotSent,
     SentInDoubt,
 )
-from tornado_celery_bridge.transports.kafka._settings import PriorityRefused, Settings
-from tornado_celery_bridge.transports.kafka._transport import Channel, QoS, Transport
+from tornado_celery_bridge.transports.kafka.settings import PriorityRefused, Settings
+from tornado_celery_bridge.transports.kafka.transport import Channel, QoS, Transport
 
 __all__ = (
     "AccessRefused",

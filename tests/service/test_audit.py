@@ -1,0 +1,150 @@
+"""The audit log: who changed what, to be read by admins."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import Server
+from tests.service.conftest import Service, problem
+from tests.service.test_keys import KEYS, Guarded, guarded, made, write
+from tests.service.test_login import cookie_of, forget_attempts, log_in, with_cookie
+from tornado_celery_bridge.service.access import audit
+
+pytestmark = [pytest.mark.server, pytest.mark.worker]
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    all_made = {name: made(**fields) for name, fields in KEYS.items()}
+    path = write(tmp_path / "keys.json", *(entry for _, entry in all_made.values()))
+    return path, {name: key for name, (key, _) in all_made.items()}
+
+
+@pytest.fixture
+async def site(web_url: str, keys: tuple[Path, dict[str, str]]) -> AsyncIterator[Guarded]:
+    async with guarded(web_url, keys) as made:
+        await made.service.jobs.ledger.call("DEL", *made.service.jobs.audit._keys)
+        await forget_attempts(made.service)
+        yield made
+
+
+async def entries(site: Guarded, query: str = "") -> list[dict[str, Any]]:
+    await site.service.jobs.audit.close()
+    response = await site.fetch("admin", f"/v1/audit{query}")
+    assert response.code == 200, response.body
+    return list(json.loads(response.body)["entries"])
+
+
+async def test_who_changed_what(site: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "web.access")
+    submitted = await site.submit("alice", "s.add", [1])
+    job_id = json.loads(submitted.body)["id"]
+    await site.fetch("alice", f"/v1/jobs/{job_id}")
+    await site.fetch("bob", f"/v1/jobs/{job_id}/cancel", "POST")
+    await site.fetch("reader", "/v1/jobs/x/cancel", "POST")
+    await site.fetch(None, "/v1/jobs/x/cancel", "POST")
+    cookie = cookie_of(await log_in(site, site.keys["alice"]))
+    await log_in(site, "wrong")
+    await with_cookie(site, cookie, f"/v1/jobs/{job_id}/cancel", "POST", b"{}", Sec_Fetch_Site="same-origin")
+    await with_cookie(site, cookie, "/logout", "POST", b"", Sec_Fetch_Site="same-origin")
+    found = await entries(site)
+    alice, bob, reader = (site.keys[name].split("_")[1] for name in ("alice", "bob", "reader"))
+    cancel = f"/v1/jobs/{job_id}/cancel"
+    told = [(each["key"], each["owner"], each["login"], each["path"], each["target"]) for each in found]
+    assert sorted(told) == sorted(
+        [
+            (alice, "alice", "session", "/logout", "/logout"),
+            (alice, "alice", "session", cancel, cancel),
+            (alice, "alice", "session", "/login", "/login"),
+            (reader, "alice", "key", "/v1/jobs/x/cancel", "/v1/jobs/x/cancel"),
+            (bob, "bob", "key", cancel, cancel),
+            (alice, "alice", "key", "/v1/tasks/s.add/jobs", f"/v1/jobs/{job_id}"),
+        ]
+    )
+    statuses = {(each["key"], each["path"], each["login"]): each["status"] for each in found}
+    assert statuses[alice, "/v1/tasks/s.add/jobs", "key"] == 202
+    assert statuses[bob, cancel, "key"] == 404
+    assert statuses[reader, "/v1/jobs/x/cancel", "key"] == 403
+    assert statuses[alice, "/login", "session"] == 303
+    assert all((each["method"], each["ip"]) == ("POST", "127.0.0.1") for each in found)
+    lines = {record.trace.request_id: record.getMessage() for record in caplog.records if hasattr(record, "trace")}
+    for each in found:  # and in the log
+        line = lines[each["request_id"]]
+        assert line.endswith(f" key={each['key']}")
+        assert f"path={each['path']} " in line
+
+
+async def test_only_admins_read_it(site: Guarded) -> None:
+    for name in ("alice", "reader", "scheduler"):
+        problem(await site.fetch(name, "/v1/audit"), 403, "forbidden-scope")
+    for query, code in (
+        ("?limit=0", "invalid-query"),
+        ("?limit=201", "invalid-query"),
+        ("?since=1", "invalid-query"),
+        ("?cursor=x", "invalid-cursor"),
+        ("?cursor=-", "invalid-cursor"),
+    ):
+        problem(await site.fetch("admin", f"/v1/audit{query}"), 400, code)
+
+
+async def test_pages(site: Guarded) -> None:
+    log = site.service.jobs.audit
+    for number in range(25):
+        entry: Any = {"at": str(number)}
+        log.record(entry, is_submission=number % 3 == 0)
+        if number % 7 == 0:
+            await log.close()
+    await log.close()
+    seen: list[str] = []
+    cursor = ""
+    for _ in range(30):
+        response = json.loads((await site.fetch("admin", f"/v1/audit?limit=4{cursor}")).body)
+        assert 1 <= len(response["entries"]) <= 5
+        seen += [each["at"] for each in response["entries"]]
+        if response["next_cursor"] is None:
+            break
+        cursor = f"&cursor={response['next_cursor']}"
+    assert sorted(map(int, seen)) == list(range(25))
+    assert int(seen[0]) >= 20
+
+
+async def test_submissions_push_out_nothing_else(site: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "MOST", 100)
+    log = site.service.jobs.audit
+    kept: Any = {"at": "kept"}
+    log.record(kept, is_submission=False)
+    for number in range(2000):
+        entry: Any = {"at": str(number)}
+        log.record(entry, is_submission=True)
+    await log.close()
+    lengths = [await site.service.jobs.ledger.call("XLEN", key) for key in log._keys]
+    assert lengths[0] == 1
+    assert 100 <= lengths[1] <= 300  # Redis drops whole nodes of its tree
+
+
+async def test_it_holds_nobody_up(
+    tmp_path: Path, keys: tuple[Path, dict[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await asyncio.to_thread(Server(tmp_path / "redis").start)
+    try:
+        async with guarded(server.url, keys) as site:
+            await asyncio.to_thread(server.stop)
+            for _ in range(3):
+                problem(await site.fetch("alice", "/v1/jobs/x/cancel", "POST"), 503, "ledger-unavailable")
+            await site.service.jobs.audit.close()
+            assert "entries of the audit log are lost" in caplog.text
+            problem(await site.fetch("admin", "/v1/audit"), 503, "ledger-unavailable")
+    finally:
+        await asyncio.to_thread(server.kill)
+
+
+async def test_where_there_are_no_keys(service: Service) -> None:
+    await service.post("/v1/jobs/x/cancel", {})
+    await service.jobs.audit.close()
+    found = json.loads((await service.fetch("/v1/audit?limit=1")).body)["entries"]
+    assert (found[0]["key"], found[0]["owner"], found[0]["login"]) == (None, "", "none")

@@ -1,0 +1,189 @@
+"""Type hints as schemas: what fits, what does not, and where it says so."""
+
+import enum
+import typing
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+import pytest
+from celery import Celery, Task
+from pydantic import BaseModel
+from typing_extensions import TypedDict
+
+from tornado_celery_bridge.service.http.problems import Problem
+from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue, ExposedTask
+
+if typing.TYPE_CHECKING:
+    from array import array
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Point(BaseModel):
+    x: int
+    y: int = 0
+
+
+class Pair(TypedDict):
+    a: int
+    b: str
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    made = Celery("catalogue", broker="memory://", backend="cache+memory://", set_as_current=False)
+    yield made
+    made.close()
+
+
+def nothing() -> None: ...
+
+
+Expose = Callable[..., ExposedTask]
+
+
+@pytest.fixture
+def expose(app: Celery) -> Expose:
+    def make(function: Callable[..., Any], **options: Any) -> ExposedTask:
+        app.task(name="t", shared=False, exposed=True, **options)(function)
+        return Catalogue(app).get("t")
+
+    return make
+
+
+def pointers(task: ExposedTask, given: Any) -> list[str]:
+    with pytest.raises(Problem) as refused:
+        task.arguments(given)
+    assert refused.value.status_code == 422
+    return [fault.pointer for fault in refused.value.faults]
+
+
+def test_named_and_positional(expose: Expose) -> None:
+    def f(x: int, y: str = "z") -> None: ...
+
+    task = expose(f)
+    assert task.arguments({"x": 1, "y": "a"}) == ([], {"x": 1, "y": "a"})
+    assert task.arguments([1, "a"]) == ([1, "a"], {})
+    assert task.arguments([1]) == ([1], {})
+    assert pointers(task, {}) == ["/input/x"]
+    assert pointers(task, []) == ["/input/0"]
+    assert pointers(task, {"x": "1"}) == ["/input/x"]
+    assert pointers(task, {"x": True}) == ["/input/x"]
+    assert pointers(task, [1, 2]) == ["/input/1"]
+    assert pointers(task, [1, "a", 3]) == ["/input/2"]
+    assert sorted(pointers(task, {"z": 1, "a/b~": 2})) == ["/input/a~1b~0", "/input/x", "/input/z"]
+
+
+def test_a_misspelt_parameter_says_what_was_meant(expose: Expose) -> None:
+    def f(text: str = "") -> None: ...
+
+    with pytest.raises(Problem) as refused:
+        expose(f).arguments({"txet": ""})
+    assert refused.value.faults[0].detail.endswith("did you mean text?")
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad", "pointer"),
+    [
+        (float, 1, "1", ""),
+        (datetime, "2026-01-01T00:00:00Z", 5, ""),
+        (Decimal, "1.5", [], ""),
+        (Colour, "red", "blue", ""),
+        (Literal["a", 1], 1, "b", ""),
+        (list[int], [1, 2], [1, "2"], "/1"),
+        (dict[str, list[int]], {"a": [1]}, {"a": [1, None]}, "/a/1"),
+        (tuple[int, str], [1, "a"], [1, 2], "/1"),
+        (int | list[int], [1], [1, "a"], "/1"),
+        (Point, {"x": 1}, {"x": 1, "y": "2"}, "/y"),
+        (Point, {"x": 1, "y": 2}, {"y": 1}, "/x"),
+        (Pair, {"a": 1, "b": "x"}, {"a": 1}, "/b"),
+        (list[Point], [{"x": 1}], [{"x": 1}, {"x": None}], "/1/x"),
+        (int | None, None, "x", ""),
+        (bytes, "text", 5, ""),
+    ],
+)
+def test_hints(expose: Expose, hint: Any, good: Any, bad: Any, pointer: str) -> None:
+    def f(value) -> None: ...  # type: ignore[no-untyped-def]
+
+    f.__annotations__["value"] = hint
+    task = expose(f)
+    assert task.arguments({"value": good}).kwargs == {"value": good}
+    assert f"/input/value{pointer}" in pointers(task, {"value": bad})
+    assert task.input_schema["$schema"].endswith("2020-12/schema")
+    assert task.input_schema["additionalProperties"] is False
+
+
+def test_every_kind_of_parameter(expose: Expose) -> None:
+    def f(a: int, /, b: int, *rest: int, c: int, **more: int) -> None: ...
+
+    task = expose(f)
+    assert task.arguments({"a": 1, "b": 2, "c": 3, "d": 4}) == ([1], {"b": 2, "c": 3, "d": 4})
+    assert "/input/c" in str(pointers(task, {"a": 1, "b": 2}))
+
+
+def test_variadic_positional(expose: Expose) -> None:
+    def f(a: int, *rest: int) -> None: ...
+
+    assert expose(f).arguments([1, 2, 3]).args == [1, 2, 3]
+
+
+def test_parameters_may_be_called_anything(expose: Expose) -> None:
+    def f(model_config: int, schema: int, copy: int, _x: int, json: int = 0) -> None: ...
+
+    task = expose(f)
+    given = {"model_config": 1, "schema": 2, "copy": 3, "_x": 4, "json": 5}
+    assert task.arguments(given).kwargs == given
+    assert pointers(task, {**given, "p0": 1}) == ["/input/p0"]
+
+
+def test_a_bound_task_is_without_itself(expose: Expose) -> None:
+    def f(self: Task[..., Any], x: int) -> int:
+        return x
+
+    assert list(expose(f, bind=True, autoretry_for=(OSError,)).input_schema["properties"]) == ["x"]
+
+
+def test_hints_that_pydantic_does_not_know_allow_anything(expose: Expose, caplog: pytest.LogCaptureFixture) -> None:
+    class Opaque: ...
+
+    def f(x: "array[float]", y: Opaque, z, w: int = 0) -> "Missing": ...  # type: ignore[no-untyped-def,name-defined]  # noqa: F821
+
+    f.__annotations__["y"] = Opaque
+    task = expose(f)
+    assert task.arguments({"x": 1, "y": "a", "z": None})
+    assert pointers(task, {"x": 1, "y": "a", "z": None, "w": "0"}) == ["/input/w"]
+    assert "the type hint of y says nothing" in caplog.text
+
+
+def test_result_schema(expose: Expose) -> None:
+    def f() -> Pair: ...  # type: ignore[empty-body]
+
+    assert expose(f).result_schema["required"] == ["a", "b"]
+
+
+def test_only_what_is_exposed(app: Celery) -> None:
+    app.task(name="open", shared=False, exposed=True)(nothing)
+    app.task(name="truthy", shared=False, exposed="yes")(nothing)
+    app.task(name="closed", shared=False)(nothing)
+    catalogue = Catalogue(app)
+    exposed = {task.name for task in catalogue}
+    assert {"open", "truthy", "closed"} & exposed == {"open"}
+    for name in [*app.tasks, "nothing"]:
+        if name not in exposed:
+            with pytest.raises(Problem) as refused:
+                catalogue.get(name)
+            assert (refused.value.status_code, refused.value.code) == (404, "unknown-task")
+
+
+@pytest.mark.filterwarnings("ignore::celery.exceptions.CDeprecationWarning")
+def test_the_queue_is_where_celery_would_send_it(app: Celery) -> None:
+    app.conf.task_routes = {"routed": {"queue": "away"}}
+    app.task(name="routed", shared=False, exposed=True)(nothing)
+    app.task(name="own", shared=False, exposed=True, queue="mine")(nothing)
+    app.task(name="plain", shared=False, exposed=True)(nothing)
+    queues = {task.name: task.queue for task in Catalogue(app) if "." not in task.name}
+    assert queues == {"own": "mine", "plain": "celery", "routed": "away"}

@@ -1,0 +1,157 @@
+"""deploy/nginx.conf, in a real nginx before the real service: TLS, the client's address, streams and WebSockets."""
+
+import asyncio
+import http.client
+import json
+import shutil
+import ssl
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import trustme
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import websocket_connect
+
+from tests.needs import missing
+from tests.servers import free_port, wait_for
+from tests.service.conftest import ROOT
+from tests.service.processes import Web, serving
+from tests.service.test_keys import made, write
+from tornado_celery_bridge.up.brokers.apt import ensure
+
+pytestmark = [pytest.mark.server, pytest.mark.worker]
+
+
+@dataclass
+class Site:
+    """nginx, and the service behind it."""
+
+    port: int
+    context: ssl.SSLContext
+    web: Web
+    key: str
+
+    @property
+    def origin(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def ask(
+        self, method: str, path: str, body: str | bytes | None = None, **headers: str
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self.context, timeout=30)
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        try:
+            return response, response.read()
+        finally:
+            connection.close()
+
+    def log_in(self) -> str:
+        form = {"Content_Type": "application/x-www-form-urlencoded", "Origin": self.origin}
+        response, _ = self.ask("POST", "/login", urlencode({"key": self.key}), X_Real_IP="192.0.2.1", **form)
+        assert response.status == 303
+        return response.headers["Set-Cookie"]
+
+
+def _nginx() -> str | None:
+    return shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+
+
+@pytest.fixture(scope="module")
+def site(web_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    if (nginx := _nginx()) is None and ensure("nginx-light"):
+        nginx = _nginx()
+    if nginx is None:
+        missing("nginx")
+    folder = tmp_path_factory.mktemp("nginx")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "jobs.pem")
+    port, web_port = free_port(), free_port()
+    block = (ROOT / "deploy" / "nginx.conf").read_text()
+    for told, here in {
+        "127.0.0.1:8888": f"127.0.0.1:{web_port}",
+        "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
+        "/etc/ssl/jobs.pem": str(folder / "jobs.pem"),
+        "/etc/ssl/jobs.key": str(folder / "jobs.pem"),
+    }.items():
+        assert told in block
+        block = block.replace(told, here)
+    places = " ".join(f"{kind}_temp_path {folder};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (folder / "nginx.conf").write_text(
+        f"daemon off; pid {folder}/pid; error_log {folder}/error; events {{}}\n"
+        f"http {{ access_log off; {places}\n{block} }}\n"
+    )
+    key, entry = made()
+    keys = write(folder / "keys.json", entry)
+    settings = {"SAMPLE_URL": web_url, "REDIS_URL": web_url, "CELERY_APP": "tests.service.sample"}
+    more = {"API_KEYS_FILE": str(keys), "BEHIND_PROXY": "1", "DATA_DIR": str(folder / "data")}
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with serving(folder / "log", port=web_port, **settings, **more) as web:
+        process = subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "error"])
+        try:
+            found = Site(port, context, web, key)
+            wait_for(lambda: process.poll() is not None or _answers(found))
+            yield found
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _answers(site: Site) -> bool:
+    try:
+        return site.ask("GET", "/readyz")[0].status == 200
+    except OSError:
+        return False
+
+
+def test_a_session_with_tls(site: Site) -> None:
+    cookie = site.log_in()
+    assert cookie.startswith("__Host-session=")
+    assert "Secure" in cookie
+    given = {"Cookie": cookie.partition(";")[0]}
+    assert json.loads(site.ask("GET", "/v1/me", **given)[1])["login"] == "session"
+    response, _ = site.ask("POST", "/v1/jobs/x/cancel", b"{}", Origin=site.origin, **given)
+    assert response.status == 404
+    response, _ = site.ask("POST", "/v1/jobs/x/cancel", b"{}", Origin="https://evil.example", **given)
+    assert response.status == 403
+    log = site.web.log.read_text()
+    assert "path=/login status=303" in log
+    assert "192.0.2.1" not in log  # a client's own word
+
+
+def test_a_body_that_is_too_large_is_refused_by_the_service(site: Site) -> None:
+    headers = {"Authorization": f"Bearer {site.key}", "Content_Type": "application/json"}
+    response, body = site.ask("POST", "/v1/tasks/s.echo/jobs", b" " * 3_000_000, **headers)
+    assert (response.status, json.loads(body)["code"]) == (413, "body-too-large")
+
+
+def test_events_come_as_they_happen(site: Site) -> None:
+    cookie = site.log_in().partition(";")[0]
+    given: dict[str, Any] = {"Cookie": cookie, "Origin": site.origin, "Content-Type": "application/json"}
+    body = json.dumps({"input": [1], "options": {"queue": "quiet"}})  # which nobody works at
+    job = json.loads(site.ask("POST", "/v1/tasks/s.add/jobs", body, **given)[1])
+    connection = http.client.HTTPSConnection("127.0.0.1", site.port, context=site.context, timeout=30)
+    connection.request("GET", job["links"]["events"], headers=given)
+    with connection.getresponse() as response:
+        assert any(response.readline() == b"event: state\n" for _ in range(5))
+    connection.close()
+
+
+async def test_websockets_go_through(site: Site) -> None:
+    cookie = (await asyncio.to_thread(site.log_in)).partition(";")[0]
+    given = {"Cookie": cookie, "Origin": site.origin, "Content_Type": "application/json"}
+    body = json.dumps({"input": [1]})
+    _, answer = await asyncio.to_thread(site.ask, "POST", "/v1/tasks/s.add/jobs", body, **given)
+    url = f"wss://127.0.0.1:{site.port}{json.loads(answer)['links']['self']}/ws"
+    headers = {"Cookie": cookie, "Origin": site.origin}
+    socket = await websocket_connect(HTTPRequest(url, headers=headers, ssl_options=site.context))
+    assert json.loads(str(await socket.read_message()))["event"] == "state"
+    socket.close()
+    while await socket.read_message() is not None:  # until it is closed
+        pass

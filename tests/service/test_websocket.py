@@ -1,0 +1,76 @@
+"""The same events on a WebSocket."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+from tests.service.conftest import Service, nothing_new, problem, tasks_of, until
+
+pytestmark = [pytest.mark.server, pytest.mark.worker]
+
+
+@asynccontextmanager
+async def connected(service: Service, path: str) -> AsyncIterator[WebSocketClientConnection]:
+    socket = await websocket_connect(f"ws://127.0.0.1:{service.port}{path}")
+    try:
+        yield socket
+    finally:
+        socket.close()
+
+
+async def rest(socket: WebSocketClientConnection) -> list[dict[str, Any]]:
+    told = []
+    while (message := await asyncio.wait_for(socket.read_message(), 20)) is not None:
+        told.append(json.loads(message))
+    return told
+
+
+async def test_the_same_frames(service: Service) -> None:
+    made = json.loads((await service.submit("s.steps", {"input": {"count": 3}})).body)
+    async with connected(service, f"/v1/jobs/{made['id']}/ws") as socket:
+        told = await rest(socket)
+        assert (socket.close_code, socket.close_reason) == (1000, "end")
+    assert [frame["id"] for frame in told] == list(range(len(told)))
+    assert [frame["event"] for frame in told] == ["state", "state", "progress", "progress", "progress", "end"]
+    assert told[-1]["data"] == json.loads((await service.fetch(made["links"]["self"])).body)
+    async with connected(service, f"/v1/jobs/{made['id']}/ws?after={told[-2]['id']}") as socket:
+        assert await rest(socket) == told[-1:]
+
+
+async def test_refusals(service: Service) -> None:
+    made = json.loads((await service.submit("s.add", {"input": [1], "options": {"queue": "quiet"}})).body)
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    upgrade["Sec-WebSocket-Key"] = base64.b64encode(bytes(16)).decode()
+    problem(await service.fetch("/v1/jobs/none/ws", headers=upgrade), 404, "unknown-job")
+    foreign = upgrade | {"Origin": "https://elsewhere.example"}
+    path = f"/v1/jobs/{made['id']}/ws"
+    problem(await service.fetch(path, headers=foreign), 403, "forbidden")
+    url = HTTPRequest(f"ws://127.0.0.1:{service.port}{path}", headers={"Origin": f"http://127.0.0.1:{service.port}"})
+    ours = await websocket_connect(url)  # as a page of the service
+    assert json.loads(str(await ours.read_message()))["event"] == "state"
+    ours.close()
+    problem(await service.fetch(path), 400, "not-a-websocket")
+    problem(await service.fetch(path, headers=upgrade | {"Sec-WebSocket-Version": "12"}), 426, "upgrade-required")
+
+
+async def test_who_leaves_leaves_nothing_and_a_shutdown_says_so(service: Service) -> None:
+    made = json.loads((await service.submit("s.add", {"input": [1], "options": {"queue": "quiet"}})).body)
+    before = await tasks_of(service)
+    path = f"/v1/jobs/{made['id']}/ws"
+    async with connected(service, path) as leaving, connected(service, path) as staying:
+        assert json.loads(await leaving.read_message() or "")["data"]["state"] == "PENDING"
+        assert service.jobs.ledger.following == 2
+        leaving.close()
+        await until(lambda: service.jobs.ledger.following == 1)
+        service.lifecycle.closing.set()
+        assert (await rest(staying))[-1] == {"event": "close", "data": {"reason": "shutting-down"}, "id": None}
+        assert staying.close_code == 1001
+    await until(lambda: not service.lifecycle._requests)
+    await nothing_new(before)

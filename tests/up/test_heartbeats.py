@@ -1,0 +1,117 @@
+"""The supervisor with the real web, worker and beat: what is killed, hangs, waits for a server, or can't be."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Server, free_port, wait_for
+from tests.up.conftest import ROOT, Up
+from tornado_celery_bridge.up.supervisor import read_procfile
+
+pytestmark = [pytest.mark.server, pytest.mark.worker]
+
+Start = Callable[..., Up]
+COMMANDS = read_procfile(ROOT / "Procfile")
+#: Seconds: some touches of a heartbeat.
+STALE = 10.0
+READY = {"web": "serving http://", "worker": r" ready\.", "beat": "beat: Starting"}
+
+
+def line(name: str) -> str:
+    """The product's own line of the Procfile, saying its pid."""
+    options = " --concurrency 1 --without-gossip --without-mingle" if name == "worker" else ""
+    return f"{name}: sh -c 'echo pid $$; exec {COMMANDS[name]}{options}'"
+
+
+def beats(folder: Path, name: str) -> Callable[[], bool]:
+    return (folder / "data" / f"{name}.heartbeat").exists
+
+
+@pytest.mark.parametrize("name", ["web", "worker", "beat"])
+def test_what_hangs_is_started_again(up: Start, server: Server, tmp_path: Path, name: str) -> None:
+    one = up(line(name), stale=STALE, REDIS_URL=server.url, PORT=str(free_port()))
+    pid = one.pid(name)
+    one.line(READY[name])
+    wait_for(beats(tmp_path, name))
+    os.kill(pid, signal.SIGSTOP)
+    stopped = time.monotonic()
+    one.line(f"{name} hangs: no heartbeat for 10 s; killing it")
+    one.line(f"{name} was ended by SIGKILL; starting it again")
+    assert one.pid(name) != pid
+    assert STALE - 2 < time.monotonic() - stopped < STALE + 2
+    one.line(READY[name])
+    wait_for(beats(tmp_path, name))
+    one.signal()
+    assert one.end() == 0
+    assert not beats(tmp_path, name)()
+
+
+def test_a_killed_worker_is_back_within_two_seconds(up: Start, server: Server) -> None:
+    one = up(line("worker"), REDIS_URL=server.url)
+    pid = one.pid("worker")
+    one.line(READY["worker"])
+    os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    assert one.pid("worker") != pid
+    assert time.monotonic() - killed < 2.0
+    one.line(READY["worker"])
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[Server]:
+    """A server that bad things happen to. To be asked for before `up`, whose processes end before it."""
+    made = Server(tmp_path / "redis").start()
+    yield made
+    made.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [Server.kill, Server.freeze])
+def test_who_waits_for_a_server_does_not_hang(
+    faulty: Server, up: Start, tmp_path: Path, fault: Callable[[Server], None]
+) -> None:
+    """Beat, too, which has something to publish each second."""
+    (tmp_path / "busy.py").write_text(
+        "from tasks.celery import app\n"
+        "app.conf.beat_schedule = {'often': {'task': 'tasks.housekeeping.remove_old_files', 'schedule': 1.0}}\n"
+    )
+    one = up(
+        "\n".join(map(line, ("web", "worker", "beat"))),
+        stale=STALE,
+        REDIS_URL=faulty.url,
+        PORT=str(free_port()),
+        CELERY_APP="busy",
+        PYTHONPATH=f"{ROOT}:{tmp_path}",
+    )
+    for _ in range(2):
+        one.line("Task tasks.housekeeping.remove_old_files.* succeeded")
+    one.seen(READY["web"])  # what starts without a server is another story
+    fault(faulty)
+    time.sleep(2 * STALE)  # nothing happens, and that is the event
+    if fault is Server.kill:
+        faulty.start()
+    else:
+        faulty.thaw()
+    one.line("keeping jobs: ")
+    one.line("Task tasks.housekeeping.remove_old_files.* succeeded")
+    one.signal()
+    one.end()
+    assert not [each for each in one.lines if "hangs" in each or "starting it again" in each]
+
+
+def test_nothing_runs_where_something_is_unsafe(faulty: Server, up: Start) -> None:
+    with faulty.client() as client:
+        client.config_set("appendonly", "no")
+    one = up(line("worker"), REDIS_URL=faulty.url)
+    one.line("no-aof: Redis .*; or ALLOW_UNSAFE=no-aof")
+    one.line("worker can't run as it is set up")
+    assert one.end() == 1
+    allowed = up(line("worker"), REDIS_URL=faulty.url, ALLOW_UNSAFE="no-aof")
+    allowed.line("no-aof: Redis")
+    allowed.line(READY["worker"])
+    allowed.signal()
+    assert allowed.end() == 0

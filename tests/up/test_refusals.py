@@ -1,0 +1,102 @@
+"""The product with something unsafe: none of its processes starts, and `tcb check` says what, and how."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Server, free_port
+from tests.up.conftest import ROOT, VARIABLES
+
+pytestmark = pytest.mark.server
+
+SERVE = ["tornado_celery_bridge", "serve"]
+CHECK = ["tornado_celery_bridge", "check"]
+
+
+@pytest.fixture(scope="module")
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that keeps nothing."""
+    made = Server(tmp_path_factory.mktemp("redis"), "--appendonly", "no").start()
+    yield made
+    made.stop()
+
+
+def run(words: list[str], folder: Path, **settings: str) -> tuple[int, str]:
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    environment = clean | {"DATA_DIR": str(folder), "PORT": str(free_port()), "COLUMNS": "100"} | settings
+    ended = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in ended.stdout
+    return ended.returncode, ended.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tornado_celery_bridge", "serve"],
+        ["tornado_celery_bridge", "serve", "--processes", "2"],
+        ["celery", "-A", "tasks", "worker", "--pool", "solo"],
+        ["celery", "-A", "tasks", "beat", "--pidfile="],
+    ],
+)
+def test_none_starts(forgetful: Server, tmp_path: Path, words: list[str]) -> None:
+    status, said = run(words, tmp_path, REDIS_URL=forgetful.url)
+    assert status == os.EX_CONFIG
+    assert "no-aof: Redis" in said
+    assert "ALLOW_UNSAFE=no-aof" in said
+
+
+@pytest.mark.parametrize("words", [SERVE, CHECK, ["celery", "-A", "tasks", "worker", "--pool", "solo"]])
+def test_a_name_that_is_none_is_said(forgetful: Server, tmp_path: Path, words: list[str]) -> None:
+    status, said = run(words, tmp_path, REDIS_URL=forgetful.url, ALLOW_UNSAFE="aof")
+    assert status == os.EX_CONFIG
+    assert "ALLOW_UNSAFE=aof: there is only no-aof" in said
+
+
+def test_the_table(forgetful: Server, tmp_path: Path) -> None:
+    settings = {"REDIS_URL": forgetful.url, "BROKER_URL": "redis://:secret@127.0.0.1:1/0"}
+    status, said = run(CHECK, tmp_path, **settings)
+    assert status == 1
+    lines = said.splitlines()
+    assert lines[0].startswith("UNSAFE   no-aof          the ledger's Redis (redis://127.0.0.1:")
+    assert "                         or ALLOW_UNSAFE=no-aof" in lines
+    assert any(
+        line.startswith("unwise   unknown         the broker's Redis (redis://:**@127.0.0.1:1/0) ") for line in lines
+    )
+    assert any(line.startswith("ok                       eviction, no-password, ") for line in lines)
+    assert lines[-1] == "1 unsafe, 1 allowed or unwise"
+    assert max(map(len, lines)) <= 100
+    assert "secret" not in said
+    status, said = run(CHECK, tmp_path, **settings, ALLOW_UNSAFE="no-aof")
+    assert status == 0
+    assert "allowed  no-aof " in said
+
+
+@pytest.mark.parametrize("broker", ["", "amqp://"])
+def test_the_product_as_it_is_delivered_is_safe(server: Server, tmp_path: Path, broker: str) -> None:
+    status, said = run(CHECK, tmp_path, REDIS_URL=server.url, BROKER_URL=broker)
+    assert status == 0
+    assert said.startswith("ok  ")
+
+
+def test_an_app_without_the_ledger(server: Server, tmp_path: Path) -> None:
+    settings = {"CELERY_APP": "tests.sample", "SAMPLE_BROKER": server.url, "SAMPLE_BACKEND": server.url}
+    status, said = run(CHECK, tmp_path, **settings)
+    assert status == 1
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("UNSAFE")] == [
+        "early-acks",
+        "lost-fails",
+        "no-install",
+    ]

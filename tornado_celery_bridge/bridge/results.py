@@ -1,0 +1,230 @@
+"""The results that a bridge returns: Celery's own, which can be awaited and never do I/O on an event loop."""
+
+import asyncio
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+import celery.result
+from celery import states
+
+from tornado_celery_bridge.bridge.states import Meta
+from tornado_celery_bridge.exceptions import TaskFailed, TaskRevoked, WouldBlock
+
+if TYPE_CHECKING:
+    from tornado_celery_bridge.bridge.bridge import Bridge
+
+__all__ = ("AsyncResult", "GroupResult", "Result", "adopt", "ancestors", "failure", "leaves", "value")
+
+T = TypeVar("T")
+
+
+def _refuse_on_loop(what: str, instead: str) -> None:
+    if asyncio._get_running_loop() is not None:
+        raise WouldBlock(f"{what} would block the event loop: {instead}")
+
+
+class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
+    """
+    Celery's ``AsyncResult``, to be awaited: ``value = await result``.
+
+    Off the event loop it is what Celery documents. On it, what would wait for the network raises ``WouldBlock`` and
+    names what to await instead; once awaited, ``result.state``, ``result.result`` and the like answer from memory.
+    Nothing happens as it is garbage-collected.
+
+    .. versionadded:: 0.1.0
+    """
+
+    id: str
+    parent: Any
+    _cache: Any
+    _ignored: bool
+
+    def __init__(self, task_id: str, bridge: "Bridge", parent: "Result | None" = None) -> None:
+        # Not Celery's own initialiser: it makes a backend for the calling thread, and a promise.
+        self.id = task_id
+        self.parent = parent
+        self.app = bridge.app
+        self._bridge = bridge
+        self._cache: Any = None
+        self._ignored = False
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._bridge.get(self).__await__()
+
+    def future(self) -> "asyncio.Future[T]":
+        """
+        Return a future of the value, for what insists on one: ``gen.WaitIterator``, ``gen.maybe_future``.
+
+        Cancelling it leaves the task running.
+        """
+        return asyncio.ensure_future(self._bridge.get(self))
+
+    @property
+    def backend(self) -> Any:  # type: ignore[override]
+        _refuse_on_loop("AsyncResult.backend", "await the result, or bridge.state(result)")
+        return self.app.backend
+
+    @property
+    def on_ready(self) -> NoReturn:  # type: ignore[override]
+        raise WouldBlock("await the result, or its future()")
+
+    def then(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise WouldBlock("AsyncResult.then waits for the network: await the result, or its future()")
+
+    def throw(self, exc: BaseException, *args: Any, **kwargs: Any) -> NoReturn:
+        raise exc
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        _refuse_on_loop("AsyncResult.get()", "`await result`, or bridge.get(result, timeout=…)")
+        return celery.result.AsyncResult(self.id, app=self.app, parent=self.parent).get(*args, **kwargs)
+
+    wait = get
+
+    def forget(self) -> None:
+        _refuse_on_loop("AsyncResult.forget()", "await bridge.forget(result)")
+        super().forget()
+
+    def revoke(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_on_loop("AsyncResult.revoke()", "await bridge.revoke(result)")
+        super().revoke(*args, **kwargs)
+
+    def revoke_by_stamped_headers(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_on_loop("AsyncResult.revoke_by_stamped_headers()", "call it in an executor")
+        super().revoke_by_stamped_headers(*args, **kwargs)
+
+    def _maybe_set_cache(self, meta: Any) -> Any:
+        if meta and meta["status"] in states.READY_STATES:
+            return self._set_cache(self.backend.meta_from_decoded(meta))  # type: ignore[attr-defined]
+        return meta
+
+    def __copy__(self) -> "AsyncResult[T]":
+        copy: AsyncResult[T] = type(self)(self.id, self._bridge, self.parent)
+        copy._cache, copy._ignored = self._cache, self._ignored
+        return copy
+
+    def __reduce__(self) -> Any:
+        return celery.result.AsyncResult, (self.id, None, None, None, self.parent)
+
+    def __del__(self) -> None:
+        """Do nothing: Celery's would unsubscribe, on whichever thread the collector runs."""
+
+
+class GroupResult(celery.result.GroupResult):
+    """
+    Celery's ``GroupResult``, to be awaited: ``values = await result``, in the group's order.
+
+    .. versionadded:: 0.1.0
+    """
+
+    results: Any
+    parent: Any
+
+    def __init__(
+        self, group_id: str, results: "list[Result]", bridge: "Bridge", parent: "Result | None" = None
+    ) -> None:
+        self.id = group_id
+        self.results = results
+        self.parent = parent
+        self._app = bridge.app
+        self._bridge = bridge
+
+    def __await__(self) -> Generator[Any, None, list[Any]]:
+        return self._bridge.get(self).__await__()
+
+    def future(self) -> "asyncio.Future[list[Any]]":
+        """Return a future of the values; cancelling it leaves the tasks running."""
+        return asyncio.ensure_future(self._bridge.get(self))
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        _refuse_on_loop("GroupResult.get()", "`await result`, or bridge.get(result, timeout=…)")
+        return [result.get(*args, **kwargs) for result in self.results]
+
+    join = join_native = get
+
+    def save(self, backend: Any = None) -> Any:
+        _refuse_on_loop("GroupResult.save()", "call it in an executor")
+        return super().save(backend)
+
+    def delete(self, backend: Any = None) -> None:
+        _refuse_on_loop("GroupResult.delete()", "call it in an executor")
+        super().delete(backend)
+
+    def then(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise WouldBlock("GroupResult.then waits for the network: await the result, or its future()")
+
+    def __reduce__(self) -> Any:
+        return celery.result.GroupResult, (self.id, self.results)
+
+    def __del__(self) -> None:
+        """Do nothing, as :class:`AsyncResult`."""
+
+
+#: What a bridge returns.
+Result = AsyncResult[Any] | GroupResult
+
+
+def adopt(result: Any, bridge: "Bridge") -> Result:
+    """Return *result*, one that Celery made, as ours, with its parents (a long chain has many) and children."""
+    line: list[Any] = []
+    while result is not None and not isinstance(result, AsyncResult | GroupResult):
+        line.append(result)
+        result = result.parent
+    for each in reversed(line):
+        result = _adopt(each, bridge, result)
+    adopted: Result = result
+    return adopted
+
+
+def _adopt(result: Any, bridge: "Bridge", parent: Result | None) -> Result:
+    if isinstance(result, celery.result.ResultSet):
+        children = [adopt(child, bridge) for child in result.results or ()]
+        return GroupResult(getattr(result, "id", None) or "", children, bridge, parent)
+    ours: AsyncResult[Any] = AsyncResult(result.id, bridge, parent)
+    ours._ignored = bool(getattr(result, "_ignored", False))
+    if isinstance(result, celery.result.EagerResult):
+        ours._cache = result._cache  # type: ignore[attr-defined]
+    return ours
+
+
+def leaves(result: Result) -> Iterator[AsyncResult[Any]]:
+    """Yield the single tasks' results of *result*."""
+    if isinstance(result, AsyncResult):
+        yield result
+    else:
+        for child in result.results:
+            yield from leaves(child)
+
+
+def ancestors(result: Result) -> Iterator[AsyncResult[Any]]:
+    """Yield the results of the tasks that *result* comes after: should one fail, *result* never comes."""
+    stack: list[Any] = [child.parent for child in leaves(result)] + [result.parent]
+    seen: set[str] = set()
+    while stack:
+        parent = stack.pop()
+        if parent is None or parent.id in seen:
+            continue
+        seen.add(parent.id)
+        yield from leaves(parent)
+        stack.append(parent.parent)
+
+
+def value(result: Result) -> Any:
+    """Return the value of a *result* whose leaves are all known to have succeeded."""
+    if isinstance(result, AsyncResult):
+        return None if result._cache is None else result._cache["result"]
+    return [value(child) for child in result.results]
+
+
+def failure(task_id: str, meta: Meta) -> TaskFailed | TaskRevoked:
+    """Return the error for a task of which *meta*, with its exception rebuilt, says that it did not succeed."""
+    cause = meta["result"]
+    if not isinstance(cause, BaseException):
+        cause = None
+    error: TaskFailed | TaskRevoked
+    if meta["status"] == states.REVOKED:
+        error = TaskRevoked(f"task {task_id} was revoked: {cause}", task_id=task_id)
+    else:
+        what = f"{type(cause).__name__}: {cause}" if cause is not None else "no reason is stored"
+        error = TaskFailed(f"task {task_id} failed: {what}", task_id=task_id, traceback=meta.get("traceback"))
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,134 @@
+"""``tcb top``: what goes on, in a terminal, read over HTTP from a running service."""
+
+import argparse
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+__all__ = ("add_parser",)
+
+#: Seconds for the service to answer.
+TIMEOUT = 10.0
+_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add ``top`` to the command line."""
+    parser = commands.add_parser(
+        "top",
+        help="show jobs, queues and workers of a running service",
+        description="Shows jobs, queues and workers, again and again; Ctrl-C ends it.",
+        epilog="Where there are API keys, API_KEY is one with the scope monitor.",
+    )
+    port = os.environ.get("PORT") or "8888"
+    parser.add_argument("--url", default=f"http://127.0.0.1:{port}", help="of the service (%(default)s)")
+    parser.add_argument("--every", type=_seconds, default=2.0, metavar="SECONDS", help="%(default)s")
+    parser.add_argument("--once", action="store_true", help="show it once, and end")
+    parser.set_defaults(run=_top)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.2 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("should be from 0.2 to 3600")
+    return seconds
+
+
+def _top(options: argparse.Namespace) -> int:
+    clear = _CLEAR if sys.stdout.isatty() and not options.once else ""
+    try:
+        while True:
+            shown = "\n".join(_screen(options.url.rstrip("/")))
+            print(clear + shown, flush=True)
+            if options.once:
+                return 0
+            time.sleep(options.every)
+    except KeyboardInterrupt:
+        return 0
+    except (OSError, ValueError) as exc:
+        print(f"web: {options.url}: {_reason(exc)}", file=sys.stderr)
+        return 1
+
+
+def _reason(exc: Exception) -> str:
+    """Return what went wrong; of a problem, what it says."""
+    if not isinstance(exc, urllib.error.HTTPError):
+        return str(exc)
+    with exc:
+        try:
+            return f"{exc.code} {json.load(exc)['detail']}"
+        except (ValueError, KeyError, TypeError):
+            return str(exc)
+
+
+def _fetch(url: str) -> Any:
+    key = os.environ.get("API_KEY")
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        return json.load(response)
+
+
+def _screen(url: str) -> Iterable[str]:
+    statistics = _fetch(f"{url}/v1/statistics")
+    now, hour = statistics["now"], statistics["summary"]
+    names: tuple[str, ...] = (
+        "waiting",
+        "scheduled",
+        "running",
+        "succeeded",
+        "failed",
+        "revoked",
+        "dead",
+        "unpublished",
+    )
+    yield f"{url}  {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    yield ""
+    yield from _table(["jobs now", *names], [["", *(f"{now[name]:,}" for name in names)]])
+    yield ""
+    names = ("accepted", "started", "retried", "lost", "succeeded", "failed", "revoked")
+    times = [_time(hour[name][share]) for name in ("wait", "run") for share in ("p50", "p95")]
+    columns = ["last hour", *names, "wait p50", "p95", "run p50", "p95"]
+    yield from _table(columns, [["", *(f"{hour[name]:,}" for name in names), *times]])
+    yield ""
+    columns = ["queue", "depth", "scheduled", "oldest", "consumers", ""]
+    yield from _table(columns, [_queue(queue) for queue in _fetch(f"{url}/v1/queues")["queues"]])
+    yield ""
+    columns = ["worker", "slots", "running", "queues", ""]
+    yield from _table(columns, [_worker(worker) for worker in _fetch(f"{url}/v1/workers")["workers"]])
+
+
+def _queue(queue: dict[str, Any]) -> list[str]:
+    oldest = _time(queue["oldest"]) if queue["depth"] else "-"
+    counts = (f"{queue[name]:,}" for name in ("depth", "scheduled"))
+    told = "NOBODY TAKES THEM" if queue["is_stuck"] else "paused" if queue["paused_since"] else ""
+    return [queue["name"], *counts, oldest, str(queue["consumers"]), told]
+
+
+def _worker(worker: dict[str, Any]) -> list[str]:
+    told = "" if worker["alive"] else f"NOT SEEN SINCE {worker['last_seen']}"
+    return [worker["name"], str(worker["slots"]), str(len(worker["jobs"])), ",".join(worker["queues"]), told]
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Yield a heading and rows: the first column, and those that say something in words, to the left."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        cells = [
+            cell.ljust(width) if name in (columns[0], "queues", "") else cell.rjust(width)
+            for name, cell, width in zip(columns, row, widths, strict=True)
+        ]
+        yield "  ".join(cells).rstrip()

@@ -1,0 +1,212 @@
+"""
+Follows the events of jobs, any number of them, over one connection.
+
+Theory of operation. Every event has a number, counted for each job without gaps; it is appended to the job's history
+and published with its number, in one step. A follower knows which number it has to have next. When its subscription
+is confirmed, the first time and each time after the connection was lost, it reads the history from there on; what is
+published while it reads is set aside until it has. So it has each event once, in order, whatever was missed. A
+follower that falls behind lets go, and reads what it missed in the history once it has caught up with the rest.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from tornado_celery_bridge.base.redis import ConnectionPool
+from tornado_celery_bridge.base.subscriber import Subscriber
+from tornado_celery_bridge.exceptions import BridgeError
+from tornado_celery_bridge.ledger import scripts as _scripts
+from tornado_celery_bridge.ledger.records import Event
+
+__all__ = ("Feed", "Follower")
+
+log = logging.getLogger(__name__)
+
+#: Events that wait for a follower's consumer; more are left to the history.
+MAX_BEHIND = 200
+#: Seconds between two attempts to read a history.
+RETRY = 0.25
+
+
+class Feed:
+    """
+    Tells followers of events.
+
+    Args:
+        pool: Makes the one connection.
+        prefix: Of the ledger's keys.
+        run: Runs one of the ledger's scripts.
+    """
+
+    def __init__(self, pool: ConnectionPool, prefix: str, run: Callable[..., Awaitable[Any]]) -> None:
+        self._subscriber = Subscriber(pool, self._subscribed, self._published)
+        self._prefix = prefix
+        self._run = run
+        self._followers: dict[bytes, set[Follower]] = {}
+        #: How many followers there are.
+        self.following = 0
+        self._started = False
+
+    async def close(self) -> None:
+        """End, and let go of the connection."""
+        for followers in list(self._followers.values()):
+            for follower in list(followers):
+                follower.close()
+        await self._subscriber.close()
+
+    def follow(self, job_id: str, after: int) -> "Follower":
+        """Return a follower of a job's events that come after number *after*."""
+        if not self._started:
+            self._started = True
+            self._subscriber.start()
+        channel = f"{self._prefix}events:{job_id}".encode()
+        follower = Follower(self, channel, job_id, after)
+        self._followers.setdefault(channel, set()).add(follower)
+        self.following += 1
+        self._subscriber.subscribe(channel)
+        return follower
+
+    def unfollow(self, follower: "Follower") -> None:
+        """Tell *follower* no more."""
+        followers = self._followers.get(follower.channel, set())
+        if follower not in followers:
+            return
+        followers.remove(follower)
+        self.following -= 1
+        if not followers:
+            del self._followers[follower.channel]
+            self._subscriber.unsubscribe(follower.channel)
+
+    def _subscribed(self, channel: bytes) -> None:
+        for follower in self._followers.get(channel, ()):
+            follower.subscribed()
+
+    async def _published(self, channel: bytes, message: bytes) -> None:
+        number, kind, data = message.decode().split(" ", 2)
+        event = Event(int(number), kind, data)
+        for follower in self._followers.get(channel, ()):
+            follower.published(event)
+
+    async def read(self, job_id: str, after: int) -> list[Event]:
+        """Return the events of a job that come after number *after*, and a snapshot for those that are not kept."""
+        last, first, *kept = await self._run(_scripts.EVENTS, job_id, after, MAX_BEHIND)
+        if first > last > after:  # none is kept, as it is some time after the end
+            return [Event(last - 1, "snapshot", "{}"), Event(last, "end", "{}")]
+        events = []
+        if first > after + 1:
+            events.append(Event(first - 1, "snapshot", "{}"))
+        for number, event in enumerate(kept, max(first, after + 1)):
+            kind, _, data = event.decode().partition(" ")
+            events.append(Event(number, kind, data))
+        return events
+
+
+class Follower:
+    """The events of one job, for one consumer, each once and in order. An async iterator; close it, or use ``with``."""
+
+    def __init__(self, feed: Feed, channel: bytes, job_id: str, after: int) -> None:
+        self.channel = channel
+        self._job_id = job_id
+        self._feed = feed
+        self._last = after
+        self._events: deque[Event] = deque()
+        self._subscribed = False
+        #: Published while the history is read.
+        self._aside: list[Event] = []
+        #: Whether what is published next follows what was heard last.
+        self._live = False
+        self._reading: asyncio.Task[None] | None = None
+        self._again = False
+        self._ended = False
+        self._error: Exception | None = None
+        self._wake = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Follow no longer."""
+        self._feed.unfollow(self)
+        self._ended = True
+        if self._reading is not None:
+            self._reading.cancel()
+        self._wake.set()
+
+    def published(self, event: Event) -> None:
+        """Take note of an event that was published."""
+        if self._live:
+            self._take(event)
+        elif self._reading is not None:
+            self._aside.append(event)
+
+    def subscribed(self) -> None:
+        """Read what was not heard."""
+        self._subscribed = True
+        self._live = False
+        if self._reading is not None:
+            self._again = True
+        elif not self._ended:
+            self._reading = asyncio.ensure_future(self._read())
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                self._again = False
+                self._aside.clear()
+                try:
+                    events = await self._feed.read(self._job_id, self._last)
+                except BridgeError as exc:
+                    log.info("the events of a job could not be read: %s", exc)
+                    await asyncio.sleep(RETRY)
+                    continue
+                for event in events:
+                    self._take(event)
+                if len(events) >= MAX_BEHIND:  # there may be more; read on when these are consumed
+                    return
+                if not self._again:
+                    break
+            self._live = True
+            for event in self._aside:
+                self._take(event)
+            self._aside.clear()
+        except Exception as exc:  # what is stored is not what we wrote: the consumer's to know
+            self._error = exc
+        finally:
+            self._reading = None
+            self._wake.set()
+
+    def _take(self, event: Event) -> None:
+        if event.number <= self._last:
+            return
+        if self._live and (len(self._events) >= MAX_BEHIND or event.number > self._last + 1):
+            self._live = False  # the history has it
+            return
+        self._last = event.number
+        self._events.append(event)
+        self._wake.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._ended:
+                raise StopAsyncIteration
+            if self._error is not None:
+                raise self._error
+            self._wake.clear()
+            if self._subscribed and not self._live and self._reading is None:  # it had fallen behind
+                self._reading = asyncio.ensure_future(self._read())
+            await self._wake.wait()
+        event = self._events.popleft()
+        if event.kind == "end":
+            self._ended = True
+        return event

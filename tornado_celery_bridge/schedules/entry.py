@@ -1,0 +1,301 @@
+"""A schedule entry: what is to run, when, and what is to be done when that can't be."""
+
+import dataclasses
+import functools
+import math
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Literal, Self, get_args
+from zoneinfo import ZoneInfo
+
+from celery.exceptions import ImproperlyConfigured
+from celery.schedules import solar
+from kombu.utils.json import dumps as kombu_dumps
+from kombu.utils.json import loads as kombu_loads
+
+from tornado_celery_bridge.exceptions import BridgeError
+from tornado_celery_bridge.schedules import crontab as _crontab
+
+__all__ = ("Entry", "InvalidEntry", "Misfire", "Overlap", "from_ms", "to_ms")
+
+Overlap = Literal["allow", "skip", "queue", "cancel"]
+Misfire = Literal["skip", "once", "all"]
+
+#: Seconds; what is to run more often than that is a loop, and no schedule.
+MIN_INTERVAL = 0.1
+MAX_NAME, MAX_NOTE, MAX_TAGS, MAX_CAP = 200, 4_000, 20, 1_000
+#: Options that are the schedule's own.
+RESERVED = frozenset({"task_id", "eta", "countdown"})
+
+
+class InvalidEntry(BridgeError, ValueError):
+    """
+    A schedule entry that can't be meant; ``field`` says where.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 422
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        #: The entry's field.
+        self.field = field
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """
+    A schedule entry as it was asked for. Times are aware datetimes, durations seconds.
+
+    When it is due is said by exactly one of ``crontab``, ``interval``, ``once`` and ``solar``. The first entry in a
+    time zone reads the zone's file, and a crontab that is rarely due takes some milliseconds: on an event loop make it,
+    and ask it, in a thread.
+
+    Raises:
+        InvalidEntry: It can't be meant.
+
+    .. versionadded:: 0.1.0
+    """
+
+    name: str
+    #: The task's name.
+    task: str
+    #: Its keyword arguments, or its positional ones.
+    input: dict[str, Any] | list[Any] = dataclasses.field(default_factory=dict)
+    #: As ``apply_async`` takes them, but for those that are the schedule's own.
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    enabled: bool = True
+
+    #: Five fields; see :mod:`._crontab`.
+    crontab: str | None = None
+    #: Seconds from one run to the next, counted from ``anchor``, which is when the entry was made unless it is given.
+    interval: float | None = None
+    anchor: datetime | None = None
+    once: datetime | None = None
+    #: ``{"event", "lat", "lon"}``, as Celery has it; needs ``celery[solar]``.
+    solar: dict[str, Any] | None = None
+
+    #: IANA name of the zone that a crontab is in.
+    timezone: str = "UTC"
+    #: Not due before, and not after.
+    start: datetime | None = None
+    end: datetime | None = None
+    #: Each run is put off by up to so many seconds, by as many each time that it is asked.
+    jitter: float = 0.0
+    #: So many runs, and no more; runs on demand are not counted.
+    max_runs: int | None = None
+
+    #: What becomes of a run that is due while the last one is unfinished.
+    overlap: Overlap = "allow"
+    #: What becomes of runs that were missed.
+    misfire: Misfire = "once"
+    #: Of these, how many at most with ``all``.
+    misfire_cap: int = 100
+    #: Seconds after which a run has been missed, with ``skip``.
+    grace: float = 60.0
+    #: Not due before.
+    paused_until: datetime | None = None
+    #: After so many failures in a row it is due no more, until it is resumed.
+    pause_after: int | None = None
+
+    #: Whose it is, and its jobs; empty where there are no owners.
+    owner: str = ""
+    #: For people.
+    note: str = ""
+    #: Its jobs', too.
+    tags: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for field, is_right, message in self._checks():
+            if not is_right:
+                raise InvalidEntry(field, message)
+        given = [name for name in ("crontab", "interval", "once", "solar") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InvalidEntry("crontab", f"one of crontab, interval, once and solar is needed, not {len(given)}")
+        _zone(self.timezone)
+        if self.crontab is not None:
+            try:
+                _crontab.check(self.crontab)
+            except ValueError as exc:
+                raise InvalidEntry("crontab", str(exc)) from exc
+        if self.solar is not None:
+            self._next_solar(datetime.now(UTC))
+        try:
+            self.encode()
+        except (TypeError, ValueError) as exc:
+            raise InvalidEntry("input", f"JSON does not hold it: {exc}") from exc
+
+    def _checks(self) -> list[tuple[str, bool, str]]:
+        name, tags, positive = self.name, self.tags, "this should be a positive number"
+        times = {field: getattr(self, field) for field in ("anchor", "once", "start", "end", "paused_until")}
+        return [
+            ("name", _is_text(name) and len(name) <= MAX_NAME, f"1 to {MAX_NAME} characters, all of them printable"),
+            ("task", _is_text(self.task), "this should be a task's name"),
+            ("input", isinstance(self.input, dict | list), "this should be an object, or a list"),
+            ("options", isinstance(self.options, dict), "this should be an object"),
+            *(("options", option not in self.options, f"{option} is the schedule's own") for option in RESERVED),
+            ("enabled", isinstance(self.enabled, bool), "this should be true or false"),
+            ("crontab", self.crontab is None or isinstance(self.crontab, str), "this should be text"),
+            ("interval", self.interval is None or _is_number(self.interval, MIN_INTERVAL), f"{MIN_INTERVAL} or more"),
+            *((field, _is_time(value), "this should be a time with its zone") for field, value in times.items()),
+            ("end", not (self.start and self.end and self.end < self.start), "it is before the start"),
+            ("jitter", _is_number(self.jitter, 0), "this should be 0 or more"),
+            ("max_runs", _is_count(self.max_runs), positive),
+            ("overlap", self.overlap in get_args(Overlap), f"one of {', '.join(get_args(Overlap))}"),
+            ("misfire", self.misfire in get_args(Misfire), f"one of {', '.join(get_args(Misfire))}"),
+            ("misfire_cap", _is_count(self.misfire_cap) and 0 < (self.misfire_cap or 0) <= MAX_CAP, f"1 to {MAX_CAP}"),
+            ("grace", _is_number(self.grace, 0), "this should be 0 or more"),
+            ("pause_after", _is_count(self.pause_after), positive),
+            ("owner", self.owner == "" or _is_text(self.owner), "this should be printable text"),
+            ("note", isinstance(self.note, str) and len(self.note) <= MAX_NOTE, f"at most {MAX_NOTE} characters"),
+            ("tags", isinstance(tags, list) and all(map(_is_text, tags)) and len(tags) <= MAX_TAGS, "a list of words"),
+        ]
+
+    # When it is due.
+
+    def next_run(self, after: datetime) -> datetime | None:
+        """Return the first time later than *after* that it is due, but for jitter; None for never."""
+        if not self.enabled:
+            return None
+        for bound in (self.start, self.paused_until):
+            after = after if bound is None else max(after, bound - timedelta(microseconds=1))
+        try:
+            found = self._next(after)
+        except OverflowError:  # after the year 9999
+            return None
+        return None if found is None or (self.end is not None and found > self.end) else found
+
+    def _next(self, after: datetime) -> datetime | None:
+        if self.crontab is not None:
+            return _crontab.parse(self.crontab).next(after, _zone(self.timezone))
+        if self.interval is not None:
+            anchor, every = to_ms(self.anchor or datetime.fromtimestamp(0, UTC)), round(self.interval * 1000)
+            times = (to_ms(after) - anchor) // every + 1
+            return from_ms(anchor + max(0, times) * every)
+        if self.once is not None:
+            once = from_ms(to_ms(self.once))  # as exact as a slot, or it would come again after its own
+            return once if once > after else None
+        return self._next_solar(after)
+
+    def _next_solar(self, after: datetime) -> datetime:
+        given = self.solar or {}
+        # Celery's are exact to the microsecond, our slots to the millisecond: the same event is not the next one.
+        later = after.astimezone(UTC) + timedelta(seconds=1)
+        try:
+            event = solar(given["event"], given["lat"], given["lon"], nowfun=lambda: later)
+        except (KeyError, TypeError, ValueError, ImproperlyConfigured) as exc:
+            raise InvalidEntry("solar", str(exc)) from exc
+        return from_ms(to_ms(later + event.remaining_estimate(later)))
+
+    def due(self, slot: int) -> int:
+        """Return when a run is to begin that is due at *slot*, both in milliseconds since 1970: jitter comes on top."""
+        spread = round(self.jitter * 1000)
+        return slot + (zlib.crc32(f"{self.name}@{slot}".encode()) % (spread + 1) if spread else 0)
+
+    def next_runs(self, after: datetime, count: int) -> list[datetime]:
+        """Return the first *count* times after *after* that it is due, but for jitter; fewer if it ends."""
+        found: list[datetime] = []
+        while len(found) < count and (due := self.next_run(after)) is not None:
+            found.append(due)
+            after = due
+        return found
+
+    def begun(self, now: int) -> Self:
+        """Return the entry with its anchor, if it is to have one: its start, or *now* (milliseconds since 1970)."""
+        if self.interval is None or self.anchor is not None:
+            return self
+        return dataclasses.replace(self, anchor=self.start or from_ms(now))
+
+    # As it is stored.
+
+    def encode(self) -> str:
+        """Return the fields that are not empty as JSON."""
+        given = {name: getattr(self, name) for name in _FIELDS}
+        given |= {name: given[name] and given[name].isoformat() for name in _TIMES}
+        return kombu_dumps({name: value for name, value in given.items() if value not in (None, "", [], {})})
+
+    @classmethod
+    def decode(cls, stored: bytes | str) -> Self:
+        """
+        Return the entry that was stored.
+
+        Raises:
+            InvalidEntry: It is none.
+        """
+        try:
+            return cls.of_mapping(kombu_loads(stored))
+        except InvalidEntry:
+            raise
+        except Exception as exc:  # whatever may be in there
+            raise InvalidEntry("entry", f"not an entry: {exc!r}") from exc
+
+    @classmethod
+    def of_mapping(cls, given: Mapping[str, Any]) -> Self:
+        """
+        Return the entry with these fields; times may be ISO 8601.
+
+        Raises:
+            InvalidEntry: There is none.
+        """
+        if not isinstance(given, Mapping):
+            raise InvalidEntry("entry", "this should be an object")
+        for field in given:
+            if field not in _FIELDS:
+                raise InvalidEntry(str(field), "an entry has no such field")
+        for field in ("name", "task"):
+            if field not in given:
+                raise InvalidEntry(field, "this is needed")
+        times = {field: _time(field, given[field]) for field in _TIMES if isinstance(given.get(field), str)}
+        return cls(**{**given, **times})
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Entry))
+_TIMES = ("anchor", "once", "start", "end", "paused_until")
+
+
+def _time(field: str, text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise InvalidEntry(field, str(exc)) from exc
+
+
+@functools.lru_cache(maxsize=1024)
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ValueError, TypeError, OSError, KeyError) as exc:  # ZoneInfoNotFoundError is a KeyError
+        raise InvalidEntry("timezone", f"there is no such time zone: {name!r}") from exc
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and value.isprintable()  # half of a surrogate pair is not
+
+
+def _is_number(value: Any, least: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+
+
+def _is_time(value: Any) -> bool:
+    return value is None or (isinstance(value, datetime) and value.tzinfo is not None)
+
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+def to_ms(time: datetime) -> int:
+    """Return milliseconds since 1970, rounded down."""
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def from_ms(ms: int) -> datetime:
+    """Return the time in UTC."""
+    return _EPOCH + timedelta(milliseconds=ms)

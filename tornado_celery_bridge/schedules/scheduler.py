@@ -1,0 +1,379 @@
+"""
+Beat's scheduler on Redis: ``celery -A proj beat -S tornado_celery_bridge.schedules:Scheduler``, or ``beat_scheduler``.
+
+Theory of operation. Of any number of beats one leads, by a lease in Redis that a thread of its own renews, so that
+neither the broker nor a long tick loses it; the others stand by, and ask each second whether it is free. The leader
+asks what is due (:data:`._scripts.DUE`), works out what is to be done (:mod:`._policy`), has it done in one step
+(:data:`._scripts.RUN`) and publishes the messages of the jobs that this accepted. The step is refused to a beat whose
+lease another has, whether it knows that or not. What is accepted and not published, because beat or the broker is
+gone, the workers publish: see ``worker``.
+
+Nothing ends beat but a signal: without Redis it waits, and an entry that nobody can read is set aside.
+"""
+
+import contextvars
+import functools
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from typing import Any, NamedTuple
+
+import celery.beat
+from celery import Celery, states
+from celery.exceptions import ImproperlyConfigured
+from redis.exceptions import RedisError
+
+from tornado_celery_bridge.base.json import dumps
+from tornado_celery_bridge.base.lane import Call
+from tornado_celery_bridge.ledger.blocking import connect, ending
+from tornado_celery_bridge.ledger.checks import is_installed
+from tornado_celery_bridge.ledger.ledger import prefix_of
+from tornado_celery_bridge.ledger.scripts import DEFER, FINISH
+from tornado_celery_bridge.schedules import scripts as _scripts
+from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
+from tornado_celery_bridge.schedules.policy import HOLD, Decision, State, decide, next_slot
+from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, new_run, run_id, ttl_of
+from tornado_celery_bridge.schedules.static import is_same, static_entries, taking_after
+from tornado_celery_bridge.transports.publisher import Message, NotSent, Publisher, SentInDoubt
+
+__all__ = ("Scheduler",)
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which a beat leads without saying so again, and between two times that it does, or asks to. A beat that
+#: is killed is followed by another in their sum, at most.
+LEASE, RENEWAL = 5.0, 1.0
+#: Seconds for one answer of Redis.
+TIMEOUT = 2.0
+#: Seconds after which the leader looks again, whatever it was told: so a clock that was set is noticed.
+LOOK = 1.0
+#: Entries in one step.
+BATCH = 100
+#: Seconds after which the process of a run that was cancelled is ended, if it goes on.
+CANCEL_GRACE = 5.0
+
+
+class Redis:
+    """The schedules, for blocking code. Calls fail within two seconds, and are not tried again."""
+
+    def __init__(self, app: Celery) -> None:
+        options = app.conf.result_backend_transport_options or {}
+        self.prefix = prefix_of(options.get("global_keyprefix", ""))
+        self.client = connect(app, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+        named = {name: getattr(_scripts, name) for name in _scripts.__all__} | {"DEFER": DEFER, "FINISH": FINISH}
+        self._scripts = {name: self.client.register_script(script) for name, script in named.items()}
+
+    def run(self, script: str, *args: Any, client: Any = None) -> Any:
+        """Run the script of this name."""
+        return self._scripts[script](args=[self.prefix, *args], client=client)
+
+
+class Lease:
+    """
+    Says whether this beat leads, and has it lead when no other does.
+
+    Args:
+        redis: A connection that nobody else uses: an answer that does not come must hold nothing else up.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._me = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._fence = 0
+        self._until = 0.0
+        self._leads = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="beat-lease", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask for it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give it back."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(TIMEOUT)
+        self._leads.clear()
+        try:
+            self._redis.run("STEP_DOWN", "", self.leader)
+        except RedisError as exc:  # then it ends by itself
+            log.warning("beat: the lead is left to end by itself: %s", exc)
+
+    def wait(self, timeout: float) -> bool:
+        """Return whether this beat leads, at once if it does, or else after so many seconds."""
+        return self._leads.wait(timeout)
+
+    def lost(self) -> None:
+        """Note that Redis says that it does not lead."""
+        if self._leads.is_set():
+            log.warning("beat: another one leads, or Redis is away: standing by")
+        self._leads.clear()
+
+    @property
+    def leader(self) -> str:
+        """What Redis has while it leads; no other beat ever has the same."""
+        return f"{self._fence} {self._me}"
+
+    def _keep(self) -> None:
+        while not self._stopped.is_set():
+            asked = time.monotonic()
+            try:
+                fence = self._redis.run("LEAD", "", self._me, round(LEASE * 1000), self._fence)
+            except Exception as exc:  # whatever it is, the next time comes
+                log.warning("beat: the lease is not renewed: %s", exc)
+                if time.monotonic() > self._until:
+                    self.lost()
+            else:
+                if fence:
+                    self._until = asked + LEASE
+                    if not self._leads.is_set():
+                        log.info("beat: this one leads (%s)", fence)
+                    self._fence = fence
+                    self._leads.set()
+                else:
+                    self.lost()
+            self._stopped.wait(RENEWAL)
+
+
+class Due(NamedTuple):
+    """An entry that is due, as it was read, and what is to become of it."""
+
+    entry: Entry
+    version: str
+    state: State
+    decision: Decision
+    runs: list[NewRun]
+
+
+class Scheduler(celery.beat.Scheduler):
+    """
+    Beat's scheduler, for entries that are made, changed and removed while it runs.
+
+    .. versionadded:: 0.1.0
+    """
+
+    _lease: Lease | None = None
+
+    @property
+    def info(self) -> str:
+        """What beat's banner says of it."""
+        return "    . schedules -> in the job ledger's Redis"
+
+    def setup_schedule(self) -> None:
+        """Begin; nothing of it fails for want of Redis."""
+        if not is_installed(self.app):
+            raise ImproperlyConfigured(
+                "the schedules' runs are jobs, which this app's workers do not keep: call "
+                "tornado_celery_bridge.worker.install(app) beside the app"
+            )
+        self._redis = Redis(self.app)
+        self._static = static_entries(self.app)
+        self._is_loaded = False
+        self._ttl = ttl_of(self.app)
+        self._lease = Lease(Redis(self.app))
+        self._lease.start()
+
+    @functools.cached_property
+    def _publisher(self) -> Publisher:
+        return Publisher(self.app)
+
+    def tick(self, *_: Any, **__: Any) -> float:
+        """Do what is due, or wait; return 0: the waiting is done."""
+        assert self._lease is not None
+        try:
+            if not self._is_loaded:
+                self._load()
+            if self._lease.wait(LOOK):
+                self._run_due(self._lease)
+        except RedisError as exc:
+            log.warning("beat: Redis is away, waiting for it: %s", exc)
+            time.sleep(LOOK)
+        except Exception:  # beat goes on
+            log.exception("beat: a tick failed")
+            time.sleep(LOOK)
+        return 0.0
+
+    def close(self) -> None:
+        """Let another beat lead."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.stop()
+        if (publisher := self.__dict__.pop("_publisher", None)) is not None:
+            publisher.close()
+        super().close()
+
+    # The configuration's entries.
+
+    def _load(self) -> None:
+        """Have the entries be those that the configuration has; one that has not changed goes on as it was."""
+        server = self._redis.client.time()
+        now = server[0] * 1000 + server[1] // 1000
+        rows = self._redis.run("READ", "", *(entry.name for entry in self._static)) if self._static else []
+        changed: list[Any] = []
+        same = []
+        for entry, row in zip(self._static, rows, strict=True):
+            if row and not row[8] and not row[7]:
+                log.error("beat_schedule: %s is left out: an entry of this name was made at run time", entry.name)
+                continue
+            stored = _stored(row[0]) if row else None
+            if stored is not None and is_same(stored, entry):
+                same.append(entry.name)
+                continue
+            entry = taking_after(entry, stored).begun(now)
+            slot = next_slot(entry, now)
+            changed += (entry.name, entry.encode(), "" if slot is None else slot, (slot and entry.due(slot)) or "")
+        self._redis.run("LOAD", "", *changed, "", *same)
+        self._is_loaded = True
+
+    # What is due.
+
+    def _run_due(self, lease: Lease) -> None:
+        leader = lease.leader
+        answer = self._redis.run("DUE", "", leader, BATCH)
+        if answer is None:
+            return lease.lost()
+        now, pause, is_loaded, *rows = answer
+        if not is_loaded:  # Redis was emptied
+            self._is_loaded = False
+            return None
+        due = [one for row in rows if (one := self._read(row, leader, now)) is not None]
+        if due and not self._run(due, leader, now):
+            return lease.lost()
+        if not rows:
+            seconds = LOOK if pause == b"" else min(LOOK, pause / 1000)
+            self._redis.client.blpop([f"{self._redis.prefix}schedules:wake"], timeout=max(seconds, 0.001))
+        return None
+
+    def _read(self, row: list[Any], leader: str, now: int) -> Due | None:
+        """Return what is to be done about an entry; one that nobody can use is set aside."""
+        name, *known = row
+        try:
+            entry, version, state = _decoded(name, known)
+            decision = decide(entry, state, now)
+            runs = [new_run(self.app, entry, run_id(entry.name, slot), slot=slot, now=now) for slot in decision.runs]
+        except Exception as exc:  # whatever is wrong with it is wrong with it alone
+            self._set_aside(name, leader, exc)
+            return None
+        return Due(entry, version, state, decision, runs)
+
+    def _run(self, due: list[Due], leader: str, now: int) -> bool:
+        """Accept the runs and publish them; return whether this beat still leads."""
+        pipeline = self._redis.client.pipeline(transaction=False)
+        for entry, version, state, decision, runs in due:
+            if decision.why == "paused":
+                why = f"{decision.failures} failures in a row"
+                self._redis.run("HALT", entry.name, leader, version, why, client=pipeline)
+                continue
+            following = decision.next
+            at = now + HOLD if decision.hold else following and entry.due(following)
+            note = dumps({"slot": state.slot, "at": now, "why": decision.why}) if decision.why else ""
+            begins = zip(decision.runs, runs, strict=True)
+            self._redis.run(
+                *("RUN", entry.name, leader, version, state.slot, "" if following is None else following, at or ""),
+                *(decision.failures, "1" if decision.hold else "", note, KEPT_RUNS),
+                *(state.last if decision.cancel else "", round(CANCEL_GRACE * 1000), self._ttl, decision.counted),
+                *(
+                    field
+                    for slot, run in begins
+                    for field in (*run.for_script(), "" if state.held else entry.due(slot))
+                ),
+                client=pipeline,
+            )
+        accepted: list[NewRun] = []
+        leads, failed = True, None
+        for (entry, *_, decision, runs), answer in zip(due, pipeline.execute(raise_on_error=False), strict=True):
+            if isinstance(answer, Exception):
+                if "WRONGTYPE" in str(answer):  # somebody's own key is in the place of one of the entry's
+                    self._set_aside(entry.name, leader, answer)
+                else:
+                    failed = answer
+            elif decision.why == "paused":
+                log.warning("beat: %s is paused after %s failures in a row", entry.name, decision.failures)
+            elif answer == [b"fenced"]:
+                leads = False
+            else:
+                accepted += [run for run in runs if run.job_id.encode() in answer]
+        self._publish(accepted)
+        if failed is not None:  # these are due still
+            raise failed
+        return leads
+
+    def _set_aside(self, name: bytes | str, leader: str, reason: Exception) -> None:
+        log.error("beat: entry %r is set aside: %s", name, reason)
+        self._redis.run("QUARANTINE", name, leader, f"{type(reason).__name__}: {reason}")
+
+    # Publishing.
+
+    def _publish(self, runs: list[NewRun]) -> None:
+        """Publish the jobs' messages; what can't be now is left to the workers."""
+        if not runs:
+            return
+        if not self._publisher.ready():
+            return self._defer(runs)
+        context = contextvars.copy_context()
+        calls = [Call(self._message(run, context), None) for run in runs]  # type: ignore[arg-type]
+        self._publisher.run(calls)
+        for run, call in zip(runs, calls, strict=True):
+            name = run.message["task"]
+            if call.error is None:
+                log.info("Scheduler: Sending due task %s[%s]", name, run.job_id)
+            elif isinstance(call.error, NotSent):
+                self._defer([run])
+            elif isinstance(call.error, SentInDoubt):
+                log.warning(
+                    "the broker did not confirm %s[%s]: should it be lost, it is published again", name, run.job_id
+                )
+            else:
+                log.error("%s[%s] can't be published: %r", name, run.job_id, call.error)
+                exc = call.error
+                told = {"type": type(exc).__name__, "module": type(exc).__module__, "message": str(exc)}
+                self._redis.run("FINISH", *ending(run.job_id, states.FAILURE, told))
+        return None
+
+    def _message(self, run: NewRun, context: contextvars.Context) -> Message:
+        name, options = run.message["task"], run.message["options"]
+        task = self.app.tasks.get(name, name)
+        return Message(task, tuple(run.message["args"]), run.message["kwargs"], options, context)
+
+    def _defer(self, runs: list[NewRun]) -> None:
+        log.warning("beat: %s jobs wait for the broker", len(runs))
+        for run in runs:
+            self._redis.run("DEFER", run.job_id, sys.maxsize)
+
+
+def _decoded(name: bytes, known: list[Any]) -> tuple[Entry, str, State]:
+    """
+    Return what DUE says of an entry.
+
+    Raises:
+        InvalidEntry, ValueError: It is none.
+    """
+    if not known:
+        raise InvalidEntry("entry", "not a hash")
+    stored, version, slot, runs, failures, last, counted, held, last_state = known
+    entry = Entry.decode(stored)
+    if entry.name.encode() != name:
+        raise InvalidEntry("name", f"it is {entry.name!r}")
+    from_ms(int(slot))
+    state = State(
+        slot=int(slot),
+        runs=int(runs or 0),
+        failures=int(failures or 0),
+        last=last.decode(),
+        last_state=last_state.decode(),
+        counted=counted.decode(),
+        held=bool(held),
+    )
+    return entry, version.decode(), state
+
+
+def _stored(entry: bytes) -> Entry | None:
+    try:
+        return Entry.decode(entry)
+    except InvalidEntry:
+        return None

@@ -1,0 +1,91 @@
+"""Entries of ``beat_schedule``, as Celery's own settings spell them."""
+
+import dataclasses
+import inspect
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import UTC, timedelta
+from typing import Any
+
+from celery import Celery
+from celery.schedules import crontab, schedule, solar
+from celery.utils.time import maybe_timedelta
+
+from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
+
+__all__ = ("entry_of", "is_same", "static_entries", "taking_after")
+
+log = logging.getLogger(__name__)
+
+
+def static_entries(app: Celery) -> list[Entry]:
+    """Return the entries that *app*'s configuration has; one that can't be used is logged and left out."""
+    given = dict(app.conf.beat_schedule)
+    if app.conf.result_expires and not app.backend.supports_autoexpire:  # as celery.beat has it
+        cleanup = {"task": "celery.backend_cleanup", "schedule": crontab("0", "4"), "options": {"expires": 12 * 3600}}
+        given.setdefault("celery.backend_cleanup", cleanup)
+    found = []
+    for name, one in given.items():
+        try:
+            found.append(entry_of(app, name, one))
+        except Exception as exc:  # one that is wrong harms nobody else
+            log.error("beat_schedule: %s is left out: %s", name, exc)
+    return found
+
+
+def entry_of(app: Celery, name: str, given: Mapping[str, Any]) -> Entry:
+    """
+    Return the entry that an item of ``beat_schedule`` is; beside Celery's keys it may have an :class:`Entry`'s own.
+
+    Raises:
+        InvalidEntry: It is none, or of a kind of schedule that is not Celery's own.
+    """
+    rest = dict(given)
+    args, kwargs = list(rest.pop("args", None) or ()), dict(rest.pop("kwargs", None) or {})
+    relative, when = bool(rest.pop("relative", False)), rest.pop("schedule", None)
+    fields = {} if when is None else _when(app, when, relative)
+    options = dict(rest.pop("options", None) or {})
+    if isinstance(options.get("expires"), timedelta):
+        options["expires"] = options["expires"].total_seconds()
+    if args and kwargs:  # a job has one or the other
+        kwargs = dict(inspect.signature(app.tasks[rest["task"]].run).bind(*args, **kwargs).arguments)
+        args = []
+    if args or kwargs:
+        fields["input"] = args or kwargs
+    return Entry.of_mapping({"name": name, "options": options, **fields, **rest})
+
+
+def is_same(stored: Entry, given: Entry) -> bool:
+    """Return whether the configuration has not changed."""
+    return taking_after(given, stored).encode() == stored.encode()
+
+
+def taking_after(given: Entry, stored: Entry | None) -> Entry:
+    """Return an entry of the configuration with what the stored one has come to: whether it is paused, its anchor."""
+    if stored is None:
+        return given
+    anchor = given.anchor or (stored.anchor if stored.interval == given.interval else None)
+    return dataclasses.replace(given, enabled=stored.enabled, paused_until=stored.paused_until, anchor=anchor)
+
+
+def _when(app: Celery, when: Any, relative: bool) -> dict[str, Any]:
+    if isinstance(when, crontab):
+        fields = "minute hour day_of_month month_of_year day_of_week"
+        texts = [_field(getattr(when, f"_orig_{name}")) for name in fields.split()]
+        return {"crontab": " ".join(texts), "timezone": str(app.timezone)}
+    if isinstance(when, solar):
+        return {"solar": {"event": when.event, "lat": when.lat, "lon": when.lon}}
+    if isinstance(when, schedule):
+        relative = relative or when.relative
+        when = when.run_every  # type: ignore[attr-defined]
+    every = maybe_timedelta(when)
+    if not isinstance(every, timedelta):
+        raise InvalidEntry("schedule", f"not one of Celery's own: {when!r}")
+    return {"interval": every.total_seconds()} | ({"anchor": from_ms(0).astimezone(UTC)} if relative else {})
+
+
+def _field(given: Any) -> str:
+    """Return a field of Celery's crontab, which may be a number, text or a set of numbers, as text."""
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        return ",".join(map(str, sorted(given)))
+    return "".join(str(given).split())

@@ -1,0 +1,180 @@
+"""
+The door: what a body must be before anything else looks at it.
+
+A worker's main process dies of deep nesting, drops messages with kombu's own type markers, and a lone surrogate or an
+infinite number breaks whoever reads the result. So none of these gets in. Three steps, each linear in the body:
+
+1. a scan by one regular expression counts depth and size, so that nothing recursive ever sees a deep document;
+2. ``json.loads``, whose hooks put a :class:`_Refused` in the place of what is refused, as they do not know where
+   they are;
+3. a walk over the (at most ``max_nodes``) nodes finds the first refused one, and tells where it is.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple, NoReturn, cast
+
+from tornado_celery_bridge.service.http.problems import Fault, Problem
+
+__all__ = ("MAX_DEPTH", "MAX_NODES", "escape", "parse_body")
+
+#: Objects and arrays inside each other, the body itself included.
+MAX_DEPTH = 32
+#: Values in the body: objects, arrays, strings, numbers, literals.
+MAX_NODES = 10_000
+
+# A string (an unterminated one runs to the end, so that no text is scanned twice), or a structural character. The
+# possessive quantifiers make it 7 times faster: 10 ms for a mebibyte of escaped quotes.
+_TOKENS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL)
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_INT64 = range(-(2**63), 2**63)
+#: Digits of a 64-bit integer with its sign; a longer one is not even converted.
+_INT64_CHARS = 20
+
+
+class _Refused(NamedTuple):
+    """Stands in a parsed document where something is not let in."""
+
+    reason: str
+
+
+class _RefusedKey(NamedTuple):
+    """The same, for a member of an object."""
+
+    key: str
+    reason: str
+
+
+def parse_body(body: bytes | bytearray, max_nodes: int = MAX_NODES) -> dict[str, Any]:
+    """
+    Return the JSON object that *body* is.
+
+    Args:
+        body: As it came.
+        max_nodes: How many values it may have.
+
+    Raises:
+        Problem: 400, with a pointer to what is wrong.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        _refuse("invalid-json", "", f"The body is not UTF-8: {exc.reason} at byte {exc.start}.")
+    _scan(text, max_nodes)
+    document: Any = _parse(text)
+    if not isinstance(document, dict | _Refused | _RefusedKey):
+        _refuse("invalid-json", "", "The body is not a JSON object.")
+    # UTF-8 has no surrogates: without an escape there is none, and 5 MB need not be searched for them (48 ms).
+    _walk(document, max_nodes, surrogates="\\ud" in text or "\\uD" in text)
+    return cast("dict[str, Any]", document)
+
+
+def escape(key: str) -> str:
+    """Return *key* as a segment of a JSON Pointer."""
+    return key.replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode()
+
+
+def _scan(text: str, max_nodes: int) -> None:
+    """Refuse a text that is too deep or has too many values, whether it is JSON or not."""
+    depth = commas = opened = strings = 0
+    for token in _TOKENS.finditer(text):
+        match text[token.start()]:
+            case "[" | "{":
+                depth += 1
+                opened += 1
+            case "]" | "}":
+                depth -= 1
+            case ",":
+                commas += 1
+            case _:
+                strings += 1
+        if depth > MAX_DEPTH:
+            _refuse("too-deep", "", f"The body is nested more than {MAX_DEPTH} levels deep.")
+        if commas >= max_nodes or opened > max_nodes or strings > 2 * max_nodes:
+            _refuse_size(max_nodes)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=lambda name: _Refused(f"{name} is not JSON."),
+        )
+    except json.JSONDecodeError as exc:
+        _refuse("invalid-json", "", f"The body is not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                return _RefusedKey(key, "This member is there twice.")
+            seen.add(key)
+    if "__type__" in made and "__value__" in made:
+        return _Refused("An object with both __type__ and __value__ means something else to Celery.")
+    return made
+
+
+def _integer(digits: str) -> Any:
+    if len(digits) > _INT64_CHARS or int(digits) not in _INT64:
+        return _Refused("This integer does not fit in 64 bits.")
+    return int(digits)
+
+
+def _number(digits: str) -> Any:
+    number = float(digits)
+    return number if math.isfinite(number) else _Refused("This number is beyond a 64-bit float.")
+
+
+def _walk(document: Any, max_nodes: int, *, surrogates: bool) -> None:
+    """Refuse the document for the first thing in it that is not let in; in the document's order."""
+    stack: list[Iterator[tuple[str, Any]]] = [iter([("", document)])]
+    path: list[str] = []
+    nodes = 0
+    while stack:
+        step = next(stack[-1], None)
+        del path[len(stack) - 1 :]
+        if step is None:
+            stack.pop()
+            continue
+        nodes += 1
+        if nodes > max_nodes:
+            _refuse_size(max_nodes)
+        path.append(step[0])
+        _check(step[1], path, surrogates=surrogates)
+        stack.append(_children(step[1]))
+
+
+def _check(value: Any, path: list[str], *, surrogates: bool) -> None:
+    match value:
+        case _Refused(reason):
+            _refuse("unacceptable-json", "".join(path), reason)
+        case _RefusedKey(key, reason):
+            _refuse("unacceptable-json", f"{''.join(path)}/{escape(key)}", reason)
+        case str() if surrogates and _SURROGATES.search(value):
+            _refuse("unacceptable-json", "".join(path), "This string has half of a surrogate pair.")
+        case dict() if surrogates and any(map(_SURROGATES.search, value)):
+            _refuse("unacceptable-json", "".join(path), "A member's name has half of a surrogate pair.")
+
+
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return ((f"/{escape(key)}", child) for key, child in value.items())
+    if isinstance(value, list):
+        return ((f"/{index}", child) for index, child in enumerate(value))
+    return iter(())
+
+
+def _refuse_size(max_nodes: int) -> NoReturn:
+    _refuse("too-large", "", f"The body has more than {max_nodes:,} values.")
+
+
+def _refuse(code: str, pointer: str, reason: str) -> NoReturn:
+    raise Problem(400, code, reason, faults=[Fault(pointer, reason)])

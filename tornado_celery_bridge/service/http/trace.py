@@ -1,0 +1,63 @@
+"""
+Which request something belongs to: by the request's own id, and by its trace's.
+
+`W3C Trace Context <https://www.w3.org/TR/trace-context/>`_, level 1. Where OpenTelemetry is set up, each request is a
+span (see ``base.tracing``), a child of what came in, and it is passed on. Elsewhere what came in is
+passed on as it came, so that the caller's span is the one that a worker's spans are children of.
+"""
+
+import re
+import secrets
+from contextvars import ContextVar
+from typing import NamedTuple, Self
+
+__all__ = ("Trace", "current", "current_job", "message_headers", "valid")
+
+# Version, trace id, parent id, flags; a later version may have more after a dash.
+_TRACEPARENT = re.compile("([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[^,]*)?")
+
+
+class Trace(NamedTuple):
+    """A request as logs, problems and messages name it."""
+
+    request_id: str
+    traceparent: str
+
+    @classmethod
+    def begun(cls, traceparent: str | None) -> Self:
+        """
+        Return a new request's.
+
+        Args:
+            traceparent: As it came in; in the place of none, or of one that is not valid, there is a new one.
+        """
+        request_id = secrets.token_hex(8)
+        return cls(request_id, valid(traceparent) or f"00-{secrets.token_hex(16)}-{request_id}-00")
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id."""
+        return self.traceparent[3:35]
+
+
+#: The request that is being answered; None elsewhere.
+current: ContextVar[Trace | None] = ContextVar("current", default=None)
+#: The id of the job that it is about, once that is known.
+current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
+
+
+def message_headers() -> dict[str, str]:
+    """Return what a job's message has from the request that submits it; a task has it in ``self.request.headers``."""
+    trace = current.get()
+    return {} if trace is None else {"traceparent": trace.traceparent, "request_id": trace.request_id}
+
+
+def valid(traceparent: str | None) -> str | None:
+    """Return what to pass on: of a later version, the part that we know, as ours."""
+    match = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
+    if match is None or traceparent is None:
+        return None
+    version, trace_id, parent_id, flags, more = match.groups()
+    if version == "ff" or trace_id == "0" * 32 or parent_id == "0" * 16 or (version == "00" and more is not None):
+        return None
+    return traceparent if version == "00" else f"00-{trace_id}-{parent_id}-{int(flags, 16) & 1:02x}"

@@ -1,0 +1,51 @@
+"""
+The pages that the service has for people, and what they may load.
+
+Swagger UI, which shows the OpenAPI document, is from a package, so that it works with no network.
+"""
+
+import functools
+import hashlib
+import importlib.resources
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ("FILES", "PAGES", "POLICY", "File", "make_file", "read")
+
+#: Nothing but what is served here may be loaded, and nothing inline may run.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "font-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+
+#: Where our own are.
+PAGES = Path(__file__).parent / "static"
+# The package's own code is a MkDocs plugin and is not imported: its __init__ is empty.
+_SWAGGER_UI = Path(str(importlib.resources.files("mkdocs_swagger_ui_tag"))) / "swagger-ui"
+
+#: What the page loads, by name: where it is, and its media type.
+FILES = {
+    "docs.js": (PAGES / "docs.js", "text/javascript"),
+    "docs.css": (PAGES / "docs.css", "text/css"),
+    "swagger-ui-bundle.js": (_SWAGGER_UI / "javascripts" / "swagger-ui-bundle.js", "text/javascript"),
+    "swagger-ui.css": (_SWAGGER_UI / "stylesheets" / "swagger-ui.css", "text/css"),
+}
+
+
+class File(NamedTuple):
+    """Content that stays the same while the process lives."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+def make_file(content: bytes, media_type: str) -> File:
+    """Return *content* with its ETag."""
+    return File(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+
+@functools.cache
+def read(place: Path, media_type: str) -> File:
+    """Return a file, read from the disk once, so not on a loop."""
+    return make_file(place.read_bytes(), f"{media_type}; charset=utf-8")

@@ -1,0 +1,175 @@
+"""
+Flower, under ``/flower/``: behind the service's own login, for admins, as its pages can do everything.
+
+Of a request it gets what is on a list, and neither our cookies nor our keys; of its answer, too, the browser gets what
+is on a list. The pages come from our own origin, so the policy lets nothing run in them but Flower's files:
+what a task was called with is anybody's text.
+"""
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from tornado.httpclient import HTTPRequest
+from tornado.httputil import HTTPHeaders
+from tornado.iostream import StreamClosedError
+from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
+
+from tornado_celery_bridge.service.http.handler import ApiHandler
+from tornado_celery_bridge.service.http.problems import Problem
+
+__all__ = ("ROUTES", "Flower")
+
+#: What `make up` calls the user.
+USER = "admin"
+#: Seconds to connect, and for the whole answer. Flower asks its workers for a second or two before some of its own.
+CONNECT_TIMEOUT, TIMEOUT = 5.0, 30.0
+#: Requests at a time, and bytes of an answer, which is not kept.
+MOST, MOST_BYTES = 50, 1024**3
+
+_REQUEST_HEADERS = (
+    *("Accept", "Accept-Language", "Content-Type", "If-Modified-Since", "If-None-Match", "Range", "X-Requested-With"),
+)
+_RESPONSE_HEADERS = (
+    *("Accept-Ranges", "Cache-Control", "Content-Disposition", "Content-Length", "Content-Range", "Content-Type"),
+    *("Etag", "Expires", "Last-Modified", "Location", "Vary"),
+)
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+# The one script that is in a page and in no file; and DataTables writes widths into its markup.
+_SCRIPTS = " ".join(_hash(f"\nvar autorefresh = {number};\n") for number in (0, 1))
+POLICY = (
+    f"default-src 'none'; script-src 'self' {_SCRIPTS}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; font-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+
+
+class Flower:
+    """
+    Where Flower is.
+
+    Args:
+        url: Of its first page, whose path is Flower's ``url_prefix``; with a user and a password if need be.
+        password_file: Where `make up` keeps its password, for a URL without one; it need not be there.
+    """
+
+    def __init__(self, url: str, password_file: Path) -> None:
+        self._url = url.rstrip("/")
+        self._password_file = None if urlsplit(url).username else password_file
+        self._client = SimpleAsyncHTTPClient(force_instance=True, max_clients=MOST, max_body_size=MOST_BYTES)
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._client.close()
+
+    async def make_request(self, path: str) -> HTTPRequest:
+        """Return a request for a path below its first page."""
+        password = await asyncio.to_thread(self._password)
+        return HTTPRequest(
+            self._url + path,
+            auth_username=password and USER,
+            auth_password=password,
+            connect_timeout=CONNECT_TIMEOUT,
+            request_timeout=TIMEOUT,
+            follow_redirects=False,
+            decompress_response=False,
+            allow_nonstandard_methods=True,
+        )
+
+    def _password(self) -> str | None:
+        try:
+            return self._password_file.read_text("utf-8").strip() if self._password_file else None
+        except FileNotFoundError:
+            return None
+
+    async def fetch(self, request: HTTPRequest) -> None:
+        """
+        Make a request whose answer goes to its callbacks.
+
+        Raises:
+            Problem: 502, 504.
+        """
+        try:
+            await self._client.fetch(request, raise_error=False)
+        except HTTPTimeoutError:
+            raise Problem(504, "flower-timeout", "Flower does not answer.") from None
+        except (OSError, StreamClosedError):
+            raise Problem(502, "flower-unavailable", "Flower cannot be reached.") from None
+
+
+class FlowerHandler(ApiHandler):
+    """``/flower/…``"""
+
+    scopes: ClassVar = {"GET": "admin", "HEAD": "admin", "POST": "admin"}
+    is_page = True
+    needs_ledger = False
+
+    async def get(self, path: str) -> None:
+        flower: Flower | None = self.settings["flower"]
+        if flower is None:
+            raise Problem(404, "not-found", "There is no Flower here.")
+        self._answer = HTTPHeaders()
+        request = await flower.make_request(str(self.request.uri).removeprefix("/flower"))
+        request.method = str(self.request.method)
+        request.headers = HTTPHeaders({name: given for name in _REQUEST_HEADERS if (given := self._given(name))})
+        if request.method == "POST":
+            request.body = self.read_body()
+        request.header_callback, request.streaming_callback = self._take_header, self._relay
+        await self.unless_client_leaves(flower.fetch(request))
+        if self.get_status() == 401:
+            raise Problem(502, "flower-unavailable", "Flower has another password than the service was told.")
+        await self.finish()
+
+    head = post = get
+
+    def _given(self, name: str) -> str | None:
+        return self.request.headers.get(name)
+
+    def _take_header(self, line: str) -> None:
+        if line.startswith("HTTP/"):
+            self.set_status(int(line.split()[1]))
+        elif line.strip():
+            self._answer.parse_line(line)
+        else:
+            self.set_header("Content-Security-Policy", POLICY)
+            for name in _RESPONSE_HEADERS:
+                if name in self._answer:
+                    self.set_header(name, self._answer[name])
+
+    def _relay(self, chunk: bytes) -> Awaitable[None] | None:
+        """Write a piece of the answer; the next one is read when it is with the client."""
+        if self._left or self._finished or self.get_status() == 401:
+            return None
+        self.write(chunk)
+        return self._flushed()
+
+    async def _flushed(self) -> None:
+        try:
+            await self.flush()
+        except StreamClosedError:  # and what is left of the answer is dropped
+            self._left = True
+
+
+class FlowerRoot(ApiHandler):
+    """``/flower``"""
+
+    scopes: ClassVar = {"GET": "admin"}
+    is_page = True
+    needs_ledger = False
+
+    def get(self) -> None:
+        self.see_other("flower/")
+
+
+ROUTES = [
+    (r"/flower", FlowerRoot),
+    (r"/flower(/.*)", FlowerHandler),
+]

@@ -1,0 +1,71 @@
+"""Log lines, as text or as JSON: one event is one line, whatever a client puts into it."""
+
+import logging
+from typing import Literal
+
+import tornado.web
+
+from tornado_celery_bridge.base.logs import JsonFormatter
+from tornado_celery_bridge.service.http.trace import Trace, current, current_job
+
+__all__ = ("FORMATS", "Format", "ids_of", "log_request", "set_up")
+
+Format = Literal["text", "json"]
+FORMATS: tuple[Format, ...] = ("text", "json")
+
+_access = logging.getLogger("web.access")
+
+# Control characters, and what else some viewer takes for the end of a line, as escapes.
+_ESCAPES = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+} | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+
+
+def ids_of(record: logging.LogRecord) -> dict[str, str]:
+    """Return which request and which job an event belongs to; the access log says it, wherever it is written."""
+    trace: Trace | None = getattr(record, "trace", None) or current.get()
+    found = {} if trace is None else {"request": trace.request_id, "trace": trace.trace_id}
+    job = current_job.get()
+    return found if job is None else {**found, "job": job}
+
+
+class OneLineFormatter(logging.Formatter):
+    """Writes an event, its traceback included, as one line without control characters, with its ids."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
+        ids = (f" {name}={value}" for name, value in ids_of(record).items())
+        return super().formatMessage(record) + "".join(ids)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).translate(_ESCAPES)
+
+
+def set_up(form: Format = "text", level: int = logging.INFO) -> None:
+    """Log to standard error."""
+    handler = logging.StreamHandler()
+    text = OneLineFormatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler.setFormatter(JsonFormatter(ids_of) if form == "json" else text)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
+def log_request(handler: tornado.web.RequestHandler) -> None:
+    """Log an answered request. Neither the query nor the body is logged: they may hold anything."""
+    status = handler.get_status()
+    request = handler.request
+    fields = {
+        "method": request.method,
+        "path": request.path,
+        "status": status,
+        "ms": round(1000 * request.request_time(), 1),
+        "ip": request.remote_ip,
+        "key": getattr(getattr(handler, "principal", None), "key_id", "") or "-",
+    }
+    _access.log(
+        logging.INFO if status < 500 else logging.WARNING,
+        " ".join(f"{name}=%s" for name in fields),
+        *fields.values(),
+        extra={"trace": getattr(handler, "trace", None), "fields": fields},
+    )

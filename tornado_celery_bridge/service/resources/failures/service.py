@@ -1,0 +1,96 @@
+"""What can be done with groups of failures: read, retry, resolve. Knows no request and no response."""
+
+import asyncio
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tornado_celery_bridge import BridgeError
+from tornado_celery_bridge.ledger import FailureGroup, Job
+from tornado_celery_bridge.service.access.keys import Principal
+from tornado_celery_bridge.service.http.problems import Problem, problem_of
+from tornado_celery_bridge.service.resources.jobs.service import Jobs
+
+__all__ = ("Failures", "Retried", "RetryAll")
+
+#: Jobs that one request tries again, at the most, and at once.
+MOST, STEP = 1_000, 20
+
+
+class RetryAll(BaseModel):
+    """Whether a group's jobs are tried again, or only counted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    dry_run: Annotated[bool, Field(description="Only say how many jobs these are.")] = True
+
+
+class Retried(NamedTuple):
+    """What became of trying a group's jobs again."""
+
+    #: Those that it was about.
+    jobs: list[Job]
+    #: The new ones.
+    submitted: list[Job]
+    #: Why not, by the ids of those that were refused.
+    refused: dict[str, Problem]
+
+
+class Failures:
+    """
+    The groups of failures, as principals may see them: an admin everybody's, all others those of their jobs.
+
+    Args:
+        jobs: Which fail.
+    """
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    async def find(self, principal: Principal) -> list[FailureGroup]:
+        """
+        Return the groups, the one that failed last first.
+
+        Raises:
+            LedgerUnavailable: Not known now.
+        """
+        return await self._jobs.ledger.failures(None if principal.is_admin else principal.owner)
+
+    async def retry(self, principal: Principal, group_id: str, *, dry_run: bool) -> Retried:
+        """
+        Submit a group's jobs once more that have not been tried again, the newest ``MOST``; or only find them.
+
+        Raises:
+            Problem: 404, there is no such group.
+            LedgerUnavailable: Some may have been submitted.
+        """
+        await self._check_known(principal, group_id)
+        page = await self._jobs.find(principal, failure=group_id, limit=MOST)
+        if dry_run:
+            return Retried(page.jobs, [], {})
+        turns, submitted, refused = asyncio.Semaphore(STEP), list[Job](), dict[str, Problem]()
+
+        async def retry(job: Job) -> None:
+            async with turns:
+                try:
+                    submitted.append((await self._jobs.retry(principal, job.record.id, {})).job)
+                except (Problem, BridgeError) as exc:
+                    refused[job.record.id] = problem_of(exc)
+
+        await asyncio.gather(*map(retry, page.jobs))
+        return Retried(page.jobs, submitted, refused)
+
+    async def resolve(self, principal: Principal, group_id: str) -> None:
+        """
+        Have a group be gone until a job fails so again. Its jobs stay as they are.
+
+        Raises:
+            Problem: 404, there is no such group.
+            LedgerUnavailable: It may be gone.
+        """
+        await self._check_known(principal, group_id)
+        await self._jobs.ledger.resolve(group_id)
+
+    async def _check_known(self, principal: Principal, group_id: str) -> None:
+        if group_id not in [group.id for group in await self.find(principal)]:
+            raise Problem(404, "unknown-failure", "There is no group of failures of this id.")

@@ -1,0 +1,191 @@
+"""A job's events as frames, which server-sent events and a WebSocket carry alike."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from tornado_celery_bridge import BridgeError
+from tornado_celery_bridge.ledger import Event, Job
+from tornado_celery_bridge.service.access.keys import Principal
+from tornado_celery_bridge.service.http.problems import Fault, Problem, problem_of
+from tornado_celery_bridge.service.resources import representation
+from tornado_celery_bridge.service.resources.jobs.service import Jobs
+
+__all__ = ("KEEP_ALIVE", "Frame", "frames", "frames_of_many", "no_event_of_this_stream", "position_of", "positions_of")
+
+#: Seconds of silence after which a comment is sent, so that nobody in between takes the connection for dead.
+KEEP_ALIVE = 15.0
+
+
+class Frame(NamedTuple):
+    """One event as a client gets it. Without a name it is a sign of life."""
+
+    event: str | None
+    data: Any = None
+    #: Which event it is; the client says it when it comes back.
+    id: Any = None
+
+    def for_sse(self) -> bytes:
+        """Return the frame as a server-sent event."""
+        if self.event is None:
+            return b": still here\n\n"
+        lines = [b"event: " + self.event.encode(), b"data: " + representation.encode(self.data)]
+        if self.id is not None:
+            lines.append(f"id: {self.id}".encode())
+        if self.event == "close":
+            lines.append(b"retry: 1000")
+        return b"\n".join(lines) + b"\n\n"
+
+
+def position_of(text: str | None) -> int | None:
+    """
+    Return the number of the last event that a client has, as it says; None for none.
+
+    Raises:
+        Problem: 400, it is no number.
+    """
+    if text is None or text == "":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        detail = "Last-Event-ID, or after, should be the id of an event."
+        raise Problem(400, "invalid-event-id", detail, faults=[Fault("", detail)])
+    return int(text)
+
+
+async def frames(
+    jobs: Jobs, principal: Principal, job: Job, after: int | None, closing: asyncio.Event
+) -> AsyncGenerator[Frame]:
+    """
+    Yield a job's events up to its end, or up to one that says why there are no more.
+
+    Args:
+        jobs: Where the job is.
+        principal: Who follows it.
+        job: The job as it is now.
+        after: The number of the last event that the client has; None for a client that begins.
+        closing: Set when the process is about to end.
+    """
+    shown = Job(record=job.record) if not after else replace(job, progress=None, error=None)
+    if after is None:
+        yield Frame("state", representation.job(shown), 0)
+    try:
+        with jobs.ledger.follow(job.record.id, after or 0) as events:
+            async with aclosing(_upcoming(events, closing)) as upcoming:
+                async for event in upcoming:
+                    if event is None:
+                        yield Frame(None)
+                        continue
+                    if event.kind in ("snapshot", "end"):
+                        shown = await jobs.get(principal, job.record.id)
+                    elif event.kind == "state":
+                        shown = replace(shown, **{"error": None} | json.loads(event.data))
+                    yield _frame_of(event, shown, principal)
+                    if event.kind == "end":
+                        return
+        yield Frame("close", {"reason": "shutting-down"})
+    except (BridgeError, Problem) as exc:
+        yield Frame("close", {"reason": problem_of(exc).code})
+
+
+def _frame_of(event: Event, shown: Job, principal: Principal) -> Frame:
+    if event.kind in ("progress", "log"):
+        return Frame(event.kind, json.loads(event.data), event.number)
+    document = representation.job(replace(shown, queue_depth=None), traceback=principal.sees_tracebacks)
+    return Frame(event.kind, document, event.number)
+
+
+def positions_of(text: str | None, count: int) -> list[int | None]:
+    """
+    Return the number of the last event that a client has of each of *count* jobs, as it says.
+
+    Raises:
+        Problem: 400, it is no such list.
+    """
+    if not text:
+        return [None] * count
+    positions = [position_of(part) for part in text.split(".")]
+    if len(positions) != count:
+        raise no_event_of_this_stream()
+    return positions
+
+
+def no_event_of_this_stream() -> Problem:
+    """Return what to say of an event's id that comes from another stream, or from one that nobody remembers."""
+    detail = "Last-Event-ID, or after, is not of a stream of these jobs."
+    return Problem(400, "invalid-event-id", detail, faults=[Fault("", detail)])
+
+
+async def frames_of_many(
+    jobs: Jobs,
+    principal: Principal,
+    followed: Sequence[Job],
+    after: Sequence[int | None],
+    closing: asyncio.Event,
+    name: str = "",
+) -> AsyncGenerator[Frame]:
+    """
+    Yield the events of several jobs, as they come, up to the end of all.
+
+    Args are as for :func:`frames`. A frame's id is *name*, and then where the client is in each job; what it carries is
+    ``{"job", "data"}``.
+    """
+    positions = [-1 if number is None else number for number in after]
+    # Of one frame: a slow reader slows all of them down.
+    ready: asyncio.Queue[tuple[int, Frame | Exception | None]] = asyncio.Queue(maxsize=1)
+
+    async def relay(place: int) -> None:
+        try:
+            async with aclosing(frames(jobs, principal, followed[place], after[place], closing)) as upcoming:
+                async for frame in upcoming:
+                    await ready.put((place, frame))
+            await ready.put((place, None))
+        except Exception as exc:  # the reader's to know
+            await ready.put((place, exc))
+
+    relays = [
+        asyncio.ensure_future(relay(place))
+        for place, job in enumerate(followed)
+        if not (job.done and positions[place] >= job.number)
+    ]
+    left = len(relays)
+    try:
+        while left:
+            place, frame = await ready.get()
+            if isinstance(frame, Exception):
+                raise frame
+            if frame is None:
+                left -= 1
+            elif frame.id is None:
+                yield frame
+                if frame.event == "close":
+                    return
+            else:
+                positions[place] = frame.id
+                data = {"job": followed[place].record.id, "data": frame.data}
+                places = ".".join("" if number < 0 else str(number) for number in positions)
+                yield Frame(frame.event, data, name + places)
+    finally:
+        for each in relays:
+            each.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
+
+
+async def _upcoming(events: AsyncIterator[Event], closing: asyncio.Event) -> AsyncGenerator[Event | None]:
+    """Yield what *events* yields, None after each long silence, until *closing* is set."""
+    shutdown = asyncio.ensure_future(closing.wait())
+    pending: asyncio.Future[Event] = asyncio.ensure_future(anext(events))
+    try:
+        while not closing.is_set():
+            await asyncio.wait((pending, shutdown), timeout=KEEP_ALIVE, return_when=asyncio.FIRST_COMPLETED)
+            if pending.done():
+                yield pending.result()
+                pending = asyncio.ensure_future(anext(events))
+            elif not shutdown.done():
+                yield None
+    finally:
+        shutdown.cancel()
+        pending.cancel()
+        await asyncio.gather(shutdown, pending, return_exceptions=True)

@@ -1,0 +1,109 @@
+"""A job's options: the few that we know, checked, and what they are to Celery."""
+
+import json
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.config import JsonDict
+
+from tornado_celery_bridge.service.http.problems import Fault, Problem
+from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
+from tornado_celery_bridge.service.resources.tasks.catalogue import faults_of
+from tornado_celery_bridge.transports import Priorities
+
+__all__ = ("JobOptions", "RunOptions", "parse_options")
+
+#: Seconds; a longer delay is a schedule.
+YEAR = 366 * 86_400
+
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Url = Annotated[
+    str, StringConstraints(pattern="^https?://", max_length=2_000), Field(json_schema_extra={"format": "uri"})
+]
+
+
+# What _one_time holds, as JSON Schema.
+_BOTH_TIMES: JsonDict = {
+    "required": ["countdown", "eta"],
+    "properties": {"countdown": {"type": "number"}, "eta": {"type": "string"}},
+}
+
+
+class RunOptions(BaseModel):
+    """What a client may ask for each run of a schedule. All durations are seconds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    queue: str | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    expires: Annotated[float, Field(gt=0, le=YEAR)] | AwareDatetime | None = None
+    time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
+    soft_time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
+
+    def for_celery(self, now: datetime | None, priorities: Priorities) -> dict[str, Any]:
+        """Return the options as ``apply_async`` spells them; with *now*, so that they mean the same later."""
+        names = ("queue", "expires", "time_limit", "soft_time_limit")
+        options = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if now is not None and isinstance(self.expires, int | float):
+            options["expires"] = now + timedelta(seconds=self.expires)
+        if self.priority is not None:
+            options["priority"] = priorities.to_broker(self.priority)
+        return options
+
+
+class JobOptions(RunOptions):
+    """What a client may ask for beside the input. All durations are seconds."""
+
+    model_config = ConfigDict(json_schema_extra={"not": _BOTH_TIMES})
+
+    countdown: Annotated[float, Field(ge=0, le=YEAR)] | None = None
+    eta: AwareDatetime | None = None
+    tags: Annotated[list[Tag], Field(max_length=20)] = []
+    on_disconnect: Literal["detach", "cancel", "cancel-if-unstarted"] = "detach"
+    callback_url: Url | None = None
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        if self.countdown is not None and self.eta is not None:
+            raise ValueError("countdown and eta exclude each other")
+        return self
+
+    def due(self, now: datetime) -> datetime | None:
+        """Return when the job is to run, if not at once."""
+        return now + timedelta(seconds=self.countdown) if self.countdown is not None else self.eta
+
+    def for_celery(self, now: datetime | None, priorities: Priorities) -> dict[str, Any]:
+        """Return the options as ``apply_async`` spells them; with *now*, so that they mean the same later."""
+        options = super().for_celery(now, priorities)
+        if now is not None and self.countdown is not None:
+            options["eta"] = now + timedelta(seconds=self.countdown)
+        elif self.countdown is not None:
+            options["countdown"] = self.countdown
+        elif self.eta is not None:
+            options["eta"] = self.eta
+        return options
+
+
+def parse_options(given: Any, queues: Collection[str], receivers: Receivers) -> JobOptions:
+    """
+    Return the options that a body asks for.
+
+    Raises:
+        Problem: 422, with a pointer for everything that is unknown or does not fit.
+    """
+    try:
+        options = JobOptions.__pydantic_validator__.validate_json(json.dumps(given))
+    except pydantic.ValidationError as exc:
+        faults = faults_of(exc, given, "/options", names=list(JobOptions.model_fields))
+        raise Problem(422, "invalid-options", "The options do not fit.", faults=faults) from None
+    if options.queue is not None and options.queue not in queues:
+        faults = [Fault("/options/queue", "There is no queue of this name.")]
+        raise Problem(422, "invalid-options", "The options do not fit.", faults=faults)
+    if options.callback_url is not None and (detail := receivers.fault_of(options.callback_url)):
+        faults = [Fault("/options/callback_url", detail)]
+        raise Problem(422, "invalid-options", "The options do not fit.", faults=faults)
+    parsed: JobOptions = options
+    return parsed

@@ -1,0 +1,572 @@
+"""What can be done with jobs: submit, read, list, wait, follow, cancel, retry. Knows no request and no response."""
+
+import asyncio
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+from celery import states
+from celery.exceptions import QueueNotFound
+from kombu.exceptions import EncodeError
+
+from tornado_celery_bridge import Bridge, BridgeError, DispatchUncertain, Stored, StoreUnavailable
+from tornado_celery_bridge.ledger import (
+    MAX_INLINE,
+    Delivery,
+    Gone,
+    Job,
+    JobRecord,
+    Ledger,
+    LedgerUnavailable,
+    Page,
+    Reservation,
+    Store,
+    dumps,
+)
+from tornado_celery_bridge.service.access.audit import Audit
+from tornado_celery_bridge.service.access.keys import Principal
+from tornado_celery_bridge.service.http.idempotency import Answer, job_id_of
+from tornado_celery_bridge.service.http.problems import Fault, Problem
+from tornado_celery_bridge.service.http.trace import current_job, message_headers
+from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
+from tornado_celery_bridge.service.resources.jobs.options import JobOptions, parse_options
+from tornado_celery_bridge.service.resources.monitoring.diagnosis import Diagnosis, diagnose
+from tornado_celery_bridge.service.resources.monitoring.metrics import Metrics
+from tornado_celery_bridge.service.resources.representation import milliseconds
+from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue, ExposedTask, unknown_task
+
+__all__ = ("WITHDRAW_TIMEOUT", "Blob", "Jobs", "Submission", "not_accepted", "uncertain", "unpublishable")
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+#: Seconds for a dependency to say that it is there.
+CHECK_TIMEOUT = 2.0
+#: Seconds: the client of a job that was not published has waited for long enough already.
+WITHDRAW_TIMEOUT = 0.25
+#: Seconds for a large input to be written, or read.
+STORE_TIMEOUT = 30.0
+#: Seconds for a running job that is cancelled to end by itself before its process is ended.
+CANCEL_GRACE = 1.0
+#: Seconds for which a task's pace is not asked for again.
+PACE_TTL = 1.0
+#: Seconds that a client is told to wait, at the most.
+LONGEST_RETRY_AFTER = 60
+
+
+class Submission(NamedTuple):
+    """A new job, and what is to become of it when its submitter hangs up; or the answer of the first time."""
+
+    job: Job
+    on_disconnect: str = "detach"
+    replay: Answer | None = None
+
+
+class Blob(NamedTuple):
+    """A large input on its way to the store."""
+
+    stored: Stored
+    content: bytes
+
+
+class Jobs:
+    """
+    The jobs of one Celery app.
+
+    Args:
+        bridge: An open bridge.
+        ledger: Where the jobs are.
+        catalogue: The tasks that may be run; made off the loop, as it reads their sources.
+        receivers: Who may be called back.
+    """
+
+    def __init__(
+        self, bridge: Bridge, ledger: Ledger, catalogue: Catalogue, receivers: Receivers | None = None
+    ) -> None:
+        self.bridge = bridge
+        self.ledger = ledger
+        self.catalogue = catalogue
+        self.receivers = receivers or Receivers()
+        #: What is counted of them, and of the process.
+        self.metrics = Metrics()
+        self._diagnosing = asyncio.Lock()
+        self._paces: dict[str, tuple[float, int]] = {}
+        self.audit = Audit(ledger)
+        self._background: set[asyncio.Task[None]] = set()
+
+    # Tasks.
+
+    def tasks(self, principal: Principal) -> list[ExposedTask]:
+        """Return the tasks that *principal* may run."""
+        return [task for task in self.catalogue if principal.may_run(task.name)]
+
+    def task(self, principal: Principal, name: str) -> ExposedTask:
+        """
+        Return the task of this name.
+
+        Raises:
+            Problem: 404, the same for a task that *principal* may not run as for one that is not there.
+        """
+        if not principal.may_run(name):
+            raise unknown_task()
+        return self.catalogue.get(name)
+
+    # Submitting.
+
+    async def submit(
+        self,
+        principal: Principal,
+        task_name: str,
+        body: dict[str, Any],
+        *,
+        size: int = 0,
+        reservation: Reservation | None = None,
+        retry_of: str | None = None,
+    ) -> Submission:
+        """
+        Accept a job: write its record, then publish its message.
+
+        Args:
+            principal: Whose job it will be.
+            task_name: A task that they may run.
+            body: What came through the door.
+            size: Bytes that it had; a large one is looked at off the loop.
+            reservation: Of the request's idempotency key.
+            retry_of: The job of which this is another try.
+
+        Raises:
+            Problem: Not accepted; or, ``dispatch-uncertain``, perhaps.
+            LedgerUnavailable, StoreUnavailable, DispatchError: Not accepted.
+        """
+        task = self.task(principal, task_name)
+        given, options = self.parse(task, body)
+        if size <= MAX_INLINE:
+            arguments, blob = task.arguments(given), None
+        else:
+            arguments, blob = await asyncio.to_thread(lambda: (task.arguments(given), self.set_apart(given)))
+        stored = None
+        if blob is not None:
+            stored = await self.keep(blob)
+            arguments = task.called_with(stored.in_place_of(given))
+        now, begun = datetime.now(UTC), time.monotonic()
+        due = options.due(now)
+        record = JobRecord(
+            id=job_id_of(reservation),
+            task=task.name,
+            owner=principal.owner,
+            options={name: value for name, value in body.get("options", {}).items() if name != "tags"},
+            tags=list(options.tags),
+            queue=options.queue or task.queue,
+            priority=options.priority,
+            created_at=milliseconds(now),
+            eta=None if due is None else milliseconds(due),
+            retry_of=retry_of,
+            traceparent=message_headers().get("traceparent") if options.callback_url else None,
+        )
+        current_job.set(record.id)
+        delay = max(0.0, (due - now).total_seconds()) if due else 0.0
+        celery_options = options.for_celery(now, self.catalogue.priorities) | {"headers": message_headers()}
+        if task.task.ignore_result:
+            celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
+        args, kwargs = arguments
+        message = {
+            "task": task.name,
+            "args": args,
+            "kwargs": kwargs,
+            "options": celery_options | {"task_id": record.id},
+        }
+        accepted = await self.ledger.accept(
+            record,
+            given if stored is None else stored,
+            message=message,
+            delay=delay,
+            max_unfinished=principal.max_unfinished,
+            reservation=reservation,
+            unique=task.unique_by(principal.owner, given),
+        )
+        await self.settle(accepted.kind, {} if stored is None else {record.id: stored})
+        if accepted.kind == "replay" and accepted.response is not None:
+            return Submission(Job(record=record), replay=Answer.decode(accepted.response))
+        if accepted.kind == "unique" and accepted.response is not None:
+            return Submission(await self.get(principal, accepted.response.decode()))
+        if accepted.kind == "exists":
+            return Submission(await self.get(principal, record.id))
+        if accepted.kind not in ("accepted", "taken-over"):
+            raise not_accepted(accepted.kind, _link(record.id))
+        if accepted.kind == "taken-over" and (job := await self.get(principal, record.id)).state != states.PENDING:
+            return Submission(job)  # it was published: a worker has seen it
+        try:
+            left = self.bridge.time_left(begun)
+            publishing = self.bridge.publish(
+                task.task, *arguments, task_id=record.id, dispatch_timeout=left, **celery_options
+            )
+            await self.metrics.dispatch(publishing)
+        except DispatchUncertain as exc:
+            raise uncertain(record.id) from exc
+        except Exception as exc:
+            if accepted.kind == "accepted":  # else whoever had the key before may have published it
+                await self._withdraw(record, reservation)
+            if not isinstance(exc, TypeError | EncodeError | QueueNotFound):
+                raise
+            _log.warning("job %s of %s could not be published: %r", record.id, record.task, exc)
+            raise unpublishable() from exc
+        return Submission(Job(record=record), options.on_disconnect)
+
+    def set_apart(self, given: dict[str, Any] | list[Any]) -> Blob | None:
+        """Return the blob that an input is to be in; None for one that goes with its message."""
+        if self.bridge.store is None:
+            return None
+        content = dumps(given).encode()
+        return Blob(Stored.new(len(content)), content) if len(content) > MAX_INLINE else None
+
+    async def keep(self, blob: Blob) -> Stored:
+        """
+        Write a blob to the store; :meth:`settle` has to be told of it.
+
+        Raises:
+            StoreUnavailable, LedgerUnavailable: It is not kept.
+        """
+        store = self._store
+        await self.ledger.announce(blob.stored.name)  # so that it is not left there if this process dies
+        await self._in_store(lambda: store.write(blob.stored.name, blob.content))
+        return blob.stored
+
+    @property
+    def _store(self) -> Store:
+        if self.bridge.store is None:
+            raise StoreUnavailable("the service has no job_store_url, where large inputs and results are")
+        return self.bridge.store
+
+    async def _in_store(self, call: Callable[[], T]) -> T:
+        """Return what a call to the store does; it goes on in its thread should it take too long."""
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT):
+                return await asyncio.to_thread(call)
+        except TimeoutError:
+            raise StoreUnavailable("the store did not answer in time", retry_after=1.0) from None
+
+    async def settle(self, kind: str, kept: Mapping[str, Stored]) -> None:
+        """Have inputs that were kept stay, or not, after the jobs of these ids were accepted, or not."""
+        for job_id, stored in kept.items():
+            if kind == "taken-over":  # the message will have these, while the jobs have those of the first time
+                await self.ledger.claim(job_id, stored.name)
+            elif kind != "accepted":
+                await self.ledger.disown(stored.name)
+
+    def parse(self, task: ExposedTask, body: dict[str, Any]) -> tuple[dict[str, Any] | list[Any], JobOptions]:
+        """
+        Return the input and the options that a body has, of a job of *task*.
+
+        Raises:
+            Problem: 422, with a pointer for everything that does not fit.
+        """
+        unknown = [key for key in body if key not in ("input", "options")]
+        faults = [Fault(f"/{key}", "Only input and options are known here.") for key in unknown]
+        given = body.get("input", {})
+        if not isinstance(given, dict | list):
+            faults.append(Fault("/input", "This should be an object, or a list of positional arguments."))
+        if faults:
+            raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
+        options = parse_options(body.get("options", {}), self.catalogue.queues, self.receivers)
+        if options.priority is not None and not self.catalogue.priorities.are_served(options.queue or task.queue):
+            detail = "The broker has no priorities in this queue: send what is urgent to a queue of its own."
+            faults = [Fault("/options/priority", detail)]
+            raise Problem(422, "invalid-options", "The options do not fit.", faults=faults)
+        return given, options
+
+    async def _withdraw(self, record: JobRecord, reservation: Reservation | None) -> None:
+        """Remove the record of a job that was not published."""
+        try:
+            async with asyncio.timeout(WITHDRAW_TIMEOUT):
+                await self.ledger.withdraw(record.id, reservation)
+        except (LedgerUnavailable, TimeoutError) as exc:
+            _log.warning("the record of unpublished job %s stays: %s", record.id, exc)
+
+    async def retry(
+        self,
+        principal: Principal,
+        job_id: str,
+        body: dict[str, Any],
+        *,
+        size: int = 0,
+        reservation: Reservation | None = None,
+    ) -> Submission:
+        """
+        Submit a job again that has ended: with exactly its input and options, or with those in *body*.
+
+        Raises:
+            Problem: As :meth:`get` and :meth:`submit`; 409 for one that has not ended.
+            BlobLost, StoreUnavailable: Its large input can't be had.
+        """
+        job = await self.get(principal, job_id)
+        if not job.done:
+            raise Problem(409, "job-unfinished", "The job has not ended: cancel it first, or wait for it.")
+        record = job.record
+        options = {name: value for name, value in record.options.items() if name not in ("eta", "countdown", "expires")}
+        again = {"options": options | {"tags": record.tags}} | body
+        if "input" not in body:
+            again["input"], stored_size = await self._input_of(job_id)
+            size = max(size, stored_size)
+        return await self.submit(principal, record.task, again, size=size, reservation=reservation, retry_of=job_id)
+
+    async def _input_of(self, job_id: str) -> tuple[Any, int]:
+        """Return a job's exact input, and how many bytes of JSON it is."""
+        file = await self.open_input(job_id)
+        written = await self._in_store(lambda: _whole(file))
+        return await asyncio.to_thread(json.loads, written), len(written)
+
+    # Reading.
+
+    async def get(self, principal: Principal, job_id: str) -> Job:
+        """
+        Return a job as it is now.
+
+        Raises:
+            Problem: 404, no such job, or another's; 410, there was one.
+            LedgerUnavailable: Not known now.
+        """
+        current_job.set(job_id)
+        job = await self.ledger.get(job_id)
+        if job is None or not principal.may_see(job):
+            raise Problem(404, "unknown-job", "There is no job of this id.")
+        if isinstance(job, Gone):
+            raise _expired()
+        return job
+
+    async def open_result(self, job: Job) -> BinaryIO:
+        """
+        Return what a job returned as a file of JSON, whose calls block; close it.
+
+        Raises:
+            Problem: 409, it has not ended, or not with a result.
+            BlobLost, StoreUnavailable: It can't be had from the store.
+        """
+        if not job.done:
+            raise Problem(409, "job-unfinished", "The job has not ended: wait for it.")
+        if job.state != states.SUCCESS:
+            raise Problem(409, "no-result", "The job did not succeed; `error` in the job says why.")
+        if job.stored is None:
+            return io.BytesIO(dumps(job.result).encode())
+        store, stored = self._store, job.stored
+        return await self._in_store(lambda: store.open(stored))
+
+    async def open_input(self, job_id: str) -> BinaryIO:
+        """
+        Return a job's exact input as a file of JSON, whose calls block; close it.
+
+        Raises:
+            Problem: 410, there was one.
+            BlobLost, StoreUnavailable: It can't be had from the store.
+        """
+        written = await self.ledger.input_of(job_id)
+        if written is None:
+            raise _expired()
+        if not written.startswith(b'"'):
+            return io.BytesIO(written)
+        store, stored = self._store, Stored(json.loads(written), 0)  # a blob's name
+        return await self._in_store(lambda: store.open(stored))
+
+    async def find(self, principal: Principal, **filters: Any) -> Page:
+        """
+        Return a page of the jobs that *principal* may see; filters as :meth:`Ledger.find`.
+
+        Raises:
+            Problem: 400, a cursor that is none of ours.
+            LedgerUnavailable: Not known now.
+        """
+        try:
+            return await self.ledger.find(owner=None if principal.is_admin else principal.owner, **filters)
+        except ValueError:
+            raise Problem(400, "invalid-cursor", "This cursor is none of ours: begin without one.") from None
+
+    async def unfinished(self, principal: Principal, tags: Sequence[str], most: int) -> list[str]:
+        """Return the ids of the jobs with all of these tags that have not ended: of so many, the last accepted."""
+
+        async def all_in(state: str) -> list[Job]:
+            page = await self.find(principal, tags=tags, state=state, limit=200)
+            found = page.jobs
+            while page.cursor is not None and len(found) < most:
+                page = await self.find(principal, tags=tags, state=state, limit=200, cursor=page.cursor)
+                found += page.jobs
+            return found
+
+        # At once, in one round trip: what changes its state in between is in both lists, or as good as ended.
+        lists = await asyncio.gather(*map(all_in, (states.PENDING, states.STARTED, states.RETRY)))
+        found = {job.record.id: job.record.created_at for jobs in lists for job in jobs}
+        return sorted(found, key=lambda job_id: found[job_id], reverse=True)[:most]
+
+    async def wait(self, principal: Principal, job: Job, timeout: float) -> Job:
+        """Return a job once it is done, or as it is after *timeout* seconds; errors as :meth:`get`."""
+        with self.metrics.waiters.track_inprogress(), self.ledger.follow(job.record.id, job.number) as events:
+            try:
+                async with asyncio.timeout(timeout):
+                    async for _ in events:
+                        pass
+            except TimeoutError:
+                pass
+        return await self.get(principal, job.record.id)
+
+    async def retry_after(self, task: str) -> int:
+        """Return after how many seconds a job of *task* is likely to be done, as they went of late; at least 1."""
+        until, seconds = self._paces.get(task, (0.0, 1))
+        if until < time.monotonic():
+            try:
+                waited, ran = await self.ledger.pace(task)
+            except LedgerUnavailable:  # what is answered with it does not depend on it
+                return seconds
+            seconds = min(LONGEST_RETRY_AFTER, max(1, math.ceil((waited or 0.0) + (ran or 0.0))))
+            self._paces[task] = (time.monotonic() + PACE_TTL, seconds)
+        return seconds
+
+    # Calling back.
+
+    async def deliveries(self, principal: Principal, job_id: str) -> tuple[Job, list[Delivery]]:
+        """
+        Return a job, and how it stands with telling its receiver of its end: one delivery, or none.
+
+        Raises:
+            Problem: As :meth:`get`.
+            LedgerUnavailable: Not known now.
+        """
+        job = await self.get(principal, job_id)
+        delivery = await self.ledger.delivery(job_id)
+        return job, [] if delivery is None else [delivery]
+
+    async def replay(self, principal: Principal, job_id: str, delivery_id: str) -> tuple[Job, Delivery]:
+        """
+        Have a delivery begin anew, whatever became of it; return it.
+
+        Raises:
+            Problem: As :meth:`get`; 404, there is no such delivery.
+            LedgerUnavailable: It may begin anew all the same.
+        """
+        job, deliveries = await self.deliveries(principal, job_id)
+        if delivery_id not in [delivery.id for delivery in deliveries]:
+            raise Problem(404, "unknown-delivery", "This job has no delivery of this id.")
+        await self.ledger.replay_callback(job_id)
+        job, [delivery] = await self.deliveries(principal, job_id)
+        return job, delivery
+
+    # Cancelling.
+
+    async def cancel(self, principal: Principal, job_id: str, *, terminate: bool) -> Job:
+        """
+        Cancel a job for good, whether or not any worker is there to hear of it; one that is done stays as it is.
+
+        One that has not begun never will. One that runs is told the next time that it reports progress; with
+        *terminate* its process is ended if it has not ended by itself after ``CANCEL_GRACE`` seconds.
+
+        Raises:
+            Problem: As :meth:`get`.
+            LedgerUnavailable: Not cancelled, or not known to be.
+        """
+        await self.get(principal, job_id)
+        await self.ledger.cancel(job_id, grace=CANCEL_GRACE if terminate else None)
+        job = await self.get(principal, job_id)
+        if terminate and not job.done:
+            self.terminate(principal, job)
+        return job
+
+    def terminate(self, principal: Principal, job: Job) -> None:
+        """Have the process of a cancelled job ended, if the job has not ended by itself in ``CANCEL_GRACE`` seconds."""
+        self._in_background(self._terminate(principal, job))
+
+    async def abandon(self, principal: Principal, job: Job, on_disconnect: str) -> None:
+        """Do what a submitter who hung up wanted done then."""
+        try:
+            if on_disconnect == "cancel":
+                await self.cancel(principal, job.record.id, terminate=True)
+            elif on_disconnect == "cancel-if-unstarted":
+                await self.ledger.cancel(job.record.id, unless_begun=True)
+        except (BridgeError, Problem) as exc:
+            _log.warning("job %s was not cancelled when its client hung up: %s", job.record.id, exc)
+
+    async def _terminate(self, principal: Principal, job: Job) -> None:
+        try:
+            if not (await self.wait(principal, job, CANCEL_GRACE)).done:
+                await self.bridge.revoke(job.record.id, terminate=True)
+        except (BridgeError, Problem) as exc:
+            _log.warning("cancelled job %s may run on: %s", job.record.id, exc)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # The process.
+
+    async def close(self) -> None:
+        """Wait for what goes on in the background: a few seconds at most."""
+        await asyncio.gather(*self._background, self.audit.close(), return_exceptions=True)
+
+    async def check(self) -> dict[str, str | None]:
+        """Return, for each thing that the service stands on, why it cannot be used now; None for one that can."""
+        pings = {
+            "broker": self.bridge.ping_broker(),
+            "result_backend": self.bridge.ping_backend(),
+            "ledger": self.ledger.ping(),
+        }
+        reasons = await asyncio.gather(*map(_reason_for_failure, pings.values()))
+        return dict(zip(pings, reasons, strict=True))
+
+    async def diagnose(self) -> Diagnosis:
+        """Return what the service stands on. It takes a thread, for seconds if a server is away: one, whoever asks."""
+        async with self._diagnosing:
+            return await asyncio.to_thread(diagnose, self.bridge.app)
+
+
+async def _reason_for_failure(ping: Coroutine[Any, Any, None]) -> str | None:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT):
+            await ping
+    except TimeoutError:
+        return "no answer in time"
+    except BridgeError as exc:
+        return str(exc)
+    return None
+
+
+def _whole(file: BinaryIO) -> bytes:
+    with file:
+        return file.read()
+
+
+def _expired() -> Problem:
+    return Problem(410, "expired-job", "The job is no longer kept.")
+
+
+def unpublishable() -> Problem:
+    """Return what to say of what Celery's own code refused."""
+    return Problem(422, "unpublishable", "Celery does not take this; see the service's log.")
+
+
+def not_accepted(kind: str, link: dict[str, Any]) -> Problem:
+    """Return what to say of an :class:`Acceptance` that is none; *link* leads to what the idempotency key made."""
+    if kind == "in-flight":
+        detail = "A request with this Idempotency-Key is being answered now: send it again a little later."
+        return Problem(409, "idempotency-key-in-flight", detail, headers={"Retry-After": "1"}, members=link)
+    if kind == "other":
+        return Problem(422, "idempotency-key-reused", "This Idempotency-Key was used for another request.")
+    detail = "You have as many unfinished jobs as you may."
+    return Problem(429, "too-many-unfinished-jobs", detail, headers={"Retry-After": "5"})
+
+
+def uncertain(job_id: str) -> Problem:
+    link = f"/v1/jobs/{job_id}"
+    return Problem(
+        503,
+        "dispatch-uncertain",
+        f"The broker did not confirm job {job_id}, which may run: ask {link} before trying again.",
+        headers={"Retry-After": "1", "Location": link},
+        members=_link(job_id),
+    )
+
+
+def _link(job_id: str) -> dict[str, Any]:
+    return {"job": {"id": job_id, "links": {"self": f"/v1/jobs/{job_id}"}}}

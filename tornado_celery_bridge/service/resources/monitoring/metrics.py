@@ -1,0 +1,268 @@
+"""
+Metrics in Prometheus's text format.
+
+Two kinds. What a web process sees itself (requests, dispatches, waits, its loop) it counts in memory; with
+``--processes N`` in files that all of them share (prometheus_client's multiprocess mode), so that whichever answers a
+scrape tells of all together. What is true of the deployment (jobs, queues, workers) is read from the ledger when it is
+asked for, so that every process of every machine tells the same: take it from one of them, or ``max`` over all.
+"""
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from tornado_celery_bridge import BridgeError, BrokerUnavailable, DispatchSaturated, DispatchUncertain, schedules
+from tornado_celery_bridge import ledger as ledgers
+from tornado_celery_bridge.service.resources import documents
+
+__all__ = (
+    "CONTENT_TYPE",
+    "FOLDER",
+    "Metrics",
+    "forget_process",
+    "ledger_families",
+    "ledger_is_up",
+    "render",
+    "schedule_families",
+)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+#: The variable that names the folder which several processes share; prometheus_client reads it as it is imported.
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+#: Seconds between two looks at the loop and at the broker.
+TICK = 0.5
+
+_REQUEST_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+_DISPATCH_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_OUTCOMES: dict[type[BridgeError | None], str] = {
+    type(None): "sent",
+    BrokerUnavailable: "unavailable",
+    DispatchSaturated: "saturated",
+    DispatchUncertain: "uncertain",
+}
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """What this process counts."""
+
+    def __init__(self) -> None:
+        self._registry = made = CollectorRegistry()
+        self._requests = Counter(
+            "tcb_http_requests", "Requests that were answered.", ("method", "route", "status"), registry=made
+        )
+        self._request_seconds = Histogram(
+            *(
+                "tcb_http_request_seconds",
+                "From a request's beginning to its end, waits and streams included.",
+            ),
+            ("route",),
+            buckets=_REQUEST_BOUNDS,
+            registry=made,
+        )
+        self._dispatches = Counter("tcb_dispatches", "Messages that were to be published.", ("outcome",), registry=made)
+        self._dispatch_seconds = Histogram(
+            "tcb_dispatch_seconds", "Until the broker had a message.", buckets=_DISPATCH_BOUNDS, registry=made
+        )
+        self._lag = Histogram(
+            *("tcb_loop_lag_seconds", f"How late the event loop is, looked at every {TICK} s."),
+            buckets=_LAG_BOUNDS,
+            registry=made,
+        )
+
+        def gauge(name: str, told: str) -> Gauge:
+            return Gauge(name, told, registry=made, multiprocess_mode="livesum")
+
+        #: Requests that wait for a job's end, and streams of events.
+        self.waiters = gauge("tcb_waiters", "Requests that wait for a job's end.")
+        self.streams = gauge("tcb_streams", "Streams of events and WebSockets that are open.")
+        self._broker_down = gauge("tcb_broker_down", "Web processes whose breaker is open: no broker.")
+        self._processes = gauge("tcb_web_processes", "Web processes that this scrape tells of.")
+        self._processes.set(1)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    async def dispatch(self, publishing: Awaitable[BridgeError | None]) -> None:
+        """Wait for ``Bridge.publish``, and count it by what came of it."""
+        begun, outcome = time.monotonic(), "refused"
+        try:
+            outcome = _OUTCOMES.get(type(await publishing), outcome)
+            if outcome == "sent":
+                self._dispatch_seconds.observe(time.monotonic() - begun)
+        except BridgeError as exc:
+            outcome = _OUTCOMES.get(type(exc), outcome)
+            raise
+        finally:
+            self._dispatches.labels(outcome).inc()
+
+    async def watch(self, ping_broker: Callable[[], Awaitable[None]]) -> None:
+        """Look at the loop and at the broker, for ever; *ping_broker* raises if that is away, and does not block."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + TICK
+            await asyncio.sleep(TICK)
+            self._lag.observe(max(0.0, loop.time() - due))
+            try:
+                await ping_broker()
+            except BrokerUnavailable:
+                self._broker_down.set(1)
+            else:
+                self._broker_down.set(0)
+
+    def registry(self) -> CollectorRegistry:
+        """Return what to read the metrics from, of this process or of all that share its folder; reading blocks."""
+        folder = os.environ.get(FOLDER)
+        if folder is None:
+            return self._registry
+        shared = CollectorRegistry()
+        MultiProcessCollector(shared, folder)  # type: ignore[no-untyped-call]
+        return shared
+
+
+def forget_process(pid: int, folder: str) -> None:
+    """Have what a process that has ended was doing count no more; what it has done still does."""
+    mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
+
+
+class _Families(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def render(metrics: Metrics, families: Iterable[Metric]) -> bytes:
+    """Return the answer to a scrape: *metrics*, then *families*. Reads files, and takes some milliseconds."""
+    registry = CollectorRegistry()
+    registry.register(_Families(families))
+    return generate_latest(metrics.registry()) + generate_latest(registry)
+
+
+# Of the deployment.
+
+
+def ledger_is_up(answers: bool) -> Iterator[Metric]:
+    """Yield whether the ledger answers."""
+    yield GaugeMetricFamily("tcb_ledger_up", "Whether the ledger's Redis answers.", value=float(answers))
+
+
+def ledger_families(
+    counts: Mapping[tuple[str, str], ledgers.Counts],
+    totals: ledgers.Totals,
+    queues: Iterable[documents.Queue],
+    workers: Iterable[ledgers.WorkerState],
+) -> Iterator[Metric]:
+    """Yield what the ledger tells of jobs, queues and workers."""
+    yield from _job_families(counts)
+    jobs = GaugeMetricFamily(
+        "tcb_jobs", "Jobs that there are now; of ended ones those that are kept.", labels=["state"]
+    )
+    for state, many in totals._asdict().items():
+        jobs.add_metric([state], many)
+    yield jobs
+    yield from _queue_families(queues)
+    yield from _worker_families(workers)
+
+
+def _job_families(counts: Mapping[tuple[str, str], ledgers.Counts]) -> Iterator[Metric]:
+    labels = ["queue", "task"]
+    told = {
+        "accepted": "Jobs that were accepted.",
+        "withdrawn": "Jobs that were accepted and could not be published: the answer was a 503.",
+        "started": "Attempts that began.",
+        "retried": "Attempts that asked for another.",
+        "lost": "Attempts whose worker was lost.",
+        "republished": "Messages that were published again, as they or their worker seemed lost.",
+    }
+    for name, text in told.items():
+        family = CounterMetricFamily(f"tcb_jobs_{name}", text, labels=labels)
+        for series, each in counts.items():
+            family.add_metric([*series], getattr(each, name))
+        yield family
+    ended = CounterMetricFamily("tcb_jobs_finished", "Jobs that have ended.", labels=[*labels, "outcome"])
+    for series, each in counts.items():
+        for outcome in ("succeeded", "failed", "revoked"):
+            ended.add_metric([*series, outcome], getattr(each, outcome))
+    yield ended
+    for name, attribute, text in (
+        ("wait", "waits", "From when an attempt was due until it began."),
+        ("run", "runs", "From the beginning of a job's last attempt to its end."),
+    ):
+        histogram = HistogramMetricFamily(f"tcb_job_{name}_seconds", text, labels=labels)
+        for series, each in counts.items():
+            histogram.add_metric([*series], *_cumulative(getattr(each, attribute)))
+        yield histogram
+
+
+def _cumulative(histogram: ledgers.Histogram) -> tuple[list[tuple[str, float]], float]:
+    bounds, sofar, buckets = [*map(str, ledgers.BOUNDS), "+Inf"], 0, []
+    for bound, many in zip(bounds, histogram.buckets, strict=True):
+        sofar += many
+        buckets.append((bound, float(sofar)))
+    return buckets, histogram.seconds
+
+
+def _queue_families(queues: Iterable[documents.Queue]) -> Iterator[Metric]:
+    found = list(queues)
+    told = {
+        "tcb_queue_depth": ("depth", "Jobs in a queue that are due and have not begun."),
+        "tcb_queue_scheduled": ("scheduled", "Jobs in a queue that are not due yet."),
+        "tcb_queue_oldest_seconds": ("oldest", "For how long the first job of a queue has waited."),
+        "tcb_queue_consumers": ("consumers", "Living workers that take from a queue."),
+    }
+    for name, (member, text) in told.items():
+        family = GaugeMetricFamily(name, text, labels=["queue"])
+        for queue in found:
+            family.add_metric([queue["name"]], float(queue[member]))  # type: ignore[literal-required]
+        yield family
+    paused = GaugeMetricFamily("tcb_queue_paused", "Whether no worker is to take from a queue.", labels=["queue"])
+    for queue in found:
+        paused.add_metric([queue["name"]], float(queue["paused_since"] is not None))
+    yield paused
+
+
+def _worker_families(workers: Iterable[ledgers.WorkerState]) -> Iterator[Metric]:
+    alive = GaugeMetricFamily("tcb_worker_up", "Whether a worker was heard of in the last 10 s.", labels=["worker"])
+    slots = GaugeMetricFamily("tcb_worker_slots", "Tasks that a living worker runs at once.", labels=["worker"])
+    jobs = GaugeMetricFamily("tcb_worker_jobs", "Jobs that a living worker runs.", labels=["worker"])
+    for worker in workers:
+        alive.add_metric([worker.name], float(worker.is_alive))
+        if worker.is_alive:
+            slots.add_metric([worker.name], worker.slots)
+            jobs.add_metric([worker.name], len(worker.jobs))
+    yield from (alive, slots, jobs)
+
+
+def schedule_families(told: schedules.Statistics) -> Iterator[Metric]:
+    """Yield what beat's schedules tell."""
+    entries = GaugeMetricFamily("tcb_schedules", "Schedule entries.", labels=["kind"])
+    made = told.entries - told.static - told.quarantined
+    for kind, many in (("made", made), ("static", told.static), ("quarantined", told.quarantined)):
+        entries.add_metric([kind], many)
+    yield entries
+    leads = float(told.leader is not None)
+    yield GaugeMetricFamily("tcb_beat_leader", "Whether a beat leads.", value=leads)
+    yield CounterMetricFamily("tcb_beat_leaders", "Beats that came to lead, one after another.", value=told.leaders)
+    overdue = "For how long the first entry that is due has been: no beat leads, or it does not keep up."
+    yield GaugeMetricFamily("tcb_schedule_overdue_seconds", overdue, value=told.overdue)
+    runs = CounterMetricFamily("tcb_schedule_runs", "Runs that were due, and what came of them.", labels=["outcome"])
+    for outcome, many in (("begun", told.runs), ("missed", told.missed), ("skipped", told.skipped)):
+        runs.add_metric([outcome], many)
+    yield runs
+    yield CounterMetricFamily("tcb_schedules_halted", "Entries that were halted by their failures.", value=told.paused)
+    buckets = [("+Inf" if bound == math.inf else str(bound), float(many)) for bound, many in told.lateness.items()]
+    late = "How late runs began."
+    yield HistogramMetricFamily("tcb_schedule_lateness_seconds", late, buckets, told.lateness_sum)

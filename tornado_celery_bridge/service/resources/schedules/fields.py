@@ -1,0 +1,163 @@
+"""What a client may say of a schedule. What of it can't be meant, :class:`Entry` knows."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from tornado_celery_bridge.ledger import dumps
+from tornado_celery_bridge.service.http.problems import Problem
+from tornado_celery_bridge.service.resources.jobs.options import RunOptions, Tag
+from tornado_celery_bridge.service.resources.tasks.catalogue import faults_of
+
+__all__ = (
+    "NAME",
+    "Backfilling",
+    "NewSchedule",
+    "Pause",
+    "ScheduleChange",
+    "ScheduleFields",
+    "merged",
+    "parse",
+    "writable",
+)
+
+T = TypeVar("T", bound=BaseModel)
+
+#: Names that are given over HTTP: they need no escaping, in a path, a shell or a log.
+NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+#: What a schedule has and a client can't say: in a body it changes nothing, so that what was read may be sent back.
+READ_ONLY = ("owner", "version", "last_run", "next_run", "runs", "failures", "halted", "static", "links")
+
+_WAYS = ("crontab", "interval", "once", "solar")
+
+
+def _complete(schema: JsonDict) -> None:
+    """Add to a schedule's schema what pydantic does not see."""
+    given = schema["properties"]
+    assert isinstance(given, dict)
+    given.update({name: {"readOnly": True} for name in READ_ONLY})
+    schema["oneOf"] = [{"required": [way], "properties": {way: {"not": {"type": "null"}}}} for way in _WAYS]
+
+
+def _check_year(moment: datetime) -> datetime:
+    if not 1970 <= moment.year <= 9000:
+        raise ValueError("this should be between the years 1970 and 9000")
+    return moment
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_check_year)]
+
+
+class Solar(BaseModel):
+    """An event of the sun's, as Celery names it, at a place."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    event: str
+    lat: Annotated[float, Field(ge=-90, le=90)]
+    lon: Annotated[float, Field(ge=-180, le=180)]
+
+
+class ScheduleFields(BaseModel):
+    """
+    A schedule: one of `crontab`, `interval`, `once` and `solar`. Durations are seconds. What is read only changes
+    nothing here.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, json_schema_extra=_complete
+    )
+
+    name: Annotated[str, Field(pattern=NAME)] | None = None
+    task: str
+    input: dict[str, Any] | list[Any] = {}
+    options: RunOptions = RunOptions()
+    enabled: bool = True
+    crontab: Annotated[str, Field(max_length=1_000)] | None = None
+    interval: Annotated[float, Field(ge=0.1, le=366 * 86_400 * 100)] | None = None
+    anchor: Moment | None = None
+    once: Moment | None = None
+    solar: Solar | None = None
+    timezone: Annotated[str, Field(max_length=100)] = "UTC"
+    start: Moment | None = None
+    end: Moment | None = None
+    jitter: Annotated[float, Field(ge=0, le=366 * 86_400)] = 0.0
+    max_runs: Annotated[int, Field(ge=1)] | None = None
+    overlap: Literal["allow", "skip", "queue", "cancel"] = "allow"
+    misfire: Literal["skip", "once", "all"] = "once"
+    misfire_cap: Annotated[int, Field(ge=1, le=1_000)] = 100
+    grace: Annotated[float, Field(ge=0, le=366 * 86_400)] = 60.0
+    paused_until: Moment | None = None
+    pause_after: Annotated[int, Field(ge=1)] | None = None
+    note: Annotated[str, Field(max_length=4_000)] = ""
+    tags: Annotated[list[Tag], Field(max_length=20)] = []
+
+
+class NewSchedule(ScheduleFields):
+    """A schedule with a name of its own."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+
+
+_CHANGES: Any = {name: (annotation | None, None) for name, annotation in ScheduleFields.__annotations__.items()}
+#: What changes a schedule: for the OpenAPI document. What comes of it is read as :class:`ScheduleFields`.
+ScheduleChange: Any = pydantic.create_model(
+    "ScheduleChange",
+    __config__=ConfigDict(extra="forbid"),
+    __doc__="What is to be another in a schedule, as RFC 7396 has it: null takes a member away.",
+    **_CHANGES,
+)
+
+
+class Pause(BaseModel):
+    """For how long a schedule is paused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    until: Annotated[Moment | None, Field(description="Without one, until it is resumed.")] = None
+
+
+class Backfilling(BaseModel):
+    """Which slots are to be run that are past, or only listed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    since: Annotated[Moment, Field(description="The first slot may be then.")]
+    until: Annotated[Moment, Field(description="The last slot is before then.")]
+    dry_run: Annotated[bool, Field(description="Only say which slots these are.")] = True
+
+
+def parse(kind: type[T], given: dict[str, Any], code: str) -> T:
+    """
+    Return what a body is, as one of the types above.
+
+    Raises:
+        Problem: 422 with this *code*, with a pointer for everything that does not fit.
+    """
+    try:
+        parsed: T = kind.__pydantic_validator__.validate_json(dumps(given))
+    except pydantic.ValidationError as exc:
+        faults = faults_of(exc, given, "", names=list(kind.model_fields))
+        raise Problem(422, code, "The body does not fit.", faults=faults) from None
+    return parsed
+
+
+def writable(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a schedule is not read only."""
+    return {name: value for name, value in given.items() if name not in READ_ONLY}
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """Return what a JSON merge patch (RFC 7396) makes of *target*."""
+    if not isinstance(patch, dict):
+        return patch
+    made = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            made.pop(name, None)
+        else:
+            made[name] = merged(made.get(name), value)
+    return made

@@ -1,0 +1,295 @@
+"""The tasks that may be run over HTTP, and what their type hints say about input and result."""
+
+import difflib
+import hashlib
+import inspect
+import json
+import logging
+import typing
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
+
+import pydantic
+from celery import Celery, Task
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic.json_schema import PydanticJsonSchemaWarning
+from pydantic_core import ErrorDetails
+
+from tornado_celery_bridge.service.http.body import escape
+from tornado_celery_bridge.service.http.problems import Fault, Problem
+from tornado_celery_bridge.service.resources import documents
+from tornado_celery_bridge.transports import Priorities
+
+__all__ = ("Arguments", "Catalogue", "ExposedTask", "faults_of", "unknown_task")
+
+_log = logging.getLogger(__name__)
+
+JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
+#: Where a schema that stands alone has the schemas that it refers to.
+DEFS = "#/$defs/{model}"
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+class Arguments(NamedTuple):
+    """What a task is called with."""
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+class Catalogue:
+    """The tasks of an app that were exposed on purpose: ``@app.task(exposed=True)``."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        exposed = (task for _, task in sorted(app.tasks.items()) if getattr(task, "exposed", False) is True)
+        self._tasks = {task.name: ExposedTask(app, task) for task in exposed}
+        self.queues = frozenset(app.amqp.queues) | {task.queue for task in self}
+        self.priorities = Priorities(app)
+
+    def __iter__(self) -> Iterator["ExposedTask"]:
+        return iter(self._tasks.values())
+
+    def get(self, name: str) -> "ExposedTask":
+        """
+        Return the task of this name.
+
+        Raises:
+            Problem: 404, the same for a task that is not exposed as for one that is not there.
+        """
+        try:
+            return self._tasks[name]
+        except KeyError:
+            raise unknown_task() from None
+
+
+def unknown_task() -> Problem:
+    """Return the one answer for every task that cannot be run, whatever the reason."""
+    return Problem(404, "unknown-task", "There is no task of this name.")
+
+
+class ExposedTask:
+    """One task: where it runs, and what it takes and returns."""
+
+    def __init__(self, app: Celery, task: Task[..., Any]) -> None:
+        self.task = task
+        self.name = str(task.name)
+        self.queue = _default_queue(app, task)
+        self.summary, self.description = _docstring(task)
+        signature, hints = _signature(task)
+        self._hints = hints
+        self._parameters = list(signature.parameters.values())
+        self._model = self._make_model(self._parameters)
+        self._result = TypeAdapter(hints["return"])
+        self.input_schema = {"$schema": JSON_SCHEMA, **self.make_input_schema()}
+        self.result_schema = {"$schema": JSON_SCHEMA, **self.make_result_schema()}
+
+    def make_input_schema(self, ref_template: str = DEFS) -> dict[str, Any]:
+        """Return the JSON Schema of named arguments; *ref_template* is where its ``{model}`` will be found."""
+        return _schema(TypeAdapter(self._model), "validation", ref_template)
+
+    def make_result_schema(self, ref_template: str = DEFS) -> dict[str, Any]:
+        """Return the JSON Schema of what the task returns; *ref_template* is where its ``{model}`` will be found."""
+        return _schema(self._result, "serialization", ref_template)
+
+    @property
+    def positional(self) -> list[str]:
+        """The parameters that an input has by position, if it is a list."""
+        return [parameter.name for parameter in self._parameters if parameter.kind in _POSITIONAL]
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether an input that is a list may be of any length."""
+        return any(parameter.kind is _VARIADIC[0] for parameter in self._parameters)
+
+    @property
+    def defaults(self) -> documents.TaskDefaults:
+        """What applies when a job's options don't say otherwise."""
+        conf = self.task.app.conf
+        return {
+            "queue": self.queue,
+            "priority": None,
+            "time_limit": self.task.time_limit or conf.task_time_limit,
+            "soft_time_limit": self.task.soft_time_limit or conf.task_soft_time_limit,
+            "rate_limit": getattr(self.task, "rate_limit", None),
+            "max_retries": self.task.max_retries,
+            "max_concurrency": getattr(self.task, "max_concurrency", None),
+            "max_rate": getattr(self.task, "max_rate", None),
+            "limit_by": getattr(self.task, "limit_by", None),
+            "unique": bool(getattr(self.task, "unique", False)),
+        }
+
+    def arguments(self, given: dict[str, Any] | list[Any], *, receives: bool = False) -> Arguments:
+        """
+        Return what to call the task with. The values stay exactly as they were given.
+
+        Args:
+            given: The input.
+            receives: Whether its first positional argument will be another's result, and so is not to be given.
+
+        Raises:
+            Problem: 422, with a pointer for everything that does not fit.
+        """
+        parameters, model = self._after_result if receives else (self._parameters, self._model)
+        if receives and isinstance(given, dict) and (taken := self._parameters[0].name) in given:
+            detail = "This is the result of the step before."
+            raise Problem(422, "invalid-input", detail, faults=[Fault(f"/input/{escape(taken)}", detail)])
+        named = given if isinstance(given, dict) else self._name(given, parameters)
+        try:
+            model.__pydantic_validator__.validate_json(json.dumps(named), strict=True)
+        except pydantic.ValidationError as exc:
+            names = [parameter.name for parameter in parameters]
+            positional = names if isinstance(given, list) else ()
+            faults = faults_of(exc, named, "/input", names=names, positional=positional)
+            raise Problem(422, "invalid-input", "The input does not fit the task.", faults=faults) from None
+        return self.called_with(given)
+
+    def called_with(self, given: dict[str, Any] | list[Any]) -> Arguments:
+        """Return what to call the task with for an input that fits."""
+        if isinstance(given, list):
+            return Arguments(given, {})
+        leading = [parameter.name for parameter in self._parameters if parameter.kind is _POSITIONAL[0]]
+        return Arguments(
+            [given[name] for name in leading if name in given],
+            {name: value for name, value in given.items() if name not in leading},
+        )
+
+    def unique_by(self, owner: str, given: dict[str, Any] | list[Any]) -> str:
+        """Return what a job of a task that is ``unique`` is the same as another by; empty for any other task."""
+        if not getattr(self.task, "unique", False):
+            return ""
+        named = given if isinstance(given, dict) else self._name(given, self._parameters)
+        text = json.dumps([self.name, owner, named], sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @cached_property
+    def _after_result(self) -> tuple[list[inspect.Parameter], type[BaseModel]]:
+        """The parameters, and the model of them, that another's result leaves."""
+        kind = self._parameters[0].kind if self._parameters else None
+        if kind not in (*_POSITIONAL, _VARIADIC[0]):
+            detail = "The task takes no positional argument, and so no result of the step before."
+            raise Problem(422, "invalid-input", detail, faults=[Fault("/task", detail)])
+        parameters = self._parameters if kind is _VARIADIC[0] else self._parameters[1:]
+        return parameters, self._make_model(parameters)
+
+    def _name(self, given: list[Any], parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
+        """Return positional arguments under their parameters' names; what a ``*args`` takes up stays unchecked."""
+        names = [parameter.name for parameter in parameters if parameter.kind in _POSITIONAL]
+        takes_any = any(parameter.kind is _VARIADIC[0] for parameter in parameters)
+        if len(given) > len(names) and not takes_any:
+            takes = f"The task takes at most {len(names)} positional arguments."
+            raise Problem(422, "invalid-input", takes, faults=[Fault(f"/input/{len(names)}", takes)])
+        return dict(zip(names, given, strict=False))
+
+    def _make_model(self, parameters: Sequence[inspect.Parameter]) -> type[BaseModel]:
+        """Return the model of named arguments. Its fields have names of ours, as a parameter may be called anything."""
+        variadic = any(parameter.kind is _VARIADIC[1] for parameter in parameters)
+        config = ConfigDict(extra="allow" if variadic else "forbid", strict=True, allow_inf_nan=False)
+        fields: dict[str, Any] = {
+            f"p{number}": (self._hints[parameter.name], Field(_default(parameter), alias=parameter.name))
+            for number, parameter in enumerate(parameters)
+            if parameter.kind not in _VARIADIC
+        }
+        return pydantic.create_model("Input", __config__=config, **fields)
+
+
+def faults_of(
+    error: pydantic.ValidationError,
+    value: Any,
+    base: str,
+    *,
+    names: Sequence[str] = (),
+    positional: Sequence[str] = (),
+) -> list[Fault]:
+    """
+    Return what *error* says as pointers into a body.
+
+    Args:
+        error: Of validating *value*.
+        value: What was validated.
+        base: Pointer to the value in the body.
+        names: The members that the value may have, to suggest what a misspelt one was meant to be.
+        positional: The members that the body has as a list, in its order.
+    """
+    places = {name: str(index) for index, name in enumerate(positional)}
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    faults = (
+        Fault(_pointer(detail, value, base, places), detail["msg"] + _suggestion(detail, names)) for detail in details
+    )
+    return list(dict.fromkeys(faults))
+
+
+def _pointer(detail: ErrorDetails, value: Any, base: str, places: Mapping[str, str]) -> str:
+    last = len(detail["loc"]) - 1
+    for depth, segment in enumerate(detail["loc"]):
+        try:
+            value = value[segment]
+        except (KeyError, IndexError, TypeError):
+            # The place of what is missing; or, inside a union, pydantic's name for one of the alternatives.
+            if detail["type"] != "missing" or depth < last:
+                continue
+        name = str(segment)
+        base += "/" + escape(places.get(name, name) if depth == 0 else name)
+    return base
+
+
+def _suggestion(detail: ErrorDetails, names: Sequence[str]) -> str:
+    if detail["type"] != "extra_forbidden" or len(detail["loc"]) != 1:
+        return ""
+    close = difflib.get_close_matches(str(detail["loc"][0])[:100], names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _default_queue(app: Celery, task: Task[..., Any]) -> str:
+    """Return where Celery sends the task when nobody says otherwise."""
+    asked = {name: value for name in ("queue", "routing_key") if (value := getattr(task, name, None))}
+    route: dict[str, Any] = app.amqp.router.route(asked, task.name, (), {})
+    queue = route.get("queue") or app.conf.task_default_queue
+    return str(getattr(queue, "name", queue))
+
+
+def _docstring(task: Task[..., Any]) -> tuple[str, str]:
+    """Return the first paragraph of what the task says about itself, and all of it."""
+    text = inspect.getdoc(inspect.unwrap(task.run)) or ""
+    return " ".join(text.split("\n\n")[0].split()), text
+
+
+def _signature(task: Task[..., Any]) -> tuple[inspect.Signature, dict[str, Any]]:
+    """Return what the task takes (of a bound one, without itself) and its evaluated type hints."""
+    signature = inspect.signature(task.run)
+    function = inspect.unwrap(task.run)
+    module = getattr(function, "__globals__", {})
+    annotations = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
+    annotations["return"] = signature.return_annotation
+    return signature, {name: _hint(task, name, given, module) for name, given in annotations.items()}
+
+
+def _hint(task: Task[..., Any], name: str, annotation: Any, module: dict[str, Any]) -> Any:
+    """Return a type hint that pydantic can check; Any for one that it can't, as the task runs all the same."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+    holder = SimpleNamespace(__annotations__={name: annotation})
+    try:
+        hint = typing.get_type_hints(holder, globalns=module, include_extras=True)[name]
+        _schema(TypeAdapter(hint), "validation")
+    except Exception as exc:
+        _log.warning("%s: the type hint of %s says nothing to pydantic: %s", task.name, name, exc)
+        return Any
+    return hint
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    return ... if parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def _schema(
+    adapter: TypeAdapter[Any], mode: Literal["validation", "serialization"], ref_template: str = DEFS
+) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # a default that JSON does not have
+        return adapter.json_schema(mode=mode, ref_template=ref_template)

@@ -1,0 +1,139 @@
+"""
+Keeps messages with an eta in Redis until they are due, so that they hold nothing up in Kafka.
+
+A sorted set for each topic: a message by when it is due. Whoever consumes the topic moves what is due into it, a little
+early: the last moment it waits in the worker, as it does with every broker, so that it begins on time. What is taken
+stays in the set, with a time to come, until Kafka has it: a worker that is killed in between loses nothing, and another
+takes it then.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from urllib.parse import parse_qs, urlsplit
+
+import redis
+from redis.exceptions import RedisError
+
+from tornado_celery_bridge.transports.kafka.errors import NotSent
+from tornado_celery_bridge.transports.kafka.threads import Repeating
+from tornado_celery_bridge.transports.kafka.writer import Batch, Record, Writer
+
+__all__ = ("LEAD", "Later", "Releasing")
+
+log = logging.getLogger(__name__)
+
+#: Seconds before its eta at which a message goes to Kafka, and between two looks for such.
+LEAD, BEAT = 3.0, 1.0
+#: Seconds for somebody to move what he took, and messages taken at once.
+LEASE, BATCH = 30.0, 100
+
+#: KEYS: sorted sets. ARGV: the time until which messages are due; when they are due again.
+TAKE = """
+local taken = {}
+for number, key in ipairs(KEYS) do
+    for _, message in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', ARGV[1], 'LIMIT', 0, tonumber(ARGV[3]))) do
+        redis.call('ZADD', key, ARGV[2], message)
+        taken[#taken + 1] = {number - 1, message}
+    end
+end
+return taken
+"""
+
+
+class Later:
+    """
+    Messages that are not due yet; connects at first use.
+
+    Args:
+        url: Redis, as redis-py or as Celery spells it.
+        timeout: Seconds for an answer of it.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        options = {} if url.startswith(("unix", "redis+socket")) else {"socket_connect_timeout": timeout}
+        self._redis = redis.Redis.from_url(_as_redis_py_has_it(url), socket_timeout=timeout, **options)
+        self._take = self._redis.register_script(TAKE)
+
+    def keep(self, record: Record, due: float) -> None:
+        """
+        Keep *record* until *due*, in seconds since 1970.
+
+        Raises:
+            NotSent: Redis is away.
+        """
+        try:
+            self._redis.zadd(_key(record.topic), {record.envelope + b"\n" + record.value: due})
+        except RedisError as exc:
+            raise NotSent(f"a message with an eta can't be kept in Redis: {exc}") from exc
+
+    def take(self, topics: Collection[str]) -> list[Record]:
+        """Return what is due soon, to be published and then to be given to :meth:`forget`."""
+        ordered, now = [*topics], time.time()
+        taken = self._take(keys=[*map(_key, ordered)], args=[now + LEAD, now + LEASE + LEAD, BATCH])
+        return [Record(ordered[place], *reversed(kept.split(b"\n", 1))) for place, kept in taken]
+
+    def forget(self, record: Record) -> None:
+        """Keep *record* no more."""
+        self._redis.zrem(_key(record.topic), record.envelope + b"\n" + record.value)
+
+    def purge(self, topic: str) -> int:
+        """Keep no message of *topic* any more; return how many there were."""
+        with self._redis.pipeline() as pipeline:
+            pipeline.zcard(_key(topic))
+            pipeline.delete(_key(topic))
+            return int(pipeline.execute()[0])
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._redis.close()
+
+
+class Releasing(Repeating):
+    """
+    Moves what is due into Kafka, in a thread.
+
+    Args:
+        later: Where it is.
+        writer: Who publishes it.
+        topics: Says of which topics.
+    """
+
+    name = "kafka-later"
+
+    def __init__(self, later: Later, writer: Writer, topics: Callable[[], Collection[str]]) -> None:
+        super().__init__()
+        self._later = later
+        self._writer = writer
+        self._topics = topics
+
+    def _step(self) -> None:
+        try:
+            while (topics := self._topics()) and self._release(topics):
+                pass
+        except (RedisError, OSError) as exc:  # what was taken is due again after the lease
+            log.warning("messages with an eta have to wait: %s", exc)
+        self._stopping.wait(BEAT)
+
+    def _release(self, topics: Collection[str]) -> bool:
+        records = self._later.take(topics)
+        batch = Batch(self._writer)
+        for record in records:
+            batch.add(record)
+        batch.wait()
+        for record in records:
+            self._later.forget(record)
+        return bool(records)
+
+
+def _key(topic: str) -> str:
+    return f"kafka-later:{topic}"
+
+
+def _as_redis_py_has_it(url: str) -> str:
+    """Return *url* with what Celery spells otherwise: ``redis+socket:///path?virtual_host=0``."""
+    if not url.startswith("redis+socket"):
+        return url
+    parts = urlsplit(url)
+    database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+    return f"unix://{parts.netloc}{parts.path}?db={database}"

@@ -1,0 +1,359 @@
+"""
+Consumes queues, as one member of the group of all workers.
+
+Theory of operation. librdkafka wants to be polled all the time: in `poll` it says which partitions come and go, and a
+member that does not poll holds the whole group up. A worker wants messages only when it has room. So a thread polls
+and keeps what comes in a buffer for each partition; a partition whose buffer is full is paused. This thread alone
+talks to the consumer. All others only change what is guarded by one condition, which tells everybody of any change.
+
+    wanted     topics to be subscribed to; the thread does it
+    share      the partitions that are ours, each with its buffer and its `Progress`
+    past       the `Progress` of partitions that went to others while some of their messages were in hands here;
+               of no use when such a one comes back from a broker that has lost its data, and counts from the beginning
+
+A partition that is to go to another worker waits for the tasks that run from it, so that none is run by both; not for
+longer than ``hand_over_timeout``. The others go on meanwhile (the protocol is the cooperative one). What is in the
+buffer is forgotten: nobody had it.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from tornado_celery_bridge.transports.kafka.errors import BrokerLost, error_of
+from tornado_celery_bridge.transports.kafka.handles import end, hold
+from tornado_celery_bridge.transports.kafka.progress import Progress, Ranges
+from tornado_celery_bridge.transports.kafka.settings import Settings
+from tornado_celery_bridge.transports.kafka.threads import Repeating
+
+__all__ = ("Reader", "time_of")
+
+log = logging.getLogger(__name__)
+
+#: Messages and bytes in one partition's buffer at which it is paused.
+FULL, FULL_BYTES = 200, 4 * 1024 * 1024
+#: Seconds for which `poll` waits: an acknowledgement is told to Kafka after so long at most.
+POLL = 0.05
+
+#: Milliseconds after which topics that come, or come back after their broker lost them, are seen: its own is 5 min.
+METADATA_AGE = 5_000
+
+#: A consumer's errors of a broker that has lost topics. To leave the group then, and come back, would have all others
+#: begin again as well; and Tansu goes on waiting for a leader that left while they joined.
+MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+
+Place = tuple[str, int]
+
+
+class Partition:
+    """One partition that is ours, with what was read of it and waits for room."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.buffer: deque[KafkaMessage] = deque()
+        self.bytes = 0
+        self.paused = False
+        #: Whether Kafka is to be told of a change.
+        self.changed = False
+
+    def keep(self, message: KafkaMessage) -> bool:
+        offset = message.offset() or 0
+        if self.progress.is_past(offset):  # the broker lost what it had, and counts from the beginning
+            log.warning("%s begins anew: its broker lost data", message.topic())
+            self.progress, self.bytes = Progress(), 0
+            self.buffer.clear()
+        if not self.progress.read(offset, time_of(message)):
+            return False
+        self.buffer.append(message)
+        self.bytes += len(message)
+        return True
+
+    def take(self) -> KafkaMessage:
+        message = self.buffer.popleft()
+        self.bytes -= len(message)
+        self.progress.flying[message.offset() or 0] = time_of(message)
+        return message
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.buffer) >= FULL or self.bytes >= FULL_BYTES
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.buffer) <= FULL // 4 and self.bytes <= FULL_BYTES // 4
+
+
+class Reader(Repeating):
+    """
+    Reads topics in a thread; the rest of the connection takes from it what it has room for.
+
+    Args:
+        settings: Of the connection.
+        changed: The connection's condition, which guards all of this.
+        make_topics: Makes those of these topics that are missing; called in the thread.
+    """
+
+    name = "kafka-reader"
+
+    def __init__(
+        self, settings: Settings, changed: threading.Condition, make_topics: Callable[[Collection[str]], None]
+    ) -> None:
+        super().__init__()
+        self._settings = settings
+        self._changed = changed
+        self._make_topics = make_topics
+        self._wanted: frozenset[str] = frozenset()
+        self._subscribed: frozenset[str] = frozenset()
+        self._share: dict[Place, Partition] = {}
+        self._past: dict[Place, Progress] = {}
+        self._turn = 0
+        self._consumer = self._make_consumer()
+        self._committing = False
+        #: Why nothing will come any more.
+        self.failure: BaseException | None = None
+
+    # Any thread's side; under the condition.
+
+    def want(self, topics: Collection[str]) -> None:
+        """Read *topics*, and no others, from now on."""
+        self._wanted = frozenset(topics)
+
+    def take(self, topic: str) -> KafkaMessage | None:
+        """Return a message of *topic*, which is then in the caller's hands; None if there is none yet."""
+        places = [place for place, each in self._share.items() if place[0] == topic and each.buffer]
+        if not places:
+            return None
+        self._turn += 1  # partitions take turns
+        return self._share[places[self._turn % len(places)]].take()
+
+    def finish(self, place: Place, offset: int, when: int) -> None:
+        """Note that the message at *offset*, of that time, needs not be delivered any more."""
+        share = self._share.get(place)
+        if share is not None and share.progress.finish(offset, when):
+            share.changed = True
+        elif (past := self._past.get(place)) is not None:
+            past.finish(offset, when)
+
+    # The thread's side.
+
+    def _make_consumer(self) -> Consumer:
+        return hold(
+            Consumer(
+                self._settings.for_consumer(
+                    **{
+                        "group.id": self._settings.group_id,
+                        "enable.auto.commit": False,
+                        "enable.auto.offset.store": False,
+                        "auto.offset.reset": "earliest",
+                        "partition.assignment.strategy": "cooperative-sticky",
+                        # A worker that was killed is missed after so long; a thread of librdkafka's says that it lives.
+                        "session.timeout.ms": 6_000,
+                        "heartbeat.interval.ms": 1_000,
+                        "topic.metadata.refresh.interval.ms": METADATA_AGE,
+                        # Some brokers wait as long as this though there is something.
+                        "fetch.wait.max.ms": 50,
+                        "queued.max.messages.kbytes": 16_384,
+                        "on_commit": self._on_commit,
+                    }
+                )
+            )
+        )
+
+    def _step(self) -> None:
+        self._subscribe()
+        self._commit()
+        self._balance()
+        message = self._consumer.poll(POLL)
+        if message is None:
+            return
+        if error := message.error():
+            self._on_error(error)
+            return
+        with self._changed:
+            share = self._share.get(_place(message))
+            if share is not None and share.keep(message):
+                self._changed.notify_all()
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            raise BrokerLost(error.str())
+        log.warning("consuming from Kafka: %s", error.str())
+        if error.code() in MISSING:
+            self._make_topics(self._subscribed)
+
+    def _fail(self, exc: BaseException) -> None:
+        with self._changed:
+            self.failure = exc
+            self._changed.notify_all()
+
+    def _end(self) -> None:
+        try:
+            self._commit_now(self._all_places())
+            end(self._consumer)
+        except (KafkaException, RuntimeError) as exc:
+            log.debug("while leaving the group: %s", exc)
+
+    def _subscribe(self) -> None:
+        wanted = self._wanted
+        if wanted == self._subscribed:
+            return
+        self._subscribed = wanted
+        if wanted:
+            self._consumer.subscribe(
+                sorted(wanted), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+        else:
+            self._consumer.unsubscribe()
+
+    # Partitions come and go; called in `poll`.
+
+    def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        try:
+            committed = consumer.committed(places, timeout=self._settings.connect_timeout)
+        except KafkaException as exc:
+            log.warning("what was done can't be had; some may be done again: %s", error_of(exc).str())
+            committed = places
+        with self._changed:
+            for each in committed:
+                place = (each.topic, each.partition)
+                known = each.offset >= 0
+                base = each.offset if known else None
+                done = Ranges.decode(each.offset, each.metadata) if known else Ranges()
+                past = self._past.pop(place, None)
+                self._share[place] = Partition(_resume(base, done, past))
+        consumer.incremental_assign([TopicPartition(each.topic, each.partition, each.offset) for each in committed])
+        log.info("consuming %d partitions", len(self._share))
+
+    def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        mine = [(each.topic, each.partition) for each in places]
+        with self._changed:
+            for place in mine:
+                if share := self._share.get(place):
+                    share.buffer.clear()
+            self._changed.wait_for(
+                lambda: self._stopping.is_set() or not self._any_flying(mine), self._settings.hand_over_timeout
+            )
+        self._commit_now(mine)
+        self._forget(mine)
+        consumer.incremental_unassign(places)
+
+    def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._forget([(each.topic, each.partition) for each in places])
+        try:  # before the group begins again: what it finds missing then, librdkafka 2.16 never looks for again
+            self._make_topics(self._subscribed)
+        except ConnectionError as exc:
+            log.warning("whether all topics are there can't be said: %s", exc)
+        consumer.incremental_unassign(places)
+
+    def _any_flying(self, places: Sequence[Place]) -> bool:
+        return any(self._share[place].progress.flying for place in places if place in self._share)
+
+    def _forget(self, places: Sequence[Place]) -> None:
+        with self._changed:
+            for place in places:
+                share = self._share.pop(place, None)
+                if share is not None and share.progress.flying:
+                    self._past[place] = share.progress
+
+    def stop(self, *, wait: bool) -> None:
+        """Leave the group, so that others have its share at once; see `Repeating.stop`."""
+        if not self.is_mine:
+            return
+        self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+        super().stop(wait=wait)
+
+    # What is done.
+
+    def _commit(self) -> None:
+        """Tell Kafka what is done, without waiting for an answer; one question at a time."""
+        if not self._committing and (offsets := self._take_changes(self._all_places())):
+            self._committing = True
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+            except KafkaException as exc:
+                self._on_commit(error_of(exc), offsets)
+
+    def _commit_now(self, places: Sequence[Place]) -> None:
+        if offsets := self._take_changes(places):
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+                self._note_told(offsets)
+            except KafkaException as exc:  # then what was done last is done again
+                log.info("what is done can't be told to Kafka: %s", error_of(exc).str())
+
+    def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        self._committing = False
+        if error is None:
+            self._note_told(offsets)
+        elif error.code() != KafkaError._NO_OFFSET:
+            log.info("what is done can't be told to Kafka yet: %s", error.str())
+            with self._changed:
+                for each in offsets:
+                    if share := self._share.get((each.topic, each.partition)):
+                        share.changed = True
+
+    def _note_told(self, offsets: Sequence[TopicPartition]) -> None:
+        with self._changed:
+            for each in offsets:
+                if share := self._share.get((each.topic, each.partition)):
+                    share.progress.told = each.offset
+
+    def _take_changes(self, places: Sequence[Place]) -> list[TopicPartition]:
+        with self._changed:
+            return [*self._changes(places)]
+
+    def _changes(self, places: Sequence[Place]) -> Iterator[TopicPartition]:
+        for topic, number in places:
+            share = self._share.get((topic, number))
+            if share is not None and share.changed and (told := share.progress.to_commit()):
+                share.changed = False
+                yield TopicPartition(topic, number, *told)
+
+    def _all_places(self) -> list[Place]:
+        with self._changed:
+            return [*self._share]
+
+    # Room.
+
+    def _balance(self) -> None:
+        """Have Kafka send no more of what there is enough of, and again of what there is room for."""
+        with self._changed:
+            full = [place for place, each in self._share.items() if each.is_full and not each.paused]
+            free = [place for place, each in self._share.items() if each.has_room and each.paused]
+        for places, act, paused in ((full, self._consumer.pause, True), (free, self._consumer.resume, False)):
+            if places:
+                self._switch(places, act, paused)
+
+    def _switch(self, places: Sequence[Place], act: Callable[[list[TopicPartition]], Any], paused: bool) -> None:
+        act([TopicPartition(*place) for place in places])
+        for place in places:
+            self._share[place].paused = paused
+
+
+def _place(message: KafkaMessage) -> Place:
+    return message.topic() or "", message.partition() or 0
+
+
+def time_of(message: KafkaMessage) -> int:
+    """Return when *message* was made, in milliseconds since 1970, by whoever made it; -1 if it does not say."""
+    return message.timestamp()[1]
+
+
+def _resume(base: int | None, done: Ranges, past: Progress | None) -> Progress:
+    """
+    Return where to go on: what is in hands here since the partition was ours before is not handed out again.
+
+    A broker that does not know what it was told has lost its messages as well: what is done was others.
+    """
+    if past is None:
+        return Progress(base, done)
+    if base is not None and base >= (past.told or 0):
+        done.update(past.done)
+    return Progress(base, done, past.flying)

@@ -1,0 +1,225 @@
+"""Publishes records to Kafka, and says of each whether it is there."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Message as KafkaMessage
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from tornado_celery_bridge.transports.kafka.errors import (
+    REFUSED,
+    TOO_LARGE,
+    AccessRefused,
+    MessageTooLarge,
+    NotSent,
+    SentInDoubt,
+    error_of,
+)
+from tornado_celery_bridge.transports.kafka.handles import end, hold
+from tornado_celery_bridge.transports.kafka.settings import Settings
+
+__all__ = ("Batch", "Record", "Writer")
+
+log = logging.getLogger(__name__)
+
+#: Seconds for one look at whether there is something: bounds what a callback that another thread ran is late.
+LOOK = 0.05
+
+
+class Record(NamedTuple):
+    """One message, as Kafka has it."""
+
+    topic: str
+    value: bytes
+    #: What is not its body.
+    envelope: bytes
+    #: By it consumers of a broadcast see whether it can be for them.
+    key: bytes | None = None
+
+
+class Writer:
+    """
+    A producer, and what it knows of topics. Any thread may use it.
+
+    Args:
+        settings: Of the connection.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._errors: deque[KafkaError] = deque(maxlen=50)
+        self._topics: set[str] = set()
+        self._producer = hold(
+            Producer(
+                settings.for_producer(
+                    **{
+                        "acks": "all",
+                        "enable.idempotence": True,
+                        "linger.ms": 0,
+                        "sticky.partitioning.linger.ms": 0,  # each message for itself, so that partitions fill evenly
+                        "error_cb": self._errors.append,
+                    }
+                )
+            )
+        )
+
+    def close(self) -> None:
+        """End, after what nobody waits for, if it goes quickly."""
+        self._producer.flush(0.2)
+        end(self._producer)
+
+    # The cluster.
+
+    def connect(self) -> None:
+        """
+        Reach a broker, and see what topics there are.
+
+        Raises:
+            NotSent: None answered within the connect timeout, or none can be reached.
+            AccessRefused: The user or the password is wrong.
+        """
+        deadline = time.monotonic() + self._settings.connect_timeout
+        while True:
+            try:
+                self._topics = set(self._producer.list_topics(timeout=min(0.25, self._settings.connect_timeout)).topics)
+                return
+            except KafkaException as exc:
+                self._producer.poll(0)
+                errors = {error.code(): error for error in self._errors}
+                if refused := errors.get(KafkaError._AUTHENTICATION):
+                    raise AccessRefused(refused.str()) from exc
+                if KafkaError._ALL_BROKERS_DOWN in errors or time.monotonic() > deadline:
+                    told = [*errors.values()] or [error_of(exc)]
+                    raise NotSent(f"no Kafka broker is reachable: {told[0].str()}") from exc
+
+    def describe(self) -> str:
+        """Return what can be said of the cluster."""
+        told = self._producer.list_topics(timeout=self._settings.connect_timeout)
+        return f"Kafka protocol, cluster {told.cluster_id or 'without a name'}, {len(told.brokers)} brokers"
+
+    def has(self, topic: str) -> bool:
+        """Return whether there is a topic."""
+        if topic not in self._topics:
+            self.connect()
+        return topic in self._topics
+
+    def forget_topics(self) -> None:
+        """Ask again which there are."""
+        self._topics.clear()
+
+    def ensure(self, topic: str, partitions: int, config: Mapping[str, str] | None = None) -> None:
+        """
+        Make a topic unless it is there.
+
+        Raises:
+            NotSent: It is not, and can't be made.
+        """
+        if not self._settings.create_topics or self.has(topic):
+            return
+        size = {"max.message.bytes": str(self._settings.config["message.max.bytes"])}
+        new = NewTopic(topic, partitions, self._settings.replication, config={**size, **(config or {})})
+        admin = hold(AdminClient(self._settings.for_producer()))
+        try:
+            admin.create_topics([new], request_timeout=self._settings.connect_timeout)[topic].result()
+        except KafkaException as exc:
+            if error_of(exc).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise NotSent(f"topic {topic!r} can't be made: {error_of(exc).str()}") from exc
+        finally:
+            end(admin)
+        deadline = time.monotonic() + self._settings.connect_timeout
+        while not self.has(topic) and time.monotonic() < deadline:
+            time.sleep(LOOK)  # brokers hear of it one after the other
+
+    # Messages.
+
+    def send(self, record: Record) -> None:
+        """
+        Publish *record*, and return once the broker has it.
+
+        Raises:
+            NotSent, SentInDoubt, MessageTooLarge: See there.
+        """
+        batch = Batch(self)
+        batch.add(record)
+        batch.wait()
+
+    def send_and_forget(self, record: Record) -> None:
+        """Publish *record* some time soon; whether it arrives is for nobody to know."""
+        try:
+            self._producer.produce(record.topic, record.value, record.key, headers=[("kombu", record.envelope)])
+            self._producer.poll(0)
+        except (KafkaException, BufferError) as exc:
+            log.debug("not sent: %s", exc)
+
+
+class Batch:
+    """
+    Records that are published together, and waited for together.
+
+    Args:
+        writer: Who publishes them.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._waiting = 0
+        self._failed: list[KafkaError] = []
+
+    def add(self, record: Record) -> None:
+        """
+        Begin to publish *record*.
+
+        Raises:
+            NotSent, MessageTooLarge: See there; the others are on their way.
+        """
+        try:
+            self._writer._producer.produce(
+                record.topic,
+                record.value,
+                record.key,
+                headers=[("kombu", record.envelope)],
+                on_delivery=self._report,
+            )
+        except BufferError as exc:
+            raise NotSent("too many messages are on their way") from exc
+        except KafkaException as exc:
+            raise _outcome([error_of(exc)], len(record.value)) from exc
+        self._waiting += 1
+
+    def _report(self, error: KafkaError | None, message: KafkaMessage) -> None:
+        self._waiting -= 1
+        if error is not None:
+            self._failed.append(error)
+
+    def wait(self) -> None:
+        """
+        Return once the broker has all of them.
+
+        Raises:
+            NotSent, SentInDoubt, MessageTooLarge: What became of at least one.
+        """
+        producer = self._writer._producer
+        deadline = time.monotonic() + self._writer._settings.publish_timeout
+        sent = self._waiting
+        while self._waiting and time.monotonic() < deadline:
+            producer.poll(LOOK)
+        if self._waiting:  # what was never on its way is then told apart from what was
+            producer.purge()
+            while self._waiting and producer.poll(LOOK):
+                pass
+        if self._failed or self._waiting:
+            self._writer.forget_topics()
+            in_doubt = self._waiting or len(self._failed) < sent
+            raise SentInDoubt("no answer in time") if in_doubt else _outcome(self._failed)
+
+
+def _outcome(errors: list[KafkaError], size: int | None = None) -> Exception:
+    codes = {error.code() for error in errors}
+    told = errors[0].str()
+    if codes <= TOO_LARGE:
+        return MessageTooLarge(f"{told}: {size} bytes" if size else told)
+    return NotSent(told) if codes <= REFUSED else SentInDoubt(told)

