@@ -42,9 +42,10 @@ faults: .venv
 UV := .test/uv/bin/uv
 LOCK := $(UV) pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command 'make lock'
+SERVED := --extra service --extra kafka --extra activemq --group sample
 lock:
 	test -x $(UV) || { $(PYTHON) -m venv .test/uv && .test/uv/bin/python -m pip install --quiet 'uv>=0.13,<0.14'; }
-	$(LOCK) --extra service --group dev --output-file requirements/dev.lock
-	$(LOCK) --extra service --constraints requirements/dev.lock --output-file requirements/service.lock
-	$(LOCK) --extra service --group kafka-server --constraints requirements/dev.lock --output-file requirements/kafka-server.lock
+	$(LOCK) $(SERVED) --group dev --output-file requirements/dev.lock
+	$(LOCK) $(SERVED) --constraints requirements/dev.lock --output-file requirements/service.lock
+	$(LOCK) $(SERVED) --group kafka-server --constraints requirements/dev.lock --output-file requirements/kafka-server.lock
 	$(LOCK) --group test --constraints requirements/dev.lock --output-file requirements/test.lock

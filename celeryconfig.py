@@ -13,6 +13,7 @@ Names and meanings: https://docs.celeryq.dev/en/stable/userguide/configuration.h
 """
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ job_ledger_url = _redis_url  # where tornado_celery_bridge.ledger keeps the jobs
 # Where it keeps large inputs and results, as fsspec spells it; with workers on other machines, what all of them reach.
 job_store_url = os.environ.get("JOB_STORE_URL") or f"file://{_data_dir}/blobs"
 
-imports = ("tasks.text", "tasks.images", "tasks.data", "tasks.housekeeping")
+imports = ["tasks.text", "tasks.data", "tasks.housekeeping"]
+if find_spec("PIL"):  # thumbnails need Pillow; the other tasks run without it
+    imports += ["tasks.images"]
 
 # What may not be otherwise, `tcb check` says, and the processes as they start (docs/operations.md has more).
 

@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE = 30.0
+UP = "tornado_celery_bridge.up"
 
 
 class Up:
@@ -120,11 +121,10 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
     def start(procfile: str | None = None, *, stale: float | None = None, **environment: str) -> Up:
         command = [sys.executable, "-m", "tornado_celery_bridge.up.supervisor"]
         if stale is not None:
-            command = [
-                sys.executable,
-                "-c",
-                f"import sys; from tornado_celery_bridge.up import supervisor as up; up.STALE = {stale}; up.main(sys.argv[1])",
-            ]
+            impatient = (
+                f"import sys\nfrom {UP} import supervisor\nsupervisor.STALE = {stale}\nsupervisor.main(sys.argv[1])"
+            )
+            command = [sys.executable, "-c", impatient]
         if procfile:
             (tmp_path / "Procfile").write_text(procfile, "utf-8")
             command += [str(tmp_path / "Procfile")]

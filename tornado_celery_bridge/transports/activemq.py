@@ -50,11 +50,15 @@ from typing import Any
 from urllib.parse import quote
 
 import kombu.transport
-import stomp
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.transport import base, virtual
 from kombu.utils.json import dumps, loads
+
+try:
+    import stomp
+except ImportError as exc:
+    raise ImportError("activemq:// needs stomp.py: pip install 'tornado-celery-bridge[activemq]'") from exc
 
 from tornado_celery_bridge.transports.activemq_url import DEFAULT_PORT, parse, shown
 from tornado_celery_bridge.transports.stomp import Frame, Link, NotConnected, Refused, Unconfirmed

@@ -1,12 +1,11 @@
 """
 The pages that the service has for people, and what they may load.
 
-Swagger UI, which shows the OpenAPI document, is from a package, so that it works with no network.
+All files are in ``static``, those of others (Swagger UI among them) in ``static/vendor``: no page needs a network.
 """
 
 import functools
 import hashlib
-import importlib.resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,17 +17,16 @@ POLICY = (
     "font-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
-#: Where our own are.
+#: The folder of the files.
 PAGES = Path(__file__).parent / "static"
-# The package's own code is a MkDocs plugin and is not imported: its __init__ is empty.
-_SWAGGER_UI = Path(str(importlib.resources.files("mkdocs_swagger_ui_tag"))) / "swagger-ui"
+_VENDOR = PAGES / "vendor"
 
 #: What the page loads, by name: where it is, and its media type.
 FILES = {
     "docs.js": (PAGES / "docs.js", "text/javascript"),
     "docs.css": (PAGES / "docs.css", "text/css"),
-    "swagger-ui-bundle.js": (_SWAGGER_UI / "javascripts" / "swagger-ui-bundle.js", "text/javascript"),
-    "swagger-ui.css": (_SWAGGER_UI / "stylesheets" / "swagger-ui.css", "text/css"),
+    "swagger-ui-bundle.js": (_VENDOR / "swagger-ui-bundle.js", "text/javascript"),
+    "swagger-ui.css": (_VENDOR / "swagger-ui.css", "text/css"),
 }
 
 

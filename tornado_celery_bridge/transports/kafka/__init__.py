@@ -16,6 +16,11 @@ docs/design/0010 why it is built as it is. To read it, begin with the theory of 
 
 import kombu.transport
 
+try:
+    import confluent_kafka  # noqa: F401
+except ImportError as exc:
+    raise ImportError("kafka:// needs confluent-kafka: pip install 'tornado-celery-bridge[kafka]'") from exc
+
 from tornado_celery_bridge.transports.forks import mend_locks
 from tornado_celery_bridge.transports.kafka.errors import (
     AccessRefused,
