@@ -26,7 +26,7 @@ from celery import Celery
 from celery.schedules import crontab
 from redis import Redis
 
-from tests.schedules.test_beats import seed
+from tests.schedules.entries import seed
 from tests.servers import Server, wait_for
 from tornado_celery_bridge.schedules import Entry
 from tornado_celery_bridge.schedules.scheduler import Lease, Scheduler

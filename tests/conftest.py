@@ -1,5 +1,6 @@
 """Servers are started once a session; every test runs under blockbuster and asyncio's debug mode."""
 
+import itertools
 import linecache
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -12,13 +13,16 @@ from celery import Celery
 
 from tests.conformance.matrix import pytest_terminal_summary
 from tests.sample import make_app
-from tests.servers import Server, worker
+from tests.servers import Database, Server, worker
 from tornado_celery_bridge import Bridge
 
 __all__ = ("pytest_terminal_summary",)  # a hook: found here whatever part of the suite runs
 
 hypothesis.settings.register_profile("long", max_examples=10_000)
 
+
+#: How many databases the shared server has, and the first that is handed out: those below are the shared workers'.
+DATABASES, FIRST = 128, 16
 
 # asyncio's debug mode keeps the stack of each future and handle, and looks for each frame whether its file has changed:
 # a third of the time of a test that makes requests.
@@ -35,7 +39,35 @@ def blockbuster(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A Redis-compatible server that nothing bad happens to."""
-    made = Server(tmp_path_factory.mktemp("redis")).start()
+    made = Server(tmp_path_factory.mktemp("redis"), "--databases", str(DATABASES)).start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def databases(server: Server) -> Iterator[Database]:
+    """
+    The shared server's databases, one after the other.
+
+    They come round again: what a test left running has ended by then. Redis looks for expired keys in 16 databases at
+    a time, so many more would keep such keys for seconds.
+    """
+    return (Database(server, number) for number in itertools.cycle(range(FIRST, DATABASES)))
+
+
+@pytest.fixture
+def database(databases: Iterator[Database]) -> Database:
+    """An empty Redis database that only this test uses."""
+    mine = next(databases)
+    with mine.client() as client:
+        client.flushdb()
+    return mine
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server for this test alone, which may be killed, frozen and filled."""
+    made = Server(tmp_path / "own-redis").start()
     yield made
     made.stop()
 

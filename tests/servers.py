@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -72,6 +73,21 @@ class Server:
     def stop(self) -> None:
         self.thaw()
         self.kill()
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database of a shared server: a test has it for itself."""
+
+    server: Server
+    number: int
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.server.port}/{self.number}"
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.server.port, db=self.number, socket_timeout=5)
 
 
 class TlsProxy:

@@ -10,12 +10,12 @@ from celery import Celery
 from celery.signals import before_task_publish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kombu import Producer
 
+from tests.bridge.recorder import Recorder
 from tests.sample import make_app
 from tests.servers import Server
 from tornado_celery_bridge.base.tracing import follow_publishing, mark_message
-from tornado_celery_bridge.transports.publisher import Message, Publisher
+from tornado_celery_bridge.transports.publisher import Message
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(),
@@ -39,34 +39,6 @@ OPTIONS = st.fixed_dictionaries(
         "shadow": st.text(min_size=1, max_size=5),
     },
 )
-
-
-class Recorder(Publisher):
-    """A publisher that keeps what it hands to kombu's producer."""
-
-    def record(self, target: Any, args: Any, kwargs: Any, options: dict[str, Any], *, short: bool) -> dict[str, Any]:
-        recorded: list[dict[str, Any]] = []
-        publish = Producer.publish
-
-        def keep(producer: Producer, body: Any, **properties: Any) -> None:
-            recorded.append({"body": body, **properties})
-
-        Producer.publish = keep  # type: ignore[method-assign]
-        try:
-            message = Message(target, args, kwargs, dict(options), contextvars.copy_context())
-            plan = self._plan(message)
-            assert plan is not None
-            if short:
-                self._send_plain(message, plan)
-            else:
-                self._apply_async(message)
-        finally:
-            Producer.publish = publish  # type: ignore[method-assign]
-        [sent] = recorded
-        # What was declared once on a connection is not declared again; a retry is nobody's business here.
-        for name in ("declare", "retry_policy"):
-            sent.pop(name, None)
-        return sent
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 from kombu.transport import native_delayed_delivery
 
-from tests.bridge.test_publish import Recorder
+from tests.bridge.recorder import Recorder
 from tests.conformance.brokers import RABBITMQ
 from tests.conformance.contract import PATIENCE, Contract
 from tests.conformance.sample import OTHER, make_app

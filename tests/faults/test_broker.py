@@ -1,16 +1,13 @@
 """With the broker and backend in every bad state the loop goes on, dispatches fail in time, and service resumes."""
 
 import asyncio
-import gc
-import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.faults.ticker import ticking
 from tests.sample import make_app
 from tests.servers import Server, free_port
 from tornado_celery_bridge import (
@@ -27,74 +24,6 @@ pytestmark = pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists()
 #: Seconds: the deadline of a dispatch, and what the machine's noise may add to it.
 DEADLINE = 2.0
 SLACK = 0.5
-
-
-@pytest.fixture
-def faulty(tmp_path: Path) -> Iterator[Server]:
-    """A server that bad things happen to."""
-    made = Server(tmp_path / "redis").start()
-    yield made
-    made.stop()
-
-
-class Ticker:
-    """
-    Counts by how much each 1 ms tick of the loop came late, less what the machine withheld from the loop.
-
-    What is ours counts: code on the loop, or in a thread that keeps the GIL. What is not is known from the kernel: for
-    how long the loop's thread was ready to run while others ran (its schedstat), for how long the whole machine was not
-    run at all (its steal time, in ticks of 10 ms), and for how long at most any thread of ours did run: one that has
-    the GIL and no core makes the loop late, and nobody's code did. A call that blocks is blockbuster's to find. So a
-    crowded machine neither fails the test nor excuses anything.
-    """
-
-    def __init__(self) -> None:
-        self.late: list[float] = []
-        self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-        self._stat = os.open("/proc/stat", os.O_RDONLY)
-
-    async def run(self) -> None:
-        withheld = self._withheld()
-        while True:
-            due, used = time.perf_counter() + 0.001, time.process_time()
-            await asyncio.sleep(0.001)
-            late, before, withheld = time.perf_counter() - due, withheld, self._withheld()
-            self.late.append(max(0.0, min(late - (withheld - before), time.process_time() - used)))
-
-    def _withheld(self) -> float:
-        """Return for how many seconds this thread waited for a core, and this machine for its host."""
-        _, waited, _ = os.pread(self._schedstat, 100, 0).split()
-        steal = os.pread(self._stat, 200, 0).split(maxsplit=9)[8]
-        return int(waited) / 1e9 + int(steal) / os.sysconf("SC_CLK_TCK")
-
-    def close(self) -> None:
-        os.close(self._schedstat)
-        os.close(self._stat)
-
-    def check(self, usual: float) -> None:
-        """Seconds: none may be late by 0.1, and 999 of 1,000 by no more than *usual*."""
-        late = sorted(self.late)
-        assert len(late) > 200
-        assert late[-1] < 0.1
-        assert late[int(len(late) * 0.999)] < usual or len(late) < 2000
-
-
-@asynccontextmanager
-async def ticking(usual: float = 0.02) -> AsyncIterator[None]:
-    asyncio.get_running_loop().set_debug(False)  # debug mode itself costs milliseconds
-    # The collector goes through everything that the whole suite has imported and kept: 0.1 s that are not ours.
-    gc.collect()
-    gc.freeze()
-    ticker = Ticker()
-    task = asyncio.ensure_future(ticker.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        ticker.close()
-        gc.unfreeze()
-    ticker.check(usual)
 
 
 async def refusals(bridge: Bridge, count: int = 20) -> list[BaseException | None]:
@@ -172,57 +101,57 @@ async def test_accepts_and_says_nothing() -> None:
                 await bridge.state("some-id")
 
 
-async def test_frozen_and_thawed(faulty: Server) -> None:
-    async with ticking(), bridge_to(faulty.url) as bridge:
+async def test_frozen_and_thawed(own_server: Server) -> None:
+    async with ticking(), bridge_to(own_server.url) as bridge:
         await resumes(bridge)
-        faulty.freeze()
+        own_server.freeze()
         assert all(isinstance(outcome, DispatchError) for outcome in await refusals(bridge))
         with pytest.raises(BrokerUnavailable):  # by now the breaker is open
             await asyncio.wait_for(bridge.dispatch("sample.add", (1, 2)), 0.5)
         with pytest.raises((ResultBackendUnavailable, ResultTimeout)):
             await bridge.get("some-id", timeout=0.5)
-        faulty.thaw()
+        own_server.thaw()
         await resumes(bridge)
 
 
-async def test_killed_and_restarted(faulty: Server) -> None:
-    async with ticking(), bridge_to(faulty.url) as bridge:
+async def test_killed_and_restarted(own_server: Server) -> None:
+    async with ticking(), bridge_to(own_server.url) as bridge:
         await resumes(bridge)
         waiting = asyncio.ensure_future(bridge.get("written-later", timeout=20))
-        await asyncio.to_thread(faulty.kill)
+        await asyncio.to_thread(own_server.kill)
         assert all(isinstance(outcome, DispatchError) for outcome in await refusals(bridge))
-        await asyncio.to_thread(faulty.start)
+        await asyncio.to_thread(own_server.start)
         await resumes(bridge)
         meta = '{"status": "SUCCESS", "result": 42, "traceback": null, "children": [], "task_id": "written-later"}'
-        client = await asyncio.to_thread(faulty.client)
+        client = await asyncio.to_thread(own_server.client)
         await asyncio.to_thread(client.set, "celery-task-meta-written-later", meta)
         await asyncio.to_thread(client.publish, "celery-task-meta-written-later", meta)
         assert await waiting == 42
         await asyncio.to_thread(client.close)
 
 
-async def test_backend_gone_broker_fine(faulty: Server, server: Server) -> None:
-    app = make_app(server.url, faulty.url)
+async def test_backend_gone_broker_fine(own_server: Server, server: Server) -> None:
+    app = make_app(server.url, own_server.url)
     async with ticking(), Bridge(app) as bridge:
         await resumes(bridge)
-        faulty.freeze()
+        own_server.freeze()
         begun = time.monotonic()
         assert [outcome for outcome in await refusals(bridge) if outcome] == []  # publishing needs no backend
         assert time.monotonic() - begun < DEADLINE
         with pytest.raises(ResultBackendUnavailable):
             await bridge.ping_backend()
-        faulty.thaw()
+        own_server.thaw()
 
 
-async def test_nothing_is_sent_once_it_was_refused(faulty: Server) -> None:
+async def test_nothing_is_sent_once_it_was_refused(own_server: Server) -> None:
     """What was said not to be sent never arrives."""
-    async with bridge_to(faulty.url) as bridge:
+    async with bridge_to(own_server.url) as bridge:
         await resumes(bridge)
-        client = await asyncio.to_thread(faulty.client)
+        client = await asyncio.to_thread(own_server.client)
         await asyncio.to_thread(client.flushall)
-        faulty.freeze()
+        own_server.freeze()
         outcomes = await refusals(bridge)
-        faulty.thaw()
+        own_server.thaw()
         await resumes(bridge)
         sent = await asyncio.to_thread(client.llen, "sample")
         in_doubt = sum(not isinstance(outcome, BrokerUnavailable) for outcome in outcomes)

@@ -6,13 +6,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.ledger.test_ledger import accept, app, begin, ledger, record, redis_of_ours, worker
+from tests.ledger.records import accept, begin, record
 from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.ledger import scripts as _scripts
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.worker.setup import _place
-
-__all__ = ("app", "ledger", "redis_of_ours", "worker")  # fixtures
 
 pytestmark = pytest.mark.server
 

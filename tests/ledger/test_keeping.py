@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.ledger.test_ledger import NOW, accept, app, begin, end, job, ledger, record, redis_of_ours, worker
+from tests.ledger.records import NOW, accept, begin, end, job, record
 from tornado_celery_bridge.ledger import JobRecord, Ledger, Step, WorkflowRecord
 from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
-
-__all__ = ("app", "ledger", "redis_of_ours", "worker")
 
 pytestmark = pytest.mark.server
 

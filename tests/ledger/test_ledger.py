@@ -3,7 +3,6 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,78 +11,14 @@ from celery import Celery
 from celery.app.task import Context
 from celery.exceptions import Reject
 
-from tests.servers import Server, free_port
+from tests.ledger.records import NOW, accept, begin, end, job, keys, record
+from tests.servers import free_port
 from tornado_celery_bridge import Stored
-from tornado_celery_bridge.ledger import Acceptance, Claim, Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
+from tornado_celery_bridge.ledger import Claim, Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.worker.setup import _begin
 
 pytestmark = pytest.mark.server
-
-NOW = 1_795_608_000_000
-
-
-@pytest.fixture(scope="module")
-def redis_of_ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("ledger")).start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def app(redis_of_ours: Server) -> Iterator[Celery]:
-    with redis_of_ours.client() as client:
-        client.flushall()
-    made = Celery("ledger", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
-    made.conf.result_backend_transport_options = {"global_keyprefix": "pre."}
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def ledger(app: Celery) -> AsyncIterator[Ledger]:
-    made = Ledger.of_backend(await asyncio.to_thread(ledger_backend, app))
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def worker(app: Celery) -> WorkerLedger:
-    return WorkerLedger(app)
-
-
-def record(
-    job_id: str, *, task: str = "t", owner: str = "", tags: tuple[str, ...] = (), callback_url: str | None = None
-) -> JobRecord:
-    options = {"callback_url": callback_url} if callback_url else {}
-    return JobRecord(id=job_id, task=task, owner=owner, queue="q", created_at=NOW, tags=list(tags), options=options)
-
-
-async def accept(
-    ledger: Ledger, record: JobRecord, given: dict[str, Any] | list[Any] | Stored, **more: Any
-) -> Acceptance:
-    message = {"task": record.task, "args": [], "kwargs": {}, "options": {"task_id": record.id}}
-    return await ledger.accept(record, given, message=message, **more)
-
-
-async def begin(worker: WorkerLedger, job_id: str, token: str, *, task: str = "t", **more: Any) -> str:
-    return await asyncio.to_thread(worker.start, job_id, task, token, worker="w@here", **more)
-
-
-async def end(worker: WorkerLedger, job_id: str, state: str = "SUCCESS", value: Any = 1) -> None:
-    await asyncio.to_thread(worker.finish, job_id, state, value)
-
-
-async def job(ledger: Ledger, job_id: str) -> Job:
-    found = await ledger.get(job_id)
-    assert isinstance(found, Job)
-    return found
-
-
-async def keys(ledger: Ledger) -> set[str]:
-    """All but the history, which is there to stay."""
-    found = {key.decode() async for key in ledger._redis.scan_iter("*")}
-    return {key for key in found if not key.startswith("pre.tcb:history:")}
 
 
 async def test_a_life(ledger: Ledger, worker: WorkerLedger) -> None:

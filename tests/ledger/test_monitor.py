@@ -2,12 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from celery import Celery
 
-from tests.ledger.test_ledger import accept, begin, end, keys, record
+from tests.ledger.records import accept, begin, end, keys, record
 from tests.servers import Server
 from tornado_celery_bridge.ledger import BOUNDS, SPANS, Histogram, Ledger, Monitor, QueueState, Totals, ledger_backend
 from tornado_celery_bridge.ledger import scripts as _scripts
@@ -18,35 +17,6 @@ pytestmark = pytest.mark.server
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
 #: Tomorrow, 10:58: what is kept ends by the server's own clock.
 BEGUN = (int(time.time()) // DAY + 1) * DAY + 11 * HOUR - 2 * MINUTE
-
-
-@pytest.fixture(scope="module")
-def redis_of_ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("monitor")).start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def app(redis_of_ours: Server) -> Iterator[Celery]:
-    with redis_of_ours.client() as client:
-        client.flushall()
-    made = Celery("monitor", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
-    made.conf.result_backend_transport_options = {"global_keyprefix": "pre."}
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def ledger(app: Celery) -> AsyncIterator[Ledger]:
-    made = Ledger.of_backend(await asyncio.to_thread(ledger_backend, app))
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def worker(app: Celery) -> WorkerLedger:
-    return WorkerLedger(app)
 
 
 class Clock:
@@ -187,11 +157,15 @@ async def test_the_history_ends(ledger: Ledger, worker: WorkerLedger) -> None:
         assert (kept - 1) * length - MINUTE <= left[span] <= (kept + 1) * length
 
 
-async def test_it_outlasts_a_restart(ledger: Ledger, worker: WorkerLedger, redis_of_ours: Server) -> None:
+async def test_it_outlasts_a_restart(own_server: Server) -> None:
+    app = Celery("monitor", broker=own_server.url, backend=own_server.url, set_as_current=False)
+    ledger = Ledger.of_backend(await asyncio.to_thread(ledger_backend, app))
     await accept(ledger, record("a"), {})
-    redis_of_ours.kill()
-    await asyncio.to_thread(redis_of_ours.start)
+    own_server.kill()
+    await asyncio.to_thread(own_server.start)
     assert (await Monitor(ledger).counts())["q", "t"].accepted == 1
+    await ledger.close()
+    app.close()
 
 
 async def test_queues(ledger: Ledger, clock: Clock, worker: WorkerLedger) -> None:

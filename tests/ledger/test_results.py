@@ -13,36 +13,33 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, TaskRevokedError
 from celery.result import AsyncResult
 
+from tests.ledger.records import accept, record
 from tests.ledger.sample import make_app
-from tests.ledger.test_ledger import accept, record, redis_of_ours
-from tests.servers import Server
+from tests.servers import Database
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.worker.setup import _begin
-
-__all__ = ("redis_of_ours",)
 
 pytestmark = pytest.mark.server
 
 
 @pytest.fixture
-def client(redis_of_ours: Server) -> Iterator[redis.Redis]:
-    with redis_of_ours.client() as made:
-        made.flushall()
+def client(database: Database) -> Iterator[redis.Redis]:
+    with database.client() as made:
         yield made
 
 
 @pytest.fixture(params=[False, True], ids=["short", "extended"])
-def app(request: pytest.FixtureRequest, client: redis.Redis, redis_of_ours: Server) -> Iterator[Celery]:
-    made = make_app(redis_of_ours.url, redis_of_ours.url)
+def app(request: pytest.FixtureRequest, client: redis.Redis, database: Database) -> Iterator[Celery]:
+    made = make_app(database.url, database.url)
     made.conf.update(result_extended=request.param, result_expires=1000)
     yield made
     made.close()
 
 
 @pytest.fixture
-def celerys(app: Celery, redis_of_ours: Server) -> Iterator[Celery]:
-    made = Celery("stock", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
+def celerys(app: Celery, database: Database) -> Iterator[Celery]:
+    made = Celery("stock", broker=database.url, backend=database.url, set_as_current=False)
     made.conf.update(result_extended=app.conf.result_extended, result_expires=1000)
     yield made
     made.close()

@@ -10,7 +10,6 @@ import asyncio
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -20,8 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis import Redis
 
-from tests.ledger.test_ledger import NOW, accept
-from tests.servers import Server
+from tests.ledger.records import NOW, accept
+from tests.servers import Database
 from tornado_celery_bridge.ledger import Job, JobRecord, Ledger, Monitor, ledger_backend
 from tornado_celery_bridge.ledger import scripts as _scripts
 from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
@@ -33,13 +32,6 @@ ERROR = {"type": "E", "module": "m", "message": "no"}
 TTL = 60.0
 #: Kinds of keys that are for whoever watches.
 WATCHED = {"history", "worker", "workers", "failure", "failures"}
-
-
-@pytest.fixture(scope="module")
-def redis_of_ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("states"), "--appendonly", "no").start()
-    yield made
-    made.stop()
 
 
 @pytest.fixture
@@ -70,7 +62,7 @@ class World(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.client.flushall()
+        self.client.flushdb()
         self.time = 1_000_000
         self.advance(0)
         #: Messages that are in the queue: a job's id and which retry it is.
@@ -253,10 +245,10 @@ class World(RuleBasedStateMachine):
             assert counts.started == self.begun
 
 
-def test_whatever_happens(redis_of_ours: Server, clock: None) -> None:
+def test_whatever_happens(database: Database, clock: None) -> None:
     """So many times: ``--hypothesis-profile=long`` does it 10,000 times, which takes half an hour."""
-    app = Celery("states", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
-    with asyncio.Runner() as runner, redis_of_ours.client() as client:
+    app = Celery("states", broker=database.url, backend=database.url, set_as_current=False)
+    with asyncio.Runner() as runner, database.client() as client:
         World.client, World.runner, World.worker = client, runner, WorkerLedger(app)
         World.ledger = Ledger.of_backend(ledger_backend(app), ttl=TTL)
         run_state_machine_as_test(World, settings=hypothesis.settings(stateful_step_count=40, deadline=None))

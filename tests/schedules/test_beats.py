@@ -1,28 +1,23 @@
 """Real beats that are killed, frozen and deprived of Redis, and what their entries run meanwhile, by a real worker."""
 
-import asyncio
 import itertools
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from celery import Celery
-from redis import Redis
 
 from tests.needs import missing
-from tests.schedules.test_entry import entry
+from tests.schedules.beats import ROOT, BeatProcess, Do
+from tests.schedules.entries import entry, seed
 from tests.servers import Server, wait_for, worker
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
-from tornado_celery_bridge.schedules import Entry, Scheduled, Schedules
+from tornado_celery_bridge.schedules import Scheduled, Schedules
 from tornado_celery_bridge.schedules.entry import to_ms
 from tornado_celery_bridge.schedules.runs import run_id
 from tornado_celery_bridge.schedules.scheduler import LEASE
@@ -31,42 +26,15 @@ from tornado_celery_bridge.worker import install
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 
-ROOT = Path(__file__).parent.parent.parent
 SECOND = timedelta(seconds=1)
 
-Do = Callable[[Any], Any]
-
-
-class BeatProcess:
-    """A stock ``celery beat``."""
-
-    def __init__(self, server: Server, log: Path) -> None:
-        self.log = log
-        environment = {"SAMPLE_BROKER": server.url, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "celery", "-A", "tests.schedules.sample", "beat", "--pidfile=", "-l", "INFO"]
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=out, stderr=out)
-
-    @property
-    def leads(self) -> bool:
-        """Whether it was the last thing that it said."""
-        said = [line for line in self.log.read_text().splitlines() if "leads" in line]
-        return bool(said) and "this one leads" in said[-1]
-
 
 @pytest.fixture
-def redis_of_ours(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path / "redis").start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def start(redis_of_ours: Server, tmp_path: Path) -> Iterator[Callable[[], BeatProcess]]:
+def start(own_server: Server, tmp_path: Path) -> Iterator[Callable[[], BeatProcess]]:
     beats: list[BeatProcess] = []
 
     def start() -> BeatProcess:
-        beats.append(BeatProcess(redis_of_ours, tmp_path / f"beat{len(beats)}.log"))
+        beats.append(BeatProcess(own_server, tmp_path / f"beat{len(beats)}.log"))
         return beats[-1]
 
     yield start
@@ -81,25 +49,18 @@ def start(redis_of_ours: Server, tmp_path: Path) -> Iterator[Callable[[], BeatPr
 
 
 @pytest.fixture
-def ran(redis_of_ours: Server, tmp_path: Path) -> Iterator[Path]:
+def ran(own_server: Server, tmp_path: Path) -> Iterator[Path]:
     """What a worker has run, while there is one, an id a line."""
     file = tmp_path / "ran"
     file.touch()
-    environment = {"SAMPLE_BROKER": redis_of_ours.url, "SAMPLE_FILE": str(file), "PYTHONPATH": str(ROOT)}
+    environment = {"SAMPLE_BROKER": own_server.url, "SAMPLE_FILE": str(file), "PYTHONPATH": str(ROOT)}
     with worker("tests.schedules.sample", environment, tmp_path / "worker.log", "-c", "2", "--without-gossip"):
         yield file
 
 
 @pytest.fixture
-def do() -> Iterator[Do]:
-    """What runs a coroutine: the tests themselves block."""
-    with asyncio.Runner() as runner:
-        yield runner.run
-
-
-@pytest.fixture
-def schedules(redis_of_ours: Server, do: Do) -> Iterator[Schedules]:
-    app = Celery("schedules", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
+def schedules(own_server: Server, do: Do) -> Iterator[Schedules]:
+    app = Celery("schedules", broker=own_server.url, backend=own_server.url, set_as_current=False)
     install(app)
     ledger = Ledger.of_backend(ledger_backend(app))
     yield Schedules(ledger, app)
@@ -115,7 +76,7 @@ def until(condition: Callable[[], object], timeout: float = 30.0) -> float:
 
 
 def test_beats_that_are_killed_and_frozen(
-    start: Callable[[], BeatProcess], redis_of_ours: Server, schedules: Schedules, do: Do, ran: Path
+    start: Callable[[], BeatProcess], own_server: Server, schedules: Schedules, do: Do, ran: Path
 ) -> None:
     def runs() -> list[str]:
         return ran.read_text().splitlines()
@@ -167,9 +128,9 @@ def test_beats_that_are_killed_and_frozen(
     assert now.overdue < 10
 
     # Redis is killed, and comes back.
-    redis_of_ours.kill()
+    own_server.kill()
     until(lambda: b"Redis is away" in third.log.read_bytes())
-    redis_of_ours.start()
+    own_server.start()
     until(a_beat_works())
     assert (second.process.poll(), third.process.poll()) == (None, None)
 
@@ -183,7 +144,7 @@ def test_beats_that_are_killed_and_frozen(
     # All slots had their run, and none had two. A message that Redis lost is published again within seconds.
     other.process.terminate()
     assert other.process.wait(20) == 0
-    with redis_of_ours.client() as client:
+    with own_server.client() as client:
         until(lambda: client.exists("tcb:open") == 0)
         # What was under way as Redis died has a second attempt: one job all the same.
         again = [run for run in Counter(runs()) if int(client.hget(f"tcb:job:{run}", "attempt") or 1) > 1]
@@ -209,7 +170,7 @@ def each_slot_once(runs: list[str], entries: list[Scheduled], again: Collection[
 
 @pytest.mark.slow
 def test_the_leader_sleeps_for_half_a_minute_and_the_next_one_is_killed(
-    start: Callable[[], BeatProcess], redis_of_ours: Server, schedules: Schedules, do: Do, ran: Path
+    start: Callable[[], BeatProcess], own_server: Server, schedules: Schedules, do: Do, ran: Path
 ) -> None:
     names = [f"every second {number}" for number in range(25)]
     for name in names:
@@ -229,7 +190,7 @@ def test_the_leader_sleeps_for_half_a_minute_and_the_next_one_is_killed(
     until(lambda: len(ran.read_text().splitlines()) > 1_000, 120)
     first.process.terminate()
     assert first.process.wait(20) == 0
-    with redis_of_ours.client() as client:
+    with own_server.client() as client:
         until(lambda: client.exists("tcb:open") == 0, 60)
     runs = ran.read_text().splitlines()
     assert do(schedules.statistics()).runs == len(runs)
@@ -237,15 +198,15 @@ def test_the_leader_sleeps_for_half_a_minute_and_the_next_one_is_killed(
 
 
 def test_a_run_that_is_under_way_as_redis_dies_runs_again(
-    redis_of_ours: Server, schedules: Schedules, do: Do, ran: Path
+    own_server: Server, schedules: Schedules, do: Do, ran: Path
 ) -> None:
     do(schedules.create(entry(name="long", task="sample.long", enabled=False)))
     job_id = do(schedules.run("long"))
     until(lambda: ran.read_text() == "long\n")
-    redis_of_ours.kill()
+    own_server.kill()
     until(lambda: b"after connection loss" in (ran.parent / "worker.log").read_bytes())
-    redis_of_ours.start()
-    with redis_of_ours.client() as client:
+    own_server.start()
+    with own_server.client() as client:
         until(lambda: client.hget(f"tcb:job:{job_id}", "state") in (b"SUCCESS", b"FAILURE", b"REVOKED"), 60)
     [run] = do(schedules.runs("long"))
     assert run.job is not None
@@ -264,7 +225,7 @@ def faketime() -> Path:
 def test_the_clock_of_redis_is_set(
     faketime: Path,
     start: Callable[[], BeatProcess],
-    redis_of_ours: Server,
+    own_server: Server,
     schedules: Schedules,
     do: Do,
     ran: Path,
@@ -279,13 +240,13 @@ def test_the_clock_of_redis_is_set(
         return [run.slot for run in do(schedules.runs(name)) if run.slot and run.job_id]
 
     set_clock("+0")
-    redis_of_ours.kill()
+    own_server.kill()
     with monkeypatch.context() as patched:
         patched.setenv("LD_PRELOAD", str(faketime))
         patched.setenv("FAKETIME_TIMESTAMP_FILE", str(tmp_path / "clock"))
         patched.setenv("FAKETIME_NO_CACHE", "1")
         patched.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        redis_of_ours.start()
+        own_server.start()
     do(schedules.create(entry(name="all", task="sample.note", interval=60, misfire="all")))
     do(schedules.create(entry(name="once", task="sample.note", interval=60)))
     do(schedules.create(entry(name="seconds", task="sample.note", interval=1)))
@@ -317,7 +278,7 @@ def test_the_clock_of_redis_is_set(
     set_clock("+62m")
     until(lambda: len(slots("seconds")) > before + 2)
     assert len(slots("once")) < 10
-    with redis_of_ours.client() as client:
+    with own_server.client() as client:
         until(lambda: client.exists("tcb:open") == 0)
     assert [run for run, count in Counter(ran.read_text().splitlines()).items() if count > 1] == []
     for name in ("all", "once", "seconds"):
@@ -325,11 +286,11 @@ def test_the_clock_of_redis_is_set(
 
 
 def test_one_malformed_entry_among_a_thousand(
-    start: Callable[[], BeatProcess], redis_of_ours: Server, schedules: Schedules, do: Do
+    start: Callable[[], BeatProcess], own_server: Server, schedules: Schedules, do: Do
 ) -> None:
     slot = to_ms(datetime.now(UTC))
     names = [f"e{number}" for number in range(1000)]
-    with redis_of_ours.client() as client:
+    with own_server.client() as client:
         seed(client, [entry(name=name, task="sample.note", interval=3600) for name in names], slot)
         client.hset("tcb:schedule:e500", "entry", "{")
         beat = start()
@@ -339,14 +300,3 @@ def test_one_malformed_entry_among_a_thousand(
         until(lambda: client.llen("celery") >= 999)
     assert list(do(schedules.quarantined())) == ["e500"]
     assert beat.process.poll() is None
-
-
-def seed(client: Redis, entries: Iterable[Entry], slot: int) -> None:
-    """Write entries down, due for a run at *slot* (milliseconds since 1970)."""
-    with client.pipeline(transaction=False) as pipeline:
-        for one in entries:
-            known = {"entry": one.encode(), "version": 1, "slot": slot}
-            pipeline.hset(f"tcb:schedule:{one.name}", mapping=known)
-            pipeline.zadd("tcb:schedules", {one.name: 0})
-            pipeline.zadd("tcb:schedules:due", {one.name: one.due(slot)})
-        pipeline.execute()

@@ -5,15 +5,11 @@ from typing import Any
 
 import pytest
 
+from tests.schedules.entries import entry
 from tornado_celery_bridge.schedules import Entry, InvalidEntry
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-
-
-def entry(**fields: Any) -> Entry:
-    when = {} if fields.keys() & {"interval", "once", "solar", "crontab"} else {"crontab": "0 * * * *"}
-    return Entry.of_mapping({"name": "e", "task": "t", **when, **fields})
 
 
 @pytest.mark.parametrize(

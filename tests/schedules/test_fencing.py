@@ -14,10 +14,9 @@ import pytest
 from celery import Celery
 from redis import Redis as Client
 
-from tests.schedules.test_beats import seed
-from tests.schedules.test_entry import entry
-from tests.schedules.test_schedules import Beat
-from tests.servers import Server
+from tests.schedules.beats import Beat
+from tests.schedules.entries import entry, seed
+from tests.servers import Database
 from tornado_celery_bridge.schedules import scripts as _scripts
 from tornado_celery_bridge.schedules.runs import run_id
 from tornado_celery_bridge.worker import install
@@ -30,11 +29,9 @@ EVERY = {"a": 1, "b": 1, "c": 2, "d": 3}
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with server.client() as made:
-        made.flushall()
+def client(database: Database) -> Iterator[Client]:
+    with database.client() as made:
         yield made
-        made.flushall()
 
 
 @pytest.fixture
@@ -48,10 +45,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("order", range(3))
-def test_a_thousand_slots(order: int, server: Server, client: Client, clock: None) -> None:
+def test_a_thousand_slots(order: int, database: Database, client: Client, clock: None) -> None:
     chance = random.Random(order)
     client.set("clock", START)
-    app = Celery("fencing", broker=server.url, backend=server.url, set_as_current=False)
+    app = Celery("fencing", broker=database.url, backend=database.url, set_as_current=False)
     install(app)
     beats = [Beat(app), Beat(app)]
     accepted: list[str] = []
@@ -96,8 +93,8 @@ def test_a_thousand_slots(order: int, server: Server, client: Client, clock: Non
     app.close()
 
 
-def test_a_clock_that_is_set_forward_and_back(server: Server, client: Client, clock: None) -> None:
-    app = Celery("clock", broker=server.url, backend=server.url, set_as_current=False)
+def test_a_clock_that_is_set_forward_and_back(database: Database, client: Client, clock: None) -> None:
+    app = Celery("clock", broker=database.url, backend=database.url, set_as_current=False)
     install(app)
     beat, accepted = Beat(app), Counter[str]()
     beat._publish = lambda runs: accepted.update(run.job_id for run in runs)  # type: ignore[method-assign]

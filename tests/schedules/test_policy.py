@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.schedules.test_entry import entry
+from tests.schedules.entries import entry
 from tornado_celery_bridge.schedules.entry import to_ms
 from tornado_celery_bridge.schedules.policy import Decision, State, decide
 

@@ -13,9 +13,10 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from celery.schedules import crontab
 
-from tests.ledger.test_ledger import begin, end, redis_of_ours
-from tests.schedules.test_entry import entry
-from tests.servers import Server, free_port
+from tests.ledger.records import begin, end
+from tests.schedules.beats import Beat
+from tests.schedules.entries import entry
+from tests.servers import Database, free_port
 from tornado_celery_bridge import Bridge, BridgeClosed
 from tornado_celery_bridge.ledger import Job, Ledger, ledger_backend
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
@@ -29,10 +30,8 @@ from tornado_celery_bridge.schedules import (
 )
 from tornado_celery_bridge.schedules.entry import from_ms, to_ms
 from tornado_celery_bridge.schedules.runs import run_id
-from tornado_celery_bridge.schedules.scheduler import Lease, Redis
+from tornado_celery_bridge.schedules.scheduler import Redis
 from tornado_celery_bridge.worker import install
-
-__all__ = ("redis_of_ours",)
 
 pytestmark = pytest.mark.server
 
@@ -40,10 +39,8 @@ HOURLY = {"name": "e", "task": "t", "crontab": "0 * * * *", "input": {"n": 1}, "
 
 
 @pytest.fixture
-def app(redis_of_ours: Server) -> Iterator[Celery]:
-    with redis_of_ours.client() as client:
-        client.flushall()
-    made = Celery("schedules", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
+def app(database: Database) -> Iterator[Celery]:
+    made = Celery("schedules", broker=database.url, backend=database.url, set_as_current=False)
     made.conf.update(result_backend_transport_options={"global_keyprefix": "pre."}, task_default_queue="q")
     install(made)
     yield made
@@ -60,36 +57,6 @@ async def schedules(app: Celery) -> AsyncIterator[Schedules]:
 @pytest.fixture
 def worker(app: Celery) -> WorkerLedger:
     return WorkerLedger(app)
-
-
-class Beat(Scheduler):
-    """A beat that ticks, and asks for the lead, when it is told to."""
-
-    lease: Lease
-
-    def setup_schedule(self) -> None:
-        start, Lease.start = Lease.start, lambda self: None  # type: ignore[method-assign]
-        try:
-            super().setup_schedule()
-        finally:
-            Lease.start = start  # type: ignore[method-assign]
-        assert self._lease is not None
-        self.lease = self._lease
-
-    def ask(self) -> int:
-        """Ask once for the lead."""
-        fence = int(self._redis.run("LEAD", "", self.lease._me, 5000, self.lease._fence))
-        if fence:
-            self.lease._fence = fence
-            self.lease._leads.set()
-        return fence
-
-    def look(self) -> None:
-        """Do what is due."""
-        if not self._is_loaded:
-            self._load()
-        self._redis.client.lpush(f"{self._redis.prefix}schedules:wake", 1)
-        self._run_due(self.lease)
 
 
 @pytest.fixture
@@ -244,9 +211,9 @@ async def test_a_slot_runs_once_whatever_becomes_of_the_entry(schedules: Schedul
 
 
 async def test_without_the_broker_a_run_waits_in_the_outbox(
-    schedules: Schedules, redis_of_ours: Server, worker: WorkerLedger
+    schedules: Schedules, database: Database, worker: WorkerLedger
 ) -> None:
-    away = Celery("away", broker=f"redis://127.0.0.1:{free_port()}/0", backend=redis_of_ours.url, set_as_current=False)
+    away = Celery("away", broker=f"redis://127.0.0.1:{free_port()}/0", backend=database.url, set_as_current=False)
     away.conf.update(result_backend_transport_options={"global_keyprefix": "pre."}, task_default_queue="q")
     install(away)
     beat = await asyncio.to_thread(Beat, away)
@@ -542,7 +509,7 @@ async def test_an_emptied_redis_gets_the_configuration_again(schedules: Schedule
     beat = await asyncio.to_thread(Beat, app)
     await asyncio.to_thread(beat.ask)
     await look(beat)
-    await schedules._ledger.call("FLUSHALL")
+    await schedules._ledger.call("FLUSHDB")
     await asyncio.to_thread(beat.ask)
     await look(beat)
     await look(beat)
@@ -550,8 +517,8 @@ async def test_an_emptied_redis_gets_the_configuration_again(schedules: Schedule
     await asyncio.to_thread(beat.close)
 
 
-async def test_it_says_what_it_needs(redis_of_ours: Server) -> None:
-    app = Celery("no ledger", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
+async def test_it_says_what_it_needs(database: Database) -> None:
+    app = Celery("no ledger", broker=database.url, backend=database.url, set_as_current=False)
     with pytest.raises(ImproperlyConfigured, match="install"):
         await asyncio.to_thread(Scheduler, app)
     app.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import free_port, wait_for
-from tests.service.conftest import environment
+from tests.service.site import environment
 
 
 class Web:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.servers import wait_for
-from tests.service.conftest import Service, problem, until
+from tests.service.site import Service, problem, until
 from tornado_celery_bridge.service.http.handler import MAX_BODY, MAX_DISCARDED
 from tornado_celery_bridge.service.process.logs import OneLineFormatter
 from tornado_celery_bridge.service.resources.monitoring.diagnosis import diagnose

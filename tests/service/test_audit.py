@@ -3,34 +3,25 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.servers import Server
-from tests.service.conftest import Service, problem
-from tests.service.test_keys import KEYS, Guarded, guarded, made, write
-from tests.service.test_login import cookie_of, forget_attempts, log_in, with_cookie
+from tests.service.keys import Guarded, guarded
+from tests.service.logins import cookie_of, forget_attempts, log_in, with_cookie
+from tests.service.site import Service, problem
 from tornado_celery_bridge.service.access import audit
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    all_made = {name: made(**fields) for name, fields in KEYS.items()}
-    path = write(tmp_path / "keys.json", *(entry for _, entry in all_made.values()))
-    return path, {name: key for name, (key, _) in all_made.items()}
-
-
-@pytest.fixture
-async def site(web_url: str, keys: tuple[Path, dict[str, str]]) -> AsyncIterator[Guarded]:
-    async with guarded(web_url, keys) as made:
-        await made.service.jobs.ledger.call("DEL", *made.service.jobs.audit._keys)
-        await forget_attempts(made.service)
-        yield made
+async def site(site: Guarded) -> Guarded:
+    await site.service.jobs.ledger.call("DEL", *site.service.jobs.audit._keys)
+    await forget_attempts(site.service)
+    return site
 
 
 async def entries(site: Guarded, query: str = "") -> list[dict[str, Any]]:

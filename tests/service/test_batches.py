@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.conftest import Service, problem, until
+from tests.service.site import Service, problem, until
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 

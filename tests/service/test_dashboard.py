@@ -22,10 +22,10 @@ from PIL import Image
 from playwright.async_api import Browser, Page, Route, expect
 
 from tests.service.browser import Tab, new_tab, open_browser
-from tests.service.conftest import Service, running
+from tests.service.keys import made, write
 from tests.service.payloads import PAYLOADS
 from tests.service.sample import make_app as make_celery
-from tests.service.test_keys import made, write
+from tests.service.site import Service, running
 from tornado_celery_bridge.service.access.keys import Keyring
 from tornado_celery_bridge.service.pages import dashboard
 from tornado_celery_bridge.service.pages import files as docs

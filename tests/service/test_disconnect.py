@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.conftest import Service, nothing_new, tasks_of, until
+from tests.service.site import Service, nothing_new, tasks_of, until
 from tornado_celery_bridge.service.access.keys import EVERYBODY
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.service.conftest import Service, nothing_new, problem, tasks_of, until
+from tests.service.site import Service, nothing_new, problem, tasks_of, until
 from tornado_celery_bridge.service.resources import handlers
 from tornado_celery_bridge.service.resources.jobs import frames as events
 

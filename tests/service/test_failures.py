@@ -1,26 +1,21 @@
 """Groups of failures over HTTP: read, tried again, resolved."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.service.conftest import problem
-from tests.service.test_keys import Guarded, guarded, keys
-
-__all__ = ("keys",)  # a fixture
+from tests.service.keys import Guarded
+from tests.service.site import problem
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 
 
 @pytest.fixture
-async def site(web_url: str, keys: tuple[Path, dict[str, str]]) -> AsyncIterator[Guarded]:
-    async with guarded(web_url, keys) as made:
-        for group in await made.service.jobs.ledger.failures():  # of other tests
-            await made.service.jobs.ledger.resolve(group.id)
-        yield made
+async def site(site: Guarded) -> Guarded:
+    for group in await site.service.jobs.ledger.failures():  # of other tests
+        await site.service.jobs.ledger.resolve(group.id)
+    return site
 
 
 async def failed(site: Guarded, name: str, message: str) -> str:

@@ -3,15 +3,15 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.servers import Server, worker
-from tests.service.conftest import ROOT, Service, problem, running, until
 from tests.service.sample import make_app
+from tests.service.site import ROOT, Service, problem, running, until
 from tornado_celery_bridge import BrokerUnavailable, DispatchUncertain
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
 from tornado_celery_bridge.service.access.keys import EVERYBODY
@@ -19,14 +19,6 @@ from tornado_celery_bridge.service.access.keys import EVERYBODY
 WAIT = {"Prefer": "wait=30"}
 
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Server]:
-    """A server to be maltreated."""
-    made = Server(tmp_path / "own").start()
-    yield made
-    made.stop()
 
 
 @pytest.fixture

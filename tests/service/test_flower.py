@@ -15,9 +15,9 @@ import pytest
 
 from tests.servers import Server, free_port, wait_for, worker
 from tests.service.browser import Tab
-from tests.service.conftest import ROOT, environment, problem, running
+from tests.service.keys import Guarded, made, write
 from tests.service.sample import make_app as make_celery
-from tests.service.test_keys import Guarded, made, write
+from tests.service.site import ROOT, environment, problem, running
 from tornado_celery_bridge.service.access.keys import Keyring
 from tornado_celery_bridge.service.pages import flower
 from tornado_celery_bridge.service.pages.flower import Flower

@@ -12,8 +12,8 @@ import pytest
 from tornado.httpclient import HTTPResponse
 
 from tests.servers import wait_for
-from tests.service.conftest import Service, problem
 from tests.service.processes import Web, serving
+from tests.service.site import Service, problem
 from tornado_celery_bridge import BrokerUnavailable
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]

@@ -10,22 +10,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
 from tornado.httpclient import HTTPResponse
 from tornado.web import RequestHandler
 
 from tests.servers import Server, free_port, wait_for
-from tests.service.conftest import Service, environment, problem, running, until
+from tests.service.keys import UNLIKE, Guarded, command, guarded, made, write
 from tests.service.processes import serving
-from tests.service.sample import make_app as make_celery
+from tests.service.site import Service, environment, problem, until
 from tornado_celery_bridge.service.access.keys import EVERYBODY, SCOPES, Keyring, new_key
 from tornado_celery_bridge.service.access.limits import Rate, take
 from tornado_celery_bridge.service.http.handler import MAX_BODY, MAX_DISCARDED
@@ -39,25 +34,8 @@ def needs_worker(test: Any) -> Any:
 
 PUBLIC = {"/healthz", "/readyz", r"/openapi\.json", "/docs", "/docs/([^/]+)", "/", "/dashboard/([^/]+)"}
 
-#: What is another in each problem.
-UNLIKE = {"instance": "", "request_id": "", "trace_id": ""}
 
 # The file.
-
-
-def write(path: Path, *entries: dict[str, Any] | Any) -> Path:
-    """Put another file in the place of the one that is there, as ``keys make`` does."""
-    part = path.with_suffix(".part")
-    part.touch(mode=0o600)
-    part.write_text(json.dumps({"keys": entries}))
-    return part.replace(path)
-
-
-def made(**fields: Any) -> tuple[str, dict[str, Any]]:
-    """Return a key and its entry."""
-    given = {"owner": "alice", "scopes": ["submit", "read", "cancel"], **fields}
-    key, entry = new_key((), **given)
-    return key, entry.model_dump(mode="json", exclude_none=True)
 
 
 def test_what_a_principal_may_do() -> None:
@@ -218,70 +196,6 @@ def test_a_broken_file_keeps_the_service_from_starting(web_url: str, tmp_path: P
 
 
 # The service.
-
-
-@dataclass
-class Guarded:
-    """A running service with keys, by name, and its Celery app."""
-
-    service: Service
-    keys: dict[str, str]
-    keyring: Keyring
-    app: Celery
-
-    async def fetch(self, name: str | None, path: str, method: str = "GET", **options: Any) -> HTTPResponse:
-        headers = {**options.pop("headers", {})}
-        if name is not None:
-            headers["Authorization"] = f"Bearer {self.keys[name]}"
-        if method == "POST":
-            headers["Content-Type"] = "application/json"
-            options.setdefault("body", b"{}")
-        return await self.service.fetch(path, method, headers=headers, **options)
-
-    async def submit(self, name: str | None, task: str, given: Any, **headers: str) -> HTTPResponse:
-        body = json.dumps({"input": given}).encode()
-        return await self.fetch(name, f"/v1/tasks/{task}/jobs", "POST", body=body, headers=headers)
-
-
-KEYS: dict[str, dict[str, Any]] = {
-    "alice": {},
-    "alice2": {"scopes": ["read"]},
-    "bob": {"owner": "bob"},
-    "admin": {"owner": "root", "scopes": ["admin"]},
-    "submitter": {"scopes": ["submit"]},
-    "reader": {"scopes": ["read"]},
-    "canceller": {"scopes": ["cancel"]},
-    "scheduler": {"scopes": ["schedule"]},
-    "watcher": {"scopes": ["monitor"]},
-    "some": {"owner": "some", "tasks": ["s.add", "s.e*", "celery.*", "no.such"]},
-    "expired": {"expires_at": (datetime.now(UTC) - timedelta(seconds=1)).isoformat()},
-    "limited": {"owner": "limited", "rate": "20/h"},
-    "limited2": {"owner": "limited", "rate": "20/h"},
-    "slow": {"rate": "1/h", "scopes": ["read"]},
-}
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """A file with the keys above, and the keys."""
-    all_made = {name: made(**fields) for name, fields in KEYS.items()}
-    path = write(tmp_path / "keys.json", *(entry for _, entry in all_made.values()))
-    return path, {name: key for name, (key, _) in all_made.items()}
-
-
-@asynccontextmanager
-async def guarded(url: str, keys: tuple[Path, dict[str, str]]) -> AsyncIterator[Guarded]:
-    app = make_celery(url)
-    keyring = await asyncio.to_thread(Keyring, keys[0])
-    async with running(app, keys=keyring) as service:
-        yield Guarded(service, keys[1], keyring, app)
-    app.close()
-
-
-@pytest.fixture
-async def site(web_url: str, keys: tuple[Path, dict[str, str]]) -> AsyncIterator[Guarded]:
-    async with guarded(web_url, keys) as made:
-        yield made
 
 
 def test_every_method_of_every_route_declares_its_scope() -> None:
@@ -669,20 +583,6 @@ async def test_without_redis_nothing_is_limited_and_nothing_breaks(
 
 
 # The command.
-
-
-def command(path: Path | None, *words: str) -> subprocess.CompletedProcess[str]:
-    settings = {} if path is None else {"API_KEYS_FILE": str(path)}
-    process = subprocess.run(
-        [sys.executable, "-m", "tornado_celery_bridge", "keys", *words],
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert "Traceback" not in process.stderr
-    return process
 
 
 def test_make_list_and_revoke(tmp_path: Path) -> None:

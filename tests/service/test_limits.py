@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.servers import Server, worker
-from tests.service.conftest import ROOT, Service, running
+from tests.service.keys import made, write
 from tests.service.sample import make_app as make_celery
-from tests.service.test_keys import made, write
+from tests.service.site import ROOT, Service, running
 from tornado_celery_bridge.service.access.keys import Keyring
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]

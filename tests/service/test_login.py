@@ -4,21 +4,21 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 import tornado.web
-from tornado.httpclient import HTTPRequest, HTTPResponse
+from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
 from tests.servers import free_port, wait_for
 from tests.service.browser import Tab
-from tests.service.conftest import Service, problem
+from tests.service.keys import KEYS, Guarded, command, made, write
+from tests.service.logins import cookie_of, forget_attempts, log_in, with_cookie
 from tests.service.processes import serving
-from tests.service.test_keys import KEYS, Guarded, command, guarded, made, write
+from tests.service.site import Service, problem
 from tornado_celery_bridge.service.access import login, sessions
 from tornado_celery_bridge.service.access.keys import ROLES, Keyring, Principal
 from tornado_celery_bridge.service.access.limits import Rate
@@ -39,32 +39,9 @@ def keys(tmp_path: Path) -> tuple[Path, dict[str, str]]:
 
 
 @pytest.fixture
-async def site(web_url: str, keys: tuple[Path, dict[str, str]]) -> AsyncIterator[Guarded]:
-    async with guarded(web_url, keys) as made:
-        await forget_attempts(made.service)
-        yield made
-
-
-async def forget_attempts(service: Service) -> None:
-    await service.jobs.ledger.call("DEL", "tcb:rate:login:127.0.0.1")
-
-
-async def log_in(site: Guarded, key: str, following: str = "", **headers: str) -> HTTPResponse:
-    form = urlencode({"key": key, "next": following}).encode()
-    given = {"Content-Type": "application/x-www-form-urlencoded", **headers}
-    return await site.service.fetch("/login", "POST", body=form, headers=given, follow_redirects=False)
-
-
-def cookie_of(response: HTTPResponse) -> str:
-    """Return what a browser would send."""
-    return response.headers["Set-Cookie"].partition(";")[0]
-
-
-async def with_cookie(
-    site: Guarded, cookie: str, path: str, method: str = "GET", body: bytes | None = None, **headers: str
-) -> HTTPResponse:
-    given = {"Cookie": cookie, **{name.replace("_", "-"): value for name, value in headers.items()}}
-    return await site.service.fetch(path, method, body=body, headers=given, follow_redirects=False)
+async def site(site: Guarded) -> Guarded:
+    await forget_attempts(site.service)
+    return site
 
 
 async def test_a_session_is_as_good_as_its_key(site: Guarded) -> None:

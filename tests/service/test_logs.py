@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.servers import Server, wait_for
-from tests.service.conftest import ROOT, environment
+from tests.service.keys import made, write
 from tests.service.processes import Web, serving
-from tests.service.test_keys import made, write
+from tests.service.site import ROOT, environment
 from tornado_celery_bridge.base.logs import JsonFormatter
 from tornado_celery_bridge.cli.top import _time
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job

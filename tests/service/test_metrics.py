@@ -11,13 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tornado.httpclient import HTTPResponse
 
 from tests.servers import Server, free_port, wait_for
-from tests.service.conftest import ROOT, Service, running, until
+from tests.service.monitoring import read, submit_many
 from tests.service.processes import serving
 from tests.service.sample import make_app as make_celery
-from tests.service.test_monitoring import ours, read, submit_many, url_of_ours
+from tests.service.site import ROOT, Service, running, until
 from tornado_celery_bridge.service.resources.monitoring.metrics import CONTENT_TYPE
-
-__all__ = ("ours", "url_of_ours")  # fixtures
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 

@@ -2,72 +2,19 @@
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.servers import Server, worker
-from tests.service.conftest import ROOT, Service, problem, running
-from tests.service.sample import make_app as make_celery
+from tests.service.monitoring import read, submit_many
+from tests.service.site import Service, problem
 from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.resources.monitoring.endpoints import parse_selection
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 
 HOUR, DAY = 3_600, 86_400
-
-
-@pytest.fixture
-def url_of_ours(server: Server, tmp_path: Path) -> Iterator[str]:
-    """A database with nobody else's jobs, and a worker that takes from one of its two queues."""
-    url = f"redis://127.0.0.1:{server.port}/11"
-    with server.client() as client:
-        client.select(11)
-        client.flushdb()
-    options = ("--concurrency", "2", "--queues", "websample", "--without-gossip", "--without-mingle")
-    options += ("--hostname", "ours@%h")
-    with worker("tests.service.sample", {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}, tmp_path / "log", *options):
-        yield url
-
-
-@pytest.fixture
-async def ours(url_of_ours: str) -> AsyncIterator[Service]:
-    app = make_celery(url_of_ours)
-    async with running(app) as made:
-        yield made
-    app.close()
-
-
-async def read(service: Service, path: str) -> Any:
-    response = await service.fetch(path)
-    assert response.code == 200, response.body
-    return json.loads(response.body)
-
-
-async def submit_many(service: Service, tmp_path: Path) -> Counter[str]:
-    """Submit 200 jobs of every fate, wait for their ends, and return how many of each there were."""
-    jobs: list[dict[str, Any]] = []
-    jobs += [{"task": "s.add", "input": {"x": number}} for number in range(100)]
-    jobs += [{"task": "s.fail"}] * 40
-    jobs += [{"task": "s.flaky", "input": {"path": str(tmp_path / f"flaky{number}")}} for number in range(10)]
-    jobs += [{"task": "s.add", "input": {"x": 1}, "options": {"countdown": 600}}] * 20  # to be cancelled
-    jobs += [{"task": "s.add", "input": {"x": 1}, "options": {"countdown": 700}}] * 10  # to stay
-    jobs += [{"task": "s.add", "input": {"x": 1}, "options": {"queue": "quiet"}}] * 20  # which nobody takes
-    answers = json.loads((await service.post("/v1/batches", {"jobs": jobs})).body)["jobs"]
-    assert len(answers) == 200
-    ids = [answer["job"]["id"] for answer in answers]
-    for job_id in ids[150:170]:
-        assert (await service.post(f"/v1/jobs/{job_id}/cancel")).code == 200
-    found: Counter[str] = Counter()
-    for job_id in ids:
-        wait = {"Prefer": "wait=30"} if job_id in ids[:170] else {}
-        job = json.loads((await service.fetch(f"/v1/jobs/{job_id}", headers=wait)).body)
-        found[job["state"]] += 1
-    return found
 
 
 async def test_the_counts_agree(ours: Service, tmp_path: Path) -> None:

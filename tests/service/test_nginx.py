@@ -18,9 +18,9 @@ from tornado.websocket import websocket_connect
 
 from tests.needs import missing
 from tests.servers import free_port, wait_for
-from tests.service.conftest import ROOT
+from tests.service.keys import made, write
 from tests.service.processes import Web, serving
-from tests.service.test_keys import made, write
+from tests.service.site import ROOT
 from tornado_celery_bridge.up.brokers.apt import ensure
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]

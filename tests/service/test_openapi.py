@@ -21,8 +21,8 @@ from tornado.web import RequestHandler
 
 from tests.servers import Server, worker
 from tests.service.browser import Tab
-from tests.service.conftest import ROOT, Service, environment, problem, running
 from tests.service.sample import make_app as make_celery
+from tests.service.site import ROOT, Service, environment, problem, running
 from tornado_celery_bridge.service import Catalogue
 from tornado_celery_bridge.service.http import problems
 from tornado_celery_bridge.service.http.openapi import make_document

@@ -13,8 +13,8 @@ from celery.result import AsyncResult
 from redis import Redis
 
 from tests.servers import Server, worker
-from tests.service.conftest import ROOT, Service, problem, running
 from tests.service.sample import make_app as make_celery
+from tests.service.site import ROOT, Service, problem, running
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.servers import Server, free_port, wait_for, worker
-from tests.service.conftest import ROOT, environment
 from tests.service.processes import serving
+from tests.service.site import ROOT, environment
 from tornado_celery_bridge.service.process.lifecycle import Lifecycle
 from tornado_celery_bridge.service.process.logs import OneLineFormatter
 from tornado_celery_bridge.service.process.server import load_celery_app

@@ -15,9 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tornado.httpclient import HTTPResponse
 
 from tests.servers import wait_for
-from tests.service.conftest import Service, environment, problem, running
+from tests.service.keys import UNLIKE, made, write
 from tests.service.sample import make_app as make_celery
-from tests.service.test_keys import UNLIKE, made, write
+from tests.service.site import Service, environment, problem, running
 from tornado_celery_bridge.ledger import MAX_INLINE
 from tornado_celery_bridge.schedules import Entry, Schedules
 from tornado_celery_bridge.schedules import scripts as _scripts

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.faults.test_broker import ticking
+from tests.faults.ticker import ticking
 from tests.servers import Server, worker
-from tests.service.conftest import ROOT, Service, problem, running, until
 from tests.service.sample import make_app
+from tests.service.site import ROOT, Service, problem, running, until
 from tornado_celery_bridge import BlobLost, Stored
 from tornado_celery_bridge.ledger import MAX_INLINE
 from tornado_celery_bridge.service.process.server import keep_swept

@@ -6,12 +6,10 @@ import logging
 
 import pytest
 
-from tests.service.conftest import Service, problem
+from tests.service.site import Service, problem
+from tests.service.traces import PARENT, TRACE, TRACEPARENT
 from tornado_celery_bridge.service.http.trace import Trace, current
 from tornado_celery_bridge.service.process.logs import OneLineFormatter
-
-TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 
 
 @pytest.mark.parametrize(

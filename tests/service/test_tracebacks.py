@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.service.conftest import Service, running
+from tests.service.keys import made, write
 from tests.service.sample import make_app as make_celery
-from tests.service.test_keys import made, write
+from tests.service.site import Service, running
 from tornado_celery_bridge.service.access.keys import ROLES, Keyring
 from tornado_celery_bridge.service.resources import representation
 from tornado_celery_bridge.service.resources.callbacks import deliverer as callbacks

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.servers import Server, wait_for, worker
-from tests.service.conftest import ROOT, environment
 from tests.service.processes import Web, serving
-from tests.service.test_trace import PARENT, TRACE, TRACEPARENT
+from tests.service.site import ROOT, environment
+from tests.service.traces import PARENT, TRACE, TRACEPARENT
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 

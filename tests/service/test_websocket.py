@@ -11,7 +11,7 @@ import pytest
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from tests.service.conftest import Service, nothing_new, problem, tasks_of, until
+from tests.service.site import Service, nothing_new, problem, tasks_of, until
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 

@@ -7,16 +7,14 @@ from typing import Any
 import pytest
 from tornado.httpclient import HTTPResponse
 
-from tests.service.conftest import Service, problem, running, until
+from tests.service.keys import Guarded
 from tests.service.sample import make_app as make_celery
-from tests.service.test_keys import Guarded, keys, site
+from tests.service.site import Service, problem, running, until
 from tornado_celery_bridge import BrokerUnavailable, DispatchUncertain
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
 from tornado_celery_bridge.service.access.keys import EVERYBODY, SCOPES, Principal
 from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.resources.workflows.service import Workflows
-
-__all__ = ("keys", "site")
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
 

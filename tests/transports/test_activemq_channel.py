@@ -24,7 +24,7 @@ from kombu import transport as transports
 
 from tests.faults.proxy import Proxy
 from tests.servers import free_port, wait_for
-from tests.transports.conftest import need_activemq
+from tests.transports.brokers import need_activemq
 from tornado_celery_bridge.transports import activemq as transport
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 

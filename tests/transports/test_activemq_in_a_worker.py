@@ -20,7 +20,7 @@ from celery import Celery, chord, group
 from tests.faults.proxy import Proxy
 from tests.servers import Server, free_port, wait_for, worker
 from tests.transports.activemq_sample import make_app
-from tests.transports.conftest import events_of_a_task, need_activemq
+from tests.transports.brokers import events_of_a_task, need_activemq
 from tornado_celery_bridge import Bridge, BrokerUnavailable, DispatchUncertain
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 

@@ -14,7 +14,7 @@ from celery import Celery, chord
 
 from tests.servers import Server, wait_for, worker
 from tests.transports import kills
-from tests.transports.conftest import events_of_a_task
+from tests.transports.brokers import events_of_a_task
 from tests.transports.sample import make_app
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]

@@ -19,7 +19,7 @@ from celery.exceptions import TaskRevokedError
 from kombu.exceptions import OperationalError
 
 from tests.servers import Server, wait_for, worker
-from tests.transports.conftest import events_of_a_task
+from tests.transports.brokers import events_of_a_task
 from tests.transports.kafka_sample import make_app
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.exceptions import DispatchError

@@ -3,13 +3,13 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.servers import Server, free_port, wait_for
-from tests.up.conftest import ROOT, Up
+from tests.up.processes import ROOT, Up
 from tornado_celery_bridge.up.supervisor import read_procfile
 
 pytestmark = [pytest.mark.server, pytest.mark.worker]
@@ -61,18 +61,10 @@ def test_a_killed_worker_is_back_within_two_seconds(up: Start, server: Server) -
     one.line(READY["worker"])
 
 
-@pytest.fixture
-def faulty(tmp_path: Path) -> Iterator[Server]:
-    """A server that bad things happen to. To be asked for before `up`, whose processes end before it."""
-    made = Server(tmp_path / "redis").start()
-    yield made
-    made.stop()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [Server.kill, Server.freeze])
 def test_who_waits_for_a_server_does_not_hang(
-    faulty: Server, up: Start, tmp_path: Path, fault: Callable[[Server], None]
+    own_server: Server, up: Start, tmp_path: Path, fault: Callable[[Server], None]
 ) -> None:
     """Beat, too, which has something to publish each second."""
     (tmp_path / "busy.py").write_text(
@@ -82,7 +74,7 @@ def test_who_waits_for_a_server_does_not_hang(
     one = up(
         "\n".join(map(line, ("web", "worker", "beat"))),
         stale=STALE,
-        REDIS_URL=faulty.url,
+        REDIS_URL=own_server.url,
         PORT=str(free_port()),
         CELERY_APP="busy",
         PYTHONPATH=f"{ROOT}:{tmp_path}",
@@ -90,12 +82,12 @@ def test_who_waits_for_a_server_does_not_hang(
     for _ in range(2):
         one.line("Task tasks.housekeeping.remove_old_files.* succeeded")
     one.seen(READY["web"])  # what starts without a server is another story
-    fault(faulty)
+    fault(own_server)
     time.sleep(2 * STALE)  # nothing happens, and that is the event
     if fault is Server.kill:
-        faulty.start()
+        own_server.start()
     else:
-        faulty.thaw()
+        own_server.thaw()
     one.line("keeping jobs: ")
     one.line("Task tasks.housekeeping.remove_old_files.* succeeded")
     one.signal()
@@ -103,14 +95,14 @@ def test_who_waits_for_a_server_does_not_hang(
     assert not [each for each in one.lines if "hangs" in each or "starting it again" in each]
 
 
-def test_nothing_runs_where_something_is_unsafe(faulty: Server, up: Start) -> None:
-    with faulty.client() as client:
+def test_nothing_runs_where_something_is_unsafe(own_server: Server, up: Start) -> None:
+    with own_server.client() as client:
         client.config_set("appendonly", "no")
-    one = up(line("worker"), REDIS_URL=faulty.url)
+    one = up(line("worker"), REDIS_URL=own_server.url)
     one.line("no-aof: Redis .*; or ALLOW_UNSAFE=no-aof")
     one.line("worker can't run as it is set up")
     assert one.end() == 1
-    allowed = up(line("worker"), REDIS_URL=faulty.url, ALLOW_UNSAFE="no-aof")
+    allowed = up(line("worker"), REDIS_URL=own_server.url, ALLOW_UNSAFE="no-aof")
     allowed.line("no-aof: Redis")
     allowed.line(READY["worker"])
     allowed.signal()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.up.conftest import ROOT
+from tests.up.processes import ROOT
 
 
 def loaded(statement: str) -> set[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import Server, free_port
-from tests.up.conftest import ROOT, VARIABLES
+from tests.up.processes import ROOT, VARIABLES
 
 pytestmark = pytest.mark.server
 

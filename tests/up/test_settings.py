@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.up.conftest import ROOT, VARIABLES
+from tests.up.processes import ROOT, VARIABLES
 from tornado_celery_bridge.up import embedded, flower
 from tornado_celery_bridge.up.settings import LONGEST_SOCKET_PATH, Settings, SettingsError
 

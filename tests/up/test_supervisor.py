@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import free_port
-from tests.up.conftest import ROOT, Up, gone
+from tests.up.processes import ROOT, Up, gone
 from tornado_celery_bridge.up.settings import SettingsError
 from tornado_celery_bridge.up.supervisor import FIRST_DELAY, LONGEST_DELAY, STEADY, back_off, read_procfile
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.servers import free_port, wait_for
-from tests.up.conftest import Up, gone
+from tests.up.processes import Up, gone
 
 pytestmark = pytest.mark.up
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.up.conftest import ROOT, VARIABLES
+from tests.up.processes import ROOT, VARIABLES
 
 
 def script(folder: Path, body: str) -> str:

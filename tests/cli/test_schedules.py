@@ -13,16 +13,13 @@ import pytest
 from celery import Celery
 from celery.schedules import crontab
 
-from tests.ledger.test_ledger import redis_of_ours
-from tests.schedules.test_beats import ROOT, Do, do
-from tests.schedules.test_entry import entry
-from tests.servers import Server, free_port
+from tests.schedules.beats import ROOT, Do
+from tests.schedules.entries import entry
+from tests.servers import Database, free_port
 from tornado_celery_bridge.cli.schedules import main
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
 from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.worker import install
-
-__all__ = ("do", "redis_of_ours")
 
 pytestmark = pytest.mark.server
 
@@ -33,11 +30,9 @@ REPORT = {"name": "report", "task": "t.report", "crontab": "0 6 * * *", "timezon
 
 
 @pytest.fixture
-def app(redis_of_ours: Server) -> Iterator[Celery]:
+def app(database: Database) -> Iterator[Celery]:
     global current
-    with redis_of_ours.client() as client:
-        client.flushall()
-    current = Celery("command", broker=redis_of_ours.url, backend=redis_of_ours.url, set_as_current=False)
+    current = Celery("command", broker=database.url, backend=database.url, set_as_current=False)
     current.conf.update(task_default_queue="q", task_create_missing_queues=False, redbeat_key_prefix="my[rb]:")
     install(current)
 
@@ -254,8 +249,8 @@ REDBEAT: dict[str, dict[str, Any]] = {
 }
 
 
-def test_from_redbeat(schedules: Schedules, do: Do, command: Command, redis_of_ours: Server) -> None:
-    with redis_of_ours.client() as client:
+def test_from_redbeat(schedules: Schedules, do: Do, command: Command, database: Database) -> None:
+    with database.client() as client:
         for name, fields in REDBEAT.items():
             definition = {"name": name, "task": "t.report", "args": None, "kwargs": {}, "options": {}, "enabled": True}
             last = {"last_run_at": {"__type__": "datetime", **LAST, "timezone": 0.0}}

@@ -1,0 +1,31 @@
+"""The ledger's two sides, before a Redis database of the test's own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from celery import Celery
+
+from tests.servers import Database
+from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger.blocking import WorkerLedger
+
+
+@pytest.fixture
+def app(database: Database) -> Iterator[Celery]:
+    made = Celery("ledger", broker=database.url, backend=database.url, set_as_current=False)
+    made.conf.result_backend_transport_options = {"global_keyprefix": "pre."}
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def ledger(app: Celery) -> AsyncIterator[Ledger]:
+    made = Ledger.of_backend(await asyncio.to_thread(ledger_backend, app))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def worker(app: Celery) -> WorkerLedger:
+    return WorkerLedger(app)

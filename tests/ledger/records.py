@@ -1,0 +1,44 @@
+"""Jobs as the tests of the ledger write, begin and end them."""
+
+import asyncio
+from typing import Any
+
+from tornado_celery_bridge import Stored
+from tornado_celery_bridge.ledger import Acceptance, Job, JobRecord, Ledger
+from tornado_celery_bridge.ledger.blocking import WorkerLedger
+
+NOW = 1_795_608_000_000
+
+
+def record(
+    job_id: str, *, task: str = "t", owner: str = "", tags: tuple[str, ...] = (), callback_url: str | None = None
+) -> JobRecord:
+    options = {"callback_url": callback_url} if callback_url else {}
+    return JobRecord(id=job_id, task=task, owner=owner, queue="q", created_at=NOW, tags=list(tags), options=options)
+
+
+async def accept(
+    ledger: Ledger, record: JobRecord, given: dict[str, Any] | list[Any] | Stored, **more: Any
+) -> Acceptance:
+    message = {"task": record.task, "args": [], "kwargs": {}, "options": {"task_id": record.id}}
+    return await ledger.accept(record, given, message=message, **more)
+
+
+async def begin(worker: WorkerLedger, job_id: str, token: str, *, task: str = "t", **more: Any) -> str:
+    return await asyncio.to_thread(worker.start, job_id, task, token, worker="w@here", **more)
+
+
+async def end(worker: WorkerLedger, job_id: str, state: str = "SUCCESS", value: Any = 1) -> None:
+    await asyncio.to_thread(worker.finish, job_id, state, value)
+
+
+async def job(ledger: Ledger, job_id: str) -> Job:
+    found = await ledger.get(job_id)
+    assert isinstance(found, Job)
+    return found
+
+
+async def keys(ledger: Ledger) -> set[str]:
+    """All but the history, which is there to stay."""
+    found = {key.decode() async for key in ledger._redis.scan_iter("*")}
+    return {key for key in found if not key.startswith("pre.tcb:history:")}
