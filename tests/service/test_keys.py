@@ -21,10 +21,10 @@ from tests.servers import Server, free_port, wait_for
 from tests.service.keys import UNLIKE, Guarded, command, guarded, made, write
 from tests.service.processes import serving
 from tests.service.site import Service, environment, problem, until
+from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.service.access.keys import EVERYBODY, SCOPES, Keyring, new_key
 from tornado_celery_bridge.service.access.limits import Rate, take
 from tornado_celery_bridge.service.http.handler import MAX_BODY, MAX_DISCARDED
-from tornado_celery_bridge.service.process.settings import Settings, SettingsError
 from tornado_celery_bridge.service.resources.handlers import ROUTES
 
 

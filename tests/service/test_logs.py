@@ -20,10 +20,10 @@ from tests.service.keys import made, write
 from tests.service.processes import Web, serving
 from tests.service.site import ROOT, environment
 from tornado_celery_bridge.base.logs import JsonFormatter
+from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.cli.top import _time
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job
 from tornado_celery_bridge.service.process.logs import ids_of
-from tornado_celery_bridge.service.process.settings import Settings, SettingsError
 
 
 def test_an_event_as_json() -> None:

@@ -18,10 +18,10 @@ import pytest
 from tests.servers import Server, free_port, wait_for, worker
 from tests.service.processes import serving
 from tests.service.site import ROOT, environment
+from tornado_celery_bridge.base.app import load_celery_app
+from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.service.process.lifecycle import Lifecycle
 from tornado_celery_bridge.service.process.logs import OneLineFormatter
-from tornado_celery_bridge.service.process.server import load_celery_app
-from tornado_celery_bridge.service.process.settings import Settings, SettingsError
 
 # Settings.
 
@@ -30,7 +30,7 @@ def test_defaults() -> None:
     settings = Settings.from_environment({})
     assert (settings.port, settings.bind, settings.celery_app) == (8888, "127.0.0.1", "tasks")
     assert settings.job_ttl == 86_400
-    assert (settings.callback_allow, settings.callback_secret_file) == ("", Path(".data/callback-secret"))
+    assert (settings.callback_allow, settings.callback_secret_file) == ("", Path(".data/callback-secret").absolute())
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "::", "192.168.0.1", "8.8.8.8"])

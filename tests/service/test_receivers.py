@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.service.site import Service, problem
-from tornado_celery_bridge.service.process.settings import SettingsError
+from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.service.resources.callbacks.deliverer import Deliverer
 from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
 from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.up.processes import ROOT, VARIABLES
+from tornado_celery_bridge.base.settings import LONGEST_SOCKET_PATH, Settings, SettingsError
 from tornado_celery_bridge.up import embedded, flower
-from tornado_celery_bridge.up.settings import LONGEST_SOCKET_PATH, Settings, SettingsError
 
 
 @pytest.fixture(autouse=True)
@@ -21,14 +21,11 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATA_DIR")
     monkeypatch.setenv("PORT", "")  # empty counts as unset
-    assert Settings.from_environment() == Settings(
-        port=8888,
-        flower_port=5555,
-        bind="127.0.0.1",
-        data_dir=tmp_path / ".data",
-        celery_app="tasks",
-        embedded=True,
-    )
+    settings = Settings.from_environment()
+    assert (settings.port, settings.flower_port, settings.bind) == (8888, 5555, "127.0.0.1")
+    assert (settings.celery_app, settings.redis_url, settings.broker) == ("tasks", "", "")
+    assert settings.data_dir == tmp_path / ".data"
+    settings.make_data_dir()
     assert (tmp_path / ".data").stat().st_mode & 0o777 == 0o700
 
 
@@ -36,21 +33,24 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["abc", "0", "65536", "-1", "80.5", " 80", "²"])
 def test_a_port_that_is_none(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(SettingsError, match=rf"{variable}={value} is not a port"):
+    with pytest.raises(SettingsError, match=f"{variable} should be a whole number from 1 to 65,535, not '{value}'"):
         Settings.from_environment()
 
 
-def test_one_port_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PORT", "5555")
-    with pytest.raises(SettingsError, match="PORT and FLOWER_PORT are both 5555"):
-        Settings.from_environment()
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq", "kafka", "activemq"])
+def test_a_broker_to_start(broker: str) -> None:
+    assert Settings.from_environment({"BROKER": broker}).broker == broker
+    with pytest.raises(SettingsError, match="BROKER should be one of redis, rabbitmq, kafka, activemq, not 'nats'"):
+        Settings.from_environment({"BROKER": "nats"})
+    with pytest.raises(SettingsError, match="set one of them"):
+        Settings.from_environment({"BROKER": broker, "BROKER_URL": "redis://127.0.0.1/"})
 
 
 def test_a_data_dir_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "file"))
     with pytest.raises(SettingsError, match=r"DATA_DIR=.*file cannot be made: File exists"):
-        Settings.from_environment()
+        Settings.from_environment().make_data_dir()
 
 
 def test_too_long_a_path_for_a_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

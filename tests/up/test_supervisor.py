@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers import free_port
 from tests.up.processes import ROOT, Up, gone
-from tornado_celery_bridge.up.settings import SettingsError
+from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.up.supervisor import FIRST_DELAY, LONGEST_DELAY, STEADY, back_off, read_procfile
 
 Start = Callable[..., Up]
@@ -191,7 +191,7 @@ def test_a_taken_port_is_said_before_anything_starts(up: Start, name: str, varia
 def test_a_bad_value_is_one_line(up: Start) -> None:
     one = up(f"a: {IDLE}", PORT="abc")
     assert one.end() == 1
-    assert one.lines == ["up: PORT=abc is not a port: it must be a whole number from 1 to 65535"]
+    assert one.lines == ["up: PORT should be a whole number from 1 to 65,535, not 'abc'"]
 
 
 def test_the_embedded_server_keeps_its_data_over_a_kill(up: Start, tmp_path: Path) -> None:

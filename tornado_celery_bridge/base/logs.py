@@ -7,12 +7,13 @@ environment has ``LOG_FORMAT=json``. Of a task they say which it is, and never w
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from celery import current_task, signals
+
+from tornado_celery_bridge.base.settings import log_format
 
 __all__ = ("JsonFormatter", "follow_environment")
 
@@ -55,8 +56,13 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def follow_environment() -> None:
-    """Have this process, should it be a worker or beat, log as ``LOG_FORMAT`` says: json, or else as Celery does."""
-    if os.environ.get("LOG_FORMAT") != "json":
+    """
+    Let this process, if it is a worker or beat, log as ``LOG_FORMAT`` says: as JSON, or as Celery does.
+
+    Raises:
+        SettingsError: ``LOG_FORMAT`` is wrong.
+    """
+    if log_format() != "json":
         return
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
         signal.connect(_write_json, dispatch_uid="tornado_celery_bridge.base.logs")

@@ -4,9 +4,9 @@ import argparse
 import shutil
 import textwrap
 
+from tornado_celery_bridge.base.app import load_celery_app
+from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.ledger.checks import NAMES, Finding
-from tornado_celery_bridge.service.process.server import load_celery_app
-from tornado_celery_bridge.service.process.settings import Settings
 from tornado_celery_bridge.service.resources.monitoring.diagnosis import diagnose
 
 __all__ = ("add_parser",)

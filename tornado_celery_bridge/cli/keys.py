@@ -13,8 +13,8 @@ from typing import Any
 
 import pydantic
 
+from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.service.access.keys import ROLES, SCOPES, ApiKey, load, new_key, tell_faults
-from tornado_celery_bridge.service.process.settings import Settings, SettingsError
 from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets
 
 __all__ = ("add_parser",)

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from celery.exceptions import ImproperlyConfigured
 
+from tornado_celery_bridge.base.app import load_celery_app
+from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.cli import doctor as check_command
 from tornado_celery_bridge.cli import keys as keys_command
 from tornado_celery_bridge.cli import top as top_command
 from tornado_celery_bridge.service.http.openapi import make_document
 from tornado_celery_bridge.service.process.logs import set_up
 from tornado_celery_bridge.service.process.processes import CONFIGURATION_ERROR, run_processes
-from tornado_celery_bridge.service.process.server import load_celery_app, serve
-from tornado_celery_bridge.service.process.settings import Settings, SettingsError
+from tornado_celery_bridge.service.process.server import serve
 from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
 
 

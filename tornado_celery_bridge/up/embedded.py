@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 
-from tornado_celery_bridge.up.settings import Settings, SettingsError
+from tornado_celery_bridge.base.settings import Settings, SettingsError
 
 __all__ = ("command", "server_binary")
 
@@ -50,6 +50,7 @@ def command(settings: Settings) -> list[str]:
 def main() -> None:
     try:
         settings = Settings.from_environment()
+        settings.make_data_dir()
         words = command(settings)
     except SettingsError as exc:
         sys.exit(f"embedded server: {exc}")

@@ -12,7 +12,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from tornado_celery_bridge.up.settings import Settings, SettingsError
+from tornado_celery_bridge.base.settings import Settings, SettingsError
 
 __all__ = ("USER", "password")
 
@@ -37,6 +37,7 @@ def password(data_dir: Path) -> str:
 def main() -> None:
     try:
         settings = Settings.from_environment()
+        settings.make_data_dir()
     except SettingsError as exc:
         sys.exit(f"flower: {exc}")
     os.environ["FLOWER_BASIC_AUTH"] = f"{USER}:{password(settings.data_dir)}"

@@ -24,9 +24,9 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.up.brokers import make
 from tornado_celery_bridge.up.brokers.ports import free_port
-from tornado_celery_bridge.up.settings import Settings, SettingsError
 
 __all__ = ("Child", "Guardian", "back_off", "main", "read_procfile", "supervise")
 
@@ -408,16 +408,19 @@ def main(procfile: str = "Procfile") -> None:
     try:
         commands = read_procfile(Path(procfile))
         settings = Settings.from_environment()
-        if not settings.embedded:
+        settings.make_data_dir()
+        if settings.port == settings.flower_port:
+            raise SettingsError(f"PORT and FLOWER_PORT are both {settings.port}: give each its own")
+        if settings.redis_url:
             commands.pop("redis", None)
         if "redis" in commands:
             _ = settings.redis_socket  # too long a path is said now
         broker_port = free_port()
-        if settings.broker:
+        os.environ.pop("BROKER", None)  # the children see BROKER_URL alone
+        if settings.broker not in ("", "redis"):
             commands = {
                 "broker": f"python -m tornado_celery_bridge.up.brokers {settings.broker} {broker_port}"
             } | commands
-            del os.environ["BROKER"]  # to the children it is a broker like any other
             os.environ["BROKER_URL"] = make(settings.broker, settings.data_dir, broker_port).url
         lock = _lock(settings.data_dir)
         if "web" in commands:

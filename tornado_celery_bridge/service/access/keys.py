@@ -24,10 +24,10 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.ledger import Gone, Job, Workflow
 from tornado_celery_bridge.schedules import Entry
 from tornado_celery_bridge.service.access.limits import Rate
-from tornado_celery_bridge.service.process.settings import SettingsError
 
 __all__ = ("EVERYBODY", "ROLES", "SCOPES", "ApiKey", "Keyring", "Principal", "load", "new_key", "tell_faults")
 

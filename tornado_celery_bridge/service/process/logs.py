@@ -1,17 +1,14 @@
 """Log lines, as text or as JSON: one event is one line, whatever a client puts into it."""
 
 import logging
-from typing import Literal
 
 import tornado.web
 
 from tornado_celery_bridge.base.logs import JsonFormatter
+from tornado_celery_bridge.base.settings import Format
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job
 
-__all__ = ("FORMATS", "Format", "ids_of", "log_request", "set_up")
-
-Format = Literal["text", "json"]
-FORMATS: tuple[Format, ...] = ("text", "json")
+__all__ = ("ids_of", "log_request", "set_up")
 
 _access = logging.getLogger("web.access")
 

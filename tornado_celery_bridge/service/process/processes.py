@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 
-from tornado_celery_bridge.service.process.settings import Settings
+from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.service.resources.monitoring.metrics import FOLDER, forget_process
 
 __all__ = ("CONFIGURATION_ERROR", "run_processes")

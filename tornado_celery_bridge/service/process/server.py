@@ -3,25 +3,23 @@
 import asyncio
 import logging
 import signal
-import sys
 from contextlib import AsyncExitStack
-from typing import Any
 
 import tornado
 from celery import Celery
-from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured
 
 from tornado_celery_bridge import Bridge, BridgeConfig, StoreUnavailable
 from tornado_celery_bridge.base import tracing
+from tornado_celery_bridge.base.app import load_celery_app
 from tornado_celery_bridge.base.heartbeat import INTERVAL, Heartbeat, of_environment
+from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store
 from tornado_celery_bridge.ledger.checks import check, is_installed
 from tornado_celery_bridge.service.access.keys import Keyring
 from tornado_celery_bridge.service.pages.flower import Flower
 from tornado_celery_bridge.service.process.application import make_app, make_server
 from tornado_celery_bridge.service.process.lifecycle import Lifecycle
-from tornado_celery_bridge.service.process.settings import Settings, SettingsError
 from tornado_celery_bridge.service.resources.callbacks.deliverer import Deliverer
 from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
 from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets
@@ -113,24 +111,6 @@ def _stop_signal(parent: int | None) -> asyncio.Event:
 
         loop.add_reader(parent, parent_is_gone)
     return stop
-
-
-def load_celery_app(name: str) -> Celery:
-    """
-    Return the Celery app that ``celery -A name`` would find.
-
-    Raises:
-        SettingsError: There is none.
-    """
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        app: Any = find_app(name)
-    except (ImportError, AttributeError) as exc:
-        raise SettingsError(f"CELERY_APP={name}: no Celery app was found there: {exc}") from exc
-    if not isinstance(app, Celery):
-        raise SettingsError(f"CELERY_APP={name}: that is not a Celery app")
-    return app
 
 
 def refuse_unsafe(app: Celery) -> None:

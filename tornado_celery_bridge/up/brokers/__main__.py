@@ -11,10 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.up import guardian
 from tornado_celery_bridge.up.brokers import KINDS, make
 from tornado_celery_bridge.up.brokers.ports import free_port
-from tornado_celery_bridge.up.settings import Settings, SettingsError
 
 
 def main(kind: str = "", port: str = "") -> int:
@@ -23,6 +23,7 @@ def main(kind: str = "", port: str = "") -> int:
         return os.EX_USAGE
     try:
         settings = Settings.from_environment()
+        settings.make_data_dir()
     except SettingsError as exc:
         print(f"broker: {exc}", file=sys.stderr)
         return os.EX_CONFIG

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from tornado.netutil import Resolver
 
-from tornado_celery_bridge.service.process.settings import SettingsError
+from tornado_celery_bridge.base.settings import SettingsError
 
 __all__ = ("CheckedResolver", "ForbiddenAddress", "Receivers")
 

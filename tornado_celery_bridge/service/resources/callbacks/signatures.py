@@ -16,7 +16,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from tornado_celery_bridge.service.process.settings import SettingsError
+from tornado_celery_bridge.base.settings import SettingsError
 
 __all__ = ("Secrets", "sign")
 
