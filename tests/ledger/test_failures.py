@@ -10,7 +10,7 @@ from tests.ledger.records import accept, begin, record
 from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.ledger import scripts as _scripts
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
-from tornado_celery_bridge.worker.setup import _place
+from tornado_celery_bridge.worker.errors import place_of
 
 pytestmark = pytest.mark.server
 
@@ -152,7 +152,7 @@ def test_the_place_is_the_end_of_a_traceback() -> None:
         '  File "/srv/a/tasks/text.py", line 7, in outer\n    x',
         '  File "/srv/a/tasks/text.py", line 9, in inner\n',
     ]
-    assert _place("Traceback (most recent call last):\n" + "\n".join(frames)) == "tasks/text.py in inner"
-    assert _place('  File "<string>", line 1, in <module>') == "<string> in <module>"
-    assert _place('  File "/x.py", line 1, in f') == "x.py in f"
-    assert _place("no frames") == _place(None) == ""
+    assert place_of("Traceback (most recent call last):\n" + "\n".join(frames)) == "tasks/text.py in inner"
+    assert place_of('  File "<string>", line 1, in <module>') == "<string> in <module>"
+    assert place_of('  File "/x.py", line 1, in f') == "x.py in f"
+    assert place_of("no frames") == place_of(None) == ""

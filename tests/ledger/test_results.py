@@ -18,7 +18,7 @@ from tests.ledger.sample import make_app
 from tests.servers import Database
 from tornado_celery_bridge.ledger import Ledger, ledger_backend
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
-from tornado_celery_bridge.worker.setup import _begin
+from tornado_celery_bridge.worker.attempt import Attempt
 
 pytestmark = pytest.mark.server
 
@@ -56,9 +56,10 @@ def stored(app: Celery, client: redis.Redis, state: str, result: Any, traceback:
     with client.pubsub() as heard:
         heard.subscribe(key)
         assert heard.get_message(timeout=5)
-        app.backend.store_result(task_id, result, state, traceback=traceback, request=context(task_id))
-        if state == "STARTED":
-            _run(app, task_id)
+        request = context(task_id)
+        app.backend.store_result(task_id, result, state, traceback=traceback, request=request)
+        if state == "STARTED" and "sample.add" in app.tasks:  # else Celery's own has stored it
+            begin(app, request)
         said = heard.get_message(timeout=5)
     written = client.get(key)
     assert said
@@ -69,9 +70,8 @@ def stored(app: Celery, client: redis.Redis, state: str, result: Any, traceback:
     return meta, client.ttl(key), list(meta)
 
 
-def _run(app: Celery, task_id: str) -> None:
-    if "sample.add" in app.tasks:  # else Celery's own has stored it
-        _begin(app.tasks["sample.add"], context(task_id), app)
+def begin(app: Celery, request: Context) -> None:
+    Attempt.of(app, request).begin(app.tasks["sample.add"], request)
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's own
@@ -93,8 +93,8 @@ def test_it_is_what_celery_writes(
 
 def test_nothing_is_told_over_a_success(app: Celery, client: redis.Redis) -> None:
     for result, state in (({"status": "FAILURE"}, "SUCCESS"), (KeyError("x"), "FAILURE"), ({}, "STARTED")):
-        app.backend.store_result("a", result, state, request=context("a"))
-    _begin(app.tasks["sample.add"], context("a"), app)
+        app.backend.store_result("a", result, state, request=(request := context("a")))
+    begin(app, request)
     assert AsyncResult("a", app=app).get() == {"status": "FAILURE"}
 
 
@@ -109,7 +109,8 @@ def test_what_does_not_run_is_not_said_to_have_started(app: Celery, client: redi
 
     asyncio.run(make_it_a_job())
     worker.finish("a", "SUCCESS", 1)
-    app.backend.store_result("a", {}, "STARTED", request=context("a"))
+    request = context("a")
+    app.backend.store_result("a", {}, "STARTED", request=request)
     with pytest.raises(Ignore):
-        _begin(app.tasks["sample.add"], context("a"), app)
+        begin(app, request)
     assert not client.exists("celery-task-meta-a")

@@ -87,7 +87,7 @@ def _ids_of_task(record: logging.LogRecord) -> dict[str, str]:
     known = {
         "request": headers.get("request_id"),
         "trace": str(headers.get("traceparent") or "")[3:35],
-        "job": request.id if request.get("is_job") else None,
+        "job": request.id if getattr(request.get("attempt"), "is_job", False) else None,
         "task": current_task.name,
         "task_id": request.id,
     }

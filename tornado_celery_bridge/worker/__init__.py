@@ -1,5 +1,73 @@
-"""What a worker runs: ``install(app)``, one line beside the Celery app, and what that brings."""
+"""
+The worker's side of the ledger: ``install(app)``, one line beside the Celery app.
 
-from tornado_celery_bridge.worker.setup import JobCancelled, install
+What comes in: a Celery app. What goes out: all that its workers run is told to the ledger. Who may call it: whoever
+makes the app, be it for a worker, a beat or a web process.
+
+Theory of operation. A stock worker takes a message and runs a task's code, in a process or thread of its pool. What
+is added to that, and by which module:
+
+- :mod:`.attempt`: one run of a task's code for one message is an *attempt*, an object with a token of its own;
+- :mod:`.guard`: before the code, the attempt asks the ledger whether it may begin. A job that was cancelled, has ended
+  or came a second time is not run;
+- :mod:`.backend`: whatever state Celery stores for a task is told to the ledger too, by the attempt;
+- :mod:`.values`: large arguments are loaded before the code, and a large result is kept in the store;
+- :mod:`.loglines`: what the code logs by ``get_task_logger`` becomes the job's events;
+- :mod:`.messages`: before a worker publishes a job's message (a retry, the next in a chain), the ledger keeps it;
+- :mod:`.keeper`: the worker's main process renews leases, publishes lost jobs again, and leaves queues that are paused;
+- :mod:`.bootsteps`: all this begins as the worker starts. One whose settings or servers are unsafe does not start.
+
+An attempt, step by step::
+
+    message taken ──▶ begin ──▶ refused: the job was cancelled, has ended, runs elsewhere, or waits for a limit
+                        │
+                        ▼
+                      begun ──▶ ended      SUCCESS: the code returned
+                        │  ▲──▶ failed     FAILURE: an exception, a time limit
+                        │  │──▶ cancelled  REVOKED: somebody cancelled the job, and the code stopped
+             progress,  ▼  │──▶ retried    RETRY: the code asks for another attempt; its message begins that
+             log lines  told──▶ lost       PENDING: the worker is gone, which its lease tells; another attempt begins
+
+An end comes from the process that runs the code, or, where that can't tell it (a time limit, a process that was
+killed), from the worker's main process. The attempt is found by the task's request (``request.attempt``), which Celery
+hands to whatever stores a state; so threads, greenlets and coroutines each find their own.
+
+A task says of its jobs, by options of its own, over all workers:
+
+- ``max_concurrency``: how many may run at once;
+- ``max_rate``: how many may begin in a time, as ``"10/s"``, spelt as Celery spells ``rate_limit``;
+- ``limit_by``: the parameter by whose value both are counted, each value by itself;
+- ``unique``: a job is not accepted twice while it is unfinished (see ``Ledger.accept``).
+
+A task that is no job costs one question to Redis when it starts and one when it ends.
+"""
+
+import functools
+
+from celery import Celery, signals
+
+from tornado_celery_bridge.base import tracing
+from tornado_celery_bridge.base.heartbeat import WorkerHeartbeat
+from tornado_celery_bridge.base.logs import follow_environment
+from tornado_celery_bridge.worker.attempt import JobCancelled
+from tornado_celery_bridge.worker.backend import record_states
+from tornado_celery_bridge.worker.bootsteps import CheckSettings, GuardTasks, KeepJobs, begin_beat
 
 __all__ = ("JobCancelled", "install")
+
+
+def install(app: Celery) -> None:
+    """
+    Have *app*'s workers keep the ledger. Call it once, beside the app; with the ledger's URL in ``job_ledger_url``.
+
+    .. versionadded:: 0.1.0
+    """
+    follow_environment()
+    tracing.follow_publishing()  # before what keeps messages
+    tracing.follow_tasks()
+    app.steps["worker"].update((CheckSettings, GuardTasks, KeepJobs, WorkerHeartbeat))
+    signals.beat_init.connect(functools.partial(begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
+    if app.configured:  # type: ignore[attr-defined]
+        record_states(app)
+    else:
+        app.on_after_configure.connect(lambda **_: record_states(app), weak=False)

@@ -1,0 +1,130 @@
+"""
+What the app's result backend stores, told to the ledger as well.
+
+The backend is a subclass of the app's own, which Celery's loader finds by ``override_backends``. So whatever ends a
+task for Celery ends the job: a return, an exception, a retry, a time limit, an expiry, a revoke. Where results and
+ledger are in one Redis, both are written in one step.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from celery import Celery, states
+from celery.app.backends import by_name
+from celery.backends.redis import RedisBackend, SentinelBackend
+from redis.exceptions import OutOfMemoryError
+
+from tornado_celery_bridge.base.store import Stored
+from tornado_celery_bridge.ledger.blocking import Told
+from tornado_celery_bridge.worker.attempt import Attempt
+from tornado_celery_bridge.worker.values import load
+
+__all__ = ("Recording", "record_states")
+
+#: States that are stored once in each attempt.
+_TOLD_BY_THE_LEDGER = states.READY_STATES | {states.STARTED}
+
+#: Whether what is read goes on to somebody else, so that references in it stay as they are.
+_passes_on: ContextVar[bool] = ContextVar("passes_on", default=False)
+
+
+@contextmanager
+def _passing_on() -> Iterator[None]:
+    before = _passes_on.set(True)
+    try:
+        yield
+    finally:
+        _passes_on.reset(before)
+
+
+class Recording:
+    """Mixed into the app's result backend: what it stores goes into the ledger as well."""
+
+    #: What :func:`tornado_celery_bridge.ledger.checks.is_installed` looks for.
+    keeps_the_ledger = True
+
+    app: Celery
+
+    def exception_safe_to_retry(self, exc: BaseException) -> bool:
+        """Return whether storing a state may be tried again after *exc*."""
+        # A full Redis may have room soon; else Celery ends as a FAILURE what could not be said to have succeeded.
+        return isinstance(exc, OutOfMemoryError) or bool(super().exception_safe_to_retry(exc))  # type: ignore[misc]
+
+    def meta_from_decoded(self, meta: Any) -> Any:
+        """Return a stored state with a large result in it, where only a reference was stored."""
+        meta = super().meta_from_decoded(meta)  # type: ignore[misc]
+        if isinstance(meta["result"], Stored) and not _passes_on.get():
+            meta["result"] = load(meta["result"], self.app)
+        return meta
+
+    def on_chord_part_return(self, *args: Any, **kwargs: Any) -> Any:
+        """Count a part of a chord; the body gets references to large results."""
+        with _passing_on():
+            return super().on_chord_part_return(*args, **kwargs)  # type: ignore[misc]
+
+    def return_chord_part(self, request: Any) -> None:
+        """Tell its chord how a task ended: the worker that ran it may have died before it did. Twice does no harm."""
+        backend: Any = self
+        with _passing_on():
+            meta = backend.get_task_meta(request.id, cache=False)
+        if meta["status"] in states.READY_STATES:
+            self.on_chord_part_return(request, meta["status"], meta["result"])
+
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """
+        Store a state, and tell the ledger.
+
+        Raises:
+            JobCancelled: The task tells of its progress, and its job was cancelled.
+        """
+        is_attempts = request is not None and request.id == task_id
+        attempt = Attempt.of(self.app, request) if is_attempts else Attempt(self.app, task_id)
+        told = None
+        if state in _TOLD_BY_THE_LEDGER and _has_results_beside(self.app):
+            stored = self.encode_result(result, state)  # type: ignore[attr-defined]
+            told = self._telling(task_id, stored, state, traceback, request)
+        else:
+            with _passing_on():
+                stored = super().store_result(task_id, result, state, traceback, request=request, **kwargs)  # type: ignore[misc]
+        if state == states.STARTED:
+            attempt.told_at_begin = told
+        elif state in states.READY_STATES:
+            self._ensure_retryable(attempt.finish, state, result, traceback, told)  # type: ignore[attr-defined]
+        elif state == states.RETRY:
+            attempt.retry(result)
+        elif state != states.PENDING:
+            attempt.report(state, result)
+        return stored
+
+    def _telling(self, task_id: str, stored: Any, state: str, traceback: Any, request: Any) -> Told:
+        """Return what Celery would write; whether it may is asked where it is written."""
+        backend: Any = self
+        meta = backend._get_result_meta(result=stored, state=state, traceback=traceback, request=request)
+        meta["task_id"] = task_id
+        seconds = backend.failure_expires if state == states.FAILURE else None
+        seconds = backend.expires if seconds is None else seconds
+        return Told(backend.get_key_for_task(task_id), backend.encode(meta), seconds or 0)
+
+
+@functools.cache
+def _has_results_beside(app: Celery) -> bool:
+    """Return whether *app*'s results are where its ledger is, and as Celery's own Redis backends write them."""
+    conf: Any = app.conf
+    is_celerys = type(app.backend).__bases__[-1] in (RedisBackend, SentinelBackend)
+    return is_celerys and conf.result_serializer == "json" and conf.get("job_ledger_url") in (None, conf.result_backend)
+
+
+def record_states(app: Celery) -> None:
+    """Have *app*'s loader find a recording subclass under the name of the app's result backend."""
+    scheme = (app.conf.result_backend or "disabled").partition("://")[0].partition("+")[0]
+    cls = by_name(scheme, app.loader)
+    if not issubclass(cls, Recording):
+        # The loader has names of classes, so the class needs one, in this module.
+        name = f"Recording{cls.__name__}"
+        globals().setdefault(name, type(name, (Recording, cls), {}))
+        app.loader.override_backends = {**app.loader.override_backends, scheme: f"{__name__}:{name}"}

@@ -1,0 +1,53 @@
+"""Large values: loaded from the store before a task's code, and kept there after it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+
+from tornado_celery_bridge.base.store import Store, Stored
+from tornado_celery_bridge.exceptions import StoreUnavailable
+from tornado_celery_bridge.worker.attempt import ledger_of
+
+__all__ = ("load", "run_with_values", "store_of")
+
+
+@functools.cache
+def store_of(app: Celery) -> Store | None:
+    """Return *app*'s store, one for each process; None for an app that has none."""
+    return Store.of_app(app)
+
+
+def load(value: Stored, app: Celery) -> Any:
+    """
+    Return what a reference stands for.
+
+    Raises:
+        BlobLost, StoreUnavailable: It can't be had.
+    """
+    store = store_of(app)
+    if store is None:
+        raise StoreUnavailable("this app has no job_store_url, where large values are")
+    return store.load(value)
+
+
+def run_with_values(run: Callable[..., Any], args: Any, kwargs: dict[str, Any], app: Celery, *, is_job: bool) -> Any:
+    """
+    Run a task's code with what references among its arguments stand for, and return what it returns.
+
+    A large value that a job returns is kept in the store, and a reference is returned in its place.
+
+    Raises:
+        BlobLost, StoreUnavailable: An argument can't be had, or the result can't be kept.
+    """
+    store = store_of(app)
+    has_references = any(isinstance(value, Stored) for value in (*args, *kwargs.values()))
+    if store is None:
+        if has_references:
+            raise StoreUnavailable("this worker has no job_store_url, where the task's input is")
+        return run(*args, **kwargs)
+    if is_job or has_references:
+        args, kwargs = store.load_arguments(args, kwargs)
+    value = run(*args, **kwargs)
+    return store.keep(value, ledger_of(app).announce) if is_job else value
