@@ -16,7 +16,7 @@ from tests.servers import free_port
 from tornado_celery_bridge import Stored
 from tornado_celery_bridge.ledger import Claim, Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
-from tornado_celery_bridge.worker.setup import _begin
+from tornado_celery_bridge.worker.attempt import Attempt
 
 pytestmark = pytest.mark.server
 
@@ -66,10 +66,17 @@ async def test_a_retry_runs_again(ledger: Ledger, worker: WorkerLedger) -> None:
     again = await job(ledger, "a")
     assert (again.state, again.attempt, again.error) == ("STARTED", 2, None)
     # The next one's message comes to another worker before this one has said that there will be one.
+    await asyncio.to_thread(worker.keep, "a", "{}", None, error)
     assert await begin(worker, "a", "3", retries=2) == "go"
     await ask_for_another(1)
     assert (await job(ledger, "a")).state == "STARTED"
     assert await begin(worker, "a", "4", retries=2) == "duplicate"
+    await end(worker, "a")
+    with ledger.follow("a") as events:
+        told = [json.loads(event.data) async for event in events if event.kind == "state"]
+    assert [each["state"] for each in told] == ["STARTED", "RETRY", "STARTED", "RETRY", "STARTED"]
+    assert [each["error"] for each in told if each["state"] == "RETRY"] == [error, error]
+    assert not {key for key in await keys(ledger) if "retry:" in key}
 
 
 async def test_cancelling(ledger: Ledger, worker: WorkerLedger) -> None:
@@ -305,7 +312,7 @@ def test_a_task_goes_back_into_its_queue_while_the_ledger_is_away(monkeypatch: p
 
     request = Context(id="a", retries=0, delivery_info={}, hostname="w@here")
     with pytest.raises(Reject) as caught:
-        _begin(task, request, app)
+        Attempt.of(app, request).begin(task, request)
     assert caught.value.requeue
     app.close()
 

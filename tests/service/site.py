@@ -64,6 +64,14 @@ class Service:
         timeout = 30 + (wait or 0)  # the service is to answer in its time, not the client to give up before
         return await self.post(f"/v1/tasks/{task}/jobs", {} if body is None else body, headers, request_timeout=timeout)
 
+    async def started(self, job_id: str) -> None:
+        """Return once a worker has begun the job."""
+        async with asyncio.timeout(20):
+            with self.jobs.ledger.follow(job_id) as events:
+                async for event in events:
+                    if json.loads(event.data).get("state") == "STARTED":
+                        return
+
     async def messages(self) -> int:
         """How many messages of this process are in the worker's queues' lists; a worker may publish copies any time."""
         redis, origin = self.jobs.ledger._redis, f'"gen{os.getpid()}@'.encode()

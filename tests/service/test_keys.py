@@ -384,6 +384,7 @@ async def test_another_owners_job_is_no_job(site: Guarded) -> None:
 @needs_worker
 async def test_another_owner_cannot_cancel(site: Guarded) -> None:
     job = json.loads((await site.submit("alice", "s.nap", [60])).body)
+    await site.service.started(job["id"])
     path = f"/v1/jobs/{job['id']}"
     body = b'{"terminate": true}'
     problem(await site.fetch("bob", f"{path}/cancel", "POST", body=body), 404, "unknown-job")

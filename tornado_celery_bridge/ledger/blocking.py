@@ -164,9 +164,17 @@ class WorkerLedger:
             log.warning("an event of task %s is lost: %s", task_id, exc)
             return "unknown"
 
-    def keep(self, task_id: str, message: str, due: float | None) -> None:
-        """Note what is about to be published for a job, and for when, in seconds since 1970; None for now."""
-        self._run("KEEP", task_id, message, "" if due is None else round(due * 1000))
+    def keep(self, task_id: str, message: str, due: float | None, why: Mapping[str, str] | None = None) -> None:
+        """
+        Note what is about to be published for a job.
+
+        Args:
+            task_id: The job's id.
+            message: The signature, as JSON.
+            due: When it is due, in seconds since 1970; None for now.
+            why: Of a retry that a task asks for, the error that it gives as its reason.
+        """
+        self._run("KEEP", task_id, message, "" if due is None else round(due * 1000), "" if why is None else dumps(why))
 
     # All jobs.
 

@@ -16,6 +16,7 @@ Keys, all with the deployment's prefix:
 ``value:{id}``        JSON, what goes with the state: the progress, the result or its blob, or the error
 ``traceback:{id}``    of a job that failed, if its worker told, compressed: see ``_records.pack_traceback``
 ``message:{id}``      JSON of the Celery signature to publish if the job's message is lost; of a workflow, all of it
+``retry:{id}``        JSON, the error for which a task has published a retry, until the ledger is told of its RETRY
 ``attempts:{id}``     list of the last attempts to call back, as JSON
 ``callbacks:{…}``     sorted set of ended jobs that are to call a receiver back, by when to try next; to claim one moves
                       it to the end of the claim's lease, so that one whose holder died comes up again
@@ -285,10 +286,23 @@ local function settle()
   local known = redis.call('HMGET', job, 'slot', 'parked', 'unique')
   dequeued()
   for _, name in ipairs({'held', 'later', 'outbox'}) do redis.call('ZREM', prefix .. name, packed) end
-  redis.call('DEL', prefix .. 'message:' .. id)
+  redis.call('DEL', prefix .. 'message:' .. id, prefix .. 'retry:' .. id)
   if known[2] then redis.call('ZREM', prefix .. 'parked:' .. known[2], packed) end
   if known[3] then redis.call('DEL', prefix .. 'unique:' .. known[3]) end
   if known[1] then release(known[1]) end
+end
+
+-- The attempt under way asks for another one, for this reason (JSON). It keeps the job's slot until its code has ended.
+local function retried(from, why)
+  local known, time = redis.call('HMGET', job, 'due', 'queue', 'task'), now()
+  redis.call('HSET', job, 'state', 'RETRY')
+  set_value(why)
+  move(from, 'RETRY')
+  redis.call('ZREM', prefix .. 'held', pack(id))
+  redis.call('DEL', prefix .. 'retry:' .. id)
+  enqueued(known[1] or time)
+  count(time, known[2], known[3], 'r')
+  event('state', '{"state":"RETRY","error":' .. why .. '}')
 end
 
 local function receiver_of(callback) return string.match(callback, ' (.*)') end
@@ -686,7 +700,8 @@ return 1
 #: jobs at once ('' for any number), ms from one to the next ('' for none), what to tell Celery's result backend if it
 #: runs (key or '', value, seconds or 0).
 #: Returns go | unknown | duplicate | parked, or the state in which the job has ended.
-#: A retry's message may come before its predecessor has said that there will be one: its count tells it from a copy.
+#: A retry's message may come before its predecessor has told that it asks for one: the count of retries tells it from a
+#: copy. Then the RETRY is told here, and the late word of it counts for nothing.
 START = (
     _COMMON
     + """
@@ -710,7 +725,10 @@ if known[2] ~= ARGV[3] then  -- what the job's task was replaced by
 end
 if known[7] then return 'parked' end
 local retries, time, packed = tonumber(ARGV[7]), now(), pack(id)
-if ARGV[5] == '' and bucket(state) == 'STARTED' and retries <= tonumber(known[6] or 0) then
+if ARGV[5] == '' and bucket(state) == 'STARTED' and retries > tonumber(known[6] or 0) then
+  retried(state, redis.call('GET', prefix .. 'retry:' .. id) or 'null')
+  state = 'RETRY'
+elseif ARGV[5] == '' and bucket(state) == 'STARTED' then
   if time < tonumber(redis.call('ZSCORE', prefix .. 'held', packed) or 0) then return 'duplicate' end
   lapse(state)
   state = redis.call('HGET', job, 'state')
@@ -775,21 +793,21 @@ return 'go'
 REPORT = (
     _COMMON
     + """
-local known = redis.call('HMGET', job, 'state', 'cancelled', 'retries', 'due', 'slot', 'queue', 'task')
+local known = redis.call('HMGET', job, 'state', 'cancelled', 'retries', 'slot')
 if not known[1] then return 'unknown' end
 if ENDED[known[1]] then return known[1] end
 if ARGV[7] ~= '' and known[3] ~= ARGV[7] then return 'go' end
+local is_under_way = bucket(known[1]) == 'STARTED'
+if ARGV[5] == 'RETRY' then
+  if is_under_way then retried(known[1], ARGV[6]) end  -- else START has told it already, or it was given up for lost
+  if known[4] then release(known[4]) end
+  return known[2] and 'cancelled' or 'go'
+end
 if ARGV[5] ~= '' then
-  if bucket(known[1]) ~= 'STARTED' then return 'go' end  -- of an attempt that was given up for lost
+  if not is_under_way then return 'go' end  -- of an attempt that was given up for lost
   move(known[1], ARGV[5])
   redis.call('HSET', job, 'state', ARGV[5])
   set_value(ARGV[6])
-  if ARGV[5] == 'RETRY' then
-    redis.call('ZREM', prefix .. 'held', pack(id))
-    enqueued(known[4] or now())
-    count(now(), known[6], known[7], 'r')
-    if known[5] then release(known[5]) end
-  end
 end
 event(ARGV[3], ARGV[4])
 return known[2] and 'cancelled' or 'go'
@@ -846,7 +864,8 @@ end
 """
 )
 
-#: ARGV: prefix, id, message, due ('' for now). What a worker is about to publish, if it is a job's.
+#: ARGV: prefix, id, message, due ('' for now), of a retry its error (JSON; else '').
+#: What a worker is about to publish, if it is a job's.
 KEEP = (
     _COMMON
     + """
@@ -854,6 +873,7 @@ local state = redis.call('HGET', job, 'state')
 if not state or ENDED[state] then return 0 end
 local due = tonumber(ARGV[4]) or now()
 redis.call('SET', prefix .. 'message:' .. id, ARGV[3])
+if ARGV[5] ~= '' then redis.call('SET', prefix .. 'retry:' .. id, ARGV[5]) end
 redis.call('HSET', job, 'due', due)
 if ARGV[4] ~= '' then redis.call('HSET', job, 'delayed', 1) else redis.call('HDEL', job, 'delayed') end
 if bucket(state) ~= 'STARTED' then enqueued(due) end
