@@ -223,7 +223,7 @@ def test_without_the_package_what_comes_in_is_passed_on(blocked: dict[str, str],
 
 
 def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", f"from tornado_celery_bridge import tracing; {code}"]
+    command = [sys.executable, "-c", f"from tornado_celery_bridge.base import tracing; {code}"]
     given = environment(**variables)
     return subprocess.run(command, cwd="/", env=given, capture_output=True, text=True, timeout=60, check=False)
 
