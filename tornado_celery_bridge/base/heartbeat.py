@@ -17,6 +17,8 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.concurrency import solo
 
+from tornado_celery_bridge.base.repeating import Repeating
+
 __all__ = ("INTERVAL", "Heartbeat", "WorkerHeartbeat", "of_environment", "watch_beat")
 
 #: Seconds between two touches, and the most that a loop may take for one turn without work.
@@ -42,8 +44,9 @@ class Heartbeat:
         self._path = path
         self._is_excused = is_excused
         self._ticked = threading.Event()
-        self._stopped = threading.Event()
-        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+        self._last_tick = time.monotonic()
+        self._thread = Repeating("heartbeat", self._look, pause=INTERVAL / 2)
+        self._thread.start()
 
     def tick(self) -> None:
         """Say that the loop turns. Never blocks."""
@@ -51,17 +54,15 @@ class Heartbeat:
 
     def stop(self) -> None:
         """Touch it no more."""
-        self._stopped.set()
+        self._thread.stop()
 
-    def _run(self) -> None:
-        ticked = time.monotonic()
-        while not self._stopped.wait(INTERVAL / 2):
-            if self._ticked.is_set():
-                self._ticked.clear()
-                ticked = time.monotonic()
-                self._path.touch()
-            elif time.monotonic() - ticked > LATE and self._is_excused():
-                self._path.touch()
+    def _look(self) -> None:
+        if self._ticked.is_set():
+            self._ticked.clear()
+            self._last_tick = time.monotonic()
+            self._path.touch()
+        elif time.monotonic() - self._last_tick > LATE and self._is_excused():
+            self._path.touch()
 
 
 def of_environment(is_excused: Callable[[], bool] = lambda: False) -> Heartbeat | None:

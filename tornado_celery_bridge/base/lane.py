@@ -1,25 +1,24 @@
 """
 Blocking calls, made for an event loop by a daemon thread.
 
-Theory of operation. The loop submits calls; the thread takes what has gathered, in order, and works on it as one
-batch; the outcomes go back to the loop together. Exactly one side decides a call's fate: the thread *claims* it as
-it begins, the loop claims it as its deadline passes, and whoever comes second finds it taken. So a call whose
-deadline passes first is known never to have begun (:class:`NotBegun`), and one that was begun and not finished in
-time is known to be in doubt (:class:`InDoubt`).
+Theory of operation. The loop submits calls. The thread takes what has gathered, in order, and works on it as one
+batch. The outcomes go back to the loop together. Either the thread *begins* a call or the loop *gives it up* as its
+deadline passes; only the first of the two succeeds. So a call that the loop gave up has not begun and never will
+(:class:`NotBegun`), and a call that began and did not finish in time is in doubt (:class:`InDoubt`).
 
-A thread cannot be killed. One that is stuck in a call for too long is abandoned: it is told to end when it ever
-comes back, and another takes over the same queue. Abandoned threads are bounded; past that bound calls wait, and
-fail as not begun, until one of them comes back.
+A thread can't be killed. One that is stuck in a batch for too long is abandoned: it is told to end when it comes back,
+and another thread takes over the queue. The number of abandoned threads is limited; at the limit calls wait, and fail
+as not begun, until one of these threads comes back.
 
-The thread makes itself ready (connected, say) before it takes calls, and again after a failure or a second without
-calls. While it can't, the lane is *down*: submitting raises :class:`LaneDown` at once, and what is in the queue has
-until its deadline. So the circuit breaker's probe is the thread's own, and costs no call.
+The thread makes itself ready (it connects, say) before it takes calls, and again after a failure or a second without
+calls. While it can't, the lane is *down*: submitting raises :class:`LaneDown` at once, and calls in the queue wait
+until their deadline. So the thread itself finds out when the broker is back, and no call is spent on that.
 
 ::
 
-    submitted ──claimed by the thread──▶ begun ──▶ finished          future has the outcome
-        │                                  └─deadline, or abandoned─▶ InDoubt
-        └─deadline─▶ NotBegun
+    submitted ──the thread begins it──▶ begun ──▶ finished          the future has the outcome
+        │                                 └─deadline, or abandoned─▶ InDoubt
+        └─deadline, the loop gives it up─▶ NotBegun
 """
 
 import asyncio
@@ -29,6 +28,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+
+from tornado_celery_bridge.base.repeating import Repeating
 
 __all__ = ("Call", "InDoubt", "Lane", "LaneDown", "LaneFull", "NotBegun", "Worker")
 
@@ -43,25 +44,25 @@ IDLE = 1.0
 
 
 class NotBegun(Exception):
-    """The call's deadline passed before the thread came to it: it never will."""
+    """The deadline passed before the call began: it never will."""
 
 
 class InDoubt(Exception):
-    """The call was begun, and did not finish in time: it may still."""
+    """The call began and did not finish in time: it may finish later."""
 
 
 class LaneFull(Exception):
-    """As many calls are under way as the lane was told to hold."""
+    """As many calls are under way as the lane holds."""
 
 
 class LaneDown(Exception):
-    """The thread can't work now, and tries again by itself."""
+    """The thread can't work now. It tries again by itself."""
 
 
 class Call:
-    """One call on its way: what to do, and the future that gets the outcome."""
+    """One call: what to do, and the future that gets the outcome."""
 
-    __slots__ = ("_claim", "error", "future", "timer", "value", "work")
+    __slots__ = ("_decided", "error", "future", "timer", "value", "work")
 
     def __init__(self, work: Any, future: asyncio.Future[Any]) -> None:
         self.work = work
@@ -69,57 +70,67 @@ class Call:
         self.timer: asyncio.TimerHandle | None = None
         self.value: Any = None
         self.error: BaseException | None = None
-        self._claim = threading.Lock()
+        self._decided = threading.Lock()
 
-    def claim(self) -> bool:
-        """Return True to the one side, thread or loop, that asks first."""
-        return self._claim.acquire(blocking=False)
+    def begin(self) -> bool:
+        """Return whether the thread may begin the call: False if the loop gave it up."""
+        return self._decided.acquire(blocking=False)
+
+    def give_up(self) -> bool:
+        """Return whether the loop gave the call up: False if it has begun."""
+        return self._decided.acquire(blocking=False)
 
 
 class Worker(Protocol):
-    """What a lane's thread does; made and used in that thread."""
+    """What a lane's thread works by. Made and used in that thread. After an exception another one is made."""
 
     def ready(self) -> bool:
-        """Connect if need be; return whether calls can be made now. Must not raise."""
+        """Connect if need be, and return whether calls can be made now."""
 
     def run(self, calls: Sequence[Call]) -> None:
-        """Claim each call and give it a ``value`` or an ``error``. Must not raise."""
+        """Begin each call, and give each that began a ``value`` or an ``error``."""
 
     def close(self) -> None:
-        """Let go of connections. Must not raise."""
+        """Close all connections."""
 
 
-class _Thread(threading.Thread):
+class _Thread(Repeating):
     def __init__(self, lane: "Lane", name: str) -> None:
-        super().__init__(name=name, daemon=True)
-        self.lane = lane
-        self.abandoned = False
+        super().__init__(name, self._work, failed=self._fail, ended=self._drop_worker)
+        self._lane = lane
+        self._worker: Worker | None = None
         #: time.monotonic() since when it works on `batch`, or None while it waits for work.
         self.busy_since: float | None = None
         self.batch: Sequence[Call] = ()
 
-    def run(self) -> None:
-        worker = self.lane.make_worker()
-        try:
-            while not self.abandoned and (batch := self._next_batch(worker)) is not None:
-                self.batch, self.busy_since = batch, time.monotonic()
-                worker.run(batch)
-                self.busy_since, self.batch = None, ()
-                self.lane.finished(batch)
-                batch = ()  # else the last results are held until the next batch
-        finally:
-            worker.close()
-
-    def _next_batch(self, worker: Worker) -> Sequence[Call] | None:
+    def _work(self) -> None:
+        lane = self._lane
         self.busy_since = time.monotonic()
+        worker = self._worker = self._worker or lane.make_worker()
         ready = worker.ready()
         self.busy_since = None
-        if self.abandoned:
-            return None
-        self.lane.down = not ready
-        if ready:
-            return self.lane.take()
-        return () if self.lane.rest() else None
+        if self.stopping:
+            return
+        lane.down = not ready
+        batch = lane.take() if ready else lane.rest()
+        if batch is None:
+            self.stop()
+        elif batch:
+            self.batch, self.busy_since = batch, time.monotonic()
+            worker.run(batch)
+            self.busy_since, self.batch = None, ()
+            lane.finished(batch)
+
+    def _fail(self, exc: BaseException) -> None:
+        self.busy_since, self.batch = None, ()
+        if not self.stopping:  # else another thread knows better
+            self._lane.down = True
+        self._drop_worker()
+
+    def _drop_worker(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
 
 class Lane:
@@ -205,14 +216,14 @@ class Lane:
         self._queue.put(None)
         if thread is not None and thread.busy_since is None:
             # Not joined for ever: the last thing that it does is to close its connection to the broker.
-            await asyncio.to_thread(thread.join, timeout)
+            await asyncio.to_thread(thread.stop, timeout)
 
     def _expire(self, call: Call) -> None:
-        self._settle(call, NotBegun() if call.claim() else InDoubt())
+        self._resolve(call, NotBegun() if call.give_up() else InDoubt())
 
-    def _settle(self, call: Call, error: BaseException | None) -> None:
+    def _resolve(self, call: Call, error: BaseException | None) -> None:
         if call.timer is None:
-            return  # settled before
+            return  # resolved before
         call.timer.cancel()
         call.timer = None
         self._pending -= 1
@@ -225,9 +236,9 @@ class Lane:
         else:
             call.future.set_exception(error)
 
-    def _settle_all(self, calls: Sequence[Call]) -> None:
+    def _resolve_all(self, calls: Sequence[Call]) -> None:
         for call in calls:
-            self._settle(call, call.error)
+            self._resolve(call, call.error)
 
     def _start_thread(self) -> None:
         self._thread = _Thread(self, self._name)
@@ -235,25 +246,22 @@ class Lane:
 
     def _watch(self) -> None:
         self._watchdog = self._loop.call_later(self._stuck_after / 4, self._watch)
-        self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
+        self._abandoned = [thread for thread in self._abandoned if thread.is_alive]
         thread = self._thread
-        if thread is not None and thread.busy_since is not None:
-            if time.monotonic() - thread.busy_since > self._stuck_after:
-                self._abandon(thread)
-        elif thread is not None and not thread.is_alive():
-            log.error("%s: the thread died; starting another", self._name)
-            self._thread = None
+        since = None if thread is None else thread.busy_since
+        if thread is not None and since is not None and time.monotonic() - since > self._stuck_after:
+            self._abandon(thread)
         if self._thread is None and len(self._abandoned) < MAX_ABANDONED:
             self._start_thread()
 
     def _abandon(self, thread: _Thread) -> None:
         log.error("%s: stuck for over %s s; abandoning the thread", self._name, self._stuck_after)
-        thread.abandoned = True
+        thread.stop()
         self.down = True
         self._abandoned.append(thread)
         self._thread = None
         for call in thread.batch:
-            # The stuck thread may yet come to those that it had not begun: claim what can be claimed.
+            # The stuck thread may yet come to those that it had not begun: they are given up.
             self._expire(call)
 
     # The thread's side.
@@ -275,15 +283,15 @@ class Lane:
         self._queue.put(None)  # calls first, then the end
         return batch
 
-    def rest(self) -> bool:
-        """Wait before the next attempt to become ready; return False to end instead."""
-        return not self._closing.wait(self._reset)
+    def rest(self) -> Sequence[Call] | None:
+        """Wait before the next attempt to become ready; return None to end instead."""
+        return None if self._closing.wait(self._reset) else ()
 
     def finished(self, batch: Sequence[Call]) -> None:
         """Hand the outcomes of *batch* to the loop."""
         if not batch:
             return
         try:
-            self._loop.call_soon_threadsafe(self._settle_all, batch)
+            self._loop.call_soon_threadsafe(self._resolve_all, batch)
         except RuntimeError:  # the loop is closed: nobody waits any more
             log.debug("%s: %d outcomes came after the loop was closed", self._name, len(batch))

@@ -15,7 +15,7 @@ class Caller:
 
     def run(self, calls: Sequence[Call]) -> None:
         for call in calls:
-            if call.claim():
+            if call.begin():
                 try:
                     call.value = call.work()
                 except Exception as exc:

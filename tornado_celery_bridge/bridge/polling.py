@@ -1,7 +1,6 @@
 """Hears of results where the backend's own client blocks: one thread for every waiter of the process."""
 
 import asyncio
-import logging
 import threading
 from abc import abstractmethod
 from collections import OrderedDict
@@ -12,6 +11,7 @@ from celery import Celery, states
 from celery.backends.base import BaseKeyValueStoreBackend
 from kombu import Consumer, Queue
 
+from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.bridge.listener import Listener
 from tornado_celery_bridge.bridge.states import Meta
 from tornado_celery_bridge.exceptions import ResultBackendUnavailable
@@ -19,10 +19,6 @@ from tornado_celery_bridge.transports.publisher import connect
 
 __all__ = ("PollingListener", "RpcListener")
 
-log = logging.getLogger(__name__)
-
-#: Seconds between attempts, after a failure of the backend.
-RETRY = 0.5
 #: Seconds that one read may take.
 READ_TIMEOUT = 2.0
 #: Tasks asked about in one query.
@@ -38,8 +34,7 @@ class _ThreadListener(Listener):
         super().__init__()
         self._connected = False
         self._app = app
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tornado_celery_bridge results", daemon=True)
+        self._thread = Repeating("tornado_celery_bridge results", self._work, failed=self._failed)
 
     @property
     def connected(self) -> bool:
@@ -50,18 +45,10 @@ class _ThreadListener(Listener):
         self._thread.start()
 
     async def close(self) -> None:
-        self._closing.set()
-        await asyncio.to_thread(self._thread.join, READ_TIMEOUT)
+        await asyncio.to_thread(self._thread.stop, READ_TIMEOUT)
 
-    def _run(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._work()
-            except Exception as exc:  # of any backend's own client
-                if self._connected:
-                    log.warning("the result backend is not reachable: %s", exc)
-                self._connected = False
-                self._closing.wait(RETRY)
+    def _failed(self, exc: BaseException) -> None:  # of any backend's own client
+        self._connected = False
 
     @abstractmethod
     def _work(self) -> None:
@@ -75,7 +62,7 @@ class _ThreadListener(Listener):
         try:
             self._loop.call_soon_threadsafe(self._told, news)
         except RuntimeError:  # the loop is closed: nobody waits any more
-            self._closing.set()
+            self._thread.stop()
 
 
 class PollingListener(_ThreadListener):
@@ -95,6 +82,7 @@ class PollingListener(_ThreadListener):
         self._wanted = threading.Event()
 
     async def close(self) -> None:
+        self._thread.stop()
         self._wanted.set()
         await super().close()
 
@@ -125,7 +113,7 @@ class PollingListener(_ThreadListener):
             if news:
                 self._call_loop(news)
         self._connected = True
-        self._closing.wait(self._interval)
+        self._thread.rest(self._interval)
 
 
 class RpcListener(_ThreadListener):
@@ -184,7 +172,7 @@ class RpcListener(_ThreadListener):
             )
             with consumer:
                 self._connected = True
-                while not self._closing.is_set() and not self._added.is_set():
+                while not self._thread.stopping and not self._added.is_set():
                     try:
                         connection.drain_events(timeout=0.5)
                     except TimeoutError:

@@ -29,6 +29,7 @@ from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.base.lane import Call
+from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.ledger.blocking import connect, ending
 from tornado_celery_bridge.ledger.checks import is_installed
 from tornado_celery_bridge.ledger.ledger import prefix_of
@@ -86,8 +87,7 @@ class Lease:
         self._fence = 0
         self._until = 0.0
         self._leads = threading.Event()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="beat-lease", daemon=True)
+        self._thread = Repeating("beat-lease", self._ask, pause=RENEWAL, failed=self._failed)
 
     def start(self) -> None:
         """Begin to ask for it."""
@@ -95,9 +95,7 @@ class Lease:
 
     def stop(self) -> None:
         """Give it back."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(TIMEOUT)
+        self._thread.stop(TIMEOUT)
         self._leads.clear()
         try:
             self._redis.run("STEP_DOWN", "", self.leader)
@@ -119,25 +117,20 @@ class Lease:
         """What Redis has while it leads; no other beat ever has the same."""
         return f"{self._fence} {self._me}"
 
-    def _keep(self) -> None:
-        while not self._stopped.is_set():
-            asked = time.monotonic()
-            try:
-                fence = self._redis.run("LEAD", "", self._me, round(LEASE * 1000), self._fence)
-            except Exception as exc:  # whatever it is, the next time comes
-                log.warning("beat: the lease is not renewed: %s", exc)
-                if time.monotonic() > self._until:
-                    self.lost()
-            else:
-                if fence:
-                    self._until = asked + LEASE
-                    if not self._leads.is_set():
-                        log.info("beat: this one leads (%s)", fence)
-                    self._fence = fence
-                    self._leads.set()
-                else:
-                    self.lost()
-            self._stopped.wait(RENEWAL)
+    def _ask(self) -> None:
+        asked = time.monotonic()
+        fence = self._redis.run("LEAD", "", self._me, round(LEASE * 1000), self._fence)
+        if not fence:
+            return self.lost()
+        self._until = asked + LEASE
+        if not self._leads.is_set():
+            log.info("beat: this one leads (%s)", fence)
+        self._fence = fence
+        return self._leads.set()
+
+    def _failed(self, exc: BaseException) -> None:
+        if time.monotonic() > self._until:
+            self.lost()
 
 
 class Due(NamedTuple):

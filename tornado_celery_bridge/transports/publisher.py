@@ -130,7 +130,7 @@ class Publisher:
 
     def run(self, calls: Sequence[Call]) -> None:
         """Publish each call's message; the broker has confirmed it when the call has its value."""
-        taken = [call for call in calls if call.claim()]
+        taken = [call for call in calls if call.begin()]
         done = 0
         try:
             # One command a message, and events and declarations besides: never flushed half-way.

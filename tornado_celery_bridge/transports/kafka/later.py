@@ -7,7 +7,6 @@ stays in the set, with a time to come, until Kafka has it: a worker that is kill
 takes it then.
 """
 
-import logging
 import time
 from collections.abc import Callable, Collection
 from urllib.parse import parse_qs, urlsplit
@@ -15,13 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 import redis
 from redis.exceptions import RedisError
 
+from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.transports.kafka.errors import NotSent
-from tornado_celery_bridge.transports.kafka.threads import Repeating
 from tornado_celery_bridge.transports.kafka.writer import Batch, Record, Writer
 
 __all__ = ("LEAD", "Later", "Releasing")
-
-log = logging.getLogger(__name__)
 
 #: Seconds before its eta at which a message goes to Kafka, and between two looks for such.
 LEAD, BEAT = 3.0, 1.0
@@ -99,21 +96,15 @@ class Releasing(Repeating):
         topics: Says of which topics.
     """
 
-    name = "kafka-later"
-
     def __init__(self, later: Later, writer: Writer, topics: Callable[[], Collection[str]]) -> None:
-        super().__init__()
+        super().__init__("kafka-later", self._release_all, pause=BEAT)
         self._later = later
         self._writer = writer
         self._topics = topics
 
-    def _step(self) -> None:
-        try:
-            while (topics := self._topics()) and self._release(topics):
-                pass
-        except (RedisError, OSError) as exc:  # what was taken is due again after the lease
-            log.warning("messages with an eta have to wait: %s", exc)
-        self._stopping.wait(BEAT)
+    def _release_all(self) -> None:  # what is taken, and fails to be moved, is due again after the lease
+        while (topics := self._topics()) and self._release(topics):
+            pass
 
     def _release(self, topics: Collection[str]) -> bool:
         records = self._later.take(topics)

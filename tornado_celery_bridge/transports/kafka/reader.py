@@ -25,11 +25,10 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from tornado_celery_bridge.transports.kafka.errors import BrokerLost, error_of
-from tornado_celery_bridge.transports.kafka.handles import end, hold
+from tornado_celery_bridge.transports.kafka.consuming import ConsumerThread
+from tornado_celery_bridge.transports.kafka.errors import error_of
 from tornado_celery_bridge.transports.kafka.progress import Progress, Ranges
 from tornado_celery_bridge.transports.kafka.settings import Settings
-from tornado_celery_bridge.transports.kafka.threads import Repeating
 
 __all__ = ("Reader", "time_of")
 
@@ -37,15 +36,6 @@ log = logging.getLogger(__name__)
 
 #: Messages and bytes in one partition's buffer at which it is paused.
 FULL, FULL_BYTES = 200, 4 * 1024 * 1024
-#: Seconds for which `poll` waits: an acknowledgement is told to Kafka after so long at most.
-POLL = 0.05
-
-#: Milliseconds after which topics that come, or come back after their broker lost them, are seen: its own is 5 min.
-METADATA_AGE = 5_000
-
-#: A consumer's errors of a broker that has lost topics. To leave the group then, and come back, would have all others
-#: begin again as well; and Tansu goes on waiting for a leader that left while they joined.
-MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 
 Place = tuple[str, int]
 
@@ -88,7 +78,7 @@ class Partition:
         return len(self.buffer) <= FULL // 4 and self.bytes <= FULL_BYTES // 4
 
 
-class Reader(Repeating):
+class Reader(ConsumerThread):
     """
     Reads topics in a thread; the rest of the connection takes from it what it has room for.
 
@@ -98,24 +88,29 @@ class Reader(Repeating):
         make_topics: Makes those of these topics that are missing; called in the thread.
     """
 
-    name = "kafka-reader"
-
     def __init__(
         self, settings: Settings, changed: threading.Condition, make_topics: Callable[[Collection[str]], None]
     ) -> None:
-        super().__init__()
-        self._settings = settings
-        self._changed = changed
+        defaults = {
+            "group.id": settings.group_id,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "partition.assignment.strategy": "cooperative-sticky",
+            # A worker that was killed is missed after so long; a thread of librdkafka's says that it lives.
+            "session.timeout.ms": 6_000,
+            "heartbeat.interval.ms": 1_000,
+            "queued.max.messages.kbytes": 16_384,
+            "on_commit": self._on_commit,
+        }
+        super().__init__("kafka-reader", settings, changed, defaults, {})
         self._make_topics = make_topics
         self._wanted: frozenset[str] = frozenset()
         self._subscribed: frozenset[str] = frozenset()
         self._share: dict[Place, Partition] = {}
         self._past: dict[Place, Progress] = {}
         self._turn = 0
-        self._consumer = self._make_consumer()
         self._committing = False
-        #: Why nothing will come any more.
-        self.failure: BaseException | None = None
 
     # Any thread's side; under the condition.
 
@@ -141,62 +136,28 @@ class Reader(Repeating):
 
     # The thread's side.
 
-    def _make_consumer(self) -> Consumer:
-        return hold(
-            Consumer(
-                self._settings.for_consumer(
-                    **{
-                        "group.id": self._settings.group_id,
-                        "enable.auto.commit": False,
-                        "enable.auto.offset.store": False,
-                        "auto.offset.reset": "earliest",
-                        "partition.assignment.strategy": "cooperative-sticky",
-                        # A worker that was killed is missed after so long; a thread of librdkafka's says that it lives.
-                        "session.timeout.ms": 6_000,
-                        "heartbeat.interval.ms": 1_000,
-                        "topic.metadata.refresh.interval.ms": METADATA_AGE,
-                        # Some brokers wait as long as this though there is something.
-                        "fetch.wait.max.ms": 50,
-                        "queued.max.messages.kbytes": 16_384,
-                        "on_commit": self._on_commit,
-                    }
-                )
-            )
-        )
-
-    def _step(self) -> None:
+    def _poll(self) -> None:
         self._subscribe()
         self._commit()
         self._balance()
-        message = self._consumer.poll(POLL)
-        if message is None:
-            return
-        if error := message.error():
-            self._on_error(error)
-            return
+        super()._poll()
+
+    def _came(self, message: KafkaMessage) -> None:
         with self._changed:
             share = self._share.get(_place(message))
             if share is not None and share.keep(message):
                 self._changed.notify_all()
 
-    def _on_error(self, error: KafkaError) -> None:
-        if error.fatal():
-            raise BrokerLost(error.str())
-        log.warning("consuming from Kafka: %s", error.str())
-        if error.code() in MISSING:
-            self._make_topics(self._subscribed)
-
-    def _fail(self, exc: BaseException) -> None:
-        with self._changed:
-            self.failure = exc
-            self._changed.notify_all()
+    def _make_missing(self) -> None:
+        self._make_topics(self._subscribed)
 
     def _end(self) -> None:
+        """Leave the group, so that others have its share at once."""
         try:
             self._commit_now(self._all_places())
-            end(self._consumer)
-        except (KafkaException, RuntimeError) as exc:
+        except RuntimeError as exc:
             log.debug("while leaving the group: %s", exc)
+        super()._end()
 
     def _subscribe(self) -> None:
         wanted = self._wanted
@@ -236,7 +197,7 @@ class Reader(Repeating):
                 if share := self._share.get(place):
                     share.buffer.clear()
             self._changed.wait_for(
-                lambda: self._stopping.is_set() or not self._any_flying(mine), self._settings.hand_over_timeout
+                lambda: self.stopping or not self._any_flying(mine), self._settings.hand_over_timeout
             )
         self._commit_now(mine)
         self._forget(mine)
@@ -245,7 +206,7 @@ class Reader(Repeating):
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._forget([(each.topic, each.partition) for each in places])
         try:  # before the group begins again: what it finds missing then, librdkafka 2.16 never looks for again
-            self._make_topics(self._subscribed)
+            self._make_missing()
         except ConnectionError as exc:
             log.warning("whether all topics are there can't be said: %s", exc)
         consumer.incremental_unassign(places)
@@ -259,15 +220,6 @@ class Reader(Repeating):
                 share = self._share.pop(place, None)
                 if share is not None and share.progress.flying:
                     self._past[place] = share.progress
-
-    def stop(self, *, wait: bool) -> None:
-        """Leave the group, so that others have its share at once; see `Repeating.stop`."""
-        if not self.is_mine:
-            return
-        self._stopping.set()
-        with self._changed:
-            self._changed.notify_all()
-        super().stop(wait=wait)
 
     # What is done.
 

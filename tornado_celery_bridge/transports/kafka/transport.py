@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 #: Of the broadcast topic: nobody reads what is older, and it is not to grow.
 BROADCAST: Mapping[str, str] = {"retention.ms": "600000", "cleanup.policy": "delete"}
+#: Seconds for a thread to end, while somebody waits for it.
+PATIENCE = 5.0
 #: AMQP's number for a message that may be lost with its broker.
 TRANSIENT = 1
 
@@ -475,9 +477,9 @@ class _Parts:
         threads = [each for each in (self._releasing, self._reader, self._tail) if each is not None]
         self._reader = self._tail = self._releasing = None
         for each in threads:
-            each.stop(wait=False)
+            each.stop()
         for each in threads:
-            each.stop(wait=wait)
+            each.stop(PATIENCE if wait else 0.0)
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -516,7 +518,7 @@ class _Parts:
             self._tail = Tail(self._settings, self.changed, concerns, self._make_broadcast)
             self._tail.start()
         elif concerns is None and self._tail is not None:
-            self._tail.stop(wait=False)
+            self._tail.stop()
             self._tail = None
 
     def take(self, topic: str) -> KafkaMessage | None:

@@ -1,0 +1,102 @@
+"""A consumer that is polled all the time, in a thread of its own."""
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Message as KafkaMessage
+
+from tornado_celery_bridge.base.repeating import Repeating
+from tornado_celery_bridge.transports.kafka.errors import BrokerLost
+from tornado_celery_bridge.transports.kafka.handles import end, hold
+from tornado_celery_bridge.transports.kafka.settings import Settings
+
+__all__ = ("ConsumerThread",)
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which `poll` waits: an acknowledgement is told to Kafka after so long at most.
+POLL = 0.05
+
+#: Unless the connection's settings say otherwise.
+DEFAULTS: Mapping[str, Any] = {
+    # Topics that come, or come back after their broker lost them, are seen after so long: librdkafka's own is 5 min.
+    "topic.metadata.refresh.interval.ms": 5_000,
+    # Some brokers wait as long as this though there is something.
+    "fetch.wait.max.ms": 50,
+}
+
+#: A consumer's errors of a broker that has lost topics. To leave the group then, and come back, would have all others
+#: begin again as well; and Tansu goes on waiting for a leader that left while they joined.
+MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+
+
+class ConsumerThread(Repeating, ABC):
+    """
+    Polls a consumer, and stops at the first failure: whoever uses it connects again.
+
+    Args:
+        name: The thread's.
+        settings: Of the connection.
+        changed: The connection's condition, which guards what the thread and others share.
+        defaults: librdkafka's settings that the connection's may replace.
+        fixed: Those that it may not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        changed: threading.Condition,
+        defaults: Mapping[str, Any],
+        fixed: Mapping[str, Any],
+    ) -> None:
+        super().__init__(name, self._poll, failed=self._fail, ended=self._end)
+        self._settings = settings
+        self._changed = changed
+        self._consumer = hold(Consumer({**settings.for_consumer(**DEFAULTS, **defaults), **fixed}))
+        #: Why nothing will come any more.
+        self.failure: BaseException | None = None
+
+    def stop(self, timeout: float = 0.0) -> None:
+        """Have the thread end, also one that waits for a change; see `Repeating.stop`."""
+        if self.is_mine:
+            super().stop()
+            with self._changed:
+                self._changed.notify_all()
+            super().stop(timeout)
+
+    @abstractmethod
+    def _came(self, message: KafkaMessage) -> None:
+        """Take in what came."""
+
+    @abstractmethod
+    def _make_missing(self) -> None:
+        """Make the topics that the broker has lost."""
+
+    def _poll(self) -> None:
+        message = self._consumer.poll(POLL)
+        if message is None:
+            return
+        if error := message.error():
+            if error.fatal():
+                raise BrokerLost(error.str())
+            log.warning("%s: %s", self.name, error.str())
+            if error.code() in MISSING:
+                self._make_missing()
+        else:
+            self._came(message)
+
+    def _fail(self, exc: BaseException) -> None:
+        with self._changed:
+            self.failure = exc
+        self.stop()
+
+    def _end(self) -> None:
+        try:
+            end(self._consumer)
+        except (KafkaException, RuntimeError) as exc:
+            log.debug("%s: while it ends: %s", self.name, exc)
