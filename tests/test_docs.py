@@ -117,8 +117,6 @@ def submitted(web: Web, **options: Any) -> str:
     return str(made["id"])
 
 
-@pytest.mark.server
-@pytest.mark.worker
 @pytest.mark.parametrize(("place", "language", "text"), BLOCKS, ids=[place for place, _, _ in BLOCKS])
 def test_an_example_answers_what_it_shows(product: dict[str, Any], place: str, language: str, text: str) -> None:
     web = product["guarded" if "API_KEY" in text else "plain"]

@@ -21,8 +21,6 @@ from tornado_celery_bridge.ledger import Ledger, ledger_backend
 from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.worker import install
 
-pytestmark = pytest.mark.server
-
 #: What the command finds as its app.
 current: Celery
 

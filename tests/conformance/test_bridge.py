@@ -21,7 +21,7 @@ from tornado_celery_bridge import (
 )
 
 
-@pytest.fixture(params=["redis", "testing"])
+@pytest.fixture(params=[pytest.param("redis", marks=[pytest.mark.server, pytest.mark.worker]), "testing"])
 def url(request: pytest.FixtureRequest) -> str | None:
     return request.getfixturevalue("sample_worker") if request.param == "redis" else None
 

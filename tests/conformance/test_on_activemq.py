@@ -6,8 +6,6 @@ from tests.conformance.brokers import ACTIVEMQ
 from tests.conformance.contract import Contract
 
 
-@pytest.mark.server
-@pytest.mark.worker
 @pytest.mark.slow
 class TestActiveMQ(Contract):
     kind = ACTIVEMQ

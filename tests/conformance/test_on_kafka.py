@@ -6,8 +6,6 @@ from tests.conformance.brokers import KAFKA
 from tests.conformance.contract import Contract
 
 
-@pytest.mark.server
-@pytest.mark.worker
 @pytest.mark.slow
 class TestKafka(Contract):
     kind = KAFKA

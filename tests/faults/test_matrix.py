@@ -13,7 +13,7 @@ from tests.faults.rows import ROWS, soak
 from tests.faults.sample import QUEUE
 from tests.servers import wait_for
 
-pytestmark = [pytest.mark.server, pytest.mark.worker, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 SEED = 4
 

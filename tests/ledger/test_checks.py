@@ -12,8 +12,6 @@ from tests.servers import Server
 from tornado_celery_bridge.ledger import checks
 from tornado_celery_bridge.ledger.checks import Finding, check
 
-pytestmark = pytest.mark.server
-
 Start = Callable[..., Server]
 
 

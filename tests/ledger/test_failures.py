@@ -12,8 +12,6 @@ from tornado_celery_bridge.ledger import scripts as _scripts
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.worker.errors import place_of
 
-pytestmark = pytest.mark.server
-
 MOST = 30
 
 

@@ -5,13 +5,9 @@ import json
 import time
 from typing import Any
 
-import pytest
-
 from tests.ledger.records import NOW, accept, begin, end, job, record
 from tornado_celery_bridge.ledger import JobRecord, Ledger, Step, WorkflowRecord
 from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
-
-pytestmark = pytest.mark.server
 
 
 async def reconcile(worker: WorkerLedger, *empty: str, me: str = "me") -> tuple[list[str], set[str]]:

@@ -18,8 +18,6 @@ from tornado_celery_bridge.ledger import Claim, Gone, Job, JobRecord, Ledger, Re
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.worker.attempt import Attempt
 
-pytestmark = pytest.mark.server
-
 
 async def test_a_life(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await ledger.get("a") is None

@@ -12,8 +12,6 @@ from tornado_celery_bridge.ledger import BOUNDS, SPANS, Histogram, Ledger, Monit
 from tornado_celery_bridge.ledger import scripts as _scripts
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 
-pytestmark = pytest.mark.server
-
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
 #: Tomorrow, 10:58: what is kept ends by the server's own clock.
 BEGUN = (int(time.time()) // DAY + 1) * DAY + 11 * HOUR - 2 * MINUTE

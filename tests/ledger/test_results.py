@@ -20,8 +20,6 @@ from tornado_celery_bridge.ledger import Ledger, ledger_backend
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.worker.attempt import Attempt
 
-pytestmark = pytest.mark.server
-
 
 @pytest.fixture
 def client(database: Database) -> Iterator[redis.Redis]:

@@ -25,8 +25,6 @@ from tornado_celery_bridge.ledger import Job, JobRecord, Ledger, Monitor, ledger
 from tornado_celery_bridge.ledger import scripts as _scripts
 from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
 
-pytestmark = pytest.mark.server
-
 WORKERS = ("w1", "w2")
 ERROR = {"type": "E", "module": "m", "message": "no"}
 TTL = 60.0

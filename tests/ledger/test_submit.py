@@ -15,8 +15,6 @@ from tests.servers import Server, worker
 from tornado_celery_bridge import Bridge, BrokerUnavailable, DispatchUncertain, TaskFailed
 from tornado_celery_bridge.ledger import Job
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 IDS = [f"00000000-0000-0000-0000-00000000000{number}" for number in range(10)]
 
 

@@ -24,8 +24,6 @@ from tornado_celery_bridge.schedules.scheduler import LEASE
 from tornado_celery_bridge.up.brokers.apt import ensure
 from tornado_celery_bridge.worker import install
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 SECOND = timedelta(seconds=1)
 
 

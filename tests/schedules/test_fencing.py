@@ -21,8 +21,6 @@ from tornado_celery_bridge.schedules import scripts as _scripts
 from tornado_celery_bridge.schedules.runs import run_id
 from tornado_celery_bridge.worker import install
 
-pytestmark = pytest.mark.server
-
 SECONDS = 360
 START = 1_795_608_000_000
 EVERY = {"a": 1, "b": 1, "c": 2, "d": 3}

@@ -33,8 +33,6 @@ from tornado_celery_bridge.schedules.runs import run_id
 from tornado_celery_bridge.schedules.scheduler import Redis
 from tornado_celery_bridge.worker import install
 
-pytestmark = pytest.mark.server
-
 HOURLY = {"name": "e", "task": "t", "crontab": "0 * * * *", "input": {"n": 1}, "tags": ["x"], "owner": "o"}
 
 

@@ -16,8 +16,6 @@ from tornado_celery_bridge.service.http.handler import MAX_BODY, MAX_DISCARDED
 from tornado_celery_bridge.service.process.logs import OneLineFormatter
 from tornado_celery_bridge.service.resources.monitoring.diagnosis import diagnose
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 MEMBERS = {
     *("id", "task", "state", "done", "progress", "queue", "priority", "attempt", "tags"),
     *("created_at", "started_at", "finished_at", "eta", "links"),

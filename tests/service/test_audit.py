@@ -14,8 +14,6 @@ from tests.service.logins import cookie_of, forget_attempts, log_in, with_cookie
 from tests.service.site import Service, problem
 from tornado_celery_bridge.service.access import audit
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 
 @pytest.fixture
 async def site(site: Guarded) -> Guarded:

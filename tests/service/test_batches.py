@@ -7,8 +7,6 @@ import pytest
 
 from tests.service.site import Service, problem, until
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 
 async def test_each_is_answered_as_if_alone(service: Service) -> None:
     response = await service.post(

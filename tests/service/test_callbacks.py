@@ -73,10 +73,6 @@ def test_a_secret_that_cannot_be_used(tmp_path: Path) -> None:
 # Deliveries.
 
 
-def needs_worker(test: Any) -> Any:
-    return pytest.mark.server(pytest.mark.worker(test))
-
-
 class Receiver:
     """A server that is called back."""
 
@@ -180,7 +176,6 @@ async def delivery(service: Service, job: dict[str, Any], state: str = "delivere
             await asyncio.sleep(0.01)
 
 
-@needs_worker
 async def test_a_signed_event_with_the_job_is_delivered_once(
     calling: Service, secrets: Secrets, receiver: Receiver
 ) -> None:
@@ -204,7 +199,6 @@ async def test_a_signed_event_with_the_job_is_delivered_once(
     assert attempt["status"] == 200
 
 
-@needs_worker
 async def test_a_job_without_a_callback_has_none(calling: Service) -> None:
     job = json.loads((await calling.submit("s.add", {"input": [1]}, wait=10)).body)
     assert "deliveries" not in job["links"]
@@ -213,7 +207,6 @@ async def test_a_job_without_a_callback_has_none(calling: Service) -> None:
     assert not {b"callback", b"delivery", b"tries"} & set(kept)
 
 
-@needs_worker
 async def test_tried_again_until_it_is_delivered(
     calling: Service, secrets: Secrets, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,7 +224,6 @@ async def test_tried_again_until_it_is_delivered(
     assert all(event == events[0] for event in events)
 
 
-@needs_worker
 async def test_given_up_and_replayed(
     calling: Service, secrets: Secrets, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +244,6 @@ async def test_given_up_and_replayed(
     assert set(receiver.ids) == {told["id"]}
 
 
-@needs_worker
 async def test_what_there_is_no_delivery_of(calling: Service, receiver: Receiver) -> None:
     job = await submit(calling, receiver.url, "s.nap", [60], queue="quiet")
     assert json.loads((await calling.fetch(job["links"]["deliveries"])).body) == {"deliveries": []}
@@ -264,7 +255,6 @@ async def test_what_there_is_no_delivery_of(calling: Service, receiver: Receiver
     assert not receiver.calls
 
 
-@needs_worker
 async def test_a_receiver_may_ask_for_a_pause(calling: Service, secrets: Secrets, receiver: Receiver) -> None:
     for seconds, least, most in (("100", 95, 101), ("999999", 3_595, 3_601), ("-1", 1, 6), ("soon", 1, 6)):
         receiver.answers = [status(503, Retry_After=seconds)]
@@ -283,7 +273,6 @@ def test_attempts_go_on_for_a_day_and_no_longer() -> None:
     assert 23 * 3_600 < sum(DELAYS) < 86_400
 
 
-@needs_worker
 async def test_a_cancelled_job_calls_back(calling: Service, secrets: Secrets, receiver: Receiver) -> None:
     job = await submit(calling, receiver.url, queue="quiet")
     assert (await calling.post(f"{job['links']['self']}/cancel")).code == 200
@@ -291,7 +280,6 @@ async def test_a_cancelled_job_calls_back(calling: Service, secrets: Secrets, re
     assert json.loads(receiver.calls[0].body)["type"] == "tornado-celery.job.revoked"
 
 
-@needs_worker
 async def test_jobs_of_batches_and_workflows_and_retries_call_back(
     calling: Service, secrets: Secrets, receiver: Receiver
 ) -> None:
@@ -311,7 +299,6 @@ async def test_jobs_of_batches_and_workflows_and_retries_call_back(
     assert problem(workflow, 422, "invalid-workflow")["errors"][0]["pointer"] == "/chain/0/options/callback_url"
 
 
-@needs_worker
 async def test_a_slow_receiver_holds_up_no_other(
     calling: Service, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,7 +324,6 @@ async def _attempted(service: Service, job: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-@needs_worker
 async def test_nothing_of_an_answer_counts_but_its_status(
     calling: Service, secrets: Secrets, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,7 +343,6 @@ async def test_nothing_of_an_answer_counts_but_its_status(
     assert len(receiver.calls) == 3
 
 
-@needs_worker
 async def test_what_is_not_http(calling: Service, secrets: Secrets) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -372,7 +357,6 @@ async def test_what_is_not_http(calling: Service, secrets: Secrets) -> None:
     await server.wait_closed()
 
 
-@needs_worker
 @pytest.mark.parametrize("name", ["hooks.test", "other.test"])
 async def test_tls_is_to_the_name_at_the_checked_address(
     calling: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -395,7 +379,6 @@ async def test_tls_is_to_the_name_at_the_checked_address(
             assert not receiver.calls
 
 
-@needs_worker
 async def test_another_process_goes_on_when_one_is_killed(
     calling: Service, web_url: str, tmp_path: Path, receiver: Receiver
 ) -> None:

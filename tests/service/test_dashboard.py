@@ -30,7 +30,7 @@ from tornado_celery_bridge.service.access.keys import Keyring
 from tornado_celery_bridge.service.pages import dashboard
 from tornado_celery_bridge.service.pages import files as docs
 
-pytestmark = [pytest.mark.server, pytest.mark.worker, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PHONE = {"width": 390, "height": 844}
 

@@ -4,12 +4,8 @@ import asyncio
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.service.site import Service, nothing_new, tasks_of, until
 from tornado_celery_bridge.service.access.keys import EVERYBODY
-
-pytestmark = [pytest.mark.server, pytest.mark.worker]
 
 
 async def hang_up_while_waiting(service: Service, body: object, wait: int = 30) -> str:

@@ -12,8 +12,6 @@ from tests.service.site import Service, nothing_new, problem, tasks_of, until
 from tornado_celery_bridge.service.resources import handlers
 from tornado_celery_bridge.service.resources.jobs import frames as events
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 
 class Event(NamedTuple):
     name: str | None

@@ -8,8 +8,6 @@ import pytest
 from tests.service.keys import Guarded
 from tests.service.site import problem
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 
 @pytest.fixture
 async def site(site: Guarded) -> Guarded:

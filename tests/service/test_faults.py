@@ -18,8 +18,6 @@ from tornado_celery_bridge.service.access.keys import EVERYBODY
 
 WAIT = {"Prefer": "wait=30"}
 
-pytestmark = pytest.mark.server
-
 
 @pytest.fixture
 async def own_service(own_server: Server) -> AsyncIterator[Service]:

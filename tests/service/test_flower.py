@@ -22,8 +22,6 @@ from tornado_celery_bridge.service.access.keys import Keyring
 from tornado_celery_bridge.service.pages import flower
 from tornado_celery_bridge.service.pages.flower import Flower
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 KEYS = {
     "admin": ["admin"],
     "operator": ["submit", "read", "cancel", "schedule", "monitor"],

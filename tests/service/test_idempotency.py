@@ -16,8 +16,6 @@ from tests.service.processes import Web, serving
 from tests.service.site import Service, problem
 from tornado_celery_bridge import BrokerUnavailable
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 
 async def submit(
     service: Service, key: str, body: Any, *, task: str = "s.add", wait: int | None = None

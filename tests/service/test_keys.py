@@ -27,11 +27,6 @@ from tornado_celery_bridge.service.access.limits import Rate, take
 from tornado_celery_bridge.service.http.handler import MAX_BODY, MAX_DISCARDED
 from tornado_celery_bridge.service.resources.handlers import ROUTES
 
-
-def needs_worker(test: Any) -> Any:
-    return pytest.mark.server(pytest.mark.worker(test))
-
-
 PUBLIC = {"/healthz", "/readyz", r"/openapi\.json", "/docs", "/docs/([^/]+)", "/", "/dashboard/([^/]+)"}
 
 
@@ -178,7 +173,6 @@ def test_with_keys_any_address_is_fine(bind: str) -> None:
         Settings.from_environment({"BIND": bind, "API_KEYS_FILE": ""})
 
 
-@pytest.mark.server
 def test_a_broken_file_keeps_the_service_from_starting(web_url: str, tmp_path: Path) -> None:
     path = write(tmp_path / "keys.json", ENTRY | {"rate": "fast"})
     settings = {"SAMPLE_URL": web_url, "REDIS_URL": web_url, "CELERY_APP": "tests.service.sample"}
@@ -243,7 +237,6 @@ ROUTES_WITH_SCOPES = [
 ]
 
 
-@needs_worker
 async def test_without_a_valid_key(site: Guarded) -> None:
     good, other = site.keys["alice"], site.keys["bob"]
     mixed = "_".join([*good.split("_", 2)[:2], other.split("_", 2)[2]])
@@ -275,7 +268,6 @@ async def test_without_a_valid_key(site: Guarded) -> None:
     assert response.code == 200
 
 
-@needs_worker
 async def test_what_needs_no_key(site: Guarded) -> None:
     for path in ("/healthz", "/readyz"):
         assert (await site.fetch(None, path)).code == 200
@@ -284,7 +276,6 @@ async def test_what_needs_no_key(site: Guarded) -> None:
     problem(await site.fetch("reader", "/v1/tasks", "DELETE"), 405, "method-not-allowed")
 
 
-@needs_worker
 async def test_what_the_service_stands_on_is_for_admins(site: Guarded) -> None:
     plain = json.loads((await site.fetch(None, "/readyz")).body)
     for name in (None, "reader", "watcher", "expired"):
@@ -294,7 +285,6 @@ async def test_what_the_service_stands_on_is_for_admins(site: Guarded) -> None:
     assert json.loads((await site.fetch("admin", "/readyz")).body) == plain
 
 
-@needs_worker
 @pytest.mark.parametrize("name", ["api_key", "key", "token", "access_token", "API_KEY", "%6bey"])
 async def test_a_key_in_the_query(site: Guarded, caplog: pytest.LogCaptureFixture, name: str) -> None:
     key = site.keys["alice"]
@@ -309,7 +299,6 @@ async def test_a_key_in_the_query(site: Guarded, caplog: pytest.LogCaptureFixtur
     )
 
 
-@needs_worker
 async def test_scopes(site: Guarded) -> None:
     holders = {
         "read": "reader",
@@ -328,7 +317,6 @@ async def test_scopes(site: Guarded) -> None:
         assert (await site.fetch("admin", path, method)).code in (200, 404, 422)
 
 
-@needs_worker
 async def test_only_exposed_and_allowed_tasks(site: Guarded) -> None:
     inputs: dict[str, Any] = {"s.add": [1], "s.echo": {}}
     answers = []
@@ -349,7 +337,6 @@ async def test_only_exposed_and_allowed_tasks(site: Guarded) -> None:
     assert {"s.add", "s.fail", "s.nap"} <= {task["name"] for task in everything}
 
 
-@needs_worker
 async def test_another_owners_job_is_no_job(site: Guarded) -> None:
     body = b'{"input": [1], "options": {"callback_url": "https://callback.invalid/"}}'
     response = await site.fetch("alice", "/v1/tasks/s.add/jobs", "POST", body=body, headers={"Prefer": "wait=10"})
@@ -381,7 +368,6 @@ async def test_another_owners_job_is_no_job(site: Guarded) -> None:
     assert (await site.fetch("admin", f"/v1/jobs/{job['id']}/cancel", "POST")).code == 200
 
 
-@needs_worker
 async def test_another_owner_cannot_cancel(site: Guarded) -> None:
     job = json.loads((await site.submit("alice", "s.nap", [60])).body)
     await site.service.started(job["id"])
@@ -394,7 +380,6 @@ async def test_another_owner_cannot_cancel(site: Guarded) -> None:
     assert done["state"] == "REVOKED"
 
 
-@needs_worker
 async def test_jobs_from_before_the_keys_are_the_admins(site: Guarded, service: Service) -> None:
     job = json.loads((await service.submit("s.add", {"input": [1]}, wait=10)).body)
     problem(await site.fetch("alice", job["links"]["self"]), 404, "unknown-job")
@@ -404,7 +389,6 @@ async def test_jobs_from_before_the_keys_are_the_admins(site: Guarded, service: 
 # A refusal comes before the body.
 
 
-@needs_worker
 async def test_a_refusal_does_not_wait_for_a_large_body_nor_end_a_connection_for_a_small_one(site: Guarded) -> None:
     head = b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: x\r\n%s\r\n"
     for more in (
@@ -425,7 +409,6 @@ async def test_a_refusal_does_not_wait_for_a_large_body_nor_end_a_connection_for
     writer.close()
 
 
-@needs_worker
 async def test_a_refused_body_is_not_kept_and_is_cut(site: Guarded) -> None:
     head = b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     reader, writer = await site.service.raw(head)
@@ -458,7 +441,6 @@ def test_rates() -> None:
     assert Rate.parse("10/s").interval == Rate.parse("600/m").interval == 100_000
 
 
-@needs_worker
 async def test_an_allowance_comes_back_one_by_one(service: Service) -> None:
     ledger, redis = service.jobs.ledger, service.jobs.ledger._redis
     await redis.delete("tcb:rate:one")
@@ -481,7 +463,6 @@ def tally(responses: list[HTTPResponse]) -> Counter[int]:
     return Counter(response.code for response in responses)
 
 
-@needs_worker
 async def test_a_rate_holds_for_all_services_together(
     web_url: str, keys: tuple[Path, dict[str, str]], site: Guarded
 ) -> None:
@@ -513,7 +494,6 @@ async def test_a_rate_holds_for_all_services_together(
     assert "RateLimit" not in (await site.fetch("alice", "/v1/tasks")).headers
 
 
-@needs_worker
 async def test_a_refused_request_counts_too(site: Guarded) -> None:
     response = await site.fetch("slow", "/v1/tasks/s.add/jobs", "POST")
     problem(response, 403, "forbidden-scope")
@@ -522,7 +502,6 @@ async def test_a_refused_request_counts_too(site: Guarded) -> None:
     assert (await site.fetch("slow", "/healthz")).code == 200
 
 
-@needs_worker
 def test_a_rate_holds_for_all_processes_together(
     web_url: str, keys: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -540,7 +519,6 @@ def test_a_rate_holds_for_all_processes_together(
     assert f"key={keys[1]['alice'].split('_')[1]} " in text
 
 
-@needs_worker
 def test_a_file_that_breaks_while_the_service_runs_does_not_end_it(
     web_url: str, keys: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -558,7 +536,6 @@ def test_a_file_that_breaks_while_the_service_runs_does_not_end_it(
         wait_for(lambda: log.read_text().count("serving http://") == 3)
 
 
-@pytest.mark.server
 async def test_without_redis_nothing_is_limited_and_nothing_breaks(
     tmp_path: Path, keys: tuple[Path, dict[str, str]]
 ) -> None:

@@ -15,8 +15,6 @@ from tests.service.sample import make_app as make_celery
 from tests.service.site import ROOT, Service, running
 from tornado_celery_bridge.service.access.keys import Keyring
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 
 @pytest.fixture(scope="module")
 def two_workers(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

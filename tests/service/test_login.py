@@ -23,8 +23,6 @@ from tornado_celery_bridge.service.access import login, sessions
 from tornado_celery_bridge.service.access.keys import ROLES, Keyring, Principal
 from tornado_celery_bridge.service.access.limits import Rate
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 _missing = tornado.web.RequestHandler.get
 
 #: What answers without a login. All else is refused, or leads to the login page.

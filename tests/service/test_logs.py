@@ -63,8 +63,6 @@ def test_a_format_that_is_none() -> None:
         Settings.from_environment({"LOG_FORMAT": "xml"})
 
 
-@pytest.mark.server
-@pytest.mark.worker
 def test_every_line_is_json_and_has_no_secret(web_url: str, tmp_path: Path) -> None:
     key, entry = made(scopes=["submit", "read", "monitor"])
     settings = {
@@ -118,8 +116,6 @@ def celery(folder: Path, url: str, *words: str) -> Iterator[Path]:
             process.wait()
 
 
-@pytest.mark.server
-@pytest.mark.worker
 def test_workers_and_beat_log_as_the_service_does(server: Server, tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{server.port}/9"
     options = ("--concurrency", "1", "--queues", "websample", "--without-gossip", "--without-mingle")

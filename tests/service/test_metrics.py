@@ -5,7 +5,6 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from tornado.httpclient import HTTPResponse
@@ -16,8 +15,6 @@ from tests.service.processes import serving
 from tests.service.sample import make_app as make_celery
 from tests.service.site import ROOT, Service, running, until
 from tornado_celery_bridge.service.resources.monitoring.metrics import CONTENT_TYPE
-
-pytestmark = [pytest.mark.server, pytest.mark.worker]
 
 
 def parsed(text: str) -> dict[str, Metric]:

@@ -12,8 +12,6 @@ from tests.service.site import Service, problem
 from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.resources.monitoring.endpoints import parse_selection
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 HOUR, DAY = 3_600, 86_400
 
 

@@ -23,8 +23,6 @@ from tests.service.processes import Web, serving
 from tests.service.site import ROOT
 from tornado_celery_bridge.up.brokers.apt import ensure
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 
 @dataclass
 class Site:

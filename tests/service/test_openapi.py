@@ -147,8 +147,6 @@ def test_positional_input(app: Celery) -> None:
 # Served, written, shown.
 
 
-@pytest.mark.server
-@pytest.mark.worker
 async def test_served(service: Service) -> None:
     response = await service.fetch("/openapi.json")
     assert (response.code, response.headers["Content-Type"]) == (200, "application/json")
@@ -177,8 +175,6 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     assert b"Traceback" not in ended.stderr
 
 
-@pytest.mark.server
-@pytest.mark.worker
 async def test_the_page_runs_nothing_but_our_own_files(service: Service) -> None:
     page = await service.fetch("/docs")
     assert page.headers["Content-Security-Policy"] == docs.POLICY
@@ -192,8 +188,6 @@ async def test_the_page_runs_nothing_but_our_own_files(service: Service) -> None
     problem(await service.fetch("/docs/..%2f__init__.py"), 404, "not-found")
 
 
-@pytest.mark.server
-@pytest.mark.worker
 @pytest.mark.parametrize("prefix", ["", "/some/prefix"])
 async def test_the_page_works_in_a_browser(service: Service, tab: Tab, prefix: str) -> None:
     """Also behind a proxy that takes a prefix away; what it asks outside of the prefix would get nowhere."""
@@ -258,8 +252,6 @@ async def run(*command: str, cwd: Path, **variables: str) -> str:
     return written.decode()
 
 
-@pytest.mark.server
-@pytest.mark.worker
 async def test_a_fuzzer_finds_nothing(spare: Service, tmp_path: Path) -> None:
     asyncio.get_running_loop().set_debug(False)  # with which thousands of requests take minutes more
     await run(
@@ -275,8 +267,6 @@ async def test_a_fuzzer_finds_nothing(spare: Service, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.server
-@pytest.mark.worker
 async def test_a_generated_client_submits_and_reads_a_job(service: Service, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{service.port}"
     config = tmp_path / "config.json"

@@ -16,8 +16,6 @@ from tests.servers import Server, worker
 from tests.service.sample import make_app as make_celery
 from tests.service.site import ROOT, Service, problem, running
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 DATABASE = 12
 #: Seconds: what takes two on a quiet machine.
 PATIENCE = 40

@@ -108,8 +108,6 @@ def sample(web_url: str) -> dict[str, str]:
     return {"SAMPLE_URL": web_url, "REDIS_URL": web_url, "CELERY_APP": "tests.service.sample"}
 
 
-@pytest.mark.server
-@pytest.mark.worker
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_ends_gracefully(sample: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
     with serving(tmp_path / "log", **sample) as made:
@@ -132,8 +130,6 @@ def test_ends_gracefully(sample: dict[str, str], tmp_path: Path, number: signal.
     assert "Traceback" not in made.log.read_text()
 
 
-@pytest.mark.server
-@pytest.mark.worker
 def test_several_processes_on_one_port(sample: dict[str, str], tmp_path: Path) -> None:
     with serving(tmp_path / "log", "--processes", "3", **sample) as made:
         wait_for(lambda: made.log.read_text().count("serving http://") == 3)
@@ -152,8 +148,6 @@ def test_several_processes_on_one_port(sample: dict[str, str], tmp_path: Path) -
     assert made.log.read_text().count("INFO tornado_celery_bridge.service.process.server stopped") == 3
 
 
-@pytest.mark.server
-@pytest.mark.worker
 def test_processes_end_when_their_parent_is_killed(sample: dict[str, str], tmp_path: Path) -> None:
     with serving(tmp_path / "log", "--processes", "2", **sample) as made:
         wait_for(lambda: made.log.read_text().count("serving http://") == 2)
@@ -164,7 +158,6 @@ def test_processes_end_when_their_parent_is_killed(sample: dict[str, str], tmp_p
         wait_for(lambda: not made.is_listening(), 5)
 
 
-@pytest.mark.server
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_taken_port(sample: dict[str, str], processes: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -208,8 +201,6 @@ def test_a_setting_that_makes_no_sense_is_said_and_not_tried_again(
     assert b"Traceback" not in ended.stderr
 
 
-@pytest.mark.server
-@pytest.mark.worker
 def test_1000_events_in_2_s_once_and_in_order_whatever_is_cut(sample: dict[str, str], tmp_path: Path) -> None:
     """The connection is cut three times, then the process is killed and another started in its place."""
     told: list[tuple[int, str, dict[str, Any]]] = []
@@ -244,8 +235,6 @@ def test_1000_events_in_2_s_once_and_in_order_whatever_is_cut(sample: dict[str, 
     assert told[-1][2]["state"] == "SUCCESS"
 
 
-@pytest.mark.server
-@pytest.mark.worker
 def test_the_product_end_to_end(web_url: str, tmp_path: Path) -> None:
     """The real tasks with the real settings, over a Unix socket's spelling of a URL being the installer's business."""
     url = web_url.rsplit("/", 1)[0] + "/4"
@@ -268,7 +257,6 @@ def test_the_product_end_to_end(web_url: str, tmp_path: Path) -> None:
         assert (status, refused["code"]) == (404, "unknown-task")
 
 
-@pytest.mark.server
 def test_readiness_and_the_doctor_say_the_same(server: Server, tmp_path: Path) -> None:
     settings = {"REDIS_URL": server.url, "DATA_DIR": str(tmp_path), "CELERY_APP": "tasks"}
     with serving(tmp_path / "log", **settings) as made:

@@ -102,8 +102,6 @@ def test_settings_that_make_no_sense(allow: str) -> None:
         Receivers(f"x.test,{allow}")
 
 
-@pytest.mark.server
-@pytest.mark.worker
 @pytest.mark.parametrize("url", ["https://127.1/", "http://example.org/", "https://u@example.org", "ftp://x", 5, ""])
 async def test_refused_at_submit_with_a_pointer(service: Service, url: Any) -> None:
     refused = await service.submit("s.add", {"input": [1], "options": {"callback_url": url}})

@@ -25,8 +25,6 @@ from tornado_celery_bridge.service.access.keys import Keyring
 from tornado_celery_bridge.service.resources.representation import in_words
 from tornado_celery_bridge.service.resources.schedules.fields import merged
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 HOURLY = {"name": "hourly", "task": "s.add", "input": {"x": 1}, "crontab": "0 * * * *"}
 IF_FIRST = {"If-Match": '"1"'}
 

@@ -20,8 +20,6 @@ from tornado_celery_bridge import BlobLost, Stored
 from tornado_celery_bridge.ledger import MAX_INLINE
 from tornado_celery_bridge.service.process.server import keep_swept
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 MB = 1_000_000
 
 

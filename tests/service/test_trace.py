@@ -51,8 +51,6 @@ def test_others_are_as_none(given: str | None) -> None:
     assert made.trace_id != other.trace_id
 
 
-@pytest.mark.server
-@pytest.mark.worker
 async def test_a_task_has_it_the_first_time_after_a_retry_and_published_by_a_worker(service: Service) -> None:
     headers = {"traceparent": TRACEPARENT, "Prefer": "wait=20"}
     answer = await service.post("/v1/tasks/s.headers/jobs", {}, headers)
@@ -67,8 +65,6 @@ async def test_a_task_has_it_the_first_time_after_a_retry_and_published_by_a_wor
         assert json.loads(each.body)["result"] == told
 
 
-@pytest.mark.server
-@pytest.mark.worker
 async def test_the_steps_of_a_workflow_have_it(service: Service) -> None:
     body = {"chain": [{"task": "s.headers"}, {"group": [{"task": "s.headers"}, {"task": "s.headers"}]}]}
     answer = await service.post("/v1/workflows", body, {"traceparent": TRACEPARENT, "Prefer": "wait=20"})
@@ -76,8 +72,6 @@ async def test_the_steps_of_a_workflow_have_it(service: Service) -> None:
     assert answer.body.count(b'"result":' + json.dumps(told, separators=(",", ":")).encode()) == 3, answer.body
 
 
-@pytest.mark.server
-@pytest.mark.worker
 async def test_one_of_our_own_where_there_is_none(service: Service) -> None:
     answer = await service.submit("s.headers", wait=20)
     assert json.loads(answer.body)["result"]["traceparent"] == answer.headers["traceparent"]

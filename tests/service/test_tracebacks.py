@@ -15,8 +15,6 @@ from tornado_celery_bridge.service.access.keys import ROLES, Keyring
 from tornado_celery_bridge.service.resources import representation
 from tornado_celery_bridge.service.resources.callbacks import deliverer as callbacks
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 #: Whether they see it.
 READERS = {"admin": True, "operator": True, "client": False, "viewer": False}
 

@@ -17,8 +17,6 @@ from tests.service.processes import Web, serving
 from tests.service.site import ROOT, environment
 from tests.service.traces import PARENT, TRACE, TRACEPARENT
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 WORKER = ("--concurrency", "1", "--queues", "websample", "--without-gossip", "--without-mingle")
 
 
@@ -291,7 +289,9 @@ def test_a_worker_hands_its_spans_over_before_it_ends(settings: dict[str, str], 
     given["OTEL_BSP_SCHEDULE_DELAY"] = "3600000"  # ms: longer than this takes
     log = tmp_path / "worker.log"
     code = "import sys; from tests.service.sample import app; print(app.tasks['s.add'].delay(1, 2).get(timeout=30))"
-    with worker("tests.service.sample", given, log, *WORKER):
+    with worker("tests.service.sample", given, log, *WORKER) as process:
         assert run(code, **given).stdout == "3\n"
+        process.terminate()
+        process.wait(30)
     assert '"name": "process s.add"' in log.read_text()
     assert '"service.name": "worker"' in log.read_text()

@@ -7,13 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from tests.service.site import Service, nothing_new, problem, tasks_of, until
-
-pytestmark = [pytest.mark.server, pytest.mark.worker]
 
 
 @asynccontextmanager

@@ -16,8 +16,6 @@ from tornado_celery_bridge.service.access.keys import EVERYBODY, SCOPES, Princip
 from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.resources.workflows.service import Workflows
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 Node = dict[str, Any]
 
 

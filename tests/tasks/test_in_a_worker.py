@@ -10,7 +10,6 @@ from celery import Celery
 from tasks.text import MIN_PART_CHARS, count_words
 from tests.servers import Server, worker
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
 ROOT = Path(__file__).parents[2]
 
 

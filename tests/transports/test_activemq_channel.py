@@ -28,8 +28,6 @@ from tests.transports.brokers import need_activemq
 from tornado_celery_bridge.transports import activemq as transport
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 
-pytestmark = pytest.mark.server
-
 names = (f"n{number}" for number in itertools.count())
 
 

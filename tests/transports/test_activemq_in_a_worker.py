@@ -26,8 +26,6 @@ from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 POOLS = {"prefork": ("-c", "2"), "threads": ("-P", "threads", "-c", "2"), "solo": ("-P", "solo")}
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 

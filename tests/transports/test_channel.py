@@ -27,8 +27,6 @@ from kombu.transport.virtual import base
 from tests.servers import Server, TlsProxy, wait_for
 from tornado_celery_bridge.transports import redis as ours
 
-pytestmark = pytest.mark.server
-
 log = logging.getLogger(__name__)
 
 TRANSPORTS = {"ours": ours.Transport, "stock": stock.Transport}

@@ -19,8 +19,6 @@ from tests.transports.sample import make_app
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 POOLS = {"prefork": ("-c", "2"), "threads": ("-P", "threads", "-c", "2"), "solo": ("-P", "solo")}
 
 

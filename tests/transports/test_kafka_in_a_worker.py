@@ -28,8 +28,6 @@ from tornado_celery_bridge.up.brokers.kafka import Kafka
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 #: How many share a queue: KAFKA_WORKERS=4 has more of them.

@@ -12,8 +12,6 @@ from tests.servers import Server, free_port, wait_for
 from tests.up.processes import ROOT, Up
 from tornado_celery_bridge.up.supervisor import read_procfile
 
-pytestmark = [pytest.mark.server, pytest.mark.worker]
-
 Start = Callable[..., Up]
 COMMANDS = read_procfile(ROOT / "Procfile")
 #: Seconds: some touches of a heartbeat.

@@ -11,8 +11,6 @@ import pytest
 from tests.servers import Server, free_port
 from tests.up.processes import ROOT, VARIABLES
 
-pytestmark = pytest.mark.server
-
 SERVE = ["tornado_celery_bridge", "serve"]
 CHECK = ["tornado_celery_bridge", "check"]
 

@@ -19,8 +19,6 @@ from PIL import Image
 from tests.servers import free_port, wait_for
 from tests.up.processes import Up, gone
 
-pytestmark = pytest.mark.up
-
 
 def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
     data = None if body is None else json.dumps(body).encode()
