@@ -309,7 +309,7 @@ async def test_failures_are_grouped_and_tried_again(site: Service, page: Page) -
     group = page.get_by_role("region", name="TypeError in s.total")
     await expect(group).to_contain_text("unsupported operand")
     await expect(group).to_contain_text("service/sample.py in total")
-    await group.get_by_role("link", name="2 jobs not tried again").click()
+    await group.get_by_role("link", name="2 jobs not retried").click()
     await expect(page.locator("tbody tr")).to_have_count(2)
     await page.go_back()
     await group.get_by_role("button", name="Retry all…").click()
@@ -377,10 +377,10 @@ async def test_a_schedule_is_made_paused_run_and_deleted(site: Service, tab: Tab
     await page.get_by_role("button", name="Backfill…").click()
     await form.get_by_label("since").fill("2026-02-02T00:00:00Z")
     await form.get_by_label("until").fill("never")
-    await form.get_by_role("button", name="Look").click()
+    await form.get_by_role("button", name="Preview").click()
     await expect(form.get_by_label("until")).to_have_attribute("aria-invalid", "true")
     await form.get_by_label("until").fill("2026-02-10T00:00:00Z")
-    await form.get_by_role("button", name="Look").click()
+    await form.get_by_role("button", name="Preview").click()
     await expect(form).to_contain_text("6 runs were due")  # a week, of working days, and a Monday
     assert len((await read(site, "/v1/schedules/by-hand/runs"))["runs"]) == 1
     await form.get_by_role("button", name="Run 6").click()

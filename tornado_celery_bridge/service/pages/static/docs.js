@@ -5,5 +5,5 @@ SwaggerUIBundle({
   dom_id: "#swagger-ui",
   deepLinking: true,
   displayRequestDuration: true,
-  validatorUrl: null, // Swagger's own validator is somebody else's server
+  validatorUrl: null, // Swagger UI would send the document to a server of others
 });

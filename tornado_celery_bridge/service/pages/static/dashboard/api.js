@@ -1,6 +1,6 @@
 // The HTTP API. All paths are relative to the page's, so that they hold under a prefix.
 
-/** What the API said instead of an answer: an RFC 9457 problem, or that it was not there at all. */
+/** An error that the API answered (an RFC 9457 problem), or the fact that it did not answer at all. */
 export class Problem extends Error {
   constructor(status, document) {
     super(document.detail || document.title || "No answer");
@@ -12,10 +12,10 @@ export class Problem extends Error {
 }
 
 /**
- * Ask the API.
- * @param {string} path such as `v1/jobs`, or an array of segments, which are encoded.
+ * Send a request to the API.
+ * @param {string} path such as `v1/jobs`, or an array of segments; each segment is then encoded.
  * @param {{method?: string, query?: object, body?: any, headers?: object, signal?: AbortSignal}} options
- * @returns what it answered; null if that was nothing.
+ * @returns the answer; null if the answer is empty.
  */
 export async function ask(path, { method = "GET", query = {}, body, headers = {}, signal } = {}) {
   const response = await fetch(address(path, query), {
@@ -44,7 +44,7 @@ function parsed(text) {
   try {
     return JSON.parse(text);
   } catch {
-    return null; // a proxy's own page
+    return null; // not the API's answer but a page of a proxy
   }
 }
 
@@ -53,7 +53,7 @@ function goToLogin() {
   location.assign("login");
 }
 
-/** Yield the jobs of a list, page by page, newest first, until there are `most`. */
+/** Yield the jobs of a list, newest first, and at most `most` of them. It reads the list page by page. */
 export async function* allJobs(query, most) {
   let cursor, count = 0;
   do {
@@ -66,14 +66,14 @@ export async function* allJobs(query, most) {
   } while (cursor);
 }
 
-/** Return as much of an async iterable as there is. */
+/** Return all items of an async iterable. */
 export async function collect(iterable) {
   const all = [];
   for await (const each of iterable) all.push(each);
   return all;
 }
 
-/** Call `action` for each of `items`, six at a time as a browser would; tell `onProgress` and return those that failed. */
+/** Call `action` for each of `items`, six at a time, as many as a browser sends at once. Call `onProgress` with the number done so far, and return the items that failed. */
 export async function forEach(items, action, onProgress) {
   const left = [...items], failed = [];
   let done = 0;

@@ -1,4 +1,4 @@
-// The shell: navigation, the counters that every page has, messages, and the page that the address names.
+// The frame of every page: navigation, counters, messages. Inside it stands the page that the address names.
 import { ask } from "./api.js";
 import { html, render, useEffect, useMemo, useRef, useState } from "./html.js";
 import { Counters } from "./counters.js";
@@ -15,10 +15,10 @@ import { SchedulePage, SchedulesPage } from "./schedules.js";
 import { SystemPage } from "./system.js";
 import { WorkflowPage, WorkflowsPage } from "./workflows.js";
 
-/** Seconds between two looks at the counters. */
+/** Seconds between two requests for the counters. */
 const EVERY = 3;
 
-/** By the first segment of their addresses, and with the scope that they need. */
+/** The sections: the first segment of the address, the title, and the scope that the section needs. */
 const SECTIONS = [
   ["", "Overview"],
   ["jobs", "Jobs"],
@@ -31,7 +31,7 @@ const SECTIONS = [
   ["system", "System"],
 ];
 
-/** Pages by the first segment of the address, and by how many there are. */
+/** The pages, by the first segment of the address and the number of its segments. */
 const PAGES = {
   "/0": OverviewPage,
   "jobs/1": JobsPage,
@@ -146,7 +146,7 @@ function App() {
   `;
 }
 
-// Where a page led here from by way of the login, which knows no fragments.
+// The login does not keep the fragment of the address, so it was stored before: go there now.
 if (!location.hash && sessionStorage.getItem("wanted")) location.replace(sessionStorage.getItem("wanted"));
 sessionStorage.removeItem("wanted");
 

@@ -3,7 +3,7 @@ import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "./htm
 
 const HEIGHT = 190;
 
-/** uPlot's own way to say how times are written, by the seconds between two of them: the day stands where it begins. */
+/** How uPlot writes times, by the seconds between two of them, in uPlot's own format. The day is written where it begins. */
 const DAYS = ["{MMM} {D}", "\n{YYYY}", null, null, null, null, null, 1];
 const HOURS = ["{HH}:{mm}", "\n{MMM} {D}", null, "\n{MMM} {D}", null, null, null, 1];
 const TIMES = [[86_400, ...DAYS], [60, ...HOURS]];
@@ -11,7 +11,7 @@ const TIMES = [[86_400, ...DAYS], [60, ...HOURS]];
 /**
  * @param {{title: string, summary: string, times: number[], series: {label: string, values: (number | null)[], colour: string}[],
  *   format: (value: number) => string}} props
- *   Times are seconds since 1970; a colour is the name of one of the page's variables; `summary` says in words what is drawn.
+ *   Times are seconds since 1970. A colour is the name of a CSS variable of the page. `summary` says in words what the chart shows.
  */
 export function Chart({ title, summary, times, series, format }) {
   const place = useRef();
@@ -51,7 +51,7 @@ export function Chart({ title, summary, times, series, format }) {
   `;
 }
 
-/** A canvas knows no variables. */
+/** Return a function that looks up a CSS variable: a canvas cannot use variables itself. */
 function colours(element) {
   const probe = element.appendChild(document.createElement("i"));
   const found = {};
@@ -63,7 +63,7 @@ function colours(element) {
   return paint;
 }
 
-/** Return which theme is on; whoever uses it is drawn again when that changes. */
+/** Return the current theme. A component that uses this is drawn again when the theme changes. */
 function useTheme() {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const current = () => document.documentElement.dataset.theme ?? String(dark.matches);

@@ -1,23 +1,24 @@
-// What has failed, together by what was raised and where.
+// Failed jobs in groups, by the exception and the place where it was raised.
 import { ask } from "./api.js";
 import { exceptionName, number } from "./format.js";
 import { html, useState } from "./html.js";
 import { useAnswer } from "./live.js";
 import { Absent, Action, Ago, Card, Dialog, Page, TaskName, Trouble, useShell } from "./parts.js";
 import { link } from "./router.js";
+import { FAILURE } from "./states.js";
 
-/** Seconds between two looks. */
+/** Seconds between two requests. */
 const EVERY = 10;
 
 export function FailuresPage() {
   const answer = useAnswer("v1/failures", {}, EVERY);
-  const lead = "By what was raised and where. A group that is resolved comes back when a job fails so again.";
+  const lead = "Failed jobs, grouped by the exception and the place where it was raised. A resolved group comes back when a job fails in the same way again.";
   return html`
     <${Page} title="Failures" lead=${lead}>
       ${answer.error && html`<${Trouble} error=${answer.error} again=${answer.reload} />`}
       ${answer.data?.failures.length
         ? answer.data.failures.map((group) => html`<${Group} key=${group.id} group=${group} reload=${answer.reload} />`)
-        : !answer.error && html`<${Absent} of=${answer}>Nothing has failed that is not resolved.<//>`}
+        : !answer.error && html`<${Absent} of=${answer}>No failures, or all of them are resolved.<//>`}
     <//>
   `;
 }
@@ -36,7 +37,7 @@ function Group({ group: { id, owner, exception, task, place, detail, count, jobs
   };
   const resolve = async () => {
     await post(id, "resolve", {});
-    tell("Resolved: it is back when a job fails so again.");
+    tell("Resolved. The group comes back when a job fails in the same way again.");
     reload();
   };
   const actions = html`
@@ -51,15 +52,15 @@ function Group({ group: { id, owner, exception, task, place, detail, count, jobs
       </p>
       <p class="links">
         ${jobs > 0
-          ? html`<a href=${link(["jobs"], { failure: id })}>${number(jobs)} ${jobs === 1 ? "job" : "jobs"} not tried again</a>`
-          : html`<span>All that are kept were tried again.</span>`}
-        <a href=${link(["jobs"], { task, state: "FAILURE" })}>All failures of this task</a>
+          ? html`<a href=${link(["jobs"], { failure: id })}>${number(jobs)} ${jobs === 1 ? "job" : "jobs"} not retried</a>`
+          : html`<span>All jobs that are kept have been retried.</span>`}
+        <a href=${link(["jobs"], { task, state: FAILURE.name })}>All failures of this task</a>
       </p>
       ${asking !== null && html`
         <${Dialog} title="Retry ${number(asking)} ${asking === 1 ? "job" : "jobs"}?" close=${() => setAsking(null)}>
-          <p>Each has a new job with exactly its input; those that failed stay as they are.${asking < jobs && ` These are the newest of ${number(jobs)}.`}</p>
+          <p>Each of them gets a new job with the same input. The failed jobs do not change.${asking < jobs && ` These are the newest of ${number(jobs)}.`}</p>
           <div class="actions">
-            <form method="dialog"><button>Leave it</button></form>
+            <form method="dialog"><button>Go back</button></form>
             <${Action} scope="submit" kind="primary" action=${retry}>Retry ${number(asking)}<//>
           </div>
         <//>`}

@@ -10,7 +10,7 @@ export const percent = (value) => `${(100 * value).toFixed(value && value < 0.1 
 export const moment = (time) => MOMENT.format(new Date(time));
 export const shortMoment = (time) => SHORT.format(new Date(time));
 
-/** Return how long so many seconds are, in two units at most. */
+/** Write a number of seconds in two units at most. */
 export function duration(seconds) {
   if (seconds < 0.0995) return `${Math.max(0, Math.round(seconds * 1000))} ms`;
   if (seconds < 9.95) return `${Number(seconds.toFixed(1))} s`;
@@ -26,16 +26,16 @@ export function duration(seconds) {
   return parts.filter(Boolean).join(" ");
 }
 
-/** Return how many seconds are between two times, as the API has them. */
+/** Return the seconds between two times, which are written as in the API. */
 export const between = (from, to) => (new Date(to) - new Date(from)) / 1000;
 
-/** Return how long so many seconds are, in one unit. */
+/** Write a number of seconds in one unit. */
 export function coarse(seconds) {
   const [unit, size] = UNITS.find(([, each]) => seconds >= each) ?? ["s", 1];
   return `${Math.floor(seconds / size)} ${unit}`;
 }
 
-/** Return how long ago a time was, or in how long it will be. */
+/** Write how long ago a time was, or how far in the future it is. */
 export function ago(time, now) {
   const seconds = (now - new Date(time)) / 1000;
   if (Math.abs(seconds) < 1) return "now";

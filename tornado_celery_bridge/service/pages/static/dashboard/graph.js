@@ -1,18 +1,19 @@
-// A workflow's tree as a graph: what comes after one another goes to the right, what is side by side goes down.
+// A workflow's tree as a graph: steps that follow one another go to the right, steps that are side by side go down.
 import { lastPart } from "./format.js";
 import { html } from "./html.js";
 import { Scroll } from "./parts.js";
 import { link } from "./router.js";
+import { standingOf } from "./states.js";
 
 const WIDTH = 168, HEIGHT = 44, GAP = 44, SPACE = 14;
-/** A line of text has so many characters. */
+/** The characters that fit into a line of text. */
 const LETTERS = 19;
 
 export function Graph({ tree }) {
   const { width, height, nodes, edges } = placed(tree, 1, 1);
   return html`
     <${Scroll} label="The graph">
-      <svg class="graph" width=${width + 2} height=${height + 2} viewBox="0 0 ${width + 2} ${height + 2}" role="group" aria-label="Jobs and what comes after them">
+      <svg class="graph" width=${width + 2} height=${height + 2} viewBox="0 0 ${width + 2} ${height + 2}" role="group" aria-label="Jobs and the jobs that follow them">
         ${edges.map(([from, to]) => html`<path key="${from.job.id} ${to.job.id}" d=${curve(from, to)} />`)}
         ${nodes.map((node) => html`<${Node} key=${node.job.id} ...${node} />`)}
       </svg>
@@ -24,7 +25,7 @@ function Node({ job, x, y }) {
   const name = lastPart(job.task);
   const label = `${job.task}, ${job.state}`;
   return html`
-    <a href=${link(["jobs", job.id])} aria-label=${label} class="node ${job.done ? job.state.toLowerCase() : job.attempt ? "running" : "waiting"}">
+    <a href=${link(["jobs", job.id])} aria-label=${label} class="node ${standingOf(job).kind}">
       <title>${label}</title>
       <rect x=${x} y=${y} width=${WIDTH} height=${HEIGHT} rx="6" />
       <rect class="mark" x=${x} y=${y} width="5" height=${HEIGHT} rx="2" />
@@ -40,7 +41,7 @@ function curve(from, to) {
   return `M${x1} ${y1} C${middle} ${y1} ${middle} ${y2} ${x2} ${y2}`;
 }
 
-/** Return a tree's size, its nodes with their places, its edges, and which nodes it begins and ends with. */
+/** Return the size of a tree, its nodes with their places, its edges, and the nodes that it begins and ends with. */
 function placed(tree, x, y) {
   if (tree.id) {
     const node = { job: tree, x, y };

@@ -1,4 +1,4 @@
-// The one place that knows where the libraries are.
+// The only module that knows where the libraries are.
 import htm from "./htm.mjs";
 import { createContext, h, render } from "./preact.mjs";
 

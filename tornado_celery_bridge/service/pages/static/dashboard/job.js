@@ -1,4 +1,4 @@
-// One job: what was asked for, what has become of it, live.
+// One job: its input, and what happens to it, live.
 import { address, allJobs, ask, collect } from "./api.js";
 import { bytes, exceptionName, json, moment, shortId } from "./format.js";
 import { html, useEffect, useRef, useState } from "./html.js";
@@ -8,13 +8,14 @@ import {
   Absent, Action, Ago, cancelJob, Card, Copy, Dialog, Facts, JobLink, Page, Progress, retryJob, Scroll, Span, State, Tags, TaskName, Trouble, useShell,
 } from "./parts.js";
 import { go, link } from "./router.js";
+import { FAILURE, PROGRESS, RETRY, SUCCESS } from "./states.js";
 import { Timeline } from "./timeline.js";
 
-/** Lines of the log that are kept here. */
+/** The number of log lines that the page keeps. */
 const MAX_LINES = 2_000;
-/** Bytes of an input or a result that are shown; there is a link to the rest. */
+/** The most bytes of an input or a result that the page shows. A larger one has a link instead. */
 const MAX_SHOWN = 100_000;
-/** Among so many of a task's newest jobs later tries are looked for. */
+/** Retries of this job are searched among so many of the task's newest jobs. */
 const LOOKS = 200;
 
 export function JobPage({ path: [, id] }) {
@@ -25,7 +26,7 @@ export function JobPage({ path: [, id] }) {
   const [ended, setEnded] = useState(false);
   useEvents(ended || !answer.data ? null : address(["v1", "jobs", id, "events"]), (kind, data) => {
     if (kind === "log") return setLines((before) => [...before, data].slice(-MAX_LINES));
-    if (kind === "progress") return setNews((before) => ({ ...(before ?? answer.data), state: "PROGRESS", progress: data }));
+    if (kind === "progress") return setNews((before) => ({ ...(before ?? answer.data), state: PROGRESS.name, progress: data }));
     if (kind === "state") setAttempts((before) => noted(before, data));
     if (kind === "end") setEnded(true);
     return setNews(data);
@@ -53,11 +54,11 @@ export function JobPage({ path: [, id] }) {
   `;
 }
 
-/** Return the attempts with what a state's event says of one. */
+/** Return the attempts, with what a `state` event says about one of them. */
 function noted(attempts, { attempt, started_at, state, error }) {
   if (!attempt) return attempts;
   const known = attempts.filter((each) => each.number !== attempt);
-  return [...known, { number: attempt, startedAt: started_at, error: state === "RETRY" ? error : undefined }];
+  return [...known, { number: attempt, startedAt: started_at, error: state === RETRY.name ? error : undefined }];
 }
 
 function Actions({ job }) {
@@ -108,10 +109,10 @@ function About({ job }) {
 
 function Error({ job: { error, state } }) {
   if (!error) return null;
-  const kind = state === "FAILURE" ? "failed" : "";
+  const isFailed = state === FAILURE.name;
   return html`
-    <${Card} title=${state === "FAILURE" ? "Error" : "Reason"} wide>
-      <p class="error-title ${kind}">${error.title}</p>
+    <${Card} title=${isFailed ? "Error" : "Reason"} wide>
+      <p class="error-title ${isFailed ? FAILURE.kind : ""}">${error.title}</p>
       <p class="exception"><code>${exceptionName(error.exception)}</code>${error.retryable && html` <span class="tag">retryable</span>`}</p>
       <pre class="text">${error.detail}</pre>
       ${error.traceback && html`<${Scroll} label="Traceback"><pre>${error.traceback}</pre><//>`}
@@ -127,18 +128,18 @@ function Input({ id }) {
 }
 
 function Result({ job }) {
-  if (job.state !== "SUCCESS") return null;
+  if (job.state !== SUCCESS.name) return null;
   const path = address(["v1", "jobs", job.id, "result"]);
   return html`
     <${Card} title="Result" wide=${Boolean(imageOf(job.result))}>
       ${job.links.result
-        ? html`<p>It is large, ${bytes(job.result_size)}: <a href=${path}>open it</a>.</p>`
+        ? html`<p>Too large to show here (${bytes(job.result_size)}): <a href=${path}>open it</a>.</p>`
         : html`<${Shown} of=${{ data: { value: job.result, size: JSON.stringify(job.result ?? null).length }, path }} label="Result" />`}
     <//>
   `;
 }
 
-/** Ask for JSON, unless it is too much to show. */
+/** Read JSON; its value is left out if it is too large to show. */
 function useShown(path) {
   const answer = useData(path, async (signal) => {
     const response = await fetch(path, { signal });
@@ -153,7 +154,7 @@ function Shown({ of: answer, label }) {
   if (!answer.data) return html`<${Absent} of=${answer} />`;
   const { value, size } = answer.data;
   const image = imageOf(value);
-  if (size > MAX_SHOWN && !image) return html`<p>It is large, ${bytes(size)}: <a href=${answer.path}>open it</a>.</p>`;
+  if (size > MAX_SHOWN && !image) return html`<p>Too large to show here (${bytes(size)}): <a href=${answer.path}>open it</a>.</p>`;
   return html`
     ${image && html`<p class="picture"><img src=${image} alt="${label} as an image" /></p>`}
     <${Scroll} label=${label}><pre>${json(shortened(value))}</pre><//>
@@ -165,7 +166,7 @@ const MEDIA = { PNG: "image/png", JPEG: "image/jpeg", JPG: "image/jpeg", WEBP: "
 const DATA_URL = /^data:image\/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]+$/;
 const BASE64 = /^[A-Za-z0-9+/]{16,}={0,2}$/;
 
-/** Return a value's picture as a data URL: it is one, or has base64 beside the name of a format, as a thumbnail has. */
+/** Return the picture in a value as a data URL. The value is such a URL, or has base64 text beside the name of an image format, as a thumbnail has. */
 function imageOf(value) {
   if (typeof value === "string") return DATA_URL.test(value) ? value : null;
   if (value === null || typeof value !== "object" || Array.isArray(value)) return null;
@@ -174,7 +175,7 @@ function imageOf(value) {
   return content ? `data:${media};base64,${content}` : (Object.values(value).find((each) => typeof each === "string" && DATA_URL.test(each)) ?? null);
 }
 
-/** What is long and no text for people is only begun. */
+/** Return the value with only the beginning of each long text that is not for people, such as base64. */
 function shortened(value) {
   if (typeof value === "string") {
     const isEncoded = value.length > 400 && !/\s/.test(value);
@@ -214,8 +215,8 @@ function Lineage({ job }) {
   return html`
     <${Card} title="Lineage">
       <${Facts} of=${[
-        ["Another try of", before && html`<${JobLink} id=${before} />`],
-        ["Tried again as", later.data?.length > 0 && later.data.map((each) => html`<${JobLink} id=${each.id} key=${each.id} /> <${State} of=${each} /> `)],
+        ["Retry of", before && html`<${JobLink} id=${before} />`],
+        ["Retried as", later.data?.length > 0 && later.data.map((each) => html`<${JobLink} id=${each.id} key=${each.id} /> <${State} of=${each} /> `)],
         ["Part of workflow", workflow && html`<a href=${link(["workflows", workflow])}><code>${shortId(workflow)}</code></a>`],
       ]} />
     <//>

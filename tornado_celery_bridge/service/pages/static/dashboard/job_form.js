@@ -1,10 +1,10 @@
-// The form for a job: its input by the task's JSON Schema, its options by the API's own description.
+// The form for a job. The fields of the input come from the task's JSON Schema, those of the options from the OpenAPI document.
 import { html, useMemo } from "./html.js";
 import { useAnswer } from "./live.js";
 import { Absent } from "./parts.js";
 import { fieldsOf, SchemaForm } from "./schema_form.js";
 
-/** An input that is a list, or has other names than the schema, is edited as JSON. */
+/** The one field for an input that is edited as JSON, because it is a list or has names that the schema does not have. */
 const WHOLE = { name: "input", pointer: "/input", schema: {}, kind: "json", required: true };
 
 /**

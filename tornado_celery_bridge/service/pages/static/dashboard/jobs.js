@@ -1,4 +1,4 @@
-// Lists of jobs: search, filters in the address, pages by cursor, many at once, export.
+// Lists of jobs: search, filters in the address, pages by cursor, actions on many jobs at once, export.
 import { allJobs, ask, collect, forEach } from "./api.js";
 import { exceptionName, json, number } from "./format.js";
 import { html, useEffect, useMemo, useState } from "./html.js";
@@ -8,26 +8,17 @@ import {
 } from "./parts.js";
 import { filters, parse, words } from "./query.js";
 import { go, link } from "./router.js";
+import { FAILURE, PENDING, PROGRESS, REVOKED, STATES } from "./states.js";
 
-/** Jobs that one click cancels, retries or exports, at the most. */
+/** The most jobs that one click cancels, retries or exports. */
 const MOST = 2_000;
-
-const STATES = [
-  ["All", undefined],
-  ["Waiting", "PENDING"],
-  ["Running", "STARTED"],
-  ["Retrying", "RETRY"],
-  ["Succeeded", "SUCCESS"],
-  ["Failed", "FAILURE"],
-  ["Cancelled", "REVOKED"],
-];
 
 export function JobsPage({ query }) {
   return html`<${JobList} title="Jobs" section="jobs" query=${query} />`;
 }
 
 export function DeadLetters({ query }) {
-  const lead = "Jobs that were given up, as worker after worker was lost while it ran them. Replaying one runs it again with its exact input.";
+  const lead = "Jobs that were given up, because worker after worker was lost while it ran them. Replay makes a new job with the same input.";
   const dead = new URLSearchParams([...query.entries(), ["dead", "true"]]);
   return html`<${JobList} title="Dead letters" section="dead" lead=${lead} query=${dead} />`;
 }
@@ -49,28 +40,28 @@ function JobList({ title, lead, section, query }) {
       ${!isDead && html`<${Search} query=${query} /><${StateFilter} query=${query} />`}
       <div class="bulk" role="group" aria-label="Many at once">
         ${!isDead && html`<${Bulk} what=${CANCEL} query=${all} chosen=${chosen} done=${page.reload} />`}
-        <${Bulk} what=${isDead ? REPLAY : RETRY} query=${all} chosen=${chosen} done=${page.reload} />
+        <${Bulk} what=${isDead ? REPLAY : TRY_AGAIN} query=${all} chosen=${chosen} done=${page.reload} />
       </div>
       ${page.error && html`<${Trouble} error=${page.error} again=${page.reload} />`}
       ${jobs?.length
         ? html`<${Table} jobs=${jobs} selected=${selected} select=${setSelected} />`
-        : !page.error && html`<${Absent} of=${page}>${page.data?.next_cursor ? "None on this page; there may be more." : "No jobs."}<//>`}
+        : !page.error && html`<${Absent} of=${page}>${page.data?.next_cursor ? "No jobs on this page; there may be more on older pages." : "No jobs."}<//>`}
       <${Pager} section=${section} query=${query} next=${page.data?.next_cursor} />
     <//>
   `;
 }
 
-/** Return the jobs as they are now: those that have not ended are followed. */
+/** Return the jobs as they are now. Jobs that have not ended are followed. */
 function useLive(jobs) {
   const [news, setNews] = useState({});
   const open = jobs?.filter((job) => !job.done).slice(0, 100).map((job) => `job=${encodeURIComponent(job.id)}`) ?? [];
   useEffect(() => setNews({}), [jobs]);
   useEvents(open.length ? `v1/events?${open.join("&")}` : null, (kind, { job: id, data }) => {
     if (kind === "log") return;
-    const change = kind === "progress" ? { state: "PROGRESS", progress: data } : data;
+    const change = kind === "progress" ? { state: PROGRESS.name, progress: data } : data;
     const known = jobs.find((job) => job.id === id);
-    // The stream begins with what is past.
-    if (change.attempt < known?.attempt || (change.state === "PENDING" && known?.attempt)) return;
+    // The stream begins with old events.
+    if (change.attempt < known?.attempt || (change.state === PENDING.name && known?.attempt)) return;
     setNews((before) => ({ ...before, [id]: { ...before[id], ...change } }));
   });
   return jobs?.map((job) => ({ ...job, ...news[job.id] }));
@@ -108,9 +99,9 @@ function StateFilter({ query }) {
   const current = query.get("state") ?? undefined;
   return html`
     <nav class="filter" aria-label="States">
-      ${STATES.map(([word, state]) => {
-        const address = link(["jobs"], { task, state, tag, failure, since: query.get("since") });
-        return html`<a href=${address} key=${word} aria-current=${state === current ? "true" : undefined}>${word}</a>`;
+      ${[{ name: undefined, label: "All" }, ...STATES].map(({ name, label }) => {
+        const address = link(["jobs"], { task, state: name, tag, failure, since: query.get("since") });
+        return html`<a href=${address} key=${label} aria-current=${name === current ? "true" : undefined}>${label}</a>`;
       })}
     </nav>
   `;
@@ -164,19 +155,19 @@ function Pager({ section, query, next }) {
   `;
 }
 
-// Many at once.
+// Actions on many jobs.
 
 const CANCEL = {
   word: "Cancel", scope: "cancel", fits: (job) => !job.done, act: (job, terminate) => cancelJob(job.id, terminate),
-  which: "those that have not ended", kind: "danger",
+  which: "They have not ended.", kind: "danger",
 };
-const RETRY = {
-  word: "Retry", scope: "submit", fits: (job) => job.state === "FAILURE" || job.state === "REVOKED",
-  act: (job) => retryJob(job.id), which: "those that failed or were cancelled; each has a new job with exactly its input",
+const TRY_AGAIN = {
+  word: "Retry", scope: "submit", fits: (job) => [FAILURE.name, REVOKED.name].includes(job.state),
+  act: (job) => retryJob(job.id), which: "They failed or were cancelled. Each of them gets a new job with the same input.",
 };
-const REPLAY = { ...RETRY, word: "Replay" };
+const REPLAY = { ...TRY_AGAIN, word: "Replay" };
 
-/** A button that says how many jobs it is about before it does anything. */
+/** A button that first says how many jobs it acts on. */
 function Bulk({ what, query, chosen, done }) {
   const { may, tell } = useShell();
   const [found, setFound] = useState(null);
@@ -203,12 +194,12 @@ function Confirmation({ what, found: { jobs, isCut }, tell, close }) {
   const heading = jobs.length ? `${what.word} ${number(jobs.length)} ${jobs.length === 1 ? "job" : "jobs"}?` : "Nothing to do";
   return html`
     <${Dialog} title=${heading} close=${close}>
-      <p>Of what matches, ${what.which}.${isCut && ` There are more than ${number(MOST)}; these are of the newest.`}</p>
+      <p>${jobs.length > 0 && what.which}${isCut && ` More than ${number(MOST)} jobs match: only the newest ${number(MOST)} were looked at.`}</p>
       ${what.scope === "cancel" && jobs.length > 0 && html`
-        <label class="check"><input type="checkbox" checked=${terminate} onChange=${() => setTerminate(!terminate)} /> End the processes that run them, too</label>`}
+        <label class="check"><input type="checkbox" checked=${terminate} onChange=${() => setTerminate(!terminate)} /> Also end the processes that run them</label>`}
       ${progress !== null && html`<progress max=${jobs.length} value=${progress} aria-label="Done so far"></progress>`}
       <div class="actions">
-        <form method="dialog"><button>Leave it</button></form>
+        <form method="dialog"><button>Go back</button></form>
         ${jobs.length > 0 && html`<button class=${what.kind ?? "primary"} disabled=${progress !== null} onClick=${act}>${what.word} ${number(jobs.length)}</button>`}
       </div>
     <//>
@@ -235,7 +226,7 @@ function row(job) {
   return COLUMNS.map((name) => cell(job[name])).join(",");
 }
 
-/** A cell that a spreadsheet takes for a formula would be run by it. */
+/** Write a cell. A spreadsheet would run a text that looks like a formula, so such a text gets a quote in front. */
 function cell(value) {
   const text = value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
   const safe = typeof value !== "number" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;

@@ -1,10 +1,10 @@
-// What stays up to date by itself: data that is asked for again, streams of events, and the clock.
+// What stays up to date by itself: data that is read again and again, streams of events, and the clock.
 import { ask } from "./api.js";
 import { useEffect, useRef, useState } from "./html.js";
 
 /**
- * Keep what `load` returns: asked for when `key` changes (null asks for nothing), on `reload()`, and every so many seconds while the page is seen.
- * The last data stay while an error is there, so that a server that is away for a moment empties no page.
+ * Keep what `load` returns. It is called when `key` changes (and not while `key` is null), on `reload()`, and every `seconds` seconds while the page
+ * is visible. If it fails, the last data stay, so that the page does not become empty when the server is away for a moment.
  */
 export function useData(key, load, seconds = 0) {
   const [state, setState] = useState({ key: null });
@@ -37,7 +37,7 @@ export function useData(key, load, seconds = 0) {
   return { ...shown, loading: shown.data === undefined && !shown.error, reload: () => reload.current() };
 }
 
-/** Keep what a GET answers; see `useData`. */
+/** Keep the answer to a GET; see `useData`. */
 export function useAnswer(path, query, seconds) {
   return useData(JSON.stringify([path, query]), (signal) => ask(path, { query, signal }), seconds);
 }
@@ -47,7 +47,7 @@ const EVENTS = ["state", "progress", "log", "end", "snapshot"];
 /**
  * Follow a stream of server-sent events while `path` is not null.
  * @param {(kind: string, data: any, id: string) => void} onEvent
- * @returns whether the stream is open; it comes back by itself.
+ * @returns whether the stream is open; a broken stream is opened again.
  */
 export function useEvents(path, onEvent) {
   const [open, setOpen] = useState(false);
@@ -61,7 +61,7 @@ export function useEvents(path, onEvent) {
       source.onopen = () => setOpen(true);
       source.onerror = () => {
         setOpen(false);
-        // An EventSource comes back to a server that went away, but not to one that answered otherwise than 200.
+        // An EventSource tries again if the server went away, but not if the server answered with another status than 200.
         if (source.readyState === EventSource.CLOSED) timer = setTimeout(connect, 3000);
       };
       for (const kind of EVENTS) {
@@ -84,7 +84,7 @@ export function useEvents(path, onEvent) {
 const clocks = new Set();
 setInterval(() => clocks.forEach((tick) => tick(Date.now())), 1000);
 
-/** Return the time, once a second. */
+/** Return the time. It changes once a second. */
 export function useNow() {
   const [now, setNow] = useState(Date.now);
   useEffect(() => {

@@ -1,4 +1,4 @@
-// A new job: which task, and its form.
+// A new job: choose a task, and fill in its form.
 import { ask } from "./api.js";
 import { html } from "./html.js";
 import { JobForm } from "./job_form.js";

@@ -1,4 +1,4 @@
-// How it goes: numbers over a time, as charts, and the newest jobs.
+// The overview: numbers of a period, as charts, and the newest jobs.
 import { ask } from "./api.js";
 import { Chart } from "./chart.js";
 import { duration, number, percent } from "./format.js";
@@ -6,11 +6,12 @@ import { html, useMemo } from "./html.js";
 import { useAnswer, useData } from "./live.js";
 import { Absent, Ago, Card, JobLink, Page, State, TaskName, Trouble, useShell } from "./parts.js";
 import { go, link } from "./router.js";
+import { FAILURE, SCHEDULED, STARTED, SUCCESS } from "./states.js";
 
-/** Seconds between two looks. */
+/** Seconds between two requests. */
 const EVERY = 10;
 
-/** By name: hours, and the step that has a readable number of points. */
+/** The periods by name: their hours, and the step that gives a readable number of points. */
 const RANGES = { "1h": [1, "minute"], "6h": [6, "minute"], "24h": [24, "hour"], "7d": [7 * 24, "hour"], "30d": [30 * 24, "day"] };
 
 export function OverviewPage({ query }) {
@@ -33,7 +34,7 @@ export function OverviewPage({ query }) {
         ${answer.data ? html`<${Numbers} of=${answer.data.summary} /><${Charts} of=${answer.data} />` : !answer.error && html`<${Absent} of=${answer} />`}`}
       <div class="columns">
         <${Newest} title="Newest jobs" query=${{ task }} />
-        <${Newest} title="Newest failures" query=${{ task, state: "FAILURE" }} />
+        <${Newest} title="Newest failures" query=${{ task, state: FAILURE.name }} />
       </div>
     <//>
   `;
@@ -88,11 +89,11 @@ function Charts({ of: { series, summary } }) {
     return {
       times: values(({ at }) => Date.parse(at) / 1000),
       ended: [
-        { label: "accepted", colour: "running", values: values((each) => each.accepted) },
-        { label: "succeeded", colour: "succeeded", values: values((each) => each.succeeded) },
-        { label: "failed", colour: "failed", values: values((each) => each.failed) },
+        { label: "accepted", colour: STARTED.kind, values: values((each) => each.accepted) },
+        { label: "succeeded", colour: SUCCESS.kind, values: values((each) => each.succeeded) },
+        { label: "failed", colour: FAILURE.kind, values: values((each) => each.failed) },
       ],
-      failing: [{ label: "failed", colour: "failed", values: values(share) }],
+      failing: [{ label: "failed", colour: FAILURE.kind, values: values(share) }],
       waits: quantiles(series, "wait"),
       runs: quantiles(series, "run"),
     };
@@ -101,7 +102,7 @@ function Charts({ of: { series, summary } }) {
   return html`
     <div class="columns charts">
       <${Chart} title="Throughput" summary="${number(summary.succeeded)} succeeded, ${number(summary.failed)} failed, ${number(summary.accepted)} accepted" times=${times} series=${ended} format=${number} />
-      <${Chart} title="Failure share" summary=${failed === null ? "nothing has ended" : `${percent(failed)} of what ended failed`} times=${times} series=${failing} format=${percent} />
+      <${Chart} title="Failure share" summary=${failed === null ? "nothing has ended" : `${percent(failed)} of the jobs that ended failed`} times=${times} series=${failing} format=${percent} />
       <${Chart} title="Wait in the queue" summary=${both(summary.wait)} times=${times} series=${waits} format=${duration} />
       <${Chart} title="Run time" summary=${both(summary.run)} times=${times} series=${runs} format=${duration} />
     </div>
@@ -109,7 +110,7 @@ function Charts({ of: { series, summary } }) {
 }
 
 function quantiles(series, name) {
-  return [["p50", "running"], ["p95", "scheduled"]].map(([label, colour]) => ({ label, colour, values: series.map((each) => each[name][label]) }));
+  return [["p50", STARTED.kind], ["p95", SCHEDULED.kind]].map(([label, colour]) => ({ label, colour, values: series.map((each) => each[name][label]) }));
 }
 
 function Newest({ title, query }) {

@@ -1,34 +1,20 @@
-// What the pages are made of.
+// The parts that pages are made of.
 import { ask, Problem } from "./api.js";
 import { ago, between, duration, lastPart, moment, shortId } from "./format.js";
 import { createContext, html, useContext, useEffect, useId, useRef, useState } from "./html.js";
 import { useNow } from "./live.js";
 import { link } from "./router.js";
+import { standingOf } from "./states.js";
 
-/** Who asks (`me`, as `GET /v1/me` has it), what they `may` do, how to `tell` them something, and a `pulse` that changes with the counters. */
+/** `me`: who is logged in, as `GET /v1/me` says. `may`: whether they have a scope. `tell`: show them a message. `pulse`: a text that changes with the counters. */
 export const Shell = createContext();
 export const useShell = () => useContext(Shell);
 
-// States.
-
-const STATES = {
-  PENDING: ["Waiting", "waiting"],
-  STARTED: ["Running", "running"],
-  RETRY: ["Retrying", "retrying"],
-  SUCCESS: ["Succeeded", "succeeded"],
-  FAILURE: ["Failed", "failed"],
-  REVOKED: ["Cancelled", "cancelled"],
-};
-
-export function State({ of: { state, eta, error, done } }) {
-  let [word, kind] = STATES[state] ?? [state, "running"];
-  if (state === "PROGRESS") word = "Running";
-  if (state === "PENDING" && eta && new Date(eta) > Date.now()) [word, kind] = ["Scheduled", "scheduled"];
-  if (done && error?.type.endsWith(":dead-lettered")) [word, kind] = ["Dead", "dead"];
-  return html`<span class="state ${kind}" title=${state}>${word}</span>`;
+/** The state of a job or a workflow, as a word in its colour. */
+export function State({ of: job }) {
+  const { label, kind } = standingOf(job);
+  return html`<span class="state ${kind}" title=${job.state}>${label}</span>`;
 }
-
-export const isDead = (job) => job.done && Boolean(job.error?.type.endsWith(":dead-lettered"));
 
 // Times.
 
@@ -37,7 +23,7 @@ export function Ago({ at, none = "–" }) {
   return at ? html`<time datetime=${at} title=${moment(at)}>${ago(at, now)}</time>` : none;
 }
 
-/** How long it was from one time to another, or has been until now. */
+/** The time from one moment to another, or until now. */
 export function Span({ from, to, none = "–" }) {
   const now = useNow();
   return from ? html`<span class="number">${duration(Math.max(0, between(from, to ?? now)))}</span>` : none;
@@ -88,7 +74,7 @@ export function Card({ title, children, actions, wide }) {
   `;
 }
 
-/** What stands in the place of data that are not there: they are awaited, an error, or none. */
+/** What is shown in place of data that are not there: they are loading, there was an error, or there are none. */
 export function Absent({ of: { loading, error, reload }, children }) {
   if (error) return html`<${Trouble} error=${error} again=${reload} />`;
   return html`<p class="absent" aria-busy=${loading}>${loading ? "Loading…" : children}</p>`;
@@ -110,7 +96,7 @@ export function Facts({ of: facts }) {
   return html`<dl class="facts">${shown.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
-/** A block that may be wider than the page: it scrolls by itself, by the keyboard too. */
+/** A block that may be wider than the page. It can be scrolled, also by the keyboard. */
 export function Scroll({ label, children }) {
   return html`<div class="scroll" role="group" aria-label=${label} tabindex="0">${children}</div>`;
 }
@@ -129,7 +115,7 @@ export function Progress({ of: progress, label }) {
 
 // Doing something.
 
-/** A button whose `action` takes a while; disabled without the scope. A failure is told, and the button may be pressed again. */
+/** A button whose `action` takes a while. It is disabled without the scope. If the action fails, a message says so, and the button may be pressed again. */
 export function Action({ action, scope, kind = "", disabled, children, label }) {
   const { may, tell } = useShell();
   const [busy, setBusy] = useState(false);
@@ -149,7 +135,7 @@ export function Action({ action, scope, kind = "", disabled, children, label }) 
   `;
 }
 
-/** A dialog that is there while it is rendered; Escape closes it. */
+/** A dialog, which is open as long as it is rendered. Escape closes it. */
 export function Dialog({ title, close, children }) {
   const dialog = useRef();
   const id = useId();
@@ -171,7 +157,7 @@ export function Copy({ text, label }) {
   return html`<button class="quiet" onClick=${copy} aria-label=${label}>Copy</button>`;
 }
 
-/** Save text as a file of the reader's. */
+/** Let the browser save a text as a file. */
 export function save(name, text, type) {
   const url = URL.createObjectURL(new Blob([text], { type }));
   Object.assign(document.createElement("a"), { href: url, download: name }).click();

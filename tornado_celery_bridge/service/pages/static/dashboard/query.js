@@ -1,14 +1,11 @@
-// The search box's words, and the query of the address that they stand for.
+// The words of the search box, and the query of the address that they stand for.
+import { stateCalled } from "./states.js";
 
-const STATES = {
-  waiting: "PENDING", pending: "PENDING", running: "STARTED", started: "STARTED", retry: "RETRY", retrying: "RETRY",
-  success: "SUCCESS", succeeded: "SUCCESS", failure: "FAILURE", failed: "FAILURE", revoked: "REVOKED", cancelled: "REVOKED",
-};
 const UNITS = { s: 1, m: 60, h: 3600, d: 86400 };
 const WORD = /(\w+):(?:"([^"]*)"|(\S+))|"([^"]*)"|(\S+)/g;
 const ID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
-/** Return `{query}`, `{id}` for what is a job's id, or `{error}`. */
+/** Return `{query}`, or `{id}` if the text is the id of a job, or `{error}`. */
 export function parse(text) {
   const query = { tag: [] };
   for (const [whole, name, quoted, plain] of text.matchAll(WORD)) {
@@ -17,8 +14,8 @@ export function parse(text) {
     if (name === "task" || name === "since" || name === "failure") query[name] = value;
     else if (name === "tag") query.tag.push(value);
     else if (name === "dead") query.dead = value;
-    else if (name === "state") query.state = STATES[value.toLowerCase()] ?? value.toUpperCase();
-    else return { error: `“${whole}” is not understood. There are task:, state:, tag:, since: and a job's whole id.` };
+    else if (name === "state") query.state = stateCalled(value)?.name ?? value.toUpperCase();
+    else return { error: `“${whole}” is not understood. Use task:, state:, tag:, since: or a job's whole id.` };
   }
   if (query.since && sinceTime(query.since) === null) {
     return { error: "since: takes 30m, 12h, 7d, or a time such as 2026-11-24T08:00:00Z." };
@@ -26,7 +23,7 @@ export function parse(text) {
   return { query };
 }
 
-/** Return the words for a query. */
+/** Return the words of the search box for a query. */
 export function words(query) {
   const quoted = (value) => (/\s/.test(value) ? `"${value}"` : value);
   return [...query]
@@ -35,7 +32,7 @@ export function words(query) {
     .join(" ");
 }
 
-/** Return what the API is asked for a query of the address: `since` is a time then. */
+/** Return the parameters of the API for a query of the address. In them `since` is a time. */
 export function filters(query) {
   const given = Object.fromEntries(["task", "state", "dead", "failure"].map((name) => [name, query.get(name) ?? undefined]));
   const since = query.get("since");

@@ -6,7 +6,7 @@ import { useAnswer } from "./live.js";
 import { Absent, Action, Ago, Dialog, JobLink, Page, Trouble, useShell } from "./parts.js";
 import { link } from "./router.js";
 
-/** Seconds between two looks. */
+/** Seconds between two requests. */
 const EVERY = 3;
 
 const post = (kind, name, action, body = {}) => ask(["v1", kind, name, action], { method: "POST", body });
@@ -16,7 +16,7 @@ export function QueuesPage() {
   const [purged, setPurged] = useState(null);
   const close = () => (setPurged(null), answer.reload());
   return html`
-    <${Page} title="Queues" lead="Jobs that have not begun. Tasks that are no jobs are not counted.">
+    <${Page} title="Queues" lead="Jobs that have not begun. Tasks that are not jobs are not counted.">
       ${answer.error && html`<${Trouble} error=${answer.error} again=${answer.reload} />`}
       ${answer.data?.queues.length
         ? html`
@@ -54,12 +54,12 @@ function Queue({ queue, reload, purge }) {
 }
 
 function Standing({ of: { consumers, is_stuck: isStuck, paused_since: since } }) {
-  if (since) return html`<span class="state cancelled">Paused</span> <span class="about"><${Ago} at=${since} />${consumers > 0 && `, ${consumers} to hear of it`}</span>`;
+  if (since) return html`<span class="state cancelled">Paused</span> <span class="about"><${Ago} at=${since} />${consumers > 0 && `, ${consumers} still taking jobs`}</span>`;
   if (isStuck) return html`<span class="state failed">Stuck</span>`;
   return consumers ? html`<span class="state succeeded">Served</span>` : html`<span class="state cancelled">Unserved</span>`;
 }
 
-/** It asks for the queue's name, so that nobody empties one by a slip. */
+/** The dialog asks for the queue's name, so that nobody empties a queue by mistake. */
 function Purging({ queue: { name, depth, scheduled }, close }) {
   const { tell } = useShell();
   const [typed, setTyped] = useState("");
@@ -71,13 +71,13 @@ function Purging({ queue: { name, depth, scheduled }, close }) {
   };
   return html`
     <${Dialog} title="Purge ${name}?" close=${close}>
-      <p>All of its jobs that have not begun are cancelled, now some ${number(depth + scheduled)}, and tasks that are no jobs are gone without a trace. What runs goes on.</p>
+      <p>All jobs of this queue that have not begun are cancelled (about ${number(depth + scheduled)} now). Tasks that are not jobs are removed, and nothing is left of them. Running jobs go on.</p>
       <div class="field typed">
         <label for=${id}>To confirm, type <code>${name}</code></label>
         <input id=${id} value=${typed} onInput=${(event) => setTyped(event.target.value)} autocomplete="off" spellcheck=${false} />
       </div>
       <div class="actions">
-        <form method="dialog"><button>Leave it</button></form>
+        <form method="dialog"><button>Go back</button></form>
         <${Action} scope="admin" kind="danger" action=${purge} disabled=${typed !== name}>Purge<//>
       </div>
     <//>
@@ -89,7 +89,7 @@ export function WorkersPage() {
   const [ended, setEnded] = useState(null);
   const close = () => (setEnded(null), answer.reload());
   return html`
-    <${Page} title="Workers" lead="Those that were heard of in the last hour.">
+    <${Page} title="Workers" lead="Workers that reported in the last hour.">
       ${answer.error && html`<${Trouble} error=${answer.error} again=${answer.reload} />`}
       ${answer.data?.workers.length
         ? html`
@@ -97,7 +97,7 @@ export function WorkersPage() {
               <thead><tr><th scope="col">Worker</th><th scope="col">State</th><th scope="col">Busy</th><th scope="col" class="roomy">Runs</th><th scope="col" class="roomy">Queues</th><th scope="col" class="roomy">Memory</th><th scope="col" class="roomy">Seen</th><th scope="col"><span class="hidden">Actions</span></th></tr></thead>
               <tbody>${answer.data.workers.map((worker) => html`<${Worker} key=${worker.name} worker=${worker} shutDown=${() => setEnded(worker)} />`)}</tbody>
             </table>`
-        : !answer.error && html`<${Absent} of=${answer}>No worker was heard of.<//>`}
+        : !answer.error && html`<${Absent} of=${answer}>No worker has reported.<//>`}
       ${ended && html`<${ShuttingDown} worker=${ended} close=${close} />`}
     <//>
   `;
@@ -132,9 +132,9 @@ function ShuttingDown({ worker: { name, jobs }, close }) {
   };
   return html`
     <${Dialog} title="Shut ${name} down?" close=${close}>
-      <p>It takes no more jobs, and ends once ${jobs.length ? `the ${number(jobs.length)} that it runs have ended` : "what it runs has ended"}. Its supervisor may start another: <code>make up</code>'s does.</p>
+      <p>It takes no more jobs, and ends when the jobs that it runs have ended (${number(jobs.length)} now). A supervisor may start another worker, as that of <code>make up</code> does.</p>
       <div class="actions">
-        <form method="dialog"><button>Leave it</button></form>
+        <form method="dialog"><button>Go back</button></form>
         <${Action} scope="admin" kind="danger" action=${shutDown}>Shut down<//>
       </div>
     <//>

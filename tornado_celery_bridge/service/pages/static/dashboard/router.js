@@ -1,7 +1,7 @@
-// Pages are addressed by the fragment, `#/jobs?state=FAILURE`, so that one document serves them under any prefix.
+// The fragment of the address names the page, as in `#/jobs?task=NAME`. So one document serves all pages, under any prefix.
 import { useEffect, useState } from "./html.js";
 
-/** Return the address of a page: `path` as segments, `query` without what is empty; an array is a repeated parameter. */
+/** Return the address of a page. `path` is its segments. Empty members of `query` are left out, and an array is a repeated parameter. */
 export function link(path, query = {}) {
   const pairs = Object.entries(query).flatMap(([name, value]) => [value].flat().map((each) => [name, each]));
   const search = new URLSearchParams(pairs.filter(([, value]) => value !== undefined && value !== null && value !== ""));
@@ -10,12 +10,6 @@ export function link(path, query = {}) {
 
 export function go(address) {
   location.hash = address;
-}
-
-/** Change the address without a new entry in the history. */
-export function replace(address) {
-  history.replaceState(null, "", address);
-  dispatchEvent(new HashChangeEvent("hashchange"));
 }
 
 function current() {
@@ -27,7 +21,7 @@ function decoded(segment) {
   try {
     return decodeURIComponent(segment);
   } catch {
-    return segment; // typed by hand
+    return segment; // somebody typed an address that is not encoded
   }
 }
 

@@ -1,4 +1,4 @@
-// What runs at which times.
+// Schedules: which task runs when.
 import { ask } from "./api.js";
 import { duration, moment, number, shortMoment } from "./format.js";
 import { html, useMemo, useState } from "./html.js";
@@ -6,8 +6,9 @@ import { useAnswer, useData } from "./live.js";
 import { Absent, Action, Ago, Card, Dialog, Facts, JobLink, Page, State, Tags, TaskName, Trouble, useShell } from "./parts.js";
 import { go, link } from "./router.js";
 import { fieldsOf, SchemaForm } from "./schema_form.js";
+import { standingOf } from "./states.js";
 
-/** Seconds between two looks. */
+/** Seconds between two requests. */
 const EVERY = 5;
 const RUNS = 5;
 
@@ -66,7 +67,7 @@ function Toggle({ of: schedule, done }) {
   return html`<${Action} scope="schedule" action=${act} label="${action === "pause" ? "Pause" : "Resume"} ${schedule.name}">${action === "pause" ? "Pause" : "Resume"}<//>`;
 }
 
-/** Return when a schedule is due, as it is written; the API says it in words where one is read alone. */
+/** Return when a schedule is due, as its owner wrote it. For a single schedule, the API says it in words. */
 function when({ crontab, interval, once, solar, timezone }) {
   if (crontab) return html`<code>${crontab}</code> ${timezone !== "UTC" && timezone}`;
   if (interval) return `every ${duration(interval)}`;
@@ -125,13 +126,11 @@ function About({ schedule }) {
         ["Failures in a row", schedule.failures || null],
         ["Tags", schedule.tags.length > 0 && html`<${Tags} of=${schedule.tags} />`],
         ["Note", schedule.note || null],
-        ["Set by", schedule.static && "the configuration, so it can be paused, and not changed"],
+        ["Set by", schedule.static && "the configuration: you can pause it, but not change it"],
       ]} />
     <//>
   `;
 }
-
-const KINDS = { SUCCESS: "succeeded", FAILURE: "failed", REVOKED: "cancelled", RETRY: "retrying", PENDING: "waiting" };
 
 function History({ runs }) {
   return html`
@@ -141,7 +140,7 @@ function History({ runs }) {
             <ul class="strip" aria-label="Runs, the oldest first">
               ${runs.data.runs.toReversed().map(({ at, job, job_id: id, reason }) => {
                 const told = `${moment(at)}: ${job?.state ?? reason ?? "no longer kept"}`;
-                const kind = job ? (KINDS[job.state] ?? "running") : "absent";
+                const kind = job ? standingOf(job).kind : "absent";
                 return html`<li key=${`${at} ${id}`}>${id ? html`<a class=${kind} href=${link(["jobs", id])} title=${told} aria-label=${told}></a>` : html`<span class=${kind} title=${told}></span>`}</li>`;
               })}
             </ul>
@@ -153,7 +152,7 @@ function History({ runs }) {
                   <${Ago} at=${at} />
                 </li>`)}
             </ul>`
-        : html`<${Absent} of=${runs}>It has not run yet.<//>`}
+        : html`<${Absent} of=${runs}>No runs yet.<//>`}
     <//>
   `;
 }
@@ -167,16 +166,16 @@ function Deletion({ schedule: { name, version }, close }) {
     <${Dialog} title="Delete ${name}?" close=${close}>
       <p>It will not run again. Jobs that it has begun go on.</p>
       <div class="actions">
-        <form method="dialog"><button>Leave it</button></form>
+        <form method="dialog"><button>Go back</button></form>
         <${Action} scope="schedule" kind="danger" action=${remove}>Delete<//>
       </div>
     <//>
   `;
 }
 
-// Runs that are past.
+// Runs for slots in the past.
 
-/** First it says which runs these would be. */
+/** The dialog first shows which runs would begin. */
 function Backfill({ name, close }) {
   const { tell } = useShell();
   const document = useAnswer("openapi.json", {});
@@ -197,8 +196,8 @@ function Backfill({ name, close }) {
   if (!asked) {
     return html`
       <${Dialog} title="Backfill ${name}" close=${close}>
-        <p class="about">Each time that it was due in and had no job is run, once.</p>
-        ${groups ? html`<${SchemaForm} groups=${groups} word="Look" scope="schedule" submit=${look} cancel=${close} />` : html`<${Absent} of=${document} />`}
+        <p class="about">The task runs once for each time in this period at which it was due and had no job.</p>
+        ${groups ? html`<${SchemaForm} groups=${groups} word="Preview" scope="schedule" submit=${look} cancel=${close} />` : html`<${Absent} of=${document} />`}
       <//>
     `;
   }
@@ -206,18 +205,18 @@ function Backfill({ name, close }) {
   const shown = slots.length > 8 ? [...slots.slice(0, 4), null, ...slots.slice(-3)] : slots;
   return html`
     <${Dialog} title="Backfill ${name}" close=${close}>
-      <p>${slots.length ? `${number(slots.length)} ${slots.length === 1 ? "run was" : "runs were"} due in this time and had no job:` : "No run was due in this time that had no job."}</p>
+      <p>${slots.length ? `${number(slots.length)} ${slots.length === 1 ? "run was" : "runs were"} due in this period and had no job:` : "Nothing to run: each run that was due in this period has a job."}</p>
       <ol class="slots">${shown.map((slot) => html`<li key=${slot}>${slot ? html`<time datetime=${slot}>${moment(slot)}</time>` : "…"}</li>`)}</ol>
       <div class="actions">
-        <form method="dialog"><button>Leave it</button></form>
-        <button onClick=${() => setAsked(null)}>Another time</button>
+        <form method="dialog"><button>Go back</button></form>
+        <button onClick=${() => setAsked(null)}>Change the period</button>
         ${slots.length > 0 && html`<${Action} scope="schedule" kind="primary" action=${run}>Run ${number(slots.length)}<//>`}
       </div>
     <//>
   `;
 }
 
-// Making one, and changing one.
+// Making and changing a schedule.
 
 const FIRST = ["name", "task", "input", "crontab", "timezone", "interval", "once", "tags", "note"];
 
@@ -244,13 +243,13 @@ function Editor({ schedule, close }) {
   return html`
     <${Dialog} title=${schedule ? `Edit ${schedule.name}` : "New schedule"} close=${close}>
       ${groups
-        ? html`<p class="about">One of crontab, interval (seconds), once and solar says when.</p><${SchemaForm} groups=${groups} word="Save" scope="schedule" submit=${save} cancel=${close} />`
+        ? html`<p class="about">Fill in one of crontab, interval (seconds), once and solar.</p><${SchemaForm} groups=${groups} word="Save" scope="schedule" submit=${save} cancel=${close} />`
         : html`<${Absent} of=${document.data ? tasks : document} />`}
     <//>
   `;
 }
 
-/** Return what a schedule is written by, with the tasks that there are; a name is given once. */
+/** Return the JSON Schema of the form, with the existing tasks as choices. Only a new schedule has a field for the name. */
 function schema(schemas, tasks, schedule) {
   const { properties, ...rest } = schedule ? schemas.ScheduleFields : schemas.NewSchedule;
   const names = tasks.map(({ name }) => name);

@@ -1,13 +1,13 @@
-// Forms of JSON Schema objects: how each property is asked for, how what was typed is read, where what is wrong is said.
+// Forms for JSON Schema objects: which field each property has, how typed text is read, and where errors are shown.
 import { Problem } from "./api.js";
 import { html, useId, useRef, useState } from "./html.js";
 import { useShell } from "./parts.js";
 
 /**
- * Return `{name, pointer, schema, kind, required}` for each property that may be written.
+ * Return `{name, pointer, schema, kind, required}` for each property that is not read-only.
  * @param {object} schema
- * @param {string} prefix the pointer of the object in what is sent.
- * @param {object} defs what references lead to, by the last part of their path.
+ * @param {string} prefix the JSON Pointer of the object in the request's body.
+ * @param {object} defs the schemas that references lead to, by the last part of the reference.
  */
 export function fieldsOf(schema, prefix, defs = schema.$defs ?? {}) {
   const required = new Set(schema.required ?? []);
@@ -17,7 +17,7 @@ export function fieldsOf(schema, prefix, defs = schema.$defs ?? {}) {
   });
 }
 
-/** Follow a reference, and take the one way that there is beside null. */
+/** Follow a reference. If there is one alternative beside null, take it. */
 function plain(schema, defs) {
   if (schema.$ref) return plain({ ...defs[schema.$ref.split("/").pop()], ...schema, $ref: undefined }, defs);
   const ways = (schema.anyOf ?? schema.oneOf ?? []).filter((way) => way.type !== "null");
@@ -37,14 +37,14 @@ function kindOf({ type, enum: choices, const: only, format, pattern, maxLength, 
 
 const TEXTS = ["line", "text", "file"];
 
-/** Return what is shown for a value; undefined and null are nothing. */
+/** Return the text that is shown for a value; it is empty for undefined and null. */
 function textOf({ kind }, value) {
   if (value === undefined || value === null) return "";
   if (kind === "words" && Array.isArray(value)) return value.join(", ");
   return typeof value === "string" && TEXTS.includes(kind) ? value : JSON.stringify(value, null, 2);
 }
 
-/** Return `{values, faults}` of what was typed; what was left empty is left out, and its default counts. */
+/** Return `{values, faults}` for the typed texts. Empty fields are left out, so that their defaults hold. */
 function read(fields, texts) {
   const values = {}, faults = [];
   for (const { name, pointer, kind, required } of fields) {
@@ -56,7 +56,7 @@ function read(fields, texts) {
       try {
         values[name] = JSON.parse(text);
       } catch {
-        faults.push({ pointer, detail: kind === "number" ? "This is no number." : "This is no JSON." });
+        faults.push({ pointer, detail: kind === "number" ? "This is not a number." : "This is not JSON." });
       }
     }
   }
@@ -67,7 +67,7 @@ function read(fields, texts) {
  * A form.
  * @param {{groups: {fields: object[], initial?: object, title?: string}[], word: string, scope: string,
  *   submit: (values: object[]) => Promise, cancel?: () => void}} props
- *   A group with a title is folded; `submit` gets one object for each group, and what the API finds wrong is shown.
+ *   A group with a title can be folded. `submit` gets one object for each group. The errors that the API answers are shown at their fields.
  */
 export function SchemaForm({ groups, word, scope, submit, cancel }) {
   const { may } = useShell();
@@ -114,7 +114,7 @@ export function SchemaForm({ groups, word, scope, submit, cancel }) {
           : fields.map((field) => shown(field, place)),
       )}
       <div class="actions">
-        ${cancel && html`<button type="button" onClick=${cancel}>Leave it</button>`}
+        ${cancel && html`<button type="button" onClick=${cancel}>Go back</button>`}
         <button class="primary" disabled=${busy || !may(scope)} title=${may(scope) ? undefined : `Your key lacks the scope ${scope}.`}>${word}</button>
       </div>
     </form>

@@ -1,10 +1,10 @@
-// What the service stands on.
+// The servers below the service, its settings, and the audit log.
 import { ask } from "./api.js";
 import { html } from "./html.js";
 import { useAnswer, useData } from "./live.js";
 import { Absent, Action, Ago, Card, Facts, Page, Trouble, useShell } from "./parts.js";
 
-/** Seconds between two looks. */
+/** Seconds between two requests. */
 const EVERY = 5;
 const NAMES = { broker: "Broker", result_backend: "Result backend", ledger: "Ledger" };
 
@@ -37,7 +37,7 @@ export function SystemPage() {
 
 const VERDICTS = { unsafe: "failed", allowed: "waiting", unwise: "waiting" };
 
-/** What `tcb doctor` says: it asks the servers, so not again and again. */
+/** What `tcb doctor` says. The service asks the servers for it, so the page does not repeat this by itself. */
 function Checks() {
   const answer = useAnswer("readyz", { verbose: true });
   const { findings, broker } = answer.data ?? answer.error?.document ?? {};
@@ -65,7 +65,7 @@ function Checks() {
   `;
 }
 
-/** Who changed what of late. */
+/** Who changed what recently. */
 function Audit() {
   const answer = useAnswer("v1/audit", { limit: 20 });
   return html`

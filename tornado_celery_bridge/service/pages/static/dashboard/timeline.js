@@ -1,7 +1,8 @@
-// A job's waits and attempts, from its acceptance to its end, as bars on one scale.
+// The waits and attempts of a job, from its acceptance to its end, as bars on one scale.
 import { between, duration, exceptionName, moment } from "./format.js";
 import { html } from "./html.js";
 import { useNow } from "./live.js";
+import { PENDING, RETRY, SCHEDULED, standingOf } from "./states.js";
 
 export function Timeline({ job, attempts }) {
   const now = useNow();
@@ -25,7 +26,7 @@ export function Timeline({ job, attempts }) {
   `;
 }
 
-/** The events say when an attempt began, but not when Celery's own retry ended one: such a bar includes the wait. */
+/** The events say when each attempt began. They do not say when an attempt ended that Celery's own retry follows: its bar includes the wait. */
 function spansOf(job, attempts, now) {
   const end = job.finished_at ?? now;
   const known = attempts.length || !job.started_at ? attempts : [{ number: job.attempt, startedAt: job.started_at }];
@@ -34,16 +35,16 @@ function spansOf(job, attempts, now) {
   const first = begun[0]?.startedAt ?? end;
   const waits = due
     ? [
-        { name: "Scheduled", kind: "scheduled", from: job.created_at, to: due < first ? due : first },
-        ...(due < first ? [{ name: "Waited", kind: "waiting", from: due, to: first }] : []),
+        { name: SCHEDULED.label, kind: SCHEDULED.kind, from: job.created_at, to: due < first ? due : first },
+        ...(due < first ? [{ name: "Waited", kind: PENDING.kind, from: due, to: first }] : []),
       ]
-    : [{ name: job.done || begun.length ? "Waited" : "Waiting", kind: "waiting", from: job.created_at, to: first }];
+    : [{ name: job.done || begun.length ? "Waited" : PENDING.label, kind: PENDING.kind, from: job.created_at, to: first }];
   const runs = begun.map(({ number, startedAt, error }, place) => {
     const isLast = place === begun.length - 1;
-    const kind = !isLast ? "retrying" : { SUCCESS: "succeeded", FAILURE: "failed", REVOKED: "cancelled", RETRY: "retrying" }[job.state];
+    const { kind } = isLast ? standingOf(job) : RETRY;
     return {
-      name: `Attempt ${number}`, kind: kind ?? "running", from: startedAt, to: isLast ? end : begun[place + 1].startedAt,
-      note: error ? `${exceptionName(error.exception)}: ${error.detail}; with the wait before the next` : !isLast && "lost with its worker, and published again",
+      name: `Attempt ${number}`, kind, from: startedAt, to: isLast ? end : begun[place + 1].startedAt,
+      note: error ? `${exceptionName(error.exception)}: ${error.detail}; includes the wait before the next attempt` : !isLast && "its worker was lost, and the job was published again",
     };
   });
   return [...waits, ...runs];

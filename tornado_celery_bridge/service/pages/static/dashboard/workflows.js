@@ -1,4 +1,4 @@
-// Workflows: the newest ones, and one of them as a graph.
+// The newest workflows, and one workflow as a graph.
 import { address, allJobs, ask, collect } from "./api.js";
 import { lastPart, number, shortId } from "./format.js";
 import { Graph } from "./graph.js";
@@ -7,9 +7,9 @@ import { useAnswer, useData, useEvents } from "./live.js";
 import { Absent, Action, Ago, Card, Facts, JobLink, Page, Progress, State, Tags, Trouble } from "./parts.js";
 import { go, link } from "./router.js";
 
-/** Workflows are found by their jobs: among so many of the newest. */
+/** Workflows are found through their jobs: so many of the newest jobs are read. */
 const LOOKS = 400;
-/** Milliseconds between two looks at a workflow of which there is news. */
+/** Milliseconds from an event of a workflow until the workflow is read again. */
 const PAUSE = 300;
 
 export function WorkflowsPage() {
@@ -19,7 +19,7 @@ export function WorkflowsPage() {
     go(link(["workflows", new FormData(event.target).get("id").trim()]));
   };
   return html`
-    <${Page} title="Workflows" lead="Those that the newest ${number(LOOKS)} jobs belong to.">
+    <${Page} title="Workflows" lead="The workflows of the newest ${number(LOOKS)} jobs.">
       <form class="search" onSubmit=${open}>
         <label><span class="hidden">A workflow's id</span><input type="search" name="id" placeholder="A workflow's id" required /></label>
         <button>Open</button>
@@ -62,7 +62,7 @@ export function WorkflowPage({ path: [, id] }) {
   const timer = useRef(null);
   const open = workflow ? jobsOf(workflow.tree).filter((job) => !job.done).slice(0, 100) : [];
   useEffect(() => {
-    // The same stream goes on until the workflow has ended.
+    // One stream follows the workflow until it has ended.
     if (workflow && !workflow.finished) setFollowing((before) => before ?? address("v1/events", { job: open.map((job) => job.id) }));
     if (workflow?.finished) setFollowing(null);
   }, [workflow]);
