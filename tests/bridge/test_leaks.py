@@ -9,7 +9,6 @@ import socket
 import threading
 from typing import Any
 
-import pytest
 from celery import chain, chord, group
 from celery.result import ResultBase
 
@@ -17,8 +16,6 @@ from tests.sample import make_app
 from tests.servers import Server
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.base.subscriber import BEAT
-
-pytestmark = pytest.mark.slow
 
 
 def our_ports(server: Server) -> set[str]:

@@ -379,13 +379,15 @@ class Contract:
         assert job["state"] == "FAILURE"
         assert len(service.starts([poisoned])) == 3
 
-    def test_kills_of_worker_and_broker(self, system: System) -> None:
+    @pytest.mark.parametrize("count", [150, pytest.param(500, marks=pytest.mark.nightly)])
+    def test_kills_of_worker_and_broker(self, system: System, count: int) -> None:
         kills = iter([system.kill_worker, system.kill_broker, system.kill_worker])
 
         def kill(chance: random.Random) -> None:
             next(kills)(chance)
 
-        figures = under_fire(system, 500, 3, kill, seed=6, rate=25, seconds=0.02, allowed=4, task="c.nap")
+        faults = 3 if count == 500 else 2
+        figures = under_fire(system, count, faults, kill, seed=6, rate=25, seconds=0.02, allowed=4, task="c.nap")
         assert figures.lost == figures.unfinished == figures.failed == figures.unexpected == []
         assert figures.second_starts <= figures.allowed, figures
         assert not any(figures.left.values()), figures

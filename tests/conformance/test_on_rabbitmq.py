@@ -18,7 +18,6 @@ from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.transports import describe
 
 
-@pytest.mark.slow
 class TestRabbitMQ(Contract):
     kind = RABBITMQ
 

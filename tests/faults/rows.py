@@ -410,6 +410,14 @@ def soak(system: System, minutes: float, seed: int, rate: float = 20.0) -> tuple
     )
     ended.set()
     watcher.join()
+    begun, ended_with = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+    for name, slack in (("web_descriptors", 30), ("web_megabytes", 30), ("worker_megabytes", 30)):
+        grown = statistics.median(getattr(each, name) for each in ended_with) - statistics.median(
+            getattr(each, name) for each in begun
+        )
+        figures.demand(grown < slack, f"{name} of the second half is no more than {slack} above the first: {grown:.0f}")
+    lag = statistics.median(each.lag_ms for each in samples)
+    figures.demand(lag < 100, f"a request that does nothing is answered within 100 ms: {lag:.0f}")
     return figures, samples
 
 

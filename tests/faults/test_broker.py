@@ -1,6 +1,7 @@
 """With the broker and backend in every bad state the loop goes on, dispatches fail in time, and service resumes."""
 
 import asyncio
+import ctypes
 import socket
 import time
 from pathlib import Path
@@ -56,6 +57,17 @@ async def resumes(bridge: Bridge, within: float = 5.0) -> None:
 
 def bridge_to(url: str) -> Bridge:
     return Bridge(make_app(url, url, broker_connection_timeout=2.0), BridgeConfig(dispatch_timeout=DEADLINE))
+
+
+@pytest.mark.parametrize("library", [ctypes.CDLL, ctypes.PyDLL], ids=["blocked", "busy"])
+async def test_a_loop_that_stands_still_is_noticed(library: type[ctypes.CDLL]) -> None:
+    """Blocked by what blockbuster does not find, and by what keeps the GIL."""
+    libc = library(None)
+    with pytest.raises(AssertionError):
+        async with ticking():
+            await asyncio.sleep(0.5)
+            libc.usleep(200_000)
+            await asyncio.sleep(0.1)
 
 
 async def test_refused_from_the_start_and_then_there(tmp_path: Path) -> None:

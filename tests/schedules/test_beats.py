@@ -166,7 +166,7 @@ def each_slot_once(runs: list[str], entries: list[Scheduled], again: Collection[
     return total
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_leader_sleeps_for_half_a_minute_and_the_next_one_is_killed(
     start: Callable[[], BeatProcess], own_server: Server, schedules: Schedules, do: Do, ran: Path
 ) -> None:

@@ -302,6 +302,18 @@ async def test_export(site: Service, page: Page) -> None:
     assert "=1+1" in row["error"]
 
 
+async def test_no_exported_cell_is_a_formula(site: Service, page: Page) -> None:
+    values = {"=1+1", "+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1"}
+    for value in values:
+        await submit(site, "s.echo", {"value": value}, tags=["formula"])
+    await page.goto(url(site, "#/jobs?tag=formula"))
+    async with page.expect_download() as download:
+        await page.get_by_role("button", name="Export as CSV").click()
+    path = await (await download.value).path()
+    text = await asyncio.to_thread(lambda: path.read_bytes().decode())
+    assert {row["result"] for row in csv.DictReader(io.StringIO(text, newline=""))} == {f"'{value}" for value in values}
+
+
 async def test_failures_are_grouped_and_tried_again(site: Service, page: Page) -> None:
     await submit(site, "s.headers", {"before": 1})
     failed = [await submit(site, "s.total", {"numbers": ["a"]}) for _ in range(2)]

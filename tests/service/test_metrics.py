@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import Metric
@@ -136,11 +137,8 @@ async def test_every_query_asks_for_what_there_is(ours: Service, tmp_path: Path)
     values: set[tuple[str, str]] = set()
     for family in [*(await scrape(ours)).values(), *(await scrape(ours)).values()]:
         for each in family.samples:
-            labels.setdefault(each.name, {"instance"}).update(each.labels)
+            labels.setdefault(each.name, {"instance"}).update(each.labels)  # Prometheus itself adds the instance
             values |= set(each.labels.items())
-    values |= {("outcome", outcome) for outcome in ("sent", "unavailable", "saturated", "uncertain", "refused")}
-    process = {"tcb_loop_lag_seconds_bucket"}  # which watch() sees, and nobody watches here
-    labels |= {name: {"le", "instance"} for name in process}
     for place, query in queries():
         assert query.count("(") == query.count(")"), place
         for name, matchers in QUERIES.findall(query):
@@ -148,9 +146,33 @@ async def test_every_query_asks_for_what_there_is(ours: Service, tmp_path: Path)
             for label, matched in re.findall(r'(\w+)=~?"([^"]*)"', matchers):
                 assert label in labels[name], f"{place}: {label} of {name}"
                 assert matched.endswith("..") or (label, matched) in values, f"{place}: {matched}"
-        grouped = {label for group in re.findall(r"by \(([\w, ]+)\)", query) for label in re.split(r", ?", group)}
-        known = set().union(*(labels[name] for name, _ in QUERIES.findall(query)))
-        assert grouped <= known, place
+        for group, inner in aggregations(query):
+            assert group <= labels_of(inner, labels), f"{place}: by {group} of {inner}"
+
+
+def aggregations(query: str) -> Iterator[tuple[set[str], str]]:
+    """Yield the labels that each aggregation of a query keeps, and what it aggregates."""
+    for found in re.finditer(r"by \(([\w, ]+)\) \(", query):
+        depth = 1
+        for end in range(found.end(), len(query)):
+            depth += {"(": 1, ")": -1}.get(query[end], 0)
+            if depth == 0:
+                yield set(re.split(r", ?", found[1])), query[found.end() : end]
+                break
+
+
+def labels_of(expression: str, labels: dict[str, set[str]]) -> set[str]:
+    """Return the labels that the result of an expression has: those that an aggregation keeps, or its metrics' own."""
+    if found := re.match(r"\w+ by \(([\w, ]+)\) \(", expression):
+        return set(re.split(r", ?", found[1]))
+    return set.intersection(*(labels[name] for name, _ in QUERIES.findall(expression)))
+
+
+def test_a_label_that_is_not_there_is_found() -> None:
+    labels = {"tcb_a": {"task", "queue"}}
+    [(outer, inner), (_, innermost)] = aggregations("sum by (task) (max by (queue) (rate(tcb_a[5m])))")
+    assert not outer <= labels_of(inner, labels)
+    assert labels_of(innermost, labels) == labels["tcb_a"]
 
 
 async def test_every_metric_and_alert_is_documented(ours: Service) -> None:

@@ -252,11 +252,12 @@ async def run(*command: str, cwd: Path, **variables: str) -> str:
     return written.decode()
 
 
-async def test_a_fuzzer_finds_nothing(spare: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", ["1", pytest.param("20", marks=pytest.mark.nightly)])
+async def test_a_fuzzer_finds_nothing(spare: Service, tmp_path: Path, examples: str) -> None:
     asyncio.get_running_loop().set_debug(False)  # with which thousands of requests take minutes more
     await run(
         *("schemathesis.cli", "run", f"http://127.0.0.1:{spare.port}/openapi.json"),
-        *("--checks", "all", "--max-examples", "5", "--seed", "1", "--generation-database", "none"),
+        *("--checks", "all", "--max-examples", examples, "--seed", "1", "--generation-database", "none"),
         *("--request-timeout", "5", "--no-color", "--continue-on-failure"),
         # One task of each kind. The rest sleep, or write where they are told.
         *("--exclude-operation-id-regex", "^submit_s_(?!(add|steps|total|nan|once)$)"),

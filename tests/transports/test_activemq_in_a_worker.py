@@ -184,7 +184,6 @@ def test_a_warm_stop_finishes_what_it_has_and_leaves_the_rest(launch: Launch, ap
     assert sorted(map(int, marks(server))) == [*range(10)]  # each one once
 
 
-@pytest.mark.slow
 def test_a_broker_that_comes_late_is_killed_and_fails_over(
     launch: Launch, make: Any, server: Server, tmp_path: Path
 ) -> None:

@@ -181,7 +181,6 @@ def test_warm_shutdown_puts_back_what_has_not_begun(
     assert sorted(marks(server)) == [*range(10)]  # each one once
 
 
-@pytest.mark.slow
 def test_connections_cut_all_the_time(launch: Launch, app: Celery, client: redis.Redis, server: Server) -> None:
     with launch("-c", "2", SAMPLE_VISIBILITY="3") as process:
         for cut in range(10):
@@ -194,7 +193,6 @@ def test_connections_cut_all_the_time(launch: Launch, app: Celery, client: redis
     assert {*marks(server)} == {*range(200)}
 
 
-@pytest.mark.slow
 def test_a_broker_killed_and_started_again(
     launch: Launch, app: Celery, client: redis.Redis, server: Server, broker: Server
 ) -> None:
@@ -212,7 +210,6 @@ def test_a_broker_killed_and_started_again(
     assert {*marks(server)} == {*range(120)}
 
 
-@pytest.mark.slow
 def test_nothing_lost_by_kills(tmp_path: Path) -> None:
     """`python -m tests.transports.kills` has the same with 3,000 tasks and 20 kills, and kombu's own beside it."""
     count = kills.run("ours", tmp_path, tasks=600, kills=4, seed=1)

@@ -21,8 +21,6 @@ from tests.transports.sample import make_app
 from tornado_celery_bridge import AsyncResult, Bridge, BridgeConfig, DispatchError
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, ledger_backend
 
-pytestmark = pytest.mark.slow
-
 MASTER = "first"
 
 

@@ -59,8 +59,7 @@ def test_a_killed_worker_is_back_within_two_seconds(up: Start, server: Server) -
     one.line(READY["worker"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", [Server.kill, Server.freeze])
+@pytest.mark.parametrize("fault", [pytest.param(Server.kill, marks=pytest.mark.nightly), Server.freeze])
 def test_who_waits_for_a_server_does_not_hang(
     own_server: Server, up: Start, tmp_path: Path, fault: Callable[[Server], None]
 ) -> None:
