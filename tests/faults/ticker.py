@@ -55,7 +55,7 @@ class Ticker:
             self.late.append(max(0.0, late - self._withheld()))
 
     def _withheld(self) -> float:
-        """Return for how many seconds our threads waited for a core, and the machine for its host, since the last call."""
+        """Return how many seconds our threads waited for a core, and the machine for its host, since last asked."""
         before, self._waited = self._waited, {-1: self._steal()}
         for thread in threading.enumerate():
             if thread.native_id:
