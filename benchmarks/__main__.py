@@ -1,9 +1,10 @@
 """
-One table of ratios, measured in one run: ``python -m benchmarks`` (needs wrk; apt-get install wrk).
+Print a table of ratios, all measured in one run: ``python -m benchmarks`` (needs wrk; apt-get install wrk).
 
-Every way of handling a request is one Tornado process, asked by wrk with 64 connections, in turn, several rounds;
-the figure is the median of its rounds divided by the median of the bare handler's. Peers are measured if they are
-installed in the interpreter that ``BENCH_PYTHON`` names (requirements/peers.lock), else in this one, else left out.
+Each way of handling a request is a Tornado process of its own. wrk sends it requests on 64 connections. The ways take
+turns for several rounds. A figure is the median of a way's rounds, divided by the median of the bare handler's. Peers
+run in the interpreter that ``BENCH_PYTHON`` names (requirements/peers.lock), or else in this one. A peer that is not
+installed there is left out.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 from tests.servers import Server
 
 HERE = Path(__file__).parent
-#: Way of handling: (what the row says, the worker that it needs).
+#: Each way of handling a request: (the text of its row, the worker that it needs).
 ROWS = {
     "bare": ("bare handler", None),
     "delay_on_loop": ("`add.delay()` on the loop", None),
@@ -40,7 +41,7 @@ PEERS = ("streaq", "arq", "saq", "taskiq")
 
 
 def measure(way: str, url: str, kind: str | None, seconds: int, connections: int) -> tuple[float, float] | None:
-    """Return requests a second and the median latency in ms, or None where the way is not installed."""
+    """Return the requests per second and the median latency in ms, or None if the way is not installed."""
     environment = {**os.environ, "BENCH_REDIS": url, "PYTHONPATH": str(HERE.parent)}
     python = os.environ.get("BENCH_PYTHON", sys.executable) if way in PEERS else sys.executable
     workers = {

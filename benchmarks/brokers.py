@@ -1,10 +1,10 @@
 """
-The brokers side by side, in one run: ``python -m benchmarks.brokers`` (``--rounds 3 --seconds 5``).
+Measure the brokers side by side, in one run: ``python -m benchmarks.brokers`` (``--rounds 3 --seconds 5``).
 
-Each broker is a private server with the settings that are delivered, with one worker of two processes and a bridge in
-this process; results are in one Redis for all. Measured are a dispatch, and a dispatch with its result awaited: one
-after another (the median latency) and 64 at once (a second's worth). A figure is the median of its rounds, which go
-through the brokers in turn.
+Each broker is a private server with the settings that we deliver, one worker of two processes, and a bridge in this
+process. All results are in one Redis. It measures a dispatch, and a dispatch whose result is awaited: one after another
+(the median latency) and 64 at once (the number per second). The brokers take turns, and a figure is the median of its
+rounds.
 """
 
 import argparse
@@ -48,7 +48,7 @@ async def measure(url: str, redis_url: str, seconds: float) -> list[float]:
 
 
 async def latency(once: Callable[[], Awaitable[None]], seconds: float) -> float:
-    """Return the median time of one after another, in ms."""
+    """Return the median time of calls that follow one another, in ms."""
     took, end = [], time.perf_counter() + seconds / 2
     while time.perf_counter() < end:
         begun = time.perf_counter()
@@ -58,7 +58,7 @@ async def latency(once: Callable[[], Awaitable[None]], seconds: float) -> float:
 
 
 async def throughput(once: Callable[[], Awaitable[None]], seconds: float) -> float:
-    """Return how many a second are done, so many at once."""
+    """Return how many calls are done per second, with so many at once."""
     begun = time.perf_counter()
     end, done = begun + seconds / 2, 0
 
@@ -73,7 +73,7 @@ async def throughput(once: Callable[[], Awaitable[None]], seconds: float) -> flo
 
 
 def start(kind: Kind, folder: Path, redis_url: str, stack: ExitStack) -> Broker:
-    """Start a broker and its worker, to be ended with *stack*."""
+    """Start a broker and its worker. They end with *stack*."""
     broker = kind.make(folder / "broker")
     broker.start()
     stack.callback(broker.stop)

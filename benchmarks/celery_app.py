@@ -1,11 +1,11 @@
-"""What the real worker of the comparison runs, and what is submitted over HTTP."""
+"""The task that the real worker of the comparison runs, and that is submitted over HTTP."""
 
 import os
 
 from celery import Celery
 
 app = Celery("bench", broker=os.environ["BENCH_REDIS"], backend=os.environ["BENCH_REDIS"])
-if "CELERY_APP" in os.environ:  # it is the service that is measured
+if "CELERY_APP" in os.environ:  # set if the service is measured
     from tornado_celery_bridge.worker import install
 
     install(app)

@@ -1,10 +1,10 @@
 """
-What watching costs: ``python -m benchmarks.dashboard``. Prints, all of one run:
+Measure what open dashboards cost: ``python -m benchmarks.dashboard``. All figures are of one run:
 
-- after 100,000 jobs have ended and Redis and the web process were started again: how long the requests take that the
-  dashboard's overview and its search make;
-- what of a core a web process takes while 50 jobs a second run, with nobody watching and with 20 overviews open. The
-  jobs come by the library, from another process, so the web process does nothing else.
+- the time of the requests that the dashboard's overview and its search send, after 100,000 jobs have ended and Redis
+  and the web process were started again;
+- the share of a core that a web process takes while 50 jobs a second run, with nobody watching and with 20 overviews
+  open. Another process submits the jobs through the library, so the web process does nothing else.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def ago(**time_ago: float) -> str:
 
 
 def overview() -> dict[str, tuple[float, str]]:
-    """Return what an overview asks for, each with the seconds from one time to the next (service/pages)."""
+    """Return the requests of an overview, each with the seconds between two of them (service/pages)."""
     return {
         "the counters": (3, f"/v1/statistics?{urlencode({'since': ago(seconds=0)})}"),
         "an hour's charts": (10, f"/v1/statistics?{urlencode({'since': ago(hours=1), 'step': 'minute'})}"),
@@ -55,7 +55,7 @@ SEARCHES = {
 
 @contextlib.contextmanager
 def web(server: Server) -> Iterator[tuple[int, str]]:
-    """Run a web process; gives its pid and its URL."""
+    """Run a web process; yield its pid and its URL."""
     port = free_port()
     environment = {**os.environ, "PORT": str(port), "REDIS_URL": server.url, "CELERY_APP": "benchmarks.celery_app"}
     process = subprocess.Popen(
@@ -74,7 +74,7 @@ def web(server: Server) -> Iterator[tuple[int, str]]:
 
 
 async def asked(url: str, times: int = 20) -> tuple[float, float]:
-    """Return the median and the most of the milliseconds of some requests."""
+    """Return the median and the maximum time of some requests, in ms."""
     client, taken = AsyncHTTPClient(), []
     for _ in range(times):
         begun = time.perf_counter()
@@ -95,13 +95,13 @@ async def answers(url: str) -> None:
 
 
 def cpu(pid: int) -> float:
-    """Return the seconds of a core that a process has taken."""
+    """Return the CPU time of a process, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def watch(url: str) -> None:
-    """Have an overview open."""
+    """Do what an open overview does."""
 
     async def ask_again_and_again(seconds: float, path: str) -> None:
         while True:
@@ -114,7 +114,7 @@ async def watch(url: str) -> None:
 
 
 async def load(seconds: float) -> None:
-    """Run jobs at the rate; in a process of its own."""
+    """Submit jobs at the rate. This runs in a process of its own."""
     from benchmarks.celery_app import add, app
 
     async with Bridge(app) as bridge, asyncio.TaskGroup() as group:
@@ -151,7 +151,7 @@ def main() -> None:
     if options.load:
         asyncio.run(load(options.load))
         return
-    os.environ["ALLOW_UNSAFE"] = "early-acks,lost-fails"  # nothing is to survive here
+    os.environ["ALLOW_UNSAFE"] = "early-acks,lost-fails"  # nothing here has to survive a crash
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "redis").start()
         os.environ["BENCH_REDIS"] = server.url

@@ -1,4 +1,4 @@
-"""The least that a worker can do: takes messages of the bench app off Redis in batches and stores each result."""
+"""A worker that does as little as possible: it takes messages from Redis in batches and stores each result."""
 
 import base64
 import json

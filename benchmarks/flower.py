@@ -1,4 +1,4 @@
-"""Flower on a free port, which it prints once it answers."""
+"""Run Flower on a free port, and print the port when Flower answers."""
 
 import subprocess
 import sys

@@ -1,11 +1,11 @@
 """
-What the ledger costs: ``python -m benchmarks.jobs`` (needs wrk). Prints, all of one run:
+Measure what the ledger costs: ``python -m benchmarks.jobs`` (needs wrk). All figures are of one run:
 
-- submitting over HTTP (validation, ledger, publishing; and with an API key and an idempotency key besides) against a
-  bare Tornado handler that parses the same JSON, and against Flower's and celery-fastapi's own submit endpoints (of the
-  latter in the interpreter that ``BENCH_PYTHON`` names, with requirements/peers.lock; else it is left out);
-- memory of a finished job, with and without its events;
-- how long a page of a list takes among 100,000 jobs.
+- submitting over HTTP (validation, ledger, publishing; and also with an API key and an idempotency key), compared with
+  a bare Tornado handler that parses the same JSON, and with the submit endpoints of Flower and celery-fastapi. The
+  latter runs in the interpreter that ``BENCH_PYTHON`` names, with requirements/peers.lock; without that it is left out;
+- the memory of a finished job, with and without its events;
+- the time of a page of a list among 100,000 jobs.
 """
 
 import argparse
@@ -50,7 +50,7 @@ async def serve_bare() -> None:
 
 
 def rate(command: list[str], path: str, body: str, header: str, server: Server, seconds: int, **more: str) -> float:
-    """Return how many requests a second a process answers with 2xx."""
+    """Return how many requests per second a process answers with 2xx."""
     port = str(free_port())
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "PORT": port, "BENCH_REDIS": server.url, **more}
     process = subprocess.Popen(
@@ -196,7 +196,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "redis", "--appendonly", "no").start()
         os.environ["BENCH_REDIS"] = server.url
-        os.environ["ALLOW_UNSAFE"] = "no-aof,early-acks,lost-fails"  # nothing is to survive here
+        os.environ["ALLOW_UNSAFE"] = "no-aof,early-acks,lost-fails"  # nothing here has to survive a crash
         try:
             if options.rounds:
                 submitting(server, Path(folder), options.rounds, options.seconds)

@@ -1,9 +1,9 @@
 """
-Latency, throughput and idle CPU of a worker over our Kafka transport: ``python -m benchmarks.kafka``.
+Measure latency, throughput and idle CPU of a worker over our Kafka transport: ``python -m benchmarks.kafka``.
 
-A stock prefork worker (two children, late acknowledgement, prefetch 1) over a private Kafka-compatible server that
-keeps all in memory, with results in Redis. On Apache Kafka, with a disk and copies, publishing takes longer; fetching
-takes less, as it answers a waiting consumer at once.
+It runs a stock prefork worker (two children, late acknowledgement, prefetch 1) over a private Kafka-compatible server
+that keeps everything in memory, with results in Redis. On Apache Kafka, with a disk and copies, publishing takes
+longer, and fetching takes less time, because it answers a waiting consumer at once.
 """
 
 import os
@@ -17,7 +17,7 @@ from tests.servers import Server, worker
 from tests.transports.kafka_sample import make_app
 from tornado_celery_bridge.up.brokers.kafka import Kafka
 
-#: Seconds for which an idle worker is watched.
+#: Seconds for which an idle worker is measured.
 IDLE = 30.0
 
 
@@ -55,7 +55,7 @@ def _seconds(act: Callable[[], object]) -> float:
 
 
 def _cpu(pid: int) -> float:
-    """Return how many seconds of CPU a process has had."""
+    """Return the CPU time of a process, in seconds."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 

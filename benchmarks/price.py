@@ -1,13 +1,14 @@
 """
-What it costs that no job is lost: ``python -m benchmarks.price``. Prints, all of one run, with the service's settings:
+Measure what it costs that no job is lost: ``python -m benchmarks.price``. All figures are of one run, with the
+service's settings:
 
-- tasks a second of one worker: jobs in the ledger, on our transport, against stock Celery's tasks, and against stock
-  Celery on our transport, so that the two prices are seen apart;
-- how long one caller waits for one task after another: accepted in the ledger, dispatched and awaited, against
+- the tasks per second of one worker: jobs in the ledger on our transport, compared with tasks of stock Celery, and with
+  tasks of stock Celery on our transport, so that the two prices are seen apart;
+- how long one caller waits for one task after another: accepted in the ledger, dispatched and awaited, compared with
   dispatched and awaited.
 
-Each run: a worker is started, as many no-op tasks as given are put into its queue at once, and the time is taken until
-the queue and `unacked` are empty. The ways take turns; the ratios are those of the medians.
+In each run a worker is started, the given number of no-op tasks is put into its queue at once, and the time is taken
+until the queue and `unacked` are empty. The ways take turns, and the ratios are ratios of the medians.
 """
 
 import argparse
@@ -47,7 +48,7 @@ if WAY != "stock":
 if WAY == "ledger":
     install(app)
 
-for name in ("celery.app.trace", "celery.worker.strategy"):  # two lines a task
+for name in ("celery.app.trace", "celery.worker.strategy"):  # they log two lines per task
     logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -81,7 +82,7 @@ def publish(jobs: list[JobRecord]) -> None:
 
 
 async def throughput(server: Server, way: str, tasks: int) -> float:
-    """Return tasks per second."""
+    """Return the tasks per second."""
     ledger = Ledger.of_backend(ledger_backend(app))
     with server.client() as client:
         for jobs in (records(100), records(tasks)):
@@ -100,7 +101,7 @@ async def throughput(server: Server, way: str, tasks: int) -> float:
 
 
 async def latency(way: str, calls: int) -> float:
-    """Return the median of the milliseconds from the call to the result."""
+    """Return the median time from the call to the result, in ms."""
     ledger, times = Ledger.of_backend(ledger_backend(app)), []
     async with Bridge(app) as bridge:
         for job in records(calls):

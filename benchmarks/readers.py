@@ -1,6 +1,7 @@
 """
-Who only waits: ``python -m benchmarks.readers``. Prints how long ``/healthz`` takes the one web process, alone, beside
-2,000 submitted jobs that are waited for (``Prefer: wait``) and beside 5,000 readers of events.
+Measure what clients cost that only wait: ``python -m benchmarks.readers``. It prints the time of ``/healthz`` on one
+web process: alone, beside 2,000 requests that wait for their jobs (``Prefer: wait``), and beside 5,000 readers of
+events.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ async def show(port: int, pid: int, beside: str) -> None:
 
 
 def used(pid: int) -> str:
-    """Return a process's memory in MB and its threads, as two cells of the table."""
+    """Return the memory of a process in MB and the number of its threads, as two cells of the table."""
     status = Path(f"/proc/{pid}/status").read_text()
     memory = int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) // 1024
     threads = re.findall(r"Threads:\s+(\d+)", status)[0]

@@ -1,12 +1,13 @@
 """
-What the schedules cost beat: ``python -m benchmarks.schedules``. Prints, for each number of idle entries:
+Measure what schedules cost beat: ``python -m benchmarks.schedules``. For each number of idle entries it prints:
 
-- what a look costs when nothing is due, and when a hundred entries are: read, decided, accepted and published;
+- the time of a look when nothing is due, and when a hundred entries are. In a look, beat reads what is due, decides,
+  has the jobs accepted, and publishes them;
 - with a hundred entries due at each full second and a real beat: how late their runs were accepted, by the server's
-  clock (their messages follow within the time of a look), how many there were of how many that should have been, and
-  beat's memory and share of a core;
-- the same of RedBeat, if it can be imported (it needs no more than ``pip install --no-deps celery-redbeat tenacity``),
-  but for what it has no notion of: its intervals count from the last run, so none of them is late.
+  clock (their messages follow within the time of a look), how many of the runs there were, and beat's memory and share
+  of a core;
+- the same for RedBeat, if it can be imported (``pip install --no-deps celery-redbeat tenacity`` is enough), except for
+  lateness: its intervals count from the last run, so no run is late by its own measure.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def nothing() -> None:
 
 
 def idle(client: Redis, count: int, slot: int) -> None:
-    """Write down entries that are due once a day, tomorrow."""
+    """Store entries that are due once a day, from tomorrow on."""
     for start in range(0, count, 5_000):
         crontabs = ((number, f"{number % 60} {number // 60 % 24} * * *") for number in range(start, start + 5_000))
         entries = [Entry(name=f"idle{number}", task=TASK, crontab=each) for number, each in crontabs if number < count]
@@ -56,7 +57,7 @@ def idle(client: Redis, count: int, slot: int) -> None:
 
 
 def look_cost(server: Server, looks: int) -> tuple[float, float]:
-    """Return the medians, in ms, of a look at nothing and of one at a hundred entries that are due."""
+    """Return the median times, in ms, of a look when nothing is due and of one when a hundred entries are."""
     app.conf.update(broker_url=server.url, result_backend=server.url)
     beat = Scheduler(app)
     lease: Lease = beat._lease  # type: ignore[assignment]
@@ -94,7 +95,7 @@ def beat_process(server: Server, *flags: str) -> Iterator[subprocess.Popen[bytes
 
 
 def redbeat(server: Server, idle: int, duration: float) -> tuple[int, float, float]:
-    """Return how many runs RedBeat published with a hundred due each second, its MB, and its share of a core."""
+    """Return RedBeat's runs with a hundred due per second, its MB, and its share of a core."""
     from redbeat import RedBeatSchedulerEntry
 
     own = Celery("redbeat", broker=server.url, set_as_current=False)  # RedBeat keeps its connection in the app
@@ -112,7 +113,7 @@ def redbeat(server: Server, idle: int, duration: float) -> tuple[int, float, flo
 
 
 def lateness(server: Server, duration: float) -> tuple[list[int], int, float, float]:
-    """Return by how many ms runs were late, how many should have been, beat's MB, and its share of a core."""
+    """Return how late runs were in ms, how many were expected, beat's memory in MB, and its share of a core."""
     with server.client() as client, beat_process(server) as process:
         wait_for(lambda: client.get("tcb:schedules:leader"))
         begun = (int(time.time()) + 2) * 1000

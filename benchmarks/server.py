@@ -1,4 +1,4 @@
-"""One Tornado process of the comparison; the way of handling is its argument. Needs BENCH_REDIS; prints its port."""
+"""One Tornado process of the comparison. Its argument is the way of handling. Needs BENCH_REDIS; prints its port."""
 
 import asyncio
 import concurrent.futures

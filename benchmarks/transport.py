@@ -1,9 +1,9 @@
 """
-A worker's tasks a second with our Redis transport and with kombu's: ``python -m benchmarks.transport``.
+Measure a worker's tasks per second with our Redis transport and with kombu's: ``python -m benchmarks.transport``.
 
-Each run: a stock worker is started, as many no-op tasks as given are put into its queue at once, and the time is taken
-until the queue and `unacked` are empty. Both transports take turns, ours first every other time; the ratio is that of
-the medians. Two cores: the server has some of what the worker does not use, so ratios and orderings count.
+In each run a stock worker is started, the given number of no-op tasks is put into its queue at once, and the time is
+taken until the queue and `unacked` are empty. The transports take turns, and ours is first every other time. The ratio
+is that of the medians. The server shares two cores with the worker, so compare ratios, not absolute figures.
 """
 
 import argparse
@@ -33,7 +33,7 @@ app.conf.update(
     worker_send_task_events=False,
 )
 
-for name in ("celery.app.trace", "celery.worker.strategy"):  # two lines a task
+for name in ("celery.app.trace", "celery.worker.strategy"):  # they log two lines per task
     logging.getLogger(name).setLevel(logging.WARNING)
 
 POOLS = {"prefork": ("-c", "2"), "threads": ("-P", "threads", "-c", "4"), "solo": ("-P", "solo")}
@@ -45,7 +45,7 @@ def nothing() -> None:
 
 
 def rate(server: Server, kind: str, pool: str, prefetch: int, tasks: int) -> float:
-    """Return tasks per second."""
+    """Return the tasks per second."""
     with (
         server.client() as client,
         tempfile.TemporaryDirectory() as folder,
@@ -66,7 +66,7 @@ def rate(server: Server, kind: str, pool: str, prefetch: int, tasks: int) -> flo
 
 
 def publish(server: Server, tasks: int) -> None:
-    """Put *tasks* into the list `held`; or into the queue, when they are few."""
+    """Put *tasks* into the list `held`, or into the queue if they are few."""
     with (
         app.connection_for_write(server.url) as connection,
         connection.Producer() as producer,

@@ -1,9 +1,9 @@
 """
-What waiting costs: ``python -m benchmarks.waiting``. Prints, all of one run:
+Measure what waiting costs: ``python -m benchmarks.waiting``. All figures are of one run:
 
-- memory per waiter and the loop's lag with 10,000 results awaited at once,
+- the memory per waiter and the lag of the event loop, with 10,000 results awaited at once,
 - the latency of another request beside 2,000 requests that wait over HTTP, and of the same request alone,
-- how long one dispatch takes, and how late the loop is, while the broker is frozen.
+- the time of one dispatch, and the lag of the loop, while the broker is frozen.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Waiting(tornado.web.RequestHandler):
 
 
 async def lag(seconds: float) -> list[float]:
-    """Return by how many ms each 1 ms tick came late, in order of size."""
+    """Return by how many ms each 1 ms tick came late, sorted by size."""
     late = []
     end = time.perf_counter() + seconds
     while (begun := time.perf_counter()) < end:
@@ -49,7 +49,7 @@ def show(what: str, values: list[float]) -> None:
 
 
 async def ask(port: int, path: str) -> float:
-    """Return how many ms one request on a connection of its own took."""
+    """Return the time of one request on a connection of its own, in ms."""
     begun = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Usage: deploy/venv.sh NAME [FOLDER]
 #
-# Makes the virtual environment FOLDER (.venv) hold what requirements/NAME.lock pins, by hash; does nothing when it
-# does already. Plain sh, since it runs before there is any Python of ours, and perhaps with a Python too old for
-# anything else here.
+# Installs what requirements/NAME.lock pins, by hash, into the virtual environment FOLDER (.venv). It does nothing if
+# that is installed already. It is plain sh, because it runs before any Python of ours is there, and perhaps with a
+# Python that is too old for everything else here.
 set -eu
 cd "$(dirname "$0")/.."
 name=$1
@@ -19,13 +19,13 @@ command -v "$python" >/dev/null 2>&1 || die "no '$python' here: install Python 3
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
     die "$("$python" -V 2>&1) is too old: Python 3.11 or newer is needed; set PYTHON, as in: make PYTHON=python3.12 up"
 
-# A virtual environment belongs to its interpreter and its place: with another of either it is made anew.
+# A virtual environment belongs to its interpreter and its folder: if either changes, it is made anew.
 identity=$("$python" -c 'import os, sys; print(*sys.version_info[:3], os.path.realpath(sys.base_prefix), os.getcwd())')
-stamp() { # name: what FOLDER/NAME.stamp says once that lock is installed
+stamp() { # name: the content of FOLDER/NAME.stamp once that lock is installed
     printf '%s\n' "$identity"
     cat "requirements/$1.lock"
 }
-# The locks that have all that this one has.
+# The locks that contain everything that this one has.
 case $name in
     service) enough="service kafka-server dev" ;;
     kafka-server) enough="kafka-server dev" ;;
@@ -40,9 +40,9 @@ installed() {
 }
 
 installed && exit 0
-[ ! -L "$venv" ] || die "$venv is a link, to what may be somebody else's: remove it"
-# Two `make up` at once in one fresh checkout: the second waits for the first. The lock is on a file that is here
-# anyway and goes with this process. (macOS has no flock command and does without.)
+[ ! -L "$venv" ] || die "$venv is a link, and may point to a folder of somebody else: remove it"
+# If two `make up` run at once in a fresh checkout, the second waits for the first. The lock is on a file that exists
+# anyway, and it ends with this process. (macOS has no flock command, and goes on without a lock.)
 exec 9<requirements/service.lock
 if command -v flock >/dev/null 2>&1; then flock 9; fi
 installed && exit 0
@@ -65,8 +65,9 @@ if [ "$(cat "$venv/identity" 2>/dev/null)" != "$identity" ] ||
     printf '%s\n' "$identity" >"$venv/identity"
 fi
 rm -f "$venv"/*.stamp
-# Wheels only: a source distribution would run its own code and fetch unpinned build tools. forbiddenfruit (of
-# blockbuster, so for the tests only) has no wheel; pip ignores its exception when the lock does not name it.
+# Wheels only, because a source distribution runs its own code and fetches build tools that are not pinned. The one
+# exception is forbiddenfruit, which has no wheel (blockbuster needs it, so only the tests do). pip ignores the exception
+# if the lock does not name the package.
 "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes \
     --only-binary :all: --no-binary forbiddenfruit -r "requirements/$name.lock"
 stamp "$name" >"$venv/$name.stamp"

@@ -1,4 +1,4 @@
-"""Worker side: the Celery app (:mod:`tasks.celery`) and one module per subject of tasks."""
+"""The worker's side: the Celery app (:mod:`tasks.celery`), and one module for each subject of tasks."""
 
 from tasks.celery import app
 

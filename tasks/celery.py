@@ -1,4 +1,4 @@
-"""The Celery app: ``celery -A tasks``. Configured by ``celeryconfig.py`` and nothing else."""
+"""The Celery app: ``celery -A tasks``. Only ``celeryconfig.py`` configures it."""
 
 from celery import Celery
 
@@ -9,4 +9,4 @@ app = Celery("tasks")
 app.config_from_object("celeryconfig")
 if not app.conf.stock_transport:
     register(app.conf.broker_url)  # a worker that is killed loses no message
-install(app)  # its workers say what becomes of jobs
+install(app)  # its workers keep the ledger: the records of all jobs

@@ -19,7 +19,7 @@ __all__ = ("Column", "CsvProfile", "profile_csv")
 
 ColumnType = Literal["integer", "number", "boolean", "date", "datetime", "text", "empty"]
 
-#: Progress is one write to the result backend: at most some 20 for a table, and none for a small one.
+#: A progress report costs a write to the result backend. A table has about 20 of them at most, a small one none.
 MIN_CHUNK_ROWS = 1000
 MAX_CHUNKS = 20
 
@@ -32,7 +32,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class Column(TypedDict):
-    """What one column holds."""
+    """The profile of one column."""
 
     name: str
     type: ColumnType
@@ -43,7 +43,7 @@ class Column(TypedDict):
 
 
 class CsvProfile(TypedDict):
-    """What a table holds."""
+    """The profile of a table."""
 
     rows: int
     columns: list[Column]
@@ -52,14 +52,14 @@ class CsvProfile(TypedDict):
 @app.task(exposed=True)
 def profile_csv(csv: str, delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ",") -> CsvProfile:
     """
-    Find out what each column of a table holds: its type, missing cells, smallest and largest value, mean.
+    Describe each column of a table: its type, its missing cells, its smallest and largest value, and its mean.
 
-    The first row names the columns. Blank lines are skipped. A column's type is the narrowest that all of its
-    cells have; dates and times are recognised as ISO 8601 and compared as they are written.
+    The first row names the columns. Blank lines are skipped. A column's type is the narrowest type that
+    all of its cells have. Dates and times are recognised as ISO 8601, and compared as they are written.
 
     Args:
-        csv: The table, as RFC 4180 says.
-        delimiter: What separates cells.
+        csv: The table, as text in the format of RFC 4180.
+        delimiter: The character that separates cells.
     """
     _check_characters(csv)
     rows = _read_rows(csv, delimiter)
@@ -87,7 +87,7 @@ def _check_characters(csv: str) -> None:
 
 
 def _read_rows(csv: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row's cells with the number of the line on which it begins."""
+    """Yield the cells of each row, with the number of the line on which the row begins."""
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise ValueError(f"{delimiter!r} cannot be a delimiter")
     reader = csvlib.reader(io.StringIO(csv.removeprefix("\ufeff"), newline=""), delimiter=delimiter, strict=True)
@@ -109,9 +109,9 @@ def _check_width(line: int, cells: list[str], columns: list["_Tally"]) -> None:
 
 class _Tally:
     """
-    What is known of a column so far.
+    What is known about a column so far.
 
-    Every type in ``_types`` still fits all cells seen; a cell removes those that it does not fit. Text always
+    Every type in ``_types`` fits all cells that were added. A cell removes the types that it does not fit. Text always
     fits.
     """
 
@@ -162,7 +162,7 @@ class _Tally:
 def _mean(values: "list[int] | array[float]") -> float:
     try:
         return math.fsum(values) / len(values)
-    except OverflowError:  # the sum is beyond a float; the mean is not
+    except OverflowError:  # the sum does not fit into a float, but the mean does
         return math.fsum(value / len(values) for value in values)
 
 

@@ -1,10 +1,10 @@
 """
-Periodic chores; not for callers, so nothing here is exposed.
+Periodic chores. They are not for callers, so no task here is exposed.
 
-Why there is anything to remove: a worker's child that is killed (at its hard time limit, for want of memory)
-leaves its temporary files behind, and so does the embedded server when it is killed while it saves.
-Tasks put temporary files in ``DATA_DIR/tmp``: ``tempfile.TemporaryFile(dir=scratch_dir())``, or any use of
-``tempfile`` at all where the worker runs with ``TMPDIR`` set to that folder.
+A worker's child process that is killed (at its hard time limit, or because memory ran out) leaves its temporary files
+behind. So does the embedded server if it is killed while it saves. Tasks put their temporary files into
+``DATA_DIR/tmp``, with ``tempfile.TemporaryFile(dir=scratch_dir())``, or with any use of ``tempfile`` if the worker runs
+with ``TMPDIR`` set to that folder.
 """
 
 import os
@@ -21,14 +21,14 @@ from tasks.celery import app
 
 __all__ = ("Removed", "remove_old_files", "scratch_dir")
 
-#: Seconds. No task runs for longer than `task_time_limit` (600), so what is a day old belongs to nobody.
+#: Seconds. No task runs longer than `task_time_limit` (600), so nobody uses files that are a day old.
 MAX_AGE = 86_400.0
 
 _log = get_task_logger(__name__)
 
 
 class Removed(TypedDict):
-    """What was removed."""
+    """How much was removed."""
 
     files: int
     directories: int
@@ -36,12 +36,12 @@ class Removed(TypedDict):
 
 
 def data_dir() -> Path:
-    """Return the folder of everything that this deployment writes."""
+    """Return the folder that this deployment writes all its files to."""
     return Path(os.environ.get("DATA_DIR") or ".data").resolve()
 
 
 def scratch_dir() -> Path:
-    """Return the folder for tasks' temporary files, which is made if need be."""
+    """Return the folder for temporary files of tasks. It is made if it does not exist."""
     path = data_dir() / "tmp"
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -49,7 +49,7 @@ def scratch_dir() -> Path:
 
 @app.task(ignore_result=True)
 def remove_old_files() -> Removed:
-    """Remove temporary files that are a day old: in ``DATA_DIR/tmp``, and what a killed server left."""
+    """Remove temporary files that are a day old: those in ``DATA_DIR/tmp``, and those that a killed server left."""
     removed = remove_older_than(data_dir(), time.time() - MAX_AGE)
     if removed["files"] or removed["directories"]:
         _log.info("removed %(files)d files (%(bytes)d bytes) and %(directories)d directories", removed)
@@ -57,7 +57,7 @@ def remove_old_files() -> Removed:
 
 
 def remove_older_than(directory: Path, before: float) -> Removed:
-    """Remove what was last written to *before*, a Unix time; what resists is left to the next run."""
+    """Remove files last written before *before*, a Unix time. What cannot be removed now is left to the next run."""
     removed: Removed = {"files": 0, "directories": 0, "bytes": 0}
     for path in _candidates(directory):
         with suppress(OSError):
@@ -65,7 +65,7 @@ def remove_older_than(directory: Path, before: float) -> Removed:
             if status.st_mtime >= before:
                 continue
             if stat.S_ISDIR(status.st_mode):
-                path.rmdir()  # fails when something is left in it
+                path.rmdir()  # fails if the folder is not empty
                 removed["directories"] += 1
             else:
                 path.unlink()
@@ -75,10 +75,10 @@ def remove_older_than(directory: Path, before: float) -> Removed:
 
 
 def _candidates(directory: Path) -> Iterator[Path]:
-    """Yield temporary files and folders, contents before their folder; links are never followed."""
+    """Yield temporary files and folders, the contents before their folder. Links are never followed."""
     for folder, subfolders, files in os.walk(directory / "tmp", topdown=False):
         yield from (Path(folder, name) for name in files)
         yield from (Path(folder, name) for name in subfolders)
-    # Valkey writes snapshots and rewritten logs under these names and renames them when they are whole.
+    # Valkey writes snapshots and rewritten logs under these names, and renames them when they are complete.
     for pattern in ("temp-*.rdb", "temp-*.aof", "appendonlydir/temp-*.aof"):
         yield from directory.glob(pattern)

@@ -18,13 +18,13 @@ __all__ = ("Thumbnail", "thumbnail")
 Side = Annotated[int, Field(ge=1, le=2048)]
 Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 
-#: A picture is decoded whole, and copied twice, before it is made smaller: 300 MB at 4 bytes a pixel.
+#: A picture is decoded completely and copied twice before it is made smaller. At 4 bytes per pixel this takes 300 MB.
 MAX_PIXELS = 25_000_000
 MAX_SIDE = 2048
 
-# The readers that are worth their attack surface; Pillow has 40 more.
+# Pillow has 40 more formats, but each one is more code that a hostile file can attack.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-# What decoders raise for bytes that make no sense. Not Exception: that would swallow Celery's soft limit.
+# The exceptions of decoders for broken bytes. Not Exception, because that would also catch Celery's soft time limit.
 _DECODER_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -50,10 +50,11 @@ class Thumbnail(TypedDict):
 @app.task(exposed=True)
 def thumbnail(image: Base64, width: Side = 256, height: Side = 256) -> Thumbnail:
     """
-    Make a picture small enough for a box, keeping its proportions; one that fits already keeps its size.
+    Make a picture small enough for a box, and keep its proportions. A picture that already fits keeps its size.
 
-    Turned upright as its EXIF orientation says; all other metadata (a photo's place, say) is left out. JPEG,
-    PNG and WebP stay what they are; GIF, BMP and TIFF become PNG. Of an animation the first frame is taken.
+    The picture is turned upright, as its EXIF orientation says. All other metadata (a photo's place, for instance) is
+    left out. JPEG, PNG and WebP keep their format; GIF, BMP and TIFF become PNG. Of an animation, the first frame is
+    used.
 
     Args:
         image: The picture's bytes in base64: JPEG, PNG, WebP, GIF, BMP or TIFF, at most 25 million pixels.
@@ -75,7 +76,7 @@ def _decode(image: str) -> bytes:
 
 
 def _open(content: bytes) -> Image.Image:
-    """Read the picture's header; its pixels are decoded later."""
+    """Read the header of the picture. Its pixels are decoded later."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -83,7 +84,7 @@ def _open(content: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise ValueError(f"image has more than {MAX_PIXELS:,} pixels") from exc
     except UnidentifiedImageError as exc:
-        raise ValueError(f"image is none of {', '.join(_FORMATS)}") from exc
+        raise ValueError(f"image is not one of {', '.join(_FORMATS)}") from exc
     except _DECODER_ERRORS as exc:
         raise ValueError(f"image cannot be read: {exc}") from exc
     if picture.width * picture.height > MAX_PIXELS:
@@ -95,7 +96,7 @@ def _shrink(picture: Image.Image, width: int, height: int) -> Image.Image:
     """Return *picture* upright and within the box."""
     try:
         side = 2 * max(width, height)
-        picture.draft("RGB", (side, side))  # a JPEG's decoder can skip most of the work
+        picture.draft("RGB", (side, side))  # lets the decoder of a JPEG skip most of the work
         upright = _with_plain_mode(ImageOps.exif_transpose(picture))
         upright.thumbnail((width, height))
     except _DECODER_ERRORS as exc:
@@ -104,10 +105,10 @@ def _shrink(picture: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _with_plain_mode(picture: Image.Image) -> Image.Image:
-    """Return a copy in a mode that can be scaled smoothly and saved: grey, RGB or RGB with transparency."""
+    """Return a copy in a mode that can be scaled smoothly and saved: grey, RGB, or RGB with transparency."""
     if picture.has_transparency_data:
         return picture.convert("RGBA")
-    if picture.mode.startswith("I;16"):  # convert() would cut its values at 255
+    if picture.mode.startswith("I;16"):  # convert() would cut the values at 255
         return picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     return picture.convert("L" if picture.mode in ("1", "L", "I", "F") else "RGB")
 
@@ -118,7 +119,7 @@ def _encode(picture: Image.Image, source_format: str) -> Thumbnail:
         kind = "JPEG"
     elif source_format == "WEBP":
         kind = "WEBP"
-    # A new image holds pixels and nothing else: no EXIF, no comments, no colour profile.
+    # A new image has only pixels: no EXIF, no comments, no colour profile.
     clean = Image.new(picture.mode, picture.size)
     clean.paste(picture)
     buffer = io.BytesIO()

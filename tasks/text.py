@@ -15,12 +15,12 @@ from tornado_celery_bridge.progress import progress
 
 __all__ = ("WordCount", "WordCounts", "count_words", "merge_counts", "split_text")
 
-#: A part is worth a message of its own from here on: counting it takes some 2 ms, sending it 1 ms.
+#: From this size on, a part is worth a message of its own: counting it takes about 2 ms, sending it 1 ms.
 MIN_PART_CHARS = 16_384
-#: More parts than this do not make a book faster; each part is a message, a result and a member of the chord.
+#: More parts would not make a book faster: each part is a message, a result and a member of the chord.
 MAX_PARTS = 16
 
-# \w is letters, digits of every kind and the underscore; what is not a letter is taken out in find_words.
+# \w is letters, all kinds of digits, and the underscore. find_words removes what is not a letter.
 _WORDLIKE = re.compile(r"[^\W\d_]+")
 
 
@@ -32,7 +32,7 @@ class WordCount(TypedDict):
 
 
 class WordCounts(TypedDict):
-    """What a text's words come to."""
+    """The words of a text."""
 
     total: int
     distinct: int
@@ -40,7 +40,7 @@ class WordCounts(TypedDict):
 
 
 class _Routing(NamedTuple):
-    """Where the running task came from, so that its parts go there too."""
+    """The queue and the priority of the running task. Its parts are sent with the same."""
 
     queue: str | None
     priority: int | None
@@ -51,18 +51,18 @@ def count_words(self: Task[..., WordCounts], text: str, top: Annotated[int, Fiel
     """
     Count the words of a text.
 
-    A word is a run of Unicode letters, case folded. A long text is split, its parts are counted in parallel,
-    and the counts are merged; the merged result is this task's own.
+    A word is a run of Unicode letters, case folded. A long text is split, its parts are counted in parallel, and the
+    counts are merged. The merged result is the result of this task.
 
     Args:
         text: The text.
-        top: How many of the most frequent words to list; equally frequent ones in alphabetical order.
+        top: How many of the most frequent words to list. Words with the same count are in alphabetical order.
     """
     parts = list(split_text(text))
     if len(parts) <= 1 or self.request.called_directly:
         return merge([count_part(part) for part in parts], top)
     progress(0, len(parts), "counting")
-    # The chord takes this task's id over: its last step stores the result that the caller waits for.
+    # The chord takes over the id of this task: its last step stores the result that the caller waits for.
     self.replace(_in_parallel(parts, top, _routing(self)))
     raise AssertionError("replace() has ended this task")
 
@@ -97,12 +97,12 @@ def find_words(text: str) -> Iterator[str]:
     for match in _WORDLIKE.findall(text):
         if match.isalpha():
             yield match
-        else:  # "x²" or "Ⅷ": numbers to Unicode, yet neither \d nor letters
+        else:  # "x²" or "Ⅷ": Unicode calls them numbers, but they are neither \d nor letters
             yield from "".join(char if char.isalpha() else " " for char in match).split()
 
 
 def split_text(text: str) -> Iterator[str]:
-    """Yield consecutive parts of *text*, at most ``MAX_PARTS``; no word is cut."""
+    """Yield consecutive parts of *text*, at most ``MAX_PARTS``. No word is cut."""
     size = max(MIN_PART_CHARS, -(-len(text) // MAX_PARTS))
     start = 0
     while start < len(text):
@@ -112,7 +112,7 @@ def split_text(text: str) -> Iterator[str]:
 
 
 def _end_of_word(text: str, position: int) -> int:
-    """Return the first place from *position* on that is not inside a word."""
+    """Return the first position, from *position* on, that is not inside a word."""
     while position < len(text) and text[position - 1].isalpha() and text[position].isalpha():
         position += 1
     return position
@@ -124,7 +124,7 @@ def _routing(task: Task[..., WordCounts]) -> _Routing:
 
 
 def _in_parallel(parts: list[str], top: int, routing: _Routing) -> Signature[WordCounts]:
-    """Return the chord that counts *parts* and merges; its steps go where the task itself went."""
+    """Return the chord that counts *parts* and merges the counts. Its steps go to the queue of the task itself."""
     options = {name: value for name, value in routing._asdict().items() if value is not None}
     header = [count_part.s(part).set(**options) for part in parts]
     return chord(header, merge_counts.s(top).set(**options))

@@ -1,5 +1,5 @@
 """
-Errors, one class per thing that a caller would do differently.
+The errors of the bridge: one class for each thing that a caller would do differently.
 
 ::
 
@@ -19,8 +19,8 @@ Errors, one class per thing that a caller would do differently.
     BridgeClosed(RuntimeError)     misuse: the bridge is not open
     WouldBlock(RuntimeError)       misuse: a blocking Celery call on the event loop
 
-A :class:`BridgeError` carries the ``task_id`` that it is about, where there is one, and an ``http_status_hint``, so
-that a handler can answer without a table of its own and the bridge need not know HTTP.
+A :class:`BridgeError` has the ``task_id`` that it is about, if there is one, and an ``http_status_hint``. So a handler
+can answer without a table of its own, and the bridge does not need to know HTTP.
 """
 
 from typing import ClassVar
@@ -46,25 +46,25 @@ __all__ = (
 
 class BridgeError(Exception):
     """
-    Base of what the bridge raises while it is used rightly.
+    The base class of all errors that the bridge raises when it is used correctly.
 
     .. versionadded:: 0.1.0
     """
 
-    #: HTTP status that says the same to a client.
+    #: The HTTP status that tells a client the same.
     http_status_hint: ClassVar[int] = 500
 
     def __init__(self, message: str, *, task_id: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
-        #: Id of the task that this is about.
+        #: The id of the task that the error is about.
         self.task_id = task_id
-        #: Seconds after which trying again may help.
+        #: Seconds after which another try may succeed.
         self.retry_after = retry_after
 
 
 class DispatchError(BridgeError):
     """
-    The broker did not confirm the message. Catch this to treat all its kinds alike.
+    The broker did not confirm the message. Catch this class to treat all its subclasses alike.
 
     .. versionadded:: 0.1.0
     """
@@ -82,7 +82,9 @@ class BrokerUnavailable(DispatchError):
 
 class DispatchSaturated(DispatchError):
     """
-    Not sent: ``BridgeConfig.max_pending_dispatches`` are under way. Shed load, or dispatch again a little later.
+    The message was not sent, because ``BridgeConfig.max_pending_dispatches`` dispatches are under way.
+
+    Send less, or dispatch again a little later.
 
     .. versionadded:: 0.1.0
     """
@@ -100,7 +102,7 @@ class DispatchUncertain(DispatchError):
 
 class ResultError(BridgeError):
     """
-    No value came of the task. Catch this to treat all its kinds alike.
+    The task's value could not be had. Catch this class to treat all its subclasses alike.
 
     .. versionadded:: 0.1.0
     """
@@ -108,7 +110,7 @@ class ResultError(BridgeError):
 
 class ResultTimeout(ResultError, TimeoutError):
     """
-    Not ready in time. The task goes on; get the same result again to go on waiting.
+    The result was not ready in time. The task goes on: get the same result again to wait longer.
 
     .. versionadded:: 0.1.0
     """
@@ -118,7 +120,7 @@ class ResultTimeout(ResultError, TimeoutError):
 
 class ResultBackendUnavailable(ResultError):
     """
-    The result backend could not be read. The task may have finished; get the result again later.
+    The result backend could not be read. The task may have ended: get the result again later.
 
     .. versionadded:: 0.1.0
     """
@@ -128,7 +130,7 @@ class ResultBackendUnavailable(ResultError):
 
 class WaitersSaturated(ResultError):
     """
-    ``BridgeConfig.max_waiters`` waits are under way. The task goes on; get its result a little later.
+    ``BridgeConfig.max_waiters`` waits are under way. The task goes on: get its result a little later.
 
     .. versionadded:: 0.1.0
     """
@@ -138,7 +140,7 @@ class WaitersSaturated(ResultError):
 
 class StoreUnavailable(ResultError):
     """
-    The store of large inputs and results does not work, or not now. Try again later.
+    The store of large inputs and results does not work now. Try again later.
 
     .. versionadded:: 0.1.0
     """
@@ -148,7 +150,7 @@ class StoreUnavailable(ResultError):
 
 class BlobLost(ResultError):
     """
-    A large input or result is no longer in the store: its job was forgotten, or somebody removed it.
+    A large input or result is no longer in the store: its job has expired, or somebody removed it.
 
     .. versionadded:: 0.1.0
     """
@@ -158,22 +160,22 @@ class BlobLost(ResultError):
 
 class TaskFailed(ResultError):
     """
-    The task, or one that it waited for, raised: its own exception is ``__cause__``.
+    The task, or one that it waited for, raised an exception, which is ``__cause__``.
 
-    It wraps, so that a handler's ``except ValueError`` never catches a task's.
+    The exception is wrapped, so that ``except ValueError`` in a handler never catches a ``ValueError`` of a task.
 
     .. versionadded:: 0.1.0
     """
 
     def __init__(self, message: str, *, task_id: str, traceback: str | None = None) -> None:
         super().__init__(message, task_id=task_id)
-        #: The worker's traceback as text, where the backend has it.
+        #: The worker's traceback as text, if the backend has it.
         self.traceback = traceback
 
 
 class TaskRevoked(ResultError):
     """
-    The task was revoked or expired before it ended: there will be no value.
+    The task was revoked, or expired, before it ended. There will be no value.
 
     .. versionadded:: 0.1.0
     """
@@ -191,7 +193,7 @@ class BridgeClosed(RuntimeError):
 
 class WouldBlock(RuntimeError):
     """
-    A call of Celery's own that waits for the network was made on the event loop.
+    One of Celery's own calls that wait for the network was made on the event loop.
 
     The message names the bridge's method that does the same without blocking.
 

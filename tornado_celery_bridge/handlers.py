@@ -1,4 +1,4 @@
-"""For Tornado handlers; the only module of the library that knows HTTP."""
+"""A mixin for Tornado handlers. This is the only module of the library that knows HTTP."""
 
 from types import TracebackType
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ("TaskHandlerMixin",)
 
 class TaskHandlerMixin(RequestHandler):
     """
-    Gives a handler the application's bridge, and answers the bridge's errors with the status that they hint at.
+    Gives a handler the application's bridge, and answers errors of the bridge with their ``http_status_hint``.
 
     Put the bridge into the application's settings: ``Application(handlers, bridge=bridge)``.
 
@@ -28,12 +28,12 @@ class TaskHandlerMixin(RequestHandler):
         return bridge
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        """Answer with an error; for a :class:`BridgeError` with its own status and ``Retry-After``."""
+        """Answer with an error. A :class:`BridgeError` has its own status and ``Retry-After``."""
         error = _bridge_error(kwargs.get("exc_info"))
         super().send_error(status_code if error is None else error.http_status_hint, **kwargs)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Write the error's body; see :meth:`tornado.web.RequestHandler.write_error`."""
+        """Write the body of the error; see :meth:`tornado.web.RequestHandler.write_error`."""
         error = _bridge_error(kwargs.get("exc_info"))
         if error is not None and error.retry_after is not None:
             self.set_header("Retry-After", str(max(1, round(error.retry_after))))
@@ -45,7 +45,7 @@ class TaskHandlerMixin(RequestHandler):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        """Log a :class:`BridgeError` in one line, anything else as Tornado does."""
+        """Log a :class:`BridgeError` in one line, and any other exception as Tornado does."""
         if isinstance(value, BridgeError):
             app_log.warning("%s %s: %s", self.request.method, self.request.path, value)
         else:

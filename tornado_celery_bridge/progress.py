@@ -1,7 +1,7 @@
 """
-The worker's side: report how far a task has come.
+Lets a task report its progress.
 
-Imports Celery only, so that a worker never loads what the event loop's side needs.
+This module imports only Celery, so a worker never loads what the event loop's side needs.
 """
 
 from celery import current_task
@@ -14,15 +14,15 @@ STATE = "PROGRESS"
 
 def progress(current: float, total: float | None = None, message: str | None = None) -> None:
     """
-    Tell whoever follows the running task how far it has come.
+    Report the progress of the running task to everybody who follows it.
 
-    Plain ``update_state`` underneath: one write to the result backend per call, so call it per chunk of work, not per
-    row. Outside of a worker (a unit test that calls the task as a function) it does nothing.
+    This calls Celery's ``update_state``. Each call is a write to the result backend, so call it per chunk of work, not
+    per row. Outside of a worker (in a unit test that calls the task as a function) it does nothing.
 
     Args:
-        current: Work done so far, in any unit.
-        total: All work there is, in the same unit; ``None`` if that is not known.
-        message: What is being done, for a person to read.
+        current: The work done so far, in any unit.
+        total: All the work, in the same unit; ``None`` if it is not known.
+        message: What the task is doing, for people to read.
 
     See https://docs.celeryq.dev/en/stable/userguide/tasks.html#custom-states
 

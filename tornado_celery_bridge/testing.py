@@ -1,9 +1,9 @@
 """
-For our users' unit tests: a bridge with no broker, no backend and no worker to start.
+A bridge for unit tests, which needs no broker, no backend and no worker process.
 
 It is the real :class:`Bridge` with a real Celery worker, in threads of this process, over Celery's own in-memory
-broker and backend; so it passes the same conformance suite as the real thing (``tests/conformance``). What it can't
-do is what needs processes: ``revoke(terminate=True)`` and time limits.
+broker and backend. It passes the same conformance suite as every other bridge (``tests/conformance``). It has no
+processes to end, so ``revoke(terminate=True)`` and time limits do not work in it.
 """
 
 import asyncio
@@ -31,25 +31,26 @@ IN_MEMORY = {
     "result_backend": "cache+memory://",
     "task_always_eager": False,
 }
-#: Seconds between two looks at the in-memory backend.
+#: Seconds between two reads of the in-memory backend.
 POLL_INTERVAL = 0.01
 
 
 @asynccontextmanager
 async def bridge(app: Celery, *, concurrency: int = 4) -> AsyncIterator[Bridge]:
     """
-    Open a bridge that runs *app*'s tasks in this process, and close it with the block.
+    Open a bridge that runs *app*'s tasks in this process. It closes at the end of the block.
 
     ::
 
         async with testing.bridge(app) as bridge:
             assert await (await bridge.dispatch(add.s(2, 2))) == 4
 
-    While it is open the app's broker and backend are in memory; afterwards they are what they were. One at a time.
+    While the bridge is open, the app's broker and backend are in memory. Afterwards the app has its own settings again.
+    Only one such bridge may be open at a time.
 
     Args:
         app: The app whose tasks are run.
-        concurrency: Tasks run at once, each in a thread.
+        concurrency: How many tasks run at once, each in a thread.
 
     .. versionadded:: 0.1.0
     """
@@ -62,7 +63,7 @@ async def bridge(app: Celery, *, concurrency: int = 4) -> AsyncIterator[Bridge]:
 
 
 def _configure(app: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """Change the app's *settings*, drop what it has made of those before, and return them."""
+    """Change the app's *settings*, drop the objects that it made with the old ones, and return the old ones."""
     before = {name: app.conf.get(name) for name in settings}
     app.conf.update(settings)
     app._pool = None
@@ -108,14 +109,14 @@ def _work(
     tell: Callable[..., None],
 ) -> None:
     root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]  # which a worker takes for its own
+    level, handlers = root.level, root.handlers[:]  # the worker replaces them, so they are set again below
     try:
         with start_worker(app, concurrency=concurrency, pool="threads", perform_ping_check=False, loglevel="ERROR"):
             root.setLevel(level)
             root.handlers[:] = handlers
             tell(started)
             stop.wait()
-            # The worker looks whether it is to end after each message, else every 2 s: send it one.
+            # The worker checks after each message whether it has to end, and without messages every 2 s: send it some.
             worker_state.should_terminate = 0  # type: ignore[assignment]
             for _ in range(3):
                 app.control.broadcast("ping")

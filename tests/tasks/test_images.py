@@ -79,8 +79,8 @@ def test_transparency_stays(kind: str) -> None:
     ("image", "complaint"),
     [
         ("not base64!", "not base64"),
-        ("bm90IGFuIGltYWdl", "none of JPEG, PNG"),
-        ("", "none of JPEG, PNG"),
+        ("bm90IGFuIGltYWdl", "not one of JPEG, PNG"),
+        ("", "not one of JPEG, PNG"),
         (encoded(Image.effect_noise((200, 200), 50), "PNG")[:8000], "cannot be decoded"),
         (encoded(Image.effect_noise((200, 200), 50), "JPEG")[:8000], "cannot be decoded"),
     ],
