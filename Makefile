@@ -16,7 +16,7 @@ export PYTEST_ON_A_HANG := -o faulthandler_timeout=300 -o faulthandler_exit_on_t
 
 up:
 	@deploy/venv.sh $(if $(filter kafka,$(BROKER)),kafka-server,service)
-	@exec .venv/bin/python -m tornado_celery_bridge.up.supervisor
+	@exec .venv/bin/python -m tornado_celery_bridge up
 
 .venv:
 	@deploy/venv.sh dev
