@@ -95,7 +95,7 @@ def beat_process(server: Server, *flags: str) -> Iterator[subprocess.Popen[bytes
 
 
 def redbeat(server: Server, idle: int, duration: float) -> tuple[int, float, float]:
-    """Return RedBeat's runs with a hundred due per second, its MB, and its share of a core."""
+    """Return RedBeat's runs with a hundred due per second, its memory in MB, and its share of a core."""
     from redbeat import RedBeatSchedulerEntry
 
     own = Celery("redbeat", broker=server.url, set_as_current=False)  # RedBeat keeps its connection in the app

@@ -1,21 +1,22 @@
 """
 Crontab expressions, and when they are due in a time zone.
 
-Five fields: minute, hour, day of month, month, day of week (Sunday is 0 or 7), each of numbers, names, ranges (which
-may wrap: ``fri-mon``), lists and steps; ``L`` is a month's last day, ``mon#2`` its second Monday, ``monL`` its last.
-As in Celery, and not as in crontab(5), a day has to fit both of its fields.
+An expression has five fields: minute, hour, day of month, month, day of week (Sunday is 0 or 7). Each field takes
+numbers, names, ranges (which may wrap: ``fri-mon``), lists and steps. ``L`` is the last day of a month, ``mon#2`` its
+second Monday, and ``monL`` its last Monday. As in Celery, and unlike crontab(5), a day must match both of its fields.
 
-At the two changes of daylight saving time, Debian's cron's rules:
+When the clocks change, the rules are those of Debian's cron:
 
-- *Wildcard*, when the minute or the hour begins with ``*``: due whenever the clock on the wall shows a fitting time.
-  So a skipped hour has no runs and one that comes twice has them twice, and ``0 * * * *`` is due once in each hour that
+- *Wildcard* (the minute or the hour begins with ``*``): due whenever the local clock shows a matching time. So a
+  skipped hour has no runs, an hour that comes twice has its runs twice, and ``0 * * * *`` is due once in each hour that
   passes (celery#10107).
-- *Fixed*, when neither does: each time of day once. One that is skipped is due when the clock has jumped, one that
-  comes twice the first time.
+- *Fixed* (neither begins with ``*``): each time of day is due once. A time that is skipped is due when the clock has
+  jumped. A time that comes twice is due the first time.
 
-Not by a library: cronsim 2.8, the best of them in this, leaves out ``30 * * * *`` at 01:30 and ``0 */2 * * *`` at
-02:00 on the days that Lord Howe's clocks move, by half an hour. Here nothing is replaced in a local time and hoped to
-exist: all steps are of real time, and no step goes over a change of the clock but by a minute.
+This is not a library's work, because even the best one, cronsim 2.8, leaves out ``30 * * * *`` at 01:30 and
+``0 */2 * * *`` at 02:00 on the days on which Lord Howe's clocks move by half an hour. The code here never changes a
+local time and hopes that the result exists. All steps are steps of real time, and only steps of one minute cross a
+change of the clock.
 """
 
 import calendar
@@ -30,7 +31,7 @@ __all__ = ("Crontab", "check", "parse")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 MINUTE = timedelta(minutes=1)
-#: 29 February falls on a given weekday every 28 years, over 2100 after 40.
+#: 29 February falls on a given weekday every 28 years, and once, across the year 2100, after 40 years.
 HORIZON = timedelta(days=366 * 50)
 
 _PART = re.compile(r"(?:\*|(\w+)(?:-(\w+))?)(?:/([0-9]+))?")
@@ -44,18 +45,18 @@ class Crontab:
     minutes: tuple[int, ...]
     hours: tuple[int, ...]
     days: frozenset[int]
-    #: Whether a month's last day is one of them.
+    #: Whether the last day of a month is one of the days.
     last_day: bool
     months: frozenset[int]
     #: Sunday is 0.
     weekdays: frozenset[int]
-    #: Weekdays, and which of them in a month; 0 is the last.
+    #: Weekdays with their number in the month; 0 means the last one.
     nth: frozenset[tuple[int, int]]
-    #: Whether it is due at times of day, each once, rather than whenever the clock shows one.
+    #: Whether each time of day is due once (*fixed*), or whenever the clock shows it (*wildcard*).
     fixed: bool
 
     def next(self, after: datetime, zone: tzinfo) -> datetime | None:
-        """Return, in UTC, the first time later than *after* (aware) that it is due; None for never."""
+        """Return the first due time later than *after* (aware), in UTC; None if it is never due again."""
         if not self.fixed:
             return self._next(after.astimezone(UTC), zone)
         wall = self._next(after.astimezone(zone).replace(tzinfo=UTC, fold=0), UTC)
@@ -71,14 +72,14 @@ class Crontab:
             steps = list(self._steps(local))
             if not steps:
                 return time
-            # The longest that the clock is not moved in: it would end elsewhere on the wall.
+            # Take the longest step without a change of the clock: after a change it would end at another local time.
             offset = local.utcoffset()
             steady = (step for step in steps if (time + step).astimezone(zone).utcoffset() == offset)
             time += next(steady, MINUTE)
         return None
 
     def _steps(self, local: datetime) -> Iterator[timedelta]:
-        """Yield ways to go on from a time that does not fit, longest first: nothing that fits lies within."""
+        """Yield steps from a time that does not match, the longest first. No matching time is skipped by them."""
         clock = timedelta(hours=local.hour, minutes=local.minute)
         if local.month not in self.months:
             left = calendar.monthrange(local.year, local.month)[1] - local.day + 1
@@ -110,10 +111,10 @@ class Crontab:
 @functools.lru_cache(maxsize=4096)
 def parse(expression: str) -> Crontab:
     """
-    Return what an expression says.
+    Parse an expression.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not a crontab expression.
     """
     fields = expression.split()
     if len(fields) != 5:
@@ -137,10 +138,10 @@ def parse(expression: str) -> Crontab:
 @functools.lru_cache(maxsize=4096)
 def check(expression: str) -> None:
     """
-    Return if an expression is one, and is due at some time.
+    Check that a text is a crontab expression, and is due at some time.
 
     Raises:
-        ValueError: It is none, or never due.
+        ValueError: It is not an expression, or it is never due.
     """
     if parse(expression).next(datetime(2000, 1, 1, tzinfo=UTC), UTC) is None:
         raise ValueError("this crontab is never due")
@@ -153,7 +154,7 @@ def _numbers(parts: list[str], low: int, high: int, names: tuple[str, ...] = ())
             raise ValueError(f"not a part of a crontab: {part!r}")
         first = low if match[1] is None else _number(match[1], low, high, names)
         last = high if match[1] is None else _number(match[2] or match[1], low, high, names)
-        span = last - first if last >= first else last - first + high - low + 1  # it wraps
+        span = last - first if last >= first else last - first + high - low + 1  # a range that wraps, such as fri-mon
         for number in range(first, first + span + 1, int(match[3] or 1)):
             yield low + (number - low) % (high - low + 1)
 
@@ -174,7 +175,7 @@ def _following(numbers: tuple[int, ...], number: int, end: int) -> int:
 
 
 def _first(wall: datetime, zone: tzinfo) -> datetime:
-    """Return when a clock shows this time for the first time, or, if it leaves it out, the first time after it."""
+    """Return when the clock first shows this local time. If the clock skips it, return the first time after it."""
     while True:
         time = wall.replace(tzinfo=zone).astimezone(UTC)
         if time.astimezone(zone).replace(tzinfo=UTC, fold=0) == wall:

@@ -1,4 +1,4 @@
-"""A schedule entry: what is to run, when, and what is to be done when that can't be."""
+"""A schedule entry: which task runs when, and what happens if a run cannot begin on time."""
 
 import dataclasses
 import functools
@@ -22,16 +22,16 @@ __all__ = ("Entry", "InvalidEntry", "Misfire", "Overlap", "from_ms", "to_ms")
 Overlap = Literal["allow", "skip", "queue", "cancel"]
 Misfire = Literal["skip", "once", "all"]
 
-#: Seconds; what is to run more often than that is a loop, and no schedule.
+#: Seconds. To run more often, write a loop, not a schedule.
 MIN_INTERVAL = 0.1
 MAX_NAME, MAX_NOTE, MAX_TAGS, MAX_CAP = 200, 4_000, 20, 1_000
-#: Options that are the schedule's own.
+#: Options that an entry may not have, because the scheduler sets them.
 RESERVED = frozenset({"task_id", "eta", "countdown"})
 
 
 class InvalidEntry(BridgeError, ValueError):
     """
-    A schedule entry that can't be meant; ``field`` says where.
+    A schedule entry is wrong, or makes no sense. ``field`` says where.
 
     .. versionadded:: 0.1.0
     """
@@ -40,21 +40,20 @@ class InvalidEntry(BridgeError, ValueError):
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
-        #: The entry's field.
+        #: The name of the entry's field.
         self.field = field
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """
-    A schedule entry as it was asked for. Times are aware datetimes, durations seconds.
+    A schedule entry. Times are aware datetimes, and durations are seconds.
 
-    When it is due is said by exactly one of ``crontab``, ``interval``, ``once`` and ``solar``. The first entry in a
-    time zone reads the zone's file, and a crontab that is rarely due takes some milliseconds: on an event loop make it,
-    and ask it, in a thread.
+    Exactly one of ``crontab``, ``interval``, ``once`` and ``solar`` says when it is due. The first entry in a time zone
+    reads the file of that zone, and a crontab that is rarely due takes some milliseconds to compute. So on an event
+    loop, make entries and call their methods in a thread.
 
-    Raises:
-        InvalidEntry: It can't be meant.
+    Raises: InvalidEntry: A field is wrong, or the entry makes no sense.
 
     .. versionadded:: 0.1.0
     """
@@ -62,49 +61,49 @@ class Entry:
     name: str
     #: The task's name.
     task: str
-    #: Its keyword arguments, or its positional ones.
+    #: The task's keyword arguments (a dict) or positional ones (a list).
     input: dict[str, Any] | list[Any] = dataclasses.field(default_factory=dict)
-    #: As ``apply_async`` takes them, but for those that are the schedule's own.
+    #: Options of ``apply_async``, except :data:`RESERVED`.
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     enabled: bool = True
 
     #: Five fields; see :mod:`._crontab`.
     crontab: str | None = None
-    #: Seconds from one run to the next, counted from ``anchor``, which is when the entry was made unless it is given.
+    #: Seconds from one run to the next, counted from ``anchor``. Without an anchor, the time when the entry was made.
     interval: float | None = None
     anchor: datetime | None = None
     once: datetime | None = None
-    #: ``{"event", "lat", "lon"}``, as Celery has it; needs ``celery[solar]``.
+    #: ``{"event", "lat", "lon"}``, as in Celery; it needs ``celery[solar]``.
     solar: dict[str, Any] | None = None
 
-    #: IANA name of the zone that a crontab is in.
+    #: The time zone of the crontab, by its IANA name.
     timezone: str = "UTC"
-    #: Not due before, and not after.
+    #: It is not due before *start*, and not after *end*.
     start: datetime | None = None
     end: datetime | None = None
-    #: Each run is put off by up to so many seconds, by as many each time that it is asked.
+    #: Each run begins up to so many seconds late. The delay of one slot is always the same.
     jitter: float = 0.0
-    #: So many runs, and no more; runs on demand are not counted.
+    #: The most runs that the entry may have. Runs on demand do not count.
     max_runs: int | None = None
 
-    #: What becomes of a run that is due while the last one is unfinished.
+    #: What happens to a run that is due while the last one is unfinished.
     overlap: Overlap = "allow"
-    #: What becomes of runs that were missed.
+    #: What happens to runs that were missed.
     misfire: Misfire = "once"
-    #: Of these, how many at most with ``all``.
+    #: With ``misfire="all"``: how many missed runs begin at most.
     misfire_cap: int = 100
-    #: Seconds after which a run has been missed, with ``skip``.
+    #: With ``misfire="skip"``: a run that is later than so many seconds does not begin.
     grace: float = 60.0
-    #: Not due before.
+    #: It is not due before this time.
     paused_until: datetime | None = None
-    #: After so many failures in a row it is due no more, until it is resumed.
+    #: After so many failures in a row the entry is halted, until it is resumed.
     pause_after: int | None = None
 
-    #: Whose it is, and its jobs; empty where there are no owners.
+    #: The owner of the entry and of its jobs; empty if there are no owners.
     owner: str = ""
     #: For people.
     note: str = ""
-    #: Its jobs', too.
+    #: The tags of the entry and of its jobs.
     tags: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -156,7 +155,7 @@ class Entry:
     # When it is due.
 
     def next_run(self, after: datetime) -> datetime | None:
-        """Return the first time later than *after* that it is due, but for jitter; None for never."""
+        """Return the first due time later than *after*, without jitter; None if it is never due again."""
         if not self.enabled:
             return None
         for bound in (self.start, self.paused_until):
@@ -175,13 +174,14 @@ class Entry:
             times = (to_ms(after) - anchor) // every + 1
             return from_ms(anchor + max(0, times) * every)
         if self.once is not None:
-            once = from_ms(to_ms(self.once))  # as exact as a slot, or it would come again after its own
+            once = from_ms(to_ms(self.once))  # as exact as a slot; otherwise it would be due again after its own slot
             return once if once > after else None
         return self._next_solar(after)
 
     def _next_solar(self, after: datetime) -> datetime:
         given = self.solar or {}
-        # Celery's are exact to the microsecond, our slots to the millisecond: the same event is not the next one.
+        # Celery's times are exact to the microsecond, and our slots to the millisecond. One second more, so that the
+        # same event does not come again as the next one.
         later = after.astimezone(UTC) + timedelta(seconds=1)
         try:
             event = solar(given["event"], given["lat"], given["lon"], nowfun=lambda: later)
@@ -190,12 +190,12 @@ class Entry:
         return from_ms(to_ms(later + event.remaining_estimate(later)))
 
     def due(self, slot: int) -> int:
-        """Return when a run is to begin that is due at *slot*, both in milliseconds since 1970: jitter comes on top."""
+        """Return when the run of *slot* begins: the slot plus jitter. Both are milliseconds since 1970."""
         spread = round(self.jitter * 1000)
         return slot + (zlib.crc32(f"{self.name}@{slot}".encode()) % (spread + 1) if spread else 0)
 
     def next_runs(self, after: datetime, count: int) -> list[datetime]:
-        """Return the first *count* times after *after* that it is due, but for jitter; fewer if it ends."""
+        """Return the first *count* due times later than *after*, without jitter; fewer if the entry ends."""
         found: list[datetime] = []
         while len(found) < count and (due := self.next_run(after)) is not None:
             found.append(due)
@@ -203,7 +203,7 @@ class Entry:
         return found
 
     def begun(self, now: int) -> Self:
-        """Return the entry with its anchor, if it is to have one: its start, or *now* (milliseconds since 1970)."""
+        """Return the entry with an anchor if it has an interval: its start, or *now* (milliseconds since 1970)."""
         if self.interval is None or self.anchor is not None:
             return self
         return dataclasses.replace(self, anchor=self.start or from_ms(now))
@@ -222,22 +222,22 @@ class Entry:
         Return the entry that was stored.
 
         Raises:
-            InvalidEntry: It is none.
+            InvalidEntry: The stored text is not an entry.
         """
         try:
             return cls.of_mapping(kombu_loads(stored))
         except InvalidEntry:
             raise
-        except Exception as exc:  # whatever may be in there
+        except Exception as exc:  # the text may hold anything
             raise InvalidEntry("entry", f"not an entry: {exc!r}") from exc
 
     @classmethod
     def of_mapping(cls, given: Mapping[str, Any]) -> Self:
         """
-        Return the entry with these fields; times may be ISO 8601.
+        Return the entry with these fields. Times may be ISO 8601 texts.
 
         Raises:
-            InvalidEntry: There is none.
+            InvalidEntry: A field is missing, unknown or wrong.
         """
         if not isinstance(given, Mapping):
             raise InvalidEntry("entry", "this should be an object")
@@ -273,7 +273,7 @@ def _zone(name: str) -> tzinfo:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != "" and value.isprintable()  # half of a surrogate pair is not
+    return isinstance(value, str) and value != "" and value.isprintable()  # half of a surrogate pair is not printable
 
 
 def _is_number(value: Any, least: float) -> bool:
@@ -297,5 +297,5 @@ def to_ms(time: datetime) -> int:
 
 
 def from_ms(ms: int) -> datetime:
-    """Return the time in UTC."""
+    """Return the time that is so many milliseconds after 1970, in UTC."""
     return _EPOCH + timedelta(milliseconds=ms)

@@ -1,4 +1,4 @@
-"""What becomes of an entry that is due: which of its runs begin, and when it is due next. Nothing but values."""
+"""Decides about an entry that is due: which of its runs begin, and when it is due next. These are pure functions."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,52 +9,52 @@ from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms, 
 
 __all__ = ("HOLD", "Decision", "State", "decide", "next_slot", "slots_of")
 
-#: Milliseconds after which an entry that waits for its last run is looked at again.
+#: Milliseconds after which an entry that waits for the end of its last run is checked again.
 HOLD = 500
 
 
 class State(NamedTuple):
-    """What the entry has come to. Times are milliseconds since 1970."""
+    """What has happened to an entry so far. Times are milliseconds since 1970."""
 
-    #: The run that it is due for.
+    #: The slot that is due.
     slot: int
-    #: How many it has had.
+    #: How many runs the entry has had.
     runs: int = 0
-    #: How many of its jobs of late have failed in a row.
+    #: How many of its latest jobs have failed in a row.
     failures: int = 0
-    #: The last run's job, and the state that this one is in; empty for none.
+    #: The job of the last run, and its state; both are empty if there is none.
     last: str = ""
     last_state: str = ""
-    #: The last run that ``failures`` knows of.
+    #: The last job that ``failures`` takes into account.
     counted: str = ""
-    #: Whether it waits for its last run.
+    #: Whether the entry waits for the end of its last run.
     held: bool = False
 
 
 class Decision(NamedTuple):
-    """What is to be done."""
+    """What beat does about an entry."""
 
-    #: The runs that begin, oldest first.
+    #: The slots whose runs begin, the oldest first.
     runs: list[int]
-    #: The one that it is due for next; None for never.
+    #: The next slot; None if the entry is never due again.
     next: int | None
-    #: As in the state, by what is known now.
+    #: As in :class:`State`, with what is known now.
     failures: int
     counted: str
-    #: Whether the unfinished last run is to be cancelled.
+    #: Whether beat cancels the unfinished last run.
     cancel: bool = False
-    #: Whether it waits for its last run.
+    #: Whether the entry waits for the end of its last run.
     hold: bool = False
-    #: Why runs that were due do not begin: ``missed`` | ``skipped`` | ``paused``; empty where all do.
+    #: Why some due runs do not begin: ``missed`` | ``skipped`` | ``paused``; empty if all begin.
     why: str = ""
 
 
 def next_slot(entry: Entry, after: int) -> int | None:
     """
-    Return the first run after a time, or None.
+    Return the first slot after a time, or None.
 
     Raises:
-        InvalidEntry: The entry's is not after it: beat would look for ever.
+        InvalidEntry: The entry's next time is not later. Beat would loop for ever.
     """
     found = entry.next_run(from_ms(after))
     if found is None:
@@ -65,7 +65,7 @@ def next_slot(entry: Entry, after: int) -> int | None:
 
 
 def decide(entry: Entry, state: State, now: int) -> Decision:
-    """Return what is to be done about an entry that is due."""
+    """Return what beat does about an entry that is due."""
     finished = state.last_state in states.READY_STATES
     unfinished = bool(state.last_state) and not finished
     failures, counted = state.failures, state.counted
@@ -80,7 +80,7 @@ def decide(entry: Entry, state: State, now: int) -> Decision:
     following = next_slot(entry, due[-1])
     runs, why = due, "missed" if due[0] != state.slot else ""
     if state.held and entry.misfire != "all":
-        runs, why = [state.slot], ""  # it was not missed: it has waited its turn
+        runs, why = [state.slot], ""  # it was not missed: it waited for the last run
     elif entry.misfire == "skip" and now - entry.due(due[-1]) > entry.grace * 1000:
         runs, why = [], "missed"
 
@@ -100,7 +100,7 @@ def decide(entry: Entry, state: State, now: int) -> Decision:
 
 
 def _newest(entry: Entry, first: int, now: int, most: int) -> list[int]:
-    """Return the newest of the runs from *first* on that are due now, without looking at all the others."""
+    """Return the newest slots, from *first* on, that are due now. It does not compute all the older ones."""
     span = 60_000
     while True:
         start = max(first, now - span)
@@ -112,7 +112,7 @@ def _newest(entry: Entry, first: int, now: int, most: int) -> list[int]:
 
 
 def slots_of(entry: Entry, after: int, until: int) -> Iterator[int]:
-    """Yield the runs later than *after*, and not later than *until*; errors as :func:`next_slot`."""
+    """Yield the slots later than *after* and not later than *until*. Raises as :func:`next_slot` does."""
     while (slot := next_slot(entry, after)) is not None and slot <= until:
         yield slot
         after = slot

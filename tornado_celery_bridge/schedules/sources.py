@@ -1,7 +1,7 @@
 """
-Entries as others have them: a YAML document, Celery's ``beat_schedule``, RedBeat's keys.
+Reads entries from other places: a YAML document, Celery's ``beat_schedule``, RedBeat's keys.
 
-An entry that can't be one here is left out, with the reason; all others are found.
+An entry that cannot be used here is left out, with the reason. All others are returned.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from tornado_celery_bridge.schedules.static import entry_of
 __all__ = ("Found", "NotADocument", "from_document", "from_redbeat", "from_settings", "to_document", "to_mapping")
 
 HEADER = "# Schedule entries. What a field means, and how they are imported: docs/schedules.md.\n"
-#: Seconds for one answer of RedBeat's Redis.
+#: Seconds to wait for an answer of RedBeat's Redis.
 TIMEOUT = 5.0
 
 
@@ -35,10 +35,10 @@ class NotADocument(ValueError):
 
 
 class Found(NamedTuple):
-    """What there was."""
+    """What was found."""
 
     entries: list[Entry]
-    #: Why others are none, by name.
+    #: The reasons why others were left out, by name.
     left_out: dict[str, str]
 
 
@@ -47,14 +47,14 @@ def _found(app: Celery, makers: Iterable[tuple[str, Callable[[], Entry]]]) -> Fo
     for name, make in makers:
         try:
             found.entries.append(_checked(app, make()))
-        except Exception as exc:  # whatever is wrong with it is wrong with it alone
+        except Exception as exc:  # one bad entry must not stop the others
             why = str(exc) if isinstance(exc, InvalidEntry) else f"{type(exc).__name__}: {exc}"
             found.left_out[name] = " ".join(why.split())
     return found
 
 
 def _checked(app: Celery, entry: Entry) -> Entry:
-    """Return the entry as beat will read it, with a queue that there is and an input that its task takes."""
+    """Return the entry as beat will read it. Raise if its queue does not exist, or its task does not take its input."""
     check_input(app, entry)
     try:
         new_run(app, entry, "", slot=None, now=0)
@@ -68,7 +68,7 @@ def _checked(app: Celery, entry: Entry) -> Entry:
 
 def to_document(entries: Iterable[Entry]) -> str:
     """
-    Return entries as YAML, which :func:`from_document` reads.
+    Return entries as YAML that :func:`from_document` reads.
 
     Raises:
         ImproperlyConfigured: PyYAML is not installed.
@@ -78,7 +78,7 @@ def to_document(entries: Iterable[Entry]) -> str:
 
 
 def to_mapping(entry: Entry) -> dict[str, Any]:
-    """Return the fields that are not what they are by default, as JSON has them."""
+    """Return the fields that do not have their default value, as JSON values."""
     return {name: value for name, value in json.loads(entry.encode()).items() if value != _DEFAULTS[name]}
 
 
@@ -87,10 +87,10 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Entry)}
 
 def from_document(app: Celery, text: str) -> Found:
     """
-    Return the entries of a document; of several with one name none.
+    Return the entries of a document. If several have the same name, none of them is returned.
 
     Raises:
-        NotADocument: It is none.
+        NotADocument: The text is not such a document.
         ImproperlyConfigured: PyYAML is not installed.
     """
     yaml = _yaml()
@@ -138,13 +138,11 @@ def from_settings(app: Celery) -> Found:
 
 def from_redbeat(app: Celery) -> Found:
     """
-    Return the entries that RedBeat has, by ``redbeat_redis_url`` (or ``broker_url``) and ``redbeat_key_prefix`` of an
-    app's settings, but for those that it has from ``beat_schedule``: beat loads these by itself. An interval goes on in
-    the rhythm of its last run.
+    Return the entries of RedBeat. The app's settings ``redbeat_redis_url`` (or ``broker_url``) and
+    ``redbeat_key_prefix`` say where they are. Entries that RedBeat has from ``beat_schedule`` are left out, because
+    beat loads these by itself. An interval keeps the rhythm of its last run.
 
-    Raises:
-        RedisError: Redis does not answer.
-        ValueError: The URL is none of a single Redis.
+    Raises: RedisError: Redis does not answer. ValueError: The URL is not that of a single Redis.
     """
     url = app.conf.get("redbeat_redis_url") or app.conf.broker_url
     prefix = app.conf.get("redbeat_key_prefix") or "redbeat:"

@@ -1,4 +1,4 @@
-"""Entries of ``beat_schedule``, as Celery's own settings spell them."""
+"""Reads the entries of ``beat_schedule``, which are written as in Celery's own settings."""
 
 import dataclasses
 import inspect
@@ -19,26 +19,26 @@ log = logging.getLogger(__name__)
 
 
 def static_entries(app: Celery) -> list[Entry]:
-    """Return the entries that *app*'s configuration has; one that can't be used is logged and left out."""
+    """Return the entries in *app*'s configuration. An entry that cannot be used is logged and left out."""
     given = dict(app.conf.beat_schedule)
-    if app.conf.result_expires and not app.backend.supports_autoexpire:  # as celery.beat has it
+    if app.conf.result_expires and not app.backend.supports_autoexpire:  # as celery.beat does
         cleanup = {"task": "celery.backend_cleanup", "schedule": crontab("0", "4"), "options": {"expires": 12 * 3600}}
         given.setdefault("celery.backend_cleanup", cleanup)
     found = []
     for name, one in given.items():
         try:
             found.append(entry_of(app, name, one))
-        except Exception as exc:  # one that is wrong harms nobody else
+        except Exception as exc:  # one bad entry must not stop the others
             log.error("beat_schedule: %s is left out: %s", name, exc)
     return found
 
 
 def entry_of(app: Celery, name: str, given: Mapping[str, Any]) -> Entry:
     """
-    Return the entry that an item of ``beat_schedule`` is; beside Celery's keys it may have an :class:`Entry`'s own.
+    Return an item of ``beat_schedule`` as an entry. Beside Celery's keys, the item may have the fields of
+    :class:`Entry`.
 
-    Raises:
-        InvalidEntry: It is none, or of a kind of schedule that is not Celery's own.
+    Raises: InvalidEntry: The item is wrong, or its kind of schedule is not one of Celery's own.
     """
     rest = dict(given)
     args, kwargs = list(rest.pop("args", None) or ()), dict(rest.pop("kwargs", None) or {})
@@ -47,7 +47,7 @@ def entry_of(app: Celery, name: str, given: Mapping[str, Any]) -> Entry:
     options = dict(rest.pop("options", None) or {})
     if isinstance(options.get("expires"), timedelta):
         options["expires"] = options["expires"].total_seconds()
-    if args and kwargs:  # a job has one or the other
+    if args and kwargs:  # a job has either positional or keyword arguments
         kwargs = dict(inspect.signature(app.tasks[rest["task"]].run).bind(*args, **kwargs).arguments)
         args = []
     if args or kwargs:
@@ -56,12 +56,12 @@ def entry_of(app: Celery, name: str, given: Mapping[str, Any]) -> Entry:
 
 
 def is_same(stored: Entry, given: Entry) -> bool:
-    """Return whether the configuration has not changed."""
+    """Return whether the configuration's entry has not changed since it was stored."""
     return taking_after(given, stored).encode() == stored.encode()
 
 
 def taking_after(given: Entry, stored: Entry | None) -> Entry:
-    """Return an entry of the configuration with what the stored one has come to: whether it is paused, its anchor."""
+    """Return the configuration's entry with what the stored one has set: whether it is paused, and its anchor."""
     if stored is None:
         return given
     anchor = given.anchor or (stored.anchor if stored.interval == given.interval else None)
