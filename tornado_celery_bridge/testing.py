@@ -82,14 +82,14 @@ async def _worker(app: Celery, concurrency: int) -> AsyncIterator[None]:
     ended: asyncio.Future[None] = loop.create_future()
     stop = threading.Event()
 
-    def settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:
+    def finish(future: "asyncio.Future[None]", error: BaseException | None) -> None:
         if error is None:
             future.set_result(None)
         elif not future.done():
             future.set_exception(error)
 
     def tell(future: "asyncio.Future[None]", error: BaseException | None = None) -> None:
-        loop.call_soon_threadsafe(settle, future, error)
+        loop.call_soon_threadsafe(finish, future, error)
 
     threading.Thread(target=_work, args=(app, concurrency, stop, started, ended, tell), daemon=True).start()
     await started

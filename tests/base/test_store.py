@@ -99,13 +99,13 @@ def test_a_reference_travels_as_json_and_as_no_other_json() -> None:
     "name", ["../../etc/passwd", "/etc/passwd", "file:///etc/passwd", "a" * 31, "A" * 32, f"{'a' * 32}\n", "", 5]
 )
 def test_a_name_is_no_path(name: Any) -> None:
-    with pytest.raises(ValueError, match="is no name of a blob"):
+    with pytest.raises(ValueError, match="is not the name of a blob"):
         kombu_json.loads(json.dumps({"__type__": "tornado_celery_bridge.Stored", "__value__": [name, 1, None]}))
 
 
 def test_nothing_but_blobs_is_removed(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
-    with pytest.raises(ValueError, match="is no name of a blob"):
+    with pytest.raises(ValueError, match="is not the name of a blob"):
         Store(f"file://{tmp_path}/blobs").remove("../other")
     assert (tmp_path / "other").exists()
 

@@ -1,10 +1,11 @@
 """
-A sign of life for a supervisor: a file that a process touches as long as its event loop turns.
+A sign of life for a supervisor: a file that a process touches as long as its event loop runs.
 
-The supervisor gives each process a path in ``HEARTBEAT_FILE``, and takes one that stops touching it for a hung one. A
-file, for it works with every server away. The loop only says that it turns; a thread touches the file, for a disk may
-be slow, and a loop may stand still without being hung: as it ends, or waits for a broker that is away. (With Redis
-frozen a worker's loop stood still for as long, 70 s, in publishing an event, and went on a second after it was thawed.)
+The supervisor gives each process a path in ``HEARTBEAT_FILE``. It takes a process that stops touching the file for a
+hung one. A file works even if every server is away. The loop only calls :meth:`Heartbeat.tick`, and a thread touches
+the file. This has two reasons. The disk may be slow. And a loop may stand still without being hung, because the process
+ends, or waits for a broker that is away. (When Redis was frozen for 70 s, a worker's loop stood still as long, while it
+published an event, and went on a second after Redis did.)
 """
 
 import os
@@ -21,21 +22,21 @@ from tornado_celery_bridge.base.repeating import Repeating
 
 __all__ = ("INTERVAL", "Heartbeat", "WorkerHeartbeat", "of_environment", "watch_beat")
 
-#: Seconds between two touches, and the most that a loop may take for one turn without work.
+#: Seconds between two touches, and the longest turn of an idle loop.
 INTERVAL = 2.0
-#: Seconds without a tick after which an excuse is looked for.
+#: Seconds without a tick after which the process is asked for an excuse.
 LATE = 4.0
-#: Seconds for a broker to answer.
+#: Seconds to wait for a broker's answer.
 TIMEOUT = 2
 
 
 class Heartbeat:
     """
-    Touches a file every two seconds if there was a :meth:`tick` since, or if there is an excuse.
+    Touches a file every two seconds, if there was a :meth:`tick` since the last touch, or if there is an excuse.
 
     Args:
-        path: The file; its folder is there.
-        is_excused: Whether there need be no tick now; may take some seconds.
+        path: The file. Its folder must exist.
+        is_excused: Whether the loop may stand still now. It may take some seconds.
 
     .. versionadded:: 0.1.0
     """
@@ -49,11 +50,11 @@ class Heartbeat:
         self._thread.start()
 
     def tick(self) -> None:
-        """Say that the loop turns. Never blocks."""
+        """Note that the loop runs. This never blocks."""
         self._ticked.set()
 
     def stop(self) -> None:
-        """Touch it no more."""
+        """Stop touching the file."""
         self._thread.stop()
 
     def _look(self) -> None:
@@ -66,16 +67,17 @@ class Heartbeat:
 
 
 def of_environment(is_excused: Callable[[], bool] = lambda: False) -> Heartbeat | None:
-    """Return the heartbeat that this process' supervisor asks for, if one does; no child of ours inherits it."""
+    """Return the heartbeat that a supervisor asks this process for, if any. Child processes do not inherit it."""
     path = os.environ.pop("HEARTBEAT_FILE", "")
     return Heartbeat(Path(path), is_excused) if path else None
 
 
 class WorkerHeartbeat(bootsteps.Step):
     """
-    Ticks by the worker's timer, which its event loop runs (with threads or gevent a thread of the timer's own).
+    Ticks by the worker's timer. The worker's event loop runs the timer; with threads or gevent a thread of its own
+    does.
 
-    Not with the solo pool, whose tasks run in the loop: nobody can tell a long one from a hung one.
+    Workers with the solo pool have no heartbeat. Their tasks run in the loop, so a long task looks like a hung one.
     """
 
     requires = ("celery.worker.components:Timer",)
@@ -93,7 +95,7 @@ class WorkerHeartbeat(bootsteps.Step):
 
 
 def watch_beat(service: Any) -> None:
-    """Have a beat that starts tick, whatever its scheduler is, at each turn of its loop; none is longer than 2 s."""
+    """Let a beat tick at each turn of its loop, with any scheduler. A turn then takes 2 s at most."""
     scheduler = service.scheduler
     heartbeat = of_environment(lambda: _waits_for_broker(scheduler) or not _answers(service.app))
     if heartbeat is None:
@@ -119,6 +121,6 @@ def _answers(app: Celery) -> bool:
     try:
         with app.connection_for_read(connect_timeout=TIMEOUT, transport_options=options) as connection:
             connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
-    except Exception:  # whatever it is, the loop may wait for it as well
+    except Exception:  # whatever the error is, the loop may be waiting because of it
         return False
     return True

@@ -1,8 +1,8 @@
 """
-Log lines as JSON: one event is one line, and the same in web processes, workers and beat.
+Log lines as JSON: one line for each event, in the same form in web processes, workers and beat.
 
-:func:`install` has the workers and the beat of an app write so where the
-environment has ``LOG_FORMAT=json``. Of a task they say which it is, and never what it was given or what it returned.
+With ``LOG_FORMAT=json`` in the environment, the workers and the beat of an app that calls ``install(app)`` write such
+lines. The lines name the running task, and never have its arguments or its return value.
 """
 
 import json
@@ -20,10 +20,10 @@ __all__ = ("JsonFormatter", "follow_environment")
 
 class JsonFormatter(logging.Formatter):
     """
-    Writes an event as one line of JSON, in ASCII: when, how grave, by whom, what, and its *fields*.
+    Writes an event as one line of JSON, in ASCII: time, level, logger, message, and the event's own *fields*.
 
     Args:
-        ids: Returns what an event is about, by name: a request, a task, a job.
+        ids: Returns the ids that an event is about, by name: of a request, a task, a job.
 
     .. versionadded:: 0.1.0
     """
@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
         self._ids = ids
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line. Of its own an event may have ``fields``, a mapping; its traceback is ``exception``."""
+        """Return the line. An event may have ``fields``, a mapping. Its traceback is in ``exception``."""
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {
             "time": moment.replace("+00:00", "Z"),
@@ -49,7 +49,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return what an event says, without what a task returned, which Celery would have in it."""
+    """Return the message of an event, without the return value of a task, which Celery puts into it."""
     if isinstance(record.args, Mapping) and "return_value" in record.args:
         return str(record.msg) % {**record.args, "return_value": "…"}
     return record.getMessage()
@@ -57,7 +57,7 @@ def _message(record: logging.LogRecord) -> str:
 
 def follow_environment() -> None:
     """
-    Let this process, if it is a worker or beat, log as ``LOG_FORMAT`` says: as JSON, or as Celery does.
+    Let this process log as ``LOG_FORMAT`` says, if it is a worker or a beat: as JSON, or as Celery does.
 
     Raises:
         SettingsError: ``LOG_FORMAT`` is wrong.
@@ -66,7 +66,7 @@ def follow_environment() -> None:
         return
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
         signal.connect(_write_json, dispatch_uid="tornado_celery_bridge.base.logs")
-    # Until then, what Celery warns of before it sets up its log.
+    # For what Celery warns about before it sets up its log.
     logging.captureWarnings(True)
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(JsonFormatter(_ids_of_task))
@@ -79,7 +79,7 @@ def _write_json(*, logger: logging.Logger, **_: Any) -> None:
 
 
 def _ids_of_task(record: logging.LogRecord) -> dict[str, str]:
-    """Return which task runs, which job it is if it is one, and which request asked for it if that is known."""
+    """Return the ids of the running task, of its job, and of the request that asked for it, as far as they exist."""
     request = current_task.request if current_task else None
     if request is None or not request.id:
         return {}

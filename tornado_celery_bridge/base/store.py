@@ -1,15 +1,16 @@
 """
-Large inputs and results, kept out of messages and out of Redis.
+Keeps large inputs and results out of messages and out of Redis.
 
-Theory of operation. What is large is a *blob* in a store: a folder, or whatever else fsspec has a URL for. In its place
-a :class:`Stored` goes wherever the value would: into messages, from one task of a chain to the next, into the result
-backend. To kombu it is a type of its own (``{"__type__", "__value__"}``), so no JSON that a client may send is one.
-It has a name and never a path: whatever a message says, nothing but blobs of this app's own store is read.
+Theory of operation. A large value is a *blob* in a store: a folder, or anything else that fsspec has a URL for. A
+:class:`Stored` goes in its place wherever the value would go: into messages, from one task of a chain to the next, and
+into the result backend. To kombu it is a type of its own (``{"__type__", "__value__"}``), which the service does not
+accept from clients. It has a name and never a path. So whatever a message says, only blobs of this app's own store are
+read.
 
-A blob is plain JSON. A result with more in it than JSON has (a time, bytes) is there a second time, as Celery has it,
-so that the next task gets exactly what it would get by a message.
+A blob is plain JSON. Some results hold values that JSON does not have (times, bytes). Such a result is stored a second
+time, encoded as Celery does, so that the next task gets exactly what it would get by a message.
 
-Nothing here is for the event loop: fsspec blocks. https://filesystem-spec.readthedocs.io
+Do not call this on the event loop: fsspec blocks. https://filesystem-spec.readthedocs.io
 """
 
 import json
@@ -31,12 +32,12 @@ __all__ = ("MAX_INLINE", "Store", "Stored")
 
 log = logging.getLogger(__name__)
 
-#: Bytes of JSON that an input or a result may have in messages and in Redis; a larger one goes to the store.
+#: The most bytes of JSON that an input or a result may have in messages and in Redis. A larger one goes to the store.
 MAX_INLINE = 256 * 1024
-#: Characters of a text that goes with the message as it is, as a reference would be no shorter.
+#: Characters of the longest text that stays in the message, because a reference would not be shorter.
 SHORT = 100
 
-#: In a name: there is a second blob, as Celery has the value.
+#: At the end of a name: there is a second blob, which is encoded as Celery does.
 _TYPED = "-typed"
 _NAME = re.compile(rf"[0-9a-f]{{32}}(?:{_TYPED})?", re.ASCII)
 
@@ -44,46 +45,46 @@ _NAME = re.compile(rf"[0-9a-f]{{32}}(?:{_TYPED})?", re.ASCII)
 @dataclass(frozen=True, slots=True)
 class Stored:
     """
-    Stands for a value that is in the store.
+    A reference to a value in the store.
 
     .. versionadded:: 0.1.0
     """
 
     #: The blob's name in the store.
     name: str
-    #: Bytes of the blob, which is JSON.
+    #: The size of the blob in bytes; it is JSON.
     size: int
-    #: Which member of what is in the blob this stands for; None for all of it.
+    #: The member of the blob's value that this refers to; None: the whole value.
     member: str | int | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
-            raise ValueError(f"{self.name!r} is no name of a blob")
+            raise ValueError(f"{self.name!r} is not the name of a blob")
 
     def __repr__(self) -> str:
         return f"<of {self.size} bytes in {self.name}>"
 
     @classmethod
     def new(cls, size: int, *, typed: bool = False) -> Self:
-        """Return what stands for a blob that is to be written, under a name that nobody can guess."""
+        """Return a reference to a blob that will be written, with a name that nobody can guess."""
         return cls(uuid.uuid4().hex + (_TYPED if typed else ""), size)
 
     def encode(self) -> list[Any]:
-        """Return what :meth:`decode` takes, for JSON."""
+        """Return what :meth:`decode` takes, as JSON values."""
         return [self.name, self.size, self.member]
 
     @classmethod
     def decode(cls, encoded: list[Any]) -> Self:
         """
-        Return what was encoded.
+        Return the reference that was encoded.
 
         Raises:
-            ValueError: That is no name of a blob.
+            ValueError: Its name is not the name of a blob.
         """
         return cls(*encoded)
 
     def in_place_of(self, given: dict[str, Any] | list[Any]) -> dict[str, Any] | list[Any]:
-        """Return *given*, which is in the blob, with references in the places of all members that are not short."""
+        """Return *given*, the value of the blob, with references in place of all members that are not short."""
         if isinstance(given, dict):
             return {name: self._or_short(name, value) for name, value in given.items()}
         return [self._or_short(place, value) for place, value in enumerate(given)]
@@ -99,13 +100,13 @@ kombu_json.register_type(Stored, "tornado_celery_bridge.Stored", Stored.encode, 
 
 class Store:
     """
-    Where an app's blobs are. Every call blocks.
+    The store of an app's blobs. Every call blocks.
 
     Args:
-        url: A folder's, as fsspec spells it: ``file:///var/lib/jobs``, ``s3://bucket/folder``…
+        url: The URL of a folder, for fsspec: ``file:///var/lib/jobs``, ``s3://bucket/folder``…
 
     Raises:
-        ImproperlyConfigured: fsspec, or what it needs for this URL, is not there.
+        ImproperlyConfigured: fsspec, or a package that it needs for this URL, is not installed.
 
     .. versionadded:: 0.1.0
     """
@@ -123,7 +124,7 @@ class Store:
         Return the store that an app's setting ``job_store_url`` names; None without one.
 
         Raises:
-            ImproperlyConfigured: As for the class; or the app's messages or results are not JSON.
+            ImproperlyConfigured: As for the class, or the app's messages or results are not JSON.
         """
         url = app.conf.get("job_store_url")
         if not url:
@@ -134,7 +135,7 @@ class Store:
 
     def _files(self) -> tuple[Any, str]:
         """Return the file system, which fsspec keeps for each process and thread, and the folder in it."""
-        from fsspec.core import url_to_fs  # an extra: only who has a store needs it
+        from fsspec.core import url_to_fs  # an extra, which only apps with a store need
 
         files, folder = url_to_fs(self._url)
         return files, str(folder).rstrip("/")
@@ -152,37 +153,37 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         """
-        Keep *data* under a new name.
+        Write *data* under a new name.
 
         Raises:
-            StoreUnavailable: It is not kept.
+            StoreUnavailable: It was not written.
         """
 
         def write(files: Any, path: str) -> None:
             try:
                 files.pipe_file(path, data)
-            except FileNotFoundError:  # the first one in this folder
+            except FileNotFoundError:  # the folder does not exist yet
                 files.makedirs(path.rpartition("/")[0], exist_ok=True)
                 files.pipe_file(path, data)
 
         try:
             self._do(name, write)
-        except BlobLost as exc:  # of a bucket, say
+        except BlobLost as exc:  # a bucket, for instance
             raise StoreUnavailable(f"the store is not there: {exc.__cause__}", retry_after=1.0) from exc
 
     def open(self, stored: Stored) -> BinaryIO:
         """
-        Return the blob as a file of plain JSON; close it.
+        Return the blob as an open file of plain JSON, which the caller closes.
 
         Raises:
-            BlobLost: It is not there.
-            StoreUnavailable: Not known now.
+            BlobLost: The blob is not in the store.
+            StoreUnavailable: The store does not work now.
         """
         file: BinaryIO = self._do(stored.name, lambda files, path: files.open(path, "rb"))
         return file
 
     def read(self, stored: Stored) -> bytes:
-        """Return the blob, plain JSON; errors as :meth:`open`."""
+        """Return the blob, which is plain JSON. Raises as :meth:`open` does."""
         return self._read(stored.name)
 
     def _read(self, name: str) -> bytes:
@@ -191,11 +192,11 @@ class Store:
 
     def remove(self, name: str) -> None:
         """
-        Remove a blob; one that is not there is removed.
+        Remove a blob. Nothing happens if it is not there.
 
         Raises:
-            StoreUnavailable: It may be there still.
-            ValueError: That is no name of a blob.
+            StoreUnavailable: It may still be there.
+            ValueError: This is not the name of a blob.
         """
         for each in _blobs_of(Stored(name, 0).name):
             try:
@@ -205,22 +206,22 @@ class Store:
 
     def remove_all(self, names: Iterable[str]) -> None:
         """
-        Remove blobs by names that the ledger has.
+        Remove blobs whose names come from the ledger.
 
         Raises:
-            StoreUnavailable: Some may be there still.
+            StoreUnavailable: Some may still be there.
         """
         for name in names:
             try:
                 self.remove(name)
-            except ValueError as exc:  # somebody else wrote that into Redis
+            except ValueError as exc:  # somebody else wrote this name into Redis
                 log.warning("not removed from the store: %s", exc)
 
     # Values.
 
     def load(self, stored: Stored) -> Any:
         """
-        Return what *stored* stands for.
+        Return the value that *stored* refers to.
 
         Raises:
             BlobLost, StoreUnavailable: As :meth:`open`.
@@ -229,9 +230,10 @@ class Store:
 
     def load_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """
-        Return a task's arguments with what references among them stand for.
+        Return a task's arguments, with values in place of references.
 
-        In the first one, where Celery puts the results of a chord's header, they may be in a list, or in lists in it.
+        In the first argument, references may be in a list, or in lists in it: Celery puts the results of a chord's
+        header there.
 
         Raises:
             BlobLost, StoreUnavailable: As :meth:`open`.
@@ -246,11 +248,11 @@ class Store:
         Return *value*, or a reference to it if it is large.
 
         Args:
-            value: Whatever a task returned.
-            announce: Called with the name of the blob before it is written.
+            value: What a task returned.
+            announce: Called with the name of the blob, before it is written.
 
         Raises:
-            StoreUnavailable: It is large, and not kept.
+            StoreUnavailable: It is large, and was not written.
         """
         plain, exact = _encoded(value)
         if len(plain) <= MAX_INLINE:
@@ -264,7 +266,7 @@ class Store:
 
 
 class _Loader:
-    """Loads values, each blob once."""
+    """Loads values. It reads each blob once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -285,7 +287,8 @@ class _Loader:
 
     def _content(self, stored: Stored) -> Any:
         if not stored.name.endswith(_TYPED):
-            # A hook of Python's own lets a loop in this process go on: of 450,000 objects after 16 ms, and not 620.
+            # With a hook in Python, the decoder lets an event loop in this process run in between. For 450,000 objects
+            # the loop waits 16 ms, instead of 620.
             return json.loads(self._store.read(stored), object_hook=lambda made: made)
         return kombu_json.loads(self._store._read(_blobs_of(stored.name)[1]))
 
@@ -295,7 +298,7 @@ def _blobs_of(name: str) -> list[str]:
 
 
 def _encoded(value: Any) -> tuple[bytes, bool]:
-    """Return *value* as JSON, and whether all of it is in there."""
+    """Return *value* as JSON, and whether the JSON holds it exactly."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(), True
     except (TypeError, ValueError):

@@ -1,14 +1,15 @@
 """
-Channels of Redis pub/sub, any number of them, over one connection.
+Subscribes to any number of Redis pub/sub channels over one connection.
 
-Theory of operation. A message may be missed: before the subscription is in place, while the connection is away, when
-it is half-open. So *every* confirmation of a subscription is told to the owner, who reads what there is; a new
-connection subscribes to all again, which brings all the confirmations; and a server that does not answer a PING loses
-its connection. (redis-py's own PubSub connects again without a word.)
+Theory of operation. A message may be missed: before the subscription is in place, while the connection is away, or when
+the connection is half-open. Three rules make up for that. *Every* confirmation of a subscription is reported to the
+owner, who then reads what is stored. A new connection subscribes to all channels again, which brings all the
+confirmations. A connection whose server does not answer a PING is closed. (redis-py's own PubSub reconnects without
+telling anybody.)
 
-The *writer* subscribes what was asked for since it last wrote, many to a command. The *reader* takes messages and
-confirmations. Unsubscribing is put off to the next beat: a channel that nobody wants costs nothing but a discarded
-message.
+The *writer* sends the subscriptions that were asked for since its last command, many in one command. The *reader* takes
+messages and confirmations. Unsubscribing waits for the next beat, because a channel that nobody wants costs only a
+discarded message.
 """
 
 import asyncio
@@ -26,11 +27,11 @@ __all__ = ("CONNECTION_ERRORS", "Subscriber", "cancelled", "chunks")
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at the connection; a PING not answered by the next look ends it.
+#: Seconds between two checks of the connection. It is closed if a PING is not answered by the next check.
 BEAT = 1.0
-#: Names to a command: bounds the time that one command holds the server and one answer holds the loop.
+#: Channels in one command. This limits how long a command keeps the server busy, and its answer the loop.
 CHUNK = 500
-#: Seconds between attempts to connect, at the most.
+#: The most seconds between two attempts to connect.
 MAX_DELAY = 1.0
 
 CONNECTION_ERRORS = (RedisError, OSError, asyncio.IncompleteReadError)
@@ -38,11 +39,11 @@ CONNECTION_ERRORS = (RedisError, OSError, asyncio.IncompleteReadError)
 
 class Subscriber:
     """
-    Subscribes to what it is asked for, for as long as it is open.
+    Keeps the subscriptions that it was asked for, as long as it is open.
 
     Args:
         pool: Makes the one connection.
-        on_subscribed: Called for each confirmation, the first one and all later ones.
+        on_subscribed: Called for each confirmation, the first one of a channel and all later ones.
         on_message: Awaited for each message, in order.
     """
 
@@ -61,30 +62,30 @@ class Subscriber:
         self._write_wanted = asyncio.Event()
         self._heard = False
         self._task: asyncio.Task[None] | None = None
-        #: Whether the server answered, the last time that it was asked or spoke.
+        #: Whether the server answered when it was last asked, or has sent something since.
         self.connected = False
 
     def start(self) -> None:
-        """Begin to listen; connects, and connects again, by itself."""
-        nobodys = Context()  # it outlives whoever asks first
-        self._task = asyncio.create_task(self._listen(), name="tornado_celery_bridge subscriber", context=nobodys)
+        """Begin to listen. It connects, and connects again, by itself."""
+        empty = Context()  # the task outlives the request that starts it
+        self._task = asyncio.create_task(self._listen(), name="tornado_celery_bridge subscriber", context=empty)
 
     async def close(self) -> None:
-        """End, and let go of the connections."""
+        """Stop listening, and close the connection."""
         if self._task is not None:
             await cancelled(self._task)
             self._task = None
         await self._pool.disconnect()
 
     def subscribe(self, channel: bytes) -> None:
-        """Hear of *channel*; asked for again, its confirmation comes again."""
+        """Receive the messages of *channel*. If this is called again, the confirmation comes again."""
         self._channels.add(channel)
         self._to_unsubscribe.discard(channel)
         self._to_subscribe.add(channel)
         self._write_wanted.set()
 
     def unsubscribe(self, channel: bytes) -> None:
-        """Hear no more of *channel*."""
+        """Receive no more messages of *channel*."""
         self._channels.discard(channel)
         self._to_subscribe.discard(channel)
         self._to_unsubscribe.add(channel)
@@ -136,7 +137,7 @@ class Subscriber:
             await _send(connection, "PING")
             await asyncio.sleep(BEAT)
             if not self._heard:
-                await connection.disconnect(nowait=True)  # ends the reader, which may not heed a cancellation
+                await connection.disconnect(nowait=True)  # ends the reader, which may ignore a cancellation
                 raise ConnectionError(f"no answer to a PING in {BEAT} s")
 
     async def _read(self, connection: Any) -> None:
@@ -151,7 +152,7 @@ class Subscriber:
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel *task* and wait for its end; again, as redis-py at times takes a cancellation for a lost connection."""
+    """Cancel *task* until it ends: redis-py sometimes takes a cancellation for a lost connection, and goes on."""
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=0.1)
@@ -162,7 +163,7 @@ async def _send(connection: Any, *command: Any) -> None:
 
 
 def chunks(keys: list[bytes]) -> Iterator[list[bytes]]:
-    """Yield *keys*, at most ``CHUNK`` at a time."""
+    """Yield *keys* in lists of at most ``CHUNK``."""
     for start in range(0, len(keys), CHUNK):
         yield keys[start : start + CHUNK]
 

@@ -1,19 +1,20 @@
 """
-Spans of OpenTelemetry's: what a request leads to, as one trace. Without ``opentelemetry-api`` there are none.
+OpenTelemetry spans: a request and everything that follows from it is one trace. Without ``opentelemetry-api`` there are
+no spans.
 
-Who begins which span:
+These begin spans:
 
-- the service, one for each request (server), and for each attempt to call back (client);
-- ``Bridge.dispatch``, one for each task, chain, group or chord (producer), until the broker has it;
-- a worker, one for each attempt at a task (consumer): a child of what published its message. What a worker publishes
-  while a task runs, be it a retry, the next step of a chain or what the task's own code sends, is a child of that.
+- the service: one for each request (server), and one for each attempt to call back (client);
+- ``Bridge.dispatch``: one for each task, chain, group or chord (producer), until the broker has the message;
+- a worker: one for each attempt at a task (consumer), as a child of the span that published the message. What a worker
+  publishes while a task runs (a retry, the next step of a chain, what the task's own code sends) is a child of that.
 
-They go from one process to the next as W3C Trace Context, in the header ``traceparent`` of requests and messages. A
-message that is published again has the one of whoever asked for the job.
+The header ``traceparent`` of requests and messages (W3C Trace Context) carries the span from one process to the next. A
+message that is published again has the ``traceparent`` of the request that asked for the job.
 
-Names of attributes are those of OpenTelemetry's semantic conventions for HTTP and messaging, and beside them
+The names of attributes are those of OpenTelemetry's semantic conventions for HTTP and messaging, and
 ``celery.task_name``, ``celery.state`` and ``celery.retries``. No span has arguments, a result, the text of an error, a
-query, or more of a callback's URL than its host: any of them may be a secret.
+query, or more of a callback's URL than its host, because any of these may be a secret.
 """
 
 import os
@@ -35,23 +36,22 @@ except ImportError:
 else:
     is_available = True
     _W3C = TraceContextTextMapPropagator()
-    _tracer = trace.get_tracer("tornado_celery_bridge", __version__)  # of whatever provider there will be
+    _tracer = trace.get_tracer("tornado_celery_bridge", __version__)  # the provider may be set later
 
 __all__ = ("Span", "current_headers", "follow_publishing", "follow_tasks", "mark_message", "set_up")
 
-#: Milliseconds for a process that ends to hand over the spans that it has.
+#: Milliseconds in which a process that ends may export its spans.
 FLUSH = 5_000
 
 
 class Span:
     """
-    Something that takes time, and is part of what it was begun for; a ``with`` block may be one, and fail.
+    A piece of work that takes time, as a part of a trace. It can be a ``with`` block, whose exception marks it as
+    failed.
 
-    Args:
-        kind: Which side of a message or a request it is.
-        name: What is done, of which there are few.
-        attributes: What is known of it.
-        parent: What came with the message or request that it is about; None for the span of this context.
+    Args: kind: The side of a message or a request that does the work. name: What is done. There should be few different
+    names. attributes: Attributes that are known at the beginning. parent: The headers of the message or request that
+    the work is for; None: the parent is the span of this context.
 
     .. versionadded:: 0.1.0
     """
@@ -71,29 +71,29 @@ class Span:
             self._span = _tracer.start_span(name, of, trace.SpanKind[kind.upper()], attributes)
 
     def enter(self) -> Self:
-        """Make it the span of this context, up to :meth:`leave`."""
+        """Make this the span of the context, until :meth:`leave`."""
         if self._span is not None:
             self._token = context.attach(trace.set_span_in_context(self._span))
         return self
 
     def leave(self) -> None:
-        """Make the span of before the context's again."""
+        """Make the previous span the span of the context again."""
         if self._token is not None:
             context.detach(self._token)
 
     def headers(self) -> dict[str, str]:
-        """Return what makes spans elsewhere its children; empty where there are no spans."""
+        """Return the headers that make spans elsewhere children of this one; empty if there are no spans."""
         return {} if self._span is None else _headers(trace.set_span_in_context(self._span))
 
     def note(self, attributes: Mapping[str, Any], *, error: str | None = None) -> None:
-        """Add what has become known of it; that it failed, by an *error* of this class or status."""
+        """Add attributes. With *error*, an exception's class or an HTTP status, mark the span as failed."""
         if self._span is not None:
             self._span.set_attributes(attributes if error is None else {**attributes, "error.type": error})
             if error is not None:
                 self._span.set_status(trace.StatusCode.ERROR)
 
     def end(self) -> None:
-        """End it."""
+        """End the span."""
         if self._span is not None:
             self._span.end()
 
@@ -110,7 +110,7 @@ class Span:
 
 
 def current_headers() -> dict[str, str]:
-    """Return what makes spans elsewhere children of this context's; empty where it has none."""
+    """Return the headers that make spans elsewhere children of this context's span; empty if it has none."""
     return _headers(None) if is_available else {}
 
 
@@ -121,7 +121,7 @@ def _headers(of: Any) -> dict[str, str]:
 
 
 def _strings(given: Mapping[str, Any]) -> dict[str, str]:
-    """Return what there is of a trace in headers, which anybody may have written."""
+    """Return the trace's headers if they are texts: anybody may have written them."""
     return {name: given[name] for name in ("traceparent", "tracestate") if isinstance(given.get(name), str)}
 
 
@@ -129,27 +129,27 @@ def _name(cls: type) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-# Messages, whoever publishes them.
+# Messages, whatever code publishes them.
 
 
 def follow_publishing() -> None:
-    """Have each message that this process publishes in a span's context say so."""
+    """Put the current span into each message that this process publishes."""
     if is_available:
         signals.before_task_publish.connect(mark_message, weak=False, dispatch_uid=__name__)
 
 
 def mark_message(*, headers: dict[str, Any], **_: Any) -> None:
-    """Put this context's span into a message's headers, in the place of one that came from further away."""
+    """Put the span of this context into a message's headers. It replaces a span from an earlier process."""
     if marks := _headers(None):
         headers.pop("tracestate", None)
         headers.update(marks)
 
 
-# Tasks, as a worker runs them.
+# Tasks that a worker runs.
 
 
 def follow_tasks() -> None:
-    """Have each attempt at a task that this process makes be a span."""
+    """Make a span of each attempt at a task in this process."""
     if is_available:
         signals.task_prerun.connect(_begin_attempt, weak=False, dispatch_uid=__name__)
         signals.task_postrun.connect(_end_attempt, weak=False, dispatch_uid=__name__)
@@ -168,7 +168,7 @@ def _begin_attempt(*, task: Any, task_id: str, **_: Any) -> None:
     if queue := (request.delivery_info or {}).get("routing_key"):
         attributes["messaging.destination.name"] = queue
     parent = _strings(request.headers or {})
-    # An eager task has no message, and is part of what calls it.
+    # An eager task has no message: its parent is the span of the caller.
     span = Span("consumer", f"process {task.name}", attributes, parent=None if request.is_eager else parent)
     request.span = span.enter()
 
@@ -177,25 +177,24 @@ def _end_attempt(*, task: Any, state: str | None = None, retval: Any = None, **_
     span: Span | None = vars(task.request).pop("span", None)
     if span is None:
         return
-    cause = getattr(retval, "exc", None) if state == states.RETRY else retval  # without one, the task has not failed
+    cause = getattr(retval, "exc", None) if state == states.RETRY else retval  # a retry for no exception is no failure
     failed = state in (states.FAILURE, states.RETRY) and isinstance(cause, BaseException)
     span.note({"celery.state": state or "UNKNOWN"}, error=_name(type(cause)) if failed else None)
     span.leave()
     span.end()
 
 
-# The SDK, where the environment asks for it.
+# The SDK, if the environment asks for it.
 
 
 def set_up(service: str) -> None:
     """
-    Export spans as ``OTEL_TRACES_EXPORTER`` and OpenTelemetry's other variables say, unless the app has seen to that.
+    Export spans as ``OTEL_TRACES_EXPORTER`` and OpenTelemetry's other variables say. An app that has set a tracer
+    provider itself keeps it.
 
-    Args:
-        service: What the process is called, unless ``OTEL_SERVICE_NAME`` says it.
+    Args: service: The name of the process, if ``OTEL_SERVICE_NAME`` is not set.
 
-    Raises:
-        ImproperlyConfigured: What that takes is not installed.
+    Raises: ImproperlyConfigured: A package that the exporter needs is not installed.
 
     .. versionadded:: 0.1.0
     """
@@ -216,12 +215,12 @@ def set_up(service: str) -> None:
     provider = TracerProvider(resource=Resource.create(name))
     provider.add_span_processor(made)
     trace.set_tracer_provider(provider)
-    # A pool's process ends without what Python does at exit.
+    # A pool process ends without Python's exit handlers, so the spans are exported here.
     signals.worker_process_shutdown.connect(lambda **_: provider.force_flush(FLUSH), weak=False, dispatch_uid=__name__)
 
 
 def _entry_point(exporter: str) -> str:
-    """Return by which name a package has an exporter: OTLP's has the protocol in it."""
+    """Return the name of the exporter's entry point. OTLP's contains the protocol."""
     if exporter != "otlp":
         return exporter
     names = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
