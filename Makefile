@@ -1,5 +1,8 @@
 # make up     the whole service on this machine; Ctrl-C ends it
-# make test   everything that CI runs
+# make test   everything that CI runs, in less than 12 minutes on two cores
+# make unit   the tests that need no server, in less than 30 seconds
+# make nightly   all tests, those that take minutes included, and the fault matrix with larger numbers: under two hours
+# make weekly    that, and whatever can be had in large numbers: hours
 # make faults   the fault matrix with large numbers (COUNT=10000, hours), into docs/reliability.md
 # make lock   requirements/*.lock anew, from pyproject.toml: service (what `make up` runs), kafka-server (that, and the
 #             server of `make up BROKER=kafka`), dev (all), test (the wheel)
@@ -7,12 +10,18 @@
 PYTHON ?= python3
 export PYTHON
 
-# A test that hangs, and that even its timeout (pyproject.toml) does not end, shows where and ends the run. And so does a
-# process of xdist's that is killed: with another in its place, --dist loadfile would wait for ever (xdist 3.8).
+# A test that hangs, and that even its timeout (pyproject.toml) does not end, shows where and ends the run.
 export PYTEST_ON_A_HANG := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+# The tests wait most of the time, so there are more processes than cores. The tests of a file share servers and workers,
+# so a file stays in one process. One that is killed ends the run: with another in its place, --dist loadfile would wait
+# for ever (xdist 3.8).
+PROCESSES := 4
+PYTEST := .venv/bin/python -m pytest --durations 10 $(PYTEST_ON_A_HANG) \
+	--numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+COVERAGE := --cov tornado_celery_bridge --cov-report term:skip-covered
 
 .DEFAULT_GOAL := up
-.PHONY: up test faults lock .venv
+.PHONY: up test lint types frontend needs suite wheel unit nightly weekly faults lock .venv
 
 up:
 	@deploy/venv.sh $(if $(filter kafka,$(BROKER)),kafka-server,service)
@@ -21,15 +30,40 @@ up:
 .venv:
 	@deploy/venv.sh dev
 
+# Side by side, and each one's output whole. The suite comes last, so that its result is the last thing that is seen.
 test: .venv
+	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types frontend wheel suite
+
+lint:
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
-	.venv/bin/python -m tests.needs
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-		--max-worker-restart 0 $(PYTEST_ON_A_HANG)
+types:
+	.venv/bin/mypy
+frontend:
+	.ci/frontend/check
+wheel:
 	.ci/wheel
+needs:
+	.venv/bin/python -m tests.needs
+suite: needs
+	$(PYTEST) -m "not nightly" $(COVERAGE)
+
+unit: PROCESSES := 2
+unit: .venv
+	$(PYTEST) -m "not server and not up and not nightly"
+
+nightly: .venv lint types frontend wheel needs
+	$(PYTEST) $(COVERAGE)
+	.venv/bin/python -m tests.faults --count 500 --no-report
+	.venv/bin/python -m tests.faults --count 500 --no-report --stock
+	.venv/bin/python -m tests.faults --minutes 10 --no-report
+
+weekly: nightly faults
+	.venv/bin/python -m pytest -o timeout=0 --hypothesis-profile=long tests/ledger/test_states.py
+	.venv/bin/python -m tests.transports.kills
+	.venv/bin/python -m tests.conformance.kills
+	.venv/bin/python -m tests.conformance
 
 COUNT := 10000
 faults: .venv

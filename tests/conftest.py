@@ -3,7 +3,8 @@
 import itertools
 import linecache
 import os
-from collections.abc import AsyncIterator, Iterator
+import random
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -13,6 +14,7 @@ from celery import Celery
 
 from tests.conformance.matrix import pytest_terminal_summary
 from tests.marks import add_marks
+from tests.needs import IMPOSSIBLE, IN_CI
 from tests.sample import make_app
 from tests.servers import Database, Server, free_port, worker
 from tornado_celery_bridge import Bridge
@@ -38,6 +40,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function):
             add_marks(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw what hypothesis draws from, so that it is known what a run that fails began with."""
+    if config.getoption("hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = random.SystemRandom().randrange(2**32)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"to draw the same again: --hypothesis-seed={config.option.hypothesis_seed}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI, what is skipped has failed, unless it is impossible."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not reason.removeprefix("Skipped: ").startswith(IMPOSSIBLE):
+            report.outcome, report.longrepr = "failed", f"in CI nothing is skipped: {reason}"
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -23,6 +23,7 @@ from celery import Celery, chain, chord, group
 from tests.conformance.brokers import Kind
 from tests.conformance.sample import OTHER, QUIET, make_app
 from tests.faults.harness import Program, System, running, under_fire
+from tests.needs import impossible
 from tests.servers import free_port, wait_for, worker
 from tornado_celery_bridge import Bridge, BridgeConfig, DispatchError, TaskFailed, TaskRevoked
 from tornado_celery_bridge.transports import Priorities
@@ -91,7 +92,7 @@ class Contract:
     @pytest.fixture(autouse=True)
     def _possible(self, request: pytest.FixtureRequest) -> None:
         if why := self.kind.cannot.get(request.node.originalname.removeprefix("test_")):
-            pytest.skip(why)
+            impossible(why)
 
     @pytest.fixture(scope="class")
     @classmethod

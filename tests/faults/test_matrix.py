@@ -11,6 +11,7 @@ from tests.faults.__main__ import plot
 from tests.faults.harness import Figures, System, check, running, under_fire
 from tests.faults.rows import ROWS, soak
 from tests.faults.sample import QUEUE
+from tests.needs import impossible
 from tests.servers import wait_for
 
 SEED = 4
@@ -47,7 +48,7 @@ def test_a_full_disk(tmp_path_factory: pytest.TempPathFactory) -> None:
         with running(tmp_path_factory.mktemp("small"), on_small_disk=True) as system:
             judge(row.run(system, row.count, row.faults, SEED))
     except PermissionError as exc:
-        pytest.skip(str(exc))
+        impossible(str(exc))
 
 
 def test_a_soak_of_seconds(system: System) -> None:

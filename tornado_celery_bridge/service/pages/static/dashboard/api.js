@@ -13,7 +13,7 @@ export class Problem extends Error {
 
 /**
  * Send a request to the API.
- * @param {string} path such as `v1/jobs`, or an array of segments; each segment is then encoded.
+ * @param {string | string[]} path such as `v1/jobs`, or an array of segments; each segment is then encoded.
  * @param {{method?: string, query?: object, body?: any, headers?: object, signal?: AbortSignal}} options
  * @returns the answer; null if the answer is empty.
  */

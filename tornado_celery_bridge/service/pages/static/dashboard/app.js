@@ -151,10 +151,10 @@ if (!location.hash && sessionStorage.getItem("wanted")) location.replace(session
 sessionStorage.removeItem("wanted");
 
 addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, textarea, select, dialog");
+  const typing = /** @type {Element} */ (event.target).closest("input, textarea, select, dialog");
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
     event.preventDefault();
-    const search = document.querySelector("input[type=search]");
+    const search = /** @type {HTMLInputElement} */ (document.querySelector("input[type=search]"));
     if (search) search.focus();
     else location.hash = link(["jobs"]);
   }

@@ -8,7 +8,10 @@ import { DEAD, FAILURE, PENDING, SCHEDULED, STARTED, SUCCESS } from "./states.js
 /** Seconds after which the numbers count as old. */
 const OLD = 15;
 
-/** Each counter by its name in the API, with how its jobs stand and where they are listed. */
+/**
+ * Each counter by its name in the API, with how its jobs stand and where they are listed.
+ * @type {[string, import("./states.js").Standing, string][]}
+ */
 const COUNTERS = [
   ["waiting", PENDING, link(["jobs"], { state: PENDING.name })],
   ["running", STARTED, link(["jobs"], { state: STARTED.name })],

@@ -2,6 +2,7 @@
 
 const NUMBER = new Intl.NumberFormat("en");
 const MOMENT = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+/** @type {[string, number][]} */
 const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 const SHORT = new Intl.DateTimeFormat("en-GB", { dateStyle: "short", timeStyle: "short" });
 
@@ -27,7 +28,7 @@ export function duration(seconds) {
 }
 
 /** Return the seconds between two times, which are written as in the API. */
-export const between = (from, to) => (new Date(to) - new Date(from)) / 1000;
+export const between = (from, to) => (new Date(to).getTime() - new Date(from).getTime()) / 1000;
 
 /** Write a number of seconds in one unit. */
 export function coarse(seconds) {
@@ -37,7 +38,7 @@ export function coarse(seconds) {
 
 /** Write how long ago a time was, or how far in the future it is. */
 export function ago(time, now) {
-  const seconds = (now - new Date(time)) / 1000;
+  const seconds = (now - new Date(time).getTime()) / 1000;
   if (Math.abs(seconds) < 1) return "now";
   return seconds < 0 ? `in ${coarse(-seconds)}` : `${coarse(seconds)} ago`;
 }

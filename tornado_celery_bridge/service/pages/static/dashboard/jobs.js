@@ -29,7 +29,9 @@ function JobList({ title, lead, section, query }) {
   const asked = useMemo(() => ({ ...filters(query), cursor: query.get("cursor") ?? undefined }), [key]);
   const { may, pulse } = useShell();
   const page = useData(key, (signal) => ask("v1/jobs", { query: asked, signal }), may("monitor") ? 0 : 10);
-  useEffect(() => page.data && page.reload(), [pulse]);
+  useEffect(() => {
+    if (page.data) page.reload();
+  }, [pulse]);
   const jobs = useLive(page.data?.jobs);
   const [selected, setSelected] = useState(new Set());
   useEffect(() => setSelected(new Set()), [key]);

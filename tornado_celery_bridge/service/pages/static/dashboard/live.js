@@ -2,12 +2,15 @@
 import { ask } from "./api.js";
 import { useEffect, useRef, useState } from "./html.js";
 
+/** @typedef {{key: any, data?: any, error?: any, at?: number}} Answer what was loaded last or went wrong, and when (milliseconds) */
+
 /**
  * Keep what `load` returns. It is called when `key` changes (and not while `key` is null), on `reload()`, and every `seconds` seconds while the page
  * is visible. If it fails, the last data stay, so that the page does not become empty when the server is away for a moment.
+ * @returns {Answer & {loading: boolean, reload: () => Promise<void>}}
  */
 export function useData(key, load, seconds = 0) {
-  const [state, setState] = useState({ key: null });
+  const [state, setState] = useState(/** @type {Answer} */ ({ key: null }));
   const latest = useRef();
   const reload = useRef();
   useEffect(() => {
@@ -33,7 +36,7 @@ export function useData(key, load, seconds = 0) {
       clearInterval(timer);
     };
   }, [key, seconds]);
-  const shown = state.key === key ? state : {};
+  const shown = state.key === key ? state : { key };
   return { ...shown, loading: shown.data === undefined && !shown.error, reload: () => reload.current() };
 }
 

@@ -7,7 +7,7 @@ import { link } from "./router.js";
 import { standingOf } from "./states.js";
 
 /** `me`: who is logged in, as `GET /v1/me` says. `may`: whether they have a scope. `tell`: show them a message. `pulse`: a text that changes with the counters. */
-export const Shell = createContext();
+export const Shell = createContext(undefined);
 export const useShell = () => useContext(Shell);
 
 /** The state of a job or a workflow, as a word in its colour. */

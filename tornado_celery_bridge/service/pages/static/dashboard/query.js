@@ -32,7 +32,10 @@ export function words(query) {
     .join(" ");
 }
 
-/** Return the parameters of the API for a query of the address. In them `since` is a time. */
+/**
+ * Return the parameters of the API for a query of the address. In them `since` is a time.
+ * @returns {{task?: string, state?: string, dead?: string, failure?: string, tag: string[], since?: string}}
+ */
 export function filters(query) {
   const given = Object.fromEntries(["task", "state", "dead", "failure"].map((name) => [name, query.get(name) ?? undefined]));
   const since = query.get("since");
@@ -41,6 +44,6 @@ export function filters(query) {
 
 function sinceTime(text) {
   const [, count, unit] = /^(\d{1,6})([smhd])$/.exec(text) ?? [];
-  const time = count ? Date.now() - count * UNITS[unit] * 1000 : Date.parse(text);
+  const time = count ? Date.now() - Number(count) * UNITS[unit] * 1000 : Date.parse(text);
   return Number.isNaN(time) ? null : new Date(time).toISOString();
 }

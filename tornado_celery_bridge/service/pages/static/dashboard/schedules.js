@@ -50,7 +50,7 @@ function Row({ schedule, reload }) {
   `;
 }
 
-const isPaused = ({ enabled, paused_until: until, halted }) => !enabled || Boolean(halted) || Boolean(until && new Date(until) > Date.now());
+const isPaused = ({ enabled, paused_until: until, halted }) => !enabled || Boolean(halted) || Boolean(until && Date.parse(until) > Date.now());
 
 function Standing({ of: schedule }) {
   const { halted } = schedule;

@@ -29,7 +29,7 @@ const KNOWN = Object.fromEntries([...STATES, PROGRESS].map((state) => [state.nam
 /** Return how a job stands. A task may set states of its own: such a job runs, and the state's name is its label. */
 export function standingOf({ state, eta, error, done }) {
   if (done && error?.type.endsWith(":dead-lettered")) return DEAD;
-  if (state === PENDING.name && eta && new Date(eta) > Date.now()) return SCHEDULED;
+  if (state === PENDING.name && eta && Date.parse(eta) > Date.now()) return SCHEDULED;
   return KNOWN[state] ?? { ...STARTED, name: state, label: state };
 }
 

@@ -16,7 +16,7 @@ export function WorkflowsPage() {
   const found = useData("workflows", async () => grouped(await collect(allJobs({}, LOOKS))), 10);
   const open = (event) => {
     event.preventDefault();
-    go(link(["workflows", new FormData(event.target).get("id").trim()]));
+    go(link(["workflows", String(new FormData(event.target).get("id")).trim()]));
   };
   return html`
     <${Page} title="Workflows" lead="The workflows of the newest ${number(LOOKS)} jobs.">

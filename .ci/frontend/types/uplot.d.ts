@@ -1,0 +1,2 @@
+// A script of its own, loaded by the page.
+declare const uPlot: any;
