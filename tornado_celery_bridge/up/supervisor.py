@@ -360,14 +360,7 @@ def _reachable(bind: str) -> str:
 def _banner(settings: Settings, with_flower: bool) -> list[str]:
     host = _reachable(settings.bind)
     web = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    lines = [f"web       {web}   (what it can run: {web}/v1/tasks)"]
-    if settings.celery_app == "tasks":
-        key = """-H "Authorization: Bearer $API_KEY" """ if os.environ.get("API_KEYS_FILE") else ""
-        lines += [
-            f"try       curl {key}-H 'Content-Type: application/json' -H 'Prefer: wait=10' \\",
-            """               -d '{"input": {"text": "to be or not to be"}}' \\""",
-            f"               {web}/v1/tasks/tasks.text.count_words/jobs",
-        ]
+    lines = [f"web       {web}   (what it can run: {web}/docs)"]
     if with_flower:
         lines += [f"Flower    {web}/flower/"]
     return ["", *lines, "stop      Ctrl-C", ""]

