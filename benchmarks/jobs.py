@@ -28,7 +28,7 @@ import tornado.netutil
 import tornado.web
 
 from tests.servers import Server, free_port, wait_for
-from tornado_celery_bridge.ledger import JobRecord, Ledger, ledger_backend
+from tornado_celery_bridge.ledger import JobRecord, Ledger
 
 HERE = Path(__file__).parent
 BODY = json.dumps({"input": {"x": 2, "y": 2}})
@@ -123,7 +123,7 @@ async def many(server: Server, count: int) -> None:
     from tornado_celery_bridge.ledger.blocking import WorkerLedger
 
     app.conf.update(result_backend=server.url)
-    ledger = Ledger.of_backend(ledger_backend(app))
+    ledger = Ledger(app)
     worker = WorkerLedger(app)
     client = server.client()
 
@@ -145,7 +145,7 @@ async def many(server: Server, count: int) -> None:
             )
             for number in range(start, start + 500)
         ]
-        await asyncio.gather(*(ledger.accept(record, payload, message={}) for record in records))
+        await asyncio.gather(*(ledger.jobs.accept(record, payload, message={}) for record in records))
 
         def run(records: list[JobRecord] = records) -> None:
             for number, record in enumerate(records):
@@ -172,7 +172,7 @@ async def many(server: Server, count: int) -> None:
         times, cursor, pages, found = [], None, 0, 0
         for _ in range(100):
             begun = time.perf_counter()
-            page = await ledger.find(limit=50, cursor=cursor, **filters)
+            page = await ledger.jobs.find(limit=50, cursor=cursor, **filters)
             times.append((time.perf_counter() - begun) * 1000)
             cursor = page.cursor
             pages += not found

@@ -27,7 +27,7 @@ import celeryconfig
 from benchmarks.transport import is_empty
 from tests.servers import Server, wait_for, worker
 from tornado_celery_bridge import Bridge
-from tornado_celery_bridge.ledger import JobRecord, Ledger, ledger_backend
+from tornado_celery_bridge.ledger import JobRecord, Ledger
 from tornado_celery_bridge.transports import redis as transport
 from tornado_celery_bridge.worker import install
 
@@ -69,7 +69,7 @@ async def accept(ledger: Ledger, jobs: list[JobRecord]) -> None:
     for start in range(0, len(jobs), 500):
         await asyncio.gather(
             *(
-                ledger.accept(job, {}, message={"task": job.task, "args": [], "kwargs": {}, "options": {}})
+                ledger.jobs.accept(job, {}, message={"task": job.task, "args": [], "kwargs": {}, "options": {}})
                 for job in jobs[start : start + 500]
             )
         )
@@ -83,7 +83,7 @@ def publish(jobs: list[JobRecord]) -> None:
 
 async def throughput(server: Server, way: str, tasks: int) -> float:
     """Return the tasks per second."""
-    ledger = Ledger.of_backend(ledger_backend(app))
+    ledger = Ledger(app)
     with server.client() as client:
         for jobs in (records(100), records(tasks)):
             if way == "ledger":
@@ -102,7 +102,7 @@ async def throughput(server: Server, way: str, tasks: int) -> float:
 
 async def latency(way: str, calls: int) -> float:
     """Return the median time from the call to the result, in ms."""
-    ledger, times = Ledger.of_backend(ledger_backend(app)), []
+    ledger, times = Ledger(app), []
     async with Bridge(app) as bridge:
         for job in records(calls):
             begun = time.perf_counter()

@@ -16,8 +16,8 @@ from celery.schedules import crontab
 from tests.schedules.beats import ROOT, Do
 from tests.schedules.entries import entry
 from tests.servers import Database, free_port
-from tornado_celery_bridge.cli.main import main
-from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.cli.schedules import main
+from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.worker import install
 
@@ -44,7 +44,7 @@ def app(database: Database) -> Iterator[Celery]:
 
 @pytest.fixture
 def schedules(app: Celery, do: Do) -> Iterator[Schedules]:
-    ledger = Ledger.of_backend(ledger_backend(app))
+    ledger = Ledger(app)
     yield Schedules(ledger, app)
     do(ledger.close())
 
@@ -59,11 +59,12 @@ Command = Callable[..., Said]
 
 
 @pytest.fixture
-def command(app: Celery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.setenv("CELERY_APP", "")  # -A sets it
-
+def command(app: Celery, capsys: pytest.CaptureFixture[str]) -> Command:
     def run(*arguments: object) -> Said:
-        status = main(["schedules", "-A", f"{__name__}:current", *map(str, arguments)])
+        try:
+            status = main(["-A", f"{__name__}:current", *map(str, arguments)])
+        except SystemExit as exc:  # argparse
+            status = int(exc.code or 0)
         return Said(status, *capsys.readouterr())
 
     return run
@@ -91,8 +92,8 @@ def test_looking(schedules: Schedules, do: Do, command: Command, app: Celery) ->
     assert " 06:00:00+0" in first
     assert len(more) == 2
 
-    do(schedules._ledger.call("HSET", "tcb:schedule:poll", "entry", "{", "quarantined", "it is\n\x1b[2Jno more"))
-    do(schedules._ledger.call("SADD", "tcb:schedules:quarantined", "poll"))
+    do(schedules._redis.call("HSET", "tcb:schedule:poll", "entry", "{", "quarantined", "it is\n\x1b[2Jno more"))
+    do(schedules._redis.call("SADD", "tcb:schedules:quarantined", "poll"))
     assert r"set aside: it is\n\u001b[2Jno more" in command("list").out
     assert command("show", "poll").status == 2
 
@@ -106,7 +107,7 @@ def test_changing(schedules: Schedules, do: Do, command: Command) -> None:
     assert do(schedules.get("report")).next_run < datetime.now(UTC) + timedelta(days=2)
     assert command("delete", "report") == (0, "", "report is deleted.\n")
     for action in ("show", "next", "run", "pause", "resume", "delete"):
-        assert command(action, "report") == (1, "", "tcb: there is no schedule entry 'report'\n")
+        assert command(action, "report") == (1, "", "schedules: there is no schedule entry 'report'\n")
 
 
 def test_backfill(schedules: Schedules, do: Do, command: Command) -> None:
@@ -222,7 +223,7 @@ def test_from_beat_schedule(schedules: Schedules, do: Do, command: Command, app:
     [nightly] = do(schedules.find())
     assert (nightly.entry.crontab, nightly.entry.input, nightly.static) == ("0 3 * * *", ["x"], False)
     # Where beat has loaded it, it is there already.
-    do(schedules._ledger.call("SADD", "tcb:schedules:static", "-", "nightly"))
+    do(schedules._redis.call("SADD", "tcb:schedules:static", "-", "nightly"))
     assert "left out  nightly: it is beat_schedule's" in command("import", "--from-app", f"{__name__}:current").out
     assert command("export").out.endswith("schedules: []\n")
 
@@ -280,8 +281,8 @@ def test_from_redbeat(schedules: Schedules, do: Do, command: Command, database: 
 
 
 def test_wrong_apps_and_servers(command: Command, app: Celery) -> None:
-    assert main(["schedules", "-A", "no.such.app", "list"]) == 78
-    assert main(["schedules", "list", "-A", "json:dumps"]) == 78
+    assert main(["-A", "no.such.app", "list"]) == 78
+    assert main(["-A", "json:dumps", "list"]) == 78
     assert command().status == command("explode").status == 2
     app.conf.redbeat_redis_url = f"redis://127.0.0.1:{free_port()}/0"
     assert command("import", "--from-redbeat").status == 1
@@ -295,11 +296,11 @@ def test_wrong_apps_and_servers(command: Command, app: Celery) -> None:
 
 def test_without_redis_it_says_so(app: Celery) -> None:
     environment = {"SAMPLE_BROKER": f"redis://127.0.0.1:{free_port()}/0", "PYTHONPATH": str(ROOT)}
-    shell = [sys.executable, "-m", "tornado_celery_bridge", "schedules"]
+    shell = [sys.executable, "-m", "tornado_celery_bridge.cli.schedules"]
     environment["CELERY_APP"] = "tests.schedules.sample"
     done = subprocess.run(
         [*shell, "list"], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("tcb: the job ledger is not reachable")
+    assert done.stderr.startswith("schedules: the job ledger is not reachable")
     assert done.stderr.count("\n") == 1

@@ -7,7 +7,7 @@ import pytest
 from celery import Celery
 
 from tests.servers import Database
-from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 
 
@@ -21,7 +21,7 @@ def app(database: Database) -> Iterator[Celery]:
 
 @pytest.fixture
 async def ledger(app: Celery) -> AsyncIterator[Ledger]:
-    made = Ledger.of_backend(await asyncio.to_thread(ledger_backend, app))
+    made = await asyncio.to_thread(Ledger, app)
     yield made
     await made.close()
 

@@ -21,7 +21,7 @@ async def accept(
     ledger: Ledger, record: JobRecord, given: dict[str, Any] | list[Any] | Stored, **more: Any
 ) -> Acceptance:
     message = {"task": record.task, "args": [], "kwargs": {}, "options": {"task_id": record.id}}
-    return await ledger.accept(record, given, message=message, **more)
+    return await ledger.jobs.accept(record, given, message=message, **more)
 
 
 async def begin(worker: WorkerLedger, job_id: str, token: str, *, task: str = "t", **more: Any) -> str:
@@ -33,12 +33,12 @@ async def end(worker: WorkerLedger, job_id: str, state: str = "SUCCESS", value: 
 
 
 async def job(ledger: Ledger, job_id: str) -> Job:
-    found = await ledger.get(job_id)
+    found = await ledger.jobs.get(job_id)
     assert isinstance(found, Job)
     return found
 
 
 async def keys(ledger: Ledger) -> set[str]:
     """All but the history, which is there to stay."""
-    found = {key.decode() async for key in ledger._redis.scan_iter("*")}
+    found = {key.decode() async for key in ledger.redis.client.scan_iter("*")}
     return {key for key in found if not key.startswith("pre.tcb:history:")}

@@ -23,7 +23,7 @@ async def take(worker: WorkerLedger, me: str = "me") -> tuple[float | None, list
 
 async def age(ledger: Ledger, name: str, job_id: str, seconds: float) -> None:
     """Have what is written of a job in a sorted set be older by so many seconds."""
-    await ledger.call("ZINCRBY", f"{ledger.prefix}{name}", -seconds * 1000, job_id)
+    await ledger.redis.call("ZINCRBY", f"{ledger.redis.prefix}{name}", -seconds * 1000, job_id)
 
 
 async def lease(worker: WorkerLedger, running: list[str], gone: list[str], name: str = "w@here") -> list[str]:
@@ -76,8 +76,8 @@ async def test_given_up_after_three_lost_attempts(ledger: Ledger, worker: Worker
     assert dead.state == "FAILURE"
     assert dead.error is not None
     assert "3 workers were lost" in dead.error["message"]
-    assert [each.record.id for each in (await ledger.find(dead=True, owner="o")).jobs] == ["a"]
-    assert await ledger.input_of("a") == b'{"n":1}'
+    assert [each.record.id for each in (await ledger.jobs.find(dead=True, owner="o")).jobs] == ["a"]
+    assert await ledger.jobs.input_of("a") == b'{"n":1}'
     assert await begin(worker, "a", "late") == "FAILURE"
 
 
@@ -124,15 +124,15 @@ async def test_a_message_that_others_overtook_is_published_again(ledger: Ledger,
         await accept(ledger, JobRecord(**_fields(job_id), queue=queue, priority=priority), {})
     for name in ("queued:q:", "queued:other:", "queued:q:9"):
         for job_id in ("lost", "same", "other", "urgent"):
-            await ledger.call("ZADD", f"{ledger.prefix}{name}", "XX", 1, job_id)
+            await ledger.redis.call("ZADD", f"{ledger.redis.prefix}{name}", "XX", 1, job_id)
     assert await reconcile(worker) == ([], {"q", "other"})  # long waits are no reason
     await accept(ledger, record("late"), {})
-    await ledger.call("HSET", f"{ledger.prefix}job:same", "due", 8_000)
+    await ledger.redis.call("HSET", f"{ledger.redis.prefix}job:same", "due", 8_000)
     await begin(worker, "same", "1")
     assert await reconcile(worker) == ([], {"q", "other"})  # what came at the same time is none
-    await ledger.call("HSET", f"{ledger.prefix}job:late", "due", 9_000)
+    await ledger.redis.call("HSET", f"{ledger.redis.prefix}job:late", "due", 9_000)
     await begin(worker, "late", "2")
-    await ledger.call("HSET", f"{ledger.prefix}reached", "q:", 9_001)
+    await ledger.redis.call("HSET", f"{ledger.redis.prefix}reached", "q:", 9_001)
     assert await reconcile(worker) == (["lost"], {"q", "other"})
     assert await reconcile(worker) == ([], {"q", "other"})
     assert await reconcile(worker, "other") == (["other"], {"q"})
@@ -146,8 +146,8 @@ async def test_what_begins_out_of_turn_overtakes_nobody(ledger: Ledger, worker: 
     await begin(worker, "first", "1")
     for name in ("held", "queued:q:"):  # so is the backlog
         for job_id in ("first", "patient"):
-            await ledger.call("ZADD", f"{ledger.prefix}{name}", "XX", 1, job_id)
-    await ledger.call("HSET", f"{ledger.prefix}reached", "q:", 1)
+            await ledger.redis.call("ZADD", f"{ledger.redis.prefix}{name}", "XX", 1, job_id)
+    await ledger.redis.call("HSET", f"{ledger.redis.prefix}reached", "q:", 1)
     assert await reconcile(worker) == (["first"], {"q"})
     assert await begin(worker, "first", "2") == "go"
     assert await begin(worker, "delayed", "1") == "go"
@@ -191,7 +191,7 @@ async def test_a_workflow_that_was_never_published(ledger: Ledger, worker: Worke
         for name, delay, before in (("a", 0.0, "0"), ("b", None, None))
     ]
     workflow = WorkflowRecord(id="w", owner="", tags=[], created_at=NOW, tree={"chain": ["a", "b"]})
-    await ledger.accept_workflow(workflow, steps, {"0": ["b"]}, message={"all": "of it"})
+    await ledger.workflows.accept(workflow, steps, {"0": ["b"]}, message={"all": "of it"})
     await age(ledger, "queued:q:", "a", 11)
     found, _ = await asyncio.to_thread(worker.reconcile, "me", 60.0, 100, ["q"])
     assert found == [("a", '{"all": "of it"}')]
@@ -203,22 +203,22 @@ async def test_a_workflow_that_was_never_published(ledger: Ledger, worker: Worke
     assert found == [("b", '{"b": 1}')]
     await begin(worker, "b", "2")
     await end(worker, "b")
-    assert not [key async for key in ledger._redis.scan_iter("*message*")]
+    assert not [key async for key in ledger.redis.client.scan_iter("*message*")]
 
 
 async def test_the_outbox(ledger: Ledger, worker: WorkerLedger) -> None:
     for job_id in "zab":
         await accept(ledger, record(job_id), {})
-        assert await ledger.defer(job_id, 3)
+        assert await ledger.jobs.defer(job_id, 3)
     await accept(ledger, record("d"), {})
-    assert not await ledger.defer("d", 3)
+    assert not await ledger.jobs.defer("d", 3)
     await accept(ledger, record("e"), {})
-    await ledger.cancel("a")
+    await ledger.jobs.cancel("a")
     assert await take(worker) == (None, [])  # nobody leads yet
     await reconcile(worker)
     assert await take(worker) == (None, ["z", "b"])
     await asyncio.to_thread(worker.defer, ["z", "b"])
-    assert await ledger.defer("e", 3)
+    assert await ledger.jobs.defer("e", 3)
     assert await take(worker, "another") == (None, [])
     assert await take(worker) == (None, ["z", "b", "e"])
 
@@ -235,7 +235,7 @@ async def test_so_many_at_once_and_no_more(ledger: Ledger, worker: WorkerLedger)
     assert await begin(worker, "f", "f", limit=two) == "parked"  # the slot is another's, who was there before
     assert await take(worker) == (None, ["c"])
     assert await begin(worker, "c", "again", limit=two) == "go"
-    await ledger.cancel("d")
+    await ledger.jobs.cancel("d")
     await age(ledger, "held", "a", 11)
     assert await reconcile(worker) == (["a"], set())  # lost, it keeps its slot
     assert await begin(worker, "a", "again", limit=two) == "go"
@@ -243,7 +243,7 @@ async def test_so_many_at_once_and_no_more(ledger: Ledger, worker: WorkerLedger)
     assert await take(worker) == (None, ["f"])
     for job_id in "cef":
         await end(worker, job_id)
-    assert not [key async for key in ledger._redis.scan_iter("*slots*")]
+    assert not [key async for key in ledger.redis.client.scan_iter("*slots*")]
 
 
 async def test_so_many_in_a_time(ledger: Ledger, worker: WorkerLedger) -> None:
@@ -271,7 +271,7 @@ async def test_unique(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await accept(ledger, record("b"), {}, unique="x") == ("unique", b"a")
     await end(worker, "a")
     assert (await accept(ledger, record("b"), {}, unique="x")).kind == "accepted"
-    await ledger.withdraw("b")
+    await ledger.jobs.withdraw("b")
     assert (await accept(ledger, record("d"), {}, unique="x")).kind == "accepted"
 
 
@@ -279,9 +279,9 @@ async def test_a_cancelled_job_that_goes_on_is_told_of(ledger: Ledger, worker: W
     for job_id in "abc":
         await accept(ledger, record(job_id), {})
         await begin(worker, job_id, job_id)
-    await ledger.cancel("a", grace=0.001)
-    await ledger.cancel("b")
-    await ledger.cancel("c", grace=60)
+    await ledger.jobs.cancel("a", grace=0.001)
+    await ledger.jobs.cancel("b")
+    await ledger.jobs.cancel("c", grace=60)
     await asyncio.sleep(0.01)
     assert await lease(worker, ["a", "b", "c"], []) == ["a"]
     await age(ledger, "held", "b", 11)
@@ -291,11 +291,11 @@ async def test_a_cancelled_job_that_goes_on_is_told_of(ledger: Ledger, worker: W
 
 async def test_a_full_redis_is_waited_for(ledger: Ledger, worker: WorkerLedger) -> None:
     await accept(ledger, record("a"), {})
-    await ledger.call("CONFIG", "SET", "maxmemory", "1")
+    await ledger.redis.call("CONFIG", "SET", "maxmemory", "1")
     try:
         beginning = asyncio.ensure_future(begin(worker, "a", "1"))
         done, _ = await asyncio.wait([beginning], timeout=0.3)
         assert not done
     finally:
-        await ledger.call("CONFIG", "SET", "maxmemory", "0")
+        await ledger.redis.call("CONFIG", "SET", "maxmemory", "0")
     assert await beginning == "go"

@@ -20,10 +20,10 @@ from tornado_celery_bridge.worker.attempt import Attempt
 
 
 async def test_a_life(ledger: Ledger, worker: WorkerLedger) -> None:
-    assert await ledger.get("a") is None
+    assert await ledger.jobs.get("a") is None
     assert (await accept(ledger, record("a", tags=("x",)), {"n": [1, None]})).kind == "accepted"
     assert await job(ledger, "a") == Job(record=record("a", tags=("x",)), queue_depth=1)
-    assert await ledger.input_of("a") == b'{"n":[1,null]}'
+    assert await ledger.jobs.input_of("a") == b'{"n":[1,null]}'
     assert await begin(worker, "a", "1") == "go"
     assert await asyncio.to_thread(worker.report, "a", "progress", {"current": 1}, "PROGRESS", {"c": 1}) == "go"
     running = await job(ledger, "a")
@@ -70,7 +70,7 @@ async def test_a_retry_runs_again(ledger: Ledger, worker: WorkerLedger) -> None:
     assert (await job(ledger, "a")).state == "STARTED"
     assert await begin(worker, "a", "4", retries=2) == "duplicate"
     await end(worker, "a")
-    with ledger.follow("a") as events:
+    with ledger.events.follow("a") as events:
         told = [json.loads(event.data) async for event in events if event.kind == "state"]
     assert [each["state"] for each in told] == ["STARTED", "RETRY", "STARTED", "RETRY", "STARTED"]
     assert [each["error"] for each in told if each["state"] == "RETRY"] == [error, error]
@@ -80,20 +80,20 @@ async def test_a_retry_runs_again(ledger: Ledger, worker: WorkerLedger) -> None:
 async def test_cancelling(ledger: Ledger, worker: WorkerLedger) -> None:
     for job_id in ("a", "b", "c"):
         await accept(ledger, record(job_id), {})
-    assert await ledger.cancel("a") == "PENDING"
+    assert await ledger.jobs.cancel("a") == "PENDING"
     assert (await job(ledger, "a")).state == "REVOKED"
     assert await begin(worker, "a", "1") == "REVOKED"
     await begin(worker, "b", "1")
-    assert await ledger.cancel("b", unless_begun=True) == "STARTED"
+    assert await ledger.jobs.cancel("b", unless_begun=True) == "STARTED"
     assert await asyncio.to_thread(worker.report, "b", "log", {}) == "go"
-    assert await ledger.cancel("b") == "STARTED"
+    assert await ledger.jobs.cancel("b") == "STARTED"
     assert await asyncio.to_thread(worker.report, "b", "log", {}) == "cancelled"
     assert await begin(worker, "b", "2", replaced=True) == "REVOKED"  # its worker died before it could be told
     assert (await job(ledger, "b")).state == "REVOKED"
     await end(worker, "c")
-    assert await ledger.cancel("c") == "SUCCESS"
+    assert await ledger.jobs.cancel("c") == "SUCCESS"
     assert (await job(ledger, "c")).state == "SUCCESS"
-    assert await ledger.cancel("none") is None
+    assert await ledger.jobs.cancel("none") is None
 
 
 async def test_so_many_unfinished_jobs_and_no_more(ledger: Ledger, worker: WorkerLedger) -> None:
@@ -103,25 +103,25 @@ async def test_so_many_unfinished_jobs_and_no_more(ledger: Ledger, worker: Worke
     assert [await ask(job_id) for job_id in "abc"] == ["accepted", "accepted", "full"]
     await end(worker, "a")
     assert [await ask(job_id) for job_id in "cd"] == ["accepted", "full"]
-    await ledger.withdraw("c")
-    await ledger.cancel("b")
+    await ledger.jobs.withdraw("c")
+    await ledger.jobs.cancel("b")
     assert [await ask(job_id) for job_id in "efg"] == ["accepted", "accepted", "full"]
 
 
 async def test_withdrawn_it_never_was(ledger: Ledger, worker: WorkerLedger) -> None:
     held = Reservation("name", "print")
     await accept(ledger, record("a", owner="o", tags=("x", "y")), {}, reservation=held)
-    await ledger.withdraw("a", held)
+    await ledger.jobs.withdraw("a", held)
     await asyncio.to_thread(worker.reconcile, "me", 0.001, 9, [])
     assert await keys(ledger) <= {"pre.tcb:leader"}
     await accept(ledger, record("b"), {}, reservation=held)
     await begin(worker, "b", "1")
-    await ledger.withdraw("b", held)  # it was published after all
+    await ledger.jobs.withdraw("b", held)  # it was published after all
     assert (await job(ledger, "b")).state == "STARTED"
 
 
 async def test_forgotten_and_remembered(ledger: Ledger, worker: WorkerLedger) -> None:
-    ledger._ttl = 0.01
+    ledger.jobs._ttl = 0.01
     for number in range(5):
         await accept(ledger, record(f"j{number}", owner="o", tags=("x",)), {})
         await end(worker, f"j{number}")
@@ -129,9 +129,9 @@ async def test_forgotten_and_remembered(ledger: Ledger, worker: WorkerLedger) ->
     async with asyncio.timeout(10):
         forgotten = 0
         while forgotten < 5:
-            forgotten += await ledger.sweep()
+            forgotten += await ledger.jobs.sweep()
             await asyncio.sleep(0.01)
-    assert await ledger.get("j3") == Gone("o")
+    assert await ledger.jobs.get("j3") == Gone("o")
     kept = await keys(ledger) - {f"pre.tcb:gone:j{number}" for number in range(5)}
     assert kept == {
         *("pre.tcb:job:open", "pre.tcb:input:open", "pre.tcb:open", "pre.tcb:index:all"),
@@ -147,7 +147,7 @@ async def test_a_record_comes_back_as_it_was(ledger: Ledger) -> None:
     )
     await accept(ledger, full, [])
     assert await job(ledger, full.id) == Job(record=full, queue_depth=1)
-    assert (await ledger.find(tags=["☃"])).jobs == [Job(record=full)]
+    assert (await ledger.jobs.find(tags=["☃"])).jobs == [Job(record=full)]
     with pytest.raises(ValueError, match="16 characters"):
         await accept(ledger, record("a" * 16), {})
 
@@ -165,10 +165,10 @@ async def test_a_finished_job_takes_a_kilobyte(ledger: Ledger, worker: WorkerLed
         for each in ids:
             worker.start(each, "a.task", each, worker="celery@a-host")
             worker.finish(each, "SUCCESS", result)
-            worker._sure.delete(f"pre.tcb:events:{each}")  # as an hour later
+            worker._sure.client.delete(f"pre.tcb:events:{each}")  # as an hour later
 
     async def used() -> int:
-        info = await ledger._redis.info("memory")
+        info = await ledger.redis.client.info("memory")
         return int(info["used_memory"] - info["mem_aof_buffer"] - info["mem_clients_normal"])
 
     await run(200)
@@ -188,10 +188,10 @@ async def test_a_traceback_is_bounded_and_goes_with_its_job(ledger: Ledger, work
     assert kept.endswith("é\\ud800 raised here")
     assert 16_384 - 2 <= len(kept.encode()) <= 16_384 + 3
     assert (await job(ledger, "b")).traceback is None
-    assert [key async for key in ledger._redis.scan_iter("*traceback*")] == [b"pre.tcb:traceback:a"]
-    await ledger._redis.zadd("pre.tcb:due", {"a": 0})
-    assert await ledger.sweep() == 1
-    assert [key async for key in ledger._redis.scan_iter("*traceback*")] == []
+    assert [key async for key in ledger.redis.client.scan_iter("*traceback*")] == [b"pre.tcb:traceback:a"]
+    await ledger.redis.client.zadd("pre.tcb:due", {"a": 0})
+    assert await ledger.jobs.sweep() == 1
+    assert [key async for key in ledger.redis.client.scan_iter("*traceback*")] == []
 
 
 async def test_pages_of_many_at_one_moment(ledger: Ledger, worker: WorkerLedger) -> None:
@@ -213,31 +213,31 @@ async def test_pages_of_many_at_one_moment(ledger: Ledger, worker: WorkerLedger)
     seen: list[str] = []
     cursor = None
     while True:
-        page = await ledger.find(limit=7, cursor=cursor)
+        page = await ledger.jobs.find(limit=7, cursor=cursor)
         seen += [each.record.id for each in page.jobs]
         cursor = page.cursor
         if cursor is None:
             break
     assert len(seen) == 250
     assert len(set(seen)) == 250
-    odd = await ledger.find(owner="o", task="odd", state="PENDING", limit=200)
+    odd = await ledger.jobs.find(owner="o", task="odd", state="PENDING", limit=200)
     assert len(odd.jobs) == 125
-    assert (await ledger.find(owner="somebody else")).jobs == []
+    assert (await ledger.jobs.find(owner="somebody else")).jobs == []
     with pytest.raises(ValueError, match="cursor"):
-        await ledger.find(cursor="1")
+        await ledger.jobs.find(cursor="1")
 
 
 async def test_a_page_looks_at_so_many_and_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tornado_celery_bridge.ledger.ledger.LOOKS", 10)
+    monkeypatch.setattr("tornado_celery_bridge.ledger.jobs.LOOKS", 10)
     for number in range(30):
         await accept(ledger, record(f"j{number}", tags=("rare",) if number == 0 else ()), {})
     for number in range(30, 60):
         await accept(ledger, record(f"j{number}", task="u", tags=("rare", "x") if number == 59 else ("x",)), {})
-    page = await ledger.find(task="t", tags=["x"], limit=5)  # nothing fits, and thirty might
+    page = await ledger.jobs.find(task="t", tags=["x"], limit=5)  # nothing fits, and thirty might
     pages = 1
     while page.cursor is not None:
         assert page.jobs == []
-        page = await ledger.find(task="t", tags=["x"], limit=5, cursor=page.cursor)
+        page = await ledger.jobs.find(task="t", tags=["x"], limit=5, cursor=page.cursor)
         pages += 1
     assert pages == 4
 
@@ -254,25 +254,25 @@ async def test_each_event_once_whatever_happens_to_the_connection(ledger: Ledger
 
     async def disturb() -> None:
         while True:
-            await ledger._redis.client_kill_filter(_type="pubsub")
+            await ledger.redis.client.client_kill_filter(_type="pubsub")
             await asyncio.sleep(0.02)
 
     disturbing = asyncio.ensure_future(disturb())
     writing = asyncio.ensure_future(asyncio.to_thread(write))
     async with asyncio.timeout(60):
-        with ledger.follow("a") as events:
+        with ledger.events.follow("a") as events:
             async for event in events:
                 seen.append(event)
     disturbing.cancel()
     await writing
     assert [event.number for event in seen] == list(range(1, 603))
     assert [json.loads(event.data)["n"] for event in seen if event.kind == "progress"] == list(range(600))
-    assert ledger.following == 0
+    assert ledger.events.following == 0
 
 
 async def test_a_consumer_that_falls_behind_misses_nothing(ledger: Ledger, worker: WorkerLedger) -> None:
     await accept(ledger, record("a"), {})
-    with ledger.follow("a") as events:
+    with ledger.events.follow("a") as events:
         await asyncio.to_thread(worker.start, "a", "t", "1", worker="w")
         assert (await anext(events)).kind == "state"  # it is subscribed
         await asyncio.to_thread(lambda: [worker.report("a", "log", {"n": n}) for n in range(900)])
@@ -282,11 +282,11 @@ async def test_a_consumer_that_falls_behind_misses_nothing(ledger: Ledger, worke
 
 
 async def test_pace(ledger: Ledger, worker: WorkerLedger) -> None:
-    assert await ledger.pace("t") == (None, None)
+    assert await ledger.jobs.pace("t") == (None, None)
     await accept(ledger, record("a"), {})
     await begin(worker, "a", "1")
     await end(worker, "a")
-    waited, ran = await ledger.pace("t")
+    waited, ran = await ledger.jobs.pace("t")
     assert waited is not None
     assert ran is not None
     assert 0 <= waited < 10
@@ -319,29 +319,29 @@ def test_a_task_goes_back_into_its_queue_while_the_ledger_is_away(monkeypatch: p
 
 
 async def claim(ledger: Ledger, lease: float = 60.0, **under_way: int) -> list[Claim]:
-    return await ledger.claim_callbacks(10, share=3, lease=lease, under_way=under_way)
+    return await ledger.callbacks.claim(10, share=3, lease=lease, under_way=under_way)
 
 
 async def cancelled(ledger: Ledger, job_id: str, url: str) -> None:
     """Have a job that calls back end before its start."""
     await accept(ledger, record(job_id, callback_url=url), {})
-    await ledger.cancel(job_id)
+    await ledger.jobs.cancel(job_id)
 
 
 async def test_the_step_that_ends_a_job_queues_its_callback(ledger: Ledger, worker: WorkerLedger) -> None:
     await accept(ledger, record("a", callback_url="https://X.test:1/y"), {})
     await begin(worker, "a", "t1")
-    assert (await claim(ledger), await ledger.delivery("a")) == ([], None)
+    assert (await claim(ledger), await ledger.callbacks.delivery("a")) == ([], None)
     await end(worker, "a")
     [found] = await claim(ledger)
     assert (found.job_id, found.receiver, found.tries) == ("a", "x.test:1", 0)
-    told = await ledger.delivery("a")
+    told = await ledger.callbacks.delivery("a")
     assert told is not None
     assert (told.id, told.state, told.attempts) == (found.id, "waiting", [])
     assert await claim(ledger) == []
     await end(worker, "a")  # it has ended, and ends no more
-    await ledger.settle_callback(found, {"status": 200}, "delivered")
-    assert await ledger.delivery("a") == (found.id, "delivered", [{"status": 200}], None)
+    await ledger.callbacks.record_attempt(found, {"status": 200}, "delivered")
+    assert await ledger.callbacks.delivery("a") == (found.id, "delivered", [{"status": 200}], None)
     assert await claim(ledger) == []
 
 
@@ -353,20 +353,20 @@ async def test_a_claim_that_is_not_settled_lapses(ledger: Ledger) -> None:
         while not found:
             found = await claim(ledger)
     assert (found[0].id, found[0].lease) != (late.id, late.lease)
-    await ledger.settle_callback(late, {"status": 410}, "failed")
-    told = await ledger.delivery("a")
+    await ledger.callbacks.record_attempt(late, {"status": 410}, "failed")
+    told = await ledger.callbacks.delivery("a")
     assert told is not None
     assert (told.state, told.attempts) == ("waiting", [{"status": 410}])
-    await ledger.settle_callback(found[0], {"status": 500}, "waiting", 0.0)
+    await ledger.callbacks.record_attempt(found[0], {"status": 500}, "waiting", 0.0)
     assert [each.tries for each in await claim(ledger)] == [1]
 
 
 async def test_a_callback_whose_job_was_deleted_by_hand_is_dropped(ledger: Ledger) -> None:
     await cancelled(ledger, "a", "https://x.test/")
     await cancelled(ledger, "b", "https://x.test/")
-    await ledger.call("DEL", "pre.tcb:job:a")
+    await ledger.redis.call("DEL", "pre.tcb:job:a")
     assert [each.job_id for each in await claim(ledger)] == ["b"]
-    assert await ledger.call("ZRANGE", "pre.tcb:callbacks:x.test", 0, -1) == [b"b"]
+    assert await ledger.redis.call("ZRANGE", "pre.tcb:callbacks:x.test", 0, -1) == [b"b"]
 
 
 async def test_no_receiver_takes_all_and_nobody_waits_behind_it(ledger: Ledger) -> None:
@@ -380,26 +380,26 @@ async def test_no_receiver_takes_all_and_nobody_waits_behind_it(ledger: Ledger) 
     # One place is free, and it goes to the receiver that has fewer.
     await cancelled(ledger, "fast2", "https://fast.test/")
     under_way = {"slow.test": 2, "fast.test": 1}
-    [found] = await ledger.claim_callbacks(1, share=3, lease=60, under_way=under_way)
+    [found] = await ledger.callbacks.claim(1, share=3, lease=60, under_way=under_way)
     assert found.job_id == "fast2"
 
 
 async def test_few_attempts_are_kept_and_none_longer_than_the_job(
     ledger: Ledger,
 ) -> None:
-    ledger._ttl = 0.0
+    ledger.jobs._ttl = 0.0
     await cancelled(ledger, "a", "https://x.test/")
     for number in range(25):
         [found] = await claim(ledger)
-        await ledger.settle_callback(found, {"status": number}, "waiting", 0.0)
-    told = await ledger.delivery("a")
+        await ledger.callbacks.record_attempt(found, {"status": number}, "waiting", 0.0)
+    told = await ledger.callbacks.delivery("a")
     assert told is not None
     assert [each["status"] for each in told.attempts] == [*range(5, 25)]
     [found] = await claim(ledger)
-    assert await ledger.sweep() == 1
-    await ledger.settle_callback(found, {"status": 200}, "delivered")  # which nobody asks for any more
-    await ledger.replay_callback("a")
-    assert await ledger.delivery("a") is None
+    assert await ledger.jobs.sweep() == 1
+    await ledger.callbacks.record_attempt(found, {"status": 200}, "delivered")  # which nobody asks for any more
+    await ledger.callbacks.replay("a")
+    assert await ledger.callbacks.delivery("a") is None
     assert await keys(ledger) == {"pre.tcb:gone:a"}
 
 
@@ -407,7 +407,7 @@ async def test_a_job_without_a_callback_costs_nothing_for_it(ledger: Ledger, wor
     await accept(ledger, record("a"), {})
     await begin(worker, "a", "t1")
     await end(worker, "a")
-    kept = {field.decode() for field in await ledger.call("HKEYS", "pre.tcb:job:a")}
+    kept = {field.decode() for field in await ledger.redis.call("HKEYS", "pre.tcb:job:a")}
     assert kept == {
         *("owner", "task", "queue", "created_at", "state"),
         *("attempt", "started_at", "finished_at", "worker", "number"),
@@ -421,35 +421,35 @@ async def test_a_job_without_a_callback_costs_nothing_for_it(ledger: Ledger, wor
 
 async def test_a_blob_goes_with_its_job_and_one_that_is_nobodys_goes(ledger: Ledger, worker: WorkerLedger) -> None:
     given, returned, orphan = (Stored.new(size) for size in (1, 2, 3))
-    await ledger.announce(given.name)
+    await ledger.blobs.announce(given.name)
     await accept(ledger, record("a"), given)
-    assert await ledger.input_of("a") == json.dumps(given.name).encode()
-    await ledger.announce(orphan.name)
-    assert await ledger.unclaimed() == []
+    assert await ledger.jobs.input_of("a") == json.dumps(given.name).encode()
+    await ledger.blobs.announce(orphan.name)
+    assert await ledger.blobs.orphans() == []
     await begin(worker, "a", "token")
     await asyncio.to_thread(worker.announce, returned.name)
     await end(worker, "a", value=returned)
     ended = await job(ledger, "a")
     assert (ended.stored, ended.result) == (returned, None)
-    assert await ledger._redis.zrange("pre.tcb:blobs", 0, -1) == [orphan.name.encode()]
-    await ledger.disown(orphan.name)
-    assert await ledger.unclaimed() == [orphan.name]
-    await ledger._redis.zadd("pre.tcb:due", {"a": 0})
-    assert await ledger.sweep() == 1
-    assert set(await ledger.unclaimed()) == {given.name, returned.name, orphan.name}
-    await ledger.removed([given.name, returned.name, orphan.name])
+    assert await ledger.redis.client.zrange("pre.tcb:blobs", 0, -1) == [orphan.name.encode()]
+    await ledger.blobs.disown(orphan.name)
+    assert await ledger.blobs.orphans() == [orphan.name]
+    await ledger.redis.client.zadd("pre.tcb:due", {"a": 0})
+    assert await ledger.jobs.sweep() == 1
+    assert set(await ledger.blobs.orphans()) == {given.name, returned.name, orphan.name}
+    await ledger.blobs.removed([given.name, returned.name, orphan.name])
     assert await keys(ledger) == {"pre.tcb:gone:a", "pre.tcb:pace"}
 
 
 async def test_a_job_that_is_withdrawn_takes_its_blobs_along(ledger: Ledger) -> None:
     first, second = Stored.new(1), Stored.new(1)
-    await ledger.announce(first.name)
+    await ledger.blobs.announce(first.name)
     await accept(ledger, record("a"), first)
-    await ledger.announce(second.name)
-    await ledger.claim("a", second.name)
-    assert not await ledger._redis.exists("pre.tcb:blobs")
-    await ledger.withdraw("a")
-    assert set(await ledger.unclaimed()) == {first.name, second.name}
+    await ledger.blobs.announce(second.name)
+    await ledger.blobs.adopt("a", second.name)
+    assert not await ledger.redis.client.exists("pre.tcb:blobs")
+    await ledger.jobs.withdraw("a")
+    assert set(await ledger.blobs.orphans()) == {first.name, second.name}
 
 
 async def test_what_a_job_that_had_ended_returns_is_nobodys(ledger: Ledger, worker: WorkerLedger) -> None:
@@ -458,5 +458,5 @@ async def test_what_a_job_that_had_ended_returns_is_nobodys(ledger: Ledger, work
     late = Stored.new(1)
     await asyncio.to_thread(worker.announce, late.name)
     await end(worker, "a", value=late)
-    await ledger.claim("nothing", late.name)
-    assert await ledger._redis.zrange("pre.tcb:blobs", 0, -1) == [late.name.encode()]
+    await ledger.blobs.adopt("nothing", late.name)
+    assert await ledger.redis.client.zrange("pre.tcb:blobs", 0, -1) == [late.name.encode()]

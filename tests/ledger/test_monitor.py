@@ -7,9 +7,9 @@ import pytest
 from celery import Celery
 
 from tests.ledger.records import accept, begin, end, keys, record
+from tests.lua import read_the_time_from_a_key
 from tests.servers import Server
-from tornado_celery_bridge.ledger import BOUNDS, SPANS, Histogram, Ledger, Monitor, QueueState, Totals, ledger_backend
-from tornado_celery_bridge.ledger import scripts as _scripts
+from tornado_celery_bridge.ledger import BOUNDS, PERIODS, Histogram, Ledger, Monitor, QueueState, Totals, calls
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -24,16 +24,12 @@ class Clock:
         self._ledger = ledger
 
     async def at(self, seconds: float) -> None:
-        await self._ledger.call("SET", "clock", round((BEGUN + seconds) * 1000))
+        await self._ledger.redis.call("SET", "clock", round((BEGUN + seconds) * 1000))
 
 
 @pytest.fixture
 async def clock(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> Clock:
-    real = "local time = redis.call('TIME')\n  return time[1] * 1000 + math.floor(time[2] / 1000)"
-    assert real in _scripts._COMMON
-    for name in _scripts.__all__:
-        script = getattr(_scripts, name).replace(real, "return tonumber(redis.call('GET', 'clock'))")
-        monkeypatch.setattr(_scripts, name, script)
+    read_the_time_from_a_key(monkeypatch, calls)
     made = Clock(ledger)
     await made.at(0)
     return made
@@ -55,8 +51,8 @@ async def test_what_is_counted(ledger: Ledger, clock: Clock, worker: WorkerLedge
     monitor = Monitor(ledger)
     for job_id in ("good", "bad", "cancelled", "again", "withdrawn"):
         await accept(ledger, record(job_id), {})
-    await ledger.withdraw("withdrawn")
-    await ledger.cancel("cancelled")
+    await ledger.jobs.withdraw("withdrawn")
+    await ledger.jobs.cancel("cancelled")
     await clock.at(0.5)
     for job_id in ("good", "bad", "again"):
         assert await begin(worker, job_id, "1") == "go"
@@ -95,7 +91,7 @@ async def test_minutes_become_hours_and_days(ledger: Ledger, clock: Clock, worke
     async def accepted(span: str, since: int, until: int) -> list[int]:
         found = await monitor.history(span, BEGUN + since, BEGUN + until)  # type: ignore[arg-type]
         assert list(found) == sorted(found)
-        assert all(slot % SPANS[span][0] == 0 for slot in found)  # type: ignore[index]
+        assert all(slot % PERIODS[span][0] == 0 for slot in found)  # type: ignore[index]
         return [counts.accepted for counts in found.values()]
 
     assert await accepted("minute", 0, 130) == [2, 2, 2]
@@ -143,21 +139,21 @@ async def test_the_history_ends(ledger: Ledger, worker: WorkerLedger) -> None:
     """By itself, after so many minutes, hours and days; the beginning is years ago."""
     await accept(ledger, record("a"), {})
     minute = int(time.time()) // 60 - 1  # as if what was counted had been counted a minute ago
-    await ledger.call("HSET", "pre.tcb:history:open", "minute", minute)
+    await ledger.redis.call("HSET", "pre.tcb:history:open", "minute", minute)
     await accept(ledger, record("b"), {})
     left = {
-        key.decode().split(":")[2]: int(await ledger.call("PTTL", key)) / 1000
-        async for key in ledger._redis.scan_iter("pre.tcb:history:*")
+        key.decode().split(":")[2]: int(await ledger.redis.call("PTTL", key)) / 1000
+        async for key in ledger.redis.client.scan_iter("pre.tcb:history:*")
     }
     assert left.pop("all") == left.pop("open") == -0.001
-    assert left.keys() == SPANS.keys()
-    for span, (length, kept) in SPANS.items():
+    assert left.keys() == PERIODS.keys()
+    for span, (length, kept) in PERIODS.items():
         assert (kept - 1) * length - MINUTE <= left[span] <= (kept + 1) * length
 
 
 async def test_it_outlasts_a_restart(own_server: Server) -> None:
     app = Celery("monitor", broker=own_server.url, backend=own_server.url, set_as_current=False)
-    ledger = Ledger.of_backend(await asyncio.to_thread(ledger_backend, app))
+    ledger = await asyncio.to_thread(Ledger, app)
     await accept(ledger, record("a"), {})
     own_server.kill()
     await asyncio.to_thread(own_server.start)

@@ -16,7 +16,7 @@ from celery.result import AsyncResult
 from tests.ledger.records import accept, record
 from tests.ledger.sample import make_app
 from tests.servers import Database
-from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.worker.attempt import Attempt
 
@@ -99,7 +99,7 @@ def test_nothing_is_told_over_a_success(app: Celery, client: redis.Redis) -> Non
 def test_what_does_not_run_is_not_said_to_have_started(app: Celery, client: redis.Redis) -> None:
     worker = WorkerLedger(app)
 
-    ledger = Ledger.of_backend(ledger_backend(app))
+    ledger = Ledger(app)
 
     async def make_it_a_job() -> None:
         await accept(ledger, record("a", task="sample.add"), {})

@@ -20,9 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis import Redis
 
 from tests.ledger.records import NOW, accept
+from tests.lua import read_the_time_from_a_key
 from tests.servers import Database
-from tornado_celery_bridge.ledger import Job, JobRecord, Ledger, Monitor, ledger_backend
-from tornado_celery_bridge.ledger import scripts as _scripts
+from tornado_celery_bridge.ledger import Job, JobRecord, Ledger, Monitor, calls
 from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
 
 WORKERS = ("w1", "w2")
@@ -35,11 +35,7 @@ WATCHED = {"history", "worker", "workers", "failure", "failures"}
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the scripts read the time from a key."""
-    real = "local time = redis.call('TIME')\n  return time[1] * 1000 + math.floor(time[2] / 1000)"
-    assert real in _scripts._COMMON
-    for name in _scripts.__all__:
-        script = getattr(_scripts, name).replace(real, "return tonumber(redis.call('GET', 'clock'))")
-        monkeypatch.setattr(_scripts, name, script)
+    read_the_time_from_a_key(monkeypatch, calls)
 
 
 class Attempt:
@@ -83,7 +79,7 @@ class World(RuleBasedStateMachine):
         return self.runner.run(call)
 
     def job(self, job_id: str) -> Job:
-        found = self.do(self.ledger.get(job_id))
+        found = self.do(self.ledger.jobs.get(job_id))
         assert isinstance(found, Job)
         return found
 
@@ -97,7 +93,7 @@ class World(RuleBasedStateMachine):
         if fate == "published":
             self.queue.append((record.id, 0))
         elif fate == "put aside":
-            assert self.do(self.ledger.defer(record.id, 1_000))
+            assert self.do(self.ledger.jobs.defer(record.id, 1_000))
 
     @precondition(lambda self: self.queue)
     @rule(name=st.sampled_from(WORKERS), redelivered=st.booleans())
@@ -163,7 +159,7 @@ class World(RuleBasedStateMachine):
     @rule(place=st.integers(0, 20), unless_begun=st.booleans())
     def cancel(self, place: int, unless_begun: bool) -> None:
         job_id = list(self.jobs)[place % len(self.jobs)]
-        state = self.do(self.ledger.cancel(job_id, unless_begun=unless_begun))
+        state = self.do(self.ledger.jobs.cancel(job_id, unless_begun=unless_begun))
         if state in ("PENDING", "RETRY"):
             assert self.job(job_id).state == "REVOKED"
         if not unless_begun or state != "STARTED":
@@ -226,7 +222,7 @@ class World(RuleBasedStateMachine):
         left = {"job", "input", "value", "events", "index", "due", "pace", "leader", "wake", *WATCHED}
         assert kinds <= left, kinds - left
         self.wait(TTL + 1)
-        while self.do(self.ledger.sweep()):
+        while self.do(self.ledger.jobs.sweep()):
             pass
         kinds = {key.decode().split(":")[1] for key in self.client.keys("tcb:*")}
         assert kinds <= {"gone", "pace", "leader", "wake", *WATCHED}, kinds
@@ -248,9 +244,9 @@ def test_whatever_happens(database: Database, clock: None) -> None:
     app = Celery("states", broker=database.url, backend=database.url, set_as_current=False)
     with asyncio.Runner() as runner, database.client() as client:
         World.client, World.runner, World.worker = client, runner, WorkerLedger(app)
-        World.ledger = Ledger.of_backend(ledger_backend(app), ttl=TTL)
+        World.ledger = Ledger(app, ttl=TTL)
         run_state_machine_as_test(World, settings=hypothesis.settings(stateful_step_count=40, deadline=None))
         runner.run(World.ledger.close())
     for each in (World.worker._sure, World.worker._once):
-        each.close()
+        each.client.close()
     app.close()

@@ -33,7 +33,7 @@ async def bridge(servers: tuple[Server, Server]) -> AsyncIterator[Bridge]:
     broker, ledger = servers
     app = make_app(broker.url, ledger.url)
     async with Bridge(app) as bridge:
-        await bridge.ledger.call("FLUSHALL")
+        await bridge.ledger.redis.call("FLUSHALL")
         yield bridge
 
 
@@ -46,7 +46,7 @@ def own_worker(servers: tuple[Server, Server], tmp_path: Path) -> Iterator[int]:
 
 
 async def job(bridge: Bridge, job_id: str) -> Job:
-    found = await bridge.ledger.get(job_id)
+    found = await bridge.ledger.jobs.get(job_id)
     assert isinstance(found, Job)
     return found
 
@@ -61,7 +61,7 @@ async def test_it_runs_and_is_awaited(bridge: Bridge, own_worker: int) -> None:
     assert (first.state, first.record.owner, first.record.tags, first.result) == ("SUCCESS", "me", ["a"], 3)
     assert second.record.options == {"queue": "sample", "priority": 0}  # 9 is the least urgent, to kombu on Redis
     assert (second.record.eta or 0) > second.record.created_at
-    assert await bridge.ledger.input_of(named.id) == b'{"x":1,"y":5}'
+    assert await bridge.ledger.jobs.input_of(named.id) == b'{"x":1,"y":5}'
 
 
 async def test_of_one_id_there_is_one_job(bridge: Bridge, own_worker: int) -> None:
@@ -99,7 +99,7 @@ async def test_while_the_broker_is_away(
         patch.setattr("tornado_celery_bridge.bridge.bridge.MAX_OUTBOX", 1)
         with pytest.raises(BrokerUnavailable):
             await bridge.submit("sample.add", (3,), task_id=IDS[2])
-    assert await bridge.ledger.get(IDS[2]) is None
+    assert await bridge.ledger.jobs.get(IDS[2]) is None
     stranger = Celery("stranger", broker=broker.url, backend=broker.url, set_as_current=False)
     stranger.conf.update(job_ledger_url=ledger.url, task_default_queue="sample")
     async with Bridge(stranger) as other:  # which can't know what the task takes
@@ -123,7 +123,7 @@ async def test_when_all_is_away(
 ) -> None:
     """It was accepted, could not be published, and nobody can be told so."""
     broker, ledger = servers
-    accept = bridge.ledger.accept
+    accept = bridge.ledger.jobs.accept
 
     async def accepted_in_time(*args: object, **options: object) -> object:
         answer = await accept(*args, **options)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ async def test_when_all_is_away(
         return answer
 
     await asyncio.to_thread(broker.kill)
-    monkeypatch.setattr(bridge.ledger, "accept", accepted_in_time)
+    monkeypatch.setattr(bridge.ledger.jobs, "accept", accepted_in_time)
     try:
         with pytest.raises(DispatchUncertain) as caught:
             await bridge.submit("sample.add", (3,), task_id=IDS[3])
@@ -152,9 +152,9 @@ async def test_what_is_refused_leaves_nothing(bridge: Bridge) -> None:
         await bridge.submit("unknown.task", (1,), {"y": 2})
     with pytest.raises((TypeError, EncodeError)):
         await bridge.submit("sample.add", (object(),))
-    assert await bridge.ledger.call("KEYS", "tcb:job:*") == []
+    assert await bridge.ledger.redis.call("KEYS", "tcb:job:*") == []
 
 
 async def test_positional_and_named_arguments(bridge: Bridge) -> None:
     made = await bridge.submit("sample.add", (1,), {"y": 2}, queue="quiet")
-    assert await bridge.ledger.input_of(made.id) == b'{"x":1,"y":2}'
+    assert await bridge.ledger.jobs.input_of(made.id) == b'{"x":1,"y":2}'

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import Server
-from tornado_celery_bridge.schedules import (
-    Scheduler,
-)
+from tornado_celery_bridge.schedules import Scheduler, calls
 from tornado_celery_bridge.schedules.scheduler import Lease
 
 ROOT = Path(__file__).parent.parent.parent
@@ -52,7 +50,7 @@ class Beat(Scheduler):
 
     def ask(self) -> int:
         """Ask once for the lead."""
-        fence = int(self._redis.run("LEAD", "", self.lease._me, 5000, self.lease._fence))
+        fence = self._redis.run(calls.lead(me=self.lease._me, lease=5000, fence=self.lease._fence))
         if fence:
             self.lease._fence = fence
             self.lease._leads.set()

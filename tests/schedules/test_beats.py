@@ -16,7 +16,7 @@ from tests.needs import missing
 from tests.schedules.beats import ROOT, BeatProcess, Do
 from tests.schedules.entries import entry, seed
 from tests.servers import Server, wait_for, worker
-from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.schedules import Scheduled, Schedules
 from tornado_celery_bridge.schedules.entry import to_ms
 from tornado_celery_bridge.schedules.runs import run_id
@@ -60,7 +60,7 @@ def ran(own_server: Server, tmp_path: Path) -> Iterator[Path]:
 def schedules(own_server: Server, do: Do) -> Iterator[Schedules]:
     app = Celery("schedules", broker=own_server.url, backend=own_server.url, set_as_current=False)
     install(app)
-    ledger = Ledger.of_backend(ledger_backend(app))
+    ledger = Ledger(app)
     yield Schedules(ledger, app)
     do(ledger.close())
     app.close()

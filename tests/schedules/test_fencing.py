@@ -14,10 +14,11 @@ import pytest
 from celery import Celery
 from redis import Redis as Client
 
+from tests.lua import read_the_time_from_a_key
 from tests.schedules.beats import Beat
 from tests.schedules.entries import entry, seed
 from tests.servers import Database
-from tornado_celery_bridge.schedules import scripts as _scripts
+from tornado_celery_bridge.schedules import calls
 from tornado_celery_bridge.schedules.runs import run_id
 from tornado_celery_bridge.worker import install
 
@@ -35,11 +36,7 @@ def client(database: Database) -> Iterator[Client]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the scripts read the time from a key."""
-    real = "local time = redis.call('TIME')\n  return time[1] * 1000 + math.floor(time[2] / 1000)"
-    for name in _scripts.__all__:
-        script = getattr(_scripts, name)
-        assert real in script
-        monkeypatch.setattr(_scripts, name, script.replace(real, "return tonumber(redis.call('GET', 'clock'))"))
+    read_the_time_from_a_key(monkeypatch, calls)
 
 
 @pytest.mark.parametrize("order", range(3))
@@ -63,7 +60,7 @@ def test_a_thousand_slots(order: int, database: Database, client: Client, clock:
                     beat._run(due, leader, now)
                 continue
             beat.ask()
-            answer = beat._redis.run("DUE", "", beat.lease.leader, 100)
+            answer = beat._redis.run(calls.due(leader=beat.lease.leader, most=100))
             if answer is None:
                 continue
             now, _, _, *rows = answer
@@ -77,7 +74,9 @@ def test_a_thousand_slots(order: int, database: Database, client: Client, clock:
     client.delete("tcb:schedules:leader")  # the faults are over
     beats[0].ask()
     for _ in range(2):
-        now, _, _, *rows = beats[0]._redis.run("DUE", "", beats[0].lease.leader, 100)
+        answer = beats[0]._redis.run(calls.due(leader=beats[0].lease.leader, most=100))
+        assert answer is not None
+        now, _, _, *rows = answer
         beats[0]._run(
             [one for row in rows if (one := beats[0]._read(row, beats[0].lease.leader, now))],
             beats[0].lease.leader,

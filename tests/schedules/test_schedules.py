@@ -18,8 +18,9 @@ from tests.schedules.beats import Beat
 from tests.schedules.entries import entry
 from tests.servers import Database, free_port
 from tornado_celery_bridge import Bridge, BridgeClosed
-from tornado_celery_bridge.ledger import Job, Ledger, ledger_backend
+from tornado_celery_bridge.ledger import Job, Ledger
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
+from tornado_celery_bridge.ledger.connection import BlockingConnection
 from tornado_celery_bridge.schedules import (
     BackfillTooLarge,
     InvalidEntry,
@@ -27,10 +28,10 @@ from tornado_celery_bridge.schedules import (
     ScheduleEntryNotFound,
     Scheduler,
     Schedules,
+    calls,
 )
 from tornado_celery_bridge.schedules.entry import from_ms, to_ms
 from tornado_celery_bridge.schedules.runs import run_id
-from tornado_celery_bridge.schedules.scheduler import Redis
 from tornado_celery_bridge.worker import install
 
 HOURLY = {"name": "e", "task": "t", "crontab": "0 * * * *", "input": {"n": 1}, "tags": ["x"], "owner": "o"}
@@ -47,7 +48,7 @@ def app(database: Database) -> Iterator[Celery]:
 
 @pytest.fixture
 async def schedules(app: Celery) -> AsyncIterator[Schedules]:
-    ledger = Ledger.of_backend(await asyncio.to_thread(ledger_backend, app))
+    ledger = await asyncio.to_thread(Ledger, app)
     yield Schedules(ledger, app)
     await ledger.close()
 
@@ -78,14 +79,14 @@ async def messages(beat: Beat) -> list[str]:
 async def be_due(schedules: Schedules, name: str = "e", *, ago: float = 0.0) -> int:
     """Have an entry be due for a run of so many seconds ago; return its slot."""
     slot = await schedules._now() - round(ago * 1000)
-    prefix = schedules._ledger.prefix
-    await schedules._ledger.call("HSET", f"{prefix}schedule:{name}", "slot", slot)
-    await schedules._ledger.call("ZADD", f"{prefix}schedules:due", slot, name)
+    prefix = schedules._redis.prefix
+    await schedules._redis.call("HSET", f"{prefix}schedule:{name}", "slot", slot)
+    await schedules._redis.call("ZADD", f"{prefix}schedules:due", slot, name)
     return slot
 
 
 async def job(schedules: Schedules, job_id: str) -> Job:
-    found = await schedules._ledger.get(job_id)
+    found = await schedules._jobs.get(job_id)
     assert isinstance(found, Job)
     return found
 
@@ -121,7 +122,7 @@ async def test_a_life(schedules: Schedules) -> None:
     for call in (schedules.get, schedules.delete, schedules.pause, schedules.run):
         with pytest.raises(ScheduleEntryNotFound):
             await call("e")
-    left = await schedules._ledger.call("KEYS", "*")
+    left = await schedules._redis.call("KEYS", "*")
     assert {key.decode() for key in left} == {"pre.tcb:schedules:wake"}
 
 
@@ -183,7 +184,7 @@ async def test_a_run_is_a_job(schedules: Schedules, beat: Beat, worker: WorkerLe
     assert accepted.record.tags == ["x"]
     assert (accepted.record.task, accepted.record.queue, accepted.record.priority) == ("t", "q", 9)
     assert accepted.record.schedule == "e"
-    assert await schedules._ledger.input_of(job_id) == b'{"n":1}'
+    assert await schedules._jobs.input_of(job_id) == b'{"n":1}'
     found = await schedules.get("e")
     assert (found.runs, found.last_job) == (1, job_id)
     assert found.last_run is not None
@@ -201,9 +202,9 @@ async def test_a_slot_runs_once_whatever_becomes_of_the_entry(schedules: Schedul
     await look(beat)
     await schedules.delete("e")
     await schedules.create(entry(**HOURLY))
-    prefix = schedules._ledger.prefix
-    await schedules._ledger.call("HSET", f"{prefix}schedule:e", "slot", slot)
-    await schedules._ledger.call("ZADD", f"{prefix}schedules:due", slot, "e")
+    prefix = schedules._redis.prefix
+    await schedules._redis.call("HSET", f"{prefix}schedule:e", "slot", slot)
+    await schedules._redis.call("ZADD", f"{prefix}schedules:due", slot, "e")
     await look(beat)
     assert await messages(beat) == [run_id("e", slot)]
 
@@ -276,8 +277,8 @@ async def test_backfill(schedules: Schedules, beat: Beat, worker: WorkerLedger) 
     assert await schedules.backfill("e", since, until) == ([], [])
     await begin(worker, made.job_ids[0], "t")
     await end(worker, made.job_ids[0])
-    await schedules._ledger.call("ZADD", f"{schedules._ledger.prefix}due", 0, UUID(made.job_ids[0]).bytes)
-    assert await schedules._ledger.sweep() == 1
+    await schedules._redis.call("ZADD", f"{schedules._redis.prefix}due", 0, UUID(made.job_ids[0]).bytes)
+    assert await schedules._jobs.sweep() == 1
     more = await schedules.backfill("e", since - timedelta(hours=1), until)
     assert more.slots == [since - timedelta(hours=1)]
     rest = (await schedules.backfill("e", until, until + timedelta(days=365))).slots  # but not the future
@@ -340,9 +341,9 @@ async def test_what_was_missed(schedules: Schedules, beat: Beat) -> None:
     for policy, runs in (("skip", 0), ("once", 1), ("all", 6)):
         await schedules.create(entry(name=policy, crontab="* * * * *", misfire=policy, grace=0))
         now = await schedules._now()
-        prefix, slot = schedules._ledger.prefix, (now // 60_000 - 5) * 60_000
-        await schedules._ledger.call("HSET", f"{prefix}schedule:{policy}", "slot", slot)
-        await schedules._ledger.call("ZADD", f"{prefix}schedules:due", slot, policy)
+        prefix, slot = schedules._redis.prefix, (now // 60_000 - 5) * 60_000
+        await schedules._redis.call("HSET", f"{prefix}schedule:{policy}", "slot", slot)
+        await schedules._redis.call("ZADD", f"{prefix}schedules:due", slot, policy)
         await look(beat)
         assert (await schedules.get(policy)).runs == runs
     assert [run.why for run in await schedules.runs("skip")] == ["missed"]
@@ -360,8 +361,8 @@ async def test_one_leads_and_the_other_is_refused(schedules: Schedules, app: Cel
     # The first is frozen; its lease ends, and the other has the next.
     await schedules.create(entry(**HOURLY))
     await be_due(schedules)
-    due = await asyncio.to_thread(beat._redis.run, "DUE", "", beat.lease.leader, 10)
-    await schedules._ledger.call("DEL", f"{schedules._ledger.prefix}schedules:leader")
+    due = await asyncio.to_thread(beat._redis.run, calls.due(leader=beat.lease.leader, most=10))
+    await schedules._redis.call("DEL", f"{schedules._redis.prefix}schedules:leader")
     assert await asyncio.to_thread(other.ask) == 2
 
     # It wakes in the middle of its tick.
@@ -381,7 +382,9 @@ async def test_one_leads_and_the_other_is_refused(schedules: Schedules, app: Cel
 async def test_what_was_changed_meanwhile_does_not_run(schedules: Schedules, beat: Beat) -> None:
     await schedules.create(entry(**HOURLY))
     await be_due(schedules)
-    now, _, _, row = await asyncio.to_thread(beat._redis.run, "DUE", "", beat.lease.leader, 10)
+    answer = await asyncio.to_thread(beat._redis.run, calls.due(leader=beat.lease.leader, most=10))
+    assert answer is not None
+    now, _, _, row = answer
     one = beat._read(row, beat.lease.leader, now)
     assert one is not None
     await schedules.replace(entry(**HOURLY, note="changed"))
@@ -413,7 +416,7 @@ async def test_statistics(schedules: Schedules, beat: Beat) -> None:
 
 
 async def test_quarantine(schedules: Schedules, beat: Beat) -> None:
-    ledger = schedules._ledger
+    redis = schedules._redis
     names = ["good", "not-json", "other-name", "no-cron", "no-hash", "no-slot", "gone", "no-job", "no-queue"]
     for name in names[:-1]:
         await schedules.create(entry(**HOURLY | {"name": name}))
@@ -421,15 +424,15 @@ async def test_quarantine(schedules: Schedules, beat: Beat) -> None:
     await asyncio.to_thread(lambda: beat.app.conf.update(task_create_missing_queues=False))
     for name in names:
         await be_due(schedules, name)
-    key = f"{ledger.prefix}schedule:"
-    await ledger.call("HSET", f"{key}not-json", "entry", "{")
-    await ledger.call("HSET", f"{key}other-name", "entry", entry(**HOURLY).encode())
-    await ledger.call("HSET", f"{key}no-cron", "entry", '{"name":"no-cron","task":"t","crontab":"no"}')
-    await ledger.call("HSET", f"{key}no-slot", "slot", "soon")
-    await ledger.call("SET", f"{key}no-hash", "x")
-    await ledger.call("DEL", f"{key}gone")
-    await ledger.call("HSET", f"{key}no-job", "last", "x")
-    await ledger.call("SET", f"{ledger.prefix}job:x", "no hash")
+    key = f"{redis.prefix}schedule:"
+    await redis.call("HSET", f"{key}not-json", "entry", "{")
+    await redis.call("HSET", f"{key}other-name", "entry", entry(**HOURLY).encode())
+    await redis.call("HSET", f"{key}no-cron", "entry", '{"name":"no-cron","task":"t","crontab":"no"}')
+    await redis.call("HSET", f"{key}no-slot", "slot", "soon")
+    await redis.call("SET", f"{key}no-hash", "x")
+    await redis.call("DEL", f"{key}gone")
+    await redis.call("HSET", f"{key}no-job", "last", "x")
+    await redis.call("SET", f"{redis.prefix}job:x", "no hash")
     await look(beat)
     assert (await schedules.get("good")).runs == 1
     reasons = {
@@ -507,7 +510,7 @@ async def test_an_emptied_redis_gets_the_configuration_again(schedules: Schedule
     beat = await asyncio.to_thread(Beat, app)
     await asyncio.to_thread(beat.ask)
     await look(beat)
-    await schedules._ledger.call("FLUSHDB")
+    await schedules._redis.call("FLUSHDB")
     await asyncio.to_thread(beat.ask)
     await look(beat)
     await look(beat)
@@ -523,5 +526,5 @@ async def test_it_says_what_it_needs(database: Database) -> None:
 
 
 def test_two_connections(app: Celery) -> None:
-    one, other = Redis(app), Redis(app)
+    one, other = BlockingConnection(app), BlockingConnection(app)
     assert one.client.connection_pool is not other.client.connection_pool

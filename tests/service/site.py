@@ -17,7 +17,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.web import Application
 
 from tornado_celery_bridge import Bridge, BridgeConfig
-from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.service import Catalogue, Jobs, make_app, make_server
 from tornado_celery_bridge.service.access.keys import Keyring
 from tornado_celery_bridge.service.http.handler import MAX_BODY
@@ -67,14 +67,14 @@ class Service:
     async def started(self, job_id: str) -> None:
         """Return once a worker has begun the job."""
         async with asyncio.timeout(20):
-            with self.jobs.ledger.follow(job_id) as events:
+            with self.jobs.ledger.events.follow(job_id) as events:
                 async for event in events:
                     if json.loads(event.data).get("state") == "STARTED":
                         return
 
     async def messages(self) -> int:
         """How many messages of this process are in the worker's queues' lists; a worker may publish copies any time."""
-        redis, origin = self.jobs.ledger._redis, f'"gen{os.getpid()}@'.encode()
+        redis, origin = self.jobs.ledger.redis.client, f'"gen{os.getpid()}@'.encode()
         found = [each for queue in ("websample", "quiet") for each in await redis.lrange(queue, 0, -1)]
         return sum(origin in each for each in found)
 
@@ -97,7 +97,7 @@ async def running(
 ) -> AsyncIterator[Service]:
     """Serve until the block ends, then check that no request is left."""
     async with Bridge(app, config) as bridge:
-        ledger = ledger or await asyncio.to_thread(lambda: Ledger.of_backend(ledger_backend(app)))
+        ledger = ledger or await asyncio.to_thread(Ledger, app)
         lifecycle = Lifecycle()
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app))
         application = make_app(bridge, jobs, keys=keys, lifecycle=lifecycle, max_body=max_body, flower=flower)
@@ -143,8 +143,8 @@ async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
 async def tasks_of(service: Service) -> set[asyncio.Task[Any]]:
     """Return the loop's tasks once both listeners have those of their connections, which are there to stay."""
     await until(lambda: service.bridge._listener.connected)
-    with service.jobs.ledger.follow("nothing"):
-        await until(lambda: service.jobs.ledger._feed._subscriber.connected)
+    with service.jobs.ledger.events.follow("nothing"):
+        await until(lambda: service.jobs.ledger.events._subscriber.connected)
     return asyncio.all_tasks()
 
 

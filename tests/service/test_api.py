@@ -85,7 +85,7 @@ async def test_what_is_planted_in_the_result_backend_is_not_believed(service: Se
     planted = {"exc_type": "system", "exc_module": "os", "exc_message": ["touch /tmp/planted"]}
     meta = {"status": "FAILURE", "result": planted, "traceback": None, "children": [], "date_done": None}
     key = f"celery-task-meta-{made['id']}"
-    await service.jobs.ledger._redis.set(key, json.dumps({**meta, "task_id": made["id"]}))
+    await service.jobs.ledger.redis.client.set(key, json.dumps({**meta, "task_id": made["id"]}))
     read = job(await service.fetch(made["links"]["self"]), 200)
     assert (read["state"], read["done"]) == ("PENDING", False)
 
@@ -151,7 +151,7 @@ async def test_another_queue(service: Service) -> None:
 
 
 async def test_nine_is_most_urgent_on_redis_too(service: Service) -> None:
-    redis = service.jobs.ledger._redis
+    redis = service.jobs.ledger.redis.client
     await redis.delete("quiet")
     for priority in (0, 9, 4):
         options = {"queue": "quiet", "priority": priority}
@@ -482,7 +482,7 @@ async def test_celerys_own_retries(service: Service, tmp_path: Path) -> None:
     made = job(await service.submit("s.flaky", {"input": [str(tmp_path / "tries")]}, wait=20), 200)
     assert (made["state"], made["result"], made["attempt"]) == ("SUCCESS", 3, 3)
     assert "error" not in made
-    with service.jobs.ledger.follow(made["id"]) as events:
+    with service.jobs.ledger.events.follow(made["id"]) as events:
         states = [json.loads(event.data).get("state") async for event in events if event.kind == "state"]
     assert states == ["STARTED", "RETRY", "STARTED", "RETRY", "STARTED"]
     told = (await service.fetch(f"{made['links']['self']}/events")).body.decode()

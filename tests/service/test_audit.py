@@ -17,7 +17,7 @@ from tornado_celery_bridge.service.access import audit
 
 @pytest.fixture
 async def site(site: Guarded) -> Guarded:
-    await site.service.jobs.ledger.call("DEL", *site.service.jobs.audit._keys)
+    await site.service.jobs.ledger.redis.call("DEL", *site.service.jobs.audit._keys)
     await forget_attempts(site.service)
     return site
 
@@ -111,7 +111,7 @@ async def test_submissions_push_out_nothing_else(site: Guarded, monkeypatch: pyt
         entry: Any = {"at": str(number)}
         log.record(entry, is_submission=True)
     await log.close()
-    lengths = [await site.service.jobs.ledger.call("XLEN", key) for key in log._keys]
+    lengths = [await site.service.jobs.ledger.redis.call("XLEN", key) for key in log._keys]
     assert lengths[0] == 1
     assert 100 <= lengths[1] <= 300  # Redis drops whole nodes of its tree
 

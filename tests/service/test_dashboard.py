@@ -420,10 +420,10 @@ async def test_a_queue_is_paused_resumed_and_purged(site: Service, page: Page) -
     row = page.locator("tr[data-name=quiet]")
     await row.get_by_role("button", name="Pause quiet").click()
     await expect(row).to_contain_text("Paused")
-    assert "quiet" in await site.jobs.ledger.paused()
+    assert "quiet" in await site.jobs.ledger.queues.paused()
     await row.get_by_role("button", name="Resume quiet").click()
     await expect(row).to_contain_text("Stuck")
-    assert await site.jobs.ledger.paused() == {}
+    assert await site.jobs.ledger.queues.paused() == {}
     await row.get_by_role("button", name="Purge quiet…").click()
     dialog = page.get_by_role("dialog")
     purge = dialog.get_by_role("button", name="Purge", exact=True)

@@ -114,9 +114,9 @@ async def test_a_reader_that_leaves_leaves_nothing(service: Service) -> None:
     before = await tasks_of(service)
     async with reading(service, job_id) as stream:
         await stream.next()
-        assert service.jobs.ledger.following == 1
+        assert service.jobs.ledger.events.following == 1
     await until(lambda: not service.lifecycle._requests)
-    assert service.jobs.ledger.following == 0
+    assert service.jobs.ledger.events.following == 0
     await nothing_new(before)
 
 
@@ -168,7 +168,7 @@ async def test_history_that_is_no_longer_kept_begins_with_a_snapshot(service: Se
     job_id = await submitted(service, "s.steps", {"input": {"count": 5}})
     async with reading(service, job_id) as stream:
         told = await stream.rest()
-    redis = service.jobs.ledger._redis
+    redis = service.jobs.ledger.redis.client
     await redis.ltrim(f"tcb:events:{job_id}", -2, -1)
     async with reading(service, job_id, "?after=1") as stream:
         names = [event.name for event in await stream.rest()]
@@ -199,7 +199,7 @@ async def test_several_jobs_in_one_stream(service: Service) -> None:
     problem(await service.fetch(f"/v1/events{query}&after=1"), 400, "invalid-event-id")
     problem(await service.fetch("/v1/events"), 400, "invalid-query")
     problem(await service.fetch(f"/v1/events{query}&job=none"), 404, "unknown-job")
-    await until(lambda: service.jobs.ledger.following == 0)
+    await until(lambda: service.jobs.ledger.events.following == 0)
 
 
 async def test_all_jobs_with_a_tag_in_one_stream(service: Service) -> None:
@@ -234,4 +234,4 @@ async def test_all_jobs_with_a_tag_in_one_stream(service: Service) -> None:
         f"tag=stream&job={later}": "invalid-query",
     }.items():
         problem(await service.fetch(f"/v1/events?{query}"), 400, code)
-    await until(lambda: service.jobs.ledger.following == 0)
+    await until(lambda: service.jobs.ledger.events.following == 0)

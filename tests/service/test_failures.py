@@ -11,8 +11,8 @@ from tests.service.site import problem
 
 @pytest.fixture
 async def site(site: Guarded) -> Guarded:
-    for group in await site.service.jobs.ledger.failures():  # of other tests
-        await site.service.jobs.ledger.resolve(group.id)
+    for group in await site.service.jobs.ledger.failures.groups():  # of other tests
+        await site.service.jobs.ledger.failures.resolve(group.id)
     return site
 
 
@@ -80,7 +80,7 @@ async def test_others_failures_are_none(site: Guarded) -> None:
 async def test_what_is_refused_is_said(site: Guarded) -> None:
     job_id = await failed(site, "alice", "lost input")
     (group,) = await groups(site, "alice")
-    await site.service.jobs.ledger.call("DEL", f"{site.service.jobs.ledger.prefix}input:{job_id}")
+    await site.service.jobs.ledger.redis.call("DEL", f"{site.service.jobs.ledger.redis.prefix}input:{job_id}")
     done = await post(site, "alice", group["links"]["retry"], {"dry_run": False})
     (refused,) = done["refused"]
     assert (done["jobs"], done["job_ids"], refused["job_id"], refused["problem"]["code"]) == (

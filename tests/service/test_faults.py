@@ -13,7 +13,7 @@ from tests.servers import Server, worker
 from tests.service.sample import make_app
 from tests.service.site import ROOT, Service, problem, running, until
 from tornado_celery_bridge import BrokerUnavailable, DispatchUncertain
-from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.service.access.keys import EVERYBODY
 
 WAIT = {"Prefer": "wait=30"}
@@ -72,7 +72,7 @@ async def test_redis_frozen(own_service: Service, own_server: Server) -> None:
 
 
 async def test_redis_full(own_service: Service) -> None:
-    redis = own_service.jobs.ledger._redis
+    redis = own_service.jobs.ledger.redis.client
     await redis.config_set("maxmemory", "1")
     await refused_in_time(own_service)
     await redis.config_set("maxmemory", "0")
@@ -97,7 +97,7 @@ async def workers(environment: dict[str, str], log: Path, *options: str) -> Asyn
 
 
 async def records(service: Service) -> list[str]:
-    return [key.decode() async for key in service.jobs.ledger._redis.scan_iter("tcb:job:*", count=10_000)]
+    return [key.decode() async for key in service.jobs.ledger.redis.client.scan_iter("tcb:job:*", count=10_000)]
 
 
 async def test_the_broker_alone_is_gone(own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ async def test_a_bug_leaves_no_record_and_tells_nothing(
 
 async def test_an_accepted_job_is_202_even_if_waiting_for_it_fails(own_service: Service, own_server: Server) -> None:
     waiting = asyncio.ensure_future(own_service.submit("s.add", {"input": [1]}, wait=2))
-    await until(lambda: own_service.jobs.ledger.following)
+    await until(lambda: own_service.jobs.ledger.events.following)
     await asyncio.to_thread(own_server.kill)
     response = await waiting
     assert response.code == 202
@@ -185,22 +185,22 @@ async def test_an_accepted_job_is_202_even_if_waiting_for_it_fails(own_service: 
 
 async def test_a_job_is_forgotten_after_its_time_and_remembered_to_have_been(own_server: Server) -> None:
     app = make_app(own_server.url)
-    ledger = await asyncio.to_thread(lambda: Ledger.of_backend(ledger_backend(app), ttl=0.3))
+    ledger = await asyncio.to_thread(Ledger, app, ttl=0.3)
     async with running(app, ledger) as service:
         made = json.loads((await service.submit("s.add", {"input": [1], "options": {"tags": ["t"]}})).body)
         link = made["links"]["self"]
         assert json.loads((await service.fetch(f"{link}/cancel", "POST")).body)["done"]
-        assert await ledger.sweep() == 0
+        assert await ledger.jobs.sweep() == 0
         async with asyncio.timeout(5):
-            while not await ledger.sweep():
+            while not await ledger.jobs.sweep():
                 await asyncio.sleep(0.05)
         problem(await service.fetch(link), 410, "expired-job")
         problem(await service.fetch(f"{link}/events"), 410, "expired-job")
         problem(await service.fetch(f"{link}/retry", "POST"), 410, "expired-job")
-        left = [key async for key in ledger._redis.scan_iter("tcb:*")]
+        left = [key async for key in ledger.redis.client.scan_iter("tcb:*")]
         of_nobody = (b"tcb:audit", b"tcb:history")  # of bounded size, whatever becomes of jobs
         assert [key for key in left if not key.startswith(of_nobody)] == [b"tcb:gone:" + made["id"].encode()]
-        assert 0 < await ledger._redis.ttl(f"tcb:gone:{made['id']}") <= 7 * 86_400
+        assert 0 < await ledger.redis.client.ttl(f"tcb:gone:{made['id']}") <= 7 * 86_400
     app.close()
 
 

@@ -359,7 +359,7 @@ async def test_another_owners_job_is_no_job(site: Guarded) -> None:
     body = b'{"input": [1], "options": {"queue": "quiet", "tags": ["theirs"]}}'
     tagged = json.loads((await site.fetch("alice", "/v1/tasks/s.add/jobs", "POST", body=body)).body)["id"]
     assert (await site.fetch("bob", "/v1/events?tag=theirs")).code == 204
-    stream = await site.service.jobs.ledger.note([tagged])  # as the ids of her stream's events have it
+    stream = await site.service.jobs.ledger.jobs.note_list([tagged])  # as the ids of her stream's events have it
     problem(await site.fetch("bob", f"/v1/events?tag=theirs&after={stream}:0"), 404, "unknown-job")
     for name in ("alice", "alice2", "reader", "admin"):  # the same owner, and who sees all
         assert json.loads((await site.fetch(name, f"/v1/jobs/{job['id']}")).body) == job
@@ -442,7 +442,7 @@ def test_rates() -> None:
 
 
 async def test_an_allowance_comes_back_one_by_one(service: Service) -> None:
-    ledger, redis = service.jobs.ledger, service.jobs.ledger._redis
+    ledger, redis = service.jobs.ledger, service.jobs.ledger.redis.client
     await redis.delete("tcb:rate:one")
     rate = Rate(4, 3600)
     left = [await take(ledger, "one", rate) for _ in range(6)]
@@ -652,7 +652,7 @@ def test_keys_made_at_the_same_time(tmp_path: Path) -> None:
         (("make", "--owner", "a", "--max-unfinished", "0"), "max_unfinished"),
         (("make", "--owner", "a", "--max-unfinished", "many"), "--max-unfinished"),
         (("make", "--owner", "a", "--expires-at", "soon"), "expires_at"),
-        ((), "COMMAND"),
+        ((), "ACTION"),
     ],
 )
 def test_what_makes_no_sense_makes_no_file(tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:

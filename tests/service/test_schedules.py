@@ -19,8 +19,7 @@ from tests.service.keys import UNLIKE, made, write
 from tests.service.sample import make_app as make_celery
 from tests.service.site import Service, environment, problem, running
 from tornado_celery_bridge.ledger import MAX_INLINE
-from tornado_celery_bridge.schedules import Entry, Schedules
-from tornado_celery_bridge.schedules import scripts as _scripts
+from tornado_celery_bridge.schedules import Entry, Schedules, calls
 from tornado_celery_bridge.service.access.keys import Keyring
 from tornado_celery_bridge.service.resources.representation import in_words
 from tornado_celery_bridge.service.resources.schedules.fields import merged
@@ -38,9 +37,9 @@ async def service(service: Service) -> Service:
 async def forget_all(service: Service) -> None:
     """Remove all schedules, but for what beats have among themselves."""
     theirs = {f"tcb:schedules:{name}".encode() for name in ("leader", "fence", "wake")}
-    keys = set(await service.jobs.ledger.call("KEYS", "tcb:schedule*")) - theirs
+    keys = set(await service.jobs.ledger.redis.call("KEYS", "tcb:schedule*")) - theirs
     if keys:
-        await service.jobs.ledger.call("DEL", *keys)
+        await service.jobs.ledger.redis.call("DEL", *keys)
 
 
 @pytest.fixture(scope="module")
@@ -452,7 +451,7 @@ async def test_a_backfill(service: Service) -> None:
 
 async def test_a_static_schedule(service: Service) -> None:
     entry = Entry(name="of the/config", task="s.hidden", crontab="0 * * * *", options={"headers": {"a": 1}})
-    await service.jobs.ledger.run(_scripts.LOAD, "", entry.name, entry.encode(), "", "", "")
+    await service.jobs.ledger.redis.run(calls.load(entries=[calls.StaticEntry(entry.name, entry.encode())]))
     path = "/of%20the%2Fconfig"
     found = shown(await send(service, "GET", path))
     assert (found["static"], found["links"]["self"], found["options"]) == (
@@ -469,9 +468,9 @@ async def test_an_entry_that_nobody_can_use(service: Service, beat: None) -> Non
     ledger = service.jobs.ledger
 
     async def spoil(name: str, *command: Any) -> None:
-        await ledger.call(*command)
-        await ledger.call("ZADD", "tcb:schedules:due", 1, name)
-        await ledger.call("LPUSH", "tcb:schedules:wake", 1)
+        await ledger.redis.call(*command)
+        await ledger.redis.call("ZADD", "tcb:schedules:due", 1, name)
+        await ledger.redis.call("LPUSH", "tcb:schedules:wake", 1)
 
     await spoil("text", "SET", "tcb:schedule:text", "no hash")
     await spoil("hash", "HSET", "tcb:schedule:hash", "entry", "{", "version", 3, "slot", 1)
@@ -555,7 +554,7 @@ async def test_scopes_and_tasks(keyed: tuple[Service, dict[str, dict[str, str]]]
 
 async def test_an_entry_that_nobody_can_use_is_the_admins(keyed: tuple[Service, dict[str, dict[str, str]]]) -> None:
     service, keys = keyed
-    await service.jobs.ledger.call("HSET", "tcb:schedule:bad", "entry", "{", "version", 1)
+    await service.jobs.ledger.redis.call("HSET", "tcb:schedule:bad", "entry", "{", "version", 1)
     problem(await send(service, "GET", "/bad", None, keys["alice"]), 404, "unknown-schedule")
     problem(await send(service, "PUT", "/bad", HOURLY | {"name": "bad"}, keys["alice"]), 409, "schedule-exists")
     problem(await send(service, "GET", "/bad", None, keys["admin"]), 409, "schedule-quarantined")

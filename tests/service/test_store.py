@@ -74,7 +74,7 @@ async def watched(service: Service) -> AsyncIterator[list[int]]:
         while "the end of it" not in (command := (await monitor.next_command())["command"]):
             lengths.append(len(command))
 
-    client = service.jobs.ledger._redis
+    client = service.jobs.ledger.redis.client
     async with client.monitor() as monitor:
         listening = asyncio.ensure_future(listen(monitor))
         yield lengths
@@ -85,12 +85,12 @@ async def watched(service: Service) -> AsyncIterator[list[int]]:
 async def swept(service: Service, folder: Path) -> None:
     """Forget all jobs that have ended, as if their time were over, and see that nothing is left in the store."""
     ledger = service.jobs.ledger
-    for job_id in await ledger._redis.zrange(f"{ledger.prefix}due", 0, -1):
-        await ledger._redis.zadd(f"{ledger.prefix}due", {job_id: 0})
+    for job_id in await ledger.redis.client.zrange(f"{ledger.redis.prefix}due", 0, -1):
+        await ledger.redis.client.zadd(f"{ledger.redis.prefix}due", {job_id: 0})
     sweeper = asyncio.ensure_future(keep_swept(ledger, service.bridge.store))
     try:
         async with asyncio.timeout(10):
-            while await asyncio.to_thread(lambda: list(folder.iterdir())) or await ledger.unclaimed():
+            while await asyncio.to_thread(lambda: list(folder.iterdir())) or await ledger.blobs.orphans():
                 await asyncio.sleep(0.02)
     finally:
         sweeper.cancel()
@@ -134,7 +134,7 @@ async def test_a_large_input_and_a_larger_result_travel_beside_redis(service: Se
     assert max(lengths) < 30_000, "a script is the largest"
     listed = job(await service.fetch("/v1/jobs?task=s.letters"))["jobs"][0]
     assert listed == made
-    redis = service.jobs.ledger._redis
+    redis = service.jobs.ledger.redis.client
     assert max([await redis.memory_usage(key) or 0 for key in await redis.keys()]) < 50_000
     await swept(service, folder)
     problem(await service.fetch(made["links"]["self"]), 410, "expired-job")
@@ -197,7 +197,7 @@ async def test_a_retry_over_http_has_a_blob_of_its_own(service: Service, folder:
     second = job(await service.post(f"{first['links']['self']}/retry", {}, {"Prefer": "wait=20"}))
     assert first["result"] == second["result"] == [MB]
     ledger = service.jobs.ledger
-    names = [json.loads(await ledger.input_of(each["id"]) or b"") for each in (first, second)]
+    names = [json.loads(await ledger.jobs.input_of(each["id"]) or b"") for each in (first, second)]
     assert len(set(names)) == 2
     for name in names:
         assert await asyncio.to_thread((folder / name).read_bytes) == json.dumps(["w" * MB]).encode()
@@ -206,7 +206,7 @@ async def test_a_retry_over_http_has_a_blob_of_its_own(service: Service, folder:
 async def test_in_a_batch_each_job_is_seen_to(service: Service) -> None:
     jobs = [{"task": "s.size", "input": {"value": "v" * count}} for count in (MAX_INLINE + 1, 3)]
     answers = job(await service.post("/v1/batches", {"jobs": jobs}), 207)["jobs"]
-    written = [await service.jobs.ledger.input_of(each["job"]["id"]) for each in answers]
+    written = [await service.jobs.ledger.jobs.input_of(each["job"]["id"]) for each in answers]
     assert [document[:1] for document in written if document] == [b'"', b"{"]
     done = [job(await service.fetch(each["job"]["links"]["self"], headers={"Prefer": "wait=20"})) for each in answers]
     assert [each["result"] for each in done] == [[MAX_INLINE + 1], [3]]
@@ -218,7 +218,7 @@ async def test_the_same_request_again_leaves_no_second_blob(service: Service, fo
     for _ in range(3):
         response = await service.post("/v1/tasks/s.size/jobs", body, {"Idempotency-Key": "once", "Prefer": "wait=20"})
         assert job(response)["result"] == [MB]
-    assert len(await service.jobs.ledger.unclaimed()) == 2
+    assert len(await service.jobs.ledger.blobs.orphans()) == 2
     await swept(service, folder)
 
 
@@ -229,15 +229,15 @@ async def test_a_job_that_is_taken_over_has_both_blobs(service: Service) -> None
     alone = {key: value for key, value in workflow["group"][0].items() if key != "task"}
     for path, body in (("/v1/tasks/s.size/jobs", alone), ("/v1/workflows", workflow)):
         made = [job(await service.post(path, body, headers), 202)]
-        async for held in ledger._redis.scan_iter("tcb:key:*"):
-            await ledger._redis.hdel(held, "response")
-            await ledger._redis.hset(held, "lease", 0)
+        async for held in ledger.redis.client.scan_iter("tcb:key:*"):
+            await ledger.redis.client.hdel(held, "response")
+            await ledger.redis.client.hset(held, "lease", 0)
         made.append(job(await service.post(path, body, headers), 202))
         first, again = (each["tree"]["group"][0] if "tree" in each else each for each in made)
         assert first["id"] == again["id"]
-        names = (await ledger._redis.hget(f"tcb:job:{first['id']}", "blobs")).split()
+        names = (await ledger.redis.client.hget(f"tcb:job:{first['id']}", "blobs")).split()
         assert len(names) == 2
-        assert not set(names) & set(await ledger._redis.zrange("tcb:blobs", 0, -1))
+        assert not set(names) & set(await ledger.redis.client.zrange("tcb:blobs", 0, -1))
         headers = {"Idempotency-Key": "taken over, too"}
 
 
@@ -246,11 +246,11 @@ async def test_a_job_that_could_not_be_published_takes_its_blob_along(
 ) -> None:
     monkeypatch.setattr("tornado_celery_bridge.bridge.bridge.MAX_OUTBOX", 0)
     ledger = service.jobs.ledger
-    before = set(await ledger.unclaimed())
+    before = set(await ledger.blobs.orphans())
     await service.bridge._publisher.close(1)
     response = await service.submit("s.size", {"input": {"value": "t" * MB}})
     assert response.code == 503
-    assert len(set(await ledger.unclaimed()) - before) == 1
+    assert len(set(await ledger.blobs.orphans()) - before) == 1
 
 
 async def test_what_was_removed_is_missed_in_words(service: Service, folder: Path, app: Celery) -> None:
@@ -331,12 +331,12 @@ async def test_workers_forget_what_is_over(service: Service, folder: Path, own_s
     made = job(await service.post("/v1/tasks/s.size/jobs", body, {"Prefer": "wait=20"}))
     blobs = await asyncio.to_thread(lambda: {*folder.iterdir()} - before)
     assert blobs
-    for each in await ledger._redis.zrange(f"{ledger.prefix}due", 0, -1):
-        await ledger._redis.zadd(f"{ledger.prefix}due", {each: 0})
-    await ledger._redis.delete(f"{ledger.prefix}leader")
+    for each in await ledger.redis.client.zrange(f"{ledger.redis.prefix}due", 0, -1):
+        await ledger.redis.client.zadd(f"{ledger.redis.prefix}due", {each: 0})
+    await ledger.redis.client.delete(f"{ledger.redis.prefix}leader")
     try:
         async with asyncio.timeout(30):
-            while await asyncio.to_thread(lambda: blobs & {*folder.iterdir()}) or await ledger.unclaimed():
+            while await asyncio.to_thread(lambda: blobs & {*folder.iterdir()}) or await ledger.blobs.orphans():
                 await asyncio.sleep(0.05)
         assert (await service.fetch(made["links"]["self"])).code == 410
     finally:

@@ -63,9 +63,9 @@ async def test_who_leaves_leaves_nothing_and_a_shutdown_says_so(service: Service
     path = f"/v1/jobs/{made['id']}/ws"
     async with connected(service, path) as leaving, connected(service, path) as staying:
         assert json.loads(await leaving.read_message() or "")["data"]["state"] == "PENDING"
-        assert service.jobs.ledger.following == 2
+        assert service.jobs.ledger.events.following == 2
         leaving.close()
-        await until(lambda: service.jobs.ledger.following == 1)
+        await until(lambda: service.jobs.ledger.events.following == 1)
         service.lifecycle.closing.set()
         assert (await rest(staying))[-1] == {"event": "close", "data": {"reason": "shutting-down"}, "id": None}
         assert staying.close_code == 1001

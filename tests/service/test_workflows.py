@@ -11,7 +11,7 @@ from tests.service.keys import Guarded
 from tests.service.sample import make_app as make_celery
 from tests.service.site import Service, problem, running, until
 from tornado_celery_bridge import BrokerUnavailable, DispatchUncertain
-from tornado_celery_bridge.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.service.access.keys import EVERYBODY, SCOPES, Principal
 from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.resources.workflows.service import Workflows
@@ -172,9 +172,9 @@ async def test_options_of_steps(service: Service) -> None:
 
 
 async def test_how_long_others_took_is_not_its_wait(service: Service) -> None:
-    await service.jobs.ledger._redis.hdel("tcb:pace", "s.echo wait")
+    await service.jobs.ledger.redis.client.hdel("tcb:pace", "s.echo wait")
     await run(service, {"chain": [{"task": "s.nap", "input": [2]}, {"task": "s.echo"}]})
-    waited, _ = await service.jobs.ledger.pace("s.echo")
+    waited, _ = await service.jobs.ledger.jobs.pace("s.echo")
     assert waited is not None
     assert waited < 1.9
 
@@ -278,12 +278,12 @@ async def test_cancelled_before_any_worker_came(service: Service) -> None:
     assert (document["state"], document["finished"], document["done"], document["total"]) == ("PENDING", False, 0, 5)
     assert await read(service, document) == document
     waiting = asyncio.ensure_future(read(service, document, wait=20))
-    await until(lambda: service.jobs.ledger.following)
+    await until(lambda: service.jobs.ledger.events.following)
     code, cancelled = await cancel(service, document)
     assert (code, cancelled["state"], cancelled["done"]) == (200, "REVOKED", 5)
     assert details(cancelled) == ["cancelled"] * 5
     assert await waiting == cancelled
-    assert not service.jobs.ledger.following
+    assert not service.jobs.ledger.events.following
     assert await cancel(service, document) == (200, cancelled)
 
 
@@ -310,7 +310,7 @@ async def test_cancelling_a_job_ends_what_comes_after_it(service: Service) -> No
 async def test_one_that_runs_is_terminated(service: Service) -> None:
     body = {"chain": [{"task": "s.nap", "input": [60]}, add(1)]}
     document = json.loads((await submit(service, body, wait=None)).body)
-    with service.jobs.ledger.follow(leaves(document["tree"])[0]["id"]) as events:
+    with service.jobs.ledger.events.follow(leaves(document["tree"])[0]["id"]) as events:
         await anext(events)
     assert (await read(service, document))["state"] == "STARTED"
     code, cancelled = await cancel(service, document, terminate=True)
@@ -456,7 +456,7 @@ async def test_in_flight_and_then_taken_over(service: Service, monkeypatch: pyte
         first = asyncio.ensure_future(submit(service, body, wait=None, key="wf-3"))
         await began.wait()
     refused = problem(await submit(service, body, key="wf-3"), 409, "idempotency-key-in-flight")
-    redis = service.jobs.ledger._redis
+    redis = service.jobs.ledger.redis.client
     async for held in redis.scan_iter("tcb:key:*"):
         await redis.hset(held, "lease", 0)
     taken_over = await submit(service, body, wait=None, key="wf-3")
@@ -472,7 +472,7 @@ async def test_in_flight_and_then_taken_over(service: Service, monkeypatch: pyte
 async def test_a_chord_that_was_published_twice(service: Service) -> None:
     body = {"chord": {"header": [quiet(1), quiet(2)], "body": total()}}
     document = json.loads((await submit(service, body, wait=None, key="wf-5")).body)
-    redis = service.jobs.ledger._redis
+    redis = service.jobs.ledger.redis.client
     async for held in redis.scan_iter("tcb:key:*"):
         await redis.hdel(held, "response")
         await redis.hset(held, "lease", 0)
@@ -488,7 +488,7 @@ async def test_one_that_was_not_published_leaves_nothing(service: Service, monke
         raise BrokerUnavailable("as if")
 
     body = {"chain": [quiet(1), quiet(1)], "tags": ["w"]}
-    redis = service.jobs.ledger._redis
+    redis = service.jobs.ledger.redis.client
     before = await redis.dbsize()
     with monkeypatch.context() as patch:
         patch.setattr(service.bridge, "dispatch", refuse)
@@ -567,15 +567,15 @@ async def test_belongs_to_whoever_sent_it(site: Guarded) -> None:
 
 async def test_kept_until_all_of_it_has_ended(web_url: str) -> None:
     app = make_celery(web_url)
-    ledger = await asyncio.to_thread(lambda: Ledger.of_backend(ledger_backend(app), ttl=0))
+    ledger = await asyncio.to_thread(Ledger, app, ttl=0)
     async with running(app, ledger) as service:
         document = json.loads((await submit(service, {"group": [quiet(1), quiet(2)]}, wait=None)).body)
         await cancel(service, document, branch="/group/0")
-        while await ledger.sweep():
+        while await ledger.jobs.sweep():
             pass
         assert states(await read(service, document)) == ["REVOKED", "PENDING"]
         await cancel(service, document)
-        while await ledger.sweep():
+        while await ledger.jobs.sweep():
             pass
         problem(await service.fetch(document["links"]["self"]), 410, "expired-workflow")
         for job in leaves(document["tree"]):
@@ -594,7 +594,7 @@ async def test_a_part_of_a_chord_that_its_worker_did_not_tell(service: Service) 
     header = leaves(document["tree"])[0]["id"]
     # It ran, and the worker died before it told the chord: the message is delivered again.
     await asyncio.to_thread(lambda: service.bridge.app.backend.store_result(header, 2, "SUCCESS"))
-    redis = service.jobs.ledger._redis
+    redis = service.jobs.ledger.redis.client
     [message] = [each for each in await redis.lrange("quiet", 0, -1) if header.encode() in each]
     await redis.lpush("websample", message)
     assert results(await read(service, document, wait=20)) == [2, 2]

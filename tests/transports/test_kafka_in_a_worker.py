@@ -23,7 +23,7 @@ from tests.transports.brokers import events_of_a_task
 from tests.transports.kafka_sample import make_app
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.exceptions import DispatchError
-from tornado_celery_bridge.ledger import JobRecord, Ledger, ledger_backend
+from tornado_celery_bridge.ledger import JobRecord, Ledger
 from tornado_celery_bridge.up.brokers.kafka import Kafka
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
@@ -296,9 +296,9 @@ def test_a_broker_killed_with_jobs_in_it(launch: Launch, server: Server, tmp_pat
 
 
 async def _accept(app: Celery, jobs: Sequence[Signature[Any]]) -> None:
-    ledger = Ledger.of_backend(await asyncio.to_thread(ledger_backend, app))
+    ledger = await asyncio.to_thread(Ledger, app)
     now = round(time.time() * 1000)
     for each in jobs:
         record = JobRecord(id=each.options["task_id"], task="mark", owner="", queue="plain", created_at=now)
-        assert (await ledger.accept(record, {}, message=each)).kind == "accepted"
+        assert (await ledger.jobs.accept(record, {}, message=each)).kind == "accepted"
     await ledger.close()

@@ -132,7 +132,7 @@ async def test_the_ledgers_master_dies(sentinel: Sentinel, broker: Server, tmp_p
             assert await waiting == 4
             assert "@" in await slow
             assert await submitted(bridge, 3, 3) == 6
-            jobs = [await bridge.ledger.get(result.id) for result in (slow, waiting)]
+            jobs = [await bridge.ledger.jobs.get(result.id) for result in (slow, waiting)]
             assert [(job.state, job.attempt) for job in jobs if isinstance(job, Job)] == [("SUCCESS", 1)] * 2
     finally:
         await asyncio.to_thread(running.__exit__, None, None, None)

@@ -8,15 +8,7 @@ import pytest
 
 from tests.up.processes import ROOT, VARIABLES, Up
 
-#: `tcb up` whose patience with a heartbeat is another.
-IMPATIENT = """
-import sys
-from tornado_celery_bridge.cli.main import main
-from tornado_celery_bridge.up import supervisor
-
-supervisor.STALE = {stale}
-sys.exit(main(["up"]))
-"""
+UP = "tornado_celery_bridge.up"
 
 
 @pytest.fixture
@@ -32,15 +24,18 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
     started: list[Up] = []
 
     def start(procfile: str | None = None, *, stale: float | None = None, **environment: str) -> Up:
-        command, folder = [sys.executable, "-m", "tornado_celery_bridge", "up"], ROOT
+        command = [sys.executable, "-m", "tornado_celery_bridge.up.supervisor"]
         if stale is not None:
-            command = [sys.executable, "-c", IMPATIENT.format(stale=stale)]
+            impatient = (
+                f"import sys\nfrom {UP} import supervisor\nsupervisor.STALE = {stale}\nsupervisor.main(sys.argv[1])"
+            )
+            command = [sys.executable, "-c", impatient]
         if procfile:
             (tmp_path / "Procfile").write_text(procfile, "utf-8")
-            folder = tmp_path
+            command += [str(tmp_path / "Procfile")]
         elif Path(sys.prefix) == ROOT / ".venv":  # else make would build it, or build it anew with another Python
             command = ["make", "up", f"PYTHON={sys.executable}"]
-        started.append(Up(tmp_path, command, folder, **environment))
+        started.append(Up(tmp_path, command, **environment))
         return started[-1]
 
     yield start

@@ -1,15 +1,19 @@
-"""Asyncio connections to the Redis of a Celery result backend, from Celery's own settings."""
+"""Clients of the Redis of a Celery result backend, from Celery's own settings: asyncio's and blocking ones."""
 
 from typing import Any
 
 import redis
 import redis.asyncio
 from celery.exceptions import ImproperlyConfigured
-from redis.asyncio.retry import Retry
+from redis.asyncio.retry import Retry as AsyncioRetry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.backoff import NoBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
 
-__all__ = ("ConnectionPool", "connection_pool", "master_of")
+__all__ = ("ConnectionPool", "blocking_client", "connection_pool", "master_of")
 
 ConnectionPool = redis.asyncio.ConnectionPool
 
@@ -28,18 +32,42 @@ def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
         backend: A Redis result backend of a Celery app.
         overrides: Connection settings of redis-py to use instead, such as ``max_connections``.
     """
-    params: dict[str, Any] = {key: value for key, value in backend.connparams.items() if value is not None}
+    params = _settings(backend)
     sentinels = params.pop("hosts", None)
     params["connection_class"] = _asyncio_class(params.get("connection_class"))
-    params.pop("retry_on_timeout", None)
     for name in ("socket_connect_timeout", "socket_timeout"):
         params[name] = min(params.get(name) or MAX_TIMEOUT, MAX_TIMEOUT)
     if issubclass(params["connection_class"], redis.asyncio.UnixDomainSocketConnection):
-        params.pop("socket_keepalive", None)
-        params.pop("socket_connect_timeout", None)
+        params.pop("socket_connect_timeout")
     # RESP2: a subscriber's messages are then ordinary replies, read in order.
-    params.update(protocol=2, retry=Retry(NoBackoff(), 0), **overrides)
+    params.update(protocol=2, retry=AsyncioRetry(NoBackoff(), 0), **overrides)
     return ConnectionPool(**params) if sentinels is None else _of_sentinels(backend, sentinels, params)
+
+
+def blocking_client(backend: Any, *, attempts: int = 0, **overrides: Any) -> redis.Redis:
+    """
+    Return a client of *backend*'s server for blocking code; connects at first use.
+
+    Args:
+        backend: A Redis result backend of a Celery app.
+        attempts: How often a lost connection is tried again, up to a second apart.
+        overrides: Connection settings of redis-py to use instead of Celery's.
+    """
+    params = _settings(backend) | overrides
+    if issubclass(params.get("connection_class", redis.Connection), redis.UnixDomainSocketConnection):
+        params.pop("socket_connect_timeout", None)
+    lost = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)  # at its maxmemory it may have room soon
+    retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), attempts, supported_errors=lost)
+    return redis.Redis(connection_pool=backend._get_pool(**params, retry=retry))
+
+
+def _settings(backend: Any) -> dict[str, Any]:
+    """Return redis-py's connection settings for *backend*'s server; nothing is retried but what we say."""
+    params: dict[str, Any] = {key: value for key, value in backend.connparams.items() if value is not None}
+    params.pop("retry_on_timeout", None)
+    if "path" in params:  # a Unix socket
+        params.pop("socket_keepalive", None)
+    return params
 
 
 def _of_sentinels(backend: Any, hosts: list[dict[str, Any]], params: dict[str, Any]) -> ConnectionPool:

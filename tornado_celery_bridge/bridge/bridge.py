@@ -41,7 +41,7 @@ from tornado_celery_bridge.exceptions import (
     StoreUnavailable,
     WaitersSaturated,
 )
-from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Purged, ledger_backend, new_job
+from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Purged, new_job
 from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.transports.publisher import Message, NotSent, Publisher, SentInDoubt, Target
 
@@ -149,7 +149,7 @@ class Bridge:
         self.app.loader.import_default_modules()
         self.store = Store.of_app(self.app)
         with contextlib.suppress(ImproperlyConfigured):  # one connects when it is first asked
-            self._ledger = Ledger.of_backend(ledger_backend(self.app), ttl=self.config.job_ttl)
+            self._ledger = Ledger(self.app, ttl=self.config.job_ttl)
         backend: Any = self.app.backend
         if isinstance(backend, DisabledBackend):
             raise ImproperlyConfigured("the app has no result_backend: set one, as results are what a bridge awaits")
@@ -343,7 +343,7 @@ class Bridge:
             *(self.app, signature.task, args, kwargs, options), now=round(now * 1000), owner=owner, tags=list(tags)
         )
         delay = 0.0 if record.eta is None else max(0.0, record.eta / 1000 - now)
-        accepted = await ledger.accept(record, given, message=message, delay=delay)
+        accepted = await ledger.jobs.accept(record, given, message=message, delay=delay)
         if accepted.kind == "accepted":
             left = self.time_left(begun, dispatch_timeout)
             try:
@@ -352,7 +352,7 @@ class Bridge:
             except DispatchUncertain:
                 raise
             except Exception:
-                await ledger.withdraw(record.id)
+                await ledger.jobs.withdraw(record.id)
                 raise
         return AsyncResult(record.id, self)
 
@@ -404,7 +404,7 @@ class Bridge:
             return exc
         except BridgeError as exc:
             try:
-                kept = await self.ledger.defer(job_id, MAX_OUTBOX)
+                kept = await self.ledger.jobs.defer(job_id, MAX_OUTBOX)
             except LedgerUnavailable as gone:
                 raise DispatchUncertain(
                     f"job {job_id} may run: {gone}", task_id=job_id, retry_after=RETRY_AFTER
@@ -636,7 +636,7 @@ class Bridge:
 
         .. versionadded:: 0.1.0
         """
-        ids = [job_id async for step in self.ledger.purge(queue, reason) for job_id in step]
+        ids = [job_id async for step in self.ledger.queues.purge(queue, reason) for job_id in step]
         messages = await self._operate(lambda: _purge(self.app, queue), BrokerUnavailable)
         for place in range(0, len(ids), MARKED):
             mark = functools.partial(self._mark_revoked, ids[place : place + MARKED], reason)

@@ -1,17 +1,23 @@
-"""The ledger of jobs, which the web process and the workers share: see :mod:`._ledger`, and :mod:`.worker`."""
+"""
+The ledger of jobs, which the web processes, the workers and the beats share.
+
+An event loop uses it by :class:`Ledger`, blocking code by :class:`.blocking.WorkerLedger`. Both send the commands that
+:mod:`.calls` declares, which are written in Lua (``lua/``) and change a job in one step, whoever dies meanwhile.
+The rooms above it may use it; it knows none of them.
+"""
 
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.base.store import MAX_INLINE, Store
-from tornado_celery_bridge.ledger.jobs import new_job
-from tornado_celery_bridge.ledger.ledger import Ledger, ledger_backend
+from tornado_celery_bridge.ledger.connection import ledger_backend
+from tornado_celery_bridge.ledger.ledger import Ledger
 from tornado_celery_bridge.ledger.monitor import (
     BOUNDS,
-    SPANS,
+    PERIODS,
     Counts,
     Histogram,
     Monitor,
+    Period,
     QueueState,
-    Span,
     Totals,
     WorkerState,
 )
@@ -33,11 +39,12 @@ from tornado_celery_bridge.ledger.records import (
     WorkflowRecord,
     error_mark,
 )
+from tornado_celery_bridge.ledger.submission import new_job
 
 __all__ = (
     "BOUNDS",
     "MAX_INLINE",
-    "SPANS",
+    "PERIODS",
     "Acceptance",
     "Claim",
     "Counts",
@@ -52,10 +59,10 @@ __all__ = (
     "LedgerUnavailable",
     "Monitor",
     "Page",
+    "Period",
     "Purged",
     "QueueState",
     "Reservation",
-    "Span",
     "Step",
     "Store",
     "Totals",

@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from tornado_celery_bridge.ledger.ledger import ledger_backend
+from tornado_celery_bridge.ledger.connection import ledger_backend
 
 __all__ = ("NAMES", "Finding", "check", "is_installed", "refuse_unsafe")
 

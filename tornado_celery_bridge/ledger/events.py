@@ -11,42 +11,44 @@ follower that falls behind lets go, and reads what it missed in the history once
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from tornado_celery_bridge.base.redis import ConnectionPool
 from tornado_celery_bridge.base.subscriber import Subscriber
-from tornado_celery_bridge.exceptions import BridgeError
-from tornado_celery_bridge.ledger import scripts as _scripts
+from tornado_celery_bridge.exceptions import BridgeError, WaitersSaturated
+from tornado_celery_bridge.ledger import calls
+from tornado_celery_bridge.ledger.connection import Connection, Subject
 from tornado_celery_bridge.ledger.records import Event
 
-__all__ = ("Feed", "Follower")
+__all__ = ("Events", "JobEvents")
 
 log = logging.getLogger(__name__)
 
+#: Followers at once.
+MAX_FOLLOWERS = 100_000
 #: Events that wait for a follower's consumer; more are left to the history.
 MAX_BEHIND = 200
 #: Seconds between two attempts to read a history.
 RETRY = 0.25
 
 
-class Feed:
+class Events(Subject):
     """
-    Tells followers of events.
+    The events of the jobs in the ledger.
 
     Args:
-        pool: Makes the one connection.
-        prefix: Of the ledger's keys.
-        run: Runs one of the ledger's scripts.
+        redis: The ledger's connection.
+        pool: Makes the one connection by which it hears of events.
+
+    .. versionadded:: 0.1.0
     """
 
-    def __init__(self, pool: ConnectionPool, prefix: str, run: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, redis: Connection, pool: ConnectionPool) -> None:
+        super().__init__(redis)
         self._subscriber = Subscriber(pool, self._subscribed, self._published)
-        self._prefix = prefix
-        self._run = run
-        self._followers: dict[bytes, set[Follower]] = {}
-        #: How many followers there are.
+        self._followers: dict[bytes, set[JobEvents]] = {}
+        #: How many follow events now.
         self.following = 0
         self._started = False
 
@@ -57,19 +59,29 @@ class Feed:
                 follower.close()
         await self._subscriber.close()
 
-    def follow(self, job_id: str, after: int) -> "Follower":
-        """Return a follower of a job's events that come after number *after*."""
+    def follow(self, job_id: str, after: int = 0) -> "JobEvents":
+        """
+        Return an async iterator of a job's events that come after number *after*, up to its end; close it.
+
+        For a job that is there, or a workflow, which has one event: its end. If some events are no longer kept, one
+        ``snapshot`` comes in their place.
+
+        Raises:
+            WaitersSaturated: Too many follow already.
+        """
+        if self.following >= MAX_FOLLOWERS:
+            raise WaitersSaturated("too many follow jobs", task_id=job_id, retry_after=1.0)
         if not self._started:
             self._started = True
             self._subscriber.start()
-        channel = f"{self._prefix}events:{job_id}".encode()
-        follower = Follower(self, channel, job_id, after)
+        channel = f"{self._redis.prefix}events:{job_id}".encode()
+        follower = JobEvents(self, channel, job_id, after)
         self._followers.setdefault(channel, set()).add(follower)
         self.following += 1
         self._subscriber.subscribe(channel)
         return follower
 
-    def unfollow(self, follower: "Follower") -> None:
+    def unfollow(self, follower: "JobEvents") -> None:
         """Tell *follower* no more."""
         followers = self._followers.get(follower.channel, set())
         if follower not in followers:
@@ -92,25 +104,25 @@ class Feed:
 
     async def read(self, job_id: str, after: int) -> list[Event]:
         """Return the events of a job that come after number *after*, and a snapshot for those that are not kept."""
-        last, first, *kept = await self._run(_scripts.EVENTS, job_id, after, MAX_BEHIND)
+        last, first, kept = await self._redis.run(calls.events(job_id=job_id, after=after, most=MAX_BEHIND))
         if first > last > after:  # none is kept, as it is some time after the end
             return [Event(last - 1, "snapshot", "{}"), Event(last, "end", "{}")]
         events = []
         if first > after + 1:
             events.append(Event(first - 1, "snapshot", "{}"))
         for number, event in enumerate(kept, max(first, after + 1)):
-            kind, _, data = event.decode().partition(" ")
+            kind, _, data = event.partition(" ")
             events.append(Event(number, kind, data))
         return events
 
 
-class Follower:
+class JobEvents:
     """The events of one job, for one consumer, each once and in order. An async iterator; close it, or use ``with``."""
 
-    def __init__(self, feed: Feed, channel: bytes, job_id: str, after: int) -> None:
+    def __init__(self, source: Events, channel: bytes, job_id: str, after: int) -> None:
         self.channel = channel
         self._job_id = job_id
-        self._feed = feed
+        self._source = source
         self._last = after
         self._events: deque[Event] = deque()
         self._subscribed = False
@@ -134,7 +146,7 @@ class Follower:
 
     def close(self) -> None:
         """Follow no longer."""
-        self._feed.unfollow(self)
+        self._source.unfollow(self)
         self._ended = True
         if self._reading is not None:
             self._reading.cancel()
@@ -162,7 +174,7 @@ class Follower:
                 self._again = False
                 self._aside.clear()
                 try:
-                    events = await self._feed.read(self._job_id, self._last)
+                    events = await self._source.read(self._job_id, self._last)
                 except BridgeError as exc:
                     log.info("the events of a job could not be read: %s", exc)
                     await asyncio.sleep(RETRY)

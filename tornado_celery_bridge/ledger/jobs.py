@@ -1,72 +1,207 @@
-"""A job made of what ``Task.apply_async`` takes."""
+"""Jobs: accepting, reading, finding, cancelling and forgetting them."""
 
+import hashlib
+import uuid
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
-from celery import Celery
+from kombu.utils.json import dumps as kombu_dumps
 
-from tornado_celery_bridge.ledger.records import JobRecord
-from tornado_celery_bridge.transports import Priorities
+from tornado_celery_bridge.base.json import dumps
+from tornado_celery_bridge.base.store import Stored
+from tornado_celery_bridge.ledger import calls
+from tornado_celery_bridge.ledger.connection import Connection, Subject, ms
+from tornado_celery_bridge.ledger.idempotency import KEY_LEASE, KEY_TTL
+from tornado_celery_bridge.ledger.records import Acceptance, Gone, Job, JobRecord, Page, Reservation
 
-__all__ = ("new_job",)
+__all__ = ("REMEMBERED", "SWEEP_SIZE", "Jobs", "callback_of", "written")
 
-#: Options of a message that a job is submitted with once more.
-SENT_AGAIN = ("queue", "priority", "time_limit", "soft_time_limit")
+#: Seconds for which a forgotten job is remembered to have been.
+REMEMBERED = 7 * 86_400.0
+#: Jobs that one step of a sweep forgets, and that one page of a list looks at: some milliseconds of the server's time.
+SWEEP_SIZE = 200
+LOOKS = 2_000
+#: Seconds for which a list of jobs is noted after it was last asked for.
+LIST_TTL = 86_400.0
 
 
-def new_job(
-    app: Celery,
-    task: str,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    options: Mapping[str, Any],
-    *,
-    now: int,
-    **fields: Any,
-) -> tuple[JobRecord, dict[str, Any]]:
+class Jobs(Subject):
     """
-    Return a job's record, and the signature of its task as a mapping, which is published for it, maybe more than once.
+    The jobs in the ledger.
 
     Args:
-        app: The Celery app.
-        task: The task's name.
-        args: Positional arguments.
-        kwargs: Named arguments.
-        options: As ``Task.apply_async`` takes them, with a ``task_id``.
-        now: Milliseconds since 1970.
-        fields: Of the record, besides what this tells.
+        redis: The ledger's connection.
+        ttl: Seconds for which a job is kept after its end.
 
-    Raises:
-        QueueNotFound: Its queue is none of the app's.
+    .. versionadded:: 0.1.0
     """
-    # A worker says nothing of the end of a task without a result.
-    options = {**options, "ignore_result": False}
-    made, due = datetime.fromtimestamp(now / 1000, UTC), options.pop("eta", None)
-    if countdown := options.pop("countdown", None):
-        due = made + timedelta(seconds=countdown)
-    if due is not None:
-        options["eta"] = due = due if due.tzinfo else due.replace(tzinfo=app.timezone)
-    if isinstance(expires := options.get("expires"), int | float):  # not anew each time that it is published
-        options["expires"] = made + timedelta(seconds=expires)
-    sent = {name: options[name] for name in SENT_AGAIN if options.get(name) is not None}
-    if isinstance(sent.get("priority"), int):
-        sent["priority"] = Priorities(app).to_broker(sent["priority"])  # and back
-    record = JobRecord(
-        id=options["task_id"],
-        task=task,
-        queue=_queue(app, task, options),
-        created_at=now,
-        eta=None if due is None else round(due.timestamp() * 1000),
-        priority=sent.get("priority"),
-        options=sent,
-        **fields,
-    )
-    return record, {"task": task, "args": list(args), "kwargs": dict(kwargs), "options": options}
+
+    def __init__(self, redis: Connection, ttl: float) -> None:
+        super().__init__(redis)
+        self._ttl = ttl
+
+    async def accept(
+        self,
+        record: JobRecord,
+        given: dict[str, Any] | list[Any] | Stored,
+        *,
+        message: Mapping[str, Any],
+        delay: float = 0.0,
+        max_unfinished: int | None = None,
+        reservation: Reservation | None = None,
+        unique: str = "",
+    ) -> Acceptance:
+        """
+        Write down a new job, and what its idempotency key is held by, in one step. From then on it will run: should
+        nobody publish it, or should its message be lost, a worker publishes *message*.
+
+        Args:
+            record: The job's record.
+            given: Its input, or the blob that has it, which is the job's from then on.
+            message: The signature of its task, as a mapping.
+            delay: Seconds until it is due.
+            max_unfinished: How many unfinished jobs its owner may have, this one included; None for any number.
+            reservation: Of its idempotency key, if there is one.
+            unique: What it is the same job by as another; empty for a job that need not be the only one.
+
+        Raises:
+            LedgerUnavailable: It may have been written all the same.
+        """
+        name, fingerprint = reservation or ("", "")
+        call = calls.accept(
+            job_id=record.id,
+            record=record.encode(),
+            input=written(given),
+            owner=record.owner,
+            ttl=ms(self._ttl),
+            delay=ms(delay),
+            most=max_unfinished,
+            key=name,
+            fingerprint=fingerprint,
+            key_ttl=ms(KEY_TTL),
+            key_lease=ms(KEY_LEASE),
+            message=kombu_dumps(message),
+            unique=unique,
+            callback=callback_of(record),
+        )
+        return await self._redis.run(call)
+
+    async def defer(self, job_id: str, most: int) -> bool:
+        """
+        Put a job that could not be published into the outbox: a worker publishes it once the broker is back.
+
+        Args:
+            job_id: The job's id.
+            most: How many jobs may be there.
+
+        Returns:
+            Whether it was put there; else it is as it was.
+        """
+        return await self._redis.run(calls.defer(job_id=job_id, most=most))
+
+    async def withdraw(self, job_id: str, reservation: Reservation | None = None) -> None:
+        """Forget a job that was not published, and let go of its idempotency key."""
+        await self._redis.run(calls.withdraw(job_id=job_id, key=reservation.name if reservation else ""))
+
+    async def get(self, job_id: str) -> Job | Gone | None:
+        """Return a job; None for an id that is no job's."""
+        return await self._redis.run(calls.read(job_id=job_id))
+
+    async def input_of(self, job_id: str) -> bytes | None:
+        """
+        Return the JSON of a job's exact input; None for a job that is not there.
+
+        Of a large one it is no object and no array, but a string: the name of its blob.
+        """
+        given: bytes | None = await self._redis.call("GET", f"{self._redis.prefix}input:{job_id}")
+        return given
+
+    async def find(
+        self,
+        *,
+        owner: str | None = None,
+        task: str | None = None,
+        state: str | None = None,
+        tags: Sequence[str] = (),
+        since: float | None = None,
+        dead: bool = False,
+        failure: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """
+        Return jobs, newest first. A page may have fewer than *limit*, even none, and still not be the last.
+
+        Args:
+            owner: Only theirs; None for everybody's.
+            task: Only of this task.
+            state: Only in this state; STARTED has those in a state of the task's own, too.
+            tags: Only with all of these.
+            dead: Only those that were given up, as their workers were lost time and again.
+            failure: Only those of this group of failures that have not been tried again.
+            since: Only those accepted at this time or later, in seconds since 1970.
+            limit: At most so many.
+            cursor: Of the page before.
+
+        Raises:
+            ValueError: No cursor of ours.
+        """
+        newest, _, after = cursor.partition("~") if cursor else ("+inf", "", "")
+        if cursor and not (newest.isascii() and newest.isdigit() and after):
+            raise ValueError("not a cursor")
+        named = {"owner": owner or None, "task": task, "state": state, "failure": failure}
+        indexes = [f"{name}:{value}" for name, value in named.items() if value is not None]
+        indexes += [f"tag:{tag}" for tag in tags] + ["dead"] * dead
+        oldest = "-inf" if since is None else ms(since)
+        call = calls.find(
+            most=limit, looks=LOOKS, newest=newest, after=after, oldest=oldest, indexes=indexes or ["all"]
+        )
+        return await self._redis.run(call)
+
+    async def cancel(self, job_id: str, *, unless_begun: bool = False, grace: float | None = None) -> str | None:
+        """
+        Cancel a job for good: one that has not begun ends here, one that runs is told when it next reports.
+
+        Args:
+            job_id: The job's id.
+            unless_begun: Leave it alone if it runs.
+            grace: Seconds after which its worker ends its process, should it go on; None for never.
+
+        Returns:
+            The state that it was in; None for a job that is not there.
+        """
+        return await self._redis.run(calls.cancel(job_id=job_id, unless_begun=unless_begun, grace=ms(grace or 0)))
+
+    async def sweep(self) -> int:
+        """Forget finished jobs whose time is over; return how many. Any number of processes may do this."""
+        return await self._redis.run(calls.sweep(remembered=ms(REMEMBERED), most=SWEEP_SIZE))
+
+    async def pace(self, task: str) -> tuple[float | None, float | None]:
+        """Return for how many seconds jobs of *task* have of late waited, and run; None where none has yet."""
+        found = await self._redis.call("HMGET", f"{self._redis.prefix}pace", f"{task} wait", f"{task} run")
+        waited, ran = (None if value is None else int(value) / 1000 for value in found)
+        return waited, ran
+
+    async def note_list(self, ids: Sequence[str]) -> str:
+        """Note a list of jobs for ``LIST_TTL`` seconds; return its name, which is the same for the same list."""
+        text = ",".join(ids)
+        name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        await self._redis.call("SET", f"{self._redis.prefix}list:{name}", text, "PX", ms(LIST_TTL))
+        return name
+
+    async def noted_list(self, name: str) -> list[str] | None:
+        """Return the list of jobs that has this name; None if there is none."""
+        text: bytes | None = await self._redis.call("GETEX", f"{self._redis.prefix}list:{name}", "PX", ms(LIST_TTL))
+        return None if text is None else text.decode().split(",")
 
 
-def _queue(app: Celery, task: str, options: Mapping[str, Any]) -> str:
-    known: Any = app.tasks.get(task)
-    route: dict[str, Any] = app.amqp.router.route(dict(options), task, (), {}, known)
-    queue = route.get("queue") or app.conf.task_default_queue
-    return str(getattr(queue, "name", queue))
+def callback_of(record: JobRecord) -> str:
+    """Return how a job calls back: the delivery's id, which no other job has, a space, and the receiver; '' if not."""
+    url = record.callback_url
+    return f"msg_{uuid.uuid4().hex} {urlsplit(url).netloc.lower()}" if url else ""
+
+
+def written(given: dict[str, Any] | list[Any] | Stored) -> str:
+    """Return an input as it is stored: its JSON, or the name of its blob as a JSON string."""
+    return dumps(given.name if isinstance(given, Stored) else given)

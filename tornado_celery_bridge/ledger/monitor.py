@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Self
 
-from tornado_celery_bridge.ledger import scripts as _scripts
+from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.ledger import Ledger
 
-__all__ = ("BOUNDS", "SPANS", "Counts", "Histogram", "Monitor", "QueueState", "Span", "Totals", "WorkerState")
+__all__ = ("BOUNDS", "PERIODS", "Counts", "Histogram", "Monitor", "Period", "QueueState", "Totals", "WorkerState")
 
-Span = Literal["minute", "hour", "day"]
+Period = Literal["minute", "hour", "day"]
 #: Seconds that each takes, and how many of them are kept.
-SPANS: dict[Span, tuple[int, int]] = {"minute": (60, 120), "hour": (3_600, 192), "day": (86_400, 400)}
+PERIODS: dict[Period, tuple[int, int]] = {"minute": (60, 120), "hour": (3_600, 192), "day": (86_400, 400)}
 #: Seconds up to which a bucket has what took longer than the one before; one more has what took longer still.
 BOUNDS: tuple[float, ...] = tuple(2**number / 1000 for number in range(23))
 #: Seconds after which a worker that is not heard of does not hold its jobs any more.
@@ -192,16 +192,16 @@ class Monitor:
     """
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+        self._redis = ledger.redis
 
     async def history(
-        self, span: Span, since: float, until: float, *, task: str = "", queue: str = ""
+        self, period: Period, since: float, until: float, *, task: str = "", queue: str = ""
     ) -> dict[int, Counts]:
         """
         Return what has happened in each minute, hour or day (UTC) of a time, by its first second since 1970.
 
         Args:
-            span: Which.
+            period: Which.
             since: A moment in the first of them, in seconds since 1970.
             until: A moment in the last of them.
             task: Only jobs of this task; empty for all.
@@ -211,12 +211,12 @@ class Monitor:
             LedgerUnavailable: There was no answer.
             ValueError: More of them than are kept.
         """
-        length, kept = SPANS[span]
+        length, kept = PERIODS[period]
         slots = range(int(since // length) * length, int(until) + 1, length)
         if len(slots) > kept + 1:
-            raise ValueError(f"more than {kept + 1} {span}s")
-        names = [f"{span}:{slot // 60}" for slot in slots]
-        answer = await self._ledger.run(_scripts.HISTORY, "", queue, task, *names)
+            raise ValueError(f"more than {kept + 1} {period}s")
+        names = [f"{period}:{slot // 60}" for slot in slots]
+        answer = await self._redis.run(calls.history(queue=queue, task=task, slots=names))
         return await asyncio.to_thread(_history, answer, slots, length, queue, task)
 
     async def counts(self) -> dict[tuple[str, str], Counts]:
@@ -226,7 +226,7 @@ class Monitor:
         Raises:
             LedgerUnavailable: There was no answer.
         """
-        answer = await self._ledger.run(_scripts.HISTORY, "", "", "", "all")
+        answer = await self._redis.run(calls.history(queue="", task="", slots=["all"]))
         return await asyncio.to_thread(_by_series, answer)
 
     async def totals(self) -> Totals:
@@ -238,7 +238,7 @@ class Monitor:
         """
         names = ("PENDING", "RETRY", "STARTED", "SUCCESS", "FAILURE", "REVOKED")
         keys = [*(f"index:state:{name}" for name in names), "index:dead", "outbox"]
-        sizes = (self._ledger.call("ZCARD", f"{self._ledger.prefix}{key}") for key in keys)
+        sizes = (self._redis.call("ZCARD", f"{self._redis.prefix}{key}") for key in keys)
         queues, pending, retry, running, succeeded, failed, revoked, dead, unpublished = await asyncio.gather(
             self.queues(), *sizes
         )
@@ -254,8 +254,8 @@ class Monitor:
             LedgerUnavailable: There was no answer.
         """
         found: dict[str, QueueState] = {}
-        for name, depth, scheduled, oldest in await self._ledger.run(_scripts.QUEUES, ""):
-            queue = name.decode().rpartition(":")[0]
+        for name, depth, scheduled, oldest in await self._redis.run(calls.queues()):
+            queue = name.rpartition(":")[0]
             known = found.get(queue, QueueState(queue, 0, 0, 0.0))
             found[queue] = QueueState(
                 queue, known.depth + depth, known.scheduled + scheduled, max(known.oldest, oldest / 1000)
@@ -270,11 +270,11 @@ class Monitor:
             LedgerUnavailable: There was no answer.
         """
         found = []
-        for name, silence, about, jobs in await self._ledger.run(_scripts.WORKERS, ""):
+        for name, silence, about, jobs in await self._redis.run(calls.workers()):
             told = json.loads(about)
-            ids = [job_id for job_id in jobs.decode().split(",") if job_id]
+            ids = [job_id for job_id in jobs.split(",") if job_id]
             known = (told["slots"], told["queues"], ids, told.get("memory"))
-            found.append(WorkerState(name.decode(), max(0, silence) / 1000, *known))
+            found.append(WorkerState(name, max(0, silence) / 1000, *known))
         return sorted(found)
 
 

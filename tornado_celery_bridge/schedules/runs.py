@@ -8,7 +8,8 @@ from celery.utils.time import maybe_timedelta
 from kombu.utils.json import dumps as kombu_dumps
 
 from tornado_celery_bridge.base.json import dumps
-from tornado_celery_bridge.ledger.jobs import new_job
+from tornado_celery_bridge.ledger.submission import new_job
+from tornado_celery_bridge.schedules.calls import PastRun
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
 
 __all__ = ("KEPT_RUNS", "NewRun", "check_input", "new_run", "run_id", "ttl_of")
@@ -23,16 +24,16 @@ class NewRun(NamedTuple):
     """A run that begins."""
 
     job_id: str
-    #: As the ledger's scripts take them.
-    fields: str
+    #: Its job's record, as the ledger's commands take it.
+    record: str
     input: str
     #: The signature, as a mapping.
     message: dict[str, Any]
     note: str
 
-    def for_script(self) -> tuple[str, ...]:
-        """Return it as RUN takes it."""
-        return self.job_id, self.fields, self.input, kombu_dumps(self.message), self.note
+    def row(self) -> PastRun:
+        """Return it as the commands take it."""
+        return PastRun(self.job_id, self.record, self.input, kombu_dumps(self.message), self.note)
 
 
 def run_id(name: str, slot: int) -> str:

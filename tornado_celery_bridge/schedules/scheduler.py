@@ -3,8 +3,8 @@ Beat's scheduler on Redis: ``celery -A proj beat -S tornado_celery_bridge.schedu
 
 Theory of operation. Of any number of beats one leads, by a lease in Redis that a thread of its own renews, so that
 neither the broker nor a long tick loses it; the others stand by, and ask each second whether it is free. The leader
-asks what is due (:data:`._scripts.DUE`), works out what is to be done (:mod:`._policy`), has it done in one step
-(:data:`._scripts.RUN`) and publishes the messages of the jobs that this accepted. The step is refused to a beat whose
+asks what is due (:func:`.calls.due`), works out what is to be done (:mod:`.policy`), has it done in one step
+(:func:`.calls.run`) and publishes the messages of the jobs that this accepted. The step is refused to a beat whose
 lease another has, whether it knows that or not. What is accepted and not published, because beat or the broker is
 gone, the workers publish: see ``worker``.
 
@@ -29,12 +29,13 @@ from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.base.lane import Call
+from tornado_celery_bridge.base.lua import Call as LuaCall
 from tornado_celery_bridge.base.repeating import Repeating
-from tornado_celery_bridge.ledger.blocking import connect, ending
+from tornado_celery_bridge.ledger import calls as ledger_calls
+from tornado_celery_bridge.ledger.blocking import ending
 from tornado_celery_bridge.ledger.checks import is_installed
-from tornado_celery_bridge.ledger.ledger import prefix_of
-from tornado_celery_bridge.ledger.scripts import DEFER, FINISH
-from tornado_celery_bridge.schedules import scripts as _scripts
+from tornado_celery_bridge.ledger.connection import BlockingConnection, ms
+from tornado_celery_bridge.schedules import calls
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
 from tornado_celery_bridge.schedules.policy import HOLD, Decision, State, decide, next_slot
 from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, new_run, run_id, ttl_of
@@ -58,19 +59,9 @@ BATCH = 100
 CANCEL_GRACE = 5.0
 
 
-class Redis:
-    """The schedules, for blocking code. Calls fail within two seconds, and are not tried again."""
-
-    def __init__(self, app: Celery) -> None:
-        options = app.conf.result_backend_transport_options or {}
-        self.prefix = prefix_of(options.get("global_keyprefix", ""))
-        self.client = connect(app, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
-        named = {name: getattr(_scripts, name) for name in _scripts.__all__} | {"DEFER": DEFER, "FINISH": FINISH}
-        self._scripts = {name: self.client.register_script(script) for name, script in named.items()}
-
-    def run(self, script: str, *args: Any, client: Any = None) -> Any:
-        """Run the script of this name."""
-        return self._scripts[script](args=[self.prefix, *args], client=client)
+def _connection(app: Celery) -> BlockingConnection:
+    """Return a connection whose calls fail within two seconds, and are not tried again."""
+    return BlockingConnection(app, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
 
 
 class Lease:
@@ -81,7 +72,7 @@ class Lease:
         redis: A connection that nobody else uses: an answer that does not come must hold nothing else up.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: BlockingConnection) -> None:
         self._redis = redis
         self._me = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._fence = 0
@@ -98,7 +89,7 @@ class Lease:
         self._thread.stop(TIMEOUT)
         self._leads.clear()
         try:
-            self._redis.run("STEP_DOWN", "", self.leader)
+            self._redis.run(calls.step_down(leader=self.leader))
         except RedisError as exc:  # then it ends by itself
             log.warning("beat: the lead is left to end by itself: %s", exc)
 
@@ -119,7 +110,7 @@ class Lease:
 
     def _ask(self) -> None:
         asked = time.monotonic()
-        fence = self._redis.run("LEAD", "", self._me, round(LEASE * 1000), self._fence)
+        fence = self._redis.run(calls.lead(me=self._me, lease=ms(LEASE), fence=self._fence))
         if not fence:
             return self.lost()
         self._until = asked + LEASE
@@ -164,11 +155,11 @@ class Scheduler(celery.beat.Scheduler):
                 "the schedules' runs are jobs, which this app's workers do not keep: call "
                 "tornado_celery_bridge.worker.install(app) beside the app"
             )
-        self._redis = Redis(self.app)
+        self._redis = _connection(self.app)
         self._static = static_entries(self.app)
         self._is_loaded = False
         self._ttl = ttl_of(self.app)
-        self._lease = Lease(Redis(self.app))
+        self._lease = Lease(_connection(self.app))
         self._lease.start()
 
     @functools.cached_property
@@ -206,28 +197,28 @@ class Scheduler(celery.beat.Scheduler):
         """Have the entries be those that the configuration has; one that has not changed goes on as it was."""
         server = self._redis.client.time()
         now = server[0] * 1000 + server[1] // 1000
-        rows = self._redis.run("READ", "", *(entry.name for entry in self._static)) if self._static else []
-        changed: list[Any] = []
-        same = []
+        rows = self._redis.run(calls.read_entries(names=[entry.name for entry in self._static]))
+        entries: list[calls.StaticEntry] = []
         for entry, row in zip(self._static, rows, strict=True):
             if row and not row[8] and not row[7]:
                 log.error("beat_schedule: %s is left out: an entry of this name was made at run time", entry.name)
                 continue
             stored = _stored(row[0]) if row else None
             if stored is not None and is_same(stored, entry):
-                same.append(entry.name)
+                entries.append(calls.StaticEntry(entry.name))
                 continue
             entry = taking_after(entry, stored).begun(now)
             slot = next_slot(entry, now)
-            changed += (entry.name, entry.encode(), "" if slot is None else slot, (slot and entry.due(slot)) or "")
-        self._redis.run("LOAD", "", *changed, "", *same)
+            due = None if slot is None else entry.due(slot)
+            entries.append(calls.StaticEntry(entry.name, entry.encode(), slot, due))
+        self._redis.run(calls.load(entries=entries))
         self._is_loaded = True
 
     # What is due.
 
     def _run_due(self, lease: Lease) -> None:
         leader = lease.leader
-        answer = self._redis.run("DUE", "", leader, BATCH)
+        answer = self._redis.run(calls.due(leader=leader, most=BATCH))
         if answer is None:
             return lease.lost()
         now, pause, is_loaded, *rows = answer
@@ -256,30 +247,10 @@ class Scheduler(celery.beat.Scheduler):
 
     def _run(self, due: list[Due], leader: str, now: int) -> bool:
         """Accept the runs and publish them; return whether this beat still leads."""
-        pipeline = self._redis.client.pipeline(transaction=False)
-        for entry, version, state, decision, runs in due:
-            if decision.why == "paused":
-                why = f"{decision.failures} failures in a row"
-                self._redis.run("HALT", entry.name, leader, version, why, client=pipeline)
-                continue
-            following = decision.next
-            at = now + HOLD if decision.hold else following and entry.due(following)
-            note = dumps({"slot": state.slot, "at": now, "why": decision.why}) if decision.why else ""
-            begins = zip(decision.runs, runs, strict=True)
-            self._redis.run(
-                *("RUN", entry.name, leader, version, state.slot, "" if following is None else following, at or ""),
-                *(decision.failures, "1" if decision.hold else "", note, KEPT_RUNS),
-                *(state.last if decision.cancel else "", round(CANCEL_GRACE * 1000), self._ttl, decision.counted),
-                *(
-                    field
-                    for slot, run in begins
-                    for field in (*run.for_script(), "" if state.held else entry.due(slot))
-                ),
-                client=pipeline,
-            )
+        answers = self._redis.run_all([self._call(each, leader, now) for each in due])
         accepted: list[NewRun] = []
         leads, failed = True, None
-        for (entry, *_, decision, runs), answer in zip(due, pipeline.execute(raise_on_error=False), strict=True):
+        for (entry, *_, decision, runs), answer in zip(due, answers, strict=True):
             if isinstance(answer, Exception):
                 if "WRONGTYPE" in str(answer):  # somebody's own key is in the place of one of the entry's
                     self._set_aside(entry.name, leader, answer)
@@ -287,18 +258,47 @@ class Scheduler(celery.beat.Scheduler):
                     failed = answer
             elif decision.why == "paused":
                 log.warning("beat: %s is paused after %s failures in a row", entry.name, decision.failures)
-            elif answer == [b"fenced"]:
+            elif answer == ["fenced"]:
                 leads = False
-            else:
-                accepted += [run for run in runs if run.job_id.encode() in answer]
+            elif isinstance(answer, list):
+                accepted += [run for run in runs if run.job_id in answer]
         self._publish(accepted)
         if failed is not None:  # these are due still
             raise failed
         return leads
 
+    def _call(self, due: Due, leader: str, now: int) -> LuaCall[Any]:
+        """Return the call that does what is to be done about an entry."""
+        entry, version, state, decision, runs = due
+        if decision.why == "paused":
+            why = f"{decision.failures} failures in a row"
+            return calls.halt(name=entry.name, leader=leader, version=version, why=why)
+        following = decision.next
+        at = now + HOLD if decision.hold else None if following is None else entry.due(following)
+        return calls.run(
+            name=entry.name,
+            leader=leader,
+            version=version,
+            slot=state.slot,
+            next_slot=following,
+            due=at,
+            failures=decision.failures,
+            held=decision.hold,
+            note_beside=dumps({"slot": state.slot, "at": now, "why": decision.why}) if decision.why else "",
+            kept=KEPT_RUNS,
+            to_cancel=state.last if decision.cancel else "",
+            grace=ms(CANCEL_GRACE),
+            ttl=self._ttl,
+            counted=decision.counted,
+            runs=[
+                calls.DueRun(*run.row(), None if state.held else entry.due(slot))
+                for slot, run in zip(decision.runs, runs, strict=True)
+            ],
+        )
+
     def _set_aside(self, name: bytes | str, leader: str, reason: Exception) -> None:
         log.error("beat: entry %r is set aside: %s", name, reason)
-        self._redis.run("QUARANTINE", name, leader, f"{type(reason).__name__}: {reason}")
+        self._redis.run(calls.quarantine(name=name, leader=leader, why=f"{type(reason).__name__}: {reason}"))
 
     # Publishing.
 
@@ -325,7 +325,7 @@ class Scheduler(celery.beat.Scheduler):
                 log.error("%s[%s] can't be published: %r", name, run.job_id, call.error)
                 exc = call.error
                 told = {"type": type(exc).__name__, "module": type(exc).__module__, "message": str(exc)}
-                self._redis.run("FINISH", *ending(run.job_id, states.FAILURE, told))
+                self._redis.run(ending(run.job_id, states.FAILURE, told))
         return None
 
     def _message(self, run: NewRun, context: contextvars.Context) -> Message:
@@ -336,7 +336,7 @@ class Scheduler(celery.beat.Scheduler):
     def _defer(self, runs: list[NewRun]) -> None:
         log.warning("beat: %s jobs wait for the broker", len(runs))
         for run in runs:
-            self._redis.run("DEFER", run.job_id, sys.maxsize)
+            self._redis.run(ledger_calls.defer(job_id=run.job_id, most=sys.maxsize))
 
 
 def _decoded(name: bytes, known: list[Any]) -> tuple[Entry, str, State]:

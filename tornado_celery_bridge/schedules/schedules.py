@@ -14,7 +14,7 @@ from celery import Celery
 
 from tornado_celery_bridge.exceptions import BridgeError
 from tornado_celery_bridge.ledger import Job, Ledger
-from tornado_celery_bridge.schedules import scripts as _scripts
+from tornado_celery_bridge.schedules import calls
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms, to_ms
 from tornado_celery_bridge.schedules.policy import next_slot, slots_of
 from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, check_input, new_run, run_id, ttl_of
@@ -171,7 +171,8 @@ class Schedules:
     """
 
     def __init__(self, ledger: Ledger, app: Celery) -> None:
-        self._ledger = ledger
+        self._redis = ledger.redis
+        self._jobs = ledger.jobs
         self._app = app
 
     async def create(self, entry: Entry) -> Scheduled:
@@ -182,7 +183,7 @@ class Schedules:
             ScheduleConflict: There is one of this name.
             InvalidEntry: It is never due.
         """
-        return await self._put(entry, "0", must_be_due=True)
+        return await self._put(entry, 0, must_be_due=True)
 
     async def replace(self, entry: Entry, *, version: int | None = None) -> Scheduled:
         """
@@ -196,7 +197,7 @@ class Schedules:
             ScheduleConflict: It has another, or is the configuration's.
             InvalidEntry: It is never due.
         """
-        return await self._put(entry, "" if version is None else str(version), must_be_due=True)
+        return await self._put(entry, version, must_be_due=True)
 
     async def delete(self, name: str, *, version: int | None = None) -> None:
         """
@@ -206,7 +207,7 @@ class Schedules:
             ScheduleEntryNotFound: There is none.
             ScheduleConflict: As :meth:`replace`.
         """
-        answer = await self._ledger.run(_scripts.DELETE, name, "" if version is None else version)
+        answer = await self._redis.run(calls.delete(name=name, version=version))
         if answer == 0:
             raise _not_found(name)
         _check(name, answer)
@@ -219,7 +220,7 @@ class Schedules:
             ScheduleEntryNotFound: There is none.
             InvalidEntry: There is one, which nobody can use.
         """
-        [row] = await self._ledger.run(_scripts.READ, "", name)
+        [row] = await self._redis.run(calls.read_entries(names=[name]))
         if not row:
             raise _not_found(name)
         return await asyncio.to_thread(_scheduled, row)
@@ -236,18 +237,18 @@ class Schedules:
         low: str | bytes = f"({after}" if after else "-"
         found: list[Scheduled] = []
         while len(found) < limit:
-            key = f"{self._ledger.prefix}schedules" + (owner and f":owner:{owner}")
-            names = await self._ledger.call("ZRANGEBYLEX", key, low, "+", "LIMIT", 0, limit - len(found))
+            key = f"{self._redis.prefix}schedules" + (owner and f":owner:{owner}")
+            names = await self._redis.call("ZRANGEBYLEX", key, low, "+", "LIMIT", 0, limit - len(found))
             if not names:
                 break
-            rows = await self._ledger.run(_scripts.READ, "", *names)
+            rows = await self._redis.run(calls.read_entries(names=names))
             found += await asyncio.to_thread(_usable, rows)
             low = b"(" + names[-1]
         return found
 
     async def count(self) -> int:
         """Return how many entries there are."""
-        return int(await self._ledger.call("ZCARD", f"{self._ledger.prefix}schedules"))
+        return int(await self._redis.call("ZCARD", f"{self._redis.prefix}schedules"))
 
     async def pause(self, name: str, *, until: datetime | None = None) -> Scheduled:
         """
@@ -277,7 +278,8 @@ class Schedules:
         entry, job_id = (await self.get(name)).entry, str(uuid.uuid4())
         check_input(self._app, entry)
         run = new_run(self._app, entry, job_id, slot=None, now=await self._now())
-        if not await self._ledger.run(_scripts.RUN_NOW, name, *run.for_script(), KEPT_RUNS, ttl_of(self._app)):
+        call = calls.run_now(name=name, **run.row()._asdict(), kept=KEPT_RUNS, ttl=ttl_of(self._app))
+        if not await self._redis.run(call):
             raise _not_found(name)
         return job_id
 
@@ -313,12 +315,12 @@ class Schedules:
         runs = await asyncio.to_thread(_runs_of, self._app, entry, to_ms(since), last, now)
         begun: set[str] = set()
         for first in range(0, len(runs), BACKFILL_STEP):
-            fields = [field for _, run in runs[first : first + BACKFILL_STEP] for field in run.for_script()]
-            options = (KEPT_RUNS, ttl_of(self._app), "1" if dry_run else "")
-            answer = await self._ledger.run(_scripts.BACKFILL, name, *options, *fields)
-            if answer is None:
+            rows = [run.row() for _, run in runs[first : first + BACKFILL_STEP]]
+            call = calls.backfill(name=name, kept=KEPT_RUNS, ttl=ttl_of(self._app), dry_run=dry_run, runs=rows)
+            job_ids = await self._redis.run(call)
+            if job_ids is None:
                 raise _not_found(name)
-            begun.update(job_id.decode() for job_id in answer)
+            begun.update(job_ids)
         found = [(slot, run.job_id) for slot, run in runs if run.job_id in begun]
         return Backfill([slot for slot, _ in found], [] if dry_run else [job_id for _, job_id in found])
 
@@ -330,16 +332,16 @@ class Schedules:
 
     async def runs(self, name: str, *, limit: int = KEPT_RUNS) -> list[Run]:
         """Return what became of the last runs of an entry, the latest first; of more than a hundred nothing is kept."""
-        key = f"{self._ledger.prefix}schedules:runs:{name}"
-        notes = [json.loads(note) for note in await self._ledger.call("LRANGE", key, 0, limit - 1)]
+        key = f"{self._redis.prefix}schedules:runs:{name}"
+        notes = [json.loads(note) for note in await self._redis.call("LRANGE", key, 0, limit - 1)]
         ids = [note["job"] for note in notes if "job" in note]
-        jobs = dict(zip(ids, await asyncio.gather(*map(self._ledger.get, ids)), strict=True))
+        jobs = dict(zip(ids, await asyncio.gather(*map(self._jobs.get, ids)), strict=True))
         return [_run(note, jobs.get(note.get("job"))) for note in notes]
 
     async def quarantined(self) -> dict[str, str]:
         """Return the names of entries that nobody can use, and why; replacing or deleting one is what helps."""
-        names = sorted(await self._ledger.call("SMEMBERS", f"{self._ledger.prefix}schedules:quarantined"))
-        rows = await self._ledger.run(_scripts.READ, "", *names)
+        names = sorted(await self._redis.call("SMEMBERS", f"{self._redis.prefix}schedules:quarantined"))
+        rows = await self._redis.run(calls.read_entries(names=names))
         return {
             name.decode(errors="replace"): (row[7] or b"not a hash").decode(errors="replace")
             for name, row in zip(names, rows, strict=True)
@@ -348,15 +350,15 @@ class Schedules:
 
     async def leader(self) -> str | None:
         """Return which beat leads, as host, process and a word of its own; None while none does."""
-        leader = await self._ledger.call("GET", f"{self._ledger.prefix}schedules:leader")
+        leader = await self._redis.call("GET", f"{self._redis.prefix}schedules:leader")
         return _who(leader)
 
     async def statistics(self) -> Statistics:
         """Return what a monitor wants to know; costs Redis the same however many entries and runs there are."""
-        answer = await self._ledger.run(_scripts.STATISTICS, "")
+        answer = await self._redis.run(calls.statistics())
         entries, static, quarantined, leader, leaders, overdue, counted = answer
         found = {name.decode(): int(value) for name, value in zip(counted[::2], counted[1::2], strict=True)}
-        late = itertools.accumulate(found.get(f"late:{bound}", 0) for bound in (*_scripts.LATE, ""))
+        late = itertools.accumulate(found.get(f"late:{bound}", 0) for bound in (*calls.LATE, ""))
         return Statistics(
             entries=entries,
             static=static,
@@ -368,28 +370,33 @@ class Schedules:
             missed=found.get("missed", 0),
             skipped=found.get("skipped", 0),
             paused=found.get("paused", 0),
-            lateness=dict(zip([*(bound / 1000 for bound in _scripts.LATE), math.inf], late, strict=True)),
+            lateness=dict(zip([*(bound / 1000 for bound in calls.LATE), math.inf], late, strict=True)),
             lateness_sum=found.get("late", 0) / 1000,
         )
 
     # How.
 
     async def _now(self) -> int:
-        seconds, micros = await self._ledger.call("TIME")
+        seconds, micros = await self._redis.call("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def _put(
-        self, entry: Entry, version: str, *, must_be_due: bool = False, may_be_static: bool = False
+        self, entry: Entry, version: int | None, *, must_be_due: bool = False, may_be_static: bool = False
     ) -> Scheduled:
         now = await self._now()
         entry = entry.begun(now)
         slot = await asyncio.to_thread(next_slot, entry, now)
         if must_be_due and entry.enabled and slot is None:
             raise InvalidEntry("once" if entry.once else "end", "it is never due again")
-        when = ("", "") if slot is None else (slot, entry.due(slot))
-        stored = entry.encode()
-        answer = await self._ledger.run(_scripts.PUT, entry.name, version, stored, *when, "1" if may_be_static else "")
-        _check(entry.name, answer)
+        call = calls.put(
+            name=entry.name,
+            version=version,
+            entry=entry.encode(),
+            slot=slot,
+            due=None if slot is None else entry.due(slot),
+            may_be_static=may_be_static,
+        )
+        _check(entry.name, await self._redis.run(call))
         return await self.get(entry.name)
 
     async def _change(self, name: str, **fields: Any) -> Scheduled:
@@ -397,7 +404,7 @@ class Schedules:
             found = await self.get(name)
             try:
                 changed = dataclasses.replace(found.entry, **fields)
-                return await self._put(changed, str(found.version), may_be_static=True)
+                return await self._put(changed, found.version, may_be_static=True)
             except ScheduleConflict as exc:
                 conflict = exc
         raise conflict

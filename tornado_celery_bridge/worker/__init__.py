@@ -37,7 +37,7 @@ A task says of its jobs, by options of its own, over all workers:
 - ``max_concurrency``: how many may run at once;
 - ``max_rate``: how many may begin in a time, as ``"10/s"``, spelt as Celery spells ``rate_limit``;
 - ``limit_by``: the parameter by whose value both are counted, each value by itself;
-- ``unique``: a job is not accepted twice while it is unfinished (see ``Ledger.accept``).
+- ``unique``: a job is not accepted twice while it is unfinished (see ``Ledger.jobs.accept``).
 
 A task that is no job costs one question to Redis when it starts and one when it ends.
 """

@@ -215,7 +215,7 @@ class Keeper:
             if self._ledger.leads(self._name):
                 while self._ledger.sweep() and not self._stopped.is_set():
                     pass
-                while store is not None and (blobs := self._ledger.unclaimed()):
+                while store is not None and (blobs := self._ledger.orphans()):
                     store.remove_all(blobs)
                     self._ledger.removed(blobs)
             self._stopped.wait(SWEEP_INTERVAL)

@@ -46,7 +46,7 @@ class Audit:
         self._ledger = ledger
         self._waiting: deque[str] = deque(maxlen=MOST_WAITING)
         self._writing: asyncio.Task[None] | None = None
-        self._keys = (f"{ledger.prefix}audit", f"{ledger.prefix}audit:submit")
+        self._keys = (f"{ledger.redis.prefix}audit", f"{ledger.redis.prefix}audit:submit")
 
     def record(self, entry: AuditEntry, *, is_submission: bool) -> None:
         """Write an entry soon, together with others."""
@@ -60,7 +60,7 @@ class Audit:
                 await asyncio.sleep(GATHERING)
                 step = [self._waiting.popleft() for _ in range(min(len(self._waiting), STEP))]
                 try:
-                    await self._ledger.call("EVAL", _ADD % MOST, 2, *self._keys, *step)
+                    await self._ledger.redis.call("EVAL", _ADD % MOST, 2, *self._keys, *step)
                 except LedgerUnavailable as exc:
                     _log.warning("%d entries of the audit log are lost: %s", len(step), exc)
         finally:
@@ -83,7 +83,7 @@ class Audit:
             raise Problem(400, "invalid-cursor", "This cursor is none of ours: begin without one.")
         newest = "+" if cursor is None else f"({cursor}"
         pages = await asyncio.gather(
-            *(self._ledger.call("XREVRANGE", key, newest, "-", "COUNT", limit + 1) for key in self._keys)
+            *(self._ledger.redis.call("XREVRANGE", key, newest, "-", "COUNT", limit + 1) for key in self._keys)
         )
         found = list(heapq.merge(*pages, key=lambda each: _position(each[0]), reverse=True))
         shown = found[:limit]

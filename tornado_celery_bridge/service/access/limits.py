@@ -83,7 +83,7 @@ async def take(ledger: Ledger, key_id: str, rate: Rate) -> Allowance:
         LedgerUnavailable: It may have been taken all the same.
     """
     whole = rate.interval * rate.requests
-    granted, remaining, wait = await ledger.call(
-        "EVAL", _TAKE, 1, f"{ledger.prefix}rate:{key_id}", rate.interval, whole
+    granted, remaining, wait = await ledger.redis.call(
+        "EVAL", _TAKE, 1, f"{ledger.redis.prefix}rate:{key_id}", rate.interval, whole
     )
     return Allowance(rate, bool(granted), remaining, math.ceil(wait / 1_000_000))

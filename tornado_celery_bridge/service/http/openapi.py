@@ -20,7 +20,7 @@ from urllib.parse import quote
 from pydantic import TypeAdapter
 
 from tornado_celery_bridge import __version__
-from tornado_celery_bridge.ledger import SPANS
+from tornado_celery_bridge.ledger import PERIODS
 from tornado_celery_bridge.service.http.handler import MAX_WAIT
 from tornado_celery_bridge.service.http.problems import CONTENT_TYPE, KINDS, title, type_uri
 from tornado_celery_bridge.service.http.query import STATES
@@ -691,7 +691,7 @@ PARAMETERS: dict[str, Schema] = {
                 "description": "A moment in the last step; now, without it.",
                 "schema": {"type": "string", "format": "date-time"},
             },
-            "step": {"schema": {"type": "string", "enum": [*SPANS], "default": "minute"}},
+            "step": {"schema": {"type": "string", "enum": [*PERIODS], "default": "minute"}},
             "statistics_task": {
                 "name": "task",
                 "description": "Only jobs of this task.",

@@ -139,11 +139,11 @@ async def keep_swept(ledger: Ledger, store: Store | None) -> None:
     """Forget, for as long as this is not cancelled, jobs whose time is over; all processes may do so."""
     while True:
         try:
-            while await ledger.sweep():
+            while await ledger.jobs.sweep():
                 pass
-            while store is not None and (blobs := await ledger.unclaimed()):
+            while store is not None and (blobs := await ledger.blobs.orphans()):
                 await asyncio.to_thread(store.remove_all, blobs)
-                await ledger.removed(blobs)
+                await ledger.blobs.removed(blobs)
         except (LedgerUnavailable, StoreUnavailable) as exc:
             _log.info("%s", exc)
         await asyncio.sleep(SWEEP_INTERVAL)

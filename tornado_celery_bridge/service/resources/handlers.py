@@ -111,7 +111,7 @@ class AcceptingHandler(ApiHandler):
         headers = {"Location": f"/v1/jobs/{job.record.id}"} | ({} if job.done else {"Retry-After": "1"})
         answer = Answer(200 if job.done else 202, headers, representation.encode(representation.job(job)))
         try:
-            await self.jobs.ledger.respond(reserved, answer.encode())
+            await self.jobs.ledger.idempotency_keys.respond(reserved, answer.encode())
         except LedgerUnavailable as exc:
             self.settings["logger"].warning("the answer is not kept: %s", exc)
 
@@ -394,9 +394,9 @@ class ManyEventsHandler(StreamHandler):
         parse_filters({"tag": [tag.encode() for tag in tags]})
         if not last_event_id:
             ids = await self.jobs.unfinished(self.principal, tags, MAX_TAGGED)
-            return f"{await self.jobs.ledger.note(ids)}:" if ids else "", ids, None
+            return f"{await self.jobs.ledger.jobs.note_list(ids)}:" if ids else "", ids, None
         name, _, position = last_event_id.partition(":")
-        noted = await self.jobs.ledger.noted(name)
+        noted = await self.jobs.ledger.jobs.noted_list(name)
         if noted is None:
             raise no_event_of_this_stream()
         return f"{name}:", noted, position

@@ -15,8 +15,8 @@ from tornado_celery_bridge.ledger import (
     FailureGroup,
     Histogram,
     Job,
+    Period,
     QueueState,
-    Span,
     Totals,
     WorkerState,
     Workflow,
@@ -394,7 +394,7 @@ def me(principal: Principal, login: documents.Login) -> documents.Me:
     }
 
 
-def statistics(step: Span, history: Mapping[int, Counts], now: Totals) -> documents.Statistics:
+def statistics(step: Period, history: Mapping[int, Counts], now: Totals) -> documents.Statistics:
     """Return what has happened in each *step*, by its first second since 1970, and how it stands."""
     series: list[documents.Step] = [{"at": rfc3339(at * 1000), **_counted(counts)} for at, counts in history.items()]
     return {

@@ -114,7 +114,7 @@ class Deliverer:
         if room == 0:
             return
         try:
-            claims = await self._ledger.claim_callbacks(room, share=MAX_SHARE, lease=LEASE, under_way=self._under_way)
+            claims = await self._ledger.callbacks.claim(room, share=MAX_SHARE, lease=LEASE, under_way=self._under_way)
         except LedgerUnavailable as exc:
             _log.info("%s", exc)
             return
@@ -135,7 +135,7 @@ class Deliverer:
     async def _deliver(self, claim: Claim) -> None:
         """Make one attempt; if it comes to nothing, not even to a failure, the claim lapses and it is made again."""
         try:
-            job = await self._ledger.get(claim.job_id)
+            job = await self._ledger.jobs.get(claim.job_id)
             if isinstance(job, Job) and job.record.callback_url is not None:
                 await self._attempt(claim, job, job.record.callback_url)
         except LedgerUnavailable as exc:
@@ -158,7 +158,7 @@ class Deliverer:
         state, next_in = _verdict(answer, claim.tries)
         if state == "failed":
             _log.warning("the callback of job %s is given up: %s", job.record.id, answer.status or answer.error)
-        await self._ledger.settle_callback(claim, attempt, state, next_in)
+        await self._ledger.callbacks.record_attempt(claim, attempt, state, next_in)
 
     async def _post(self, url: str, signature: dict[str, str], body: bytes) -> _Answer:
         head = _Head()

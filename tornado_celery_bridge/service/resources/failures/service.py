@@ -54,7 +54,7 @@ class Failures:
         Raises:
             LedgerUnavailable: Not known now.
         """
-        return await self._jobs.ledger.failures(None if principal.is_admin else principal.owner)
+        return await self._jobs.ledger.failures.groups(None if principal.is_admin else principal.owner)
 
     async def retry(self, principal: Principal, group_id: str, *, dry_run: bool) -> Retried:
         """
@@ -89,7 +89,7 @@ class Failures:
             LedgerUnavailable: It may be gone.
         """
         await self._check_known(principal, group_id)
-        await self._jobs.ledger.resolve(group_id)
+        await self._jobs.ledger.failures.resolve(group_id)
 
     async def _check_known(self, principal: Principal, group_id: str) -> None:
         if group_id not in [group.id for group in await self.find(principal)]:

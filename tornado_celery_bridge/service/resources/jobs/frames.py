@@ -72,7 +72,7 @@ async def frames(
     if after is None:
         yield Frame("state", representation.job(shown), 0)
     try:
-        with jobs.ledger.follow(job.record.id, after or 0) as events:
+        with jobs.ledger.events.follow(job.record.id, after or 0) as events:
             async with aclosing(_upcoming(events, closing)) as upcoming:
                 async for event in upcoming:
                     if event is None:

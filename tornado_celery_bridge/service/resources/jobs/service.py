@@ -181,7 +181,7 @@ class Jobs:
             "kwargs": kwargs,
             "options": celery_options | {"task_id": record.id},
         }
-        accepted = await self.ledger.accept(
+        accepted = await self.ledger.jobs.accept(
             record,
             given if stored is None else stored,
             message=message,
@@ -233,7 +233,7 @@ class Jobs:
             StoreUnavailable, LedgerUnavailable: It is not kept.
         """
         store = self._store
-        await self.ledger.announce(blob.stored.name)  # so that it is not left there if this process dies
+        await self.ledger.blobs.announce(blob.stored.name)  # so that it is not left there if this process dies
         await self._in_store(lambda: store.write(blob.stored.name, blob.content))
         return blob.stored
 
@@ -255,9 +255,9 @@ class Jobs:
         """Have inputs that were kept stay, or not, after the jobs of these ids were accepted, or not."""
         for job_id, stored in kept.items():
             if kind == "taken-over":  # the message will have these, while the jobs have those of the first time
-                await self.ledger.claim(job_id, stored.name)
+                await self.ledger.blobs.adopt(job_id, stored.name)
             elif kind != "accepted":
-                await self.ledger.disown(stored.name)
+                await self.ledger.blobs.disown(stored.name)
 
     def parse(self, task: ExposedTask, body: dict[str, Any]) -> tuple[dict[str, Any] | list[Any], JobOptions]:
         """
@@ -284,7 +284,7 @@ class Jobs:
         """Remove the record of a job that was not published."""
         try:
             async with asyncio.timeout(WITHDRAW_TIMEOUT):
-                await self.ledger.withdraw(record.id, reservation)
+                await self.ledger.jobs.withdraw(record.id, reservation)
         except (LedgerUnavailable, TimeoutError) as exc:
             _log.warning("the record of unpublished job %s stays: %s", record.id, exc)
 
@@ -332,7 +332,7 @@ class Jobs:
             LedgerUnavailable: Not known now.
         """
         current_job.set(job_id)
-        job = await self.ledger.get(job_id)
+        job = await self.ledger.jobs.get(job_id)
         if job is None or not principal.may_see(job):
             raise Problem(404, "unknown-job", "There is no job of this id.")
         if isinstance(job, Gone):
@@ -364,7 +364,7 @@ class Jobs:
             Problem: 410, there was one.
             BlobLost, StoreUnavailable: It can't be had from the store.
         """
-        written = await self.ledger.input_of(job_id)
+        written = await self.ledger.jobs.input_of(job_id)
         if written is None:
             raise _expired()
         if not written.startswith(b'"'):
@@ -374,14 +374,14 @@ class Jobs:
 
     async def find(self, principal: Principal, **filters: Any) -> Page:
         """
-        Return a page of the jobs that *principal* may see; filters as :meth:`Ledger.find`.
+        Return a page of the jobs that *principal* may see; filters as :meth:`.Jobs.find`.
 
         Raises:
             Problem: 400, a cursor that is none of ours.
             LedgerUnavailable: Not known now.
         """
         try:
-            return await self.ledger.find(owner=None if principal.is_admin else principal.owner, **filters)
+            return await self.ledger.jobs.find(owner=None if principal.is_admin else principal.owner, **filters)
         except ValueError:
             raise Problem(400, "invalid-cursor", "This cursor is none of ours: begin without one.") from None
 
@@ -403,7 +403,7 @@ class Jobs:
 
     async def wait(self, principal: Principal, job: Job, timeout: float) -> Job:
         """Return a job once it is done, or as it is after *timeout* seconds; errors as :meth:`get`."""
-        with self.metrics.waiters.track_inprogress(), self.ledger.follow(job.record.id, job.number) as events:
+        with self.metrics.waiters.track_inprogress(), self.ledger.events.follow(job.record.id, job.number) as events:
             try:
                 async with asyncio.timeout(timeout):
                     async for _ in events:
@@ -417,7 +417,7 @@ class Jobs:
         until, seconds = self._paces.get(task, (0.0, 1))
         if until < time.monotonic():
             try:
-                waited, ran = await self.ledger.pace(task)
+                waited, ran = await self.ledger.jobs.pace(task)
             except LedgerUnavailable:  # what is answered with it does not depend on it
                 return seconds
             seconds = min(LONGEST_RETRY_AFTER, max(1, math.ceil((waited or 0.0) + (ran or 0.0))))
@@ -435,7 +435,7 @@ class Jobs:
             LedgerUnavailable: Not known now.
         """
         job = await self.get(principal, job_id)
-        delivery = await self.ledger.delivery(job_id)
+        delivery = await self.ledger.callbacks.delivery(job_id)
         return job, [] if delivery is None else [delivery]
 
     async def replay(self, principal: Principal, job_id: str, delivery_id: str) -> tuple[Job, Delivery]:
@@ -449,7 +449,7 @@ class Jobs:
         job, deliveries = await self.deliveries(principal, job_id)
         if delivery_id not in [delivery.id for delivery in deliveries]:
             raise Problem(404, "unknown-delivery", "This job has no delivery of this id.")
-        await self.ledger.replay_callback(job_id)
+        await self.ledger.callbacks.replay(job_id)
         job, [delivery] = await self.deliveries(principal, job_id)
         return job, delivery
 
@@ -467,7 +467,7 @@ class Jobs:
             LedgerUnavailable: Not cancelled, or not known to be.
         """
         await self.get(principal, job_id)
-        await self.ledger.cancel(job_id, grace=CANCEL_GRACE if terminate else None)
+        await self.ledger.jobs.cancel(job_id, grace=CANCEL_GRACE if terminate else None)
         job = await self.get(principal, job_id)
         if terminate and not job.done:
             self.terminate(principal, job)
@@ -483,7 +483,7 @@ class Jobs:
             if on_disconnect == "cancel":
                 await self.cancel(principal, job.record.id, terminate=True)
             elif on_disconnect == "cancel-if-unstarted":
-                await self.ledger.cancel(job.record.id, unless_begun=True)
+                await self.ledger.jobs.cancel(job.record.id, unless_begun=True)
         except (BridgeError, Problem) as exc:
             _log.warning("job %s was not cancelled when its client hung up: %s", job.record.id, exc)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from prometheus_client import Metric
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
-from tornado_celery_bridge.ledger import SPANS, LedgerUnavailable, Monitor, Span
+from tornado_celery_bridge.ledger import PERIODS, LedgerUnavailable, Monitor, Period
 from tornado_celery_bridge.service.http.handler import ApiHandler
 from tornado_celery_bridge.service.http.query import parse_query
 from tornado_celery_bridge.service.resources import documents, representation
@@ -22,7 +22,7 @@ __all__ = ("MetricsHandler", "MonitorHandler", "QueuesHandler", "StatisticsHandl
 _log = logging.getLogger(__name__)
 
 #: Steps that are shown when nobody says since when.
-DEFAULT_STEPS: dict[Span, int] = {"minute": 60, "hour": 24, "day": 30}
+DEFAULT_STEPS: dict[Period, int] = {"minute": 60, "hour": 24, "day": 30}
 
 Moment = Annotated[AwareDatetime, BeforeValidator(datetime.fromisoformat)]
 
@@ -34,7 +34,7 @@ class StatisticsQuery(BaseModel):
 
     since: Moment | None = None
     until: Moment | None = None
-    step: Span = "minute"
+    step: Period = "minute"
     task: Annotated[str, Field(max_length=500)] = ""
     queue: Annotated[str, Field(max_length=500)] = ""
 
@@ -42,7 +42,7 @@ class StatisticsQuery(BaseModel):
 class Selection(NamedTuple):
     """Which statistics, with moments in seconds since 1970; there are none if *since* is after *until*."""
 
-    step: Span
+    step: Period
     since: float
     until: float
     task: str
@@ -57,7 +57,7 @@ def parse_selection(query: Mapping[str, Sequence[bytes]], now: float) -> Selecti
         Problem: 400, with what is unknown or does not fit.
     """
     asked = parse_query(StatisticsQuery, query)
-    length, kept = SPANS[asked.step]
+    length, kept = PERIODS[asked.step]
     until = now if asked.until is None else min(now, asked.until.timestamp())
     since = until - length * (DEFAULT_STEPS[asked.step] - 1) if asked.since is None else asked.since.timestamp()
     return Selection(asked.step, max(since, now - length * (kept - 1)), until, asked.task, asked.queue)
@@ -76,7 +76,7 @@ class MonitorHandler(ApiHandler):
     async def queues(self) -> list[documents.Queue]:
         """Return all queues."""
         queues, workers, paused = await asyncio.gather(
-            self.monitor.queues(), self.monitor.workers(), self.jobs.ledger.paused()
+            self.monitor.queues(), self.monitor.workers(), self.jobs.ledger.queues.paused()
         )
         return representation.queues(queues, workers, self.jobs.catalogue.queues, paused)
 

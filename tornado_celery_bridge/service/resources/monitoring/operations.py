@@ -62,7 +62,7 @@ class PauseQueueHandler(QueueHandler):
     async def post(self, name: str) -> None:
         await self.read_nothing()
         await self.find(name)
-        await self.jobs.ledger.pause(name)
+        await self.jobs.ledger.queues.pause(name)
         self.write_json(await self.find(name))
 
 
@@ -72,7 +72,7 @@ class ResumeQueueHandler(QueueHandler):
     async def post(self, name: str) -> None:
         await self.read_nothing()
         await self.find(name)
-        await self.jobs.ledger.resume(name)
+        await self.jobs.ledger.queues.resume(name)
         self.write_json(await self.find(name))
 
 

@@ -135,7 +135,7 @@ class Workflows:
         await asyncio.to_thread(plan.read, body)  # a thousand schemas: too long for the loop
         kept = await self._keep_inputs(plan)
         begun = time.monotonic()
-        accepted = await self._ledger.accept_workflow(
+        accepted = await self._ledger.workflows.accept(
             plan.record,
             plan.steps,
             plan.after,
@@ -166,13 +166,13 @@ class Workflows:
         except DispatchUncertain as exc:
             raise uncertain(plan.steps[0].record.id) from exc
         except BridgeError:
-            await self._undo(plan.id, self._ledger.withdraw_workflow(plan.id, reservation))
+            await self._undo(plan.id, self._ledger.workflows.withdraw(plan.id, reservation))
             raise
         except Exception as exc:
             # Celery's own complaint, which may come of a later message than the first: those before it are under way,
             # so the jobs have to stay there, cancelled, for the workers to drop them.
             ids = [step.record.id for step in plan.steps]
-            await self._undo(plan.id, self._ledger.cancel_workflow(plan.id, ids, whole=True))
+            await self._undo(plan.id, self._ledger.workflows.cancel(plan.id, ids, whole=True))
             if not isinstance(exc, _REFUSALS):
                 raise
             _log.warning("workflow %s could not be published: %r", plan.id, exc)
@@ -191,7 +191,7 @@ class Workflows:
         if reservation is None:
             return
         try:
-            await self._ledger.respond(reservation, b"")
+            await self._ledger.idempotency_keys.respond(reservation, b"")
         except LedgerUnavailable as exc:
             _log.warning("that workflow %s is published is not kept: %s", workflow_id, exc)
 
@@ -205,7 +205,7 @@ class Workflows:
             Problem: 404, no such workflow, or another's; 410, there was one.
             LedgerUnavailable: Not known now.
         """
-        found = await self._ledger.workflow(workflow_id)
+        found = await self._ledger.workflows.get(workflow_id)
         if found is None or not principal.may_see(found):
             raise Problem(404, "unknown-workflow", "There is no workflow of this id.")
         if isinstance(found, Gone):
@@ -216,7 +216,7 @@ class Workflows:
         """Return a workflow once all its jobs are done, or as it is after *timeout* seconds; errors as :meth:`get`."""
         if workflow.done:
             return workflow
-        with self._jobs.metrics.waiters.track_inprogress(), self._ledger.follow(workflow.record.id) as events:
+        with self._jobs.metrics.waiters.track_inprogress(), self._ledger.events.follow(workflow.record.id) as events:
             try:
                 async with asyncio.timeout(timeout):
                     async for _ in events:
@@ -246,7 +246,7 @@ class Workflows:
         ids = list(_ids(_branch(record.tree, branch)))
         if not branch and record.on_error is not None:
             ids.append(record.on_error)
-        await self._ledger.cancel_workflow(
+        await self._ledger.workflows.cancel(
             workflow_id, ids, whole=not branch, grace=CANCEL_GRACE if terminate else None
         )
         workflow = await self.get(principal, workflow_id)

@@ -1,0 +1,23 @@
+"""The Lua commands of a room, for tests that change them."""
+
+from types import ModuleType
+
+import pytest
+
+from tornado_celery_bridge.base.lua import Command
+
+_CLOCK = "local time = redis.call('TIME')\n  return time[1] * 1000 + math.floor(time[2] / 1000)"
+
+
+def commands_in(*modules: ModuleType) -> list[Command]:
+    """Return the commands that modules declare."""
+    return [each for module in modules for each in vars(module).values() if isinstance(each, Command)]
+
+
+def read_the_time_from_a_key(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
+    """Have the commands that modules declare take what the key ``clock`` has for the time, in ms."""
+    commands = commands_in(*modules)
+    assert any(_CLOCK in command.text for command in commands)
+    for command in commands:
+        text = command.text.replace(_CLOCK, "return tonumber(redis.call('GET', 'clock'))")
+        monkeypatch.setattr(command, "text", text)

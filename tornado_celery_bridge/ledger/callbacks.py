@@ -1,0 +1,68 @@
+"""Callbacks: ended jobs that are to tell somebody of their end, and what came of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tornado_celery_bridge.base.json import dumps
+from tornado_celery_bridge.ledger import calls
+from tornado_celery_bridge.ledger.connection import Subject, ms
+from tornado_celery_bridge.ledger.records import Claim, Delivery
+
+__all__ = ("Callbacks",)
+
+#: Receivers that one claim looks at.
+RECEIVER_LOOKS = 200
+#: Attempts to call back that are kept of a job.
+KEPT_ATTEMPTS = 20
+
+
+class Callbacks(Subject):
+    """
+    The callbacks of jobs in the ledger.
+
+    .. versionadded:: 0.1.0
+    """
+
+    async def claim(self, most: int, *, share: int, lease: float, under_way: Mapping[str, int]) -> list[Claim]:
+        """
+        Return ended jobs that are to call back now, which nobody else has for *lease* seconds.
+
+        Args:
+            most: At most so many.
+            share: At most so many of one receiver's, those under way included.
+            lease: Seconds; one whose attempt was not recorded by then may be claimed again.
+            under_way: How many there are already, by receiver.
+        """
+        rows = [calls.UnderWay(*pair) for pair in under_way.items()]
+        call = calls.claim_callbacks(most=most, share=share, lease=ms(lease), looks=RECEIVER_LOOKS, under_way=rows)
+        return await self._redis.run(call)
+
+    async def record_attempt(
+        self, claim: Claim, attempt: Mapping[str, Any], state: str, next_in: float | None = None
+    ) -> None:
+        """
+        Note what came of an attempt.
+
+        Args:
+            claim: Under which it was made.
+            attempt: As :attr:`Delivery.attempts` has it.
+            state: Of the delivery: waiting, delivered or failed.
+            next_in: Seconds until the next attempt of one that waits.
+        """
+        call = calls.record_attempt(
+            job_id=claim.job_id,
+            lease=claim.lease,
+            attempt=dumps(attempt),
+            kept=KEPT_ATTEMPTS,
+            state=state,
+            next_in=None if next_in is None else ms(next_in),
+        )
+        await self._redis.run(call)
+
+    async def delivery(self, job_id: str) -> Delivery | None:
+        """Return how it stands with a job's callback; None for one that has not ended, or has none."""
+        return await self._redis.run(calls.delivery(job_id=job_id))
+
+    async def replay(self, job_id: str) -> None:
+        """Have an ended job call back again, now; nothing comes of it if there is no delivery."""
+        await self._redis.run(calls.replay(job_id=job_id))

@@ -1,0 +1,32 @@
+-- accept: write a new job down, with what its idempotency key is held by. Twice the same id is one job.
+-- KEYS: job:{job_id}, input:{job_id}, message:{job_id}, open, key:{key}, unique:{unique}
+-- ARGV: prefix, job_id, record, input, owner, ttl, delay, most, key, fingerprint, key_ttl, key_lease, message,
+--   unique, callback
+-- Answers: {accepted | taken-over | exists | full | other | in-flight}, {replay, response} or {unique, the other's id}
+--   record: JSON of the record's fields. most: unfinished jobs of the owner, '' for any number. key, unique, callback:
+--   '' for none. Times in ms.
+-- include: reserve
+-- include: full
+-- include: write
+
+local prefix, job_id, record, input, owner, ttl, delay, most, key, fingerprint, key_ttl, key_lease, message,
+  unique, callback = unpack(ARGV)
+turn(job_id)
+
+local held, hold = reserve(key, fingerprint, key_ttl, key_lease)
+if held then return held end
+if redis.call('EXISTS', job) == 1 then return {'exists'} end
+local its_unique = unique ~= '' and prefix .. 'unique:' .. unique
+local same = its_unique and redis.call('GET', its_unique)
+if same then
+  if hold then hold() end
+  return {'unique', same}
+end
+if is_full(owner, most, 1) then return {'full'} end
+write(record, input, ttl, delay, message, callback)
+if its_unique then
+  redis.call('SET', its_unique, id)
+  redis.call('HSET', job, 'unique', unique)
+end
+if hold then hold() end
+return {'accepted'}

@@ -1,0 +1,10 @@
+-- adopt: have a blob kept for as long as a job, if the job is there.
+-- KEYS: job:{job_id}, blobs
+-- ARGV: prefix, job_id, blob
+-- Answers: nothing
+-- include: blobs
+
+local prefix, job_id, blob = unpack(ARGV)
+turn(job_id)
+
+if redis.call('EXISTS', job) == 1 then adopt_blob(blob) end

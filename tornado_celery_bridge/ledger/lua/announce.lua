@@ -1,0 +1,9 @@
+-- announce: a blob is about to be written. If no job adopts it, it is removed after so many ms.
+-- KEYS: blobs
+-- ARGV: prefix, blob, grace
+-- Answers: nothing
+-- include: clock
+
+local prefix, blob, grace = unpack(ARGV)
+
+redis.call('ZADD', prefix .. 'blobs', now() + grace, blob)

@@ -1,0 +1,18 @@
+-- events: the events of a job, or of a workflow, that come after a number; or all that are kept, if some are lost.
+-- KEYS: job:{job_id}, events:{job_id}
+-- ARGV: prefix, job_id, after, most
+-- Answers: the last event's number, the first kept one's, then events as `kind data`
+-- include: job
+
+local prefix, job_id, after, most = unpack(ARGV)
+turn(job_id)
+
+after, most = tonumber(after), tonumber(most)
+local kept = redis.call('LLEN', events)
+local last = tonumber(redis.call('HGET', job, 'number') or kept)  -- a workflow, which is no job, has one event at most
+local first = last - kept + 1
+local from = math.max(0, after + 1 - first)
+local found = redis.call('LRANGE', events, from, from + most - 1)
+table.insert(found, 1, first)
+table.insert(found, 1, last)
+return found

@@ -1,0 +1,20 @@
+-- failures: the groups of failed jobs, the one that failed last first.
+-- KEYS: failures
+-- ARGV: prefix, of_one, owner
+-- Answers: {id, owner, task, exception, place, detail, first, last, count, jobs that were not tried again} of each
+--   of_one: '1' for the groups of one owner alone, '' for all.
+-- include: failures
+
+local prefix, of_one, owner = unpack(ARGV)
+
+local found = {}
+for _, name in ipairs(redis.call('ZREVRANGEBYSCORE', prefix .. 'failures', '+inf', now() - GROUP_TTL)) do
+  local known = redis.call('HMGET', prefix .. 'failure:' .. name, 'owner', 'task', 'exception', 'place', 'detail',
+    'first', 'last', 'count')
+  if known[1] and (of_one == '' or known[1] == owner) then
+    table.insert(known, 1, name)
+    known[#known + 1] = redis.call('ZCARD', index('failure:' .. name))
+    found[#found + 1] = known
+  end
+end
+return found

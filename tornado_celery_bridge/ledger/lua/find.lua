@@ -1,0 +1,53 @@
+-- find: jobs that are in all of some indexes, newest first.
+-- KEYS: index:all
+-- ARGV: prefix, most, looks, newest, after, oldest, fields
+-- ROWS: indexes
+-- Answers: {next newest, next after} or {} at the end, then {id, the fields, value} of each job
+--   looks: jobs that are looked at, at most. newest, oldest: by created_at, '+inf' and '-inf' for any. after: the id to
+--   go on after among those of newest, '' to begin.
+-- include: read
+-- include: rows
+
+local prefix, most, looks, newest, after, oldest, fields = unpack(ARGV, 1, 7)
+
+most, looks, after = tonumber(most), tonumber(looks), pack(after)
+local names = names_in(fields)
+local smallest, others = nil, {}
+for its_name in rows(8, 1) do
+  local name = index(its_name)
+  local size = redis.call('ZCARD', name)
+  if not smallest or size < smallest.size then
+    if smallest then others[#others + 1] = smallest.name end
+    smallest = {name = name, size = size}
+  else
+    others[#others + 1] = name
+  end
+end
+local found, skip, looked = {{}}, 0, 0
+while looked < looks do
+  local chunk = redis.call('ZREVRANGEBYSCORE', smallest.name, newest, oldest, 'WITHSCORES', 'LIMIT', skip, 100)
+  if #chunk == 0 then return found end
+  for place = 1, #chunk, 2 do
+    local each, score = chunk[place], chunk[place + 1]
+    -- At one score ids come in falling order; the one to come after and all above it were seen before.
+    if not (after ~= '' and score == newest and each >= after) then
+      looked = looked + 1
+      local fits = true
+      for _, name in ipairs(others) do fits = fits and redis.call('ZSCORE', name, each) end
+      if fits then
+        turn(unpacked(each))
+        local values = read(names)
+        if values then
+          table.insert(values, 1, id)
+          found[#found + 1] = values
+        end
+      end
+      if #found > most or looked >= looks then
+        found[1] = {score, unpacked(each)}
+        return found
+      end
+    end
+  end
+  skip = skip + 100
+end
+return found

@@ -1,0 +1,32 @@
+-- finish: an attempt has ended the job, or somebody else has (then token is '').
+-- An attempt that was given up for lost may have succeeded after all; if it failed, the next one decides.
+-- KEYS: job:{job_id}, events:{job_id}, value:{job_id}, traceback:{job_id}
+-- ARGV: prefix, job_id, state, value, stored, token, traceback, traceparent, result_key, result, result_ttl,
+--   exception, detail, place
+-- Answers: whether this was the job's end
+--   value: JSON of the result or the error; stored: it is that of a blob. traceback: packed, traceparent: '' for none.
+--   result_key, result, result_ttl: as for start, whatever becomes of the job. exception, detail, place: of a FAILURE,
+--   what was raised, what it said and where; else ''.
+-- include: finish
+-- include: tell
+-- include: blobs
+
+local prefix, job_id, state, value, stored, token, traceback, traceparent, result_key, result, result_ttl,
+  exception, detail, place = unpack(ARGV)
+turn(job_id)
+
+tell(result_key, result, result_ttl)
+local known = redis.call('HMGET', job, 'state', 'token')
+local from = known[1]
+if not from or ENDED[from] then return 0 end
+if state ~= 'SUCCESS' and token ~= '' and token ~= known[2] then return 0 end
+finish(from, state, value, exception ~= '' and exception, detail, place)
+if stored ~= '' then
+  redis.call('HSET', job, 'stored', 1)
+  adopt_blob(cjson.decode(value)[1])
+end
+if traceback ~= '' then redis.call('SET', prefix .. 'traceback:' .. id, traceback) end
+if traceparent ~= '' and redis.call('HEXISTS', job, 'callback') == 1 then
+  redis.call('HSET', job, 'traceparent', traceparent)
+end
+return 1

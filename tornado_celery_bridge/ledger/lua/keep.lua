@@ -1,0 +1,20 @@
+-- keep: a worker is about to publish a message: keep it, if it is that of a job.
+-- KEYS: job:{job_id}, message:{job_id}, retry:{job_id}
+-- ARGV: prefix, job_id, message, due, why
+-- Answers: whether it is
+--   due: ms since 1970, '' for now. why: of a retry, JSON of its error, else ''.
+-- include: clock
+-- include: queues
+
+local prefix, job_id, message, due, why = unpack(ARGV)
+turn(job_id)
+
+local state = redis.call('HGET', job, 'state')
+if not state or ENDED[state] then return 0 end
+local at = tonumber(due) or now()
+redis.call('SET', prefix .. 'message:' .. id, message)
+if why ~= '' then redis.call('SET', prefix .. 'retry:' .. id, why) end
+redis.call('HSET', job, 'due', at)
+if due ~= '' then redis.call('HSET', job, 'delayed', 1) else redis.call('HDEL', job, 'delayed') end
+if bucket(state) ~= 'STARTED' then enqueued(at) end
+return 1

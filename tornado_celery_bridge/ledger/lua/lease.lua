@@ -1,0 +1,39 @@
+-- lease: a worker renews the leases of what it runs, and ends those of what it does not run any more.
+-- KEYS: held, workers, worker:{worker}
+-- ARGV: prefix, worker, about
+-- ROWS: job_id, runs
+-- Answers: the ids of jobs that were cancelled and have not ended in time
+--   about: JSON of what is to be known of the worker, '' once it ends. runs: '1', or '' for not any more.
+-- include: clock
+-- include: job
+-- include: held
+-- include: rows
+
+local prefix, worker, about = unpack(ARGV, 1, 3)
+
+local time, late, mine = now(), {}, {}
+for each, runs in rows(4, 2) do
+  turn(each)
+  local known, held = redis.call('HMGET', job, 'worker', 'cancelled'), prefix .. 'held'
+  if known[1] == worker then
+    if runs ~= '' then
+      redis.call('ZADD', held, 'XX', time + LEASE, pack(id))
+      mine[#mine + 1] = id
+      local deadline = tonumber(known[2] or 0)
+      if deadline > 0 and deadline <= time then late[#late + 1] = id end
+    else
+      redis.call('ZADD', held, 'XX', time, pack(id))
+    end
+  end
+end
+local its_key = prefix .. 'worker:' .. worker
+if about == '' then
+  redis.call('DEL', its_key)
+  redis.call('ZREM', prefix .. 'workers', worker)
+else
+  redis.call('HSET', its_key, 'about', about, 'jobs', table.concat(mine, ','))
+  redis.call('PEXPIRE', its_key, 3600000)
+  redis.call('ZADD', prefix .. 'workers', time, worker)
+  redis.call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', time - 3600000)
+end
+return late

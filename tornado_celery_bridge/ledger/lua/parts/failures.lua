@@ -1,0 +1,31 @@
+-- failures: groups of jobs that failed alike: the same owner, task, exception and place.
+-- include: clock
+-- include: job
+
+-- More groups than this are not kept, nor groups in which no job failed for so many ms.
+local MAX_GROUPS = 500
+local GROUP_TTL = 30 * 86400000  -- ms
+
+local function drop_group(name)
+  redis.call('ZREM', prefix .. 'failures', name)
+  redis.call('DEL', prefix .. 'failure:' .. name, index('failure:' .. name))
+end
+
+local function note_failure(exception, detail, place)
+  local known, time, groups = redis.call('HMGET', job, 'owner', 'task', 'created_at'), now(), prefix .. 'failures'
+  local alike = table.concat({known[1], known[2], exception, place}, '\n')
+  local name = string.sub(redis.sha1hex(alike), 1, 16)
+  local group = prefix .. 'failure:' .. name
+  local is_new = redis.call('HINCRBY', group, 'count', 1) == 1
+  if is_new then
+    redis.call('HSET', group, 'owner', known[1], 'task', known[2], 'exception', exception, 'place', place)
+    redis.call('HSET', group, 'first', time)
+  end
+  redis.call('HSET', group, 'last', time, 'detail', detail)
+  redis.call('ZADD', groups, time, name)
+  redis.call('ZADD', index('failure:' .. name), known[3], pack(id))
+  redis.call('HSET', job, 'failure', name)
+  if not is_new then return end
+  for _, old in ipairs(redis.call('ZRANGEBYSCORE', groups, '-inf', time - GROUP_TTL)) do drop_group(old) end
+  if redis.call('ZCARD', groups) > MAX_GROUPS then drop_group(redis.call('ZRANGE', groups, 0, 0)[1]) end
+end

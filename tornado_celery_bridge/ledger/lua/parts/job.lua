@@ -1,0 +1,39 @@
+-- job: the job at hand, its id in indexes, and its state there.
+
+local prefix = ARGV[1]
+local id, job, events  -- of the job at hand: its id, its hash, and the list and channel of its events
+local ENDED = {SUCCESS = true, FAILURE = true, REVOKED = true}
+
+-- Take another job in hand: what follows is about that one.
+local function turn(to)
+  id, job, events = to, prefix .. 'job:' .. to, prefix .. 'events:' .. to
+end
+
+-- The state that a job is listed under. A state of the task's own, such as PROGRESS, is listed as STARTED.
+local function bucket(state)
+  if ENDED[state] or state == 'PENDING' or state == 'RETRY' then return state end
+  return 'STARTED'
+end
+
+local function index(name) return prefix .. 'index:' .. name end
+
+-- An id as it is in an index: a UUID takes 16 bytes there, not 36. The ledger accepts no other id of 16 characters.
+local packed_ids = {}
+local function pack(name)
+  if packed_ids[name] then return packed_ids[name] end
+  local packed = name
+  if #name == 36 then
+    local bytes, count = string.gsub(string.gsub(name, '-', ''), '%x%x', function(hex)
+      return string.char(tonumber(hex, 16))
+    end)
+    if count == 16 and #bytes == 16 then packed = bytes end
+  end
+  packed_ids[name] = packed
+  return packed
+end
+
+local function unpacked(packed)
+  if #packed ~= 16 then return packed end
+  local hex = string.gsub(packed, '.', function(byte) return string.format('%02x', string.byte(byte)) end)
+  return (string.gsub(hex, '^(........)(....)(....)(....)', '%1-%2-%3-%4-'))
+end

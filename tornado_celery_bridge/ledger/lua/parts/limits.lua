@@ -1,0 +1,19 @@
+-- limits: the slots of a limit on how many jobs of one kind run at once.
+-- include: clock
+-- include: job
+-- include: wake
+
+-- Give back the job's slot; the job that has waited for one the longest gets it, and is published.
+local function release(limit)
+  local slots, parked, me = prefix .. 'slots:' .. limit, prefix .. 'parked:' .. limit, id
+  redis.call('SREM', slots, pack(id))
+  redis.call('HDEL', job, 'slot')
+  local first = redis.call('ZPOPMIN', parked)[1]
+  if not first then return end
+  turn(unpacked(first))
+  redis.call('SADD', slots, first)
+  redis.call('HSET', job, 'slot', limit)
+  redis.call('HDEL', job, 'parked')
+  publish_later(now())
+  turn(me)
+end

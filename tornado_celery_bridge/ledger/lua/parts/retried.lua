@@ -1,0 +1,20 @@
+-- retried: the attempt under way asks for another one.
+-- include: clock
+-- include: job
+-- include: state
+-- include: queues
+-- include: history
+-- include: events
+
+-- *why*: JSON of the reason. The job keeps its slot until the attempt's code has ended.
+local function retried(from, why)
+  local known, time = redis.call('HMGET', job, 'due', 'queue', 'task'), now()
+  redis.call('HSET', job, 'state', 'RETRY')
+  set_value(why)
+  move_state(from, 'RETRY')
+  redis.call('ZREM', prefix .. 'held', pack(id))
+  redis.call('DEL', prefix .. 'retry:' .. id)
+  enqueued(known[1] or time)
+  count(time, known[2], known[3], 'r')
+  emit('state', '{"state":"RETRY","error":' .. why .. '}')
+end

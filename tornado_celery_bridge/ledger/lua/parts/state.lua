@@ -1,0 +1,18 @@
+-- state: the job's state in the indexes, and the value that goes with it.
+-- include: job
+
+-- Most values are null, and a key for that would cost more than all other keys of the job.
+local function set_value(value)
+  if value == 'null' then
+    redis.call('DEL', prefix .. 'value:' .. id)
+  else
+    redis.call('SET', prefix .. 'value:' .. id, value)
+  end
+end
+
+-- List the job under another state.
+local function move_state(from, to)
+  if bucket(from) == bucket(to) then return end
+  redis.call('ZREM', index('state:' .. bucket(from)), pack(id))
+  redis.call('ZADD', index('state:' .. bucket(to)), redis.call('HGET', job, 'created_at'), pack(id))
+end

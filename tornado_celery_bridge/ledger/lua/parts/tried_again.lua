@@ -1,0 +1,13 @@
+-- tried_again: a job that failed leaves its group of failures when it is tried again.
+-- include: job
+
+-- With *taken_back* it joins the group again: the new job was not published after all.
+local function tried_again(failed, taken_back)
+  local known = redis.call('HMGET', prefix .. 'job:' .. failed, 'failure', 'created_at')
+  if not known[1] then return end
+  if not taken_back then
+    redis.call('ZREM', index('failure:' .. known[1]), pack(failed))
+  elseif redis.call('EXISTS', prefix .. 'failure:' .. known[1]) == 1 then
+    redis.call('ZADD', index('failure:' .. known[1]), known[2], pack(failed))
+  end
+end

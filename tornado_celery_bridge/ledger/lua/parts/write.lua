@@ -1,0 +1,32 @@
+-- write: writes a new job down.
+-- include: clock
+-- include: job
+-- include: queues
+-- include: history
+-- include: blobs
+-- include: tried_again
+
+-- *fields*: JSON of the record's fields. *delay*: ms until it is due; nil for a job that others come before.
+local function write(fields, input, ttl, delay, message, callback)
+  local time, record, packed = now(), cjson.decode(fields), pack(id)
+  for name, value in pairs(record) do redis.call('HSET', job, name, value) end
+  redis.call('HSET', job, 'ttl', ttl, 'state', 'PENDING')
+  if callback ~= '' then redis.call('HSET', job, 'callback', callback) end
+  if delay then
+    redis.call('HSET', job, 'due', time + delay)
+    if tonumber(delay) > 0 then redis.call('HSET', job, 'delayed', 1) end
+    enqueued(time + delay)
+  end
+  redis.call('SET', prefix .. 'input:' .. id, input)
+  local blob = string.match(input, '^"(.*)"$')
+  if blob then adopt_blob(blob) end
+  if message ~= '' then redis.call('SET', prefix .. 'message:' .. id, message) end
+  redis.call('HINCRBY', prefix .. 'open', record.owner, 1)
+  count(time, record.queue, record.task, 'a')
+  redis.call('DEL', prefix .. 'gone:' .. id)
+  if record.retry_of then tried_again(record.retry_of) end
+  local indexes = {'all', 'task:' .. record.task, 'state:PENDING'}
+  if record.owner ~= '' then indexes[#indexes + 1] = 'owner:' .. record.owner end
+  for _, tag in ipairs(cjson.decode(record.tags or '[]')) do indexes[#indexes + 1] = 'tag:' .. tag end
+  for _, name in ipairs(indexes) do redis.call('ZADD', index(name), record.created_at, packed) end
+end

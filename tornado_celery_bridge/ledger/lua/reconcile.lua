@@ -1,0 +1,67 @@
+-- reconcile: look for jobs whose worker or message was lost, if nobody else leads the search.
+-- Lost are those whose lease is over, and those that wait for longer than GRACE in a queue that is empty, or in which
+-- jobs have begun that came after them by more than that.
+-- KEYS: leader, held, reached
+-- ARGV: prefix, me, leadership, most
+-- ROWS: queues
+-- Answers: the id and the message of each job to publish; then '', and the names of queues that may be empty
+--   leadership: ms for which nobody else looks. queues: those that are known to be empty.
+-- include: lapse
+-- include: messages
+-- include: rows
+
+local prefix, me, leadership, most = unpack(ARGV, 1, 4)
+
+local GRACE = 8000  -- ms after which a job that others have overtaken is looked for
+most = tonumber(most)
+local leader, time, found = redis.call('GET', prefix .. 'leader'), now(), {}
+if leader and leader ~= me then
+  if redis.call('PTTL', prefix .. 'leader') > tonumber(leadership) then  -- the server's clock was set back
+    redis.call('PEXPIRE', prefix .. 'leader', leadership)
+  end
+  return {}
+end
+redis.call('SET', prefix .. 'leader', me, 'PX', leadership)
+
+local function publish_again()
+  local known = redis.call('HMGET', job, 'queue', 'task')
+  count(time, known[1], known[2], 'p')
+  add_message(found)
+end
+
+for _, each in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'held', '-inf', time, 'LIMIT', 0, most)) do
+  turn(unpacked(each))
+  local state = redis.call('HGET', job, 'state')
+  if state and bucket(state) == 'STARTED' then
+    lapse(state)
+    if not ENDED[redis.call('HGET', job, 'state')] then publish_again() end
+  else
+    redis.call('ZREM', prefix .. 'held', each)
+  end
+end
+
+local empty, suspects = {}, {}
+for queue in rows(5, 1) do empty[queue] = true end
+local reached = redis.call('HGETALL', prefix .. 'reached')
+for place = 1, #reached, 2 do
+  local name, queued = reached[place], prefix .. 'queued:' .. reached[place]
+  local queue = string.match(name, '^(.*):[^:]*$')
+  local until_then = (empty[queue] and time or tonumber(reached[place + 1])) - GRACE
+  for _, each in ipairs(redis.call('ZRANGEBYSCORE', queued, '-inf', until_then, 'LIMIT', 0, most)) do
+    turn(unpacked(each))
+    local state = redis.call('HGET', job, 'state')
+    if state and not ENDED[state] and bucket(state) ~= 'STARTED' then
+      redis.call('ZADD', queued, time, each)
+      publish_again()
+    else
+      dequeued()
+    end
+  end
+  local first = redis.call('ZRANGE', queued, 0, 0, 'WITHSCORES')
+  if first[1] and not empty[queue] and tonumber(first[2]) < time - GRACE then
+    suspects[#suspects + 1] = queue
+  end
+end
+found[#found + 1] = ''
+for _, queue in ipairs(suspects) do found[#found + 1] = queue end
+return found

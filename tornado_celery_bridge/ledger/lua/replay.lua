@@ -1,0 +1,15 @@
+-- replay: have an ended job call back again, now.
+-- KEYS: job:{job_id}
+-- ARGV: prefix, job_id
+-- Answers: nothing
+-- include: clock
+-- include: callbacks
+
+local prefix, job_id = unpack(ARGV)
+turn(job_id)
+
+local known = redis.call('HMGET', job, 'callback', 'delivery')
+if not known[2] then return end
+redis.call('HSET', job, 'delivery', 'waiting')
+redis.call('HDEL', job, 'tries')
+call_back(receiver_of(known[1]), now())

@@ -1,0 +1,98 @@
+-- start: a worker is about to run a task: may it? If so, note that an attempt begins.
+-- A retry's message may come before its predecessor has told that it asks for one: the count of retries tells it from
+-- a copy. Then the RETRY is told here, and the late word of it counts for nothing.
+-- KEYS: job:{job_id}, events:{job_id}
+-- ARGV: prefix, job_id, task, token, replaced, worker, retries, limit, most, interval, result_key, result,
+--   result_ttl
+-- Answers: go | unknown (no job: it may run) | duplicate | parked, or the state in which the job has ended
+--   limit: '' for none, with most jobs at once and interval ms between two, each '' for any. result_key, result and
+--   result_ttl (s, 0 for ever): what to tell Celery's result backend if it runs; key '' for nothing.
+-- include: lapse
+-- include: retried
+-- include: tell
+-- include: held
+
+local prefix, job_id, task, token, replaced, worker, retries, limit, most, interval, result_key, result,
+  result_ttl = unpack(ARGV)
+turn(job_id)
+
+local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed',
+  'queue')
+local state = known[1]
+if not state then
+  tell(result_key, result, result_ttl)
+  return 'unknown'
+end
+if ENDED[state] then return state end
+if known[5] then
+  finish(state, 'REVOKED', CANCELLED)
+  return 'REVOKED'
+end
+if known[3] == token then return 'go' end
+if known[2] ~= task then  -- what the job's task was replaced by
+  redis.call('HSET', job, 'token', token)
+  tell(result_key, result, result_ttl)
+  return 'go'
+end
+if known[7] then return 'parked' end
+retries = tonumber(retries)
+local time, packed = now(), pack(id)
+if replaced == '' and bucket(state) == 'STARTED' and retries > tonumber(known[6] or 0) then
+  retried(state, redis.call('GET', prefix .. 'retry:' .. id) or 'null')
+  state = 'RETRY'
+elseif replaced == '' and bucket(state) == 'STARTED' then
+  if time < tonumber(redis.call('ZSCORE', prefix .. 'held', packed) or 0) then return 'duplicate' end
+  lapse(state)
+  state = redis.call('HGET', job, 'state')
+  if ENDED[state] then return state end
+end
+
+most, interval = tonumber(most), tonumber(interval)
+if interval then
+  local mine = redis.call('HGET', job, 'not_before')
+  if mine then
+    if time < tonumber(mine) then return 'parked' end
+  else
+    local at = math.max(time, tonumber(redis.call('GET', prefix .. 'next:' .. limit) or 0))
+    redis.call('SET', prefix .. 'next:' .. limit, at + interval, 'PX', math.ceil(at - time + interval) + 1)
+    redis.call('HSET', job, 'not_before', at)
+    if at > time then
+      dequeued()
+      publish_later(at)
+      return 'parked'
+    end
+  end
+end
+if most then
+  local slots = prefix .. 'slots:' .. limit
+  if redis.call('SISMEMBER', slots, packed) == 0 then
+    if redis.call('SCARD', slots) >= most then
+      dequeued()
+      redis.call('ZADD', prefix .. 'parked:' .. limit, known[4] or time, packed)
+      redis.call('HSET', job, 'parked', limit)
+      return 'parked'
+    end
+    redis.call('SADD', slots, packed)
+    redis.call('HSET', job, 'slot', limit)
+  end
+end
+
+local attempt, queue = redis.call('HINCRBY', job, 'attempt', 1), queue_name()
+dequeued()
+redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', token, 'worker', worker, 'retries', retries)
+redis.call('HDEL', job, 'not_before', 'delayed')
+redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
+set_value('null')
+move_state(state, 'STARTED')
+local waited = known[4] and math.max(0, time - known[4])
+count(time, known[9], known[2], 'w' .. (waited and bucket_of(waited) or ''))
+if waited then
+  count(time, known[9], known[2], 'W', waited)
+  if attempt == 1 then note_pace(known[2] .. ' wait', waited) end
+  -- A worker holds what is delayed, and begins it before others that came earlier: that overtakes nobody.
+  local reached = known[8] and math.huge or tonumber(redis.call('HGET', prefix .. 'reached', queue) or math.huge)
+  if tonumber(known[4]) > reached then redis.call('HSET', prefix .. 'reached', queue, known[4]) end
+end
+emit('state', cjson.encode({state = 'STARTED', attempt = attempt, started_at = time}))
+tell(result_key, result, result_ttl)
+return 'go'

@@ -1,0 +1,72 @@
+"""A job made of what ``Task.apply_async`` takes."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from celery import Celery
+
+from tornado_celery_bridge.ledger.records import JobRecord
+from tornado_celery_bridge.transports import Priorities
+
+__all__ = ("new_job",)
+
+#: Options of a message that a job is submitted with once more.
+SENT_AGAIN = ("queue", "priority", "time_limit", "soft_time_limit")
+
+
+def new_job(
+    app: Celery,
+    task: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    now: int,
+    **fields: Any,
+) -> tuple[JobRecord, dict[str, Any]]:
+    """
+    Return a job's record, and the signature of its task as a mapping, which is published for it, maybe more than once.
+
+    Args:
+        app: The Celery app.
+        task: The task's name.
+        args: Positional arguments.
+        kwargs: Named arguments.
+        options: As ``Task.apply_async`` takes them, with a ``task_id``.
+        now: Milliseconds since 1970.
+        fields: Of the record, besides what this tells.
+
+    Raises:
+        QueueNotFound: Its queue is none of the app's.
+    """
+    # A worker says nothing of the end of a task without a result.
+    options = {**options, "ignore_result": False}
+    made, due = datetime.fromtimestamp(now / 1000, UTC), options.pop("eta", None)
+    if countdown := options.pop("countdown", None):
+        due = made + timedelta(seconds=countdown)
+    if due is not None:
+        options["eta"] = due = due if due.tzinfo else due.replace(tzinfo=app.timezone)
+    if isinstance(expires := options.get("expires"), int | float):  # not anew each time that it is published
+        options["expires"] = made + timedelta(seconds=expires)
+    sent = {name: options[name] for name in SENT_AGAIN if options.get(name) is not None}
+    if isinstance(sent.get("priority"), int):
+        sent["priority"] = Priorities(app).to_broker(sent["priority"])  # and back
+    record = JobRecord(
+        id=options["task_id"],
+        task=task,
+        queue=_queue(app, task, options),
+        created_at=now,
+        eta=None if due is None else round(due.timestamp() * 1000),
+        priority=sent.get("priority"),
+        options=sent,
+        **fields,
+    )
+    return record, {"task": task, "args": list(args), "kwargs": dict(kwargs), "options": options}
+
+
+def _queue(app: Celery, task: str, options: Mapping[str, Any]) -> str:
+    known: Any = app.tasks.get(task)
+    route: dict[str, Any] = app.amqp.router.route(dict(options), task, (), {}, known)
+    queue = route.get("queue") or app.conf.task_default_queue
+    return str(getattr(queue, "name", queue))

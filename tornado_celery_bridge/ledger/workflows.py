@@ -1,0 +1,108 @@
+"""Workflows: jobs that are accepted, read and cancelled together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kombu.utils.json import dumps as kombu_dumps
+
+from tornado_celery_bridge.base.json import dumps
+from tornado_celery_bridge.ledger import calls
+from tornado_celery_bridge.ledger.connection import Connection, Subject, ms
+from tornado_celery_bridge.ledger.idempotency import KEY_LEASE, KEY_TTL
+from tornado_celery_bridge.ledger.jobs import callback_of, written
+from tornado_celery_bridge.ledger.records import Acceptance, Gone, Reservation, Step, Workflow, WorkflowRecord
+
+__all__ = ("Workflows",)
+
+
+class Workflows(Subject):
+    """
+    The workflows in the ledger.
+
+    Args:
+        redis: The ledger's connection.
+        ttl: Seconds for which a workflow is kept after its end.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, redis: Connection, ttl: float) -> None:
+        super().__init__(redis)
+        self._ttl = ttl
+
+    async def accept(
+        self,
+        record: WorkflowRecord,
+        steps: Sequence[Step],
+        after: Mapping[str, Sequence[str]],
+        *,
+        message: Mapping[str, Any],
+        max_unfinished: int | None = None,
+        reservation: Reservation | None = None,
+    ) -> Acceptance:
+        """
+        Write down a workflow and all of its jobs, in one step: for 1,000 jobs some 70 ms of the server's time.
+
+        Args:
+            record: The workflow's record.
+            steps: Its jobs, in the tree's order, and after them the one that runs on an error.
+            after: The ids of the jobs that come after others, by the name that those have as their ``before``.
+            message: The signature of all of it, as a mapping.
+            max_unfinished: How many unfinished jobs its owner may have, these included; None for any number.
+            reservation: Of the idempotency key, if there is one.
+
+        Raises:
+            LedgerUnavailable: It may have been written all the same.
+        """
+        name, fingerprint = reservation or ("", "")
+        call = calls.accept_workflow(
+            workflow_id=record.id,
+            record=record.encode(),
+            owner=record.owner,
+            ttl=ms(self._ttl),
+            most=max_unfinished,
+            key=name,
+            fingerprint=fingerprint,
+            key_ttl=ms(KEY_TTL),
+            key_lease=ms(KEY_LEASE),
+            after=dumps(after),
+            message=kombu_dumps(message),
+            on_error=record.on_error,
+            jobs=[_row(step) for step in steps],
+        )
+        return await self._redis.run(call)
+
+    async def withdraw(self, workflow_id: str, reservation: Reservation | None = None) -> None:
+        """Forget a workflow that was not published, and let go of its idempotency key."""
+        await self._redis.run(
+            calls.withdraw_workflow(workflow_id=workflow_id, key=reservation.name if reservation else "")
+        )
+
+    async def get(self, workflow_id: str) -> Workflow | Gone | None:
+        """Return a workflow and all of its jobs as they are at one moment; None for an id that is no workflow's."""
+        return await self._redis.run(calls.read_workflow(workflow_id=workflow_id))
+
+    async def cancel(self, workflow_id: str, ids: Sequence[str], *, whole: bool, grace: float | None = None) -> None:
+        """
+        Cancel jobs of a workflow for good, in one step, as :meth:`.Jobs.cancel` does each.
+
+        Args:
+            workflow_id: The workflow's id.
+            ids: Of the jobs, in the tree's order.
+            whole: Whether they are all of it.
+            grace: As for :meth:`.Jobs.cancel`.
+        """
+        call = calls.cancel_workflow(workflow_id=workflow_id, whole=whole, grace=ms(grace or 0), job_ids=ids)
+        await self._redis.run(call)
+
+
+def _row(step: Step) -> calls.WorkflowJob:
+    return calls.WorkflowJob(
+        job_id=step.record.id,
+        record=step.record.encode(),
+        input=written(step.input),
+        delay=None if step.delay is None else ms(step.delay),
+        before=step.before,
+        callback=callback_of(step.record),
+        message=None if step.message is None else kombu_dumps(step.message),
+    )

@@ -1,0 +1,26 @@
+-- backfill: accept runs of slots that are past, which a worker publishes; the entry stays as it is.
+-- KEYS: schedule:{name}, schedules:runs:{name}
+-- ARGV: prefix, name, kept, ttl, dry_run
+-- ROWS: job_id, record, input, message, its_note
+-- Answers: the ids of the jobs that were accepted, or on a dry run would be; nothing if there is no entry
+-- include: write
+-- include: wake
+-- include: notes
+-- include: rows
+
+local prefix, name, kept, ttl, dry_run = unpack(ARGV, 1, 5)
+
+local accepted = {}
+if redis.call('EXISTS', key_of(name)) == 0 then return end
+for job_id, record, input, message, its_note in rows(6, 5) do
+  turn(job_id)
+  if redis.call('EXISTS', job) == 0 and redis.call('EXISTS', prefix .. 'gone:' .. id) == 0 then
+    accepted[#accepted + 1] = id
+    if dry_run == '' then
+      write(record, input, ttl, 0, message, '')
+      publish_later(cjson.decode(its_note).slot)  -- the oldest first, and all of them now
+      note(name, its_note, tonumber(kept))
+    end
+  end
+end
+return accepted

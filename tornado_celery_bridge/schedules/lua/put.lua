@@ -1,0 +1,15 @@
+-- put: add an entry, or put it in the place of the one of its name.
+-- KEYS: schedule:{name}, schedules, schedules:due
+-- ARGV: prefix, name, version, entry, slot, due, may_be_static
+-- Answers: the new version; -1 if it has another version, -2 if it is the configuration's
+--   version: that it has to have, '' for any, 0 for none yet. slot: '' for never.
+-- include: put
+-- include: wake_beat
+
+local prefix, name, version, entry, slot, due, may_be_static = unpack(ARGV)
+
+local known = known_of(name, 'version') or {}
+if version ~= '' and version ~= (known[1] or '0') then return -1 end
+if may_be_static == '' and redis.call('SISMEMBER', schedules .. ':static', name) == 1 then return -2 end
+wake_beat()
+return put(name, entry, slot, due)

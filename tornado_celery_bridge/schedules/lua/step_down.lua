@@ -1,0 +1,11 @@
+-- step_down: lead no more.
+-- KEYS: schedules:leader
+-- ARGV: prefix, leader
+-- Answers: whether it led
+--   leader: what schedules:leader has while this beat leads.
+-- include: schedules
+
+local prefix, leader = unpack(ARGV)
+
+if redis.call('GET', schedules .. ':leader') ~= leader then return 0 end
+return redis.call('DEL', schedules .. ':leader')
