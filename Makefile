@@ -25,7 +25,7 @@ COVERAGE := --cov tornado_celery_bridge --cov-report term:skip-covered
 
 up:
 	@deploy/venv.sh $(if $(filter kafka,$(BROKER)),kafka-server,service)
-	@exec .venv/bin/python -m tornado_celery_bridge.up.supervisor
+	@exec .venv/bin/python -m tornado_celery_bridge up
 
 .venv:
 	@deploy/venv.sh dev

@@ -70,4 +70,7 @@ rm -f "$venv"/*.stamp
 # if the lock does not name the package.
 "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes \
     --only-binary :all: --no-binary forbiddenfruit -r "requirements/$name.lock"
+# The command `tcb`, of the folder that one is in: the package itself is not installed here.
+printf '#!/bin/sh\nexec "%s/bin/python" -m tornado_celery_bridge "$@"\n' "$(cd "$venv" && pwd)" >"$venv/bin/tcb"
+chmod +x "$venv/bin/tcb"
 stamp "$name" >"$venv/$name.stamp"

@@ -1,28 +1,38 @@
-"""Dispatch Celery tasks from Tornado handlers and await their results, without ever blocking the IOLoop."""
+"""
+Dispatch Celery tasks from Tornado handlers and await their results, without ever blocking the IOLoop.
+
+The names are imported when they are first asked for: the command ``tcb`` and its supervisor are in this package, too,
+and need neither Celery nor Redis.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from tornado_celery_bridge._version import __version__
-from tornado_celery_bridge.base.store import Stored
-from tornado_celery_bridge.bridge.bridge import Bridge
-from tornado_celery_bridge.bridge.config import BridgeConfig
-from tornado_celery_bridge.bridge.results import AsyncResult, GroupResult
-from tornado_celery_bridge.bridge.states import Progress, TaskError, TaskState
-from tornado_celery_bridge.exceptions import (
-    BlobLost,
-    BridgeClosed,
-    BridgeError,
-    BrokerUnavailable,
-    DispatchError,
-    DispatchSaturated,
-    DispatchUncertain,
-    ResultBackendUnavailable,
-    ResultError,
-    ResultTimeout,
-    StoreUnavailable,
-    TaskFailed,
-    TaskRevoked,
-    WaitersSaturated,
-    WouldBlock,
-)
+
+if TYPE_CHECKING:
+    from tornado_celery_bridge.base.store import Stored
+    from tornado_celery_bridge.bridge.bridge import Bridge
+    from tornado_celery_bridge.bridge.config import BridgeConfig
+    from tornado_celery_bridge.bridge.results import AsyncResult, GroupResult
+    from tornado_celery_bridge.bridge.states import Progress, TaskError, TaskState
+    from tornado_celery_bridge.exceptions import (
+        BlobLost,
+        BridgeClosed,
+        BridgeError,
+        BrokerUnavailable,
+        DispatchError,
+        DispatchSaturated,
+        DispatchUncertain,
+        ResultBackendUnavailable,
+        ResultError,
+        ResultTimeout,
+        StoreUnavailable,
+        TaskFailed,
+        TaskRevoked,
+        WaitersSaturated,
+        WouldBlock,
+    )
 
 __all__ = (
     "AsyncResult",
@@ -50,3 +60,26 @@ __all__ = (
     "WouldBlock",
     "__version__",
 )
+
+#: Where the names are that are not in ``exceptions``.
+_MODULES = {
+    "AsyncResult": "bridge.results",
+    "Bridge": "bridge.bridge",
+    "BridgeConfig": "bridge.config",
+    "GroupResult": "bridge.results",
+    "Progress": "bridge.states",
+    "Stored": "base.store",
+    "TaskError": "bridge.states",
+    "TaskState": "bridge.states",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'exceptions')}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

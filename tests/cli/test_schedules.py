@@ -16,7 +16,7 @@ from celery.schedules import crontab
 from tests.schedules.beats import ROOT, Do
 from tests.schedules.entries import entry
 from tests.servers import Database, free_port
-from tornado_celery_bridge.cli.schedules import main
+from tornado_celery_bridge.cli.main import main
 from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.worker import install
@@ -59,12 +59,11 @@ Command = Callable[..., Said]
 
 
 @pytest.fixture
-def command(app: Celery, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(app: Celery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.setenv("CELERY_APP", "")  # -A sets it
+
     def run(*arguments: object) -> Said:
-        try:
-            status = main(["-A", f"{__name__}:current", *map(str, arguments)])
-        except SystemExit as exc:  # argparse
-            status = int(exc.code or 0)
+        status = main(["schedules", "-A", f"{__name__}:current", *map(str, arguments)])
         return Said(status, *capsys.readouterr())
 
     return run
@@ -107,7 +106,7 @@ def test_changing(schedules: Schedules, do: Do, command: Command) -> None:
     assert do(schedules.get("report")).next_run < datetime.now(UTC) + timedelta(days=2)
     assert command("delete", "report") == (0, "", "report is deleted.\n")
     for action in ("show", "next", "run", "pause", "resume", "delete"):
-        assert command(action, "report") == (1, "", "schedules: there is no schedule entry 'report'\n")
+        assert command(action, "report") == (1, "", "tcb: there is no schedule entry 'report'\n")
 
 
 def test_backfill(schedules: Schedules, do: Do, command: Command) -> None:
@@ -281,8 +280,8 @@ def test_from_redbeat(schedules: Schedules, do: Do, command: Command, database: 
 
 
 def test_wrong_apps_and_servers(command: Command, app: Celery) -> None:
-    assert main(["-A", "no.such.app", "list"]) == 78
-    assert main(["-A", "json:dumps", "list"]) == 78
+    assert main(["schedules", "-A", "no.such.app", "list"]) == 78
+    assert main(["schedules", "list", "-A", "json:dumps"]) == 78
     assert command().status == command("explode").status == 2
     app.conf.redbeat_redis_url = f"redis://127.0.0.1:{free_port()}/0"
     assert command("import", "--from-redbeat").status == 1
@@ -296,11 +295,11 @@ def test_wrong_apps_and_servers(command: Command, app: Celery) -> None:
 
 def test_without_redis_it_says_so(app: Celery) -> None:
     environment = {"SAMPLE_BROKER": f"redis://127.0.0.1:{free_port()}/0", "PYTHONPATH": str(ROOT)}
-    shell = [sys.executable, "-m", "tornado_celery_bridge.cli.schedules"]
+    shell = [sys.executable, "-m", "tornado_celery_bridge", "schedules"]
     environment["CELERY_APP"] = "tests.schedules.sample"
     done = subprocess.run(
         [*shell, "list"], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("schedules: the job ledger is not reachable")
+    assert done.stderr.startswith("tcb: the job ledger is not reachable")
     assert done.stderr.count("\n") == 1

@@ -298,7 +298,7 @@ class Contract:
 
         settings |= {"DATA_DIR": str(tmp_path), "FLOWER_PORT": str(port)}
         flower = Program(
-            ["tornado_celery_bridge.up.flower"],
+            ["tornado_celery_bridge", "flower"],
             settings,
             tmp_path / "flower.log",
             lambda _: bool(see("/api/workers?refresh=1")),

@@ -31,7 +31,7 @@ KEYS = {
 
 @dataclass
 class RealFlower:
-    """``python -m tornado_celery_bridge.up.flower`` as a process of its own."""
+    """``tcb flower`` as a process of its own."""
 
     url: str
     port: int
@@ -42,7 +42,7 @@ class RealFlower:
         settings = {"FLOWER_PORT": str(self.port), "DATA_DIR": str(self.folder), "CELERY_APP": "tests.service.sample"}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tornado_celery_bridge.up.flower"],
+                [sys.executable, "-m", "tornado_celery_bridge", "flower"],
                 cwd=ROOT,
                 env=environment(SAMPLE_URL=self.url, REDIS_URL=self.url, **settings),
                 stdout=log,

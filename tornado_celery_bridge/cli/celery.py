@@ -1,0 +1,55 @@
+"""``tcb worker`` and ``tcb beat``: Celery's own commands, with the app and the files of this deployment."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import click
+
+from tornado_celery_bridge.base.settings import Settings
+from tornado_celery_bridge.cli.options import app
+
+__all__ = ("beat", "become_celery", "celerys_own", "files_ready", "worker")
+
+_all_others = click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[CELERY'S OPTIONS]")
+
+
+def celerys_own(function: Callable[[tuple[str, ...]], None]) -> click.Command:
+    """Make a command that takes ``-A`` and hands all other options on to Celery."""
+    return click.command(context_settings={"ignore_unknown_options": True})(app(_all_others(function)))
+
+
+@celerys_own
+def worker(options: tuple[str, ...]) -> None:
+    """
+    Run a Celery worker: `celery -A APP worker`, which remembers revoked tasks in DATA_DIR.
+
+    All other options are Celery's own: see `celery worker --help`.
+    """
+    settings = files_ready()
+    become_celery(settings, "worker", "--loglevel=INFO", f"--statedb={settings.data_dir / 'worker-%n'}", *options)
+
+
+@celerys_own
+def beat(options: tuple[str, ...]) -> None:
+    """
+    Run Celery's beat: `celery -A APP beat`, without a pid file, which would keep it from starting after a crash.
+
+    All other options are Celery's own: see `celery beat --help`.
+    """
+    settings = files_ready()
+    schedule = settings.data_dir / "celerybeat-schedule"
+    become_celery(settings, "beat", "--loglevel=INFO", "--pidfile=", f"--schedule={schedule}", *options)
+
+
+def files_ready() -> Settings:
+    """Return the settings; DATA_DIR is there."""
+    settings = Settings.from_environment()
+    settings.make_data_dir()
+    return settings
+
+
+def become_celery(settings: Settings, *words: str) -> NoReturn:
+    """Become `celery` by exec, so that signals, pids and restarts are those of Celery's own process."""
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", settings.celery_app, *words])
