@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery import chain, chord, group
@@ -59,7 +60,7 @@ async def until(condition: Any, timeout: float = 10 * BEAT) -> None:
 async def test_mixed_canvases_leak_nothing(bridge: Bridge, server: Server) -> None:
     tasks = bridge.app.tasks
     add, total = tasks["sample.add"], tasks["sample.total"]
-    kinds = [
+    kinds: list[Callable[[], tuple[Any, Any]]] = [
         lambda: (add.s(1, 2), 3),
         lambda: (chain(add.s(1, 2), add.s(3)), 6),
         lambda: (group(add.s(1, 2), add.s(3, 4)), [3, 7]),
@@ -100,7 +101,7 @@ async def test_no_wait_is_lost_while_our_connection_is_killed(bridge: Bridge, se
         await asyncio.to_thread(client.close)
 
     async def run(number: int) -> float:
-        return await bridge.get(await bridge.dispatch(add.s(number, 1), dispatch_timeout=20), timeout=60)
+        return await bridge.get(await bridge.dispatch(add.s(number, 1), dispatch_timeout=20), timeout=60)  # type: ignore[no-any-return]
 
     killer = asyncio.ensure_future(kill())
     values = []

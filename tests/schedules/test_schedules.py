@@ -468,10 +468,10 @@ async def test_static_entries(schedules: Schedules, app: Celery) -> None:
         await asyncio.to_thread(beat._load)
         await asyncio.to_thread(beat.close)
 
-    app.conf.timezone = "Europe/Paris"
+    app.conf.timezone = "Europe/Paris"  # type: ignore[assignment,misc]
     await schedules.create(entry(name="mine"))
     await loaded(
-        a={"task": "t", "schedule": crontab(minute={0, 30}, hour="8-18/2"), "args": (1,), "options": {"expires": 60}},
+        a={"task": "t", "schedule": crontab(minute={0, 30}, hour="8-18/2"), "args": (1,), "options": {"expires": 60}},  # type: ignore[arg-type]
         b={"task": "t", "schedule": timedelta(minutes=5), "kwargs": {"x": 1}, "overlap": "skip", "tags": ["x"]},
         c={"task": "t", "schedule": 30.0, "relative": True},
         mine={"task": "t", "schedule": 1},

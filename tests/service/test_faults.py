@@ -105,7 +105,7 @@ async def test_the_broker_alone_is_gone(own_server: Server, tmp_path: Path, monk
     broker = await asyncio.to_thread(Server(tmp_path / "broker").start)
     monkeypatch.setenv("SAMPLE_LEDGER", own_server.url)
     app = make_app(broker.url)
-    app.conf.result_backend = own_server.url
+    app.conf.result_backend = own_server.url  # type: ignore[misc]
     async with running(app) as service:
         await asyncio.to_thread(broker.kill)
         began, accepted = time.perf_counter(), []

@@ -464,7 +464,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ActiveMQ
     issued = authority.issue_cert("127.0.0.1")
     key = load_pem_private_key(issued.private_key_pem.bytes(), None)
     certificate = load_pem_x509_certificate(issued.cert_chain_pems[0].bytes())
-    store = pkcs12.serialize_key_and_certificates(b"s", key, certificate, None, BestAvailableEncryption(b"secret"))
+    store = pkcs12.serialize_key_and_certificates(b"s", key, certificate, None, BestAvailableEncryption(b"secret"))  # type: ignore[arg-type]
     (folder / "key.p12").write_bytes(store)
     made = ActiveMQ(folder, login=("us:er", "p\\a:s s@/ä"), keystore=(folder / "key.p12", "secret"), stock=True).start()
     yield made, folder / "ca.pem"
