@@ -71,9 +71,9 @@ async def test_a_retry_runs_again(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await begin(worker, "a", "4", retries=2) == "duplicate"
     await end(worker, "a")
     with ledger.events.follow("a") as events:
-        told = [json.loads(event.data) async for event in events if event.kind == "state"]
-    assert [each["state"] for each in told] == ["STARTED", "RETRY", "STARTED", "RETRY", "STARTED"]
-    assert [each["error"] for each in told if each["state"] == "RETRY"] == [error, error]
+        states = [json.loads(event.data) async for event in events if event.kind == "state"]
+    assert [each["state"] for each in states] == ["STARTED", "RETRY", "STARTED", "RETRY", "STARTED"]
+    assert [each["error"] for each in states if each["state"] == "RETRY"] == [error, error]
     assert not {key for key in await keys(ledger) if "retry:" in key}
 
 
@@ -141,7 +141,7 @@ async def test_forgotten_and_remembered(ledger: Ledger, worker: WorkerLedger) ->
 
 
 async def test_a_record_comes_back_as_it_was(ledger: Ledger) -> None:
-    full = JobRecord(  # type: ignore[call-arg]
+    full = JobRecord(
         id=str(uuid.uuid4()),
         task="é",
         owner="o",

@@ -366,6 +366,7 @@ async def test_one_leads_and_the_other_is_refused(schedules: Schedules, app: Cel
     assert await asyncio.to_thread(other.ask) == 2
 
     # It wakes in the middle of its tick.
+    assert due
     now, _, _, row = due
     one = beat._read(row, beat.lease.leader, now)
     assert one is not None

@@ -97,7 +97,8 @@ async def running(
 ) -> AsyncIterator[Service]:
     """Serve until the block ends, then check that no request is left."""
     async with Bridge(app, config) as bridge:
-        ledger = ledger or await asyncio.to_thread(Ledger, app)
+        if ledger is None:
+            ledger = await asyncio.to_thread(Ledger, app)
         lifecycle = Lifecycle()
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app))
         application = make_app(bridge, jobs, keys=keys, lifecycle=lifecycle, max_body=max_body, flower=flower)

@@ -86,7 +86,7 @@ async def swept(service: Service, folder: Path) -> None:
     """Forget all jobs that have ended, as if their time were over, and see that nothing is left in the store."""
     ledger = service.jobs.ledger
     for job_id in await ledger.redis.client.zrange(f"{ledger.redis.prefix}due", 0, -1):
-        await ledger.redis.client.zadd(f"{ledger.redis.prefix}due", {job_id: 0})
+        await ledger.redis.client.zadd(f"{ledger.redis.prefix}due", {job_id: 0})  # type: ignore[type-var]
     sweeper = asyncio.ensure_future(keep_swept(ledger, service.bridge.store))
     try:
         async with asyncio.timeout(10):
@@ -235,7 +235,7 @@ async def test_a_job_that_is_taken_over_has_both_blobs(service: Service) -> None
         made.append(job(await service.post(path, body, headers), 202))
         first, again = (each["tree"]["group"][0] if "tree" in each else each for each in made)
         assert first["id"] == again["id"]
-        names = (await ledger.redis.client.hget(f"tcb:job:{first['id']}", "blobs")).split()
+        names = (await ledger.redis.client.hget(f"tcb:job:{first['id']}", "blobs")).split()  # type: ignore[union-attr]
         assert len(names) == 2
         assert not set(names) & set(await ledger.redis.client.zrange("tcb:blobs", 0, -1))
         headers = {"Idempotency-Key": "taken over, too"}
@@ -332,7 +332,7 @@ async def test_workers_forget_what_is_over(service: Service, folder: Path, own_s
     blobs = await asyncio.to_thread(lambda: {*folder.iterdir()} - before)
     assert blobs
     for each in await ledger.redis.client.zrange(f"{ledger.redis.prefix}due", 0, -1):
-        await ledger.redis.client.zadd(f"{ledger.redis.prefix}due", {each: 0})
+        await ledger.redis.client.zadd(f"{ledger.redis.prefix}due", {each: 0})  # type: ignore[type-var]
     await ledger.redis.client.delete(f"{ledger.redis.prefix}leader")
     try:
         async with asyncio.timeout(30):
