@@ -143,7 +143,7 @@ async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
 
 async def tasks_of(service: Service) -> set[asyncio.Task[Any]]:
     """Return the loop's tasks once both listeners have those of their connections, which are there to stay."""
-    await until(lambda: service.bridge._listener.connected)
+    await until(lambda: service.bridge._parts.listener.connected)
     with service.jobs.ledger.events.follow("nothing"):
         await until(lambda: service.jobs.ledger.events._subscriber.connected)
     return asyncio.all_tasks()

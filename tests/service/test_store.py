@@ -244,10 +244,10 @@ async def test_a_job_that_is_taken_over_has_both_blobs(service: Service) -> None
 async def test_a_job_that_could_not_be_published_takes_its_blob_along(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tornado_celery_bridge.bridge.bridge.MAX_OUTBOX", 0)
+    monkeypatch.setattr("tornado_celery_bridge.bridge.sending.MAX_OUTBOX", 0)
     ledger = service.jobs.ledger
     before = set(await ledger.blobs.orphans())
-    await service.bridge._publisher.close(1)
+    await service.bridge._parts.publisher.close(1)
     response = await service.submit("s.size", {"input": {"value": "t" * MB}})
     assert response.code == 503
     assert len(set(await ledger.blobs.orphans()) - before) == 1
