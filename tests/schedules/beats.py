@@ -31,7 +31,7 @@ class BeatProcess:
     def leads(self) -> bool:
         """Whether it was the last thing that it said."""
         said = [line for line in self.log.read_text().splitlines() if "leads" in line]
-        return bool(said) and "this one leads" in said[-1]
+        return bool(said) and "this beat leads" in said[-1]
 
 
 class Beat(Scheduler):

@@ -51,7 +51,7 @@ def beat(web_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment(SAMPLE_URL=web_url), stdout=out, stderr=out)
     try:
-        wait_for(lambda: "this one leads" in log.read_text() or process.poll() is not None)
+        wait_for(lambda: "this beat leads" in log.read_text() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         yield
     finally:

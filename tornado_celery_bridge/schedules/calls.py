@@ -1,12 +1,12 @@
 """
 The schedules' commands, each declared once: see :mod:`tornado_celery_bridge.base.lua`, and ``lua/README.md``.
 
-Theory of operation. :func:`due` says what is due and changes nothing; what is to be done is worked out by who asked;
-:func:`run` does it in one step: the runs are accepted as jobs, and the entry is due for the next. It is refused to a
-beat that does not lead any more (the lease has another number), and to one that worked it out from what is not so any
-more (the entry has another version, or is due for another run). So whoever dies, and wherever, each run is accepted
-once or is still due. The message of an accepted job is published by whoever comes first: its beat, or a worker that
-finds it lost.
+Theory of operation. :func:`due` returns what is due and changes nothing. The beat that called it then decides what to
+do, and :func:`run` does that in one step: it accepts the runs as jobs and makes the entry due for its next slot.
+:func:`run` refuses a beat that no longer leads (the lease has another number). It also refuses a decision about an
+entry that has changed since (another version, or another slot is due). So whichever process dies at whichever moment,
+each run is accepted once or is still due. The message of an accepted job is published by the first that can: the beat,
+or a worker that finds it missing.
 
 All times are the server's, in milliseconds since 1970.
 """
@@ -20,7 +20,7 @@ from tornado_celery_bridge.ledger.calls import LUA as LEDGER_LUA
 
 __all__ = ("LATE", "DueRun", "PastRun", "StaticEntry")
 
-#: Milliseconds: runs are counted by how late they were at most. That is a few ordinarily, and 6,000 in a fail-over.
+#: Milliseconds. Runs are counted by how late they were at most: a few ordinarily, and up to 6,000 in a fail-over.
 LATE = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 3_600_000)
 
 _BOUNDS = ",".join(map(str, LATE))
@@ -51,7 +51,7 @@ def delete(answer: int, *, name: str, version: int | None) -> int:
 
 
 class StaticEntry(NamedTuple):
-    """An entry that the configuration has, for :func:`load`; only its name if it stays as it is."""
+    """An entry of the configuration, for :func:`load`. An entry that has not changed has only its name."""
 
     name: str
     entry: str | bytes | None = None
@@ -96,7 +96,7 @@ def due(answer: list[Any] | None, *, leader: str, most: int) -> list[Any] | None
 
 
 class PastRun(NamedTuple):
-    """A run of a slot that is past, for :func:`backfill`."""
+    """A run for a slot in the past, for :func:`backfill`."""
 
     job_id: str
     record: str

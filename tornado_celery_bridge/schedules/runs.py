@@ -1,4 +1,4 @@
-"""A run of an entry: the job that it is."""
+"""Makes the job that is a run of an entry."""
 
 import uuid
 from typing import Any, NamedTuple
@@ -14,17 +14,17 @@ from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
 
 __all__ = ("KEPT_RUNS", "NewRun", "check_input", "new_run", "run_id", "ttl_of")
 
-#: Runs of an entry that are remembered.
+#: The number of runs in an entry's history.
 KEPT_RUNS = 100
 
 _NAMESPACE = uuid.UUID("6f0f2b6e-6d0b-4b5e-9d7b-2f3d1f0a7c55")
 
 
 class NewRun(NamedTuple):
-    """A run that begins."""
+    """A run that is about to begin."""
 
     job_id: str
-    #: Its job's record, as the ledger's commands take it.
+    #: The record of the job, as the ledger's commands take it.
     record: str
     input: str
     #: The signature, as a mapping.
@@ -32,21 +32,21 @@ class NewRun(NamedTuple):
     note: str
 
     def row(self) -> PastRun:
-        """Return it as the commands take it."""
+        """Return the run as the commands take it."""
         return PastRun(self.job_id, self.record, self.input, kombu_dumps(self.message), self.note)
 
 
 def run_id(name: str, slot: int) -> str:
-    """Return the id of the job that is an entry's run at *slot*: the same whoever asks, so that it can't run twice."""
+    """Return the id of the job for an entry's run at *slot*. It is always the same, so that no slot can run twice."""
     return str(uuid.uuid5(_NAMESPACE, f"{name}@{slot}"))
 
 
 def check_input(app: Celery, entry: Entry) -> None:
     """
-    Return if the entry's task takes its input, as far as this app knows the task.
+    Check that the entry's task takes the entry's input, if this app knows the task.
 
     Raises:
-        InvalidEntry: It does not: no worker could publish such a job.
+        InvalidEntry: It does not, so no worker could publish such a job.
     """
     task: Any = app.tasks.get(entry.task)
     if task is not None and task.typing:
@@ -59,20 +59,20 @@ def check_input(app: Celery, entry: Entry) -> None:
 
 def new_run(app: Celery, entry: Entry, job_id: str, *, slot: int | None, now: int) -> NewRun:
     """
-    Return the run of an entry.
+    Return a run of an entry.
 
     Args:
         app: The Celery app.
         entry: The entry.
-        job_id: Its job's id.
-        slot: The time, in milliseconds since 1970, that it is due at; None for one on demand.
+        job_id: The id of the run's job.
+        slot: The time at which the run is due, in milliseconds since 1970; None for a run on demand.
         now: Milliseconds since 1970.
 
     Raises:
-        QueueNotFound: Its queue is none of the app's.
+        QueueNotFound: The app does not have the entry's queue.
     """
     args, kwargs = _arguments(entry)
-    # As beat says of its own; and the slot, for a task that is to do what was due then, and not what is due now.
+    # The first header is what Celery's beat sets. The slot is for tasks that do the work of that time, and not of now.
     told = {"celery_beat_task": True} | ({} if slot is None else {"schedule_slot": from_ms(slot).isoformat()})
     options = {**entry.options, "task_id": job_id, "headers": {**entry.options.get("headers", {}), **told}}
     record, message = new_job(
@@ -88,7 +88,7 @@ def new_run(app: Celery, entry: Entry, job_id: str, *, slot: int | None, now: in
 
 
 def ttl_of(app: Celery) -> int:
-    """Return for how many milliseconds a job is kept after its end: as long as its result."""
+    """Return how many milliseconds a job is kept after its end: as long as Celery keeps its result."""
     expires = maybe_timedelta(app.conf.result_expires)
     return round(expires.total_seconds() * 1000) if expires else 86_400_000
 

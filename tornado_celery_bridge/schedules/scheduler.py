@@ -1,14 +1,14 @@
 """
 Beat's scheduler on Redis: ``celery -A proj beat -S tornado_celery_bridge.schedules:Scheduler``, or ``beat_scheduler``.
 
-Theory of operation. Of any number of beats one leads, by a lease in Redis that a thread of its own renews, so that
-neither the broker nor a long tick loses it; the others stand by, and ask each second whether it is free. The leader
-asks what is due (:func:`.calls.due`), works out what is to be done (:mod:`.policy`), has it done in one step
-(:func:`.calls.run`) and publishes the messages of the jobs that this accepted. The step is refused to a beat whose
-lease another has, whether it knows that or not. What is accepted and not published, because beat or the broker is
-gone, the workers publish: see ``worker``.
+Theory of operation. Any number of beats may run, and one of them leads. The leader holds a lease in Redis. A thread of
+its own renews the lease, so that neither the broker nor a long tick can lose it. The other beats stand by, and ask each
+second whether the lease is free. The leader reads what is due (:func:`.calls.due`), decides what to do
+(:mod:`.policy`), lets Redis do it in one step (:func:`.calls.run`), and publishes the messages of the jobs that this
+step accepted. Redis refuses the step to a beat that has lost its lease, whether the beat knows that or not. If beat or
+the broker goes away before a message is published, the workers publish it: see ``worker``.
 
-Nothing ends beat but a signal: without Redis it waits, and an entry that nobody can read is set aside.
+Only a signal ends beat. Without Redis it waits, and it puts an entry that cannot be read into quarantine.
 """
 
 import contextvars
@@ -47,30 +47,30 @@ __all__ = ("Scheduler",)
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a beat leads without saying so again, and between two times that it does, or asks to. A beat that
-#: is killed is followed by another in their sum, at most.
+#: Seconds for which a lease holds, and between two attempts to renew or to get it. After the leader was killed, another
+#: beat leads after the sum of both at most.
 LEASE, RENEWAL = 5.0, 1.0
-#: Seconds for one answer of Redis.
+#: Seconds to wait for an answer of Redis.
 TIMEOUT = 2.0
-#: Seconds after which the leader looks again, whatever it was told: so a clock that was set is noticed.
+#: The most seconds between two reads of what is due. So the leader notices if the clock was set.
 LOOK = 1.0
-#: Entries in one step.
+#: The most entries in one step.
 BATCH = 100
-#: Seconds after which the process of a run that was cancelled is ended, if it goes on.
+#: Seconds after which the process of a cancelled run is ended, if the run goes on.
 CANCEL_GRACE = 5.0
 
 
 def _connection(app: Celery) -> BlockingConnection:
-    """Return a connection whose calls fail within two seconds, and are not tried again."""
+    """Return a connection. Its calls fail within two seconds, and are not tried again."""
     return BlockingConnection(app, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
 
 
 class Lease:
     """
-    Says whether this beat leads, and has it lead when no other does.
+    Knows whether this beat leads, and makes it the leader when no other beat leads.
 
     Args:
-        redis: A connection that nobody else uses: an answer that does not come must hold nothing else up.
+        redis: A connection that nothing else uses, so that a missing answer holds nothing else up.
     """
 
     def __init__(self, redis: BlockingConnection) -> None:
@@ -82,31 +82,31 @@ class Lease:
         self._thread = Repeating("beat-lease", self._ask, pause=RENEWAL, failed=self._failed)
 
     def start(self) -> None:
-        """Begin to ask for it."""
+        """Begin to ask for the lease."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Give it back."""
+        """Give the lease back."""
         self._thread.stop(TIMEOUT)
         self._leads.clear()
         try:
             self._redis.run(calls.step_down(leader=self.leader))
-        except RedisError as exc:  # then it ends by itself
-            log.warning("beat: the lead is left to end by itself: %s", exc)
+        except RedisError as exc:  # then the lease ends by itself
+            log.warning("beat: the lease could not be given back, and ends by itself: %s", exc)
 
     def wait(self, timeout: float) -> bool:
-        """Return whether this beat leads, at once if it does, or else after so many seconds."""
+        """Return whether this beat leads: at once if it does, and otherwise after *timeout* seconds."""
         return self._leads.wait(timeout)
 
     def lost(self) -> None:
-        """Note that Redis says that it does not lead."""
+        """Note that this beat does not lead any more."""
         if self._leads.is_set():
-            log.warning("beat: another one leads, or Redis is away: standing by")
+            log.warning("beat: another beat leads, or Redis is away; this one stands by")
         self._leads.clear()
 
     @property
     def leader(self) -> str:
-        """What Redis has while it leads; no other beat ever has the same."""
+        """What Redis stores while this beat leads. No other beat ever has the same text."""
         return f"{self._fence} {self._me}"
 
     def _ask(self) -> None:
@@ -116,7 +116,7 @@ class Lease:
             return self.lost()
         self._until = asked + LEASE
         if not self._leads.is_set():
-            log.info("beat: this one leads (%s)", fence)
+            log.info("beat: this beat leads (%s)", fence)
         self._fence = fence
         return self._leads.set()
 
@@ -126,7 +126,7 @@ class Lease:
 
 
 class Due(NamedTuple):
-    """An entry that is due, as it was read, and what is to become of it."""
+    """An entry that is due, as it was read, with the decision about it."""
 
     entry: Entry
     version: str
@@ -146,14 +146,14 @@ class Scheduler(celery.beat.Scheduler):
 
     @property
     def info(self) -> str:
-        """What beat's banner says of it."""
+        """The line in beat's banner."""
         return "    . schedules -> in the job ledger's Redis"
 
     def setup_schedule(self) -> None:
-        """Begin; nothing of it fails for want of Redis."""
+        """Begin. Nothing here fails if Redis is away."""
         if not is_installed(self.app):
             raise ImproperlyConfigured(
-                "the schedules' runs are jobs, which this app's workers do not keep: call "
+                "the runs of schedules are jobs, and this app's workers do not keep jobs: call "
                 "tornado_celery_bridge.worker.install(app) beside the app"
             )
         self._redis = _connection(self.app)
@@ -168,7 +168,7 @@ class Scheduler(celery.beat.Scheduler):
         return Publisher(self.app)
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """Do what is due, or wait; return 0: the waiting is done."""
+        """Do what is due, or wait for it. Returns 0, because the waiting is over then."""
         assert self._lease is not None
         try:
             if not self._is_loaded:
@@ -178,7 +178,7 @@ class Scheduler(celery.beat.Scheduler):
         except RedisError as exc:
             log.warning("beat: Redis is away, waiting for it: %s", exc)
             time.sleep(LOOK)
-        except Exception:  # beat goes on
+        except Exception:  # beat must go on
             log.exception("beat: a tick failed")
             time.sleep(LOOK)
         return 0.0
@@ -195,7 +195,7 @@ class Scheduler(celery.beat.Scheduler):
     # The configuration's entries.
 
     def _load(self) -> None:
-        """Have the entries be those that the configuration has; one that has not changed goes on as it was."""
+        """Load the entries of the configuration. An entry that has not changed goes on as before."""
         server = self._redis.client.time()
         now = server[0] * 1000 + server[1] // 1000
         rows = self._redis.run(calls.read_entries(names=[entry.name for entry in self._static]))
@@ -235,25 +235,25 @@ class Scheduler(celery.beat.Scheduler):
         return None
 
     def _read(self, row: list[Any], leader: str, now: int) -> Due | None:
-        """Return what is to be done about an entry; one that nobody can use is set aside."""
+        """Return the decision about an entry. An entry that cannot be used is put into quarantine."""
         name, *known = row
         try:
             entry, version, state = _decoded(name, known)
             decision = decide(entry, state, now)
             runs = [new_run(self.app, entry, run_id(entry.name, slot), slot=slot, now=now) for slot in decision.runs]
-        except Exception as exc:  # whatever is wrong with it is wrong with it alone
+        except Exception as exc:  # one bad entry must not stop the others
             self._set_aside(name, leader, exc)
             return None
         return Due(entry, version, state, decision, runs)
 
     def _run(self, due: list[Due], leader: str, now: int) -> bool:
-        """Accept the runs and publish them; return whether this beat still leads."""
+        """Let the runs be accepted, and publish them. Return whether this beat still leads."""
         answers = self._redis.run_all([self._call(each, leader, now) for each in due])
         accepted: list[NewRun] = []
         leads, failed = True, None
         for (entry, *_, decision, runs), answer in zip(due, answers, strict=True):
             if isinstance(answer, Exception):
-                if "WRONGTYPE" in str(answer):  # somebody's own key is in the place of one of the entry's
+                if "WRONGTYPE" in str(answer):  # somebody else's key has the name of one of the entry's keys
                     self._set_aside(entry.name, leader, answer)
                 else:
                     failed = answer
@@ -264,12 +264,12 @@ class Scheduler(celery.beat.Scheduler):
             elif isinstance(answer, list):
                 accepted += [run for run in runs if run.job_id in answer]
         self._publish(accepted)
-        if failed is not None:  # these are due still
+        if failed is not None:  # these entries are still due
             raise failed
         return leads
 
     def _call(self, due: Due, leader: str, now: int) -> LuaCall[Any]:
-        """Return the call that does what is to be done about an entry."""
+        """Return the call that carries out the decision about an entry."""
         entry, version, state, decision, runs = due
         if decision.why == "paused":
             why = f"{decision.failures} failures in a row"
@@ -304,7 +304,7 @@ class Scheduler(celery.beat.Scheduler):
     # Publishing.
 
     def _publish(self, runs: list[NewRun]) -> None:
-        """Publish the jobs' messages; what can't be now is left to the workers."""
+        """Publish the messages of the jobs. Workers publish what cannot be published now."""
         if not runs:
             return
         if not self._publisher.ready():
@@ -320,10 +320,10 @@ class Scheduler(celery.beat.Scheduler):
                 self._defer([run])
             elif isinstance(call.error, SentInDoubt):
                 log.warning(
-                    "the broker did not confirm %s[%s]: should it be lost, it is published again", name, run.job_id
+                    "the broker did not confirm %s[%s]; if the message is lost, it is published again", name, run.job_id
                 )
             else:
-                log.error("%s[%s] can't be published: %r", name, run.job_id, call.error)
+                log.error("%s[%s] cannot be published: %r", name, run.job_id, call.error)
                 exc = call.error
                 told = {"type": type(exc).__name__, "module": type(exc).__module__, "message": str(exc)}
                 self._redis.run(ending(run.job_id, states.FAILURE, told))
@@ -342,10 +342,10 @@ class Scheduler(celery.beat.Scheduler):
 
 def _decoded(name: bytes, known: list[Any]) -> tuple[Entry, str, State]:
     """
-    Return what DUE says of an entry.
+    Return an entry from a row of :func:`.calls.due`.
 
     Raises:
-        InvalidEntry, ValueError: It is none.
+        InvalidEntry, ValueError: The row does not hold an entry.
     """
     if not known:
         raise InvalidEntry("entry", "not a hash")

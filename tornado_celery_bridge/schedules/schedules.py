@@ -1,4 +1,4 @@
-"""The schedules, as an event loop uses them: to make, change, read and remove entries while beat runs."""
+"""The schedules for an event loop: it makes, changes, reads and removes entries while beat runs."""
 
 import asyncio
 import contextlib
@@ -30,15 +30,15 @@ __all__ = (
     "Statistics",
 )
 
-#: Times that a change is tried anew when somebody else's came first.
+#: How often a change is tried if somebody else changes the entry at the same time.
 ATTEMPTS = 5
-#: Slots that one backfill may have, and of how many Redis accepts the runs in one step.
+#: The most slots of one backfill, and the number of runs that Redis accepts in one step.
 MAX_BACKFILL, BACKFILL_STEP = 1_000, 100
 
 
 class ScheduleEntryNotFound(BridgeError):
     """
-    There is no schedule entry of this name.
+    There is no schedule entry with this name.
 
     .. versionadded:: 0.1.0
     """
@@ -48,8 +48,8 @@ class ScheduleEntryNotFound(BridgeError):
 
 class ScheduleConflict(BridgeError):
     """
-    The entry is not as it was thought to be: it is there already, was changed since, or is the configuration's. Read
-    it again before you try again.
+    The entry is not in the expected state: it exists already, was changed since you read it, or comes from the
+    configuration. Read it again before you try again.
 
     .. versionadded:: 0.1.0
     """
@@ -59,7 +59,7 @@ class ScheduleConflict(BridgeError):
 
 class BackfillTooLarge(BridgeError):
     """
-    There are more than a thousand slots in this time: backfill a shorter one, and then the next.
+    There are more than a thousand slots in this period. Backfill shorter periods, one after the other.
 
     .. versionadded:: 0.1.0
     """
@@ -69,103 +69,103 @@ class BackfillTooLarge(BridgeError):
 
 class Backfill(NamedTuple):
     """
-    What a backfill begins, or would.
+    The runs that a backfill begins, or would begin.
 
     .. versionadded:: 0.1.0
     """
 
-    #: The slots that had no job, oldest first.
+    #: The slots that had no job, the oldest first.
     slots: list[datetime]
-    #: Their jobs, in the same order; none on a dry run.
+    #: The ids of their jobs, in the same order; empty after a dry run.
     job_ids: list[str]
 
 
 class Scheduled(NamedTuple):
     """
-    A schedule entry as it is stored, and what it has come to.
+    A schedule entry as it is stored, and what has happened to it so far.
 
     .. versionadded:: 0.1.0
     """
 
     entry: Entry
-    #: Counted from 1, one for each change.
+    #: It counts the changes, from 1 on.
     version: int
-    #: But for jitter; None for never.
+    #: The next run, without jitter; None if the entry is never due again.
     next_run: datetime | None = None
-    #: How many it has had, but for those on demand.
+    #: How many runs it has had, without those on demand.
     runs: int = 0
-    #: How many in a row have failed of late.
+    #: How many of its latest jobs have failed in a row.
     failures: int = 0
-    #: The last run's job.
+    #: The id of the last run's job.
     last_job: str | None = None
-    #: When that began; None if none has.
+    #: When the last run began; None if there was none.
     last_run: datetime | None = None
-    #: Why it is due no more, until it is resumed or replaced.
+    #: Why the entry is halted; empty if it is not. Resuming or replacing it ends this.
     halted: str = ""
-    #: Whether the configuration has it.
+    #: Whether the entry comes from the configuration.
     static: bool = False
 
 
 class Run(NamedTuple):
     """
-    What became of a run that was due.
+    What happened to a run that was due.
 
     .. versionadded:: 0.1.0
     """
 
-    #: When it was due, but for jitter; None for one on demand.
+    #: When it was due, without jitter; None for a run on demand.
     slot: datetime | None
-    #: When that was decided.
+    #: When beat decided about it.
     at: datetime
-    #: Its job's id; None for one that did not begin.
+    #: The id of its job; None if the run did not begin.
     job_id: str | None = None
-    #: Why it did not: ``missed`` (from this slot on) or ``skipped`` (the last one was unfinished).
+    #: Why it did not begin: ``missed`` (from this slot on) or ``skipped`` (the last run was unfinished).
     why: str = ""
-    #: Its job, while that is kept.
+    #: Its job, as long as the job is kept.
     job: Job | None = None
 
 
 class Statistics(NamedTuple):
     """
-    How the schedules fare. What is counted is counted since Redis was empty, by all beats together.
+    Numbers about all schedules. The counters count from when Redis was empty, for all beats together.
 
     .. versionadded:: 0.1.0
     """
 
-    #: How many there are; of these, the configuration's, and those that nobody can use.
+    #: The number of entries, of those from the configuration, and of those that cannot be used.
     entries: int
     static: int
     quarantined: int
-    #: Which beat leads, as :meth:`Schedules.leader`; None while none does.
+    #: The beat that leads, as in :meth:`Schedules.leader`; None while no beat leads.
     leader: str | None
-    #: How many beats have come to lead, one after another.
+    #: How often a beat became the leader.
     leaders: int
-    #: Seconds since when the first entry that is due has been: more than some mean that no beat leads, or keeps up.
+    #: How many seconds the first due entry has been due. If it is more than a few, no beat leads, or it is too slow.
     overdue: float
-    #: Runs that were due, and began.
+    #: How many due runs began.
     runs: int
-    #: How often runs were left out, one or several at a time, because they were missed, and because the last run was
-    #: unfinished.
+    #: How often runs were left out because they were missed, or because the last run was unfinished. One count may
+    #: stand for several runs.
     missed: int
     skipped: int
-    #: How often an entry was halted by its failures.
+    #: How often an entry was halted because of its failures.
     paused: int
-    #: Runs by how late they began, in seconds at most (jitter is no delay), each counted in all bounds that fit, as
-    #: Prometheus has its histograms; the last is infinite. Without those that waited for the last run to end.
+    #: The number of runs by how many seconds late they began, without jitter. A run counts in every bound that it does
+    #: not exceed, as in Prometheus's histograms, and the last bound is infinite. Runs that waited for the last run to
+    #: end do not count.
     lateness: dict[float, int]
-    #: Seconds, over all of them.
+    #: The sum of these delays in seconds.
     lateness_sum: float
 
 
 class Schedules:
     """
-    The schedule entries in a ledger's Redis, for one event loop. Never blocks it.
+    The schedule entries in a ledger's Redis, for one event loop. It never blocks the loop.
 
-    Every call raises :exc:`LedgerUnavailable` if Redis does not answer in time; a change may have been made then.
+    Every call raises :exc:`LedgerUnavailable` if Redis does not answer in time. A change may have been made in that
+    case.
 
-    Args:
-        ledger: Where they are, and the jobs that their runs are.
-        app: The Celery app.
+    Args: ledger: The ledger that holds the entries and the jobs of their runs. app: The Celery app.
 
     .. versionadded:: 0.1.0
     """
@@ -180,22 +180,22 @@ class Schedules:
         Add an entry.
 
         Raises:
-            ScheduleConflict: There is one of this name.
-            InvalidEntry: It is never due.
+            ScheduleConflict: There is an entry with this name.
+            InvalidEntry: The entry is never due.
         """
         return await self._put(entry, 0, must_be_due=True)
 
     async def replace(self, entry: Entry, *, version: int | None = None) -> Scheduled:
         """
-        Put an entry in the place of the one of its name, or add it. It is due anew from now on; its runs are kept.
+        Replace the entry with the same name, or add this one. It is due anew from now on, and the old runs are kept.
 
         Args:
             entry: The entry.
-            version: The one that it has to have; None for any, or none.
+            version: The version that the stored entry must have; None: any version, or no entry at all.
 
         Raises:
-            ScheduleConflict: It has another, or is the configuration's.
-            InvalidEntry: It is never due.
+            ScheduleConflict: It has another version, or comes from the configuration.
+            InvalidEntry: The entry is never due.
         """
         return await self._put(entry, version, must_be_due=True)
 
@@ -204,8 +204,8 @@ class Schedules:
         Remove an entry. Jobs that it has begun go on.
 
         Raises:
-            ScheduleEntryNotFound: There is none.
-            ScheduleConflict: As :meth:`replace`.
+            ScheduleEntryNotFound: There is no such entry.
+            ScheduleConflict: As in :meth:`replace`.
         """
         answer = await self._redis.run(calls.delete(name=name, version=version))
         if answer == 0:
@@ -217,8 +217,8 @@ class Schedules:
         Return an entry.
 
         Raises:
-            ScheduleEntryNotFound: There is none.
-            InvalidEntry: There is one, which nobody can use.
+            ScheduleEntryNotFound: There is no such entry.
+            InvalidEntry: The entry is in quarantine, because it cannot be used.
         """
         [row] = await self._redis.run(calls.read_entries(names=[name]))
         if not row:
@@ -227,12 +227,12 @@ class Schedules:
 
     async def find(self, *, owner: str = "", after: str = "", limit: int = 50) -> list[Scheduled]:
         """
-        Return entries in the order of their names, from the one after *after* on; none that nobody can use.
+        Return entries in the order of their names, beginning after *after*. Entries in quarantine are left out.
 
         Args:
-            owner: Only theirs; empty for everybody's.
-            after: A name; there need not be an entry that has it.
-            limit: At most so many.
+            owner: Return only the entries of this owner; empty: of all owners.
+            after: A name. No entry needs to have it.
+            limit: The most entries to return.
         """
         low: str | bytes = f"({after}" if after else "-"
         found: list[Scheduled] = []
@@ -252,28 +252,27 @@ class Schedules:
 
     async def pause(self, name: str, *, until: datetime | None = None) -> Scheduled:
         """
-        Have an entry not be due until a time, or, with None, until it is resumed. What it would have run meanwhile was
-        not missed.
+        Pause an entry until a time, or, with None, until it is resumed. Runs in that time do not count as missed.
 
         Raises:
-            ScheduleEntryNotFound, InvalidEntry: As :meth:`get`.
+            ScheduleEntryNotFound, InvalidEntry: As in :meth:`get`.
         """
         return await self._change(name, enabled=until is not None, paused_until=until)
 
     async def resume(self, name: str) -> Scheduled:
-        """Have an entry be due again that was paused, by somebody or by its failures; errors as :meth:`pause`."""
+        """Let an entry be due again that was paused or halted. Raises as :meth:`pause` does."""
         return await self._change(name, enabled=True, paused_until=None)
 
     async def run(self, name: str) -> str:
         """
-        Have an entry run now, whatever its schedule and its policies say; a worker publishes the job.
+        Run an entry now, whatever its schedule and its policies say. A worker publishes the job.
 
         Returns:
-            The job's id.
+            The id of the job.
 
         Raises:
-            ScheduleEntryNotFound, InvalidEntry: As :meth:`get`; or its task does not take its input.
-            QueueNotFound: Its queue is none of the app's.
+            ScheduleEntryNotFound, InvalidEntry: As in :meth:`get`, or the task does not take the entry's input.
+            QueueNotFound: The app does not have the entry's queue.
         """
         entry, job_id = (await self.get(name)).entry, str(uuid.uuid4())
         check_input(self._app, entry)
@@ -285,28 +284,28 @@ class Schedules:
 
     async def backfill(self, name: str, since: datetime, until: datetime, *, dry_run: bool = False) -> Backfill:
         """
-        Have an entry run once for each of its slots in a time that is past; workers publish the jobs, oldest first.
+        Run an entry once for each of its slots in a past period. Workers publish the jobs, the oldest first.
 
-        A slot that has had its run does not run again, however often this is called: a job's id is made of the entry's
-        name and the slot. That is known for as long as the ledger remembers the job: its time, and a week. (The history
-        does not matter to it; as ever, its last hundred runs are shown.)
+        A slot that has had a run does not run again, however often this is called, because the id of a job is made from
+        the entry's name and the slot. The ledger remembers the id until the job expires, and a week more. (The history
+        plays no part in this. It shows the last hundred runs, as always.)
 
-        All are begun together, whatever the entry's ``overlap`` says, and go at the pace of their queue. The entry
-        itself does not notice: whether it is paused or halted, what it is due for next, ``max_runs`` and
-        ``pause_after`` stay what they were, and no run that is due waits for one of these.
+        All runs begin together, whatever the entry's ``overlap`` says, and their queue sets the pace. The entry itself
+        does not change: whether it is paused or halted, its next slot, ``max_runs`` and ``pause_after`` stay the same.
+        No due run waits for a run of the backfill.
 
-        If Redis goes away meanwhile, some may have begun: call it again.
+        If Redis goes away meanwhile, some runs may have begun: call this again.
 
         Args:
-            name: The entry's.
-            since: The first slot may be then. An interval has none before its ``anchor``, and nothing has before
-                ``start``.
-            until: The last slot is before then, and not in the future.
-            dry_run: Only say which slots these are.
+            name: The name of the entry.
+            since: The earliest time of the first slot. An interval has no slots before its ``anchor``, and no entry has
+                slots before ``start``.
+            until: The last slot is before this time, and not in the future.
+            dry_run: Only return the slots.
 
         Raises:
-            BackfillTooLarge: There are more than 1,000 slots; those with a job are counted, too.
-            ScheduleEntryNotFound, InvalidEntry, QueueNotFound: As :meth:`run`.
+            BackfillTooLarge: There are more than 1,000 slots, including those that have a job.
+            ScheduleEntryNotFound, InvalidEntry, QueueNotFound: As in :meth:`run`.
         """
         entry = (await self.get(name)).entry
         check_input(self._app, entry)
@@ -325,13 +324,13 @@ class Schedules:
         return Backfill([slot for slot, _ in found], [] if dry_run else [job_id for _, job_id in found])
 
     async def next_runs(self, name: str, count: int = 10) -> list[datetime]:
-        """Return when an entry is due next, but for jitter, in UTC; errors as :meth:`get`."""
+        """Return the next times at which an entry is due, without jitter, in UTC. Raises as :meth:`get` does."""
         found = await self.get(name)
         now = from_ms(await self._now())
         return [] if found.halted else await asyncio.to_thread(found.entry.next_runs, now, count)
 
     async def runs(self, name: str, *, limit: int = KEPT_RUNS) -> list[Run]:
-        """Return what became of the last runs of an entry, the latest first; of more than a hundred nothing is kept."""
+        """Return what happened to the last runs of an entry, the latest first. The last hundred are kept."""
         key = f"{self._redis.prefix}schedules:runs:{name}"
         notes = [json.loads(note) for note in await self._redis.call("LRANGE", key, 0, limit - 1)]
         ids = [note["job"] for note in notes if "job" in note]
@@ -339,7 +338,7 @@ class Schedules:
         return [_run(note, jobs.get(note.get("job"))) for note in notes]
 
     async def quarantined(self) -> dict[str, str]:
-        """Return the names of entries that nobody can use, and why; replacing or deleting one is what helps."""
+        """Return the names of entries that cannot be used, and why. Replace or delete such an entry."""
         names = sorted(await self._redis.call("SMEMBERS", f"{self._redis.prefix}schedules:quarantined"))
         rows = await self._redis.run(calls.read_entries(names=names))
         return {
@@ -349,12 +348,12 @@ class Schedules:
         }
 
     async def leader(self) -> str | None:
-        """Return which beat leads, as host, process and a word of its own; None while none does."""
+        """Return the beat that leads, as host, process id and a word of its own; None while no beat leads."""
         leader = await self._redis.call("GET", f"{self._redis.prefix}schedules:leader")
         return _who(leader)
 
     async def statistics(self) -> Statistics:
-        """Return what a monitor wants to know; costs Redis the same however many entries and runs there are."""
+        """Return numbers for monitoring. The cost is the same however many entries and runs there are."""
         answer = await self._redis.run(calls.statistics())
         entries, static, quarantined, leader, leaders, overdue, counted = answer
         found = {name.decode(): int(value) for name, value in zip(counted[::2], counted[1::2], strict=True)}
@@ -374,7 +373,7 @@ class Schedules:
             lateness_sum=found.get("late", 0) / 1000,
         )
 
-    # How.
+    # Internals.
 
     async def _now(self) -> int:
         seconds, micros = await self._redis.call("TIME")
@@ -416,7 +415,7 @@ def _runs_of(app: Celery, entry: Entry, since: int, last: int, now: int) -> list
 
     Raises:
         BackfillTooLarge: There are too many.
-        QueueNotFound: Its queue is none of the app's.
+        QueueNotFound: The app does not have the entry's queue.
     """
     entry = dataclasses.replace(entry, enabled=True, paused_until=None)
     slots = list(itertools.islice(slots_of(entry, since - 1, last), MAX_BACKFILL + 1))
@@ -431,10 +430,10 @@ def _runs_of(app: Celery, entry: Entry, since: int, last: int, now: int) -> list
 
 def _scheduled(row: list[Any]) -> Scheduled:
     """
-    Return what READ says of an entry.
+    Return an entry from a row of :func:`.calls.read_entries`.
 
     Raises:
-        InvalidEntry: Nobody can use it.
+        InvalidEntry: The entry cannot be used.
     """
     stored, version, slot, runs, failures, last, halted, quarantined, static, last_at = row
     if quarantined:
@@ -456,7 +455,7 @@ def _usable(rows: list[Any]) -> list[Scheduled]:
     found = []
     for row in rows:
         if row:
-            with contextlib.suppress(InvalidEntry):  # beat sets aside what is not yet
+            with contextlib.suppress(InvalidEntry):  # beat will put it into quarantine
                 found.append(_scheduled(row))
     return found
 
