@@ -55,6 +55,7 @@ unit: .venv
 
 nightly: .venv lint types frontend wheel needs
 	$(PYTEST) $(COVERAGE)
+	.ci/pythons
 	.venv/bin/python -m tests.faults --count 500 --no-report
 	.venv/bin/python -m tests.faults --count 500 --no-report --stock
 	.venv/bin/python -m tests.faults --minutes 10 --no-report

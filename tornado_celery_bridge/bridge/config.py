@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ("RETRY_AFTER", "BridgeConfig")
-
-#: Seconds to wait before trying again, when the broker or the backend was too slow to say.
-RETRY_AFTER = 1.0
+__all__ = ("BridgeConfig",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

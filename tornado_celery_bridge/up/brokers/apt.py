@@ -1,4 +1,4 @@
-"""Installs Debian packages, if that is possible here."""
+"""Debian packages, installed where that can be done."""
 
 import contextlib
 import fcntl
@@ -10,19 +10,19 @@ from collections.abc import Iterator
 
 __all__ = ("ensure",)
 
-#: Seconds for one command of apt (a first installation also fetches Erlang or Java), and to wait for another apt.
+#: Seconds for one command of apt's (a first installation brings Erlang or Java along), and to wait for another's.
 PATIENCE, TURN = 300, 240
-#: The policy during an installation. We start servers ourselves, so the machine must not start them as services.
+#: Whoever installs a server here starts one of their own: none as a service of the machine.
 _NO_SERVICES = "#!/bin/sh\nexit 101\n"
 _POLICY = "/usr/sbin/policy-rc.d"
 
 
 def ensure(*packages: str) -> bool:
     """
-    Install Debian *packages*, and return whether they are installed now. Blocks, for minutes if they must be fetched.
+    Have Debian *packages* installed; return whether they are. Blocks, minutes if they are to be fetched.
 
-    As root it installs the missing packages, and starts no services. If the user is not root, or the installation
-    fails, it says on standard error what to install.
+    As root it installs what is missing, and starts no service of it. Otherwise, or if that fails, it says on standard
+    error what to install.
     """
     if not (missing := [package for package in packages if not _is_installed(package)]):
         return True
@@ -66,7 +66,7 @@ def _apt(*words: str) -> bool:
 
 @contextlib.contextmanager
 def _turn() -> Iterator[None]:
-    """Let one process at a time in. The lock is on the policy's folder, so no lock file can be left behind."""
+    """One process at a time: by a lock on the policy's folder, so there is no lock file to leave behind."""
     descriptor = os.open(os.path.dirname(_POLICY), os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -77,7 +77,7 @@ def _turn() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_services() -> Iterator[None]:
-    """Keep Debian's packages from starting services meanwhile, unless the machine has a policy of its own."""
+    """Have Debian's maintainer scripts start nothing meanwhile, unless the machine has a policy of its own."""
     if os.path.exists(_POLICY):
         yield
         return
