@@ -252,7 +252,7 @@ async def run(*command: str, cwd: Path, **variables: str) -> str:
     return written.decode()
 
 
-@pytest.mark.parametrize("examples", ["1", pytest.param("20", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("examples", ["1", pytest.param("20", marks=[pytest.mark.nightly, pytest.mark.timeout(1800)])])
 async def test_a_fuzzer_finds_nothing(spare: Service, tmp_path: Path, examples: str) -> None:
     asyncio.get_running_loop().set_debug(False)  # with which thousands of requests take minutes more
     await run(

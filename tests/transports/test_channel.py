@@ -146,12 +146,11 @@ def test_the_order_is_kombus(server: Server, client: redis.Redis, strategy: str,
                 publish(server, queue, *(next(number) for _ in range(count)), priority=priority)
         with connected(server, transport, queue_order_strategy=strategy) as connection:
             consuming = Consuming(connection, "b", "c", "a", prefetch=prefetch)
-            with contextlib.suppress(TimeoutError):
-                while True:
-                    connection.drain_events(timeout=0.05)
-                    for message in consuming.messages:
-                        if not message.acknowledged:
-                            message.ack()
+            while len(consuming.numbers) < 27:
+                connection.drain_events(timeout=10)
+                for message in consuming.messages:
+                    if not message.acknowledged:
+                        message.ack()
             orders[transport] = consuming.numbers
     assert len(orders["stock"]) == 27
     assert orders["ours"] == orders["stock"]
