@@ -172,7 +172,7 @@ async def many(server: Server, count: int) -> None:
         times, cursor, pages, found = [], None, 0, 0
         for _ in range(100):
             begun = time.perf_counter()
-            page = await ledger.jobs.find(limit=50, cursor=cursor, **filters)
+            page = await ledger.jobs.find(limit=50, cursor=cursor, **filters)  # type: ignore[arg-type]
             times.append((time.perf_counter() - begun) * 1000)
             cursor = page.cursor
             pages += not found

@@ -41,7 +41,7 @@ WAYS = {
 app = Celery("bench")
 app.config_from_object(celeryconfig)
 app.conf.update(imports=(), beat_schedule={}, broker_url=os.environ.get("BENCH_REDIS", "redis://"))
-app.conf.result_backend = app.conf.job_ledger_url = app.conf.broker_url
+app.conf.result_backend = app.conf.job_ledger_url = app.conf.broker_url  # type: ignore[misc]
 app.conf.redis_socket_keepalive = True
 if WAY != "stock":
     transport.register()

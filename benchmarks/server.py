@@ -129,7 +129,7 @@ async def taskiq() -> Any:
 
     broker = ListQueueBroker(URL).with_result_backend(RedisAsyncResultBackend(URL))
 
-    @broker.task(task_name="add")
+    @broker.task(task_name="add")  # type: ignore[untyped-decorator]
     async def add(x: int, y: int) -> int:
         return x + y
 
@@ -147,7 +147,7 @@ async def streaq() -> Any:
 
     worker = Worker(redis_url=URL)
 
-    @worker.task
+    @worker.task  # type: ignore[untyped-decorator]
     async def add(x: int, y: int) -> int:
         return x + y
 

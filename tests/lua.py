@@ -1,6 +1,7 @@
 """The Lua commands of a room, for tests that change them."""
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from tornado_celery_bridge.base.lua import Command
 _CLOCK = "local time = redis.call('TIME')\n  return time[1] * 1000 + math.floor(time[2] / 1000)"
 
 
-def commands_in(*modules: ModuleType) -> list[Command]:
+def commands_in(*modules: ModuleType) -> list[Command[..., Any]]:
     """Return the commands that modules declare."""
     return [each for module in modules for each in vars(module).values() if isinstance(each, Command)]
 

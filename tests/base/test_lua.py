@@ -16,7 +16,7 @@ ROOMS = [ledger_calls, schedules_calls]
 COMMANDS = [pytest.param(each, id=each.__module__.split(".")[1] + "." + each.name) for each in commands_in(*ROOMS)]
 
 
-def head_of(command: Command) -> dict[str, list[str]]:
+def head_of(command: Command[..., Any]) -> dict[str, list[str]]:
     """Return what the comment at the head of a command's file says, by its labels."""
     own = command.text[command.text.rindex(f"-- {command.name}: ") :]
     head = own[: own.index("\n\n")]
@@ -25,7 +25,7 @@ def head_of(command: Command) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_head_and_declaration_agree(command: Command) -> None:
+def test_head_and_declaration_agree(command: Command[..., Any]) -> None:
     head = head_of(command)
     assert head["KEYS"] == list(command.keys)
     assert head["ARGV"] == ["prefix", *command.arguments]
@@ -33,7 +33,7 @@ def test_head_and_declaration_agree(command: Command) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_arguments_are_unpacked_by_their_names(command: Command) -> None:
+def test_arguments_are_unpacked_by_their_names(command: Command[..., Any]) -> None:
     names = ["prefix", *command.arguments]
     bounds = f", 1, {len(names)}" if command.rows else ""
     assert f"local {', '.join(names)} = unpack(ARGV{bounds})\n" in re.sub(r",\n\s+", ", ", command.text)
@@ -52,13 +52,13 @@ def test_each_file_is_declared(module: Any) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_part_is_included_once(command: Command) -> None:
+def test_a_part_is_included_once(command: Command[..., Any]) -> None:
     functions = re.findall(r"^local function (\w+)", command.text, re.MULTILINE)
     assert len(functions) == len(set(functions))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_cluster_can_route_it(command: Command) -> None:
+def test_a_cluster_can_route_it(command: Command[..., Any]) -> None:
     assert command.keys
 
 
@@ -83,4 +83,4 @@ def test_a_call(tmp_path: Path) -> None:
     assert call.answer(b"there") == "a there"
     for wrong in ({"job_id": "a", "rows": []}, {"job_id": "a", "most": 1, "rows": [], "mist": 2}):
         with pytest.raises(TypeError, match="by name"):
-            add(**wrong)  # type: ignore[arg-type]
+            add(**wrong)

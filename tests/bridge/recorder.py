@@ -18,7 +18,7 @@ class Recorder(Publisher):
         def keep(producer: Producer, body: Any, **properties: Any) -> None:
             recorded.append({"body": body, **properties})
 
-        Producer.publish = keep  # type: ignore[method-assign]
+        Producer.publish = keep  # type: ignore[assignment,method-assign]
         try:
             message = Message(target, args, kwargs, dict(options), contextvars.copy_context())
             plan = self._plan(message)

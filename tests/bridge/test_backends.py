@@ -49,7 +49,7 @@ async def test_other_backends(server: Server, tmp_path: Path, backend: str, list
     queue = {"task_default_queue": f"sample-{listener.__name__}-{tmp_path.name}"}
     await launch(server.url, url, queue["task_default_queue"])
     async with Bridge(make_app(server.url, url, **queue), BridgeConfig(poll_interval=0.05)) as bridge:
-        assert isinstance(bridge._listener, listener)
+        assert isinstance(bridge._parts.listener, listener)
         await exercise(bridge)
 
 
@@ -103,7 +103,7 @@ async def test_ways_to_redis(guarded: tuple[Server, dict[str, str]], kind: str, 
     url = guarded[1][kind]
     await launch(url, url)
     async with Bridge(make_app(url, url), BridgeConfig(dispatch_timeout=10)) as bridge:
-        assert isinstance(bridge._listener, RedisListener)
+        assert isinstance(bridge._parts.listener, RedisListener)
         await exercise(bridge)
 
 
@@ -111,4 +111,4 @@ async def test_key_prefix(sample_worker: str, server: Server) -> None:
     prefix = {"global_keyprefix": "mine_"}
     app = make_app(sample_worker, sample_worker, result_backend_transport_options=prefix)
     async with Bridge(app) as bridge:
-        assert bridge._listener._key("id").startswith(b"mine_")  # type: ignore[attr-defined]
+        assert bridge._parts.listener._key("id").startswith(b"mine_")  # type: ignore[attr-defined]

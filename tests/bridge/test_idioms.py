@@ -35,7 +35,7 @@ async def test_multi(results: list[AsyncResult[Any]]) -> None:
 async def test_with_timeout(bridge: Bridge, results: list[AsyncResult[Any]]) -> None:
     assert await gen.with_timeout(timedelta(seconds=10), results[2]) == 4
     slow = await bridge.dispatch("sample.nap", (0.5,))
-    with pytest.raises(gen.TimeoutError):
+    with pytest.raises(gen.TimeoutError):  # type: ignore[attr-defined]
         await gen.with_timeout(timedelta(seconds=0.05), slow)
 
 

@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery import chain, chord, group
@@ -59,7 +60,7 @@ async def until(condition: Any, timeout: float = 10 * BEAT) -> None:
 async def test_mixed_canvases_leak_nothing(bridge: Bridge, server: Server) -> None:
     tasks = bridge.app.tasks
     add, total = tasks["sample.add"], tasks["sample.total"]
-    kinds = [
+    kinds: list[Callable[[], tuple[Any, Any]]] = [
         lambda: (add.s(1, 2), 3),
         lambda: (chain(add.s(1, 2), add.s(3)), 6),
         lambda: (group(add.s(1, 2), add.s(3, 4)), [3, 7]),
@@ -80,7 +81,7 @@ async def test_mixed_canvases_leak_nothing(bridge: Bridge, server: Server) -> No
         await asyncio.gather(*(run(number) for number in range(start, start + 40)))
     assert our_threads() == threads
     assert await asyncio.to_thread(connections, server) <= open_connections + 2
-    assert bridge._listener.watched == bridge._waits == 0
+    assert bridge._parts.listener.watched == bridge._parts.awaiting.waits == 0
     await until(lambda: not subscriptions(server))
     gc.collect()
     await until(lambda: gc.collect() >= 0 and results_held() <= held + 5)
@@ -100,7 +101,7 @@ async def test_no_wait_is_lost_while_our_connection_is_killed(bridge: Bridge, se
         await asyncio.to_thread(client.close)
 
     async def run(number: int) -> float:
-        return await bridge.get(await bridge.dispatch(add.s(number, 1), dispatch_timeout=20), timeout=60)
+        return await bridge.get(await bridge.dispatch(add.s(number, 1), dispatch_timeout=20), timeout=60)  # type: ignore[no-any-return]
 
     killer = asyncio.ensure_future(kill())
     values = []
@@ -134,7 +135,7 @@ async def test_ten_thousand_waiters(server: Server) -> None:
         for each in waiting:
             each.cancel()
         await asyncio.wait(waiting)
-        assert bridge._listener.watched == 0
+        assert bridge._parts.listener.watched == 0
         await until(lambda: not subscriptions(server))
 
 
@@ -142,7 +143,7 @@ async def test_a_result_in_the_garbage_does_nothing(bridge: Bridge) -> None:
     results = [await bridge.dispatch("sample.add", (1, 2)) for _ in range(10)]
     del results
     gc.collect()  # blockbuster would object to a socket used here
-    assert bridge._listener.watched == 0
+    assert bridge._parts.listener.watched == 0
 
 
 async def test_opening_and_closing_leaves_nothing(sample_worker: str, server: Server) -> None:

@@ -26,7 +26,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the process would become."""
     made: list[str] = []
-    monkeypatch.setattr(celery.os, "execv", lambda _, words: made.extend(words[1:]))
+    monkeypatch.setattr(celery.os, "execv", lambda _, words: made.extend(words[1:]))  # type: ignore[attr-defined]
     return made
 
 

@@ -249,7 +249,14 @@ REDBEAT: dict[str, dict[str, Any]] = {
 def test_from_redbeat(schedules: Schedules, do: Do, command: Command, database: Database) -> None:
     with database.client() as client:
         for name, fields in REDBEAT.items():
-            definition = {"name": name, "task": "t.report", "args": None, "kwargs": {}, "options": {}, "enabled": True}
+            definition: dict[str, Any] = {
+                "name": name,
+                "task": "t.report",
+                "args": None,
+                "kwargs": {},
+                "options": {},
+                "enabled": True,
+            }
             last = {"last_run_at": {"__type__": "datetime", **LAST, "timezone": 0.0}}
             found = {"definition": json.dumps(definition | fields), "meta": json.dumps(last)}
             client.hset(f"my[rb]:{name}", mapping=found)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.conformance import matrix
 from tests.conformance.brokers import KINDS
@@ -49,10 +50,8 @@ def run(broker: str, count: int, rate: float, seed: int) -> Figures:
                     getattr(system, name)(chance)
                     print(f"{time.strftime('%H:%M:%S')} {name}, {time.monotonic() - begun:.1f} s", flush=True)
 
-                return under_fire(
-                    *(system, count, len(kills), kill),
-                    **{"seed": seed, "rate": rate, "seconds": 0.02, "allowed": ALLOWED, "task": "c.nap"},
-                )
+                more: dict[str, Any] = {"seconds": 0.02, "allowed": ALLOWED, "task": "c.nap"}
+                return under_fire(system, count, len(kills), kill, seed=seed, rate=rate, **more)
         finally:
             server.stop()
 

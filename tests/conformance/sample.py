@@ -89,7 +89,7 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
         note("start", self.request.id)
         if self.request.retries < 2:
             raise self.retry(countdown=countdown, max_retries=2)
-        return str(self.request.delivery_info["routing_key"]).split(".")[-1:]
+        return str(self.request.delivery_info["routing_key"]).split(".")[-1:]  # type: ignore[index]
 
     @app.task(name="c.poison", shared=False, exposed=True, bind=True)
     def poison(self: Task[..., Any]) -> None:

@@ -293,7 +293,7 @@ def poison(system: System, count: int, faults: int, seed: int) -> Figures:
     for body in HARMLESS:
         status, document = system.ask(path, body)
         figures.demand(status == 202, f"{body[:40]!r} is accepted, and not answered {status}")
-        wait_for(lambda document=document: system.states([document["id"]])[document["id"]] == "SUCCESS", 20)
+        wait_for(lambda document=document: system.states([document["id"]])[document["id"]] == "SUCCESS", 20)  # type: ignore[misc]
     figures.demand(pids == [worker.process.pid for worker in system.workers], "no worker dies")
     figures.notes |= {"given up after, s": round(took, 1), "hostile refused after, ms": round(slowest * 1000, 1)}
     return figures
@@ -308,7 +308,7 @@ def stubborn(system: System, count: int, faults: int, seed: int) -> Figures:
 
     figures = under_fire(system, count, faults, inject, seed=seed, allowed=0, apart=made)
     for job_id, begun in made.items():
-        wait_for(lambda job_id=job_id: system.states([job_id])[job_id] == "FAILURE", 30)
+        wait_for(lambda job_id=job_id: system.states([job_id])[job_id] == "FAILURE", 30)  # type: ignore[misc]
         figures.notes["ended after, s"] = round(time.monotonic() - begun, 1)
     starts = [job_id for what, job_id, _ in system.entries() if what == "start" and job_id in made]
     figures.demand(len(starts) == len(made), "it is not tried again")

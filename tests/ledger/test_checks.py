@@ -131,7 +131,7 @@ def test_a_server_that_is_away_keeps_nobody_from_starting(broker: str | None) ->
     ],
 )
 def test_who_can_reach_it(server: dict[str, Any], is_open: bool) -> None:
-    given = {"role": "Redis", "host": "127.0.0.1", "has_password": False} | server
+    given: dict[str, Any] = {"role": "Redis", "host": "127.0.0.1", "has_password": False} | server
     found = checks.no_password(checks.Server(**given))
     assert (found is not None and found.is_unsafe) == is_open
 

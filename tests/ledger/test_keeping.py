@@ -251,7 +251,8 @@ async def test_so_many_in_a_time(ledger: Ledger, worker: WorkerLedger) -> None:
     for job_id in "abcd":
         await accept(ledger, record(job_id), {})
     assert [await begin(worker, each, each, limit=ten_a_second) for each in "abc"] == ["go", "parked", "parked"]
-    begun, found = time.monotonic(), []
+    begun = time.monotonic()
+    found: list[tuple[str, float]] = []
     while len(found) < 2:
         pause, more = await take(worker)
         for job_id in more:

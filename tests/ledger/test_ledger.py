@@ -71,9 +71,9 @@ async def test_a_retry_runs_again(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await begin(worker, "a", "4", retries=2) == "duplicate"
     await end(worker, "a")
     with ledger.events.follow("a") as events:
-        told = [json.loads(event.data) async for event in events if event.kind == "state"]
-    assert [each["state"] for each in told] == ["STARTED", "RETRY", "STARTED", "RETRY", "STARTED"]
-    assert [each["error"] for each in told if each["state"] == "RETRY"] == [error, error]
+        states = [json.loads(event.data) async for event in events if event.kind == "state"]
+    assert [each["state"] for each in states] == ["STARTED", "RETRY", "STARTED", "RETRY", "STARTED"]
+    assert [each["error"] for each in states if each["state"] == "RETRY"] == [error, error]
     assert not {key for key in await keys(ledger) if "retry:" in key}
 
 
@@ -142,8 +142,17 @@ async def test_forgotten_and_remembered(ledger: Ledger, worker: WorkerLedger) ->
 
 async def test_a_record_comes_back_as_it_was(ledger: Ledger) -> None:
     full = JobRecord(
-        **{"id": str(uuid.uuid4()), "task": "é", "owner": "o", "queue": "q", "created_at": NOW, "priority": 0},
-        **{"eta": NOW + 1, "tags": ["x", "☃"], "options": {"countdown": 1.5}, "retry_of": "r", "workflow": None},
+        id=str(uuid.uuid4()),
+        task="é",
+        owner="o",
+        queue="q",
+        created_at=NOW,
+        priority=0,
+        eta=NOW + 1,
+        tags=["x", "☃"],
+        options={"countdown": 1.5},
+        retry_of="r",
+        workflow=None,
     )
     await accept(ledger, full, [])
     assert await job(ledger, full.id) == Job(record=full, queue_depth=1)
@@ -295,9 +304,9 @@ async def test_pace(ledger: Ledger, worker: WorkerLedger) -> None:
 
 def test_settings_of_the_app(tmp_path: Path) -> None:
     app = Celery("x", backend="redis://127.0.0.1:1/0", set_as_current=False)
-    assert ledger_backend(app).connparams["port"] == 1
+    assert ledger_backend(app).connparams["port"] == 1  # type: ignore[attr-defined]
     app.conf.job_ledger_url = "redis+socket:///nowhere/redis.sock?virtual_host=2"
-    assert ledger_backend(app).connparams["path"] == "/nowhere/redis.sock"
+    assert ledger_backend(app).connparams["path"] == "/nowhere/redis.sock"  # type: ignore[attr-defined]
     app.close()
 
 
@@ -311,7 +320,7 @@ def test_a_task_goes_back_into_its_queue_while_the_ledger_is_away(monkeypatch: p
     request = Context(id="a", retries=0, delivery_info={}, hostname="w@here")
     with pytest.raises(Reject) as caught:
         Attempt.of(app, request).begin(task, request)
-    assert caught.value.requeue
+    assert caught.value.requeue  # type: ignore[attr-defined]
     app.close()
 
 

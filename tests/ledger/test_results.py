@@ -51,7 +51,7 @@ def stored(app: Celery, client: redis.Redis, state: str, result: Any, traceback:
     """Return what is written and said of a task whose state is stored, without what no two have in common."""
     task_id = str(uuid.uuid4())
     key = f"celery-task-meta-{task_id}"
-    with client.pubsub() as heard:
+    with client.pubsub() as heard:  # type: ignore[no-untyped-call]
         heard.subscribe(key)
         assert heard.get_message(timeout=5)
         request = context(task_id)
@@ -62,7 +62,7 @@ def stored(app: Celery, client: redis.Redis, state: str, result: Any, traceback:
     written = client.get(key)
     assert said
     assert said["data"] == written
-    meta = json.loads(written)
+    meta = json.loads(written)  # type: ignore[arg-type]
     assert meta.pop("task_id") == task_id
     assert (meta.pop("date_done") is None) == (state == "STARTED")
     return meta, client.ttl(key), list(meta)

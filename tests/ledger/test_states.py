@@ -218,13 +218,13 @@ class World(RuleBasedStateMachine):
         assert len(self.ended) == len(self.jobs), {each: self.job(each).state for each in self.jobs}
         for job_id in self.jobs:
             assert self.client.hget(f"tcb:job:{job_id}", "lost") is None
-        kinds = {key.decode().split(":")[1] for key in self.client.keys("tcb:*")}
+        kinds = {key.decode().split(":")[1] for key in self.client.keys("tcb:*")}  # type: ignore[union-attr]
         left = {"job", "input", "value", "events", "index", "due", "pace", "leader", "wake", *WATCHED}
         assert kinds <= left, kinds - left
         self.wait(TTL + 1)
         while self.do(self.ledger.jobs.sweep()):
             pass
-        kinds = {key.decode().split(":")[1] for key in self.client.keys("tcb:*")}
+        kinds = {key.decode().split(":")[1] for key in self.client.keys("tcb:*")}  # type: ignore[union-attr]
         assert kinds <= {"gone", "pace", "leader", "wake", *WATCHED}, kinds
         self.check_history()
 

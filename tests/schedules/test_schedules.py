@@ -366,6 +366,7 @@ async def test_one_leads_and_the_other_is_refused(schedules: Schedules, app: Cel
     assert await asyncio.to_thread(other.ask) == 2
 
     # It wakes in the middle of its tick.
+    assert due
     now, _, _, row = due
     one = beat._read(row, beat.lease.leader, now)
     assert one is not None
@@ -468,10 +469,10 @@ async def test_static_entries(schedules: Schedules, app: Celery) -> None:
         await asyncio.to_thread(beat._load)
         await asyncio.to_thread(beat.close)
 
-    app.conf.timezone = "Europe/Paris"
+    app.conf.timezone = "Europe/Paris"  # type: ignore[assignment,misc]
     await schedules.create(entry(name="mine"))
     await loaded(
-        a={"task": "t", "schedule": crontab(minute={0, 30}, hour="8-18/2"), "args": (1,), "options": {"expires": 60}},
+        a={"task": "t", "schedule": crontab(minute={0, 30}, hour="8-18/2"), "args": (1,), "options": {"expires": 60}},  # type: ignore[arg-type]
         b={"task": "t", "schedule": timedelta(minutes=5), "kwargs": {"x": 1}, "overlap": "skip", "tags": ["x"]},
         c={"task": "t", "schedule": 30.0, "relative": True},
         mine={"task": "t", "schedule": 1},

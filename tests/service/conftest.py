@@ -67,7 +67,7 @@ def url_of_ours(server: Server, tmp_path: Path) -> Iterator[str]:
     with server.client() as client:
         client.select(11)
         client.flushdb()
-    options = ("--concurrency", "2", "--queues", "websample", "--without-gossip", "--without-mingle")
+    options: tuple[str, ...] = ("--concurrency", "2", "--queues", "websample", "--without-gossip", "--without-mingle")
     options += ("--hostname", "ours@%h")
     with worker("tests.service.sample", {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}, tmp_path / "log", *options):
         yield url

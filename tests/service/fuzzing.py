@@ -25,7 +25,7 @@ def map_body(context: HookContext, body: Any) -> Any:
 
 
 @schemathesis.hook
-def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
+def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
     """Leave out what means something only together with what was sent or had before."""
     headers = ("Idempotency-Key", "Last-Event-ID", "If-Match", "If-None-Match")
     for given, names in ((case.headers, headers), (case.query, ("cursor", "after"))):
@@ -47,7 +47,7 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
         case.body.pop("input", None)  # whether it fits depends on the job
 
 
-def mean_something(case: Case) -> None:
+def mean_something(case: Case[Any]) -> None:
     """Have a schedule be one that can be meant, which a schema cannot say."""
     body = case.body
     if not isinstance(body, dict):
@@ -67,7 +67,7 @@ def mean_something(case: Case) -> None:
 
 
 @schemathesis.check
-def the_code_is_documented(context: Any, response: Response, case: Case) -> None:
+def the_code_is_documented(context: Any, response: Response, case: Case[Any]) -> None:
     """Every problem has one of the codes that its operation names for its status."""
     documented = case.operation.responses.find_by_status_code(response.status_code)
     if response.status_code >= 400 and documented is not None:

@@ -63,11 +63,11 @@ class Web:
 
 
 @contextmanager
-def serving(log: Path, *options: str, port: int | None = None, **settings: str) -> Iterator[Web]:
-    port = port or free_port()
+def serving(log: Path, *options: str, **settings: str) -> Iterator[Web]:
+    port = int(settings.setdefault("PORT", str(free_port())))
     command = [sys.executable, "-m", "tornado_celery_bridge", "serve", *options]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment(PORT=str(port), **settings), stdout=out, stderr=out)
+        process = subprocess.Popen(command, env=environment(**settings), stdout=out, stderr=out)
     made = Web(process, port, log)
     try:
         wait_for(lambda: made.is_ready() or process.poll() is not None)

@@ -81,7 +81,7 @@ def make_app(url: str) -> Celery:
 
     @app.task(name="s.total", shared=False, exposed=True)
     def total(numbers: list[Any], plus: int = 0, note: str = "") -> int:
-        return sum(numbers) + plus
+        return sum(numbers) + plus  # type: ignore[no-any-return]
 
     @app.task(name="s.nan", shared=False, exposed=True)
     def nan() -> dict[str, Any]:
@@ -148,7 +148,7 @@ def make_app(url: str) -> Celery:
     def again(self: Task[..., Any], text: str, note: str = "") -> list[Any]:
         """Ask for two retries: with the arguments of before, then with another note."""
         if self.request.retries < 2:
-            changed = {**self.request.kwargs, "note": "changed"} if self.request.retries else None
+            changed = {**self.request.kwargs, "note": "changed"} if self.request.retries else None  # type: ignore[dict-item]
             raise self.retry(kwargs=changed, countdown=0)
         return [len(text), note, self.request.retries]
 

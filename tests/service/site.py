@@ -97,7 +97,8 @@ async def running(
 ) -> AsyncIterator[Service]:
     """Serve until the block ends, then check that no request is left."""
     async with Bridge(app, config) as bridge:
-        ledger = ledger or await asyncio.to_thread(Ledger, app)
+        if ledger is None:
+            ledger = await asyncio.to_thread(Ledger, app)
         lifecycle = Lifecycle()
         jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app))
         application = make_app(bridge, jobs, keys=keys, lifecycle=lifecycle, max_body=max_body, flower=flower)
@@ -142,7 +143,7 @@ async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
 
 async def tasks_of(service: Service) -> set[asyncio.Task[Any]]:
     """Return the loop's tasks once both listeners have those of their connections, which are there to stay."""
-    await until(lambda: service.bridge._listener.connected)
+    await until(lambda: service.bridge._parts.listener.connected)
     with service.jobs.ledger.events.follow("nothing"):
         await until(lambda: service.jobs.ledger.events._subscriber.connected)
     return asyncio.all_tasks()

@@ -83,7 +83,13 @@ async def test_a_failed_task_is_an_answer_and_not_an_error(service: Service) -> 
 async def test_what_is_planted_in_the_result_backend_is_not_believed(service: Service) -> None:
     made = job(await service.submit("s.add", {"input": {"x": 1}, "options": {"queue": "quiet"}}), 202)
     planted = {"exc_type": "system", "exc_module": "os", "exc_message": ["touch /tmp/planted"]}
-    meta = {"status": "FAILURE", "result": planted, "traceback": None, "children": [], "date_done": None}
+    meta: dict[str, Any] = {
+        "status": "FAILURE",
+        "result": planted,
+        "traceback": None,
+        "children": [],
+        "date_done": None,
+    }
     key = f"celery-task-meta-{made['id']}"
     await service.jobs.ledger.redis.client.set(key, json.dumps({**meta, "task_id": made["id"]}))
     read = job(await service.fetch(made["links"]["self"]), 200)
@@ -414,7 +420,7 @@ async def test_a_job_that_was_given_up(service: Service) -> None:
 
 
 async def test_listing(service: Service) -> None:
-    ids = []
+    ids: list[str] = []
     for number in range(7):
         tags = ["list", "even" if number % 2 == 0 else "odd"]
         task = "s.add" if number < 4 else "s.fail"

@@ -49,7 +49,7 @@ Expose = Callable[..., ExposedTask]
 @pytest.fixture
 def expose(app: Celery) -> Expose:
     def make(function: Callable[..., Any], **options: Any) -> ExposedTask:
-        app.task(name="t", shared=False, exposed=True, **options)(function)
+        app.task(name="t", shared=False, exposed=True, **options)(function)  # type: ignore[no-untyped-call]
         return Catalogue(app).get("t")
 
     return make

@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from PIL import Image
-from playwright.async_api import Browser, Page, Route, expect
+from playwright.async_api import Browser, Page, Route, ViewportSize, expect
 
 from tests.service.browser import Tab, new_tab, open_browser
 from tests.service.keys import made, write
@@ -32,7 +32,7 @@ from tornado_celery_bridge.service.pages import files as docs
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PHONE = {"width": 390, "height": 844}
+PHONE = ViewportSize(width=390, height=844)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -560,7 +560,7 @@ async def test_no_payload_runs_or_breaks_the_layout(site: Service, page: Page) -
     answers = json.loads((await site.post("/v1/batches", {"jobs": sent})).body)["jobs"]
     ids = [answer["job"]["id"] for answer in answers]
     await asyncio.gather(*(site.fetch(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=30"}) for job_id in ids))
-    for size in ({"width": 1280, "height": 900}, PHONE):
+    for size in (ViewportSize(width=1280, height=900), PHONE):
         await page.set_viewport_size(size)
         await page.goto(url(site, "#/jobs?tag=xss"))
         for _ in range(2):  # the second page has the other half

@@ -25,7 +25,7 @@ async def hang_up_while_waiting(service: Service, body: object, wait: int = 30) 
             await asyncio.sleep(0.01)
     writer.close()
     await until(lambda: not service.lifecycle._requests)
-    return job_id
+    return str(job_id)
 
 
 async def test_detached_the_job_goes_on_and_nothing_leaks(service: Service, tmp_path: Path) -> None:

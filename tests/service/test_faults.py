@@ -105,7 +105,7 @@ async def test_the_broker_alone_is_gone(own_server: Server, tmp_path: Path, monk
     broker = await asyncio.to_thread(Server(tmp_path / "broker").start)
     monkeypatch.setenv("SAMPLE_LEDGER", own_server.url)
     app = make_app(broker.url)
-    app.conf.result_backend = own_server.url
+    app.conf.result_backend = own_server.url  # type: ignore[misc]
     async with running(app) as service:
         await asyncio.to_thread(broker.kill)
         began, accepted = time.perf_counter(), []
@@ -118,7 +118,7 @@ async def test_the_broker_alone_is_gone(own_server: Server, tmp_path: Path, monk
         assert not_ready["broker"]["server"].startswith("not reachable: ")
         checks = not_ready["checks"]
         assert (checks["ledger"], checks["result_backend"]) == ("ok", "ok")
-        monkeypatch.setattr("tornado_celery_bridge.bridge.bridge.MAX_OUTBOX", 20)
+        monkeypatch.setattr("tornado_celery_bridge.bridge.sending.MAX_OUTBOX", 20)
         problem(response := await service.submit("s.add", {"input": [1]}), 503, "broker-unavailable")
         assert response.headers["Retry-After"]
         assert len(await records(service)) == 20

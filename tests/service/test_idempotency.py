@@ -114,7 +114,7 @@ async def test_a_job_that_was_taken_over_in_vain_is_kept(service: Service, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(service.bridge, "dispatch", unavailable)
-        patch.setattr("tornado_celery_bridge.bridge.bridge.MAX_OUTBOX", 0)
+        patch.setattr("tornado_celery_bridge.bridge.sending.MAX_OUTBOX", 0)
         problem(await submit(service, "abc-8", body), 503, "broker-unavailable")
     assert json.loads((await service.fetch(made["links"]["self"])).body)["state"] == "PENDING"
     problem(await submit(service, "abc-8", body), 409, "idempotency-key-in-flight")

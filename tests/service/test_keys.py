@@ -452,7 +452,7 @@ async def test_an_allowance_comes_back_one_by_one(service: Service) -> None:
     assert left[3].headers == {"RateLimit-Policy": '"key";q=4;w=3600', "RateLimit": f'"key";r=0;t={left[3].wait}'}
     assert 3_000_000 < await redis.pttl("tcb:rate:one") <= 3_600_000
     # As if two intervals and a bit had gone by.
-    await redis.set("tcb:rate:one", int(await redis.get("tcb:rate:one")) - 1_900_000_000)
+    await redis.set("tcb:rate:one", int(await redis.get("tcb:rate:one")) - 1_900_000_000)  # type: ignore[arg-type]
     left = [await take(ledger, "one", rate) for _ in range(3)]
     assert [each.is_granted for each in left] == [True, True, False]
     await redis.delete("tcb:rate:one")  # it expires by itself once it is whole

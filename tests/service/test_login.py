@@ -13,7 +13,7 @@ import tornado.web
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
-from tests.servers import free_port, wait_for
+from tests.servers import wait_for
 from tests.service.browser import Tab
 from tests.service.keys import KEYS, Guarded, command, made, write
 from tests.service.logins import cookie_of, forget_attempts, log_in, with_cookie
@@ -110,10 +110,10 @@ async def test_behind_a_proxy_its_word_counts(web_url: str, keys: tuple[Path, di
     more = {"API_KEYS_FILE": str(keys[0]), "BEHIND_PROXY": "1", "DATA_DIR": str(tmp_path / "data")}
 
     def drive() -> tuple[str, int]:
-        with serving(tmp_path / "log", port=free_port(), **settings, **more) as process:
+        with serving(tmp_path / "log", **settings, **more) as process:
             first = process.log_in(keys[1]["alice"], **{"X-Forwarded-Proto": "https", "X-Real-IP": "192.0.2.7"})
             wait_for(lambda: "ip=192.0.2.7" in (tmp_path / "log").read_text())
-        with serving(tmp_path / "log", port=free_port(), **settings, **more) as process:  # the secret is kept
+        with serving(tmp_path / "log", **settings, **more) as process:  # the secret is kept
             assert process.fetch("/v1/me", Cookie=first.partition(";")[0])[1]["login"] == "session"
         return first, (tmp_path / "data" / "callback-secret").stat().st_mode & 0o777
 
@@ -180,8 +180,8 @@ async def test_other_sites_pages_change_nothing(site: Guarded) -> None:
         problem(response, 403, "forbidden")
     handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13"}
     for headers in foreign:
-        problem(await with_cookie(site, cookie, "/v1/jobs/x/ws", **handshake, **headers), 403, "forbidden")
-    response = await with_cookie(site, cookie, "/v1/jobs/x/ws", **handshake, Origin=ours)
+        problem(await with_cookie(site, cookie, "/v1/jobs/x/ws", **handshake, **headers), 403, "forbidden")  # type: ignore[arg-type]
+    response = await with_cookie(site, cookie, "/v1/jobs/x/ws", **handshake, Origin=ours)  # type: ignore[arg-type]
     problem(response, 404, "unknown-job")
 
 

@@ -90,7 +90,7 @@ def site(web_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
     more = {"API_KEYS_FILE": str(keys), "BEHIND_PROXY": "1", "DATA_DIR": str(folder / "data")}
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    with serving(folder / "log", port=web_port, **settings, **more) as web:
+    with serving(folder / "log", PORT=str(web_port), **settings, **more) as web:
         process = subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "error"])
         try:
             found = Site(port, context, web, key)

@@ -227,7 +227,7 @@ def test_1000_events_in_2_s_once_and_in_order_whatever_is_cut(sample: dict[str, 
         for most in (100, 200, 300, 400):
             listen(made.port, path, most)
             assert len(told) == most
-    with serving(tmp_path / "log", port=made.port, **sample):
+    with serving(tmp_path / "log", PORT=str(made.port), **sample):
         listen(made.port, path, 10_000)
     assert [number for number, _, _ in told] == list(range(1003))
     assert [kind for _, kind, _ in told] == ["state", "state", *["progress"] * 1000, "end"]
@@ -252,7 +252,7 @@ def test_the_product_end_to_end(web_url: str, tmp_path: Path) -> None:
         _, done = made.fetch("/v1/tasks/tasks.data.profile_csv/jobs", {"input": {"csv": "a,b\n1\n"}}, Prefer="wait=20")
         assert done["error"]["detail"] == "line 2: 1 cells, but the header has 2"
         _, done = made.fetch("/v1/tasks/tasks.images.thumbnail/jobs", {"input": {"image": "AAAA"}}, Prefer="wait=20")
-        assert "none of JPEG" in done["error"]["detail"]
+        assert "not one of JPEG" in done["error"]["detail"]
         status, refused = made.fetch("/v1/tasks/tasks.housekeeping.remove_old_files/jobs", {"input": {}})
         assert (status, refused["code"]) == (404, "unknown-task")
 

@@ -176,7 +176,7 @@ async def test_a_merge_patch(service: Service) -> None:
     assert changed["options"] == {"expires": 60.0}
     assert (changed["note"], changed["interval"], changed["version"]) == ("", 60.0, 2)
     assert "crontab" not in changed
-    for patch, pointer in {
+    for changing, pointer in {
         '{"task": null}': "/task",
         '{"crontab": "0 * * * *"}': "/crontab",
         '{"input": {"z": 1}}': "/input/z",
@@ -184,8 +184,8 @@ async def test_a_merge_patch(service: Service) -> None:
         '{"interval": null}': "/crontab",
         '{"nothing": 1}': "/nothing",
     }.items():
-        response = await send(service, "PATCH", "/hourly", json.loads(patch))
-        document = problem(response, 422, "invalid-input" if "input" in patch else "invalid-schedule")
+        response = await send(service, "PATCH", "/hourly", json.loads(changing))
+        document = problem(response, 422, "invalid-input" if "input" in changing else "invalid-schedule")
         assert [fault["pointer"] for fault in document["errors"]] == [pointer]
     assert shown(await send(service, "GET", "/hourly")) == changed
 
@@ -194,6 +194,7 @@ async def test_a_schedule_that_is_removed(service: Service) -> None:
     await make(service)
     response = await send(service, "DELETE", "/hourly")
     assert (response.code, response.body) == (204, b"")
+    body: dict[str, Any] | None
     for method, body in {"GET": None, "DELETE": None, "PATCH": {}}.items():
         problem(await send(service, method, "/hourly", body), 404, "unknown-schedule")
     for action, body in {"run": None, "pause": {}, "resume": None}.items():
@@ -235,7 +236,7 @@ async def test_of_changes_at_once_each_is_made_or_refused(service: Service) -> N
     assert now["version"] == 2 + [response.code for response in responses].count(200)
     for member, response in zip(members, responses, strict=True):
         if response.code == 200:
-            assert now.items() >= member.items()
+            assert now.items() >= member.items()  # type: ignore[attr-defined]
         else:
             problem(response, 409, "schedule-conflict")
     responses = await asyncio.gather(*(send(service, "PUT", "/other", HOURLY | {"name": "other"}) for _ in range(4)))
@@ -515,7 +516,7 @@ async def test_another_owners_schedule_is_no_schedule(keyed: tuple[Service, dict
     made = await send(service, "POST", "", HOURLY | {"name": "hers", "task": "s.echo", "input": {}}, keys["alice"])
     assert json.loads(made.body)["owner"] == "alice"
     assert (await send(service, "POST", "", HOURLY | {"name": "his"}, keys["bob"])).code == 201
-    changes = {"PATCH": {}, "DELETE": None}
+    changes: dict[str, Any] = {"PATCH": {}, "DELETE": None}
     for method, path, body in [
         *((method, "", body) for method, body in {"GET": None, **changes}.items()),
         *(("POST", f"/{action}", None) for action in ("run", "pause", "resume")),

@@ -86,7 +86,7 @@ async def swept(service: Service, folder: Path) -> None:
     """Forget all jobs that have ended, as if their time were over, and see that nothing is left in the store."""
     ledger = service.jobs.ledger
     for job_id in await ledger.redis.client.zrange(f"{ledger.redis.prefix}due", 0, -1):
-        await ledger.redis.client.zadd(f"{ledger.redis.prefix}due", {job_id: 0})
+        await ledger.redis.client.zadd(f"{ledger.redis.prefix}due", {job_id: 0})  # type: ignore[type-var]
     sweeper = asyncio.ensure_future(keep_swept(ledger, service.bridge.store))
     try:
         async with asyncio.timeout(10):
@@ -235,7 +235,7 @@ async def test_a_job_that_is_taken_over_has_both_blobs(service: Service) -> None
         made.append(job(await service.post(path, body, headers), 202))
         first, again = (each["tree"]["group"][0] if "tree" in each else each for each in made)
         assert first["id"] == again["id"]
-        names = (await ledger.redis.client.hget(f"tcb:job:{first['id']}", "blobs")).split()
+        names = (await ledger.redis.client.hget(f"tcb:job:{first['id']}", "blobs")).split()  # type: ignore[union-attr]
         assert len(names) == 2
         assert not set(names) & set(await ledger.redis.client.zrange("tcb:blobs", 0, -1))
         headers = {"Idempotency-Key": "taken over, too"}
@@ -244,10 +244,10 @@ async def test_a_job_that_is_taken_over_has_both_blobs(service: Service) -> None
 async def test_a_job_that_could_not_be_published_takes_its_blob_along(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tornado_celery_bridge.bridge.bridge.MAX_OUTBOX", 0)
+    monkeypatch.setattr("tornado_celery_bridge.bridge.sending.MAX_OUTBOX", 0)
     ledger = service.jobs.ledger
     before = set(await ledger.blobs.orphans())
-    await service.bridge._publisher.close(1)
+    await service.bridge._parts.publisher.close(1)
     response = await service.submit("s.size", {"input": {"value": "t" * MB}})
     assert response.code == 503
     assert len(set(await ledger.blobs.orphans()) - before) == 1
@@ -256,7 +256,7 @@ async def test_a_job_that_could_not_be_published_takes_its_blob_along(
 async def test_what_was_removed_is_missed_in_words(service: Service, folder: Path, app: Celery) -> None:
     made = job(await service.submit("s.letters", {"input": {"count": MB}}, wait=20))
     later = job(await service.submit("s.size", {"input": {"value": "s" * MB}, "options": {"countdown": 2}}), 202)
-    await asyncio.to_thread(lambda: [path.unlink() for path in folder.iterdir()])
+    await asyncio.to_thread(lambda: list(map(Path.unlink, folder.iterdir())))
     problem(await service.fetch(made["links"]["result"]), 410, "blob-lost")
     with pytest.raises(BlobLost, match="no longer in the store"):
         await service.bridge.get(made["id"])
@@ -332,7 +332,7 @@ async def test_workers_forget_what_is_over(service: Service, folder: Path, own_s
     blobs = await asyncio.to_thread(lambda: {*folder.iterdir()} - before)
     assert blobs
     for each in await ledger.redis.client.zrange(f"{ledger.redis.prefix}due", 0, -1):
-        await ledger.redis.client.zadd(f"{ledger.redis.prefix}due", {each: 0})
+        await ledger.redis.client.zadd(f"{ledger.redis.prefix}due", {each: 0})  # type: ignore[type-var]
     await ledger.redis.client.delete(f"{ledger.redis.prefix}leader")
     try:
         async with asyncio.timeout(30):

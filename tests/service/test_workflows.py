@@ -492,7 +492,7 @@ async def test_one_that_was_not_published_leaves_nothing(service: Service, monke
     before = await redis.dbsize()
     with monkeypatch.context() as patch:
         patch.setattr(service.bridge, "dispatch", refuse)
-        patch.setattr("tornado_celery_bridge.bridge.bridge.MAX_OUTBOX", 0)
+        patch.setattr("tornado_celery_bridge.bridge.sending.MAX_OUTBOX", 0)
         problem(await submit(service, body, key="wf-4"), 503, "broker-unavailable")
     assert await redis.dbsize() == before
     assert (await submit(service, body, wait=None, key="wf-4")).code == 202

@@ -53,7 +53,7 @@ def make_app(broker_url: str | None = None) -> Celery:
     @app.task(name="again", shared=False, bind=True)
     def again(self: object) -> bool:
         """Go back into the queue once; return whether this is the second time."""
-        if not self.request.delivery_info["redelivered"]:  # type: ignore[attr-defined]
+        if not self.request.delivery_info["redelivered"]:
             raise Reject(requeue=True)
         return True
 

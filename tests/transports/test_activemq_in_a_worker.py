@@ -100,7 +100,7 @@ def test_tasks_control_and_events(launch: Launch, app: Celery, server: Server, p
         assert chord(group(add.s(1, 1), add.s(2, 2), app=app), body, app=app).apply_async().get(timeout=10) == 10
 
         assert app.control.ping(timeout=5, limit=1) == [{"w@x": {"ok": "pong"}}]
-        assert [*app.control.inspect(["w@x"], timeout=5).active_queues()] == ["w@x"]
+        assert list(app.control.inspect(["w@x"], timeout=5).active_queues() or ()) == ["w@x"]
 
         assert {"task-started", "task-succeeded"} <= {*events_of_a_task(app)}
 
@@ -117,8 +117,8 @@ def test_tasks_control_and_events(launch: Launch, app: Celery, server: Server, p
             long = app.tasks["nap"].delay(600)
             wait_for(lambda: long.state == "STARTED")
             app.control.revoke(long.id, terminate=True)
-            wait_for(lambda: long.state == "REVOKED")
-        wait_for(lambda: app.AsyncResult(later.id).state == "REVOKED")
+            wait_for(lambda: long.state == "REVOKED")  # type: ignore[comparison-overlap]
+        wait_for(lambda: app.AsyncResult(later.id).state == "REVOKED")  # type: ignore[comparison-overlap]
         assert marks(server) == []
 
 

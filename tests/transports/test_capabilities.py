@@ -71,5 +71,5 @@ def test_on_kafka_topics_have_to_be_made_for_it(url: str, options: dict[str, Any
     without = app_of("kafka://127.0.0.1:1")
     assert not Priorities(without).are_served("celery")
     assert describe(without).capabilities["priority"].endswith("(here: in no queue)")
-    with pytest.raises(ImproperlyConfigured, match="no options of the Kafka transport: nonsense"):
+    with pytest.raises(ImproperlyConfigured, match="the Kafka transport has no such options: nonsense"):
         Priorities(app_of("kafka://127.0.0.1:1/?nonsense=1"))

@@ -79,7 +79,7 @@ def test_tasks_control_and_events(launch: Launch, app: Celery, client: redis.Red
         assert chord([add.s(1, 1), add.s(2, 2)], add.si(5, 5), app=app).apply_async().get(timeout=10) == 10
 
         assert app.control.ping(timeout=2) == [{"w@x": {"ok": "pong"}}]
-        assert [*app.control.inspect(timeout=2).active_queues()] == ["w@x"]
+        assert list(app.control.inspect(timeout=2).active_queues() or ()) == ["w@x"]
 
         assert {"task-started", "task-succeeded"} <= {*events_of_a_task(app)}
 
@@ -186,7 +186,7 @@ def test_connections_cut_all_the_time(launch: Launch, app: Celery, client: redis
         for cut in range(10):
             for number in range(20):
                 app.tasks["mark"].apply_async((cut * 20 + number,), retry=True)
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")  # type: ignore[no-untyped-call]
             time.sleep(0.3)
         wait_for(lambda: is_empty(client), timeout=40)
         assert process.poll() is None
@@ -201,7 +201,7 @@ def test_a_broker_killed_and_started_again(
         for kill in range(3):
             for number in range(40):
                 app.tasks["mark"].apply_async((kill * 40 + number, 0.05))
-            wait_for(lambda kill=kill: len({*marks(server)}) > kill * 40 + 3)
+            wait_for(lambda kill=kill: len({*marks(server)}) > kill * 40 + 3)  # type: ignore[misc]
             broker.kill()
             time.sleep(0.5)
             broker.start()

@@ -226,7 +226,7 @@ def test_more_than_a_buffer_holds(broker: Kafka) -> None:
 def test_fanout_topic_and_direct_over_the_broadcast_topic(broker: Kafka) -> None:
     everybody = Exchange("everybody", type="fanout")
     some = Exchange("some", type="topic", durable=False)
-    options = {"durable": False, "auto_delete": True}
+    options: dict[str, Any] = {"durable": False, "auto_delete": True}
     with connected(broker.url) as one, connected(broker.url) as other, connected(broker.url) as sender:
         producer = sender.Producer()
         producer.publish({"n": 0}, exchange=everybody, declare=[everybody])  # nobody listens yet

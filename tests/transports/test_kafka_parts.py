@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from kombu import Connection, messaging
 from kombu.transport.virtual import base
 
+from tornado_celery_bridge.transports.core import BrokerUrl, hide_secrets
 from tornado_celery_bridge.transports.kafka import PriorityRefused, Settings, Transport
 from tornado_celery_bridge.transports.kafka.later import _as_redis_py_has_it
 from tornado_celery_bridge.transports.kafka.progress import MAX_TEXT, Progress, Ranges
-from tornado_celery_bridge.transports.kafka.settings import hide_secrets
 
 
 def test_what_a_url_says() -> None:
-    made = Settings.of("kafka://me:p%40ss@h1:9092,h2/?partitions=12&create_topics=false&ssl.ca.location=/ca.pem", {})
+    url = "kafka://me:p%40ss@h1:9092,h2/?partitions=12&create_topics=false&ssl.ca.location=/ca.pem"
+    made = Settings.of(BrokerUrl.of(url), {})
     assert (made.partitions, made.create_topics) == (12, False)
     assert made.config["bootstrap.servers"] == "h1:9092,h2"
     assert (made.config["sasl.username"], made.config["sasl.password"]) == ("me", "p@ss")
@@ -27,11 +28,11 @@ def test_what_a_url_says() -> None:
 
 def test_a_url_goes_before_options_and_they_before_defaults() -> None:
     options = {"partitions": 3, "group_id": "mine", "security.protocol": "SASL_SSL", "max_retries": 3}
-    made = Settings.of("kafka://u:p@h/?partitions=4", options, connect_timeout=2.0)
+    made = Settings.of(BrokerUrl.of("kafka://u:p@h/?partitions=4"), options, connect_timeout=2.0)
     assert (made.partitions, made.group_id, made.connect_timeout) == (4, "mine", 2.0)
     assert made.config["security.protocol"] == "SASL_SSL"
     assert "group.id" not in made.for_producer()
-    assert "linger.ms" not in Settings.of("kafka://h", {"linger.ms": 3}).for_consumer()
+    assert "linger.ms" not in Settings.of(BrokerUrl.of("kafka://h"), {"linger.ms": 3}).for_consumer()
 
 
 @pytest.mark.parametrize(
@@ -45,11 +46,11 @@ def test_a_url_goes_before_options_and_they_before_defaults() -> None:
 )
 def test_what_can_not_be_meant(options: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        Settings.of("kafka://h", options)
+        Settings.of(BrokerUrl.of("kafka://h"), options)
 
 
 def test_names_of_topics() -> None:
-    made = Settings.of("kafka://h/?topic_prefix=shop.", {})
+    made = Settings.of(BrokerUrl.of("kafka://h/?topic_prefix=shop."), {})
     assert made.topics_of("plain") == ["shop.plain"]
     assert made.broadcast_topic == "shop.celery.broadcast"
     odd = {made.topic_of(name, 0) for name in ("a@b", "a b", "a/b", "é", "x" * 300)}
@@ -59,8 +60,8 @@ def test_names_of_topics() -> None:
 
 def test_priorities_are_topics_or_refused() -> None:
     with pytest.raises(PriorityRefused, match="priority_steps"):
-        Settings.of("kafka://h", {}).topic_of("a", 5)
-    made = Settings.of("kafka://h/?priority_steps=0,5", {})
+        Settings.of(BrokerUrl.of("kafka://h"), {}).topic_of("a", 5)
+    made = Settings.of(BrokerUrl.of("kafka://h/?priority_steps=0,5"), {})
     assert [made.topic_of("a", priority) for priority in (0, 4, 5, 9)] == ["a", "a", "a.p5", "a.p5"]
     assert made.topics_of("a") == ["a.p5", "a"]
 

@@ -46,7 +46,7 @@ class Sentinel:
 
     def _knows_the_copy(self, client: object) -> bool:
         try:
-            return len(client.execute_command("SENTINEL", "REPLICAS", MASTER)) == 1  # type: ignore[attr-defined]
+            return len(client.execute_command("SENTINEL", "REPLICAS", MASTER)) == 1
         except Exception:  # not there yet
             return False
 
@@ -78,7 +78,7 @@ def broker(tmp_path: Path) -> Iterator[Server]:
 async def test_the_master_dies(sentinel: Sentinel, server: Server, tmp_path: Path) -> None:
     settings = {"SAMPLE_BROKER": sentinel.url, "SAMPLE_BACKEND": server.url}
     app: Celery = await asyncio.to_thread(make_app, sentinel.url)
-    app.conf.result_backend = server.url
+    app.conf.result_backend = server.url  # type: ignore[misc]
     running = worker("tests.transports.sample", settings, tmp_path / "worker.log", "-c", "1")
     await asyncio.to_thread(running.__enter__)
     try:

@@ -98,7 +98,7 @@ def test_nothing_runs_where_something_is_unsafe(own_server: Server, up: Start) -
         client.config_set("appendonly", "no")
     one = up(line("worker"), REDIS_URL=own_server.url)
     one.line("no-aof: Redis .*; or ALLOW_UNSAFE=no-aof")
-    one.line("worker can't run as it is set up")
+    one.line("worker cannot run with these settings")
     assert one.end() == 1
     allowed = up(line("worker"), REDIS_URL=own_server.url, ALLOW_UNSAFE="no-aof")
     allowed.line("no-aof: Redis")

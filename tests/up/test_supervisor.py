@@ -70,7 +70,7 @@ def test_one_that_keeps_dying_is_started_ever_more_rarely(up: Start) -> None:
 def test_one_that_cannot_be_ends_all_and_says_so(up: Start) -> None:
     one = up(f"a: {IDLE}\nweb: sh -c 'echo port taken; exit 78'", PORT=str(free_port()))
     one.line(r"web *\| port taken")
-    one.line("web can't run as it is set up")
+    one.line("web cannot run with these settings")
     assert one.end() == 1
     assert "all ended" in one.lines[-1]
 
@@ -185,7 +185,7 @@ def test_a_taken_port_is_said_before_anything_starts(up: Start, name: str, varia
         one = up(f"a: {IDLE}\n{name}: {IDLE}", **{"PORT": str(free_port()), variable: str(port)})
         assert one.end() == 78
     assert len(one.lines) == 1
-    assert f"port {port} on 127.0.0.1 cannot be had: Address already in use; set {variable}" in one.lines[0]
+    assert f"port {port} on 127.0.0.1 cannot be used: Address already in use; set {variable}" in one.lines[0]
 
 
 def test_a_bad_value_is_one_line(up: Start) -> None:

@@ -116,7 +116,7 @@ def _waits_for_broker(scheduler: Any) -> bool:
 
 
 def _answers(app: Celery) -> bool:
-    """Return whether *app*'s broker lets us in now."""
+    """Return whether *app*'s broker accepts a connection now."""
     options = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
     try:
         with app.connection_for_read(connect_timeout=TIMEOUT, transport_options=options) as connection:

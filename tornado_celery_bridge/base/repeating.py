@@ -1,9 +1,10 @@
 """A thread that does one thing again and again until it is told to stop, with one rule for its exceptions."""
 
 import logging
-import os
 import threading
 from collections.abc import Callable
+
+from tornado_celery_bridge.base.forks import OfOneProcess
 
 __all__ = ("Repeating",)
 
@@ -13,7 +14,7 @@ log = logging.getLogger(__name__)
 FIRST_DELAY, MAX_DELAY = 0.1, 1.0
 
 
-class Repeating:
+class Repeating(OfOneProcess):
     """
     A daemon thread that repeats one step.
 
@@ -38,12 +39,12 @@ class Repeating:
         failed: Callable[[BaseException], None] | None = None,
         ended: Callable[[], None] | None = None,
     ) -> None:
+        super().__init__()
         self.name = name
         self._step = step
         self._pause = pause
         self._failed = failed
         self._ended = ended
-        self._pid = os.getpid()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -68,11 +69,6 @@ class Repeating:
     def is_alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()
-
-    @property
-    def is_mine(self) -> bool:
-        """Whether this process began it. A forked child has no such thread, and its locks may be held for ever."""
-        return os.getpid() == self._pid
 
     def rest(self, seconds: float) -> bool:
         """Wait for so many *seconds*, or until the thread is to end; return whether it is."""

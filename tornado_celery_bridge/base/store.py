@@ -130,7 +130,7 @@ class Store:
         if not url:
             return None
         if {app.conf.task_serializer, app.conf.result_serializer} != {"json"}:
-            raise ImproperlyConfigured("job_store_url is for apps with task_serializer = result_serializer = 'json'")
+            raise ImproperlyConfigured("job_store_url needs task_serializer = result_serializer = 'json'")
         return cls(url)
 
     def _files(self) -> tuple[Any, str]:
@@ -147,7 +147,7 @@ class Store:
         except SoftTimeLimitExceeded:
             raise
         except FileNotFoundError as exc:
-            raise BlobLost(f"what was kept as {name} is no longer in the store") from exc
+            raise BlobLost(f"{name} is no longer in the store") from exc
         except Exception as exc:  # of any of fsspec's implementations
             raise StoreUnavailable(f"the store does not work: {exc}", retry_after=1.0) from exc
 

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-__all__ = ("BridgeConfig",)
+__all__ = ("RETRY_AFTER", "BridgeConfig")
+
+#: Seconds to wait before trying again, when the broker or the backend was too slow to say.
+RETRY_AFTER = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,18 +2,15 @@
 
 import asyncio
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import celery.result
-from celery import states
+from celery import Celery, states
 
 from tornado_celery_bridge.bridge.states import Meta
 from tornado_celery_bridge.exceptions import TaskFailed, TaskRevoked, WouldBlock
 
-if TYPE_CHECKING:
-    from tornado_celery_bridge.bridge.bridge import Bridge
-
-__all__ = ("AsyncResult", "GroupResult", "Result", "adopt", "ancestors", "failure", "leaves", "value")
+__all__ = ("AsyncResult", "GroupResult", "Result", "ResultGetter", "adopt", "ancestors", "failure", "leaves", "value")
 
 T = TypeVar("T")
 
@@ -21,6 +18,15 @@ T = TypeVar("T")
 def _refuse_on_loop(what: str, instead: str) -> None:
     if asyncio._get_running_loop() is not None:
         raise WouldBlock(f"{what} would block the event loop: {instead}")
+
+
+class ResultGetter(Protocol):
+    """What results need of a bridge."""
+
+    app: Celery
+
+    async def get(self, result: Any, *, timeout: float | None = None) -> Any:
+        """Return the value of *result*; see :meth:`.Bridge.get`."""
 
 
 class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
@@ -39,7 +45,7 @@ class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
     _cache: Any
     _ignored: bool
 
-    def __init__(self, task_id: str, bridge: "Bridge", parent: "Result | None" = None) -> None:
+    def __init__(self, task_id: str, bridge: ResultGetter, parent: "Result | None" = None) -> None:
         # Not Celery's own initialiser: it makes a backend for the calling thread, and a promise.
         self.id = task_id
         self.parent = parent
@@ -120,7 +126,7 @@ class GroupResult(celery.result.GroupResult):
     parent: Any
 
     def __init__(
-        self, group_id: str, results: "list[Result]", bridge: "Bridge", parent: "Result | None" = None
+        self, group_id: str, results: "list[Result]", bridge: ResultGetter, parent: "Result | None" = None
     ) -> None:
         self.id = group_id
         self.results = results
@@ -163,7 +169,7 @@ class GroupResult(celery.result.GroupResult):
 Result = AsyncResult[Any] | GroupResult
 
 
-def adopt(result: Any, bridge: "Bridge") -> Result:
+def adopt(result: Any, bridge: ResultGetter) -> Result:
     """Return *result*, one that Celery made, as ours, with its parents (a long chain has many) and children."""
     line: list[Any] = []
     while result is not None and not isinstance(result, AsyncResult | GroupResult):
@@ -175,7 +181,7 @@ def adopt(result: Any, bridge: "Bridge") -> Result:
     return adopted
 
 
-def _adopt(result: Any, bridge: "Bridge", parent: Result | None) -> Result:
+def _adopt(result: Any, bridge: ResultGetter, parent: Result | None) -> Result:
     if isinstance(result, celery.result.ResultSet):
         children = [adopt(child, bridge) for child in result.results or ()]
         return GroupResult(getattr(result, "id", None) or "", children, bridge, parent)

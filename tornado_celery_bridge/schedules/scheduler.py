@@ -40,7 +40,8 @@ from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
 from tornado_celery_bridge.schedules.policy import HOLD, Decision, State, decide, next_slot
 from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, new_run, run_id, ttl_of
 from tornado_celery_bridge.schedules.static import is_same, static_entries, taking_after
-from tornado_celery_bridge.transports.publisher import Message, NotSent, Publisher, SentInDoubt
+from tornado_celery_bridge.transports.core import NotSent, SentInDoubt
+from tornado_celery_bridge.transports.publisher import Message, Publisher
 
 __all__ = ("Scheduler",)
 

@@ -1,9 +1,12 @@
 """
-kombu transports of our own, for any Celery app; each is a module, named after its broker.
+kombu transports of our own, for any Celery app; each is a module named after its broker.
 
-What a broker can do, its transport says of itself: ``capabilities``, short phrases for people, of which one that begins
-with "no" says that there is none; one that has it by a setting has a class method for that, ``has_priorities``. What
-follows from it for a job's priority is :class:`Priorities`, and nowhere else.
+:func:`register` has kombu use them. What an app's broker is and can do, the other rooms ask here: :func:`describe`,
+:class:`Priorities`, :func:`purge`, :func:`depth`. Messages are published by :mod:`.publisher`. What the transports
+share, as the three outcomes of publishing, is in :mod:`.core`.
+
+A transport says what its broker can do in ``capabilities``: short phrases for people, of which one that begins with
+"no" says that there is none. A transport that has priorities by a setting says so in ``has_priorities``.
 """
 
 from collections.abc import Mapping
@@ -13,7 +16,18 @@ from typing import Any, NamedTuple
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
-__all__ = ("CAPABILITIES", "MODULES", "Broker", "Priorities", "capabilities", "describe", "register", "transport_of")
+__all__ = (
+    "CAPABILITIES",
+    "MODULES",
+    "Broker",
+    "Priorities",
+    "capabilities",
+    "depth",
+    "describe",
+    "purge",
+    "register",
+    "transport_of",
+)
 
 #: What a transport says of itself.
 CAPABILITIES = ("priority", "delay", "queue length", "broadcast", "durability")
@@ -37,7 +51,7 @@ MODULES = {
 
 def register(broker_url: str) -> None:
     """
-    Have every connection of this process to this kind of broker use our transport, if there is one.
+    Have every connection of this process to this kind of broker use our transport, if there is one for it.
 
     Call it where the Celery app is made, so that workers, beat and publishers all do.
 
@@ -48,14 +62,14 @@ def register(broker_url: str) -> None:
 
 
 def transport_of(app: Celery) -> Any:
-    """Return the class of the transport that *app* publishes by."""
+    """Return the class of the transport that *app* publishes with."""
     with app.connection_for_write() as connection:
         return connection.get_transport_cls()
 
 
 def capabilities(app: Celery) -> Mapping[str, str]:
     """
-    Return what *app*'s broker can do, for people; empty for a transport that is none of ours.
+    Return what *app*'s broker can do, for people; empty if its transport is not one of ours.
 
     .. versionadded:: 0.1.0
     """
@@ -72,7 +86,7 @@ class Broker(NamedTuple):
 
     #: Where it is, without passwords.
     url: str
-    #: Its name and version, as far as it says them; or why it could not be asked.
+    #: Its name and version, as far as it says them, or why it could not be asked.
     server: str
     #: What it can do, for people.
     capabilities: Mapping[str, str]
@@ -80,7 +94,7 @@ class Broker(NamedTuple):
 
 def describe(app: Celery) -> Broker:
     """
-    Return what *app*'s broker is, and what it can do as it is set up here. Blocks, for some seconds if it is away.
+    Return what *app*'s broker is, and what it can do as it is set up here. Blocks: for some seconds if it is away.
 
     .. versionadded:: 0.1.0
     """
@@ -100,12 +114,35 @@ def describe(app: Celery) -> Broker:
         return Broker(connection.as_uri(), server, told)
 
 
+def purge(app: Celery, queue: str) -> int:
+    """
+    Remove all messages from a queue of *app*'s broker, and return how many there were. Blocks.
+
+    A queue that does not exist has none.
+    """
+    with app.connection_for_write() as connection, connection.channel() as opened:
+        channel: Any = opened
+        try:
+            return int(channel.queue_purge(queue) or 0)
+        except connection.channel_errors:
+            return 0
+
+
+def depth(connection: Any, queue: str) -> int:
+    """Return how many messages a queue has; 0 for one that does not exist. Blocks; raises *connection*'s errors."""
+    try:
+        with connection.channel() as channel:
+            return int(channel.queue_declare(queue, passive=True).message_count)
+    except connection.channel_errors:
+        return 0
+
+
 class Priorities:
     """
-    What *app*'s broker makes of priorities. Here they are 0 to 9 with 9 the most urgent, on every broker.
+    What *app*'s broker makes of priorities. Here they are 0 to 9 on every broker, and 9 is the most urgent.
 
     Raises:
-        ImproperlyConfigured: The broker's URL or options can't be meant.
+        ImproperlyConfigured: The broker's URL or options are wrong.
 
     .. versionadded:: 0.1.0
     """
@@ -123,12 +160,12 @@ class Priorities:
                     raise ImproperlyConfigured(f"the broker: {exc}") from exc
 
     def are_served(self, queue: str) -> bool:
-        """Return whether messages of a queue have priorities at all; one that has none is not to be asked for one."""
+        """Return whether a queue's messages have priorities; do not give a message of another queue one."""
         if self._driver == "amqp":  # the server ignores a priority that the queue was not declared for
             known = self._app.amqp.queues.get(queue)
             return "x-max-priority" in ((known and known.queue_arguments) or {})
         return self._has_any
 
     def to_broker(self, priority: int) -> int:
-        """Return a priority as the broker has it: on Redis and Sentinel kombu takes 0 for the most urgent."""
+        """Return a priority as the broker has it: with Redis and Sentinel, kombu's most urgent is 0."""
         return 9 - priority if self._driver == "redis" else priority

@@ -1,14 +1,13 @@
 """
 Publishes signatures: what the publisher thread does, with Celery's own, unmodified publishing code.
 
-A plain task, nearly all the traffic, takes a short way: what ``Task.apply_async`` and ``Celery.send_task`` work out
-anew for every call (options, route, defaults: nine tenths of their time) is worked out once per task and queue, then
-Celery's own ``amqp.as_task_v2`` and ``amqp.send_task_message`` build and send the message. Everything else takes
-``apply_async``. tests/bridge/test_publish.py holds the messages of both ways equal, field by field.
+A plain task, which is nearly all the traffic, takes a short way. ``Task.apply_async`` and ``Celery.send_task`` work out
+options, route and defaults for every call, in nine tenths of their time. Here that is done once per task and queue;
+then Celery's own ``amqp.as_task_v2`` and ``amqp.send_task_message`` build and send the message. Everything else takes
+``apply_async``. tests/bridge/test_publish.py checks that both ways make equal messages, field by field.
 """
 
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
@@ -28,15 +27,16 @@ from kombu.transport import pyamqp
 from tornado_celery_bridge.base.lane import Call
 from tornado_celery_bridge.base.tracing import mark_message
 from tornado_celery_bridge.transports import rabbitmq, transport_of
+from tornado_celery_bridge.transports.core import NotSent, SentInDoubt, outcome_of
 
-__all__ = ("Message", "NotSent", "Publisher", "SentInDoubt", "Target", "connect")
+__all__ = ("Message", "Publisher", "Target", "connect")
 
 #: What can be dispatched: a signature or canvas, a task, or a task's name.
 Target = Signature[Any] | Task[Any, Any] | str
 
 log = logging.getLogger(__name__)
 
-#: Seconds for any one answer of the broker, unless the app's own settings are tighter.
+#: Seconds for one answer of the broker, unless the app's own settings are shorter.
 SOCKET_TIMEOUT = 2.0
 
 #: Options that the short way handles as `apply_async` does. A link, a group, an exchange… takes the long way.
@@ -45,19 +45,8 @@ PLAIN_OPTIONS = frozenset(
     " ignore_result shadow".split()
 )
 
-#: With receivers of these, a message takes the long way: they may see and change all of it.
+#: A message takes the long way if these have receivers, which may see and change all of it.
 PUBLISH_SIGNALS = (before_task_publish, after_task_publish, task_sent)
-
-#: Says that nothing of a message reached the broker: no connection was ever made.
-NO_CONNECTION = (ConnectionRefusedError, FileNotFoundError, socket.gaierror)
-
-
-class NotSent(Exception):
-    """The message was not sent, for certain."""
-
-
-class SentInDoubt(Exception):
-    """The message was on its way when the connection failed."""
 
 
 @dataclass(slots=True)
@@ -133,13 +122,13 @@ class Publisher:
         taken = [call for call in calls if call.begin()]
         done = 0
         try:
-            # One command a message, and events and declarations besides: never flushed half-way.
+            # One command for each message, and more for events and declarations: never flushed half-way.
             with self._producer.batch(max_size=len(taken) * 64 + 1):
                 for call in taken:
                     self._publish(call)
                     done += 1
         except Exception as exc:
-            outcome = _outcome(exc)
+            outcome = outcome_of(exc)
             before = self._outcome_before(exc) if done < len(taken) else outcome
             for place, call in enumerate(taken):
                 if call.error is None:
@@ -147,11 +136,11 @@ class Publisher:
             self.close()
 
     def _outcome_before(self, exc: Exception) -> Exception | None:
-        """Return what became of the messages of a batch that was broken off by *exc* at a later one."""
+        """Return what became of the first messages of a batch when a later one raised *exc*."""
         channel = self._producer.channel
         if not hasattr(channel, "create_publish_batch") or not getattr(channel, "supports_batch_publish", True):
             return None  # each was sent, and confirmed, before the next
-        # On Redis they were buffered, and now never will be; else they are on their way.
+        # On Redis they were only buffered, and will never be sent; elsewhere they are on their way.
         outcome: Exception = (NotSent if self._driver == "redis" else SentInDoubt)(str(exc))
         outcome.__cause__ = exc
         return outcome
@@ -167,7 +156,7 @@ class Publisher:
 
     def _connect(self) -> None:
         self._connection = connect(self._app)
-        # kombu counts KeyError among them, which an unknown queue raises, too.
+        # kombu's list has KeyError, which an unknown queue raises, too.
         errors = self._connection.connection_errors
         self._connection_errors = tuple(error for error in errors if error is not KeyError)
         self._declared.clear()
@@ -189,10 +178,10 @@ class Publisher:
                 call.error = SentInDoubt(str(exc))
                 call.error.__cause__ = exc
                 return
-            call.error = _outcome(exc)
+            call.error = outcome_of(exc)
             # The rest of the batch would meet the same. What is buffered, if anything is, is never sent.
             raise NotSent(str(exc)) from exc
-        except Exception as exc:  # the caller's own: bad arguments, an unknown queue, what JSON can't hold
+        except Exception as exc:  # the caller's mistake: bad arguments, an unknown queue, what JSON can't hold
             call.error = exc
 
     def _send(self, message: Message) -> Any:
@@ -223,7 +212,7 @@ class Publisher:
         elif isinstance(target, Task):
             name, options = str(target.name), message.options
         else:
-            return None  # a canvas, or a name, whose task need not be known here
+            return None  # a canvas; or a name, of which this app may have no task
         queue = options.get("queue")
         if not PLAIN_OPTIONS.issuperset(options) or not (queue is None or isinstance(queue, str)):
             return None
@@ -366,10 +355,10 @@ def _is_stock(app: Celery, task: Any) -> bool:
 
 def _publish_only(backend: Any) -> None:
     """
-    Keep the publisher thread's own backend from subscribing to results that another connection waits for.
+    Keep the publisher thread's own backend from subscribing to results, which another connection waits for.
 
-    Without this every chord leaves its subscriptions and results behind for ever (measured: 600 of each after 200
-    chords of three). Set on the instance, which no other thread has.
+    Without this, every chord leaves its subscriptions and results behind for ever (measured: 600 of each after 200
+    chords of three). It is set on the instance, which no other thread has.
     """
 
     def nothing(*args: Any, **kwargs: Any) -> None:
@@ -377,17 +366,3 @@ def _publish_only(backend: Any) -> None:
 
     for name in ("on_task_call", "add_pending_result", "add_pending_results", "remove_pending_result"):
         setattr(backend, name, nothing)
-
-
-def _outcome(exc: BaseException) -> Exception:
-    """Return whether the message that met *exc* was not sent, or is in doubt."""
-    cause: BaseException | None = exc
-    while cause is not None:
-        if isinstance(cause, (NotSent, *NO_CONNECTION)):
-            outcome: Exception = NotSent(str(cause))
-            break
-        cause = cause.__cause__ or cause.__context__
-    else:
-        outcome = SentInDoubt(str(exc))
-    outcome.__cause__ = exc
-    return outcome

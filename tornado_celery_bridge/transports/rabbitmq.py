@@ -1,13 +1,13 @@
 """
-kombu's AMQP transport, but nothing waits for RabbitMQ for ever, and what a message needs to arrive is there.
+kombu's AMQP transport, which never waits for RabbitMQ for ever, and declares all that a message needs to arrive.
 
-Both matter to who publishes. py-amqp waits for an answer (a confirmation, a declaration, a farewell) without a limit,
-and takes no notice of ``confirm_timeout`` among a connection's options: a frozen server holds a publisher up for ever.
-Here each answer has a time limit, and one that is late is an error of the connection, as its message may have arrived.
+py-amqp waits for an answer (a confirmation, a declaration, the end of a connection) without a limit, and ignores
+``confirm_timeout`` among a connection's options: a frozen server stops a publisher for ever. Here each answer has a
+time limit. A late answer is an error of the connection, because the message may have arrived.
 
-And a message that RabbitMQ has no queue for is dropped without a word, confirmed or not. Celery declares a queue as it
-publishes to it; but what holds messages back until their ETA (28 queues that hand on to one another) only a worker
-declares, and nobody what takes dead letters. :func:`declare` does, for whoever publishes.
+RabbitMQ drops a message for which it has no queue without a word, confirmed or not. Celery declares a queue when it
+publishes to it. But only a worker declares the 28 queues that keep messages until their ETA, and nobody declares the
+queue for dead letters. :func:`declare` declares all of them, for whoever publishes.
 """
 
 import contextlib
@@ -17,12 +17,13 @@ from time import monotonic
 from typing import Any
 
 import celery.app.base
-import kombu.transport
 from amqp.exceptions import MessageNacked, NotFound, RecoverableConnectionError, ResourceLocked
 from celery import Celery
 from celery.utils.quorum_queues import detect_quorum_queues
 from kombu import Queue
 from kombu.transport import native_delayed_delivery, pyamqp
+
+from tornado_celery_bridge.transports.core import PublishBatch, use_for
 
 __all__ = ("Channel", "Connection", "SSLTransport", "Transport", "declare", "register")
 
@@ -32,32 +33,29 @@ log = logging.getLogger(__name__)
 #: queue takes 0.1 s on a busy machine; its heartbeat gives a server as long.
 ANSWER_TIMEOUT = 10.0
 
-#: A queue that nobody consumes must not grow for ever: the oldest make room.
+#: A queue that nobody consumes must not grow for ever: its oldest messages are dropped.
 DEAD_LETTERS = {"x-queue-type": "quorum", "x-max-length": 10_000}
-
-_MODULE = "tornado_celery_bridge.transports.rabbitmq"
 
 
 def register() -> None:
     """
     Have every connection of this process to ``amqp://``, ``pyamqp://`` and ``amqps://`` use this transport.
 
-    Call it where the Celery app is made, so that workers, beat and publishers all do. It also lets a delay of less than
-    a second be asked for, which Celery 5.7 answers with an error: RabbitMQ delays by whole seconds, and so by one.
+    Call it where the Celery app is made, so that workers, beat and publishers all do. It also allows a delay of less
+    than a second, which is an error in Celery 5.7: RabbitMQ delays by whole seconds, so such a delay is one second.
 
     .. versionadded:: 0.1.0
     """
-    for scheme, name in (("amqp", "Transport"), ("pyamqp", "Transport"), ("amqps", "SSLTransport")):
-        kombu.transport.TRANSPORT_ALIASES[scheme] = f"{_MODULE}:{name}"
-        kombu.transport._transport_cache.pop(scheme, None)  # type: ignore[attr-defined]
+    use_for(["amqp", "pyamqp"], "tornado_celery_bridge.transports.rabbitmq:Transport")
+    use_for(["amqps"], "tornado_celery_bridge.transports.rabbitmq:SSLTransport")
     celery.app.base.calculate_routing_key = _routing_key  # type: ignore[attr-defined]
 
 
 def declare(app: Celery, connection: Any) -> None:
     """
-    Declare what *app*'s queues need beside themselves: what holds messages back, and where dead letters go.
+    Declare *app*'s queues and what they need: the queues for messages with an ETA, and those for dead letters.
 
-    Where it is declared already this takes some milliseconds. Does nothing with brokers of another kind.
+    It takes some milliseconds where all is declared already, and does nothing with brokers of another kind.
 
     Raises:
         The errors of *connection*.
@@ -80,13 +78,13 @@ def declare(app: Celery, connection: Any) -> None:
 
 
 def _dead_letters(queue: Any) -> str | None:
-    """Return the queue that takes a queue's dead letters, if it says so by the nameless exchange."""
+    """Return the name of a queue's queue for dead letters, if they go there by the default exchange."""
     arguments = queue.queue_arguments or {}
     return arguments.get("x-dead-letter-routing-key") if arguments.get("x-dead-letter-exchange") == "" else None
 
 
 def _declare_unless_there(connection: Any, queue: Any) -> None:
-    """Declare a queue of which somebody may have one of the same name, with arguments of their own."""
+    """Declare a queue, unless there is one of this name, perhaps with other arguments."""
     try:
         with connection.channel() as channel:
             channel.queue_declare(queue.name, passive=True)
@@ -100,41 +98,15 @@ def _routing_key(countdown: int, routing_key: str) -> str:
 
 
 class _Bounded:
-    """A channel, or a connection as one, that waits for an answer for so long and no longer."""
+    """A channel, or a connection as one, that waits for an answer for a limited time."""
 
     def wait(self, method: Any, callback: Any = None, timeout: float | None = None, returns_tuple: bool = False) -> Any:
         limit = timeout or getattr(self.connection, "answer_timeout", None)  # type: ignore[attr-defined]
         try:
             return super().wait(method, callback, limit, returns_tuple)  # type: ignore[misc]
         except TimeoutError as exc:
-            # Whatever comes now is the answer to something else: this connection is of no more use.
+            # The next answer would belong to this question: the connection can't be used any more.
             raise RecoverableConnectionError(f"RabbitMQ did not answer within {limit:g} s") from exc
-
-
-class PublishBatch:
-    """What `kombu.Producer.batch` publishes by: messages are sent at once, and confirmed together at the end."""
-
-    def __init__(self, channel: "Channel") -> None:
-        self.channel = channel
-
-    def publish(self, message: Any, confirm_timeout: float | None = None, **kwargs: Any) -> Any:
-        return self.channel.publish_unconfirmed(message, **kwargs)
-
-    def flush(self) -> None:
-        """
-        Return once the server has confirmed all of them.
-
-        Raises:
-            MessageNacked: It refused one of them, or more.
-            RecoverableConnectionError: It did not say in time.
-        """
-        self.channel.wait_until_confirmed()
-
-    def discard(self) -> None:
-        """What was sent was sent."""
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 class Channel(_Bounded, pyamqp.Channel):
@@ -166,10 +138,10 @@ class Channel(_Bounded, pyamqp.Channel):
         return bool(self.connection.confirm_publish)  # without confirmations there is nothing to wait for
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
-        """Return a batch; kombu looks for this method. There is no limit: the server takes what comes."""
-        return PublishBatch(self)
+        """Return what `kombu.Producer.batch` publishes by; kombu looks for this method."""
+        return PublishBatch(self, max_size, self.publish_unconfirmed, self.wait_until_confirmed)
 
-    def publish_unconfirmed(self, *args: Any, **kwargs: Any) -> Any:
+    def publish_unconfirmed(self, *args: Any, confirm_timeout: float | None = None, **kwargs: Any) -> Any:
         """Send a message; :meth:`wait_until_confirmed` tells what became of it."""
         if not self._confirm_selected:
             self._confirm_selected = True
@@ -177,7 +149,13 @@ class Channel(_Bounded, pyamqp.Channel):
         return self._basic_publish(*args, **kwargs)
 
     def wait_until_confirmed(self) -> None:
-        """Return once the server has confirmed all messages; errors as :meth:`PublishBatch.flush`."""
+        """
+        Return once the server has confirmed all messages.
+
+        Raises:
+            MessageNacked: It refused one of them, or more.
+            RecoverableConnectionError: It did not say in time.
+        """
         limit = self.connection.confirm_timeout
         deadline = monotonic() + limit
         while self._unconfirmed:
@@ -204,8 +182,9 @@ class Channel(_Bounded, pyamqp.Channel):
         try:
             super()._on_close(*args)  # type: ignore[misc]
         except ResourceLocked as exc:
-            # The queue for remote control of a worker of this name that lost its connection, of which the server does
-            # not know yet. Celery ends a worker for an error of a channel; for one of its connection it tries again.
+            # A worker of this name lost its connection, the server does not know that yet, and the old connection
+            # holds the queue for remote control. Celery ends a worker for an error of a channel; for one of its
+            # connection, it tries again.
             raise RecoverableConnectionError(str(exc)) from exc
 
 
@@ -272,7 +251,7 @@ class SSLTransport(Transport, pyamqp.SSLTransport):
 
 @contextlib.contextmanager
 def _farewell(connection: Any) -> Iterator[None]:
-    """Let a connection be closed whether or not the server says goodbye."""
+    """Close a connection, whether or not the server answers."""
     try:
         yield
     except (OSError, RecoverableConnectionError) as exc:

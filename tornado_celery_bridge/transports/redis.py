@@ -1,25 +1,25 @@
 """
 kombu's Redis transport, but a message is taken and noted as taken in one step.
 
-kombu pops a message with BRPOP, and writes it into ``unacked`` with a second command: a worker killed in between, or
-whose connection ends with the reply under way, has lost it. Here a Lua script does both, for as many messages as
-prefetch allows. What is in Redis stays what kombu writes and reads: queues, ``unacked``, restoring and fan-out are
-its own, so workers and publishers of both kinds may share queues, and going back needs nothing.
+kombu pops a message with BRPOP and writes it into ``unacked`` with a second command. A worker that is killed in
+between, or whose connection ends with the reply under way, loses the message. Here a Lua script does both, for as many
+messages as prefetch allows. All else in Redis is as kombu writes and reads it: queues, ``unacked``, restoring, fan-out.
+So workers and publishers with either transport may share queues, and an app can change back at any time.
 
-Theory of operation. A script can't wait, and of the commands that do, all that wait for several lists pop. So a
-channel that found nothing *waits* without a command: it has the server track its lists (``CLIENT TRACKING``, made for
-client-side caches) and tell it of the next change, whoever made it.
+Theory of operation. A script can't wait, and every Redis command that waits for several lists also pops. So a channel
+that found nothing *waits* without a command: it has the server track its lists (``CLIENT TRACKING``, made for caches in
+clients) and tell it of the next change, whoever made it.
 
     asking    the script was sent; kombu's ``_in_poll`` is the connection, as with a BRPOP under way
     waiting   the script found nothing, tracking is on, and EXISTS said that all lists are empty. The connection
-              becomes readable when one is pushed to, and then, or after ``brpop_timeout`` (1 s), asks again. So a
-              connection that is dead without a sign is noticed as soon as with kombu.
+              becomes readable when something is pushed to one. Then, or after ``brpop_timeout`` (1 s), the channel
+              asks again, so it notices a connection that died without a sign as soon as kombu does.
 
-Tracking is off while asking: a worker with no room for more hears nothing, and kombu, which takes an idle connection
-that has something to say for a lost one, leaves it alone.
+Tracking is off while asking: a worker with no room for more hears nothing. (kombu believes that an idle connection with
+something to read is lost.)
 
-Needs Redis 7 or Valkey. Not for Sentinel, whose transport stays kombu's. ``tests/transports`` holds what is used here
-of kombu's inside against the version installed.
+Needs Redis 7 or Valkey. Sentinel keeps kombu's own transport. ``tests/transports`` checks what is used here of kombu's
+inside against the version installed.
 """
 
 import contextlib
@@ -28,23 +28,24 @@ from queue import Empty
 from time import monotonic, time
 from typing import Any
 
-import kombu.transport
 from kombu.transport import redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from kombu.utils.scheduling import priority_cycle
 
+from tornado_celery_bridge.transports.core import close_channels, use_for
+
 __all__ = ("Channel", "QoS", "Transport", "register")
 
-#: Messages taken at once at most: Redis does nothing else meanwhile, for some 10 µs a message of 1 kB.
+#: Messages taken at once at most. Redis does nothing else meanwhile: about 10 µs for a message of 1 kB.
 MAX_TAKEN = 100
 
 #: KEYS: unacked, its index; then for each priority step, most urgent first, a list for each queue.
 #: ARGV: messages at most; the time; whether queues take turns; then for each queue whether its messages are noted.
 #:
-#: What is noted is what `kombu.transport.redis.QoS.append` writes, around the message's own bytes: numbers and depth
-#: that Lua can't hold stay as they are. A message is noted before it is popped, so an error leaves it in its queue.
-#: One that can't be noted here (nobody acknowledges it; Lua can't read it, which `append` then notes) is taken alone.
+#: A note is what `kombu.transport.redis.QoS.append` writes, around the message's own bytes: numbers and depth that Lua
+#: can't hold stay as they are. A message is noted before it is popped, so an error leaves it in its queue. A message
+#: that can't be noted here is taken alone: nobody acknowledges it, or Lua can't read it (then `append` notes it).
 #: allow-oom: a full server lets its queues be emptied.
 TAKE = """#!lua flags=allow-oom
 local most, now, turns, queues = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1', #ARGV - 3
@@ -106,13 +107,11 @@ def register() -> None:
 
     .. versionadded:: 0.1.0
     """
-    for scheme in ("redis", "rediss"):
-        kombu.transport.TRANSPORT_ALIASES[scheme] = "tornado_celery_bridge.transports.redis:Transport"
-        kombu.transport._transport_cache.pop(scheme, None)  # type: ignore[attr-defined]
+    use_for(["redis", "rediss"], "tornado_celery_bridge.transports.redis:Transport")
 
 
 class QoS(redis.QoS):
-    """kombu's, for which a message that the script has noted need not be noted again."""
+    """kombu's, which does not note again what the script has noted."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
         if delivery_tag == self.channel._noted:
@@ -120,8 +119,8 @@ class QoS(redis.QoS):
         else:
             super().append(message, delivery_tag)
 
-    # An acknowledgement that is lost with its connection, Celery logs and goes on. Its message comes back after the
-    # visibility timeout; were its slot not free, a worker that lost as many as it may hold would never ask again.
+    # Celery logs an acknowledgement that is lost with its connection, and goes on. The message comes back after the
+    # visibility timeout. Its slot is freed: else a worker that lost as many as it may hold would never ask again.
 
     def ack(self, delivery_tag: str) -> None:
         try:
@@ -162,7 +161,7 @@ class Channel(redis.Channel):
     # kombu's poller calls the next two by these names.
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        """Ask for messages, unless waiting; called whenever there is room for more and no question under way."""
+        """Ask for messages, unless waiting. Called when there is room for more and no question is under way."""
         connection, now = self.client.connection, monotonic()
         if self._waiting and self._waiting is connection._sock and now - self._brpop_sent_at < self.brpop_timeout:
             return
@@ -235,13 +234,13 @@ class Channel(redis.Channel):
         connection.send_packed_command(connection.pack_commands(commands))
 
     def _replies(self, count: int) -> list[Any]:
-        """Return *count* replies; what the server says of its own between them, redis-py keeps apart."""
+        """Return *count* replies; redis-py keeps apart what the server says unasked."""
         client = self.client
         return [client.parse_response(client.connection, "EVAL") for _ in range(count)]
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
-        """Drop the connection on an error: it would have the rest of the replies for the next question."""
+        """Drop the connection on an error: else the next question would get the rest of the replies."""
         try:
             yield
         except Exception:
@@ -249,7 +248,7 @@ class Channel(redis.Channel):
             raise
 
     def _create_client(self, asynchronous: bool = False) -> Any:
-        """Return one client for all commands: kombu makes a new one for each, which takes longer than a round trip."""
+        """Return one client for all commands. kombu makes one for each, which takes longer than a round trip."""
         if asynchronous:
             return super()._create_client(asynchronous=True)
         if self._reused is None or self._reused.connection_pool is not self.pool:
@@ -259,7 +258,7 @@ class Channel(redis.Channel):
 
 class _Poller(redis.MultiChannelPoller):
     def get(self, callback: Any, timeout: float | None = None) -> Any:
-        # Without an event loop: look up from waiting as often as BRPOP would, to ask again and to restore.
+        # Without an event loop: end waiting as often as BRPOP would, to ask again and to restore.
         return super().get(callback, min(1.0, timeout) if timeout is not None else 1.0)
 
 
@@ -291,14 +290,6 @@ class Transport(redis.Transport):
         self.cycle = _Poller()
 
     def _collect(self, connection: Any) -> None:
-        """
-        Close all channels, whether or not the broker is there; `kombu.Connection.collect` looks for this method.
-
-        Without it, kombu 5.7.0 stops at the first channel that can't be closed, and closes the others later when they
-        have no connection any more: an AttributeError that ends a Celery worker.
-        """
-        for channel in [*self.channels, *self._avail_channels]:
-            for _ in range(2):  # the first may end with the reply under way, which can't be read
-                with contextlib.suppress(Exception):
-                    channel.close()
+        """Close all channels, whether or not the broker is there."""
+        close_channels(self)
         self.cycle.close()

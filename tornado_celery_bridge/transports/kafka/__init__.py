@@ -3,32 +3,27 @@ A Kafka transport for kombu over confluent-kafka, for any Celery app: ``kafka://
 
 Workers share queues as members of one consumer group; each message is acknowledged by itself; commands, their replies
 and events go to all. `Settings` has the options, docs/brokers/kafka.md what they are for and what Kafka can't do, and
-docs/design/0010 why it is built as it is. To read it, begin with the theory of operation in `_reader`.
+docs/design/0010 why it is built as it is. To read it, begin with the theory of operation in :mod:`.reader`.
 
-    _settings    what a URL and its options say
-    _writer      publishes, with a report on each message
-    _reader      consumes queues, as a member of the group
-    _progress    which messages of a partition are done
-    _tail        follows broadcasts
-    _later       keeps messages with an eta
-    _transport   what kombu sees of all that
+    settings    what a URL and its options say
+    writer      publishes, with a report on each message
+    consuming   polls a consumer in a thread
+    reader      consumes queues, as a member of the group
+    progress    which messages of a partition are done
+    tail        follows broadcasts
+    later       keeps messages with an eta
+    handles     librdkafka's handles, and forks
+    transport   what kombu sees of all that
 """
-
-import kombu.transport
 
 try:
     import confluent_kafka  # noqa: F401
 except ImportError as exc:
     raise ImportError("kafka:// needs confluent-kafka: pip install 'tornado-celery-bridge[kafka]'") from exc
 
-from tornado_celery_bridge.transports.forks import mend_locks
-from tornado_celery_bridge.transports.kafka.errors import (
-    AccessRefused,
-    BrokerLost,
-    MessageTooLarge,
-    NotSent,
-    SentInDoubt,
-)
+from tornado_celery_bridge.base.forks import mend_locks
+from tornado_celery_bridge.transports.core import AccessRefused, NotSent, SentInDoubt, use_for
+from tornado_celery_bridge.transports.kafka.errors import BrokerLost, MessageTooLarge
 from tornado_celery_bridge.transports.kafka.settings import PriorityRefused, Settings
 from tornado_celery_bridge.transports.kafka.transport import Channel, QoS, Transport
 
@@ -58,5 +53,4 @@ def register() -> None:
 
     .. versionadded:: 0.1.0
     """
-    kombu.transport.TRANSPORT_ALIASES["kafka"] = "tornado_celery_bridge.transports.kafka:Transport"
-    kombu.transport._transport_cache.pop("kafka", None)  # type: ignore[attr-defined]
+    use_for(["kafka"], "tornado_celery_bridge.transports.kafka:Transport")

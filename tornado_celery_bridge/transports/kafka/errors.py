@@ -1,37 +1,13 @@
-"""What can go wrong with a Kafka broker, and what to do then."""
+"""What can go wrong with Kafka alone, and what librdkafka's errors say of a message; see also `transports.core`."""
 
 from confluent_kafka import KafkaError, KafkaException
 
-__all__ = ("AccessRefused", "BrokerLost", "MessageTooLarge", "NotSent", "SentInDoubt")
-
-
-class NotSent(ConnectionRefusedError):
-    """
-    No broker was reached, or it refused: nothing of the message is in a queue. It may be sent again.
-
-    .. versionadded:: 0.1.0
-    """
-
-
-class SentInDoubt(ConnectionError):
-    """
-    The message was on its way, and no answer came in time: it may be in its queue or not. Sent again, it may run twice.
-
-    .. versionadded:: 0.1.0
-    """
+__all__ = ("REFUSED", "TOO_LARGE", "BrokerLost", "MessageTooLarge", "error_of")
 
 
 class BrokerLost(ConnectionError):
     """
     What was consumed from is gone; connect again.
-
-    .. versionadded:: 0.1.0
-    """
-
-
-class AccessRefused(Exception):
-    """
-    The broker does not know the user, or the password is wrong: to try again is of no use.
 
     .. versionadded:: 0.1.0
     """

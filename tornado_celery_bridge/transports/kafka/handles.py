@@ -1,8 +1,8 @@
 """
-librdkafka's handles, which must not end in a process that they were not made in.
+librdkafka's handles, which must not end in a process other than the one that made them.
 
-Each has threads of its own, which a forked child does not have: a handle that is destroyed there waits for them for
-ever, or crashes. So a child never lets go of those that it inherits; their memory is shared with its parent anyway.
+Each has threads of its own, which a forked child does not have: a handle that is destroyed in a child waits for them
+for ever, or crashes. So a child never destroys those that it inherits; it shares their memory with its parent anyway.
 """
 
 import ctypes
@@ -20,17 +20,17 @@ _held: dict[int, Any] = {}
 
 
 def hold(handle: _Handle) -> _Handle:
-    """Return *handle*, a producer, consumer or admin client that was just made; to be ended by :func:`end`."""
+    """Return *handle*: a new producer, consumer or admin client. :func:`end` ends it."""
     _held[id(handle)] = handle
     return handle
 
 
 def end(handle: Any) -> None:
     """
-    End *handle* now, and not with its last reference, which somebody may have for longer; one that is inherited, never.
+    End *handle* now, whoever still has a reference to it; one that is inherited never ends.
 
     Raises:
-        KafkaException, RuntimeError: It ended, and not as it should have.
+        KafkaException, RuntimeError: It ended with an error.
     """
     if id(handle) not in _held:
         return

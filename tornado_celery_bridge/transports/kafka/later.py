@@ -1,10 +1,10 @@
 """
-Keeps messages with an eta in Redis until they are due, so that they hold nothing up in Kafka.
+Keeps messages with an eta in Redis until they are due, so that others in Kafka need not wait for them.
 
-A sorted set for each topic: a message by when it is due. Whoever consumes the topic moves what is due into it, a little
-early: the last moment it waits in the worker, as it does with every broker, so that it begins on time. What is taken
-stays in the set, with a time to come, until Kafka has it: a worker that is killed in between loses nothing, and another
-takes it then.
+There is a sorted set for each topic: messages by when they are due. Whoever consumes the topic moves due messages into
+it, a little early: for the last moment they wait in the worker, as with every broker, and begin on time. A message that
+is taken stays in the set, due again at a later time, until Kafka has it. So if a worker is killed in between, nothing
+is lost: another takes it then.
 """
 
 import time
@@ -15,14 +15,14 @@ import redis
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.repeating import Repeating
-from tornado_celery_bridge.transports.kafka.errors import NotSent
+from tornado_celery_bridge.transports.core import NotSent
 from tornado_celery_bridge.transports.kafka.writer import Batch, Record, Writer
 
 __all__ = ("LEAD", "Later", "Releasing")
 
 #: Seconds before its eta at which a message goes to Kafka, and between two looks for such.
 LEAD, BEAT = 3.0, 1.0
-#: Seconds for somebody to move what he took, and messages taken at once.
+#: Seconds to move what was taken, before another may take it; and messages taken at once.
 LEASE, BATCH = 30.0, 100
 
 #: KEYS: sorted sets. ARGV: the time until which messages are due; when they are due again.

@@ -1,9 +1,9 @@
 """
-Which messages of a partition are done, said to Kafka in its own terms.
+Which messages of a partition are done, in Kafka's own terms.
 
-Kafka keeps one number for a partition and a consumer group: below it all is done. A task that takes an hour would so
-have all that was done after it done again when its worker is killed. But Kafka keeps a text beside the number, of up
-to 4 kB, for whoever commits it: here it says which offsets above it are done, as ranges counted from it, ``1-40,42``.
+Kafka keeps one number for each partition and consumer group: all below it is done. So when a task takes an hour and its
+worker is killed, all that was done after the task began would be done again. But Kafka also keeps a text beside the
+number, of up to 4 kB. Here it says which offsets above the number are done, as ranges counted from it: ``1-40,42``.
 """
 
 from bisect import bisect_left, bisect_right
@@ -31,7 +31,7 @@ class Ranges:
         return sum(last - first + 1 for first, last in zip(self._firsts, self._lasts, strict=True))
 
     def add(self, first: int, last: int | None = None) -> None:
-        """Add *first*, or all from it to *last*."""
+        """Add *first*, or all from *first* to *last*."""
         last = first if last is None else last
         begin, end = bisect_left(self._lasts, first - 1), bisect_right(self._firsts, last + 1)
         if begin < end:
@@ -44,7 +44,7 @@ class Ranges:
             self.add(first, last)
 
     def forget_below(self, offset: int) -> None:
-        """Take out what is less than *offset*, as long as no range has to be cut for it."""
+        """Remove the ranges that are wholly below *offset*."""
         place = bisect_left(self._lasts, offset)
         del self._firsts[:place], self._lasts[:place]
 
@@ -62,7 +62,7 @@ class Ranges:
 
     @classmethod
     def decode(cls, base: int, text: str | None) -> "Ranges":
-        """Return what :meth:`encode` was called on; of a text that somebody else wrote, nothing."""
+        """Return what :meth:`encode` was called on; nothing for a text that somebody else wrote."""
         made = cls()
         try:
             for word in (text or "").split(",") if text else ():
@@ -75,12 +75,12 @@ class Ranges:
 
 class Progress:
     """
-    What of one partition was read, is in somebody's hands, and is done.
+    Which messages of one partition were read, are in somebody's hands, and are done.
 
     Args:
-        base: The first offset that is not known to be done; None for wherever reading begins.
+        base: The first offset that is not known to be done; None: where reading begins.
         done: Offsets above it that are done.
-        flying: What is in somebody's hands already, from before the partition went and came back.
+        flying: What is in somebody's hands already, from before the partition left and came back.
     """
 
     def __init__(

@@ -1,19 +1,19 @@
 """
 Consumes queues, as one member of the group of all workers.
 
-Theory of operation. librdkafka wants to be polled all the time: in `poll` it says which partitions come and go, and a
-member that does not poll holds the whole group up. A worker wants messages only when it has room. So a thread polls
-and keeps what comes in a buffer for each partition; a partition whose buffer is full is paused. This thread alone
-talks to the consumer. All others only change what is guarded by one condition, which tells everybody of any change.
+Theory of operation. librdkafka must be polled all the time: `poll` says which partitions come and go, and a member that
+does not poll stops the whole group. A worker wants messages only when it has room. So a thread polls, and keeps what
+comes in a buffer for each partition; a partition whose buffer is full is paused. Only this thread talks to the
+consumer. The others only change data that one condition guards, which tells everybody of each change.
 
     wanted     topics to be subscribed to; the thread does it
     share      the partitions that are ours, each with its buffer and its `Progress`
-    past       the `Progress` of partitions that went to others while some of their messages were in hands here;
-               of no use when such a one comes back from a broker that has lost its data, and counts from the beginning
+    past       the `Progress` of partitions that went to others while some of their messages were in hands here; of
+               no use if a partition comes back from a broker that lost its data and counts from the beginning
 
-A partition that is to go to another worker waits for the tasks that run from it, so that none is run by both; not for
-longer than ``hand_over_timeout``. The others go on meanwhile (the protocol is the cooperative one). What is in the
-buffer is forgotten: nobody had it.
+A partition that goes to another worker waits for the tasks that run from it, so that both workers do not run them; at
+most for ``hand_over_timeout``. The other partitions go on meanwhile (the protocol is the cooperative one). What is in
+the buffer is dropped: nobody has it in hands.
 """
 
 import logging
@@ -48,13 +48,13 @@ class Partition:
         self.buffer: deque[KafkaMessage] = deque()
         self.bytes = 0
         self.paused = False
-        #: Whether Kafka is to be told of a change.
+        #: Whether there is something to commit.
         self.changed = False
 
     def keep(self, message: KafkaMessage) -> bool:
         offset = message.offset() or 0
         if self.progress.is_past(offset):  # the broker lost what it had, and counts from the beginning
-            log.warning("%s begins anew: its broker lost data", message.topic())
+            log.warning("%s begins again: its broker lost data", message.topic())
             self.progress, self.bytes = Progress(), 0
             self.buffer.clear()
         if not self.progress.read(offset, time_of(message)):
@@ -97,7 +97,7 @@ class Reader(ConsumerThread):
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
             "partition.assignment.strategy": "cooperative-sticky",
-            # A worker that was killed is missed after so long; a thread of librdkafka's says that it lives.
+            # A killed worker is noticed after so long; a thread of librdkafka's sends heart-beats.
             "session.timeout.ms": 6_000,
             "heartbeat.interval.ms": 1_000,
             "queued.max.messages.kbytes": 16_384,
@@ -127,7 +127,7 @@ class Reader(ConsumerThread):
         return self._share[places[self._turn % len(places)]].take()
 
     def finish(self, place: Place, offset: int, when: int) -> None:
-        """Note that the message at *offset*, of that time, needs not be delivered any more."""
+        """Note that the message at *offset*, of that time, need not be delivered again."""
         share = self._share.get(place)
         if share is not None and share.progress.finish(offset, when):
             share.changed = True
@@ -177,7 +177,7 @@ class Reader(ConsumerThread):
         try:
             committed = consumer.committed(places, timeout=self._settings.connect_timeout)
         except KafkaException as exc:
-            log.warning("what was done can't be had; some may be done again: %s", error_of(exc).str())
+            log.warning("what is committed can't be read, so some tasks may run again: %s", error_of(exc).str())
             committed = places
         with self._changed:
             for each in committed:
@@ -205,10 +205,10 @@ class Reader(ConsumerThread):
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._forget([(each.topic, each.partition) for each in places])
-        try:  # before the group begins again: what it finds missing then, librdkafka 2.16 never looks for again
+        try:  # before the group begins again: librdkafka 2.16 never looks again for a topic that is missing then
             self._make_missing()
         except ConnectionError as exc:
-            log.warning("whether all topics are there can't be said: %s", exc)
+            log.warning("it is not known whether all topics exist: %s", exc)
         consumer.incremental_unassign(places)
 
     def _any_flying(self, places: Sequence[Place]) -> bool:
@@ -224,7 +224,7 @@ class Reader(ConsumerThread):
     # What is done.
 
     def _commit(self) -> None:
-        """Tell Kafka what is done, without waiting for an answer; one question at a time."""
+        """Commit what is done, without waiting for an answer; one commit at a time."""
         if not self._committing and (offsets := self._take_changes(self._all_places())):
             self._committing = True
             try:
@@ -238,14 +238,14 @@ class Reader(ConsumerThread):
                 self._consumer.commit(offsets=offsets, asynchronous=False)
                 self._note_told(offsets)
             except KafkaException as exc:  # then what was done last is done again
-                log.info("what is done can't be told to Kafka: %s", error_of(exc).str())
+                log.info("what is done can't be committed: %s", error_of(exc).str())
 
     def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
         self._committing = False
         if error is None:
             self._note_told(offsets)
         elif error.code() != KafkaError._NO_OFFSET:
-            log.info("what is done can't be told to Kafka yet: %s", error.str())
+            log.info("what is done can't be committed yet: %s", error.str())
             with self._changed:
                 for each in offsets:
                     if share := self._share.get((each.topic, each.partition)):
@@ -275,7 +275,7 @@ class Reader(ConsumerThread):
     # Room.
 
     def _balance(self) -> None:
-        """Have Kafka send no more of what there is enough of, and again of what there is room for."""
+        """Pause partitions whose buffer is full, and resume those that have room."""
         with self._changed:
             full = [place for place, each in self._share.items() if each.is_full and not each.paused]
             free = [place for place, each in self._share.items() if each.has_room and each.paused]
@@ -294,15 +294,15 @@ def _place(message: KafkaMessage) -> Place:
 
 
 def time_of(message: KafkaMessage) -> int:
-    """Return when *message* was made, in milliseconds since 1970, by whoever made it; -1 if it does not say."""
+    """Return when *message* was made, in milliseconds since 1970, as its producer says; -1 if it does not."""
     return message.timestamp()[1]
 
 
 def _resume(base: int | None, done: Ranges, past: Progress | None) -> Progress:
     """
-    Return where to go on: what is in hands here since the partition was ours before is not handed out again.
+    Return where to go on. What is still in hands here, from when the partition was ours before, is not given out again.
 
-    A broker that does not know what it was told has lost its messages as well: what is done was others.
+    A broker that lost what was committed has lost its messages as well: what was done here were other messages.
     """
     if past is None:
         return Progress(base, done)

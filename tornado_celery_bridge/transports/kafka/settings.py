@@ -5,14 +5,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-__all__ = ("Settings", "hide_secrets")
+from tornado_celery_bridge.transports.core import BrokerUrl
+
+__all__ = ("PriorityRefused", "Settings")
 
 #: What kombu itself takes out of the same options.
 KOMBUS = frozenset("max_retries interval_start interval_step interval_max errback callback timeout".split())
 
-#: librdkafka's settings that we rely on, or have measured better than its own; whoever sets another has that.
+#: librdkafka's settings that we rely on, or that we measured to be better than its own; an app's own settings win.
 DEFAULTS: Mapping[str, Any] = {
     "socket.keepalive.enable": True,
     # A connection that is dead without a sign is noticed: librdkafka's own is a minute.
@@ -21,11 +22,11 @@ DEFAULTS: Mapping[str, Any] = {
     "reconnect.backoff.max.ms": 1_000,
     # Of a message; Kafka's is 1 MB. Topics that are made here have the same limit.
     "message.max.bytes": 10 * 1024 * 1024,
-    # What is wrong, its callbacks say; its log on standard error says it ten times a second.
+    # Its callbacks report errors; its log on standard error would repeat each ten times a second.
     "log_level": 2,
 }
 
-#: Of these, consumers know nothing, and a warning on standard error would say so.
+#: Consumers do not know these: librdkafka would warn on standard error. And the other way round.
 FOR_PRODUCERS = re.compile(
     r"(acks|enable\.idempotence|linger\.ms|batch\.|compression\.|queue\.buffering\.|message\.timeout\.ms"
     r"|delivery\.timeout\.ms|request\.(required\.acks|timeout\.ms)|retries|max\.in\.flight$|partitioner|sticky\.)"
@@ -36,7 +37,6 @@ FOR_CONSUMERS = re.compile(
 )
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_SECRET = re.compile(r"password|secret|\.pem$|oauthbearer\.config|ssl\.key", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Settings:
     partitions: int = 8
     #: Copies of each partition; -1 for the broker's own default.
     replication: int = -1
-    #: Whether topics that are missing are made with these; else they have to be there, or to be made by the broker.
+    #: Whether missing topics are made with these; if not, they must exist, or the broker makes them.
     create_topics: bool = True
     #: The least priority of each topic of a queue. One step is one topic, and no priorities.
     priority_steps: tuple[int, ...] = (0,)
@@ -63,11 +63,11 @@ class Settings:
     connect_timeout: float = 5.0
     #: Seconds for which a partition that goes to another worker waits for the tasks that run from it.
     hand_over_timeout: float = 30.0
-    #: Redis, in redis-py's spelling, for messages with an eta until they are due; None leaves them to the workers.
+    #: URL of a Redis that keeps messages with an eta until they are due; None: the workers keep them.
     later_url: str | None = None
 
     @classmethod
-    def of(cls, url: str, options: Mapping[str, Any], **defaults: Any) -> Self:
+    def of(cls, url: BrokerUrl, options: Mapping[str, Any], **defaults: Any) -> Self:
         """
         Return the settings of a connection.
 
@@ -77,33 +77,30 @@ class Settings:
             defaults: What holds unless either says otherwise.
 
         Raises:
-            ValueError: An option is unknown, or can't be meant.
+            ValueError: An option is unknown, or its value is wrong.
         """
-        parts = urlsplit(url)
-        login, _, hosts = parts.netloc.rpartition("@")
-        given = {key: value for key, value in options.items() if key not in KOMBUS} | dict(parse_qsl(parts.query))
+        given = {key: value for key, value in options.items() if key not in KOMBUS} | dict(url.options)
         config = {key: value for key, value in given.items() if "." in key}
-        if login:
-            user, _, password = login.partition(":")
+        if url.user:
             config = {
                 "security.protocol": "SASL_PLAINTEXT",
                 "sasl.mechanism": "PLAIN",
-                "sasl.username": unquote(user),
-                "sasl.password": unquote(password),
+                "sasl.username": url.user,
+                "sasl.password": url.password,
             } | config
-        config = {**DEFAULTS, "bootstrap.servers": hosts or "localhost", **config}
+        config = {**DEFAULTS, "bootstrap.servers": url.hosts or "localhost", **config}
         known = {each.name: each.type for each in fields(cls) if each.name != "config"}
         if unknown := {key for key in given if "." not in key} - set(known):
-            raise ValueError(f"no options of the Kafka transport: {', '.join(sorted(unknown))}")
+            raise ValueError(f"the Kafka transport has no such options: {', '.join(sorted(unknown))}")
         named = {key: _read(key, known[key], value) for key, value in given.items() if key in known}
         made = cls(config, **(defaults | named))
         if not made.priority_steps or list(made.priority_steps) != sorted({*made.priority_steps}):
-            raise ValueError(f"priority_steps are to ascend: {made.priority_steps}")
+            raise ValueError(f"priority_steps must ascend: {made.priority_steps}")
         return made
 
     @property
     def broadcast_topic(self) -> str:
-        """What carries all that is not kept in a queue: commands to workers, their replies, events."""
+        """The topic of all that is not kept in a queue: commands to workers, their replies, events."""
         return f"{self.topic_prefix}{self.group_id}.broadcast"
 
     def topics_of(self, queue: str) -> list[str]:
@@ -125,11 +122,11 @@ class Settings:
         name = self.topic_prefix + queue + (f".p{step}" if step > self.priority_steps[0] else "")
         if _TOPIC.fullmatch(name):
             return name
-        # What Kafka does not take in a name, and two queues that look alike then.
+        # Kafka does not allow all characters in a name; the hash tells queues apart that look alike then.
         return f"{re.sub('[^A-Za-z0-9._-]', '-', name)[:232]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
     def for_producer(self, **more: Any) -> dict[str, Any]:
-        """Return librdkafka's settings of a producer, or of what is neither."""
+        """Return librdkafka's settings of a producer or an admin client."""
         return {**more, **{key: value for key, value in self.config.items() if not FOR_CONSUMERS.match(key)}}
 
     def for_consumer(self, **more: Any) -> dict[str, Any]:
@@ -159,13 +156,3 @@ def _read(name: str, kind: Any, value: Any) -> Any:
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{name} can't be {value!r}") from None
     return value
-
-
-def hide_secrets(url: str, mask: str) -> str:
-    """Return *url* with *mask* for each password in it."""
-    parts = urlsplit(url)
-    login, at, hosts = parts.netloc.rpartition("@")
-    user, colon, _ = login.partition(":")
-    query = [(key, mask if _SECRET.search(key) else value) for key, value in parse_qsl(parts.query)]
-    netloc = f"{user}{colon}{mask if colon else ''}{at}{hosts}"
-    return urlunsplit(parts._replace(netloc=netloc, query=urlencode(query, safe="*/:,")))

@@ -1,7 +1,7 @@
 """
 Follows the broadcast topic: commands to workers, their replies, events.
 
-Every connection that has a transient queue reads all of it, from the moment at which it declared the first one, and
+Every connection with a transient queue reads the whole topic, from the moment when it declared its first such queue. It
 keeps what goes to an exchange that one of its queues is bound to. Nothing is acknowledged, and nothing comes again.
 """
 
@@ -12,13 +12,14 @@ from collections.abc import Callable
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
+from tornado_celery_bridge.transports.core import NotSent
 from tornado_celery_bridge.transports.kafka.consuming import ConsumerThread
-from tornado_celery_bridge.transports.kafka.errors import NotSent, error_of
+from tornado_celery_bridge.transports.kafka.errors import error_of
 from tornado_celery_bridge.transports.kafka.settings import Settings
 
 __all__ = ("Tail",)
 
-#: Messages that wait for somebody who does not look; then the oldest are dropped.
+#: Messages that wait at most; then the oldest are dropped.
 MAX_WAITING = 10_000
 
 
@@ -33,7 +34,7 @@ class Tail(ConsumerThread):
         make_topic: Makes the topic unless it is there; called in the thread.
 
     Raises:
-        NotSent: Where "now" is can't be had.
+        NotSent: The broker does not say where "now" is.
     """
 
     def __init__(

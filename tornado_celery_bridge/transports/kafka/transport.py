@@ -1,18 +1,18 @@
 """
 What kombu sees: a transport and its channels.
 
-Queues that are durable are topics; whatever else there is (fan-out, transient queues) goes over the broadcast topic and
-is matched here, by kombu's own tables. A message's body is a record's value as it is, and the rest is one header.
+Durable queues are topics. All else (fan-out, transient queues) goes over the broadcast topic, and is matched here by
+kombu's own tables. A message's body is the value of a record, and the rest of the message is one header.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import confluent_kafka
@@ -24,12 +24,23 @@ from kombu.exceptions import ChannelError
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 
-from tornado_celery_bridge.transports.kafka.errors import AccessRefused, BrokerLost, NotSent, SentInDoubt, error_of
+from tornado_celery_bridge.base.forks import OfOneProcess
+from tornado_celery_bridge.transports.core import (
+    AccessRefused,
+    BrokerUrl,
+    NotSent,
+    PublishBatch,
+    SentInDoubt,
+    close_channels,
+    due_time,
+    hide_secrets,
+)
+from tornado_celery_bridge.transports.kafka.errors import BrokerLost, error_of
 from tornado_celery_bridge.transports.kafka.handles import end, hold
 from tornado_celery_bridge.transports.kafka.later import LEAD, Later, Releasing
 from tornado_celery_bridge.transports.kafka.progress import Ranges
 from tornado_celery_bridge.transports.kafka.reader import Reader, time_of
-from tornado_celery_bridge.transports.kafka.settings import Settings, hide_secrets
+from tornado_celery_bridge.transports.kafka.settings import Settings
 from tornado_celery_bridge.transports.kafka.tail import Tail
 from tornado_celery_bridge.transports.kafka.writer import Batch, Record, Writer
 
@@ -37,7 +48,7 @@ __all__ = ("Channel", "QoS", "Transport")
 
 log = logging.getLogger(__name__)
 
-#: Of the broadcast topic: nobody reads what is older, and it is not to grow.
+#: Settings of the broadcast topic: nobody reads what is older, and it must not grow.
 BROADCAST: Mapping[str, str] = {"retention.ms": "600000", "cleanup.policy": "delete"}
 #: Seconds for a thread to end, while somebody waits for it.
 PATIENCE = 5.0
@@ -46,7 +57,7 @@ TRANSIENT = 1
 
 
 class QoS(virtual.QoS):
-    """What a channel has in hands; what is not acknowledged, Kafka gives to somebody else by itself."""
+    """What a channel has in hands. Kafka itself gives to somebody else what is not acknowledged."""
 
     def ack(self, delivery_tag: str) -> None:
         super().ack(delivery_tag)
@@ -72,8 +83,6 @@ class Channel(virtual.Channel):
     from_transport_options = ()
 
     connection: "Transport"
-    #: What is published goes here instead of being waited for, in `Producer.batch`.
-    _batch: Batch | None = None
 
     # Queues.
 
@@ -123,17 +132,26 @@ class Channel(virtual.Channel):
 
     # Publishing.
 
-    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> None:
+    def basic_publish(
+        self,
+        message: dict[str, Any],
+        exchange: str,
+        routing_key: str,
+        send: Callable[[Record], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Publish a message, and return when the broker has it; *send* is another way to the broker, a batch's."""
         self._inplace_augment_message(message, exchange, routing_key)
         queues = [queue for queue in self._bound(exchange, routing_key) if not self._is_transient(queue, message)]
         for queue in queues:
-            self._put(queue, message)
+            self._put(queue, message, send)
         if not queues or self.typeof(exchange).type == "fanout":
             self._broadcast(exchange, routing_key, message)
 
-    def create_publish_batch(self, max_size: int) -> "_PublishBatch":
-        """Begin what `Producer.batch` is; called by kombu."""
-        return _PublishBatch(self)
+    def create_publish_batch(self, max_size: int) -> PublishBatch:
+        """Return what `kombu.Producer.batch` publishes by; kombu looks for this method."""
+        batch = Batch(self.connection.writer)
+        return PublishBatch(self, max_size, functools.partial(self.basic_publish, send=batch.add), batch.wait)
 
     def requeue(self, message: Any) -> None:
         """Publish a copy of *message* to the queue that it came from."""
@@ -150,25 +168,23 @@ class Channel(virtual.Channel):
         return [*self.typeof(exchange).lookup(self.get_table(exchange), exchange, routing_key, None)]
 
     def _is_transient(self, queue: str, message: dict[str, Any]) -> bool:
-        """Return whether *queue* is one; of another process' queue, its messages tell (``rpc://`` results)."""
+        """Return whether *queue* is transient; if another process declared it, *message* tells (``rpc://`` results)."""
         known = self.connection
         if queue in known.transient or queue in known.durable:
             return queue in known.transient
         return bool(message["properties"].get("delivery_mode") == TRANSIENT)
 
-    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+    def _put(self, queue: str, message: dict[str, Any], send: Callable[[Record], None] | None = None) -> None:
         connection = self.connection
         topic = connection.settings.topic_of(queue, int(message["properties"].get("priority") or 0))
         if queue not in connection.durable:
             connection.ensure_topics(queue)
         record = Record(topic, *_pack(message))
-        later, due = connection.later, _eta(message)
+        later, due = connection.later, due_time(message)
         if later is not None and due is not None and due > time.time() + LEAD:
             later.keep(record, due)
-        elif self._batch is not None:
-            self._batch.add(record)
         else:
-            connection.writer.send(record)
+            (send or connection.writer.send)(record)
 
     def _broadcast(self, exchange: str, routing_key: str, message: dict[str, Any]) -> None:
         connection = self.connection
@@ -191,30 +207,6 @@ class Channel(virtual.Channel):
         super().basic_cancel(consumer_tag)
         if queue is not None and self.connection is not None:
             self.connection.cancel(queue)
-
-
-class _PublishBatch:
-    """What `Producer.batch` publishes by, in kombu's terms."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self._batch = Batch(channel.connection.writer)
-
-    def publish(self, message: dict[str, Any], **kwargs: Any) -> None:
-        self.channel._batch = self._batch
-        try:
-            self.channel.basic_publish(message, **kwargs)
-        finally:
-            self.channel._batch = None
-
-    def flush(self) -> None:
-        self._batch.wait()
-
-    def discard(self) -> None:
-        pass  # what is on its way can't be called back
-
-    def close(self) -> None:
-        pass
 
 
 class Transport(virtual.Transport):
@@ -286,10 +278,8 @@ class Transport(virtual.Transport):
         self._parts.end(wait=True)
 
     def _collect(self, connection: Any) -> None:
-        """Close all without waiting for the broker; `kombu.Connection.collect` looks for this method."""
-        for channel in [*self.channels, *self._avail_channels]:
-            with contextlib.suppress(Exception):
-                channel.close()
+        """Close all without waiting for the broker."""
+        close_channels(self)
         self._parts.end(wait=False)
 
     def check_connection(self, connection: Any) -> None:
@@ -334,11 +324,11 @@ class Transport(virtual.Transport):
         self.writer.forget_topics()
 
     def size(self, queue: str) -> int:
-        """Return how many messages of *queue* are not done yet; in hands or not."""
+        """Return how many messages of *queue* are not done yet, in hands or not."""
         return sum(self._parts.lag(topic) for topic in self.settings.topics_of(queue))
 
     def purge(self, queue: str) -> int:
-        """Remove all that is in *queue*, and what is to come into it later; return how many messages."""
+        """Remove all messages of *queue*, also those that are due later; return how many there were."""
         count = self.size(queue)
         for topic in self.settings.topics_of(queue):
             self._parts.empty(topic)
@@ -382,7 +372,7 @@ class Transport(virtual.Transport):
         return [topic for queue in queues for topic in self.settings.topics_of(queue)]
 
     def finish(self, delivery_tag: str) -> None:
-        """Note that a message needs not be delivered again."""
+        """Note that a message need not be delivered again."""
         if self._parts.is_mine and ":" in delivery_tag:
             topic, number, offset, when = delivery_tag.rsplit(":", 3)
             self._parts.finish((topic, int(number)), int(offset), int(when))
@@ -405,7 +395,7 @@ class Transport(virtual.Transport):
         deliver()
 
     def _next(self) -> Callable[[], None] | None:
-        """Return what delivers the next message that somebody has room for."""
+        """Return a call that delivers the next message for which somebody has room."""
         for message in self._parts.broadcasts():
             if queues := self._bound(payload := _unpack(message)):
                 return lambda: self._deliver_to(queues, payload)
@@ -436,7 +426,7 @@ class Transport(virtual.Transport):
         try:
             payload = _unpack(message)
         except (KeyError, TypeError, ValueError) as exc:
-            log.error("%s is no message of Celery's, and dropped: %r", tag, exc)
+            log.error("%s is not a message of Celery's, and is dropped: %r", tag, exc)
             self.finish(tag)
             return
         payload["properties"]["delivery_tag"] = tag
@@ -446,12 +436,12 @@ class Transport(virtual.Transport):
             self.finish(tag)
 
 
-class _Parts:
-    """What a connection has of threads and of librdkafka's handles; apart from it, as they may outlive it."""
+class _Parts(OfOneProcess):
+    """The threads of a connection and its librdkafka handles: a class of their own, as they may outlive it."""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__()
         self._settings = settings
-        self._pid = os.getpid()
         self.changed = threading.Condition()
         self._writer: Writer | None = None
         self._writer_pid = 0
@@ -460,10 +450,6 @@ class _Parts:
         self._releasing: Releasing | None = None
         self._asking: Consumer | None = None
         self.later = Later(settings.later_url, settings.connect_timeout) if settings.later_url else None
-
-    @property
-    def is_mine(self) -> bool:
-        return os.getpid() == self._pid
 
     @property
     def writer(self) -> Writer:
@@ -582,7 +568,7 @@ class _Parts:
             with self.admin() as admin:
                 for done in admin.delete_records(ends, request_timeout=self._settings.connect_timeout).values():
                     _result(done)
-        except NotSent:  # not every broker can; but nobody who consumes may be there then
+        except NotSent:  # not every broker can delete records; this works while nobody consumes
             try:
                 self.asking().commit(offsets=ends, asynchronous=False)
             except KafkaException as exc:
@@ -612,23 +598,12 @@ def _unpack(message: KafkaMessage) -> dict[str, Any]:
     return payload
 
 
-def _eta(message: dict[str, Any]) -> float | None:
-    """Return when a task is due, in seconds since 1970; None for now."""
-    eta = message["headers"].get("eta")
-    try:
-        due = datetime.fromisoformat(eta) if eta else None
-    except (TypeError, ValueError):  # the worker says what is wrong with it
-        return None
-    return None if due is None else (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
-
-
 def _settings_of(client: Any) -> Settings:
     """Return the settings of a `kombu.Connection`."""
-    url = client.hostname if "://" in (client.hostname or "") else f"kafka://{client.hostname or 'localhost'}"
     options = dict(client.transport_options)
     if client.ssl:
         options.setdefault("security.protocol", "SSL")
     if client.userid:
         options |= {"sasl.username": client.userid, "sasl.password": client.password or ""}
     timeout = {"connect_timeout": float(client.connect_timeout)} if client.connect_timeout else {}
-    return Settings.of(url, options, **timeout)
+    return Settings.of(BrokerUrl.of_client(client, "kafka"), options, **timeout)

@@ -10,15 +10,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from tornado_celery_bridge.transports.kafka.errors import (
-    REFUSED,
-    TOO_LARGE,
-    AccessRefused,
-    MessageTooLarge,
-    NotSent,
-    SentInDoubt,
-    error_of,
-)
+from tornado_celery_bridge.transports.core import AccessRefused, NotSent, SentInDoubt
+from tornado_celery_bridge.transports.kafka.errors import REFUSED, TOO_LARGE, MessageTooLarge, error_of
 from tornado_celery_bridge.transports.kafka.handles import end, hold
 from tornado_celery_bridge.transports.kafka.settings import Settings
 
@@ -26,7 +19,7 @@ __all__ = ("Batch", "Record", "Writer")
 
 log = logging.getLogger(__name__)
 
-#: Seconds for one look at whether there is something: bounds what a callback that another thread ran is late.
+#: Seconds that one poll waits, and so how late it may notice a callback that another thread ran.
 LOOK = 0.05
 
 
@@ -35,9 +28,9 @@ class Record(NamedTuple):
 
     topic: str
     value: bytes
-    #: What is not its body.
+    #: All of the message but its body.
     envelope: bytes
-    #: By it consumers of a broadcast see whether it can be for them.
+    #: Tells consumers of a broadcast whether it can be for them.
     key: bytes | None = None
 
 
@@ -68,7 +61,7 @@ class Writer:
         )
 
     def close(self) -> None:
-        """End, after what nobody waits for, if it goes quickly."""
+        """End; what nobody waits for is still sent, if that is quick."""
         self._producer.flush(0.2)
         end(self._producer)
 
@@ -79,7 +72,7 @@ class Writer:
         Reach a broker, and see what topics there are.
 
         Raises:
-            NotSent: None answered within the connect timeout, or none can be reached.
+            NotSent: No broker can be reached, or none answered within the connect timeout.
             AccessRefused: The user or the password is wrong.
         """
         deadline = time.monotonic() + self._settings.connect_timeout
@@ -113,10 +106,10 @@ class Writer:
 
     def ensure(self, topic: str, partitions: int, config: Mapping[str, str] | None = None) -> None:
         """
-        Make a topic unless it is there.
+        Make a topic, unless it exists.
 
         Raises:
-            NotSent: It is not, and can't be made.
+            NotSent: It does not exist and can't be made.
         """
         if not self._settings.create_topics or self.has(topic):
             return
@@ -148,7 +141,7 @@ class Writer:
         batch.wait()
 
     def send_and_forget(self, record: Record) -> None:
-        """Publish *record* some time soon; whether it arrives is for nobody to know."""
+        """Publish *record* soon; nobody is told whether it arrives."""
         try:
             self._producer.produce(record.topic, record.value, record.key, headers=[("kombu", record.envelope)])
             self._producer.poll(0)
@@ -207,7 +200,7 @@ class Batch:
         sent = self._waiting
         while self._waiting and time.monotonic() < deadline:
             producer.poll(LOOK)
-        if self._waiting:  # what was never on its way is then told apart from what was
+        if self._waiting:  # this tells apart what was never on its way
             producer.purge()
             while self._waiting and producer.poll(LOOK):
                 pass

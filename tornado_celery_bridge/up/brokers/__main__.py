@@ -1,8 +1,8 @@
 """
-A private broker in the foreground, until TERM or Ctrl-C: ``python -m tornado_celery_bridge.up.brokers KIND [PORT]``.
+Run a private broker until TERM or Ctrl-C: ``python -m tornado_celery_bridge.up.brokers KIND [PORT]``.
 
-What it has is in DATA_DIR. It ends with this process, even if that is killed: a guardian (``up.guardian``) ends
-its process groups then.
+Its data is in DATA_DIR. The broker ends with this process. If this process is killed, a guardian (``up.guardian``) ends
+the broker's process groups.
 """
 
 import os

@@ -1,9 +1,9 @@
 """
 A private ActiveMQ: ``python -m tornado_celery_bridge.up.brokers activemq``.
 
-Debian's package, as whoever runs it, on loopback: one Java process, with everything that it writes in its folder. What
-a transport over STOMP profits from is on: priorities in queues, and the scheduler for delayed messages. A stock
-configuration has neither; docs/brokers/activemq.md says what is then different.
+It runs Debian's package on loopback, as the current user: one Java process, which writes only to its folder. Priorities
+in queues and the scheduler for delayed messages are on. A stock configuration has neither; docs/brokers/activemq.md
+says what is different then.
 """
 
 import shutil
@@ -18,7 +18,7 @@ __all__ = ("ActiveMQ",)
 
 JAR = Path("/usr/share/java/activemq-run.jar")
 
-#: A server for trying out must not take the machine: it stays below 150 MB.
+#: A server for trials must not fill the machine: this one stays below 150 MB.
 JAVA = "-Xms64m -Xmx192m -XX:+UseSerialGC -XX:TieredStopAtLevel=1".split()
 
 CONFIG = """\
@@ -54,14 +54,14 @@ log4j.appender.console.layout.ConversionPattern=%d %-5p %m (%c{1})%n
 
 class ActiveMQ(Private):
     """
-    A broker that keeps its data in *folder*, to be killed, frozen and started again.
+    A broker that keeps its data in *folder*, and can be killed, frozen and started again.
 
     Args:
-        folder: All of its files are there.
-        port: Where it speaks STOMP on 127.0.0.1; a free one, if there is none.
-        login: A user and a password that it then asks for.
-        keystore: A PKCS #12 file with a certificate and its key, and its password; then it speaks TLS.
-        stock: Leave priorities and delays as they are in a configuration that nobody touched: off.
+        folder: The folder of all its files.
+        port: The port for STOMP on 127.0.0.1; None: a free one.
+        login: A user and a password, which clients must then give.
+        keystore: A PKCS #12 file with a certificate and its key, and the file's password. The broker then speaks TLS.
+        stock: Leave priorities and delays off, as in a stock configuration.
     """
 
     name, title = "activemq", "ActiveMQ"
@@ -81,12 +81,12 @@ class ActiveMQ(Private):
 
     @staticmethod
     def available() -> bool:
-        """Return whether the server and a Java are installed, or now are; see :func:`ensure`."""
+        """Return whether the server and Java are installed, or could be installed now; see :func:`ensure`."""
         return bool(JAR.exists() and shutil.which("java")) or ensure("activemq", "openjdk-17-jre-headless")
 
     @property
     def url(self) -> str:
-        """Where it is, for Celery."""
+        """The server's URL for Celery."""
         scheme = "activemq+ssl" if self._keystore else "activemq"
         login = "{}:{}@".format(*(quote(part, safe="") for part in self._login)) if self._login else ""
         return f"{scheme}://{login}127.0.0.1:{self.port}/"

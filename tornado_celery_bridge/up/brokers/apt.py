@@ -1,4 +1,4 @@
-"""Debian packages, installed where that can be done."""
+"""Installs Debian packages, if that is possible here."""
 
 import contextlib
 import fcntl
@@ -10,19 +10,19 @@ from collections.abc import Iterator
 
 __all__ = ("ensure",)
 
-#: Seconds for one command of apt's (a first installation brings Erlang or Java along), and to wait for another's.
+#: Seconds for one command of apt (a first installation also fetches Erlang or Java), and to wait for another apt.
 PATIENCE, TURN = 300, 240
-#: Whoever installs a server here starts one of their own: none as a service of the machine.
+#: The policy during an installation. We start servers ourselves, so the machine must not start them as services.
 _NO_SERVICES = "#!/bin/sh\nexit 101\n"
 _POLICY = "/usr/sbin/policy-rc.d"
 
 
 def ensure(*packages: str) -> bool:
     """
-    Have Debian *packages* installed; return whether they are. Blocks, minutes if they are to be fetched.
+    Install Debian *packages*, and return whether they are installed now. Blocks, for minutes if they must be fetched.
 
-    As root it installs what is missing, and starts no service of it. Otherwise, or if that fails, it says on standard
-    error what to install.
+    As root it installs the missing packages, and starts no services. If the user is not root, or the installation
+    fails, it says on standard error what to install.
     """
     if not (missing := [package for package in packages if not _is_installed(package)]):
         return True
@@ -66,7 +66,7 @@ def _apt(*words: str) -> bool:
 
 @contextlib.contextmanager
 def _turn() -> Iterator[None]:
-    """One process at a time: by a lock on the policy's folder, so there is no lock file to leave behind."""
+    """Let one process at a time in. The lock is on the policy's folder, so no lock file can be left behind."""
     descriptor = os.open(os.path.dirname(_POLICY), os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -77,7 +77,7 @@ def _turn() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_services() -> Iterator[None]:
-    """Have Debian's maintainer scripts start nothing meanwhile, unless the machine has a policy of its own."""
+    """Keep Debian's packages from starting services meanwhile, unless the machine has a policy of its own."""
     if os.path.exists(_POLICY):
         yield
         return

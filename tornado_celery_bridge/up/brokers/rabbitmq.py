@@ -1,9 +1,9 @@
 """
 A private RabbitMQ: ``python -m tornado_celery_bridge.up.brokers rabbitmq``.
 
-One node of Debian's package, as whoever runs it, on loopback. Everything that it writes is in its folder, the name
-server of its Erlang (epmd) is its own, and both end together. The server is started by the package's own script below
-/usr/lib: the one in PATH changes the user.
+It runs one node of Debian's package on loopback, as the current user. The node writes only to its folder. It has a name
+server of Erlang (epmd) of its own, and both end together. The package's own script below /usr/lib starts the node,
+because the script in PATH changes the user.
 """
 
 import os
@@ -23,7 +23,7 @@ __all__ = ("RabbitMQ",)
 
 BIN = Path("/usr/lib/rabbitmq/bin")
 
-#: A server for trying out must not take the machine: half a gigabyte, and no wait in a loop for something to do.
+#: A server for trials must not fill the machine: half a gigabyte of memory, and no busy waiting.
 CONFIG = """\
 vm_memory_high_watermark.absolute = 512MB
 disk_free_limit.absolute = 100MB
@@ -35,11 +35,11 @@ ERLANG = "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none +sbwtdcp
 
 class RabbitMQ(Private):
     """
-    A node that keeps its data in *folder*, to be killed, frozen and started again.
+    A node that keeps its data in *folder*, and can be killed, frozen and started again.
 
     Args:
-        folder: All of its files are there.
-        port: Where it listens on 127.0.0.1; a free one, if there is none.
+        folder: The folder of all its files.
+        port: The port on 127.0.0.1; None: a free one.
     """
 
     name, title = "rabbitmq", "RabbitMQ"
@@ -52,30 +52,30 @@ class RabbitMQ(Private):
 
     @staticmethod
     def available() -> bool:
-        """Return whether the server is installed, or now is; see :func:`ensure`."""
+        """Return whether the server is installed, or could be installed now; see :func:`ensure`."""
         return (BIN / "rabbitmq-server").exists() or ensure("rabbitmq-server")
 
     @property
     def url(self) -> str:
-        """Where it is, for Celery."""
+        """The server's URL for Celery."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
     @property
     def groups(self) -> list[int]:
-        """The process groups to end it by."""
+        """The process groups of the server."""
         return [process.pid for process in (self._process, self._epmd) if process]
 
     def control(self, *words: str) -> str:
-        """Return what ``rabbitmqctl`` answers. It is an Erlang of its own, and takes seconds."""
+        """Return the answer of ``rabbitmqctl``, which starts an Erlang of its own and takes seconds."""
         command = [str(BIN / "rabbitmqctl"), "--quiet", *words]
         return subprocess.run(
             command, env=self._environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
         ).stdout
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill the server, as a crash would."""
         super().kill()
-        # Another epmd would know the dead node's name for a while, and refuse it to the next one.
+        # The old epmd would know the dead node's name for a while, and refuse it to the next node.
         if self._epmd:
             end_group(self._epmd)
 
@@ -110,7 +110,7 @@ class RabbitMQ(Private):
             **{name: str(port) for name, port in self._ports.items()},
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "HOME": str(folder),
-            "RABBITMQ_NODENAME": "private@localhost",  # its epmd knows no other
+            "RABBITMQ_NODENAME": "private@localhost",  # the only node that its epmd knows
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
@@ -122,7 +122,7 @@ class RabbitMQ(Private):
         }
 
     def _answers(self) -> bool:
-        """Return whether it speaks: a server that is not ready yet closes what connects."""
+        """Return whether the server speaks AMQP: while it is not ready, it accepts connections and closes them."""
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2.0) as connection:
             connection.settimeout(5.0)
             connection.sendall(b"AMQP\x00\x00\x09\x01")

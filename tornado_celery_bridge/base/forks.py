@@ -1,10 +1,10 @@
 """
-A lock that another thread held as a process was forked, the child lets go of.
+What a forked child must not touch: its parent's threads, connections and locks.
 
-Celery's workers without an event loop, those on Kafka, fork their pool processes in a thread of their own. A lock that
-some other thread holds at that moment is held for ever in the child. kombu's ``cached_property`` takes one whenever it
+Celery's workers without an event loop (those on Kafka) fork their pool processes in a thread of their own. A lock that
+another thread holds at that moment is held for ever in the child. kombu's ``cached_property`` takes a lock whenever it
 is read, and so does each look at ``app.timezone``: of 1,500 pool processes one hung there for ever, and its task with
-it. What such a lock guards is worked out again at worst.
+it. :func:`mend_locks` gives a child new locks; at worst, what such a lock guards is worked out a second time.
 """
 
 import os
@@ -13,10 +13,22 @@ from typing import Any
 
 from kombu.utils.objects import cached_property
 
-__all__ = ("mend_locks",)
+__all__ = ("OfOneProcess", "mend_locks")
 
 #: How many forks lie between this process and the first one that had this module.
 _forks = 0
+
+
+class OfOneProcess:
+    """Something that only the process that made it may use: it has threads, a connection, or locks."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this process made it. A forked child has none of its threads, and its locks may be held for ever."""
+        return os.getpid() == self._pid
 
 
 class _LockOfThisProcess:
@@ -38,7 +50,7 @@ class _LockOfThisProcess:
 
 
 def mend_locks() -> None:
-    """Have no forked child of this process wait for a lock of a `cached_property`. Twice does nothing more."""
+    """Have no forked child of this process wait for a lock of a `cached_property`. A second call does nothing."""
     if not isinstance(vars(cached_property).get("lock"), _LockOfThisProcess):
         cached_property.lock = _LockOfThisProcess()  # type: ignore[attr-defined]
         os.register_at_fork(after_in_child=_count)

@@ -1,69 +1,51 @@
 """
-A kombu transport for ActiveMQ, over STOMP 1.2 with the library stomp.py.
-
-::
-
-    activemq://user:password@host1:61613,host2:61613/name?heartbeat=5
-    activemq+ssl://user:password@host:61614/?ssl_ca_certs=ca.pem
-
-Hosts are tried in their order, the first first each time: a master and its slaves. *name* is optional; two apps on one
-broker with a name each see nothing of each other, as with virtual hosts. What else can be said is in
-:mod:`._activemq_url`; each may be in the URL or in ``broker_transport_options``.
+A channel of the ActiveMQ transport.
 
 Theory of operation. A kombu connection has one `Link`, and each channel has subscriptions on it.
 
 *Queues* are ActiveMQ's. A channel that may have N messages unacknowledged subscribes N times, each time to all of its
-queues together and for one message (``activemq.prefetchSize:1``). So the broker gives it N messages and not one more,
-whatever the number of queues, and the channel has none that Celery does not have, too: other workers are given them.
-More is that STOMP can't change a subscription and that ending one gives back what it has: a subscription that is not
-wanted any more (another prefetch; a queue more or less; a worker that stops) ends at once if it is idle, else when its
-message is acknowledged. Unlimited, which no Celery worker is, it is one subscription.
+queues together and for one message (``activemq.prefetchSize:1``). So the broker gives it exactly N messages, whatever
+the number of queues. The channel holds no message that Celery has not seen; such messages are for other workers.
+STOMP can't change a subscription, and to end one gives its message back. So a subscription that is not wanted any more
+(another prefetch, a queue more or less, a worker that stops) ends at once if it is idle, and otherwise when its message
+is acknowledged. Without a limit, which no Celery worker has, there is one subscription.
 
-*Exchanges* are topics where their messages are for whoever listens (fanout; and those of which no durable queue is
-known here): remote control and its replies, events. The routing key is a header. A queue that is not durable listens
-from when it is bound on, so that no reply is missed; another, bound to a fanout, while it is consumed. Everything else
-goes to queues by name, as Celery does.
+*Exchanges* are topics if their messages are for whoever listens (a fanout, and an exchange without a durable queue that
+is known here): remote control and its replies, events. The routing key is a header. A queue that is not durable listens
+as soon as it is bound, so that it misses no reply. A durable one that is bound to a fanout listens while it is
+consumed. Everything else goes to queues by name, as Celery does.
 
-*Publishing* waits until the broker has the message on disk; see :mod:`._stomp` for what else can come of it.
+*Publishing* waits until the broker has the message on disk; see :mod:`.link` for the other outcomes.
 
-*An acknowledgement* is sent and not waited for. On a connection that is lost it is dropped: the broker gives the
-message to somebody again.
+*An acknowledgement* is sent and not waited for. If the connection is lost, so is the acknowledgement: the broker gives
+the message to somebody again.
 
-*A message with an ETA* is kept by the broker until then (``AMQ_SCHEDULED_DELAY``), where its scheduler is on; where it
-is not, the worker has it at once and waits, as with other brokers. The worker looks at the ETA all the same, so clocks
-that differ do no harm.
+*A message with an ETA* stays with the broker until then (``AMQ_SCHEDULED_DELAY``) if its scheduler is on. If not, the
+worker gets it at once and waits, as with other brokers. The worker looks at the ETA in any case, so clocks that differ
+do no harm.
 """
 
-import functools
 import logging
 import re
-import socket
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any
-from urllib.parse import quote
 
-import kombu.transport
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
-from kombu.transport import base, virtual
+from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 
-try:
-    import stomp
-except ImportError as exc:
-    raise ImportError("activemq:// needs stomp.py: pip install 'tornado-celery-bridge[activemq]'") from exc
+from tornado_celery_bridge.transports.activemq.link import Frame, Link
+from tornado_celery_bridge.transports.core import PublishBatch, due_time
 
-from tornado_celery_bridge.transports.activemq_url import DEFAULT_PORT, parse, shown
-from tornado_celery_bridge.transports.stomp import Frame, Link, NotConnected, Refused, Unconfirmed
-
-__all__ = ("Channel", "NotConnected", "QoS", "Refused", "Transport", "Unconfirmed", "register")
+__all__ = ("Channel", "QoS")
 
 log = logging.getLogger(__name__)
 
@@ -71,24 +53,13 @@ log = logging.getLogger(__name__)
 UNLIMITED = 1_000
 #: Messages kept for a queue that listens and is not consumed yet.
 EARLY = 1_000
-#: Seconds without a message after which a queue is taken for empty.
+#: Seconds without a message after which a queue counts as empty.
 QUIET = 0.5
-
-
-def register() -> None:
-    """
-    Have kombu know ``activemq://`` and ``activemq+ssl://``, in this process.
-
-    Call it where the Celery app is made, so that workers, beat and publishers all do.
-
-    .. versionadded:: 0.1.0
-    """
-    kombu.transport.TRANSPORT_ALIASES["activemq"] = "tornado_celery_bridge.transports.activemq:Transport"
 
 
 @dataclass
 class _Subscription:
-    """To all queues of a channel; *tags* are of its messages that are not acknowledged."""
+    """A subscription to all queues of a channel; *tags* are those of its messages that are not acknowledged."""
 
     name: str
     destination: str
@@ -104,13 +75,12 @@ class _Topic:
     pattern: re.Pattern[str] | None
 
 
-_Arrived = SimpleQueue[Frame | ConnectionError]
 #: Command, headers and body.
 _Frame = tuple[str, Mapping[str, Any], bytes]
 
 
 class QoS(virtual.QoS):
-    """What has been delivered and not acknowledged: the broker counts, and gives it to others when we are gone."""
+    """What was delivered and not acknowledged. The broker counts it, and gives it to others when we are gone."""
 
     def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
         super().__init__(channel, prefetch_count)
@@ -127,10 +97,10 @@ class QoS(virtual.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         if self._messages.pop(delivery_tag, None) is not None:
-            self.channel._settle("ACK", delivery_tag)
+            self.channel._acknowledge("ACK", delivery_tag)
 
     def forget(self) -> None:
-        """Have acknowledgements from now on come to nothing."""
+        """Ignore all acknowledgements from now on."""
         self._messages.clear()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
@@ -140,7 +110,7 @@ class QoS(virtual.QoS):
         if requeue:
             self.channel._requeue(message)
         else:
-            self.channel._settle("NACK", delivery_tag)
+            self.channel._acknowledge("NACK", delivery_tag)
 
 
 class Channel(virtual.Channel):
@@ -148,7 +118,7 @@ class Channel(virtual.Channel):
 
     QoS = QoS
     supports_fanout = True
-    do_restore = False  # the broker does: if a channel did it, too, there would be two
+    do_restore = False  # the broker does; if the channel did, too, there would be two messages
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self._subscriptions: dict[str, _Subscription] = {}
@@ -157,7 +127,7 @@ class Channel(virtual.Channel):
         self._unacknowledged: dict[str, str] = {}
         self._queues: dict[str, str] = {}  # by their destination
         self._early: dict[str, deque[Any]] = {}
-        #: What a subscription should be (to which destination, for how many messages), and how many should be.
+        #: What each subscription should be (its destination and number of messages), and how many there should be.
         self._wanted, self._room = ("", 0), 0
         # Acknowledgements come from any thread, and end subscriptions.
         self._lock = threading.RLock()
@@ -189,17 +159,27 @@ class Channel(virtual.Channel):
         Send a message, and return when the broker has it.
 
         Raises:
-            NotConnected, Refused: It does not have it.
-            Unconfirmed: It may, or not.
+            NotSent, Refused: It does not have the message.
+            SentInDoubt: It may have it.
         """
         self._transmit(self._frames(message, exchange, routing_key))
 
-    def create_publish_batch(self, max_size: int) -> "_Batch":
-        """Return what `kombu.Producer.batch` publishes to: many messages for one wait."""
-        return _Batch(self, max_size)
+    def create_publish_batch(self, max_size: int) -> PublishBatch:
+        """Return what `kombu.Producer.batch` publishes by: many messages for one wait; kombu looks for this method."""
+        frames: list[_Frame] = []
+
+        def send(message: Any, exchange: str = "", routing_key: str = "", **kwargs: Any) -> None:
+            frames.extend(self._frames(message, exchange, routing_key))
+
+        def confirm() -> None:
+            sent = frames[:]
+            frames.clear()
+            self._transmit(sent)
+
+        return PublishBatch(self, max_size, send, confirm, frames.clear)
 
     def _transmit(self, frames: Sequence[_Frame]) -> None:
-        """Send frames; what goes into queues is waited for, together. Nobody can say who heard the rest."""
+        """Send frames, and wait for those that go into queues, together. Who hears the others, nobody can say."""
         for frame in frames:
             if frame[1]["destination"].startswith("/topic/"):
                 self._link.send(*frame)
@@ -220,7 +200,7 @@ class Channel(virtual.Channel):
         return "SEND", headers, dumps(message).encode()
 
     def _durable_queues(self, exchange: str, routing_key: str) -> list[str]:
-        """Return the queues known here that an exchange's messages go to, unless they go to whoever listens."""
+        """Return the queues known here that an exchange's messages go to; none if they go to whoever listens."""
         if exchange not in self.state.exchanges or self.typeof(exchange).type == "fanout":
             return []
         found = self.typeof(exchange).lookup(self.get_table(exchange), exchange, routing_key, None)
@@ -229,7 +209,7 @@ class Channel(virtual.Channel):
     # Declaring.
 
     def queue_declare(self, queue: str | None = None, passive: bool = False, **kwargs: Any) -> Any:
-        """Declare a queue. Its messages are counted only when that is all that is asked (*passive*): it takes long."""
+        """Declare a queue. Its messages are counted only if *passive*, as that takes long."""
         queue = queue or f"amq.gen-{uuid.uuid4()}"
         self._new_queue(queue, **kwargs)
         return queue_declare_ok_t(queue, self._size(queue) if passive else 0, 0)
@@ -316,19 +296,19 @@ class Channel(virtual.Channel):
     def _is_wanted(self, subscription: _Subscription) -> bool:
         return (subscription.destination, subscription.size) == self._wanted
 
-    def _settle(self, command: str, tag: str) -> None:
+    def _acknowledge(self, command: str, tag: str) -> None:
         """Acknowledge a message, or have the broker put it with the dead letters."""
         try:
             with self._lock:
                 subscription = self._subscription_of(tag)
-                if subscription is not None:  # else of a topic, or somebody else has it now
+                if subscription is not None:  # else it came from a topic, or somebody else has it now
                     self._link.send(command, {"id": tag})
                     self._forget(subscription, tag)
         except OSError as exc:
             log.warning("an acknowledgement is lost, and its message comes again: %s", exc)
 
     def _requeue(self, message: Any) -> None:
-        """Put a copy into the queue and acknowledge the message, both or neither. Nothing goes back to a topic."""
+        """Put a copy into the queue and acknowledge the message: both or neither. A topic gets nothing back."""
         info, tag, link = message.delivery_info, message.delivery_tag, self._link
         subscription = self._subscription_of(tag)
         if subscription is None:
@@ -341,7 +321,7 @@ class Channel(virtual.Channel):
             link.send(*self._frame(queue, payload, **transaction))
         link.send("ACK", {"id": tag, **transaction})
         link.request("COMMIT", transaction)
-        with self._lock:  # not before: were its subscription ended, the message would be given to others
+        with self._lock:  # not earlier: to end its subscription gives the message to others
             self._forget(subscription, tag)
 
     def _subscription_of(self, tag: str) -> _Subscription | None:
@@ -349,7 +329,7 @@ class Channel(virtual.Channel):
             return next((each for each in self._subscriptions.values() if tag in each.tags), None)
 
     def _forget(self, subscription: _Subscription, tag: str) -> None:
-        """Note that a message is settled, and end its subscription if that is wanted no more."""
+        """Note that a message is acknowledged, and end its subscription if that is not wanted any more."""
         subscription.tags.discard(tag)
         if len(self._subscriptions) > self._room or not self._is_wanted(subscription):
             self._arrange()
@@ -381,19 +361,19 @@ class Channel(virtual.Channel):
             if subscription is not None:
                 subscription.tags.add(tag)
         if topic is None and subscription is None and name not in self._unacknowledged:
-            return  # it ended meanwhile, and somebody else is given the message
+            return  # it ended meanwhile: the broker gives the message to somebody else
         if topic and topic.pattern and not topic.pattern.match(frame.headers.get("routing_key", "")):
             return
         payload = self._payload(frame, tag)
         if payload is None:
-            self._settle("NACK", tag)
+            self._acknowledge("NACK", tag)
             return
         queue = topic.queue if topic else self._queues[frame.headers["destination"]]
         if queue in self.connection._callbacks:
             self.connection._deliver(payload, queue)
         elif topic:
             self._early.setdefault(queue, deque(maxlen=EARLY)).append(payload)
-        elif subscription:  # consumed no more: given back as its subscription ends
+        elif subscription:  # not consumed any more: given back when its subscription ends
             with self._lock:
                 self._forget(subscription, tag)
 
@@ -404,7 +384,7 @@ class Channel(virtual.Channel):
             redelivered = payload.pop("redelivered", False) or frame.headers.get("redelivered") == "true"
             payload["properties"]["delivery_info"]["redelivered"] = redelivered
         except Exception as exc:
-            log.error("a message of %s is none of kombu's: %r", frame.headers.get("destination"), exc)
+            log.error("a message in %s is not one of kombu's: %r", frame.headers.get("destination"), exc)
             return None
         return payload
 
@@ -420,12 +400,12 @@ class Channel(virtual.Channel):
                 raise Empty
             listening.keep = True
         tag = frame.headers["ack"]
-        with self._lock:  # one too many, that ends when its message is acknowledged
+        with self._lock:  # one subscription more, which ends when its message is acknowledged
             self._subscriptions[listening.name] = _Subscription(listening.name, destination, 1, {tag})
             self.connection.routes[listening.name] = self
         payload = self._payload(frame, tag)
         if payload is None:
-            self._settle("NACK", tag)
+            self._acknowledge("NACK", tag)
             raise Empty
         return payload
 
@@ -436,7 +416,7 @@ class Channel(virtual.Channel):
         return message
 
     def _size(self, queue: str) -> int:
-        """Return how many messages a queue has, those that somebody holds included; up to the broker's page (400)."""
+        """Return how many messages a queue has, with those that workers hold; at most the broker's page (400)."""
         count = 0
         with self._link.listening(self.connection.queue(queue), {"ack": "auto", "browser": "true"}) as listening:
             while (frame := listening.take(self.connection.broker.timeout)) and "browser" not in frame.headers:
@@ -445,7 +425,7 @@ class Channel(virtual.Channel):
         return count
 
     def _purge(self, queue: str) -> int:
-        """Take out what is in a queue, and return how many messages that was."""
+        """Remove all messages from a queue, and return how many there were."""
         count = 0
         headers = {"ack": "auto", "activemq.prefetchSize": UNLIMITED}
         with self._link.listening(self.connection.queue(queue), headers) as listening:
@@ -454,238 +434,10 @@ class Channel(virtual.Channel):
         return count
 
 
-class _Batch:
-    """Messages that are sent together, and confirmed together: as `kombu.Producer.batch` wants it."""
-
-    def __init__(self, channel: Channel, max_size: int) -> None:
-        self.channel = channel
-        self._max_size = max_size
-        self._frames: list[_Frame] = []
-
-    def publish(self, message: Any, exchange: str = "", routing_key: str = "", **kwargs: Any) -> None:
-        self._frames += self.channel._frames(message, exchange, routing_key)
-        if len(self._frames) >= self._max_size:
-            self.flush()
-
-    def flush(self) -> None:
-        frames, self._frames = self._frames, []
-        self.channel._transmit(frames)
-
-    def discard(self) -> None:
-        self._frames.clear()
-
-    def close(self) -> None:
-        self.discard()
-
-
-class Transport(virtual.Transport):
-    """
-    The transport; its options are in :mod:`._activemq_url`.
-
-    .. versionadded:: 0.1.0
-    """
-
-    Channel = Channel
-
-    #: What it can do, for people.
-    capabilities: Mapping[str, str] = {
-        "priority": "0 to 9, 9 the most urgent, in queues with prioritizedMessages",
-        "delay": "by the broker with schedulerSupport, else by the worker",
-        "queue length": "counted by a browser, up to the broker's maxBrowsePageSize (400)",
-        "broadcast": "topics",
-        "durability": "on the broker's disk before a publish returns",
-    }
-
-    default_port = DEFAULT_PORT
-    can_parse_url = True
-    driver_type = "activemq"
-    driver_name = "stomp.py"
-
-    connection_errors = (OSError, stomp.exception.StompException)
-    channel_errors = (ChannelError,)
-    recoverable_connection_errors = connection_errors
-    recoverable_channel_errors = ()
-
-    implements = base.Transport.implements.extend(
-        asynchronous=True,
-        batch_publish=True,
-        exchange_type=frozenset(["direct", "topic", "fanout"]),
-        heartbeats=False,
-    )
-
-    def __init__(self, client: Any, **kwargs: Any) -> None:
-        super().__init__(client, **kwargs)
-        self.broker, self._name = parse(client)
-        #: Queues that are not durable; and for each that listens, to which exchanges: type, routing key and pattern.
-        self.transient: set[str] = set()
-        self.listening: dict[str, set[tuple[str, str, str, str | None]]] = {}
-        self.routes: dict[str, Any] = {}
-        self._established: Link | None = None
-        #: What came, and the error with which the connection was lost; written by the link's thread.
-        self._arrived: _Arrived = SimpleQueue()
-        self._waking: tuple[socket.socket, socket.socket] | None = None
-        self._loop: Any = None
-
-    def driver_version(self) -> str:
-        return ".".join(map(str, stomp.__version__))
-
-    # URLs.
-
-    @classmethod
-    def as_uri(cls, uri: str, include_password: bool = False, mask: str = "**") -> str:
-        """Return the URL as it may be shown."""
-        return shown(uri, None if include_password else mask)
-
-    def queue(self, name: str) -> str:
-        """Return the destination of a queue."""
-        return f"/queue/{self._prefix}{_escape(name)}"
-
-    def topic(self, exchange: str) -> str:
-        """Return the destination of an exchange whose messages are for whoever listens."""
-        return f"/topic/{self._prefix}{_escape(exchange)}"
-
-    @property
-    def _prefix(self) -> str:
-        return f"{_escape(self._name)}." if self._name else ""
-
-    # The connection.
-
-    @property
-    def link(self) -> Link:
-        """
-        The connection to the broker.
-
-        Raises:
-            NotConnected: There is none, or it is another process'.
-        """
-        link = self._established
-        if link is None or not link.is_alive:
-            raise NotConnected("there is no connection to the broker")
-        return link
-
-    def establish_connection(self) -> Any:
-        """
-        Connect to the first host that lets us.
-
-        Raises:
-            PermissionError: The broker does not let us in.
-            OSError: None can be reached.
-        """
-        # Nothing is left of a connection before.
-        self.state.clear()
-        for kept in (self.transient, self.listening, self.routes):
-            kept.clear()
-        self._arrived = SimpleQueue()
-        arrive = functools.partial(self._arrive, self._arrived)
-        self._established = Link(self.broker, arrive, arrive)
-        return super().establish_connection()
-
-    def server(self, connection: Any) -> str:
-        """Return what a connection's server says that it is."""
-        return self.link.server.replace("/", " ")
-
-    def verify_connection(self, connection: Any) -> bool:
-        return self._established is not None and self._established.is_alive
-
-    def check_connection(self, connection: Any) -> None:
-        """Raise NotConnected if the connection is known to be lost."""
-        _ = self.link
-
-    def close_connection(self, connection: Any) -> None:
-        """Close the channels, and the connection when the broker has had all acknowledgements."""
-        self._stop_waking()
-        super().close_connection(connection)
-        if self._established is not None:
-            self._established.close()
-
-    def _collect(self, connection: Any) -> None:
-        """Let go of everything, whatever state it is in; `kombu.Connection.collect` looks for this method."""
-        self._stop_waking()
-        if self._established is not None:
-            self._established.abort()
-        for channel in [*self.channels, *self._avail_channels]:
-            with suppress(Exception):
-                channel.close()
-
-    def subscribe(self, channel: Any, destination: str, headers: Mapping[str, Any], *, confirmed: bool = False) -> str:
-        """Return the id of a new subscription, whose messages go to *channel*."""
-        link = self.link
-        name = link.new_name()
-        self.routes[name] = channel
-        link.subscribe(name, destination, headers, confirmed=confirmed)
-        return name
-
-    def unsubscribe(self, subscription: str) -> None:
-        """End a subscription."""
-        self.routes.pop(subscription, None)
-        self.link.unsubscribe(subscription)
-
-    # What comes.
-
-    def _arrive(self, arrived: _Arrived, what: Frame | ConnectionError) -> None:
-        arrived.put(what)
-        waking = self._waking
-        if waking is not None:
-            with suppress(OSError):  # full: there is enough to be woken by; or closed
-                waking[1].send(b"\0")
-
-    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
-        """
-        Deliver the next message.
-
-        Raises:
-            TimeoutError: None came within *timeout* seconds.
-            ConnectionError: The connection is lost.
-        """
-        try:
-            what = self._arrived.get(timeout=timeout)
-        except Empty:
-            raise TimeoutError from None
-        self._handle(what)
-
-    def _handle(self, what: Frame | ConnectionError) -> None:
-        if isinstance(what, ConnectionError):
-            raise what
-        channel = self.routes.get(what.headers["subscription"])
-        if channel is not None:
-            channel._receive(what)
-
-    # In a worker's event loop.
-
-    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Have the loop call `on_readable` when something has come."""
-        self._stop_waking()
-        self._waking, self._loop = socket.socketpair(), loop
-        for end in self._waking:
-            end.setblocking(False)
-        loop.add_reader(self._waking[0], self.on_readable, self._waking[0])
-        self._waking[1].send(b"\0")  # for what came before
-
-    def on_readable(self, reader: socket.socket) -> None:
-        """Deliver all that has come."""
-        with suppress(BlockingIOError):
-            reader.recv(65_536)
-        with suppress(Empty):
-            while self._waking is not None:
-                self._handle(self._arrived.get_nowait())
-
-    def _stop_waking(self) -> None:
-        waking, self._waking = self._waking, None
-        if waking is not None:
-            with suppress(Exception):
-                self._loop.remove_reader(waking[0])
-            for end in waking:
-                end.close()
-
-
-def _escape(name: str) -> str:
-    """Return a name with all in it escaped that means something in a destination's: ``.``, ``*``, ``>``, ``,``…"""
-    return quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
-
-
 def _delivery_headers(message: Any) -> dict[str, Any]:
-    """Return how the broker is to keep a message in a queue: its priority, on disk or not, and until when."""
-    properties, delay = message["properties"], _delay(message["headers"].get("eta"))
+    """Return the headers that say how the broker keeps a message: its priority, on disk or not, and until when."""
+    properties, due = message["properties"], due_time(message)
+    delay = 0 if due is None else max(0, int((due - time.time()) * 1000))
     return {
         "priority": min(9, max(0, int(properties.get("priority") or 0))),
         "persistent": "false" if properties.get("delivery_mode") == 1 else "true",
@@ -693,20 +445,8 @@ def _delivery_headers(message: Any) -> dict[str, Any]:
     }
 
 
-def _delay(eta: Any) -> int:
-    """Return milliseconds until *eta*, as Celery writes it; 0 if that was, or is no time."""
-    if not isinstance(eta, str):
-        return 0
-    try:
-        due = datetime.fromisoformat(eta)
-    except ValueError:
-        return 0
-    seconds = ((due if due.tzinfo else due.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-    return max(0, int(seconds * 1000))
-
-
 def _selector(kind: str, routing_key: str) -> dict[str, str]:
-    """Return the header that keeps the messages of other keys away; of a pattern, most of them."""
+    """Return the header that keeps messages with other routing keys away; for a pattern, most of them."""
     if kind == "fanout":
         return {}
     if kind == "direct":

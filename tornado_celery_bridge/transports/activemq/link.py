@@ -1,24 +1,19 @@
 """
-One connection to an ActiveMQ broker: what is sent is confirmed within a time, and a dead connection is noticed.
+One connection to an ActiveMQ broker: what is sent is confirmed in time, and a dead connection is noticed.
 
-stomp.py reads and writes the frames and the heart-beats, in two threads for each connection. What is different from
-its own ways of connecting and closing is in `_Wire`:
+stomp.py reads and writes frames and heart-beats, in two threads for each connection. It connects and closes in ways
+that do not suit us; `_Wire` does it differently:
 
 - it tries the hosts in the order given, without pauses, each with its share of one timeout;
-- a write that the other side does not take in ends after a time (else it, and the heart-beat behind it, hang for ever);
-- a TLS connection that the other side closed has ended (stomp.py would read on, in a loop), and one that is half-open
-  can be let go of (stomp.py would wait for a goodbye).
+- a write that the other side does not read ends after a time (else it hangs for ever, and the heart-beats behind it);
+- a TLS connection that the other side closed has ended (stomp.py would read on, in a loop), and a half-open one can be
+  closed (stomp.py would wait for the other side).
 
-A frame that is to be confirmed has one of three outcomes, each of which says what to do next:
-
-    sent       the broker has it: :meth:`Link.request` returns
-    not sent   it was refused (:class:`Refused`), or there was no connection (:class:`NotConnected`)
-    uncertain  :class:`Unconfirmed`: the broker may have it. Sending it again may make two of it.
+A frame that is to be confirmed has one of the three outcomes of :mod:`tornado_celery_bridge.transports.core`.
 """
 
 import itertools
 import logging
-import os
 import selectors
 import socket
 import ssl
@@ -37,28 +32,19 @@ from stomp.protocol import Protocol12
 from stomp.transport import Transport as StompTransport
 from stomp.utils import Frame, PollableQueue
 
-__all__ = ("Broker", "Frame", "Link", "NotConnected", "Refused", "Unconfirmed")
+from tornado_celery_bridge.base.forks import OfOneProcess
+from tornado_celery_bridge.transports.core import AccessRefused, NotSent, Refused, SentInDoubt
+
+__all__ = ("Broker", "Frame", "Link")
 
 log = logging.getLogger(__name__)
 
-#: Seconds for a goodbye, after which the broker has had all that was sent.
+#: Seconds for the broker to answer a DISCONNECT: it has then read all that was sent.
 GOODBYE = 1.0
-#: Heart-beats after which one that did not come was the last: the broker leaves one out after anything else it sent.
+#: A connection is dead after so many times the heart-beat's interval: after any other frame the broker leaves one out.
 GRACE = 2.5
-#: How often we beat in the time that we promise to: the broker looks once in it, and one beat might just miss that.
+#: How often we send a heart-beat in the interval that we promise. The broker looks once in it, and may miss one.
 BEATS = 2
-
-
-class NotConnected(ConnectionRefusedError):
-    """There is no connection: nothing was sent."""
-
-
-class Unconfirmed(ConnectionError):
-    """The broker did not say in time that it has what was sent; it may have it."""
-
-
-class Refused(ChannelError):
-    """The broker said that it did not take what was sent."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +62,7 @@ class Broker:
     heartbeat: float = 4.0
 
 
-class Link(stomp.ConnectionListener):
+class Link(OfOneProcess, stomp.ConnectionListener):
     """
     A connection, made.
 
@@ -86,16 +72,16 @@ class Link(stomp.ConnectionListener):
         on_lost: Called there, once, when the connection is lost.
 
     Raises:
-        PermissionError: The broker does not let us in.
+        AccessRefused: The broker does not let us in.
         OSError: No host can be reached, or none answers as a broker.
     """
 
     def __init__(
         self, broker: Broker, on_message: Callable[[Frame], None], on_lost: Callable[[ConnectionError], None]
     ) -> None:
+        super().__init__()
         self._broker = broker
         self._on_message, self._on_lost = on_message, on_lost
-        self._pid = os.getpid()
         self._numbers = itertools.count(1)
         self._confirming: dict[str, Future[None]] = {}
         #: Of subscriptions whose messages go to somebody who waits for them.
@@ -107,8 +93,8 @@ class Link(stomp.ConnectionListener):
 
     @property
     def is_alive(self) -> bool:
-        """Whether frames can be sent, as far as is known; never by a process that was forked off."""
-        return self._lost is None and self._pid == os.getpid()
+        """Whether frames can be sent, as far as is known; never in a forked child."""
+        return self._lost is None and self.is_mine
 
     # Sending.
 
@@ -117,24 +103,24 @@ class Link(stomp.ConnectionListener):
         Send a frame, without waiting for anything.
 
         Raises:
-            NotConnected: The connection was lost before, or is another process'.
-            Unconfirmed: It was lost meanwhile.
+            NotSent: The connection was lost before, or is another process'.
+            SentInDoubt: It was lost meanwhile.
         """
         if not self.is_alive:
-            raise NotConnected(str(self._lost or "the connection to the broker is another process'"))
+            raise NotSent(str(self._lost or "the connection to the broker is another process'"))
         try:
             self._protocol.send_frame(command, {"content-length": len(body), **headers} if body else {**headers}, body)
-        except Exception as exc:  # of the socket or stomp.py's; or an attribute that stomp.py just took away
-            self._lose(Unconfirmed(f"the connection to the broker was lost: {exc!r}"))
-            raise Unconfirmed(f"the connection to the broker was lost: {exc!r}") from exc
+        except Exception as exc:  # of the socket or stomp.py; or an attribute that stomp.py has just removed
+            self._lose(SentInDoubt(f"the connection to the broker was lost: {exc!r}"))
+            raise SentInDoubt(f"the connection to the broker was lost: {exc!r}") from exc
 
     def request(self, command: str, headers: Mapping[str, Any], body: bytes = b"") -> None:
         """
         Send a frame, and return when the broker has it.
 
         Raises:
-            Refused, NotConnected: The broker does not have it.
-            Unconfirmed: It may, or not; then the connection is taken for lost.
+            Refused, NotSent: The broker does not have it.
+            SentInDoubt: It may have it; the connection counts as lost.
         """
         self.request_all([(command, headers, body)], GOODBYE if command == "DISCONNECT" else None)
 
@@ -143,9 +129,9 @@ class Link(stomp.ConnectionListener):
         Send frames, and return when the broker has them all.
 
         Raises:
-            NotConnected: It has none of them.
+            NotSent: It has none of them.
             Refused: It does not have one of them, of which the error tells.
-            Unconfirmed: It may have them, or not; then the connection is taken for lost.
+            SentInDoubt: It may have them; the connection counts as lost.
         """
         timeout = timeout or self._broker.timeout
         confirmed: dict[str, Future[None]] = {}
@@ -155,13 +141,13 @@ class Link(stomp.ConnectionListener):
                 confirmed[receipt] = self._confirming[receipt] = Future()
                 try:
                     self.send(command, {**headers, "receipt": receipt}, body)
-                except NotConnected as exc:
-                    raise exc if len(confirmed) == 1 else Unconfirmed(str(exc)) from exc
+                except NotSent as exc:
+                    raise exc if len(confirmed) == 1 else SentInDoubt(str(exc)) from exc
             deadline = time.monotonic() + timeout
             for each in confirmed.values():
                 each.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            error = Unconfirmed(f"the broker did not confirm what was sent within {timeout} s")
+            error = SentInDoubt(f"the broker did not confirm what was sent within {timeout} s")
             self._lose(error)
             raise error from None
         finally:
@@ -171,11 +157,11 @@ class Link(stomp.ConnectionListener):
     # Receiving.
 
     def new_name(self) -> str:
-        """Return a name for a subscription: who is to get its messages has to be known before they come."""
+        """Return a name for a subscription: who gets its messages must be known before they come."""
         return f"s{next(self._numbers)}"
 
     def subscribe(self, name: str, destination: str, headers: Mapping[str, Any], *, confirmed: bool = False) -> None:
-        """Subscribe; when *confirmed*, it hears what is sent from now on."""
+        """Subscribe. If *confirmed*, return when the broker has it: then no message is missed."""
         (self.request if confirmed else self.send)("SUBSCRIBE", {"id": name, "destination": destination, **headers})
 
     def unsubscribe(self, subscription: str) -> None:
@@ -198,7 +184,7 @@ class Link(stomp.ConnectionListener):
     # Ending.
 
     def close(self) -> None:
-        """End the connection when the broker has had all that was sent, or after a second."""
+        """End the connection when the broker has read all that was sent, or after a second."""
         if self.is_alive:
             with suppress(OSError, ChannelError):
                 self.request("DISCONNECT", {})
@@ -207,8 +193,8 @@ class Link(stomp.ConnectionListener):
     def abort(self) -> None:
         """End the connection now; the broker gives what was not acknowledged to others."""
         self._on_lost = lambda error: None
-        if self._pid == os.getpid():  # else the parent's socket would be shut
-            self._lose(NotConnected("the connection to the broker was closed"))
+        if self.is_mine:  # else the parent's socket would be shut
+            self._lose(NotSent("the connection to the broker was closed"))
 
     def _lose(self, error: ConnectionError) -> None:
         if self._lost is None:
@@ -216,7 +202,7 @@ class Link(stomp.ConnectionListener):
             self._on_lost(error)
         for confirmed in [*self._confirming.values()]:
             with suppress(Exception):  # it is done
-                confirmed.set_exception(Unconfirmed(str(error)))
+                confirmed.set_exception(SentInDoubt(str(error)))
         self._wire.disconnect_socket()
 
     # Connecting.
@@ -227,7 +213,7 @@ class Link(stomp.ConnectionListener):
         for host in broker.hosts:
             try:
                 return self._connect_to(host, share)
-            except PermissionError:
+            except AccessRefused:
                 raise
             except OSError as exc:
                 error = type(exc)(f"{host[0]}:{host[1]}: {exc}")
@@ -245,7 +231,7 @@ class Link(stomp.ConnectionListener):
             protocol.connect(broker.user, broker.password)
             self._connected.result(timeout)
         except Exception as exc:
-            wire.remove_listener("link")  # the next attempt is not to hear of this one's end
+            wire.remove_listener("link")  # the next attempt must not hear of this one's end
             wire.disconnect_socket()
             if isinstance(exc, TimeoutError):
                 raise TimeoutError(f"no broker answered within {timeout} s") from exc
@@ -273,7 +259,7 @@ class Link(stomp.ConnectionListener):
     def on_error(self, frame: Frame) -> None:
         message = frame.headers.get("message") or (frame.body or b"").decode(errors="replace")[:200]
         if not self._connected.done():
-            self._connected.set_exception(PermissionError(message))
+            self._connected.set_exception(AccessRefused(message))
         elif confirmed := self._confirming.get(frame.headers.get("receipt-id")):
             confirmed.set_exception(Refused(message))
         else:
@@ -283,7 +269,7 @@ class Link(stomp.ConnectionListener):
         if not self._connected.done():
             self._connected.set_exception(ConnectionResetError("the connection was closed at once"))
         elif hasattr(self, "_protocol"):
-            self._lose(Unconfirmed("the connection to the broker was lost"))
+            self._lose(SentInDoubt("the connection to the broker was lost"))
 
     def on_heartbeat_timeout(self) -> None:
         log.warning("the broker gave no sign of life for %s s", self._broker.heartbeat * GRACE)
@@ -307,7 +293,7 @@ class Listening:
 
 
 class _Protocol(Protocol12):
-    """stomp.py's protocol, which beats more often than it promises."""
+    """stomp.py's protocol, with more heart-beats than it promises."""
 
     def on_send(self, frame: Frame) -> None:
         super().on_send(frame)
@@ -322,14 +308,14 @@ class _Protocol(Protocol12):
 
 
 class _Views(PollableQueue):
-    """What is to be written; stomp.py writes 16 KB at a time, and else would copy all of the rest each time."""
+    """What is to be written. stomp.py writes 16 KB at a time, and without this copies all the rest each time."""
 
     def put(self, item: bytes) -> None:
         super().put(memoryview(item))
 
 
 class _Wire(StompTransport):
-    """stomp.py's transport, connected and closed in another way."""
+    """stomp.py's transport, which connects and closes differently; see the module."""
 
     def __init__(
         self, host: tuple[str, int], tls: ssl.SSLContext | None, connect_timeout: float, write_timeout: float

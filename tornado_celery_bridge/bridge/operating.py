@@ -1,0 +1,92 @@
+"""What operators ask for: Celery's remote control, purging a queue, forgetting a result. All of it blocks, in lanes."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from celery import Celery
+from celery.backends.rpc import RPCBackend
+
+from tornado_celery_bridge import transports
+from tornado_celery_bridge.base.lane import InDoubt, Lane, LaneDown, LaneFull, NotBegun
+from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
+from tornado_celery_bridge.exceptions import BridgeError, BrokerUnavailable, ResultBackendUnavailable
+from tornado_celery_bridge.ledger import Ledger, Purged
+
+__all__ = ("Operating",)
+
+#: Seconds for a worker to answer; for whatever an operator asks for, behind what others do.
+REPLY_TIMEOUT, OPERATION_TIMEOUT = 3.0, 15.0
+#: Results that are written in one go: each takes Celery some 2 ms.
+MARKED = 100
+
+
+class Operating:
+    """
+    What a bridge operates by. Methods and errors are those of :class:`.Bridge`.
+
+    Args:
+        app: The Celery app.
+        config: The bridge's.
+        caller: The lane for calls that somebody waits for.
+        operator: The lane for calls that may take long; no revoke has to wait for them.
+    """
+
+    def __init__(self, app: Celery, config: BridgeConfig, caller: Lane, operator: Lane) -> None:
+        self._app = app
+        self._config = config
+        self._caller = caller
+        self._operator = operator
+
+    async def revoke(self, task_ids: list[str], terminate: bool, signal: str) -> None:
+        revoke = functools.partial(self._app.control.revoke, task_ids, terminate=terminate, signal=signal)
+        await self._call(revoke, BrokerUnavailable)
+
+    async def forget(self, task_ids: list[str]) -> None:
+        def remove() -> None:
+            backend = self._app.backend
+            for task_id in task_ids:
+                backend.forget(task_id)
+
+        await self._call(remove, ResultBackendUnavailable)
+
+    async def purge(self, ledger: Ledger, queue: str, reason: str) -> Purged:
+        ids = [job_id async for step in ledger.queues.purge(queue, reason) for job_id in step]
+        messages = await self._operate(lambda: transports.purge(self._app, queue), BrokerUnavailable)
+        for place in range(0, len(ids), MARKED):
+            mark = functools.partial(self._mark_revoked, ids[place : place + MARKED], reason)
+            await self._operate(mark, ResultBackendUnavailable)
+        return Purged(len(ids), messages)
+
+    def _mark_revoked(self, task_ids: Iterable[str], reason: str) -> None:
+        backend = self._app.backend
+        if isinstance(backend, RPCBackend):  # it answers the message of a task, which nobody has
+            return
+        for task_id in task_ids:
+            backend.mark_as_revoked(task_id, reason)
+
+    async def shut_down_worker(self, name: str) -> None:
+        await self._operate(lambda: self._app.control.shutdown(destination=[name]), BrokerUnavailable)
+
+    async def resize_pool(self, name: str, by: int) -> dict[str, str] | None:
+        control = self._app.control
+        resize = functools.partial(control.pool_grow, by) if by > 0 else functools.partial(control.pool_shrink, -by)
+        asked = functools.partial(resize, destination=[name], reply=True, timeout=REPLY_TIMEOUT)
+        answers = await self._operate(asked, BrokerUnavailable)
+        return answers[0][name] if answers else None
+
+    async def _call(self, call: Callable[[], Any], error: type[BridgeError]) -> Any:
+        return await _made(self._caller, call, error, self._config.dispatch_timeout)
+
+    async def _operate(self, call: Callable[[], Any], error: type[BridgeError]) -> Any:
+        return await _made(self._operator, call, error, OPERATION_TIMEOUT)
+
+
+async def _made(lane: Lane, call: Callable[[], Any], error: type[BridgeError], timeout: float) -> Any:
+    """Return what *call* returned in *lane*, or raise *error*."""
+    try:
+        return await lane.submit(call, timeout)
+    except (LaneFull, LaneDown, NotBegun, InDoubt) as exc:
+        raise error("no answer in time", retry_after=RETRY_AFTER) from exc
+    except Exception as exc:  # of any broker's or backend's own client
+        raise error(str(exc), retry_after=RETRY_AFTER) from exc

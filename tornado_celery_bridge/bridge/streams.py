@@ -1,0 +1,105 @@
+"""Streams: the states of one task as they come, and results as their tasks end."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+
+from tornado_celery_bridge.bridge.awaiting import Awaiting
+from tornado_celery_bridge.bridge.results import AsyncResult
+from tornado_celery_bridge.bridge.states import Meta, TaskState
+from tornado_celery_bridge.exceptions import (
+    BridgeError,
+    ResultBackendUnavailable,
+    ResultError,
+    ResultTimeout,
+    WaitersSaturated,
+)
+
+__all__ = ("as_completed", "stream")
+
+T = TypeVar("T")
+
+#: States that a stream's consumer may be behind; older progress is dropped first.
+MAX_BEHIND = 256
+
+
+async def stream(awaiting: Awaiting, task_id: str, timeout: float | None) -> AsyncIterator[TaskState]:
+    """Yield the states of a task; see :meth:`.Bridge.stream`."""
+    yield (first := await awaiting.state(task_id))
+    if first.ready:
+        return
+    timeout = awaiting.config.result_timeout if timeout is None else timeout
+    coming = _States(first)
+    awaiting.watch([task_id], coming, task_id)
+    try:
+        async with asyncio.timeout(timeout) as deadline:
+            async for state in coming:
+                yield state
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise awaiting.timed_out(task_id, timeout or 0.0) from None
+    finally:
+        awaiting.unwatch([task_id], coming)
+
+
+async def as_completed(
+    get: Callable[[AsyncResult[T]], Awaitable[Any]], results: Iterable[AsyncResult[T]]
+) -> AsyncIterator[AsyncResult[T]]:
+    """Yield each of *results* when *get* has it; see :meth:`.Bridge.as_completed`."""
+
+    async def ended(result: AsyncResult[T]) -> AsyncResult[T]:
+        try:
+            await get(result)
+        except (ResultTimeout, ResultBackendUnavailable, WaitersSaturated):
+            raise
+        except BridgeError:  # the task ended, though without a value
+            pass
+        return result
+
+    tasks = [asyncio.ensure_future(ended(result)) for result in results]
+    try:
+        for future in asyncio.as_completed(tasks):
+            yield await future
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _States:
+    """The states of one task, from a listener to one consumer, each once."""
+
+    def __init__(self, first: TaskState) -> None:
+        self._last = first
+        self._states: deque[TaskState | ResultError] = deque()
+        self._wake = asyncio.Event()
+
+    def __call__(self, task_id: str, news: Meta | ResultError) -> None:
+        if isinstance(news, ResultError):
+            self._states.append(news)
+        else:
+            state = TaskState.from_meta(task_id, news)
+            newest = self._states[-1] if self._states else self._last
+            if newest == state or (isinstance(newest, TaskState) and newest.ready):
+                return
+            if len(self._states) >= MAX_BEHIND:
+                self._states.popleft()
+            self._states.append(state)
+        self._wake.set()
+
+    def __aiter__(self) -> "_States":
+        return self
+
+    async def __anext__(self) -> TaskState:
+        if self._last.ready:
+            raise StopAsyncIteration
+        while not self._states:
+            self._wake.clear()
+            await self._wake.wait()
+        state = self._states.popleft()
+        if isinstance(state, ResultError):
+            raise state
+        self._last = state
+        return state
