@@ -51,20 +51,13 @@ class Call(Generic[R]):
     def arguments(self, prefix: str) -> list[Any]:
         """Return what comes after the script's name in EVALSHA: the number of keys, the keys, and the arguments."""
         command, named = self._command, self._named
-        keys = [_key(prefix, literal, named[name] if name else "") for literal, name in command.key_parts]
-        sent = [len(keys), *keys, prefix]
-        for name in command.arguments:
-            value = named[name]
-            sent.append("" if value is None or value is False else "1" if value is True else value)
+        keys = [_key(prefix + start, named[name]) if name else prefix + start for start, name in command.key_parts]
+        values = [named[name] for name in command.arguments]
         if command.rows:
             for row in named[command.rows]:
-                if isinstance(row, tuple):
-                    sent += [
-                        "" if value is None or value is False else "1" if value is True else value for value in row
-                    ]
-                else:
-                    sent.append(row)
-        return sent
+                values += row if isinstance(row, tuple) else (row,)
+        values = ["" if value is None or value is False else "1" if value is True else value for value in values]
+        return [len(keys), *keys, prefix, *values]
 
     def answer(self, answer: Any) -> R:
         """Return what *answer*, as Redis gave it, means."""
@@ -97,7 +90,7 @@ class Command(Generic[P, R]):
             self.columns = getattr(row, "_fields", (self.rows,))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
-        named = {**self._defaults, **kwargs}
+        named = {**self._defaults, **kwargs} if self._defaults else kwargs
         if args or named.keys() != self._names:
             raise TypeError(f"{self.name} takes {sorted(self._names)} by name, and was given {sorted(named)}")
         return Call(self, named)
@@ -147,7 +140,5 @@ def _assembled(file: Path, folders: Sequence[Path]) -> str:
     return "".join([*parts_of(text), text])
 
 
-def _key(prefix: str, literal: str, value: str | bytes) -> str | bytes:
-    if isinstance(value, bytes):
-        return f"{prefix}{literal}".encode() + value
-    return f"{prefix}{literal}{value}"
+def _key(start: str, name: str | bytes) -> str | bytes:
+    return start.encode() + name if isinstance(name, bytes) else start + name
