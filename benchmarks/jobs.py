@@ -156,7 +156,7 @@ async def many(server: Server, count: int) -> None:
 
         await asyncio.to_thread(run)
     with_events = (used() - before) / count
-    for key in client.scan_iter("tcb:events:*", count=1000):
+    for key in client.scan_iter("{tcb}events:*", count=1000):
         client.unlink(key)
     await asyncio.sleep(1)
     print(f"\nA finished job of {count:,}: {with_events:,.0f} bytes with its events, {(used() - before) / count:,.0f} "

@@ -70,13 +70,13 @@ def look_cost(server: Server, looks: int) -> tuple[float, float]:
             if kind == "due":
                 now = int(time.time() * 1000)
                 seed(client, [Entry(name=name, task=TASK, interval=3600.0) for name in names], now - each)
-            client.lpush("tcb:schedules:wake", 1)
+            client.lpush("{tcb}schedules:wake", 1)
             begun = time.perf_counter()
             beat._run_due(lease)
             times[kind].append((time.perf_counter() - begun) * 1000)
         for name in names:
-            client.delete(f"tcb:schedule:{name}", f"tcb:schedules:runs:{name}")
-            client.zrem("tcb:schedules:due", name)
+            client.delete(f"{{tcb}}schedule:{name}", f"{{tcb}}schedules:runs:{name}")
+            client.zrem("{tcb}schedules:due", name)
     beat.close()
     return statistics.median(times["nothing"]), statistics.median(times["due"])
 
@@ -115,7 +115,7 @@ def redbeat(server: Server, idle: int, duration: float) -> tuple[int, float, flo
 def lateness(server: Server, duration: float) -> tuple[list[int], int, float, float]:
     """Return how late runs were in ms, how many were expected, beat's memory in MB, and its share of a core."""
     with server.client() as client, beat_process(server) as process:
-        wait_for(lambda: client.get("tcb:schedules:leader"))
+        wait_for(lambda: client.get("{tcb}schedules:leader"))
         begun = (int(time.time()) + 2) * 1000
         seed(client, [Entry(name=f"due{n}", task=TASK, interval=1.0, misfire="all") for n in range(DUE)], begun)
         time.sleep(2)
@@ -125,10 +125,10 @@ def lateness(server: Server, duration: float) -> tuple[list[int], int, float, fl
         end = (int(time.time()) - 1) * 1000
         memory = _memory(process.pid)
         notes = [
-            json.loads(n) for number in range(DUE) for n in client.lrange(f"tcb:schedules:runs:due{number}", 0, -1)
+            json.loads(n) for number in range(DUE) for n in client.lrange(f"{{tcb}}schedules:runs:due{number}", 0, -1)
         ]
         runs = [note for note in notes if note["slot"] <= end]
-        late = [int(client.hget(f"tcb:job:{run['job']}", "due") or 0) - run["slot"] for run in runs]
+        late = [int(client.hget(f"{{tcb}}job:{run['job']}", "due") or 0) - run["slot"] for run in runs]
         should = ((end - begun) // 1000 + 1) * DUE
     return late, should, memory, share
 

@@ -4,8 +4,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import redis
+from redis.crc import key_slot
 
 from tornado_celery_bridge.base.lua import Command
+
+#: What keys of Celery's and kombu's begin with, and of the tests.
+_NOT_OURS = (b"celery", b"pre.celery", b"_kombu", b"unacked", b"q", b"clock")
 
 _CLOCK = "local time = redis.call('TIME')\n  return time[1] * 1000 + math.floor(time[2] / 1000)"
 
@@ -22,3 +27,9 @@ def read_the_time_from_a_key(monkeypatch: pytest.MonkeyPatch, *modules: ModuleTy
     for command in commands:
         text = command.text.replace(_CLOCK, "return tonumber(redis.call('GET', 'clock'))")
         monkeypatch.setattr(command, "text", text)
+
+
+def check_slots(client: redis.Redis) -> None:
+    """Fail if the ledger has left keys that one server of a Redis Cluster would not have."""
+    ours = [key for key in client.scan_iter() if not key.startswith(_NOT_OURS)]
+    assert len({key_slot(key) for key in ours}) <= 1, ours

@@ -91,8 +91,8 @@ def test_looking(schedules: Schedules, do: Do, command: Command, app: Celery) ->
     assert " 06:00:00+0" in first
     assert len(more) == 2
 
-    do(schedules._redis.call("HSET", "tcb:schedule:poll", "entry", "{", "quarantined", "it is\n\x1b[2Jno more"))
-    do(schedules._redis.call("SADD", "tcb:schedules:quarantined", "poll"))
+    do(schedules._redis.call("HSET", "{tcb}schedule:poll", "entry", "{", "quarantined", "it is\n\x1b[2Jno more"))
+    do(schedules._redis.call("SADD", "{tcb}schedules:quarantined", "poll"))
     assert r"set aside: it is\n\u001b[2Jno more" in command("list").out
     assert command("show", "poll").status == 2
 
@@ -222,7 +222,7 @@ def test_from_beat_schedule(schedules: Schedules, do: Do, command: Command, app:
     [nightly] = do(schedules.find())
     assert (nightly.entry.crontab, nightly.entry.input, nightly.static) == ("0 3 * * *", ["x"], False)
     # Where beat has loaded it, it is there already.
-    do(schedules._redis.call("SADD", "tcb:schedules:static", "-", "nightly"))
+    do(schedules._redis.call("SADD", "{tcb}schedules:static", "-", "nightly"))
     assert "left out  nightly: it is beat_schedule's" in command("import", "--from-app", f"{__name__}:current").out
     assert command("export").out.endswith("schedules: []\n")
 

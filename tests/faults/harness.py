@@ -400,7 +400,7 @@ class System:
             found = {"queue": self._queued()}
             if self.broker is self.redis:
                 found["unacked"] = int(client.hlen("unacked")) + int(client.zcard("unacked_index"))
-            return found if self.stock else found | {"open": int(client.hlen("tcb:open"))}
+            return found if self.stock else found | {"open": int(client.hlen("{tcb}open"))}
 
     def _queued(self) -> int:
         with Connection(self.broker.url, connect_timeout=2) as connection:
@@ -435,7 +435,7 @@ class System:
                 if self.stock:
                     pipe.get(f"celery-task-meta-{job_id}")
                 else:
-                    pipe.hget(f"tcb:job:{job_id}", "state")
+                    pipe.hget(f"{{tcb}}job:{job_id}", "state")
             found = pipe.execute()
         if self.stock:
             return {each: meta and json.loads(meta)["status"] for each, meta in zip(job_ids, found, strict=True)}
@@ -447,7 +447,7 @@ class System:
         with self.redis.client() as client:
             known["result"] = repr(client.get(f"celery-task-meta-{job_id}"))
             if not self.stock:
-                known["job"] = repr(client.hgetall(f"tcb:job:{job_id}"))
+                known["job"] = repr(client.hgetall(f"{{tcb}}job:{job_id}"))
         return known
 
     def forget(self) -> None:

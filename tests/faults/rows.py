@@ -281,7 +281,7 @@ def poison(system: System, count: int, faults: int, seed: int) -> Figures:
     wait_for(lambda: set(system.states(list(poisons)).values()) == {"FAILURE"}, 60)
     took = time.monotonic() - min(poisons.values())
     with system.redis.client() as client:
-        dead = client.zcard("tcb:index:dead")
+        dead = client.zcard("{tcb}index:dead")
     figures.demand(took < 60, "given up within 60 s")
     figures.demand(dead >= len(poisons), "and found as dead")
     path, slowest = "/v1/tasks/faults.echo/jobs", 0.0
@@ -428,7 +428,7 @@ def _sample(system: System, minute: float) -> Sample:
     system.ask("/healthz")
     lag = (time.perf_counter() - begun) * 1000
     with system.redis.client() as client:
-        waiting = int(client.zcard("tcb:index:state:PENDING"))
+        waiting = int(client.zcard("{tcb}index:state:PENDING"))
     return Sample(minute, _megabytes(system.web), descriptors, _megabytes(system.workers[0]), lag, waiting)
 
 

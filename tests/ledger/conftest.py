@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from celery import Celery
 
+from tests.lua import check_slots
 from tests.servers import Database
 from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
@@ -17,6 +18,8 @@ def app(database: Database) -> Iterator[Celery]:
     made.conf.result_backend_transport_options = {"global_keyprefix": "pre."}
     yield made
     made.close()
+    with database.client() as client:
+        check_slots(client)
 
 
 @pytest.fixture

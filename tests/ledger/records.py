@@ -41,4 +41,4 @@ async def job(ledger: Ledger, job_id: str) -> Job:
 async def keys(ledger: Ledger) -> set[str]:
     """All but the history, which is there to stay."""
     found = {key.decode() async for key in ledger.redis.client.scan_iter("*")}
-    return {key for key in found if not key.startswith("pre.tcb:history:")}
+    return {key for key in found if not key.startswith("pre.{tcb}history:")}

@@ -31,7 +31,7 @@ async def test_a_life(ledger: Ledger, worker: WorkerLedger) -> None:
     await end(worker, "a", value={"é": [1.5]})
     done = await job(ledger, "a")
     assert (done.state, done.done, done.result, done.number) == ("SUCCESS", True, {"é": [1.5]}, 3)
-    assert all(key.startswith("pre.tcb:") for key in await keys(ledger))
+    assert all(key.startswith("pre.{tcb}") for key in await keys(ledger))
 
 
 async def test_what_must_not_run(ledger: Ledger, worker: WorkerLedger) -> None:
@@ -113,7 +113,7 @@ async def test_withdrawn_it_never_was(ledger: Ledger, worker: WorkerLedger) -> N
     await accept(ledger, record("a", owner="o", tags=("x", "y")), {}, reservation=held)
     await ledger.jobs.withdraw("a", held)
     await asyncio.to_thread(worker.reconcile, "me", 0.001, 9, [])
-    assert await keys(ledger) <= {"pre.tcb:leader"}
+    assert await keys(ledger) <= {"pre.{tcb}leader"}
     await accept(ledger, record("b"), {}, reservation=held)
     await begin(worker, "b", "1")
     await ledger.jobs.withdraw("b", held)  # it was published after all
@@ -132,11 +132,11 @@ async def test_forgotten_and_remembered(ledger: Ledger, worker: WorkerLedger) ->
             forgotten += await ledger.jobs.sweep()
             await asyncio.sleep(0.01)
     assert await ledger.jobs.get("j3") == Gone("o")
-    kept = await keys(ledger) - {f"pre.tcb:gone:j{number}" for number in range(5)}
+    kept = await keys(ledger) - {f"pre.{{tcb}}gone:j{number}" for number in range(5)}
     assert kept == {
-        *("pre.tcb:job:open", "pre.tcb:input:open", "pre.tcb:open", "pre.tcb:index:all"),
-        *("pre.tcb:message:open", "pre.tcb:reached", "pre.tcb:queued:q:"),
-        *("pre.tcb:index:owner:o", "pre.tcb:index:task:t", "pre.tcb:index:state:PENDING"),
+        *("pre.{tcb}job:open", "pre.{tcb}input:open", "pre.{tcb}open", "pre.{tcb}index:all"),
+        *("pre.{tcb}message:open", "pre.{tcb}reached", "pre.{tcb}queued:q:"),
+        *("pre.{tcb}index:owner:o", "pre.{tcb}index:task:t", "pre.{tcb}index:state:PENDING"),
     }
 
 
@@ -174,7 +174,7 @@ async def test_a_finished_job_takes_a_kilobyte(ledger: Ledger, worker: WorkerLed
         for each in ids:
             worker.start(each, "a.task", each, worker="celery@a-host")
             worker.finish(each, "SUCCESS", result)
-            worker._sure.client.delete(f"pre.tcb:events:{each}")  # as an hour later
+            worker._sure.client.delete(f"pre.{{tcb}}events:{each}")  # as an hour later
 
     async def used() -> int:
         info = await ledger.redis.client.info("memory")
@@ -197,8 +197,8 @@ async def test_a_traceback_is_bounded_and_goes_with_its_job(ledger: Ledger, work
     assert kept.endswith("é\\ud800 raised here")
     assert 16_384 - 2 <= len(kept.encode()) <= 16_384 + 3
     assert (await job(ledger, "b")).traceback is None
-    assert [key async for key in ledger.redis.client.scan_iter("*traceback*")] == [b"pre.tcb:traceback:a"]
-    await ledger.redis.client.zadd("pre.tcb:due", {"a": 0})
+    assert [key async for key in ledger.redis.client.scan_iter("*traceback*")] == [b"pre.{tcb}traceback:a"]
+    await ledger.redis.client.zadd("pre.{tcb}due", {"a": 0})
     assert await ledger.jobs.sweep() == 1
     assert [key async for key in ledger.redis.client.scan_iter("*traceback*")] == []
 
@@ -373,9 +373,9 @@ async def test_a_claim_that_is_not_settled_lapses(ledger: Ledger) -> None:
 async def test_a_callback_whose_job_was_deleted_by_hand_is_dropped(ledger: Ledger) -> None:
     await cancelled(ledger, "a", "https://x.test/")
     await cancelled(ledger, "b", "https://x.test/")
-    await ledger.redis.call("DEL", "pre.tcb:job:a")
+    await ledger.redis.call("DEL", "pre.{tcb}job:a")
     assert [each.job_id for each in await claim(ledger)] == ["b"]
-    assert await ledger.redis.call("ZRANGE", "pre.tcb:callbacks:x.test", 0, -1) == [b"b"]
+    assert await ledger.redis.call("ZRANGE", "pre.{tcb}callbacks:x.test", 0, -1) == [b"b"]
 
 
 async def test_no_receiver_takes_all_and_nobody_waits_behind_it(ledger: Ledger) -> None:
@@ -409,19 +409,19 @@ async def test_few_attempts_are_kept_and_none_longer_than_the_job(
     await ledger.callbacks.record_attempt(found, {"status": 200}, "delivered")  # which nobody asks for any more
     await ledger.callbacks.replay("a")
     assert await ledger.callbacks.delivery("a") is None
-    assert await keys(ledger) == {"pre.tcb:gone:a"}
+    assert await keys(ledger) == {"pre.{tcb}gone:a"}
 
 
 async def test_a_job_without_a_callback_costs_nothing_for_it(ledger: Ledger, worker: WorkerLedger) -> None:
     await accept(ledger, record("a"), {})
     await begin(worker, "a", "t1")
     await end(worker, "a")
-    kept = {field.decode() for field in await ledger.redis.call("HKEYS", "pre.tcb:job:a")}
+    kept = {field.decode() for field in await ledger.redis.call("HKEYS", "pre.{tcb}job:a")}
     assert kept == {
         *("owner", "task", "queue", "created_at", "state"),
         *("attempt", "started_at", "finished_at", "worker", "number"),
     }
-    kinds = {key.removeprefix("pre.tcb:").partition(":")[0] for key in await keys(ledger)}
+    kinds = {key.removeprefix("pre.{tcb}").partition(":")[0] for key in await keys(ledger)}
     assert kinds == {"job", "input", "value", "events", "index", "due", "pace"}
 
 
@@ -440,14 +440,14 @@ async def test_a_blob_goes_with_its_job_and_one_that_is_nobodys_goes(ledger: Led
     await end(worker, "a", value=returned)
     ended = await job(ledger, "a")
     assert (ended.stored, ended.result) == (returned, None)
-    assert await ledger.redis.client.zrange("pre.tcb:blobs", 0, -1) == [orphan.name.encode()]
+    assert await ledger.redis.client.zrange("pre.{tcb}blobs", 0, -1) == [orphan.name.encode()]
     await ledger.blobs.disown(orphan.name)
     assert await ledger.blobs.orphans() == [orphan.name]
-    await ledger.redis.client.zadd("pre.tcb:due", {"a": 0})
+    await ledger.redis.client.zadd("pre.{tcb}due", {"a": 0})
     assert await ledger.jobs.sweep() == 1
     assert set(await ledger.blobs.orphans()) == {given.name, returned.name, orphan.name}
     await ledger.blobs.removed([given.name, returned.name, orphan.name])
-    assert await keys(ledger) == {"pre.tcb:gone:a", "pre.tcb:pace"}
+    assert await keys(ledger) == {"pre.{tcb}gone:a", "pre.{tcb}pace"}
 
 
 async def test_a_job_that_is_withdrawn_takes_its_blobs_along(ledger: Ledger) -> None:
@@ -456,7 +456,7 @@ async def test_a_job_that_is_withdrawn_takes_its_blobs_along(ledger: Ledger) -> 
     await accept(ledger, record("a"), first)
     await ledger.blobs.announce(second.name)
     await ledger.blobs.adopt("a", second.name)
-    assert not await ledger.redis.client.exists("pre.tcb:blobs")
+    assert not await ledger.redis.client.exists("pre.{tcb}blobs")
     await ledger.jobs.withdraw("a")
     assert set(await ledger.blobs.orphans()) == {first.name, second.name}
 
@@ -468,4 +468,4 @@ async def test_what_a_job_that_had_ended_returns_is_nobodys(ledger: Ledger, work
     await asyncio.to_thread(worker.announce, late.name)
     await end(worker, "a", value=late)
     await ledger.blobs.adopt("nothing", late.name)
-    assert await ledger.redis.client.zrange("pre.tcb:blobs", 0, -1) == [late.name.encode()]
+    assert await ledger.redis.client.zrange("pre.{tcb}blobs", 0, -1) == [late.name.encode()]

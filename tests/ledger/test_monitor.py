@@ -139,11 +139,11 @@ async def test_the_history_ends(ledger: Ledger, worker: WorkerLedger) -> None:
     """By itself, after so many minutes, hours and days; the beginning is years ago."""
     await accept(ledger, record("a"), {})
     minute = int(time.time()) // 60 - 1  # as if what was counted had been counted a minute ago
-    await ledger.redis.call("HSET", "pre.tcb:history:open", "minute", minute)
+    await ledger.redis.call("HSET", "pre.{tcb}history:open", "minute", minute)
     await accept(ledger, record("b"), {})
     left = {
-        key.decode().split(":")[2]: int(await ledger.redis.call("PTTL", key)) / 1000
-        async for key in ledger.redis.client.scan_iter("pre.tcb:history:*")
+        key.decode().split(":")[1]: int(await ledger.redis.call("PTTL", key)) / 1000
+        async for key in ledger.redis.client.scan_iter("pre.{tcb}history:*")
     }
     assert left.pop("all") == left.pop("open") == -0.001
     assert left.keys() == PERIODS.keys()
@@ -207,5 +207,5 @@ async def test_workers(ledger: Ledger, clock: Clock, worker: WorkerLedger) -> No
     await tell("w@here")
     assert [each.name for each in await monitor.workers()] == ["w@here"]
     assert {key for key in await keys(ledger) if ":worker" in key} <= {
-        *("pre.tcb:workers", "pre.tcb:worker:w@here", "pre.tcb:worker:v@there")
+        *("pre.{tcb}workers", "pre.{tcb}worker:w@here", "pre.{tcb}worker:v@there")
     }

@@ -151,7 +151,7 @@ class World(RuleBasedStateMachine):
 
     def freeze(self, attempt: Attempt, frozen: bool) -> None:
         if attempt.frozen and not frozen:
-            held_by = self.client.hget(f"tcb:job:{attempt.job_id}", "token")
+            held_by = self.client.hget(f"{{tcb}}job:{attempt.job_id}", "token")
             attempt.is_given_up |= held_by != attempt.token.encode()
         attempt.frozen = frozen
 
@@ -217,14 +217,14 @@ class World(RuleBasedStateMachine):
                 break
         assert len(self.ended) == len(self.jobs), {each: self.job(each).state for each in self.jobs}
         for job_id in self.jobs:
-            assert self.client.hget(f"tcb:job:{job_id}", "lost") is None
-        kinds = {key.decode().split(":")[1] for key in self.client.keys("tcb:*")}  # type: ignore[union-attr]
+            assert self.client.hget(f"{{tcb}}job:{job_id}", "lost") is None
+        kinds = {key.decode().removeprefix("{tcb}").split(":")[0] for key in self.client.keys("{tcb}*")}  # type: ignore[union-attr]
         left = {"job", "input", "value", "events", "index", "due", "pace", "leader", "wake", *WATCHED}
         assert kinds <= left, kinds - left
         self.wait(TTL + 1)
         while self.do(self.ledger.jobs.sweep()):
             pass
-        kinds = {key.decode().split(":")[1] for key in self.client.keys("tcb:*")}  # type: ignore[union-attr]
+        kinds = {key.decode().removeprefix("{tcb}").split(":")[0] for key in self.client.keys("{tcb}*")}  # type: ignore[union-attr]
         assert kinds <= {"gone", "pace", "leader", "wake", *WATCHED}, kinds
         self.check_history()
 

@@ -152,7 +152,7 @@ async def test_what_is_refused_leaves_nothing(bridge: Bridge) -> None:
         await bridge.submit("unknown.task", (1,), {"y": 2})
     with pytest.raises((TypeError, EncodeError)):
         await bridge.submit("sample.add", (object(),))
-    assert await bridge.ledger.redis.call("KEYS", "tcb:job:*") == []
+    assert await bridge.ledger.redis.call("KEYS", "{tcb}job:*") == []
 
 
 async def test_positional_and_named_arguments(bridge: Bridge) -> None:

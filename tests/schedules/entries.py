@@ -18,7 +18,7 @@ def seed(client: Redis, entries: Iterable[Entry], slot: int) -> None:
     with client.pipeline(transaction=False) as pipeline:
         for one in entries:
             known = {"entry": one.encode(), "version": 1, "slot": slot}
-            pipeline.hset(f"tcb:schedule:{one.name}", mapping=known)  # type: ignore[arg-type]
-            pipeline.zadd("tcb:schedules", {one.name: 0})
-            pipeline.zadd("tcb:schedules:due", {one.name: one.due(slot)})
+            pipeline.hset(f"{{tcb}}schedule:{one.name}", mapping=known)  # type: ignore[arg-type]
+            pipeline.zadd("{tcb}schedules", {one.name: 0})
+            pipeline.zadd("{tcb}schedules:due", {one.name: one.due(slot)})
         pipeline.execute()

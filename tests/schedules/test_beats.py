@@ -143,9 +143,9 @@ def test_beats_that_are_killed_and_frozen(
     other.process.terminate()
     assert other.process.wait(20) == 0
     with own_server.client() as client:
-        until(lambda: client.exists("tcb:open") == 0)
+        until(lambda: client.exists("{tcb}open") == 0)
         # What was under way as Redis died has a second attempt: one job all the same.
-        again = [run for run in Counter(runs()) if int(client.hget(f"tcb:job:{run}", "attempt") or 1) > 1]
+        again = [run for run in Counter(runs()) if int(client.hget(f"{{tcb}}job:{run}", "attempt") or 1) > 1]
     whole = each_slot_once(runs(), [do(schedules.get(name)) for name in [*names, "static"]], again)
     assert whole == len(set(runs())) - 2  # soon, and sooner
 
@@ -189,7 +189,7 @@ def test_the_leader_sleeps_for_half_a_minute_and_the_next_one_is_killed(
     first.process.terminate()
     assert first.process.wait(20) == 0
     with own_server.client() as client:
-        until(lambda: client.exists("tcb:open") == 0, 60)
+        until(lambda: client.exists("{tcb}open") == 0, 60)
     runs = ran.read_text().splitlines()
     assert do(schedules.statistics()).runs == len(runs)
     assert each_slot_once(runs, [do(schedules.get(name)) for name in [*names, "static"]]) == len(runs) > 1_000
@@ -205,7 +205,7 @@ def test_a_run_that_is_under_way_as_redis_dies_runs_again(
     until(lambda: b"after connection loss" in (ran.parent / "worker.log").read_bytes())
     own_server.start()
     with own_server.client() as client:
-        until(lambda: client.hget(f"tcb:job:{job_id}", "state") in (b"SUCCESS", b"FAILURE", b"REVOKED"), 60)
+        until(lambda: client.hget(f"{{tcb}}job:{job_id}", "state") in (b"SUCCESS", b"FAILURE", b"REVOKED"), 60)
     [run] = do(schedules.runs("long"))
     assert run.job is not None
     assert (run.job.state, run.job.attempt) == ("SUCCESS", 2)
@@ -277,7 +277,7 @@ def test_the_clock_of_redis_is_set(
     until(lambda: len(slots("seconds")) > before + 2)
     assert len(slots("once")) < 10
     with own_server.client() as client:
-        until(lambda: client.exists("tcb:open") == 0)
+        until(lambda: client.exists("{tcb}open") == 0)
     assert [run for run, count in Counter(ran.read_text().splitlines()).items() if count > 1] == []
     for name in ("all", "once", "seconds"):
         assert len(set(slots(name))) == len(slots(name))
@@ -290,11 +290,11 @@ def test_one_malformed_entry_among_a_thousand(
     names = [f"e{number}" for number in range(1000)]
     with own_server.client() as client:
         seed(client, [entry(name=name, task="sample.note", interval=3600) for name in names], slot)
-        client.hset("tcb:schedule:e500", "entry", "{")
+        client.hset("{tcb}schedule:e500", "entry", "{")
         beat = start()
         expected = {run_id(name, slot) for name in names} - {run_id("e500", slot)}
-        until(lambda: client.zcount("tcb:schedules:due", "-inf", slot) == 0)
-        until(lambda: sum(client.exists(f"tcb:job:{run}") for run in expected) == 999)
+        until(lambda: client.zcount("{tcb}schedules:due", "-inf", slot) == 0)
+        until(lambda: sum(client.exists(f"{{tcb}}job:{run}") for run in expected) == 999)
         until(lambda: client.llen("celery") >= 999)
     assert list(do(schedules.quarantined())) == ["e500"]
     assert beat.process.poll() is None

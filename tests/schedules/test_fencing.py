@@ -68,10 +68,10 @@ def test_a_thousand_slots(order: int, database: Database, client: Client, clock:
             if chance.random() < 0.15:
                 frozen[number] = due, beat.lease.leader, now
                 if chance.random() < 0.5:  # for long: its lease is over
-                    client.delete("tcb:schedules:leader")
+                    client.delete("{tcb}schedules:leader")
             else:
                 beat._run(due, beat.lease.leader, now)
-    client.delete("tcb:schedules:leader")  # the faults are over
+    client.delete("{tcb}schedules:leader")  # the faults are over
     beats[0].ask()
     for _ in range(2):
         answer = beats[0]._redis.run(calls.due(leader=beats[0].lease.leader, most=100))
@@ -84,7 +84,7 @@ def test_a_thousand_slots(order: int, database: Database, client: Client, clock:
         )
     expected = [run_id(name, START + at * 1000) for name, every in EVERY.items() for at in range(0, SECONDS, every)]
     assert Counter(accepted) == Counter(expected)
-    assert int(client.get("tcb:schedules:fence") or 0) > 3  # the lead went to and fro
+    assert int(client.get("{tcb}schedules:fence") or 0) > 3  # the lead went to and fro
     for beat in beats:
         beat.close()
     app.close()

@@ -14,6 +14,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.schedules import crontab
 
 from tests.ledger.records import begin, end
+from tests.lua import check_slots
 from tests.schedules.beats import Beat
 from tests.schedules.entries import entry
 from tests.servers import Database, free_port
@@ -44,6 +45,8 @@ def app(database: Database) -> Iterator[Celery]:
     install(made)
     yield made
     made.close()
+    with database.client() as client:
+        check_slots(client)
 
 
 @pytest.fixture
@@ -123,7 +126,7 @@ async def test_a_life(schedules: Schedules) -> None:
         with pytest.raises(ScheduleEntryNotFound):
             await call("e")
     left = await schedules._redis.call("KEYS", "*")
-    assert {key.decode() for key in left} == {"pre.tcb:schedules:wake"}
+    assert {key.decode() for key in left} == {"pre.{tcb}schedules:wake"}
 
 
 async def test_what_is_never_due_is_refused(schedules: Schedules) -> None:

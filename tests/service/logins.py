@@ -9,7 +9,7 @@ from tests.service.site import Service
 
 
 async def forget_attempts(service: Service) -> None:
-    await service.jobs.ledger.redis.call("DEL", "tcb:rate:login:127.0.0.1")
+    await service.jobs.ledger.redis.call("DEL", "{tcb}rate:login:127.0.0.1")
 
 
 async def log_in(site: Guarded, key: str, following: str = "", **headers: str) -> HTTPResponse:

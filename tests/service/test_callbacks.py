@@ -150,7 +150,7 @@ async def calling(web_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         made.jobs.receivers = Receivers("127.0.0.1,hooks.test")
         yield made
         redis = made.jobs.ledger.redis.client
-        await redis.delete("tcb:callbacks", *[key async for key in redis.scan_iter("tcb:callbacks:*")])
+        await redis.delete("{tcb}callbacks", *[key async for key in redis.scan_iter("{tcb}callbacks:*")])
     app.close()
 
 
@@ -203,7 +203,7 @@ async def test_a_job_without_a_callback_has_none(calling: Service) -> None:
     job = json.loads((await calling.submit("s.add", {"input": [1]}, wait=10)).body)
     assert "deliveries" not in job["links"]
     assert json.loads((await calling.fetch(f"/v1/jobs/{job['id']}/deliveries")).body) == {"deliveries": []}
-    kept = await calling.jobs.ledger.redis.client.hkeys(f"tcb:job:{job['id']}")
+    kept = await calling.jobs.ledger.redis.client.hkeys(f"{{tcb}}job:{job['id']}")
     assert not {b"callback", b"delivery", b"tries"} & set(kept)
 
 

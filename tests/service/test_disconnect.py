@@ -15,11 +15,11 @@ async def hang_up_while_waiting(service: Service, body: object, wait: int = 30) 
         f"POST /v1/tasks/s.nap/jobs HTTP/1.1\r\nHost: x\r\n"
         f"Prefer: wait={wait}\r\nContent-Length: {len(content)}\r\n\r\n"
     )
-    before = {key async for key in service.jobs.ledger.redis.client.scan_iter("tcb:job:*", count=10_000)}
+    before = {key async for key in service.jobs.ledger.redis.client.scan_iter("{tcb}job:*", count=10_000)}
     _, writer = await service.raw(head.encode() + content)
     await until(lambda: service.jobs.ledger.events.following)
-    (new,) = {key async for key in service.jobs.ledger.redis.client.scan_iter("tcb:job:*", count=10_000)} - before
-    job_id = new.decode().removeprefix("tcb:job:")
+    (new,) = {key async for key in service.jobs.ledger.redis.client.scan_iter("{tcb}job:*", count=10_000)} - before
+    job_id = new.decode().removeprefix("{tcb}job:")
     async with asyncio.timeout(20):
         while (await service.jobs.get(EVERYBODY, job_id)).state != "STARTED":
             await asyncio.sleep(0.01)

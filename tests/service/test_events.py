@@ -169,11 +169,11 @@ async def test_history_that_is_no_longer_kept_begins_with_a_snapshot(service: Se
     async with reading(service, job_id) as stream:
         told = await stream.rest()
     redis = service.jobs.ledger.redis.client
-    await redis.ltrim(f"tcb:events:{job_id}", -2, -1)
+    await redis.ltrim(f"{{tcb}}events:{job_id}", -2, -1)
     async with reading(service, job_id, "?after=1") as stream:
         names = [event.name for event in await stream.rest()]
     assert names == ["snapshot", "progress", "end"]
-    await redis.delete(f"tcb:events:{job_id}")  # as it expires, some time after the end
+    await redis.delete(f"{{tcb}}events:{job_id}")  # as it expires, some time after the end
     async with reading(service, job_id, "?after=1") as stream:
         (snapshot, end) = await stream.rest()
     assert (snapshot.name, end.name, end.id) == ("snapshot", "end", told[-1].id)

@@ -97,7 +97,7 @@ async def workers(environment: dict[str, str], log: Path, *options: str) -> Asyn
 
 
 async def records(service: Service) -> list[str]:
-    return [key.decode() async for key in service.jobs.ledger.redis.client.scan_iter("tcb:job:*", count=10_000)]
+    return [key.decode() async for key in service.jobs.ledger.redis.client.scan_iter("{tcb}job:*", count=10_000)]
 
 
 async def test_the_broker_alone_is_gone(own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,10 +197,10 @@ async def test_a_job_is_forgotten_after_its_time_and_remembered_to_have_been(own
         problem(await service.fetch(link), 410, "expired-job")
         problem(await service.fetch(f"{link}/events"), 410, "expired-job")
         problem(await service.fetch(f"{link}/retry", "POST"), 410, "expired-job")
-        left = [key async for key in ledger.redis.client.scan_iter("tcb:*")]
-        of_nobody = (b"tcb:audit", b"tcb:history")  # of bounded size, whatever becomes of jobs
-        assert [key for key in left if not key.startswith(of_nobody)] == [b"tcb:gone:" + made["id"].encode()]
-        assert 0 < await ledger.redis.client.ttl(f"tcb:gone:{made['id']}") <= 7 * 86_400
+        left = [key async for key in ledger.redis.client.scan_iter("{tcb}*")]
+        of_nobody = (b"{tcb}audit", b"{tcb}history")  # of bounded size, whatever becomes of jobs
+        assert [key for key in left if not key.startswith(of_nobody)] == [b"{tcb}gone:" + made["id"].encode()]
+        assert 0 < await ledger.redis.client.ttl(f"{{tcb}}gone:{made['id']}") <= 7 * 86_400
     app.close()
 
 

@@ -73,7 +73,7 @@ async def test_in_flight_and_then_taken_over(service: Service, monkeypatch: pyte
     refused = problem(await submit(service, "abc-5", {"input": [1]}), 409, "idempotency-key-in-flight")
     # Whoever holds it does not answer for so long that it is taken over: published again, run once.
     redis = service.jobs.ledger.redis.client
-    async for held in redis.scan_iter("tcb:key:*"):
+    async for held in redis.scan_iter("{tcb}key:*"):
         await redis.hset(held, "lease", 0)
     taken_over = await submit(service, "abc-5", {"input": [1]}, wait=10)
     assert taken_over.code == 200
@@ -89,7 +89,7 @@ async def test_in_flight_and_then_taken_over(service: Service, monkeypatch: pyte
 async def lapse(service: Service) -> None:
     """Leave all keys as processes leave them that die before they have answered."""
     redis = service.jobs.ledger.redis.client
-    async for held in redis.scan_iter("tcb:key:*"):
+    async for held in redis.scan_iter("{tcb}key:*"):
         await redis.hdel(held, "response")
         await redis.hset(held, "lease", 0)
 
@@ -122,7 +122,7 @@ async def test_a_job_that_was_taken_over_in_vain_is_kept(service: Service, monke
 
 async def test_when_the_keys_time_is_over_but_not_its_jobs(service: Service) -> None:
     first = json.loads((await submit(service, "abc-6", {"input": [1]}, wait=10)).body)
-    async for key in service.jobs.ledger.redis.client.scan_iter("tcb:key:*"):
+    async for key in service.jobs.ledger.redis.client.scan_iter("{tcb}key:*"):
         await service.jobs.ledger.redis.client.delete(key)
     again = await submit(service, "abc-6", {"input": [1]})
     assert (again.code, json.loads(again.body)) == (200, first)

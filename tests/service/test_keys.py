@@ -443,19 +443,19 @@ def test_rates() -> None:
 
 async def test_an_allowance_comes_back_one_by_one(service: Service) -> None:
     ledger, redis = service.jobs.ledger, service.jobs.ledger.redis.client
-    await redis.delete("tcb:rate:one")
+    await redis.delete("{tcb}rate:one")
     rate = Rate(4, 3600)
     left = [await take(ledger, "one", rate) for _ in range(6)]
     assert [each.is_granted for each in left] == [True] * 4 + [False] * 2
     assert [each.remaining for each in left] == [3, 2, 1, 0, 0, 0]
     assert all(0 < each.wait <= 900 for each in left)
     assert left[3].headers == {"RateLimit-Policy": '"key";q=4;w=3600', "RateLimit": f'"key";r=0;t={left[3].wait}'}
-    assert 3_000_000 < await redis.pttl("tcb:rate:one") <= 3_600_000
+    assert 3_000_000 < await redis.pttl("{tcb}rate:one") <= 3_600_000
     # As if two intervals and a bit had gone by.
-    await redis.set("tcb:rate:one", int(await redis.get("tcb:rate:one")) - 1_900_000_000)  # type: ignore[arg-type]
+    await redis.set("{tcb}rate:one", int(await redis.get("{tcb}rate:one")) - 1_900_000_000)  # type: ignore[arg-type]
     left = [await take(ledger, "one", rate) for _ in range(3)]
     assert [each.is_granted for each in left] == [True, True, False]
-    await redis.delete("tcb:rate:one")  # it expires by itself once it is whole
+    await redis.delete("{tcb}rate:one")  # it expires by itself once it is whole
     assert (await take(ledger, "one", rate)).remaining == 3
 
 

@@ -36,8 +36,8 @@ async def service(service: Service) -> Service:
 
 async def forget_all(service: Service) -> None:
     """Remove all schedules, but for what beats have among themselves."""
-    theirs = {f"tcb:schedules:{name}".encode() for name in ("leader", "fence", "wake")}
-    keys = set(await service.jobs.ledger.redis.call("KEYS", "tcb:schedule*")) - theirs
+    theirs = {f"{{tcb}}schedules:{name}".encode() for name in ("leader", "fence", "wake")}
+    keys = set(await service.jobs.ledger.redis.call("KEYS", "{tcb}schedule*")) - theirs
     if keys:
         await service.jobs.ledger.redis.call("DEL", *keys)
 
@@ -470,11 +470,11 @@ async def test_an_entry_that_nobody_can_use(service: Service, beat: None) -> Non
 
     async def spoil(name: str, *command: Any) -> None:
         await ledger.redis.call(*command)
-        await ledger.redis.call("ZADD", "tcb:schedules:due", 1, name)
-        await ledger.redis.call("LPUSH", "tcb:schedules:wake", 1)
+        await ledger.redis.call("ZADD", "{tcb}schedules:due", 1, name)
+        await ledger.redis.call("LPUSH", "{tcb}schedules:wake", 1)
 
-    await spoil("text", "SET", "tcb:schedule:text", "no hash")
-    await spoil("hash", "HSET", "tcb:schedule:hash", "entry", "{", "version", 3, "slot", 1)
+    await spoil("text", "SET", "{tcb}schedule:text", "no hash")
+    await spoil("hash", "HSET", "{tcb}schedule:hash", "entry", "{", "version", 3, "slot", 1)
     async with asyncio.timeout(20):
         while len(found := shown(await send(service, "GET", ""))["quarantined"]) < 2:
             await asyncio.sleep(0.05)
@@ -555,7 +555,7 @@ async def test_scopes_and_tasks(keyed: tuple[Service, dict[str, dict[str, str]]]
 
 async def test_an_entry_that_nobody_can_use_is_the_admins(keyed: tuple[Service, dict[str, dict[str, str]]]) -> None:
     service, keys = keyed
-    await service.jobs.ledger.redis.call("HSET", "tcb:schedule:bad", "entry", "{", "version", 1)
+    await service.jobs.ledger.redis.call("HSET", "{tcb}schedule:bad", "entry", "{", "version", 1)
     problem(await send(service, "GET", "/bad", None, keys["alice"]), 404, "unknown-schedule")
     problem(await send(service, "PUT", "/bad", HOURLY | {"name": "bad"}, keys["alice"]), 409, "schedule-exists")
     problem(await send(service, "GET", "/bad", None, keys["admin"]), 409, "schedule-quarantined")

@@ -48,7 +48,7 @@ def url(own_server: Server, folder: Path, tmp_path_factory: pytest.TempPathFacto
 def led_by_nobody(server: Server) -> None:
     """Have no worker look for what is lost or over, so that tests see what is to be removed."""
     with server.client() as client:
-        client.set("tcb:leader", "nobody")
+        client.set("{tcb}leader", "nobody")
 
 
 @pytest.fixture
@@ -229,15 +229,15 @@ async def test_a_job_that_is_taken_over_has_both_blobs(service: Service) -> None
     alone = {key: value for key, value in workflow["group"][0].items() if key != "task"}
     for path, body in (("/v1/tasks/s.size/jobs", alone), ("/v1/workflows", workflow)):
         made = [job(await service.post(path, body, headers), 202)]
-        async for held in ledger.redis.client.scan_iter("tcb:key:*"):
+        async for held in ledger.redis.client.scan_iter("{tcb}key:*"):
             await ledger.redis.client.hdel(held, "response")
             await ledger.redis.client.hset(held, "lease", 0)
         made.append(job(await service.post(path, body, headers), 202))
         first, again = (each["tree"]["group"][0] if "tree" in each else each for each in made)
         assert first["id"] == again["id"]
-        names = (await ledger.redis.client.hget(f"tcb:job:{first['id']}", "blobs")).split()  # type: ignore[union-attr]
+        names = (await ledger.redis.client.hget(f"{{tcb}}job:{first['id']}", "blobs")).split()  # type: ignore[union-attr]
         assert len(names) == 2
-        assert not set(names) & set(await ledger.redis.client.zrange("tcb:blobs", 0, -1))
+        assert not set(names) & set(await ledger.redis.client.zrange("{tcb}blobs", 0, -1))
         headers = {"Idempotency-Key": "taken over, too"}
 
 

@@ -68,4 +68,4 @@ async def test_a_receiver_is_not_told_it(service: Service) -> None:
 async def test_what_succeeded_or_was_tried_again_has_none(service: Service, tmp_path: Path) -> None:
     made = json.loads((await service.submit("s.flaky", {"input": {"path": str(tmp_path / "tries")}}, wait=20)).body)
     assert (made["state"], made["attempt"]) == ("SUCCESS", 3)
-    assert await service.jobs.ledger.redis.client.exists(f"tcb:traceback:{made['id']}") == 0
+    assert await service.jobs.ledger.redis.client.exists(f"{{tcb}}traceback:{made['id']}") == 0

@@ -172,7 +172,7 @@ async def test_options_of_steps(service: Service) -> None:
 
 
 async def test_how_long_others_took_is_not_its_wait(service: Service) -> None:
-    await service.jobs.ledger.redis.client.hdel("tcb:pace", "s.echo wait")
+    await service.jobs.ledger.redis.client.hdel("{tcb}pace", "s.echo wait")
     await run(service, {"chain": [{"task": "s.nap", "input": [2]}, {"task": "s.echo"}]})
     waited, _ = await service.jobs.ledger.jobs.pace("s.echo")
     assert waited is not None
@@ -457,7 +457,7 @@ async def test_in_flight_and_then_taken_over(service: Service, monkeypatch: pyte
         await began.wait()
     refused = problem(await submit(service, body, key="wf-3"), 409, "idempotency-key-in-flight")
     redis = service.jobs.ledger.redis.client
-    async for held in redis.scan_iter("tcb:key:*"):
+    async for held in redis.scan_iter("{tcb}key:*"):
         await redis.hset(held, "lease", 0)
     taken_over = await submit(service, body, wait=None, key="wf-3")
     assert json.loads(taken_over.body)["id"] == refused["workflow"]["id"]
@@ -473,7 +473,7 @@ async def test_a_chord_that_was_published_twice(service: Service) -> None:
     body = {"chord": {"header": [quiet(1), quiet(2)], "body": total()}}
     document = json.loads((await submit(service, body, wait=None, key="wf-5")).body)
     redis = service.jobs.ledger.redis.client
-    async for held in redis.scan_iter("tcb:key:*"):
+    async for held in redis.scan_iter("{tcb}key:*"):
         await redis.hdel(held, "response")
         await redis.hset(held, "lease", 0)
     assert json.loads((await submit(service, body, wait=None, key="wf-5")).body)["id"] == document["id"]

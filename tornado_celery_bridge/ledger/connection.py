@@ -217,7 +217,7 @@ def ms(seconds: float) -> int:
 def prefix_of(app: Celery) -> str:
     """Return what comes before every key of *app*'s ledger."""
     options = app.conf.result_backend_transport_options or {}
-    return f"{options.get('global_keyprefix', '')}tcb:"
+    return f"{options.get('global_keyprefix', '')}{{tcb}}"
 
 
 def _unavailable(exc: Exception) -> LedgerUnavailable:
