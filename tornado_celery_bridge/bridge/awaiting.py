@@ -25,12 +25,12 @@ __all__ = ("Awaiting",)
 
 class Awaiting:
     """
-    What a bridge awaits results by. Methods and errors are those of :class:`.Bridge`.
+    Awaits results for a bridge. Methods and errors are those of :class:`.Bridge`.
 
     Args:
         config: The bridge's.
         listener: Hears of results.
-        backend: Rebuilds exceptions from what is stored; nothing is read by it.
+        backend: Rebuilds exceptions from what is stored; it does not read.
         store: Where large results are, if the app has a store.
     """
 
@@ -65,7 +65,7 @@ class Awaiting:
         Tell *watcher* of states, up to :meth:`unwatch`.
 
         Raises:
-            WaitersSaturated: Too many waits are under way; it says that it is about *task_id*.
+            WaitersSaturated: Too many waits are under way; its ``task_id`` is *task_id*.
         """
         if self.waits >= self.config.max_waiters:
             raise WaitersSaturated("too many waits are under way", task_id=task_id, retry_after=RETRY_AFTER)
@@ -133,7 +133,7 @@ class _Wait:
 
     Args:
         result: What is waited for.
-        rebuild: Turns what is stored into what Celery shows, exceptions rebuilt; None: any end is an end.
+        rebuild: Rebuilds the exceptions in what is stored; None: the wait is for any end, and raises nothing.
     """
 
     __slots__ = ("_outstanding", "_rebuild", "_result", "future", "seen", "task_ids")

@@ -1,4 +1,13 @@
-"""The bridge: dispatches signatures and awaits their results, for one event loop."""
+"""
+The bridge: dispatches signatures and awaits their results, for one event loop.
+
+This is the facade, with all that is documented. What it does, its parts do, each a subject of its own:
+
+    sending     from the loop to the broker, with or without a job in the ledger
+    awaiting    waits for results, by a listener: pubsub (Redis), polling (other backends)
+    streams     states as they come, results as their tasks end
+    operating   remote control, purging, forgetting
+"""
 
 import asyncio
 import contextlib
@@ -37,7 +46,7 @@ T = TypeVar("T")
 
 
 class _Parts(NamedTuple):
-    """What an open bridge works by."""
+    """What an open bridge works with."""
 
     sending: Sending
     awaiting: Awaiting
@@ -77,11 +86,11 @@ class Bridge:
 
     async def start(self) -> Self:
         """
-        Open the bridge for the running loop; broker and backend are connected to, and again, by itself.
+        Open the bridge for the running loop. It connects to broker and backend by itself, and again if need be.
 
         Raises:
-            ImproperlyConfigured: The app has no result backend, or one that this can't work with; or a
-                ``job_store_url`` that can't be used.
+            ImproperlyConfigured: The app has no result backend, or one that a bridge can't use, or a ``job_store_url``
+                that can't be used.
         """
         backend = await asyncio.to_thread(self._prepare_app)
         self._parts = self._make_parts(backend)
@@ -93,7 +102,7 @@ class Bridge:
         return self
 
     async def close(self) -> None:
-        """Close the bridge: dispatches under way get ``close_timeout`` to finish, waits under way are cancelled."""
+        """Close the bridge: dispatches under way get ``close_timeout`` to finish; waits under way hear no more."""
         if not self._open:
             return
         self._open = False
@@ -115,11 +124,11 @@ class Bridge:
         self.app.finalize()
         self.app.loader.import_default_modules()
         self.store = Store.of_app(self.app)
-        with contextlib.suppress(ImproperlyConfigured):  # one connects when it is first asked
+        with contextlib.suppress(ImproperlyConfigured):  # it connects at first use
             self._ledger = Ledger(self.app, ttl=self.config.job_ttl)
         backend: Any = self.app.backend
         if isinstance(backend, DisabledBackend):
-            raise ImproperlyConfigured("the app has no result_backend: set one, as results are what a bridge awaits")
+            raise ImproperlyConfigured("the app has no result_backend: set one, because a bridge awaits results")
         if backend.thread_safe:
             raise ImproperlyConfigured(
                 "the result backend must not be shared by threads (thread_safe): the publisher thread needs its own"
@@ -195,7 +204,7 @@ class Bridge:
         """
         Publish a task, chain, group or chord, and return its result, to be awaited.
 
-        Returns when the broker has the message. Cancelled, the message may be sent all the same.
+        Returns when the broker has the message. If the call is cancelled, the message may still be sent.
 
         Args:
             target: A signature or canvas, a task, or a task's name.
@@ -230,26 +239,25 @@ class Bridge:
         **options: Any,
     ) -> AsyncResult[Any]:
         """
-        Have a task run, whatever crashes once this has returned: note it in the app's ledger, then publish it.
+        Have a task run, whatever crashes after this has returned: write it into the app's ledger, then publish it.
 
-        While the broker is away it waits in the ledger, and a worker publishes it later, as one does again with a
-        message that was lost (docs/states.md). For that the app's workers keep the ledger:
-        :func:`install`.
+        While the broker is away the job waits in the ledger, and a worker publishes it later. A worker also publishes
+        again what was lost (docs/states.md). For that the app's workers keep the ledger: :func:`install`.
 
-        Whatever this raises, it may be called again with the same ``task_id``: of one id there is one job.
+        Whatever this raises, you may call it again with the same ``task_id``: one id is one job.
 
         Args:
-            target: A signature, but no chain, group or chord; a task, or a task's name.
+            target: A signature (but not a chain, group or chord), a task, or a task's name.
             args: Positional arguments; for a signature, put before its own, as Celery does.
             kwargs: Named arguments.
-            owner: Whose job it is; empty where there are no owners.
-            tags: What the job is found by.
-            dispatch_timeout: Seconds from now in which the broker has to take it, instead of the config's.
+            owner: Whose job it is; empty if jobs have no owners.
+            tags: Words by which the job is found.
+            dispatch_timeout: Seconds from now for the broker to take it, instead of the config's.
             options: As ``Task.apply_async`` takes them: ``countdown``, ``queue``, ``task_id``…
 
         Raises:
             LedgerUnavailable, DispatchUncertain: Perhaps accepted.
-            BrokerUnavailable, DispatchSaturated: Not accepted; the broker is away, and as many jobs wait as may.
+            BrokerUnavailable, DispatchSaturated: Not accepted; the broker is away, and too many jobs wait for it.
             TypeError, kombu.exceptions.EncodeError, celery.exceptions.QueueNotFound: Not accepted; as Celery raises
                 them, and TypeError for a canvas, or arguments of which only some have names.
             ImproperlyConfigured: There is no ledger; see :attr:`ledger`.
@@ -262,10 +270,10 @@ class Bridge:
 
     def time_left(self, begun: float, timeout: float | None = None) -> float:
         """
-        Return for how many seconds the broker may take, where the ledger and it have one deadline.
+        Return how many seconds the broker may take, if the ledger and the broker share one deadline.
 
         Args:
-            begun: ``time.monotonic()`` of the beginning.
+            begun: ``time.monotonic()`` at the beginning.
             timeout: Seconds from then; None for the config's ``dispatch_timeout``.
 
         .. versionadded:: 0.1.0
@@ -283,19 +291,19 @@ class Bridge:
         **options: Any,
     ) -> BridgeError | None:
         """
-        Publish what the ledger has accepted, or leave that to a worker, which does it once the broker is back.
+        Publish what the ledger has accepted, or leave that to a worker, which does it when the broker is back.
 
         Args and errors as :meth:`dispatch`, but for these.
 
         Args:
-            job_id: Of a canvas, the job that begins it; else its ``task_id`` is the job's.
+            job_id: The job that begins a canvas; without it, the ``task_id`` is the job's id.
 
         Returns:
-            None if the broker has it; else why a worker will see to it.
+            None if the broker has it; else why a worker will publish it.
 
         Raises:
-            DispatchUncertain: The broker is away, and so is the ledger: it may be published.
-            BrokerUnavailable, DispatchSaturated: It will not be: as many jobs wait for the broker as may.
+            DispatchUncertain: The broker and the ledger are both away: it may be published.
+            BrokerUnavailable, DispatchSaturated: It will not be published: too many jobs wait for the broker.
 
         .. versionadded:: 0.1.0
         """
@@ -321,12 +329,12 @@ class Bridge:
             timeout: Seconds from now (not a Tornado deadline); 0 looks once. None: the config's ``result_timeout``.
 
         Raises:
-            TaskFailed: The task, or one that it comes after, raised; see ``__cause__``.
+            TaskFailed: The task, or one before it in a chain or chord, raised; see ``__cause__``.
             TaskRevoked: The task was revoked, or expired.
             ResultTimeout: Not ready in time; the task may still finish.
-            ResultBackendUnavailable: Not known in time, as the backend does not answer.
+            ResultBackendUnavailable: Not known in time: the backend does not answer.
             WaitersSaturated: Too many waits are under way.
-            BlobLost, StoreUnavailable: The task succeeded, but its large result can't be had from the store.
+            BlobLost, StoreUnavailable: The task succeeded, but its large result can't be read from the store.
 
         .. versionadded:: 0.1.0
         """
@@ -347,7 +355,7 @@ class Bridge:
 
     async def state(self, result: AsyncResult[Any] | str) -> TaskState:
         """
-        Return what the result backend has of the task now; an id that it knows nothing of is PENDING.
+        Return what the result backend says of the task now; an unknown id is PENDING.
 
         Raises:
             ResultBackendUnavailable: It did not answer.
@@ -358,10 +366,10 @@ class Bridge:
 
     def stream(self, result: AsyncResult[Any] | str, *, timeout: float | None = None) -> AsyncIterator[TaskState]:
         """
-        Yield the task's states and progress as they come; ends by itself after the last one.
+        Yield the task's states and progress as they come; it ends after the last one.
 
-        The first is what the backend has now. A consumer slower than the task misses progress that newer progress
-        has replaced, and nothing else. Leave the loop, and the stream is closed with the generator.
+        The first state is what the backend has now. A consumer that is slower than the task misses progress that newer
+        progress has replaced, and nothing else. The stream is closed with its generator.
 
         Args:
             result: What :meth:`dispatch` returned, or a task's id.
@@ -378,7 +386,7 @@ class Bridge:
         self, results: Iterable[AsyncResult[T]], *, timeout: float | None = None
     ) -> AsyncIterator[AsyncResult[T]]:
         """
-        Yield each of *results* as its task ends; awaiting what was yielded does not wait.
+        Yield each of *results* when its task ends; awaiting it then does not wait.
 
         Args:
             results: What :meth:`dispatch` returned.
@@ -401,7 +409,7 @@ class Bridge:
         https://docs.celeryq.dev/en/stable/userguide/workers.html#revoke-revoking-tasks
 
         Raises:
-            BrokerUnavailable: No worker was told, or it is not known that one was.
+            BrokerUnavailable: No worker was told, or it is not known whether one was.
 
         .. versionadded:: 0.1.0
         """
@@ -409,19 +417,19 @@ class Bridge:
 
     async def purge(self, queue: str, reason: str = "its queue was purged") -> Purged:
         """
-        Empty a queue: end its jobs that have not begun as REVOKED, then remove all messages from the broker's queue,
-        those of tasks that are no jobs too, then tell whoever waits for results, which takes longest: some 2 ms a job.
+        Empty a queue: end its jobs that have not begun as REVOKED, then remove all messages from the broker's queue
+        (also those of tasks that are not jobs), then tell whoever waits for results. That takes longest: 2 ms a job.
 
-        What workers have taken already is not in the queue: such a job is ended, and its message is dropped later.
+        A message that a worker has taken is not in the queue any more: its job ends now, and it is dropped later.
 
         Args:
             queue: Its name.
-            reason: What is said of each job in its error.
+            reason: The text of each job's error.
 
         Raises:
             LedgerUnavailable: Some jobs have ended; no message was removed.
-            BrokerUnavailable: The jobs have ended; their messages may be there, and workers drop them.
-            ResultBackendUnavailable: The queue is empty; not everybody who waits for a result was told.
+            BrokerUnavailable: The jobs have ended; their messages may still be there, and workers drop them.
+            ResultBackendUnavailable: The queue is empty, but not everybody who waits for a result was told.
 
         .. versionadded:: 0.1.0
         """
@@ -429,7 +437,7 @@ class Bridge:
 
     async def shut_down_worker(self, name: str) -> None:
         """
-        Tell a worker to end once the tasks that it runs have ended. There is no answer to that.
+        Tell a worker to end when its running tasks have ended. Workers do not answer that.
 
         Args:
             name: The worker's node name.
@@ -443,14 +451,14 @@ class Bridge:
 
     async def resize_pool(self, name: str, by: int) -> dict[str, str] | None:
         """
-        Have a worker run more tasks at once, or fewer, until it is started again.
+        Have a worker run more or fewer tasks at once, until it is started again.
 
         Args:
             name: The worker's node name.
             by: How many more; negative for fewer.
 
         Returns:
-            What it answered: ``{"ok": …}`` or ``{"error": …}``; None if it did not within 3 s.
+            Its answer: ``{"ok": …}`` or ``{"error": …}``; None if there was none within 3 s.
 
         Raises:
             BrokerUnavailable: It was not told, or it is not known that it was.
@@ -461,7 +469,7 @@ class Bridge:
 
     async def forget(self, result: Result | str) -> None:
         """
-        Remove what the result backend has of the task.
+        Remove the task's result from the result backend.
 
         Raises:
             ResultBackendUnavailable: It is not known whether it was removed.

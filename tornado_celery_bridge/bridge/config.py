@@ -11,7 +11,7 @@ RETRY_AFTER = 1.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeConfig:
     """
-    A bridge's own settings. What Celery already has a setting for is taken from the app.
+    A bridge's own settings. If Celery has a setting for something, the app's is used.
 
     All durations are seconds from now.
 
@@ -22,19 +22,19 @@ class BridgeConfig:
     dispatch_timeout: float = 2.0
     #: Dispatches under way at once; one more is refused with ``DispatchSaturated``.
     max_pending_dispatches: int = 10_000
-    #: After a failure of the broker, how long to refuse dispatches between two attempts to reconnect.
+    #: After a failure of the broker, the time between two attempts to reconnect; dispatches are refused meanwhile.
     breaker_reset: float = 0.5
     #: A publisher thread stuck in the broker for longer is abandoned and another started.
     stuck_after: float = 5.0
-    #: How long `await result` and `get` wait unless told otherwise; ``None`` waits for ever.
+    #: How long `await result` and `get` wait, unless told otherwise; ``None`` waits for ever.
     result_timeout: float | None = 86_400.0
     #: Waits under way at once; one more is refused with ``WaitersSaturated``.
     max_waiters: int = 100_000
-    #: Every waited-for result is read again this often, in case that a notification was lost.
+    #: How often each awaited result is read again, in case a notification was lost.
     sweep_interval: float = 15.0
-    #: How often a result backend that cannot notify (a database, say) is asked, once for all waiters.
+    #: How often a result backend that can't notify (a database, say) is asked, once for all waiters.
     poll_interval: float = 0.25
-    #: How long `close` lets dispatches under way finish.
+    #: How long `close` waits for dispatches under way.
     close_timeout: float = 5.0
-    #: For how long a job is kept in the ledger after its end.
+    #: How long a job stays in the ledger after its end.
     job_ttl: float = 86_400.0

@@ -1,8 +1,8 @@
 """
-Hears of results: the part that is alike whatever the backend, and who is told.
+Hears of results: the part that is the same for all result backends.
 
-A listener is told which tasks somebody waits for, and calls the watchers of a task with every state that it hears of.
-It lives on the event loop, and no watcher costs it a thread or a connection.
+A listener knows which tasks somebody waits for, and calls the watchers of a task with each of its states. It lives on
+the event loop, and no watcher costs it a thread or a connection.
 """
 
 from abc import ABC, abstractmethod
@@ -13,12 +13,12 @@ from tornado_celery_bridge.exceptions import ResultError
 
 __all__ = ("Listener", "Watcher")
 
-#: Told of each state of a task, or of a ResultError when what the backend has can't be read.
+#: Called with each state of a task, or with a ResultError if what the backend has can't be read.
 Watcher = Callable[[str, Meta | ResultError], None]
 
 
 class Listener(ABC):
-    """Tells watchers of states. A watcher may hear of the same state twice, and may miss one that another replaced."""
+    """Tells watchers of states. A watcher may hear of a state twice, and may miss one that another soon replaced."""
 
     def __init__(self) -> None:
         self._watchers: dict[str, list[Watcher]] = {}
@@ -26,20 +26,20 @@ class Listener(ABC):
     @property
     @abstractmethod
     def connected(self) -> bool:
-        """Whether the backend answered, the last time that it was asked or spoke."""
+        """Whether the backend answered when it was last asked."""
 
     @abstractmethod
     def start(self) -> None:
-        """Begin to listen; connects, and connects again, by itself."""
+        """Begin to listen. It connects, and connects again, by itself."""
 
     @abstractmethod
     async def close(self) -> None:
-        """End, and let go of every connection."""
+        """End, and close every connection."""
 
     @abstractmethod
     async def read(self, task_ids: Sequence[str]) -> Mapping[str, Meta]:
         """
-        Return what the backend has of *task_ids* now, without those that it knows nothing of.
+        Return what the backend has of *task_ids* now, without unknown ids.
 
         Raises:
             ResultBackendUnavailable: It did not answer.
@@ -47,13 +47,13 @@ class Listener(ABC):
 
     @abstractmethod
     def _watched(self, task_id: str) -> None:
-        """Hear of *task_id* from now on, and what there is of it already."""
+        """Hear of *task_id* from now on, and of what the backend already has."""
 
     def _unwatched(self, task_id: str) -> None:
-        """Nobody watches *task_id* any more."""
+        """Hear of *task_id* no more: nobody watches it."""
 
     def watch(self, task_ids: Iterable[str], watcher: Watcher) -> None:
-        """Tell *watcher* of what there is of *task_ids* and of what comes."""
+        """Tell *watcher* of what the backend has of *task_ids*, and of what comes."""
         for task_id in task_ids:
             self._watchers.setdefault(task_id, []).append(watcher)
             self._watched(task_id)

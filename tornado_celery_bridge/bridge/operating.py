@@ -23,7 +23,7 @@ MARKED = 100
 
 class Operating:
     """
-    What a bridge operates by. Methods and errors are those of :class:`.Bridge`.
+    Operates for a bridge. Methods and errors are those of :class:`.Bridge`.
 
     Args:
         app: The Celery app.

@@ -1,4 +1,4 @@
-"""Hears of results where the backend's own client blocks: one thread for every waiter of the process."""
+"""Hears of results if the backend's own client blocks: one thread for all waiters of the process."""
 
 import asyncio
 import threading
@@ -23,7 +23,7 @@ __all__ = ("PollingListener", "RpcListener")
 READ_TIMEOUT = 2.0
 #: Tasks asked about in one query.
 CHUNK = 500
-#: States that came for nobody, kept for a waiter to come: replies can't be read again.
+#: States that came while nobody waited, kept for a later waiter: replies can't be read again.
 MAX_KEPT = 10_000
 
 
@@ -52,7 +52,7 @@ class _ThreadListener(Listener):
 
     @abstractmethod
     def _work(self) -> None:
-        """Hear of some states, in the thread; raise if the backend fails."""
+        """Hear of some states, in the thread; raises if the backend fails."""
 
     def _told(self, news: Sequence[tuple[str, Meta]]) -> None:
         for task_id, meta in news:
@@ -120,7 +120,7 @@ class RpcListener(_ThreadListener):
     """
     Consumes the reply queues of ``rpc://``: hears of what this process sent, and of nothing else.
 
-    Celery has one reply queue to a thread; :meth:`consume` adds the publisher thread's.
+    Celery has one reply queue for each thread; :meth:`consume` adds the publisher thread's.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -184,7 +184,7 @@ class RpcListener(_ThreadListener):
 
 
 def _read(backend: Any, task_ids: Iterable[str]) -> dict[str, Meta]:
-    """Return what *backend* has: in one query where it has keys and values, else in one a task."""
+    """Return what *backend* has: by one query if it is a store of keys and values, else by one for each task."""
     task_ids = list(task_ids)
     if isinstance(backend, BaseKeyValueStoreBackend):
         keys = [backend.get_key_for_task(task_id) for task_id in task_ids]

@@ -1,7 +1,7 @@
-"""The results that a bridge returns: Celery's own, which can be awaited and never do I/O on an event loop."""
+"""The results that a bridge returns: Celery's own, but they can be awaited and never do I/O on an event loop."""
 
 import asyncio
-from collections.abc import Generator, Iterator
+from collections.abc import Awaitable, Generator, Iterator
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import celery.result
@@ -10,7 +10,7 @@ from celery import Celery, states
 from tornado_celery_bridge.bridge.states import Meta
 from tornado_celery_bridge.exceptions import TaskFailed, TaskRevoked, WouldBlock
 
-__all__ = ("AsyncResult", "GroupResult", "Result", "ResultGetter", "adopt", "ancestors", "failure", "leaves", "value")
+__all__ = ("AnyBridge", "AsyncResult", "GroupResult", "Result", "adopt", "ancestors", "failure", "leaves", "value")
 
 T = TypeVar("T")
 
@@ -20,22 +20,22 @@ def _refuse_on_loop(what: str, instead: str) -> None:
         raise WouldBlock(f"{what} would block the event loop: {instead}")
 
 
-class ResultGetter(Protocol):
-    """What results need of a bridge."""
+class AnyBridge(Protocol):
+    """What results, and whoever makes them, use of a :class:`.Bridge`."""
 
     app: Celery
 
-    async def get(self, result: Any, *, timeout: float | None = None) -> Any:
-        """Return the value of *result*; see :meth:`.Bridge.get`."""
+    async def get(self, result: Any, *, timeout: float | None = None) -> Any: ...
+    def dispatch(self, *args: Any, **kwargs: Any) -> Awaitable[Any]: ...
 
 
 class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
     """
     Celery's ``AsyncResult``, to be awaited: ``value = await result``.
 
-    Off the event loop it is what Celery documents. On it, what would wait for the network raises ``WouldBlock`` and
-    names what to await instead; once awaited, ``result.state``, ``result.result`` and the like answer from memory.
-    Nothing happens as it is garbage-collected.
+    Off the event loop it is what Celery documents. On the loop, a method that would wait for the network raises
+    ``WouldBlock``, which names what to await instead. Once awaited, ``result.state``, ``result.result`` and the like
+    answer from memory. Nothing happens when it is garbage-collected.
 
     .. versionadded:: 0.1.0
     """
@@ -45,7 +45,7 @@ class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
     _cache: Any
     _ignored: bool
 
-    def __init__(self, task_id: str, bridge: ResultGetter, parent: "Result | None" = None) -> None:
+    def __init__(self, task_id: str, bridge: AnyBridge, parent: "Result | None" = None) -> None:
         # Not Celery's own initialiser: it makes a backend for the calling thread, and a promise.
         self.id = task_id
         self.parent = parent
@@ -59,7 +59,7 @@ class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
 
     def future(self) -> "asyncio.Future[T]":
         """
-        Return a future of the value, for what insists on one: ``gen.WaitIterator``, ``gen.maybe_future``.
+        Return a future of the value, for functions that need one: ``gen.WaitIterator``, ``gen.maybe_future``.
 
         Cancelling it leaves the task running.
         """
@@ -112,7 +112,7 @@ class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
         return celery.result.AsyncResult, (self.id, None, None, None, self.parent)
 
     def __del__(self) -> None:
-        """Do nothing: Celery's would unsubscribe, on whichever thread the collector runs."""
+        """Do nothing: Celery's would unsubscribe, in whichever thread the collector runs."""
 
 
 class GroupResult(celery.result.GroupResult):
@@ -126,7 +126,7 @@ class GroupResult(celery.result.GroupResult):
     parent: Any
 
     def __init__(
-        self, group_id: str, results: "list[Result]", bridge: ResultGetter, parent: "Result | None" = None
+        self, group_id: str, results: "list[Result]", bridge: AnyBridge, parent: "Result | None" = None
     ) -> None:
         self.id = group_id
         self.results = results
@@ -169,8 +169,8 @@ class GroupResult(celery.result.GroupResult):
 Result = AsyncResult[Any] | GroupResult
 
 
-def adopt(result: Any, bridge: ResultGetter) -> Result:
-    """Return *result*, one that Celery made, as ours, with its parents (a long chain has many) and children."""
+def adopt(result: Any, bridge: AnyBridge) -> Result:
+    """Return a *result* that Celery made as ours, with its parents (a long chain has many) and children."""
     line: list[Any] = []
     while result is not None and not isinstance(result, AsyncResult | GroupResult):
         line.append(result)
@@ -181,7 +181,7 @@ def adopt(result: Any, bridge: ResultGetter) -> Result:
     return adopted
 
 
-def _adopt(result: Any, bridge: ResultGetter, parent: Result | None) -> Result:
+def _adopt(result: Any, bridge: AnyBridge, parent: Result | None) -> Result:
     if isinstance(result, celery.result.ResultSet):
         children = [adopt(child, bridge) for child in result.results or ()]
         return GroupResult(getattr(result, "id", None) or "", children, bridge, parent)
@@ -202,7 +202,7 @@ def leaves(result: Result) -> Iterator[AsyncResult[Any]]:
 
 
 def ancestors(result: Result) -> Iterator[AsyncResult[Any]]:
-    """Yield the results of the tasks that *result* comes after: should one fail, *result* never comes."""
+    """Yield the results of the tasks before *result*: if one of them fails, *result* never comes."""
     stack: list[Any] = [child.parent for child in leaves(result)] + [result.parent]
     seen: set[str] = set()
     while stack:
@@ -222,7 +222,7 @@ def value(result: Result) -> Any:
 
 
 def failure(task_id: str, meta: Meta) -> TaskFailed | TaskRevoked:
-    """Return the error for a task of which *meta*, with its exception rebuilt, says that it did not succeed."""
+    """Return the error for a task that did not succeed, from its *meta* with the exception rebuilt."""
     cause = meta["result"]
     if not isinstance(cause, BaseException):
         cause = None

@@ -10,7 +10,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from celery.canvas import Signature
 from celery.exceptions import ImproperlyConfigured
@@ -19,7 +19,7 @@ from kombu.utils.uuid import uuid
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.lane import InDoubt, Lane, LaneDown, LaneFull, NotBegun
 from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
-from tornado_celery_bridge.bridge.results import AsyncResult, ResultGetter, adopt
+from tornado_celery_bridge.bridge.results import AnyBridge, AsyncResult, adopt
 from tornado_celery_bridge.exceptions import BridgeError, BrokerUnavailable, DispatchSaturated, DispatchUncertain
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, new_job
 from tornado_celery_bridge.transports.core import NotSent, SentInDoubt
@@ -35,24 +35,12 @@ MAX_OUTBOX = 10_000
 LEAST_LEFT = 0.25
 
 
-class _Dispatcher(ResultGetter, Protocol):
-    async def dispatch(
-        self,
-        target: Target,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        dispatch_timeout: float | None = None,
-        **options: Any,
-    ) -> Any: ...
-
-
 class Sending:
     """
-    What a bridge sends by. Methods and errors are those of :class:`.Bridge`.
+    Sends tasks for a bridge. Methods and errors are those of :class:`.Bridge`.
 
     Args:
-        bridge: Whose subclass may have a `dispatch` of its own.
+        bridge: Results get their values from it; what is published goes through its `dispatch`.
         config: The bridge's.
         publisher: The lane that publishes.
         caller: The lane that runs eager tasks.
@@ -60,7 +48,7 @@ class Sending:
     """
 
     def __init__(
-        self, bridge: _Dispatcher, config: BridgeConfig, publisher: Lane, caller: Lane, ledger: Callable[[], Ledger]
+        self, bridge: AnyBridge, config: BridgeConfig, publisher: Lane, caller: Lane, ledger: Callable[[], Ledger]
     ) -> None:
         self._bridge = bridge
         self._app = bridge.app

@@ -17,7 +17,7 @@ Meta = Mapping[str, Any]
 @dataclass(frozen=True, slots=True)
 class Progress:
     """
-    How far a task has come, as :func:`tornado_celery_bridge.progress.progress` told it.
+    How far a task has come, as it said by :func:`tornado_celery_bridge.progress.progress`.
 
     .. versionadded:: 0.1.0
     """
@@ -55,7 +55,7 @@ class TaskState:
     """
 
     task_id: str
-    #: Celery's word, in capitals. PENDING also stands for an id that the backend knows nothing about.
+    #: Celery's word, in capitals. PENDING is also the state of an id that the backend does not know.
     state: str
     #: What the backend stored, decoded.
     meta: Meta
@@ -66,7 +66,7 @@ class TaskState:
 
     @property
     def ready(self) -> bool:
-        """Whether the task has ended, one way or another."""
+        """Whether the task has ended, whatever came of it."""
         return self.state in states.READY_STATES
 
     @property
@@ -81,7 +81,7 @@ class TaskState:
 
     @property
     def progress(self) -> Progress | None:
-        """How far the task has come, if it is under way and tells."""
+        """How far the task has come, if it is under way and says so."""
         told = self.meta["result"]
         if self.state != PROGRESS or not isinstance(told, Mapping) or "current" not in told:
             return None

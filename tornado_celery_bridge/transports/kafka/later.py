@@ -9,6 +9,7 @@ is lost: another takes it then.
 
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import redis
@@ -25,17 +26,7 @@ LEAD, BEAT = 3.0, 1.0
 #: Seconds to move what was taken, before another may take it; and messages taken at once.
 LEASE, BATCH = 30.0, 100
 
-#: KEYS: sorted sets. ARGV: the time until which messages are due; when they are due again.
-TAKE = """
-local taken = {}
-for number, key in ipairs(KEYS) do
-    for _, message in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', ARGV[1], 'LIMIT', 0, tonumber(ARGV[3]))) do
-        redis.call('ZADD', key, ARGV[2], message)
-        taken[#taken + 1] = {number - 1, message}
-    end
-end
-return taken
-"""
+TAKE = (Path(__file__).parent.parent / "lua" / "take_due.lua").read_text()
 
 
 class Later:
