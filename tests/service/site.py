@@ -18,11 +18,14 @@ from tornado.web import Application
 
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.ledger import Ledger
-from tornado_celery_bridge.service import Catalogue, Jobs, make_app, make_server
+from tornado_celery_bridge.service import Service as Product
 from tornado_celery_bridge.service.access.keys import Keyring
 from tornado_celery_bridge.service.http.handler import MAX_BODY
+from tornado_celery_bridge.service.http.lifecycle import Lifecycle
 from tornado_celery_bridge.service.pages.flower import Flower
-from tornado_celery_bridge.service.process.lifecycle import Lifecycle
+from tornado_celery_bridge.service.process.server import make_server
+from tornado_celery_bridge.service.resources.jobs.service import Jobs
+from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,10 +35,17 @@ class Service:
     """A running service, and what is behind it."""
 
     port: int
-    jobs: Jobs
-    lifecycle: Lifecycle
+    product: Product
     server: HTTPServer
     client: AsyncHTTPClient
+
+    @property
+    def jobs(self) -> Jobs:
+        return self.product.jobs
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        return self.product.lifecycle
 
     @property
     def bridge(self) -> Bridge:
@@ -99,23 +109,23 @@ async def running(
     async with Bridge(app, config) as bridge:
         if ledger is None:
             ledger = await asyncio.to_thread(Ledger, app)
-        lifecycle = Lifecycle()
-        jobs = Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app))
-        application = make_app(bridge, jobs, keys=keys, lifecycle=lifecycle, max_body=max_body, flower=flower)
-        server = make_server(application)
+        product = Product(bridge)
+        product.keys, product.flower, product.max_body = keys, flower, max_body
+        product.use(Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app), links=product.links))
+        server = make_server(product)
         sockets = bind_sockets(0, "127.0.0.1")
         server.add_sockets(sockets)
         client = SimpleAsyncHTTPClient(force_instance=True, max_clients=200)
         try:
-            yield Service(sockets[0].getsockname()[1], jobs, lifecycle, server, client)
+            yield Service(sockets[0].getsockname()[1], product, server, client)
         finally:
             client.close()
             server.stop()
-            await lifecycle.end(5, 5)
+            await product.lifecycle.end(5, 5)
             await server.close_all_connections()
-            await jobs.close()
+            await product.close()
             await ledger.close()
-            assert lifecycle._requests == 0
+            assert product.lifecycle._requests == 0
 
 
 def problem(response: HTTPResponse, status: int, code: str) -> dict[str, Any]:

@@ -593,10 +593,12 @@ async def test_headers_of_every_answer(service: Service) -> None:
 
 
 async def test_one_log_line_for_a_request_whatever_is_in_it(service: Service, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "web.access")
+    caplog.set_level("INFO", "tornado_celery_bridge.access")
     response = await service.fetch("/v1/jobs/%0aINFO%20forged?secret=1", headers={"X-Evil": "a"})
     await service.submit("s.echo", {"input": {"value": "confidential"}})
-    lines = [OneLineFormatter().format(record) for record in caplog.records if record.name == "web.access"]
+    lines = [
+        OneLineFormatter().format(record) for record in caplog.records if record.name == "tornado_celery_bridge.access"
+    ]
     assert len(lines) == 2
     assert f"request={response.headers['X-Request-Id']}" in lines[0]
     assert f"trace={response.headers['traceparent'].split('-')[1]}" in lines[0]

@@ -17,20 +17,20 @@ from tornado_celery_bridge.service.access import audit
 
 @pytest.fixture
 async def site(site: Guarded) -> Guarded:
-    await site.service.jobs.ledger.redis.call("DEL", *site.service.jobs.audit._keys)
+    await site.service.jobs.ledger.redis.call("DEL", *site.service.product.audit._keys)
     await forget_attempts(site.service)
     return site
 
 
 async def entries(site: Guarded, query: str = "") -> list[dict[str, Any]]:
-    await site.service.jobs.audit.close()
+    await site.service.product.audit.close()
     response = await site.fetch("admin", f"/v1/audit{query}")
     assert response.code == 200, response.body
     return list(json.loads(response.body)["entries"])
 
 
 async def test_who_changed_what(site: Guarded, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "web.access")
+    caplog.set_level(logging.INFO, "tornado_celery_bridge.access")
     submitted = await site.submit("alice", "s.add", [1])
     job_id = json.loads(submitted.body)["id"]
     await site.fetch("alice", f"/v1/jobs/{job_id}")
@@ -82,7 +82,7 @@ async def test_only_admins_read_it(site: Guarded) -> None:
 
 
 async def test_pages(site: Guarded) -> None:
-    log = site.service.jobs.audit
+    log = site.service.product.audit
     for number in range(25):
         entry: Any = {"at": str(number)}
         log.record(entry, is_submission=number % 3 == 0)
@@ -104,7 +104,7 @@ async def test_pages(site: Guarded) -> None:
 
 async def test_submissions_push_out_nothing_else(site: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "MOST", 100)
-    log = site.service.jobs.audit
+    log = site.service.product.audit
     kept: Any = {"at": "kept"}
     log.record(kept, is_submission=False)
     for number in range(2000):
@@ -125,7 +125,7 @@ async def test_it_holds_nobody_up(
             await asyncio.to_thread(server.stop)
             for _ in range(3):
                 problem(await site.fetch("alice", "/v1/jobs/x/cancel", "POST"), 503, "ledger-unavailable")
-            await site.service.jobs.audit.close()
+            await site.service.product.audit.close()
             assert "entries of the audit log are lost" in caplog.text
             problem(await site.fetch("admin", "/v1/audit"), 503, "ledger-unavailable")
     finally:
@@ -134,6 +134,6 @@ async def test_it_holds_nobody_up(
 
 async def test_where_there_are_no_keys(service: Service) -> None:
     await service.post("/v1/jobs/x/cancel", {})
-    await service.jobs.audit.close()
+    await service.product.audit.close()
     found = json.loads((await service.fetch("/v1/audit?limit=1")).body)["entries"]
     assert (found[0]["key"], found[0]["owner"], found[0]["login"]) == (None, "", "none")

@@ -189,7 +189,7 @@ async def test_a_signed_event_with_the_job_is_delivered_once(
     event = Webhook(secret).verify(call.body, dict(call.headers))
     shown = json.loads((await calling.fetch(job["links"]["self"])).body)
     assert event == {
-        **{"specversion": "1.0", "id": told["id"], "source": "/v1/jobs", "type": "tornado-celery.job.succeeded"},
+        **{"specversion": "1.0", "id": told["id"], "source": "/v1/jobs", "type": "tornado-celery-bridge.job.succeeded"},
         **{"subject": job["id"], "time": shown["finished_at"], "datacontenttype": "application/json", "data": shown},
     }
     assert shown["result"] == 2
@@ -219,7 +219,7 @@ async def test_tried_again_until_it_is_delivered(
     assert set(receiver.ids) == {told["id"]}
     assert len(receiver.ids) == 4
     events = [json.loads(call.body) for call in receiver.calls]
-    assert events[0]["type"] == "tornado-celery.job.failed"
+    assert events[0]["type"] == "tornado-celery-bridge.job.failed"
     assert events[0]["data"]["error"]["detail"] == "as asked"
     assert all(event == events[0] for event in events)
 
@@ -277,7 +277,7 @@ async def test_a_cancelled_job_calls_back(calling: Service, secrets: Secrets, re
     job = await submit(calling, receiver.url, queue="quiet")
     assert (await calling.post(f"{job['links']['self']}/cancel")).code == 200
     await delivery(calling, job)
-    assert json.loads(receiver.calls[0].body)["type"] == "tornado-celery.job.revoked"
+    assert json.loads(receiver.calls[0].body)["type"] == "tornado-celery-bridge.job.revoked"
 
 
 async def test_jobs_of_batches_and_workflows_and_retries_call_back(

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.service.site import Service, nothing_new, problem, tasks_of, until
-from tornado_celery_bridge.service.resources import handlers
 from tornado_celery_bridge.service.resources.jobs import frames as events
+from tornado_celery_bridge.service.resources.jobs import streams
 
 
 class Event(NamedTuple):
@@ -121,7 +121,7 @@ async def test_a_reader_that_leaves_leaves_nothing(service: Service) -> None:
 
 
 async def test_a_slow_reader_is_dropped(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "WRITE_TIMEOUT", 0.2)
+    monkeypatch.setattr(streams, "WRITE_TIMEOUT", 0.2)
     text = "x" * 900_000  # comes back more often than any socket's buffers hold
     made = json.loads((await service.submit("s.echo", {"input": {"value": text}}, wait=20)).body)
 
@@ -129,7 +129,7 @@ async def test_a_slow_reader_is_dropped(service: Service, monkeypatch: pytest.Mo
         for _ in range(100):
             yield events.Frame("state", text)
 
-    monkeypatch.setattr(handlers, "frames", often)
+    monkeypatch.setattr(streams, "frames", often)
     _, writer = await service.raw(f"GET {made['links']['events']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     await until(lambda: service.lifecycle._requests)
     await until(lambda: not service.lifecycle._requests)

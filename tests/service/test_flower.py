@@ -285,5 +285,5 @@ async def test_its_pages_work_in_a_browser(site: Guarded, tab: Tab) -> None:
 
 
 async def test_where_there_is_none(site: Guarded) -> None:
-    site.service.application.settings["flower"] = None
+    site.service.product.flower = None
     problem(await site.fetch("admin", "/flower/"), 404, "not-found")

@@ -84,7 +84,9 @@ def test_every_line_is_json_and_has_no_secret(web_url: str, tmp_path: Path) -> N
     assert "private" not in written
     assert key not in written
     assert key.split("_", 2)[2] not in written  # which may begin with another underscore
-    requests = [line for line in lines if line["logger"] == "web.access" and line["path"] != "/readyz"]
+    requests = [
+        line for line in lines if line["logger"] == "tornado_celery_bridge.access" and line["path"] != "/readyz"
+    ]
     submitted, read = requests[:2]
     assert (submitted["method"], submitted["path"], submitted["status"]) == ("POST", "/v1/tasks/s.echo/jobs", 200)
     assert submitted["job"] == read["job"] == job["id"]

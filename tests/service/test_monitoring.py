@@ -10,7 +10,8 @@ import pytest
 from tests.service.monitoring import read, submit_many
 from tests.service.site import Service, problem
 from tornado_celery_bridge.service.http.problems import Problem
-from tornado_celery_bridge.service.resources.monitoring.endpoints import parse_selection
+from tornado_celery_bridge.service.http.query import parse_query
+from tornado_celery_bridge.service.resources.monitoring.endpoints import StatisticsQuery, selection
 
 HOUR, DAY = 3_600, 86_400
 
@@ -83,7 +84,7 @@ def test_selection() -> None:
     now = 1_795_604_280.0
 
     def selected(**given: str) -> tuple[float, float]:
-        found = parse_selection({name: [value.encode()] for name, value in given.items()}, now)
+        found = selection(parse_query(StatisticsQuery, {name: [value.encode()] for name, value in given.items()}), now)
         return found.since - now, found.until - now
 
     assert selected() == (-59 * 60, 0)

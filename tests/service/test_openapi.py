@@ -17,19 +17,15 @@ from celery import Celery
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from playwright.async_api import Route
 from pydantic import BaseModel
-from tornado.web import RequestHandler
 
 from tests.servers import Server, worker
 from tests.service.browser import Tab
 from tests.service.sample import make_app as make_celery
 from tests.service.site import ROOT, Service, environment, problem, running
-from tornado_celery_bridge.service import Catalogue
-from tornado_celery_bridge.service.http import problems
-from tornado_celery_bridge.service.http.openapi import make_document
+from tornado_celery_bridge.service.http.openapi import tabled_problems
 from tornado_celery_bridge.service.pages import files as docs
-from tornado_celery_bridge.service.resources.handlers import ROUTES
-
-METHODS = {"get", "put", "post", "delete", "patch"}
+from tornado_celery_bridge.service.process.routes import ENDPOINTS, openapi_of
+from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ def nothing() -> None: ...
 
 
 def document_of(app: Celery) -> dict[str, Any]:
-    document = make_document(Catalogue(app))
+    document = openapi_of(Catalogue(app))
     assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
     return document
 
@@ -58,15 +54,13 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 
 
 def test_every_route_is_documented_and_the_reverse() -> None:
-    document = document_of(make_celery("memory://"))
-    documented = {(re.sub(r"{\w+}", "x", path), method) for path, method, _ in operations(document)}
-    served: set[tuple[str, str]] = set()
-    for pattern, handler in ROUTES:
-        methods = {name for name in METHODS if getattr(handler, name) is not getattr(RequestHandler, name)}
-        found = {(path, method) for path, method in documented if re.fullmatch(pattern, path)}
-        assert {method for _, method in found} == methods, f"{pattern} needs an Operation in http/openapi.py"
-        served |= found
-    assert served == documented
+    documented = {(path, method) for path, method, _ in operations(document_of(make_celery("memory://")))}
+    submissions = {each for each in documented if re.fullmatch(r"/v1/tasks/.+/jobs", each[0])}
+    shown = {(each.route.path, each.route.methods[0].lower()) for each in ENDPOINTS if each.route.tag}
+    assert submissions
+    assert documented - submissions == shown - {("/v1/tasks/{task}/jobs", "post")}
+    hidden = {each.route.path for each in ENDPOINTS if not each.route.tag}
+    assert hidden == {"/login", "/logout", "/flower", "/flower/{path...}"}
 
 
 def test_every_code_is_known_and_documented() -> None:
@@ -74,17 +68,18 @@ def test_every_code_is_known_and_documented() -> None:
         node
         for file in (ROOT / "tornado_celery_bridge" / "service").rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text("utf-8")))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Problem", "_refuse")
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Kind"
     ]
-    names = [[arg.value for arg in call.args if isinstance(arg, ast.Constant)] for call in calls]
-    raised = {
-        name for constants in names for name in constants if isinstance(name, str) and re.fullmatch("[a-z-]+", name)
-    }
-    raised |= {*problems._CODES.values(), *problems._HTTP_CODES.values()}
-    assert raised == problems.KINDS.keys()
+    declared = [call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)]
+    assert len(declared) == len(set(declared)) == len(calls)
+    # What answers where there is no endpoint, no application of ours, or something that is not Tornado's to say.
+    others = {"not-found", "method-not-allowed", "forbidden-host", "http-error"}
+    known = tabled_problems(ENDPOINTS)
+    assert {*declared} - others == known.keys() - others
     rows = re.findall(r"^\| (\d{3}) \| (`.+?`) \|", (ROOT / "docs" / "http.md").read_text("utf-8"), re.MULTILINE)
     told = {code: int(status) for status, codes in rows for code in re.findall("`(.+?)`", codes)}
-    assert told == {code: kind.status for code, kind in problems.KINDS.items()}
+    assert told.keys() == {*declared} - {"http-error"}
+    assert all(told[code] == kind.status for code, kind in known.items())
 
 
 # Valid, whatever the tasks are.
@@ -151,7 +146,7 @@ async def test_served(service: Service) -> None:
     response = await service.fetch("/openapi.json")
     assert (response.code, response.headers["Content-Type"]) == (200, "application/json")
     document = json.loads(response.body)
-    assert document == make_document(service.jobs.catalogue)
+    assert document == openapi_of(service.jobs.catalogue)
     assert document["paths"]["/v1/tasks/s.add/jobs"]["post"]["operationId"] == "submit_s_add"
     assert not any("hidden" in path for path in document["paths"])
     again = await service.fetch("/openapi.json", headers={"If-None-Match": response.headers["Etag"]})
@@ -227,7 +222,7 @@ def spare_url(server: Server, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 async def spare(spare_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     """A service of its own, where nobody waits for long."""
-    monkeypatch.setattr("tornado_celery_bridge.service.http.handler.MAX_WAIT", 0.05)
+    monkeypatch.setattr("tornado_celery_bridge.service.http.prefer.MAX_WAIT", 0.05)
     app = make_celery(spare_url)
     async with running(app) as made:
         yield made

@@ -144,7 +144,7 @@ async def test_a_purged_queues_jobs_end(ours: Service, url: str, tmp_path: Path)
         assert (job["state"], job["error"]["detail"]) == ("REVOKED", "queue quiet was purged by somebody")
         assert await asyncio.to_thread(state_of, ours, job_id) == "REVOKED"
     assert (await read(ours, f"/v1/workflows/{workflow['id']}"))["finished"]
-    await ours.jobs.audit.close()
+    await ours.product.audit.close()
     entry = (await read(ours, "/v1/audit"))["entries"][0]
     assert (entry["method"], entry["target"], entry["status"]) == ("POST", "/v1/queues/quiet/purge", 200)
     with Redis.from_url(url) as client:

@@ -20,7 +20,7 @@ from tests.service.processes import serving
 from tests.service.site import ROOT, environment
 from tornado_celery_bridge.base.app import load_celery_app
 from tornado_celery_bridge.base.settings import Settings, SettingsError
-from tornado_celery_bridge.service.process.lifecycle import Lifecycle
+from tornado_celery_bridge.service.http.lifecycle import Lifecycle
 from tornado_celery_bridge.service.process.logs import OneLineFormatter
 
 # Settings.

@@ -21,7 +21,7 @@ from tests.service.site import Service, environment, problem, running
 from tornado_celery_bridge.ledger import MAX_INLINE
 from tornado_celery_bridge.schedules import Entry, Schedules, calls
 from tornado_celery_bridge.service.access.keys import Keyring
-from tornado_celery_bridge.service.resources.representation import in_words
+from tornado_celery_bridge.service.resources.schedules.documents import in_words
 from tornado_celery_bridge.service.resources.schedules.fields import merged
 
 HOURLY = {"name": "hourly", "task": "s.add", "input": {"x": 1}, "crontab": "0 * * * *"}

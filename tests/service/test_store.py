@@ -18,7 +18,7 @@ from tests.service.sample import make_app
 from tests.service.site import ROOT, Service, problem, running, until
 from tornado_celery_bridge import BlobLost, Stored
 from tornado_celery_bridge.ledger import MAX_INLINE
-from tornado_celery_bridge.service.process.server import keep_swept
+from tornado_celery_bridge.service.process.application import keep_swept
 
 MB = 1_000_000
 

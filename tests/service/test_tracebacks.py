@@ -12,8 +12,9 @@ from tests.service.keys import made, write
 from tests.service.sample import make_app as make_celery
 from tests.service.site import Service, running
 from tornado_celery_bridge.service.access.keys import ROLES, Keyring
-from tornado_celery_bridge.service.resources import representation
+from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.resources.callbacks import deliverer as callbacks
+from tornado_celery_bridge.service.resources.links import Links
 
 #: Whether they see it.
 READERS = {"admin": True, "operator": True, "client": False, "viewer": False}
@@ -62,7 +63,7 @@ async def test_a_receiver_is_not_told_it(service: Service) -> None:
     made = json.loads((await service.submit("s.fail", wait=20)).body)
     job: Any = await service.jobs.ledger.jobs.get(made["id"])
     assert "raise ValueError" in job.traceback
-    assert b"raise ValueError" not in representation.encode(callbacks.event("a", job))
+    assert b"raise ValueError" not in encode(callbacks.event("a", job, Links()))
 
 
 async def test_what_succeeded_or_was_tried_again_has_none(service: Service, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time
 from typing import Any
 
-__all__ = ("dumps",)
+__all__ = ("cleaned", "dumps")
 
 
 def dumps(value: Any) -> str:
@@ -16,7 +16,7 @@ def dumps(value: Any) -> str:
         text = _dumps(value)
         text.encode()
     except ValueError:  # NaN, an infinity, or half of a surrogate pair
-        text = _dumps(_clean(value))
+        text = _dumps(cleaned(value))
     return text
 
 
@@ -32,14 +32,15 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _clean(value: Any) -> Any:
+def cleaned(value: Any) -> Any:
+    """Return *value* with null for NaN and infinities, and with ``?`` for each half of a surrogate pair."""
     match value:
         case float() if not math.isfinite(value):
             return None
         case str():
             return value.encode("utf-8", "replace").decode()
         case Mapping():
-            return {_clean(str(key)): _clean(child) for key, child in value.items()}
+            return {cleaned(str(key)): cleaned(child) for key, child in value.items()}
         case list() | tuple():
-            return [_clean(child) for child in value]
+            return [cleaned(child) for child in value]
     return value

@@ -8,7 +8,7 @@ import click
 from tornado_celery_bridge.base.app import load_celery_app
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.cli.options import app
-from tornado_celery_bridge.service.http.openapi import make_document
+from tornado_celery_bridge.service.process.routes import openapi_of
 from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
 
 __all__ = ("openapi",)
@@ -21,7 +21,7 @@ def openapi(file: Path | None) -> None:
     """Write the OpenAPI document to FILE, or to standard output. It needs no server."""
     celery = load_celery_app(Settings.from_environment().celery_app)
     celery.loader.import_default_modules()
-    text = json.dumps(make_document(Catalogue(celery)), ensure_ascii=False, indent=2) + "\n"
+    text = json.dumps(openapi_of(Catalogue(celery)), ensure_ascii=False, indent=2) + "\n"
     if file is None:
         click.echo(text, nl=False)
         return

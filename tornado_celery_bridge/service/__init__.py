@@ -1,7 +1,12 @@
-"""Everything HTTP: jobs over Celery for whoever can speak JSON."""
+"""
+The service: jobs over HTTP, for whoever can speak JSON.
 
-from tornado_celery_bridge.service.process.application import make_app, make_server
-from tornado_celery_bridge.service.resources.jobs.service import Jobs
-from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
+``Service(bridge).routes(prefix="/jobs")`` mounts it in a Tornado application; ``tcb serve`` serves it alone. What comes
+in is a request, what goes out is its answer. The rooms within, each of which knows only those after it: ``process``,
+``resources`` and ``pages``, ``access``, ``http``. Only ``tcb`` and applications may import this room.
+"""
 
-__all__ = ("Catalogue", "Jobs", "make_app", "make_server")
+from tornado_celery_bridge.base.settings import Settings, SettingsError
+from tornado_celery_bridge.service.process.application import Service
+
+__all__ = ("Service", "Settings", "SettingsError")

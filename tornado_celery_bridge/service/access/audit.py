@@ -13,8 +13,8 @@ import re
 from collections import deque
 
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, dumps
-from tornado_celery_bridge.service.http.problems import Problem
-from tornado_celery_bridge.service.resources.documents import AuditEntry
+from tornado_celery_bridge.service.access.documents import AuditEntry
+from tornado_celery_bridge.service.http.problems import INVALID_CURSOR
 
 __all__ = ("Audit",)
 
@@ -80,7 +80,7 @@ class Audit:
             LedgerUnavailable: They can't be read.
         """
         if cursor is not None and not _CURSOR.fullmatch(cursor):
-            raise Problem(400, "invalid-cursor", "This cursor is none of ours: begin without one.")
+            raise INVALID_CURSOR("This cursor is none of ours: begin without one.")
         newest = "+" if cursor is None else f"({cursor}"
         pages = await asyncio.gather(
             *(self._ledger.redis.call("XREVRANGE", key, newest, "-", "COUNT", limit + 1) for key in self._keys)

@@ -1,5 +1,5 @@
 """
-The door: what a body must be before anything else looks at it.
+Bodies: what a body must be before anything else looks at it, and how it becomes a model.
 
 A worker's main process dies of deep nesting, drops messages with kombu's own type markers, and a lone surrogate or an
 infinite number breaks whoever reads the result. So none of these gets in. Three steps, each linear in the body:
@@ -14,11 +14,25 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
-from tornado_celery_bridge.service.http.problems import Fault, Problem
+import pydantic
+from pydantic import BaseModel, ConfigDict
 
-__all__ = ("MAX_DEPTH", "MAX_NODES", "escape", "parse_body")
+from tornado_celery_bridge.service.http.faults import escape, faults_of
+from tornado_celery_bridge.service.http.json import encode
+from tornado_celery_bridge.service.http.problems import (
+    INVALID_BODY,
+    INVALID_JSON,
+    TOO_DEEP,
+    TOO_LARGE,
+    UNACCEPTABLE_JSON,
+    Kind,
+)
+
+__all__ = ("MAX_DEPTH", "MAX_NODES", "Body", "Nothing", "parse", "parse_body")
+
+T = TypeVar("T", bound=BaseModel)
 
 #: Objects and arrays inside each other, the body itself included.
 MAX_DEPTH = 32
@@ -61,19 +75,44 @@ def parse_body(body: bytes | bytearray, max_nodes: int = MAX_NODES) -> dict[str,
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as exc:
-        _refuse("invalid-json", "", f"The body is not UTF-8: {exc.reason} at byte {exc.start}.")
+        _refuse(INVALID_JSON, "", f"The body is not UTF-8: {exc.reason} at byte {exc.start}.")
     _scan(text, max_nodes)
     document: Any = _parse(text)
     if not isinstance(document, dict | _Refused | _RefusedKey):
-        _refuse("invalid-json", "", "The body is not a JSON object.")
+        _refuse(INVALID_JSON, "", "The body is not a JSON object.")
     # UTF-8 has no surrogates: without an escape there is none, and 5 MB need not be searched for them (48 ms).
     _walk(document, max_nodes, surrogates="\\ud" in text or "\\uD" in text)
     return cast("dict[str, Any]", document)
 
 
-def escape(key: str) -> str:
-    """Return *key* as a segment of a JSON Pointer."""
-    return key.replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode()
+class Body(BaseModel):
+    """A body of known members. Nothing is converted, and nothing else may be there."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class Nothing(Body):
+    """No body, or an empty object."""
+
+
+def parse(model: type[T], document: Any, kind: Kind = INVALID_BODY, base: str = "") -> T:
+    """
+    Return *document* as a *model*.
+
+    Args:
+        model: What it should be.
+        document: What :func:`parse_body` returned, or a part of it.
+        kind: The problem if it does not fit.
+        base: The JSON Pointer to *document* in the body.
+
+    Raises:
+        Problem: Of this *kind*, with a pointer to everything that does not fit.
+    """
+    try:
+        return cast(T, model.__pydantic_validator__.validate_json(encode(document)))
+    except pydantic.ValidationError as exc:
+        faults = faults_of(exc, document, base, names=list(model.model_fields))
+        raise kind("The options do not fit." if base else "The body does not fit.", faults=faults) from None
 
 
 def _scan(text: str, max_nodes: int) -> None:
@@ -91,7 +130,7 @@ def _scan(text: str, max_nodes: int) -> None:
             case _:
                 strings += 1
         if depth > MAX_DEPTH:
-            _refuse("too-deep", "", f"The body is nested more than {MAX_DEPTH} levels deep.")
+            _refuse(TOO_DEEP, "", f"The body is nested more than {MAX_DEPTH} levels deep.")
         if commas >= max_nodes or opened > max_nodes or strings > 2 * max_nodes:
             _refuse_size(max_nodes)
 
@@ -106,7 +145,7 @@ def _parse(text: str) -> Any:
             parse_constant=lambda name: _Refused(f"{name} is not JSON."),
         )
     except json.JSONDecodeError as exc:
-        _refuse("invalid-json", "", f"The body is not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.")
+        _refuse(INVALID_JSON, "", f"The body is not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Any:
@@ -155,13 +194,13 @@ def _walk(document: Any, max_nodes: int, *, surrogates: bool) -> None:
 def _check(value: Any, path: list[str], *, surrogates: bool) -> None:
     match value:
         case _Refused(reason):
-            _refuse("unacceptable-json", "".join(path), reason)
+            _refuse(UNACCEPTABLE_JSON, "".join(path), reason)
         case _RefusedKey(key, reason):
-            _refuse("unacceptable-json", f"{''.join(path)}/{escape(key)}", reason)
+            _refuse(UNACCEPTABLE_JSON, f"{''.join(path)}/{escape(key)}", reason)
         case str() if surrogates and _SURROGATES.search(value):
-            _refuse("unacceptable-json", "".join(path), "This string has half of a surrogate pair.")
+            _refuse(UNACCEPTABLE_JSON, "".join(path), "This string has half of a surrogate pair.")
         case dict() if surrogates and any(map(_SURROGATES.search, value)):
-            _refuse("unacceptable-json", "".join(path), "A member's name has half of a surrogate pair.")
+            _refuse(UNACCEPTABLE_JSON, "".join(path), "A member's name has half of a surrogate pair.")
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
@@ -173,8 +212,8 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _refuse_size(max_nodes: int) -> NoReturn:
-    _refuse("too-large", "", f"The body has more than {max_nodes:,} values.")
+    _refuse(TOO_LARGE, "", f"The body has more than {max_nodes:,} values.")
 
 
-def _refuse(code: str, pointer: str, reason: str) -> NoReturn:
-    raise Problem(400, code, reason, faults=[Fault(pointer, reason)])
+def _refuse(kind: Kind, pointer: str, reason: str) -> NoReturn:
+    raise kind.at(pointer, reason)

@@ -1,19 +1,34 @@
-"""What a client wants to be so before anything is changed: RFC 9110, section 13.1."""
+"""Conditions: what must hold before anything is changed. RFC 9110, section 13.1."""
 
 import re
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from tornado.httputil import HTTPHeaders
 
-from tornado_celery_bridge.service.http.problems import Problem
+from tornado_celery_bridge.service.http.headers import HeaderFields
+from tornado_celery_bridge.service.http.problems import Kind
 
-__all__ = ("Conditions",)
+__all__ = ("PRECONDITION_FAILED", "Conditions", "IfNoneMatch")
+
+PRECONDITION_FAILED = Kind("precondition-failed", 412, "`If-Match` or `If-None-Match` does not hold of what is there.")
 
 _ETAG = re.compile(r'(?:W/)?"[^"]*"')
+_IF_NONE_MATCH = {
+    "If-None-Match": {
+        "description": "RFC 9110: only if the schedule is not there (`*`), or has none of these entity tags.",
+    }
+}
 
 
-class Conditions(NamedTuple):
-    """The request's ``If-Match`` and ``If-None-Match``; None for one that it has not."""
+@dataclass(frozen=True)
+class Conditions(HeaderFields):
+    """The request's ``If-Match`` and ``If-None-Match``; None for one that is not there."""
+
+    PARAMETERS: ClassVar = {
+        "If-Match": {"description": "RFC 9110: only if the schedule is there (`*`) and has one of these entity tags."},
+        **_IF_NONE_MATCH,
+    }
 
     if_match: str | None = None
     if_none_match: str | None = None
@@ -31,12 +46,23 @@ class Conditions(NamedTuple):
             etag: Its entity tag; empty if it has none, None if nothing is there.
 
         Raises:
-            Problem: 412, they don't.
+            Problem: 412, they do not hold.
         """
         if self.if_match is not None and not _is_named(etag, self.if_match):
-            raise Problem(412, "precondition-failed", "If-Match names another version: read it again.")
+            raise PRECONDITION_FAILED("If-Match names another version: read it again.")
         if self.if_none_match is not None and _is_named(etag, self.if_none_match.replace("W/", "")):
-            raise Problem(412, "precondition-failed", "If-None-Match names what is there already.")
+            raise PRECONDITION_FAILED("If-None-Match names what is there already.")
+
+
+class IfNoneMatch(HeaderFields):
+    """The ``If-None-Match`` of a request that only reads; ``Handler.is_current`` looks at it."""
+
+    PARAMETERS: ClassVar = _IF_NONE_MATCH
+
+    @classmethod
+    def of_headers(cls, headers: HTTPHeaders) -> Self:
+        """Return that of a request."""
+        return cls()
 
 
 def _is_named(etag: str | None, header: str) -> bool:

@@ -1,36 +1,38 @@
-"""What all handlers share: who asks, limits, JSON in and out, problems, and clients that leave."""
+"""What all handlers share: limits, JSON in and out, problems, and clients that leave. They know no keys."""
 
 import asyncio
+import logging
 import sys
-import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, ClassVar, NoReturn, TypeVar, cast
-from urllib.parse import quote
+from collections.abc import Coroutine, Mapping
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeVar, cast
 
 from tornado.http1connection import HTTP1Connection
-from tornado.httputil import HTTPHeaders
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.iostream import StreamClosedError
-from tornado.web import HTTPError, RequestHandler, stream_request_body
+from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.base.tracing import Span
-from tornado_celery_bridge.ledger import MAX_INLINE, Job, LedgerUnavailable
-from tornado_celery_bridge.service.access import sessions
-from tornado_celery_bridge.service.access.keys import EVERYBODY, Keyring, Principal
-from tornado_celery_bridge.service.access.limits import Allowance, take
+from tornado_celery_bridge.ledger import MAX_INLINE
 from tornado_celery_bridge.service.http.body import MAX_NODES, parse_body
-from tornado_celery_bridge.service.http.prefer import preferences
-from tornado_celery_bridge.service.http.problems import CONTENT_TYPE, Fault, Problem, problem_of
+from tornado_celery_bridge.service.http.json import encode
+from tornado_celery_bridge.service.http.lifecycle import Lifecycle
+from tornado_celery_bridge.service.http.log import log_request
+from tornado_celery_bridge.service.http.problems import (
+    BODY_TOO_LARGE,
+    CONTENT_TYPE,
+    FORBIDDEN,
+    UNSUPPORTED_MEDIA_TYPE,
+    Problem,
+    problem_of,
+)
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job, valid
-from tornado_celery_bridge.service.pages import files as docs
-from tornado_celery_bridge.service.process.lifecycle import Lifecycle
-from tornado_celery_bridge.service.resources import representation
-from tornado_celery_bridge.service.resources.documents import AuditEntry, Login
-from tornado_celery_bridge.service.resources.jobs.service import Jobs
 
-__all__ = ("MAX_BODY", "MAX_DISCARDED", "MAX_WAIT", "ApiHandler", "ClientLeft")
+__all__ = ("MAX_BODY", "MAX_DISCARDED", "SAFE", "ClientLeft", "File", "Handler", "Site")
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 #: Bytes of a body that are kept and looked at, unless the deployment says otherwise.
 MAX_BODY = 1024 * 1024
@@ -38,64 +40,63 @@ MAX_BODY = 1024 * 1024
 MAX_DISCARDED = 8 * MAX_BODY
 #: Seconds for a client whose body is larger than even that to read that it was refused.
 LINGER = 2.0
-#: Seconds that a client may ask to wait for.
-MAX_WAIT = 60
+#: Methods that change nothing.
+SAFE = ("GET", "HEAD", "OPTIONS")
 
-# `curl -d` says that its body is a form; it is JSON all the same, or it is refused as not JSON.
+# `curl -d` says that its body is a form. It is read as JSON all the same.
 _JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")
-
-# Where clients would put a key if they were let; a query is in browsers' histories and proxies' logs.
-_KEY_PARAMETERS = frozenset({"api_key", "key", "token", "access_token"})
 
 
 class ClientLeft(Exception):
     """The client hung up before it was answered."""
 
 
+class File(NamedTuple):
+    """Content that stays the same while the process lives."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+class Site(Protocol):
+    """What a handler needs of the service that it belongs to. Each rule gives it to its handler."""
+
+    #: What all paths begin with; empty at the root.
+    prefix: str
+    #: Bytes of a body that are kept and looked at.
+    max_body: int
+    #: How far the process is from its end.
+    lifecycle: Lifecycle
+
+    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+
+
 @stream_request_body
-class ApiHandler(RequestHandler):
+class Handler(RequestHandler):
     """
     What all handlers share: limits, JSON, problems, and the end of a request whose client left.
 
-    Bodies are streamed so that Tornado parses none of them as a form and none is kept beyond ``max_body``.
+    Bodies are streamed, so that Tornado parses none of them as a form and none is kept beyond ``max_body``. Nothing
+    here looks at the application's settings: the application may be somebody else's.
     """
 
-    #: The scope that each method needs; None is any key. A method that is not here needs admin.
-    scopes: ClassVar[Mapping[str, str | None]] = {}
-    #: Whether it answers without a key.
-    is_public: ClassVar[bool] = False
-    #: Whether people see it, so that without a login it leads a browser to one.
-    is_page: ClassVar[bool] = False
-    #: Whether it has no answer without the ledger, so that there is none to wait for once that is away.
-    needs_ledger: ClassVar[bool] = True
-
+    service: Site
+    #: The path as metrics and spans name it.
+    route_name: ClassVar[str] = "other"
     #: Which request this is.
     trace: Trace
-    #: Who asks; there is none where no key is needed.
-    principal: Principal
-    #: How they say so.
-    login: Login = "none"
-    _allowance: Allowance | None = None
+    #: The id of the key that the request came with, for the log; empty without one.
+    key_id: str = ""
 
-    @property
-    def jobs(self) -> Jobs:
-        """The application's jobs."""
-        jobs: Jobs = self.settings["jobs"]
-        return jobs
+    def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
+        self.service = kwargs["service"]  # before the default headers are set
+        super().__init__(application, request, **kwargs)
 
-    @property
-    def max_body(self) -> int:
-        """Bytes of a body that are kept and looked at."""
-        most: int = self.settings["max_body"]
-        return most
-
-    @property
-    def lifecycle(self) -> Lifecycle:
-        """How far the process is from its end."""
-        lifecycle: Lifecycle = self.settings["lifecycle"]
-        return lifecycle
-
-    def initialize(self) -> None:
+    def initialize(self, service: Site, **options: Any) -> None:
+        for name, value in options.items():
+            setattr(self, name, value)
         given = valid(self.request.headers.get("traceparent"))
         self._span = self._begin_span(given)
         self.trace = Trace.begun(self._span.headers().get("traceparent") or given)
@@ -108,7 +109,7 @@ class ApiHandler(RequestHandler):
         self._left = False
         self._refusal: Problem | None = None
         self._work: asyncio.Future[Any] | None = None
-        self.lifecycle.request_began()
+        self.service.lifecycle.request_began()
         self._name_request()
 
     def _begin_span(self, traceparent: str | None) -> Span:
@@ -120,21 +121,19 @@ class ApiHandler(RequestHandler):
             "url.path": self.request.path,
             "url.scheme": self.request.protocol,
         }
-        if route := self.settings["routes"].get(type(self)):
-            attributes["http.route"] = route
+        route = self.route_name
+        if is_known := route != "other":
+            attributes["http.route"] = self.service.prefix + route
         parent = {"traceparent": traceparent, "tracestate": self.request.headers.get("tracestate")}
-        return Span(
-            "server", f"{method} {route}" if route else method, attributes, parent=parent if traceparent else {}
-        )
+        name = f"{method} {self.service.prefix}{route}" if is_known else method
+        return Span("server", name, attributes, parent=parent if traceparent else {})
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
         self.set_header("Content-Type", "application/json")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-store")
-        for name, value in (self._allowance.headers if self._allowance else {}).items():
-            self.set_header(name, value)
-        if self.lifecycle.closing.is_set():
+        if self.service.lifecycle.closing.is_set():
             self.set_header("Connection", "close")
 
     def _name_request(self) -> None:
@@ -143,6 +142,9 @@ class ApiHandler(RequestHandler):
 
     def compute_etag(self) -> None:
         """Make none: nothing here is to be stored."""
+
+    def check_xsrf_cookie(self) -> None:
+        """Look for no cookie, whatever the application's settings are: :meth:`prepare` looks at a page's origin."""
 
     # Reading.
 
@@ -153,27 +155,29 @@ class ApiHandler(RequestHandler):
 
     async def prepare(self) -> None:
         self.connection.set_max_body_size(sys.maxsize)  # our own limit answers properly; Tornado's hangs up
+        if self.request.method not in SAFE and self._check_cross_origin(self.check_trusted_origin):
+            raise FORBIDDEN("Forbidden.")
         announced = _content_length(self.request.headers)
         has_not_begun = self.request.headers.get("Expect", "").lower() == "100-continue"
-        refusal = await self._reason_to_refuse()
-        if refusal is None and announced > self.max_body + (0 if has_not_begun else MAX_DISCARDED):
-            refusal = _too_large(self.max_body)
+        refusal = await self.reason_to_refuse()
+        if refusal is None and announced > self.service.max_body + (0 if has_not_begun else MAX_DISCARDED):
+            refusal = _too_large(self.service.max_body)
         if refusal is None:
             return
         if has_not_begun or announced > sys.maxsize:  # a length that Tornado would answer itself, a second time
             raise refusal
         self._refuse(refusal)
-        if announced > self.max_body + MAX_DISCARDED:
+        if announced > self.service.max_body + MAX_DISCARDED:
             self._refuse_early(refusal)
 
     def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
-        if self._size <= self.max_body and self._refusal is None:
+        if self._size <= self.service.max_body and self._refusal is None:
             self._received += chunk
             return
         self._received.clear()
-        if self._size > self.max_body + MAX_DISCARDED and not self._headers_written:
-            self._refuse_early(self._refusal or _too_large(self.max_body))
+        if self._size > self.service.max_body + MAX_DISCARDED and not self._headers_written:
+            self._refuse_early(self._refusal or _too_large(self.service.max_body))
 
     def _refuse(self, problem: Problem) -> None:
         """
@@ -182,7 +186,7 @@ class ApiHandler(RequestHandler):
         Raised in ``prepare`` it would be answered at once, and Tornado would then hang up: see :meth:`_refuse_early`.
         """
 
-        def refuse(*_: str) -> NoReturn:
+        def refuse(*_: str, **__: str) -> NoReturn:
             raise problem
 
         self._refusal = problem
@@ -202,79 +206,14 @@ class ApiHandler(RequestHandler):
         self.flush()
         asyncio.get_running_loop().call_later(LINGER, self._give_up)
 
-    # Who asks.
-
-    async def _reason_to_refuse(self) -> Problem | None:
-        """Return why the request is not let in, whatever its body is; if it is, say who asks."""
-        keys: Keyring | None = self.settings["keys"]
-        if keys is None:
-            self.principal = EVERYBODY
-            return None
-        try:
-            if not _KEY_PARAMETERS.isdisjoint(map(str.lower, self.request.query_arguments)):
-                raise Problem(400, "key-in-query", "Logs keep a path's query: send the key as Authorization: Bearer.")
-            if not self.is_public:
-                self.principal = self._authenticated(keys)
-                await self._check_rate()
-                self._check_scope()
-        except (Problem, LedgerUnavailable) as exc:
-            return problem_of(exc)
+    async def reason_to_refuse(self) -> Problem | None:
+        """Return why the request is not let in, whatever its body is; None if it is."""
         return None
 
-    def _authenticated(self, keys: Keyring) -> Principal:
-        """
-        Return whose key the request came with, or whose session.
-
-        Raises:
-            Problem: 401; 403 for a session in whose name some other site may have asked.
-        """
-        given = self.request.headers.get("Authorization")
-        if given is not None:
-            self.login = "key"
-            scheme, _, key = given.partition(" ")
-            principal = keys.find(key.strip(" ")) if scheme.lower() == "bearer" else None
-        else:
-            self.login = "session"
-            principal = sessions.find(self, keys)
-        if principal is None:
-            detail = "This needs a valid API key, as Authorization: Bearer <key>."
-            raise Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
-        if self.login == "session" and not sessions.is_from_our_page(self):
-            detail = "With a session, Origin or Sec-Fetch-Site must say whose page this is from."
-            raise Problem(403, "forbidden", detail)
-        return principal
-
-    def is_by_an_admin(self) -> bool:
-        """Return whether an admin asks, where everybody gets an answer."""
-        keys: Keyring | None = self.settings["keys"]
-        try:
-            return (EVERYBODY if keys is None else self._authenticated(keys)).is_admin
-        except Problem:
-            return False
-
-    async def _check_rate(self) -> None:
-        """Take the request off what the key may make. Without the ledger nothing is counted and all may go on."""
-        if self.principal.rate is None:
-            return
-        try:
-            self._allowance = await take(self.jobs.ledger, self.principal.key_id, self.principal.rate)
-        except LedgerUnavailable:
-            if self.needs_ledger:
-                raise
-            return
-        for name, value in self._allowance.headers.items():
-            self.set_header(name, value)
-        if not self._allowance.is_granted:
-            detail = f"More than {self.principal.rate} requests with this key."
-            raise Problem(429, "rate-limited", detail, headers={"Retry-After": str(self._allowance.wait)})
-
-    def _check_scope(self) -> None:
-        method = str(self.request.method)
-        if method not in self._allowed():
-            return  # 405
-        scope = self.scopes.get(method, "admin")
-        if scope is not None and not self.principal.may(scope):
-            raise Problem(403, "forbidden-scope", f"This key lacks the scope {scope}.")
+    @property
+    def size(self) -> int:
+        """Bytes that the body had."""
+        return self._size
 
     def read_body(self) -> bytes:
         """
@@ -283,8 +222,8 @@ class ApiHandler(RequestHandler):
         Raises:
             Problem: 413.
         """
-        if self._size > self.max_body:
-            raise _too_large(self.max_body)
+        if self._size > self.service.max_body:
+            raise _too_large(self.service.max_body)
         return bytes(self._received)
 
     async def read_json(self, *, optional: bool = False, max_nodes: int = MAX_NODES) -> dict[str, Any]:
@@ -303,41 +242,23 @@ class ApiHandler(RequestHandler):
             return {}
         media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if media_type not in _JSON_TYPES and not media_type.endswith("+json"):
-            raise Problem(415, "unsupported-media-type", "The body must be application/json.")
+            raise UNSUPPORTED_MEDIA_TYPE("The body must be application/json.")
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise Problem(415, "unsupported-media-type", "The body must not be compressed.")
+            raise UNSUPPORTED_MEDIA_TYPE("The body must not be compressed.")
         if self._size <= MAX_INLINE:
             return parse_body(body, max_nodes)
         return await asyncio.to_thread(parse_body, body, max_nodes)
 
-    async def read_nothing(self) -> None:
-        """
-        Return if the body says nothing: there is none, or an empty object.
-
-        Raises:
-            Problem: As :meth:`read_json`; 422.
-        """
-        if body := await self.read_json(optional=True):
-            faults = [Fault(f"/{key}", "Nothing is known here.") for key in body]
-            raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
-
-    def read_wait(self) -> int | None:
-        """Return for how many seconds the client would wait, and tell it so; None for not at all."""
-        self.add_header("Vary", "Prefer")
-        wanted = preferences(self.request.headers.get_list("Prefer"), MAX_WAIT)
-        if wanted.applied:
-            self.set_header("Preference-Applied", wanted.applied)
-        return wanted.wait
-
     # Writing.
 
-    def write_json(self, document: Mapping[str, Any], status: int = 200) -> None:
+    def write_json(self, document: Mapping[str, Any], status: int | None = None) -> None:
         """Answer with *document*."""
         if self._headers_written:  # it was refused early
             self._give_up()
             return
-        self.set_status(status)
-        self.finish(representation.encode(document))
+        if status is not None:
+            self.set_status(status)
+        self.finish(encode(document))
 
     def write_nothing(self) -> None:
         """Answer that there is nothing to say."""
@@ -345,27 +266,27 @@ class ApiHandler(RequestHandler):
         self.set_status(204)
         self.finish()
 
-    async def write_job(self, job: Job, status: int = 200) -> None:
-        """Answer with a job, and when to ask again if it is not done."""
-        if not job.done:
-            self.set_header("Retry-After", str(await self.jobs.retry_after(job.record.task)))
-        self.write_json(representation.job(job, traceback=self.principal.sees_tracebacks), status)
+    def is_current(self, etag: str) -> bool:
+        """Tell the client the content's entity tag; if it has this content already, answer 304 and return True."""
+        self.set_header("Etag", etag)
+        if not self.check_etag_header():
+            return False
+        self.set_status(304)
+        self.finish()
+        return True
 
-    def write_file(self, file: docs.File) -> None:
+    def write_file(self, file: File) -> None:
         """Answer with content that a client may keep as long as it asks whether it is still the same."""
         self.set_header("Content-Type", file.media_type)
         self.set_header("Cache-Control", "no-cache")
-        self.set_header("Etag", file.etag)
-        if self.check_etag_header():
-            self.set_status(304)
-            self.finish()
-        else:
+        if not self.is_current(file.etag):
             self.finish(file.content)
 
     def see_other(self, path: str) -> None:
-        """Lead to a path of ours, relatively: it holds under whatever prefix a proxy puts the service."""
+        """Lead to a path of the service's, relatively: it holds under whatever prefix a proxy puts it."""
         self.set_status(303)
-        self.set_header("Location", "../" * (self.request.path.count("/") - 1) + path)
+        levels = self.request.path.count("/") - self.service.prefix.count("/") - 1
+        self.set_header("Location", "../" * levels + path)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answer with a problem document. Tornado's own errors come through here too."""
@@ -382,12 +303,13 @@ class ApiHandler(RequestHandler):
         for name, value in problem.headers.items():
             self.set_header(name, value)
         if problem.status_code == 405:
-            self.set_header("Allow", ", ".join(self._allowed()))
+            self.set_header("Allow", ", ".join(self.allowed_methods()))
         self.set_status(problem.status_code)
-        if problem.status_code == 401 and self.is_page and "text/html" in self.request.headers.get("Accept", ""):
-            wanted = str(self.request.uri).lstrip("/") if self.request.method == "GET" else ""
-            self.see_other(f"login?next={quote(wanted, safe='')}" if wanted else "login")
-        return representation.encode(problem.document(self.request.path, self.trace))
+        return encode(problem.document(self.request.path, self.trace))
+
+    def allowed_methods(self) -> tuple[str, ...]:
+        """Return the methods that the path has."""
+        return self.SUPPORTED_METHODS
 
     def _give_up(self) -> None:
         """End a request whose client is gone, or is in the middle of an answer that cannot be ended well."""
@@ -397,13 +319,10 @@ class ApiHandler(RequestHandler):
             self.connection.close()
             self.finish()
 
-    def _allowed(self) -> list[str]:
-        return [name for name in self.SUPPORTED_METHODS if getattr(type(self), name.lower()) is not _UNIMPLEMENTED]
-
-    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log what nobody expected; the rest is in the access log."""
         if not isinstance(value, HTTPError | BridgeError | ClientLeft | StreamClosedError):
-            self.settings["logger"].error("unexpected", exc_info=(typ, value, tb))
+            _log.error("unexpected", exc_info=(typ, value, tb))
 
     # Clients that leave.
 
@@ -433,38 +352,21 @@ class ApiHandler(RequestHandler):
     def on_finish(self) -> None:
         if self._counted:
             self._counted = False
-            self.lifecycle.request_ended()
+            self.service.lifecycle.request_ended()
             status = self.get_status()
             self._span.note({"http.response.status_code": status}, error=str(status) if status >= 500 else None)
             self._span.end()
             method = str(self.request.method)
-            self.jobs.metrics.request(
-                method if method in self.SUPPORTED_METHODS else "other",
-                self.settings["routes"].get(type(self), "other"),
-                status,
-                self.request.request_time(),
-            )
-            self._record()
+            method = method if method in self.SUPPORTED_METHODS else "other"
+            self.service.count_request(method, self.route_name, status, self.request.request_time())
+            self.on_counted()
 
-    def _record(self) -> None:
-        """Put the request into the audit log, if it is one to change something and it is known who asked."""
-        method, principal = str(self.request.method), getattr(self, "principal", None)
-        if method in sessions.SAFE or principal is None:
-            return
-        made = self._headers.get("Location", "")
-        entry: AuditEntry = {
-            "at": representation.rfc3339(round(time.time() * 1000)),
-            "key": principal.key_id or None,
-            "owner": principal.owner,
-            "login": self.login,
-            "ip": self.request.remote_ip,
-            "method": method,
-            "path": self.request.path,
-            "target": made if made.startswith("/v1/") else self.request.path,
-            "status": self.get_status(),
-            "request_id": self.trace.request_id,
-        }
-        self.jobs.audit.record(entry, is_submission=self.scopes.get(method) == "submit")
+    def on_counted(self) -> None:
+        """Do what else there is to do after a request was answered, once."""
+
+    def _log(self) -> None:
+        """Log the request, whatever log function the application has. Tornado lets this method be overridden."""
+        log_request(self)
 
 
 def _content_length(headers: HTTPHeaders) -> int:
@@ -476,7 +378,4 @@ def _content_length(headers: HTTPHeaders) -> int:
 
 
 def _too_large(most: int) -> Problem:
-    return Problem(413, "body-too-large", f"The body is larger than {most:,} bytes.")
-
-
-_UNIMPLEMENTED: Callable[..., Any] = RequestHandler.get
+    return BODY_TOO_LARGE(f"The body is larger than {most:,} bytes.")

@@ -8,20 +8,39 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Self
+
+from tornado.httputil import HTTPHeaders
 
 from tornado_celery_bridge.ledger import Reservation
-from tornado_celery_bridge.service.http.problems import Problem
+from tornado_celery_bridge.service.http.headers import HeaderFields
+from tornado_celery_bridge.service.http.problems import Kind
 
-__all__ = ("Answer", "job_id_of", "reservation")
+__all__ = (
+    "IDEMPOTENCY_KEY_IN_FLIGHT",
+    "IDEMPOTENCY_KEY_REUSED",
+    "INVALID_IDEMPOTENCY_KEY",
+    "IdempotencyKey",
+    "KeptAnswer",
+    "job_id_of",
+)
+
+INVALID_IDEMPOTENCY_KEY = Kind(
+    "invalid-idempotency-key", 400, "The key is empty, longer than 255 characters, or not printable."
+)
+IDEMPOTENCY_KEY_IN_FLIGHT = Kind(
+    "idempotency-key-in-flight", 409, "A request with this key is being answered; `job` names its job."
+)
+IDEMPOTENCY_KEY_REUSED = Kind("idempotency-key-reused", 422, "The key was used for another request.")
 
 MAX_LENGTH = 255
 
 _NAMESPACE = uuid.UUID("a3f2e1c4-98a1-5c0e-9d5b-6f1f3a7c2b10")
 
 
-class Answer(NamedTuple):
-    """What a request was answered, to be said again."""
+class KeptAnswer(NamedTuple):
+    """What a request was answered. The same request gets it again."""
 
     status: int
     headers: Mapping[str, str]
@@ -32,37 +51,56 @@ class Answer(NamedTuple):
         return json.dumps([self.status, dict(self.headers), self.body.decode()]).encode()
 
     @classmethod
-    def decode(cls, stored: bytes) -> "Answer":
+    def decode(cls, stored: bytes) -> "KeptAnswer":
         """Return the answer that was stored."""
         status, headers, body = json.loads(stored)
         return cls(status, headers, body.encode())
 
 
-def reservation(header: str | None, owner: str, target: str, body: bytes) -> Reservation | None:
-    """
-    Return what to hold a request's key with; None for a request without one.
+@dataclass(frozen=True)
+class IdempotencyKey(HeaderFields):
+    """The request's key; None for a request without one."""
 
-    Args:
-        header: The value of ``Idempotency-Key``: a string in quotes, as the draft has it, or bare, as most clients.
-        owner: Whose key it is.
-        target: What the request is sent to; after a ``#``, the part of it that has a hold of its own.
-        body: Exactly as it came.
+    PARAMETERS: ClassVar = {
+        "Idempotency-Key": {
+            "description": "The same request with the same key is answered again, and not done again, for a day."
+        }
+    }
 
-    Raises:
-        Problem: 400, a key that is none.
-    """
-    if header is None:
-        return None
-    key = header.strip()
-    if len(key) > 1 and key[0] == key[-1] == '"':
-        key = key[1:-1]
-    if not key or len(key) > MAX_LENGTH or not key.isascii() or not key.isprintable():
-        raise Problem(
-            400, "invalid-idempotency-key", f"Idempotency-Key should be 1 to {MAX_LENGTH} printable characters."
-        )
-    part = target.partition("#")[2]
-    name = hashlib.sha256(f"{owner}\0{key}\0{part}".encode()).hexdigest()
-    return Reservation(name, hashlib.sha256(target.encode() + b"\0" + body).hexdigest())
+    key: str | None = None
+
+    @classmethod
+    def of_headers(cls, headers: HTTPHeaders) -> Self:
+        """
+        Return a request's key: a string in quotes, as the draft has it, or bare, as most clients send it.
+
+        Raises:
+            Problem: 400, it is malformed.
+        """
+        header = headers.get("Idempotency-Key")
+        if header is None:
+            return cls()
+        key = header.strip()
+        if len(key) > 1 and key[0] == key[-1] == '"':
+            key = key[1:-1]
+        if not key or len(key) > MAX_LENGTH or not key.isascii() or not key.isprintable():
+            raise INVALID_IDEMPOTENCY_KEY(f"Idempotency-Key should be 1 to {MAX_LENGTH} printable characters.")
+        return cls(key)
+
+    def reservation(self, owner: str, target: str, body: bytes) -> Reservation | None:
+        """
+        Return what to hold the key with; None for a request without one.
+
+        Args:
+            owner: Whose key it is.
+            target: What the request is sent to. After a ``#`` comes the part of it that has a hold of its own.
+            body: Exactly as it came.
+        """
+        if self.key is None:
+            return None
+        part = target.partition("#")[2]
+        name = hashlib.sha256(f"{owner}\0{self.key}\0{part}".encode()).hexdigest()
+        return Reservation(name, hashlib.sha256(target.encode() + b"\0" + body).hexdigest())
 
 
 def job_id_of(reserved: Reservation | None) -> str:

@@ -1,10 +1,15 @@
 """The ``Prefer`` header, RFC 7240."""
 
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
-__all__ = ("Preferences", "preferences")
+from tornado.httputil import HTTPHeaders
+
+from tornado_celery_bridge.service.http.headers import HeaderFields
+
+__all__ = ("MAX_WAIT", "Preferences", "preferences")
 
 # preference = token [ "=" ( token / quoted-string ) ] *( ";" parameter )
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -13,15 +18,33 @@ _PREFERENCE = re.compile(rf"\s*({_TOKEN})(?:\s*=\s*({_TOKEN}|{_QUOTED}))?\s*(?:;
 
 #: Characters of a header that are looked at; the expression is quadratic at worst.
 MAX_LENGTH = 500
+#: Seconds that a client may ask to wait for.
+MAX_WAIT = 60
 
 
-class Preferences(NamedTuple):
+@dataclass(frozen=True)
+class Preferences(HeaderFields):
     """What a client would like."""
+
+    PARAMETERS: ClassVar = {
+        "Prefer": {
+            "description": "RFC 7240: `wait=N` waits for up to N seconds until the job is done; N is at most "
+            f"{MAX_WAIT}.",
+            "example": "wait=5",
+        }
+    }
+    ANSWERED: ClassVar = ("Preference-Applied",)
 
     #: Seconds that it would wait for the answer; None if it does not say.
     wait: int | None = None
     #: Whether it would rather have an answer at once than a late one.
     respond_async: bool = False
+
+    @classmethod
+    def of_headers(cls, headers: HTTPHeaders) -> Self:
+        """Return those of a request."""
+        found = preferences(headers.get_list("Prefer"), MAX_WAIT)
+        return cls(found.wait, found.respond_async)
 
     @property
     def applied(self) -> str:
@@ -29,12 +52,16 @@ class Preferences(NamedTuple):
         told = ["respond-async"] if self.respond_async else []
         return ", ".join(told + ([] if self.wait is None else [f"wait={self.wait}"]))
 
+    def answered(self) -> Mapping[str, str]:
+        """Return what the client is told of them."""
+        return {"Vary": "Prefer"} | ({"Preference-Applied": self.applied} if self.applied else {})
+
 
 def preferences(headers: Iterable[str], at_most: int) -> Preferences:
     """
     Return what a client would like.
 
-    A preference is only that: one that cannot be understood is left out, and of two the first counts.
+    A preference that cannot be understood is left out. Of two that contradict each other, the first counts.
 
     Args:
         headers: The values of all ``Prefer`` headers.

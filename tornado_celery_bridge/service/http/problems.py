@@ -1,8 +1,18 @@
-"""Errors as RFC 9457 problem documents."""
+"""
+Problems: errors as RFC 9457 documents.
+
+A :class:`Kind` is declared once, where it is raised, and called to make a :class:`Problem`::
+
+    UNKNOWN_JOB = Kind("unknown-job", 404, "There is no job of this id, or it is somebody else's.")
+    raise UNKNOWN_JOB("There is no job of this id.")
+
+An endpoint lists the kinds that it may answer with. The OpenAPI document and the docs' table follow from these lists.
+"""
 
 import http
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import tornado.web
 
@@ -18,116 +28,18 @@ from tornado_celery_bridge import (
 )
 from tornado_celery_bridge.ledger import LedgerUnavailable
 from tornado_celery_bridge.schedules import BackfillTooLarge, InvalidEntry, ScheduleConflict, ScheduleEntryNotFound
+from tornado_celery_bridge.service.http.faults import Fault
 from tornado_celery_bridge.service.http.trace import Trace
 
-__all__ = ("CONTENT_TYPE", "KINDS", "Fault", "Kind", "Problem", "problem_of", "title", "type_uri")
+__all__ = ("CONTENT_TYPE", "Kind", "Problem", "problem_of", "title", "type_uri")
 
 CONTENT_TYPE = "application/problem+json"
 
-#: What of a broken body is worth telling; past this nobody reads on.
+#: Faults that one problem lists. Nobody reads more.
 MAX_FAULTS = 50
 
-_CODES: dict[type[BridgeError], str] = {
-    BlobLost: "blob-lost",
-    BrokerUnavailable: "broker-unavailable",
-    DispatchSaturated: "dispatch-saturated",
-    DispatchUncertain: "dispatch-uncertain",
-    LedgerUnavailable: "ledger-unavailable",
-    ResultBackendUnavailable: "result-backend-unavailable",
-    StoreUnavailable: "store-unavailable",
-    WaitersSaturated: "waiters-saturated",
-    # Of these, what others change at the same moment.
-    InvalidEntry: "invalid-schedule",
-    ScheduleConflict: "schedule-conflict",
-    ScheduleEntryNotFound: "unknown-schedule",
-    BackfillTooLarge: "backfill-too-large",
-}
-# RFC 9110's names, which Python's http module has from 3.13 on: a title must not depend on that.
+# RFC 9110's names. Python's http module has them from 3.13 on, and a title must not depend on the version.
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
-_HTTP_CODES = {400: "bad-request", 403: "forbidden", 404: "not-found", 405: "method-not-allowed"}
-
-
-class Kind(NamedTuple):
-    """What one code stands for."""
-
-    status: int
-    when: str  #: for people, in Markdown
-
-
-#: Every code that there is. docs/http.md has the same table, and the OpenAPI document is made of it.
-KINDS = {
-    "invalid-json": Kind(400, "The body is not UTF-8, not JSON, or not an object."),
-    "unacceptable-json": Kind(400, "The body has something that Celery's JSON does not carry: docs/http.md lists it."),
-    "too-deep": Kind(400, "The body has more than 32 levels."),
-    "too-large": Kind(400, "The body has more than 10,000 values."),
-    "bad-request": Kind(400, "The path is not UTF-8."),
-    "key-in-query": Kind(400, "A key belongs into `Authorization`, not into the query."),
-    "invalid-query": Kind(400, "The query has the wrong members."),
-    "invalid-cursor": Kind(400, "The cursor is none of ours."),
-    "invalid-event-id": Kind(400, "That is the id of no event."),
-    "invalid-idempotency-key": Kind(400, "The key is empty, longer than 255 characters, or not printable."),
-    "not-a-websocket": Kind(400, "The request is no WebSocket's handshake."),
-    "unauthorized": Kind(401, "There is no valid key in `Authorization`."),
-    "forbidden": Kind(403, "Sent by another site's page."),
-    "forbidden-scope": Kind(403, "The key lacks the scope that this needs."),
-    "unknown-task": Kind(404, "There is no task of this name."),
-    "unknown-job": Kind(404, "There is no job of this id, or it is somebody else's."),
-    "unknown-delivery": Kind(404, "The job has no delivery of this id."),
-    "unknown-failure": Kind(404, "There is no group of failures of this id, or it is somebody else's."),
-    "unknown-queue": Kind(404, "There is no queue of this name."),
-    "unknown-worker": Kind(404, "There is no living worker of this name."),
-    "unknown-schedule": Kind(404, "There is no schedule of this name, or it is somebody else's."),
-    "unknown-workflow": Kind(404, "There is no workflow of this id, or it is somebody else's."),
-    "not-found": Kind(404, "There is nothing at this path."),
-    "method-not-allowed": Kind(405, "`Allow` says which methods are."),
-    "idempotency-key-in-flight": Kind(409, "A request with this key is being answered; `job` names its job."),
-    "job-unfinished": Kind(409, "The job has not ended."),
-    "no-result": Kind(409, "The job ended without a result: `error` in the job says why."),
-    "unconfirmed": Kind(409, "`confirm` is not the queue's name. Nothing was done."),
-    "worker-refused": Kind(409, "The worker can't: `detail` says why."),
-    "schedule-exists": Kind(409, "The name is taken: by a schedule of yours, or somebody else's."),
-    "schedule-conflict": Kind(409, "Others changed the schedule at the same moment, several times: try again."),
-    "static-schedule": Kind(409, "The configuration has this schedule: change it there, or pause it."),
-    "schedule-quarantined": Kind(409, "What is stored by this name is malformed: PUT or DELETE it."),
-    "blob-lost": Kind(410, "The job's large input or result is no longer in the store."),
-    "expired-job": Kind(410, "There was a job of this id, and its time is over."),
-    "expired-workflow": Kind(410, "There was a workflow of this id, and its time is over."),
-    "precondition-failed": Kind(412, "`If-Match` or `If-None-Match` does not hold of what is there."),
-    "body-too-large": Kind(413, "The body is larger than the service takes."),
-    "unsupported-media-type": Kind(415, "`Content-Type` is there and is not JSON, or the body is compressed."),
-    "invalid-body": Kind(422, "The body has the wrong members."),
-    "invalid-input": Kind(422, "The input does not fit the task."),
-    "invalid-options": Kind(422, "The options do not fit."),
-    "invalid-workflow": Kind(422, "The workflow is not built of steps, chains, groups and chords as it should be."),
-    "workflow-too-large": Kind(422, "Too much comes after jobs that are side by side."),
-    "invalid-schedule": Kind(422, "The schedule does not fit, or can't be meant."),
-    "backfill-too-large": Kind(422, "There are more than 1,000 slots in this time."),
-    "unpublishable": Kind(422, "Celery itself refused it."),
-    "idempotency-key-reused": Kind(422, "The key was used for another request."),
-    "upgrade-required": Kind(426, "This path speaks WebSocket, version 13."),
-    "rate-limited": Kind(429, "More requests than the key may make."),
-    "too-many-unfinished-jobs": Kind(429, "The key's owner has as many unfinished jobs as they may."),
-    "internal-error": Kind(500, "A bug; the service's log has the request's id."),
-    "flower-unavailable": Kind(502, "Flower cannot be reached, or has another password."),
-    "ledger-unavailable": Kind(503, "The job records cannot be reached. Nothing was accepted."),
-    "store-unavailable": Kind(503, "Where large inputs and results are kept does not work. Nothing was accepted."),
-    "broker-unavailable": Kind(503, "The broker cannot be reached. Nothing was accepted."),
-    "result-backend-unavailable": Kind(503, "The queue was purged; not all who wait for results by Celery were told."),
-    "dispatch-saturated": Kind(503, "Too many jobs wait to be published. Nothing was accepted."),
-    "dispatch-uncertain": Kind(503, "Broker and ledger went away: `Location` and `job` name the job, which may run."),
-    "waiters-saturated": Kind(503, "Too many requests wait already; the job is not affected."),
-    "not-ready": Kind(503, "`checks` says what cannot be reached."),
-    "shutting-down": Kind(503, "This process is about to end."),
-    "worker-timeout": Kind(504, "The worker did not answer in time; it may do so all the same."),
-    "flower-timeout": Kind(504, "Flower does not answer."),
-}
-
-
-class Fault(NamedTuple):
-    """One thing that is wrong with a body."""
-
-    pointer: str  #: JSON Pointer (RFC 6901) into the body
-    detail: str
 
 
 class Problem(tornado.web.HTTPError):
@@ -135,8 +47,7 @@ class Problem(tornado.web.HTTPError):
     An error that a client is told about.
 
     Args:
-        status: HTTP status.
-        code: Short name, for programs; it never changes.
+        kind: Which one.
         detail: What happened this time, for people.
         faults: Where in the body.
         headers: For the response.
@@ -145,16 +56,15 @@ class Problem(tornado.web.HTTPError):
 
     def __init__(
         self,
-        status: int,
-        code: str,
+        kind: "Kind",
         detail: str,
         *,
         faults: Sequence[Fault] = (),
         headers: Mapping[str, str] | None = None,
         members: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(status)
-        self.code = code
+        super().__init__(kind.status)
+        self.code = kind.code
         self.detail = detail
         self.faults = faults
         self.headers = dict(headers or {})
@@ -178,6 +88,94 @@ class Problem(tornado.web.HTTPError):
         return document
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem. Call it with a detail, and with what :class:`Problem` takes besides, to make one."""
+
+    code: str  #: short name, for programs; it never changes
+    status: int  #: HTTP status
+    when: str  #: when it is answered: for people, in Markdown
+
+    def __call__(
+        self,
+        detail: str,
+        *,
+        faults: Sequence[Fault] = (),
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
+    ) -> Problem:
+        return Problem(self, detail, faults=faults, headers=headers, members=members)
+
+    def at(self, pointer: str, detail: str) -> Problem:
+        """Return a problem whose detail is its one fault."""
+        return self(detail, faults=[Fault(pointer, detail)])
+
+
+# What any request may be answered.
+BAD_REQUEST = Kind("bad-request", 400, "The path is not UTF-8.")
+BODY_TOO_LARGE = Kind("body-too-large", 413, "The body is larger than the service takes.")
+FORBIDDEN = Kind("forbidden", 403, "Sent by another site's page.")
+INTERNAL_ERROR = Kind("internal-error", 500, "A bug; the service's log has the request's id.")
+METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "The path has no such method; `Allow` says which it has.")
+NOT_FOUND = Kind("not-found", 404, "There is nothing at this path.")
+SHUTTING_DOWN = Kind("shutting-down", 503, "This process is about to end.")
+
+# Bodies and queries.
+INVALID_JSON = Kind("invalid-json", 400, "The body is not UTF-8, not JSON, or not an object.")
+UNACCEPTABLE_JSON = Kind(
+    "unacceptable-json", 400, "The body has something that Celery's JSON does not carry: docs/http.md lists it."
+)
+TOO_DEEP = Kind("too-deep", 400, "The body has more than 32 levels.")
+TOO_LARGE = Kind("too-large", 400, "The body has more than 10,000 values.")
+UNSUPPORTED_MEDIA_TYPE = Kind(
+    "unsupported-media-type", 415, "`Content-Type` is there and is not JSON, or the body is compressed."
+)
+INVALID_BODY = Kind("invalid-body", 422, "The body has the wrong members.")
+INVALID_QUERY = Kind("invalid-query", 400, "The query has the wrong members.")
+INVALID_CURSOR = Kind("invalid-cursor", 400, "The cursor is not one that this list gave out.")
+
+# What the bridge and the ledger raise.
+BLOB_LOST = Kind("blob-lost", 410, "The job's large input or result is no longer in the store.")
+LEDGER_UNAVAILABLE = Kind("ledger-unavailable", 503, "The job records cannot be reached. Nothing was accepted.")
+STORE_UNAVAILABLE = Kind(
+    "store-unavailable", 503, "Where large inputs and results are kept does not work. Nothing was accepted."
+)
+BROKER_UNAVAILABLE = Kind("broker-unavailable", 503, "The broker cannot be reached. Nothing was accepted.")
+RESULT_BACKEND_UNAVAILABLE = Kind(
+    "result-backend-unavailable",
+    503,
+    "The queue was purged; not all who wait for results by Celery were told.",
+)
+DISPATCH_SATURATED = Kind("dispatch-saturated", 503, "Too many jobs wait to be published. Nothing was accepted.")
+DISPATCH_UNCERTAIN = Kind(
+    "dispatch-uncertain", 503, "Broker and ledger went away: `Location` and `job` name the job, which may run."
+)
+WAITERS_SATURATED = Kind("waiters-saturated", 503, "Too many requests wait already; the job is not affected.")
+INVALID_SCHEDULE = Kind("invalid-schedule", 422, "The schedule does not fit, or it could never be due.")
+SCHEDULE_CONFLICT = Kind(
+    "schedule-conflict", 409, "Others changed the schedule at the same moment, several times: try again."
+)
+UNKNOWN_SCHEDULE = Kind("unknown-schedule", 404, "There is no schedule of this name, or it is somebody else's.")
+BACKFILL_TOO_LARGE = Kind("backfill-too-large", 422, "There are more than 1,000 slots in this time.")
+
+_OF_ERRORS: dict[type[BridgeError], Kind] = {
+    BlobLost: BLOB_LOST,
+    BrokerUnavailable: BROKER_UNAVAILABLE,
+    DispatchSaturated: DISPATCH_SATURATED,
+    DispatchUncertain: DISPATCH_UNCERTAIN,
+    LedgerUnavailable: LEDGER_UNAVAILABLE,
+    ResultBackendUnavailable: RESULT_BACKEND_UNAVAILABLE,
+    StoreUnavailable: STORE_UNAVAILABLE,
+    WaitersSaturated: WAITERS_SATURATED,
+    # Of a schedule that others change at the same moment.
+    InvalidEntry: INVALID_SCHEDULE,
+    ScheduleConflict: SCHEDULE_CONFLICT,
+    ScheduleEntryNotFound: UNKNOWN_SCHEDULE,
+    BackfillTooLarge: BACKFILL_TOO_LARGE,
+}
+_OF_STATUSES = {kind.status: kind for kind in (BAD_REQUEST, FORBIDDEN, NOT_FOUND, METHOD_NOT_ALLOWED)}
+
+
 def title(status: int) -> str:
     """Return what RFC 9110 calls a status."""
     return _TITLES.get(status) or http.HTTPStatus(status).phrase
@@ -189,28 +187,27 @@ def type_uri(code: str) -> str:
 
 
 def problem_of(error: BaseException | None, status: int = 500) -> Problem:
-    """Return what a client is told of *error*; of one that nobody expected, nothing but that it happened."""
+    """Return what a client is told of *error*. Of an error that nobody expected, it is only that there was one."""
     match error:
         case Problem():
             return error
         case BridgeError():
             return _problem_of_bridge(error)
         case tornado.web.HTTPError():
-            return _problem_of_http(error.status_code, error.log_message)
+            return _problem_of_status(error.status_code)
         case None:
-            return _problem_of_http(status, None)
-    return Problem(500, "internal-error", "Something went wrong in the service; its log has the request's id.")
+            return _problem_of_status(status)
+    return INTERNAL_ERROR("Something went wrong in the service; its log has the request's id.")
 
 
 def _problem_of_bridge(error: BridgeError) -> Problem:
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
-    code = _CODES.get(type(error), "internal-error")
-    return Problem(error.http_status_hint, code, str(error), headers=headers)
+    return _OF_ERRORS.get(type(error), INTERNAL_ERROR)(str(error), headers=headers)
 
 
-def _problem_of_http(status: int, reason: str | None) -> Problem:
+def _problem_of_status(status: int) -> Problem:
     try:
         phrase = http.HTTPStatus(status).phrase
     except ValueError:
         status, phrase = 500, "Internal Server Error"
-    return Problem(status, _HTTP_CODES.get(status, "http-error"), f"{phrase}.")
+    return _OF_STATUSES.get(status, Kind("http-error", status, "Tornado refused the request."))(f"{phrase}.")

@@ -1,4 +1,4 @@
-"""The dashboard at ``/``: a page, its modules and the libraries that they use, as they are in ``pages``."""
+"""The dashboard's files: its modules and the libraries that they use, as they are in ``static``."""
 
 from tornado_celery_bridge.service.pages import files as docs
 

@@ -7,9 +7,10 @@ All files are in ``static``, those of others (Swagger UI among them) in ``static
 import functools
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
 
-__all__ = ("FILES", "PAGES", "POLICY", "File", "make_file", "read")
+from tornado_celery_bridge.service.http.handler import File
+
+__all__ = ("FILES", "PAGES", "POLICY", "make_file", "read")
 
 #: Nothing but what is served here may be loaded, and nothing inline may run.
 POLICY = (
@@ -28,14 +29,6 @@ FILES = {
     "swagger-ui-bundle.js": (_VENDOR / "swagger-ui-bundle.js", "text/javascript"),
     "swagger-ui.css": (_VENDOR / "swagger-ui.css", "text/css"),
 }
-
-
-class File(NamedTuple):
-    """Content that stays the same while the process lives."""
-
-    content: bytes
-    media_type: str
-    etag: str
 
 
 def make_file(content: bytes, media_type: str) -> File:

@@ -19,10 +19,14 @@ from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
 
-from tornado_celery_bridge.service.http.handler import ApiHandler
-from tornado_celery_bridge.service.http.problems import Problem
+from tornado_celery_bridge.service.http.endpoint import Answer, Route
+from tornado_celery_bridge.service.http.problems import NOT_FOUND, Kind
+from tornado_celery_bridge.service.pages.page import PageEndpoint
 
-__all__ = ("ROUTES", "Flower")
+__all__ = ("ENDPOINTS", "FLOWER_TIMEOUT", "FLOWER_UNAVAILABLE", "Flower")
+
+FLOWER_UNAVAILABLE = Kind("flower-unavailable", 502, "Flower cannot be reached, or has another password.")
+FLOWER_TIMEOUT = Kind("flower-timeout", 504, "Flower does not answer.")
 
 #: What `make up` calls the user.
 USER = "admin"
@@ -100,24 +104,25 @@ class Flower:
         try:
             await self._client.fetch(request, raise_error=False)
         except HTTPTimeoutError:
-            raise Problem(504, "flower-timeout", "Flower does not answer.") from None
+            raise FLOWER_TIMEOUT("Flower does not answer.") from None
         except (OSError, StreamClosedError):
-            raise Problem(502, "flower-unavailable", "Flower cannot be reached.") from None
+            raise FLOWER_UNAVAILABLE("Flower cannot be reached.") from None
 
 
-class FlowerHandler(ApiHandler):
-    """``/flower/…``"""
+class ShowFlower(PageEndpoint):
+    """Flower's pages."""
 
-    scopes: ClassVar = {"GET": "admin", "HEAD": "admin", "POST": "admin"}
+    route = Route(("GET", "HEAD", "POST"), "/flower/{path...}", scope="admin")
+    problems: ClassVar = (NOT_FOUND, FLOWER_UNAVAILABLE, FLOWER_TIMEOUT)
     is_page = True
     needs_ledger = False
 
-    async def get(self, path: str) -> None:
-        flower: Flower | None = self.settings["flower"]
+    async def answer(self, path: str) -> None:
+        flower = self.service.flower
         if flower is None:
-            raise Problem(404, "not-found", "There is no Flower here.")
+            raise NOT_FOUND("There is no Flower here.")
         self._answer = HTTPHeaders()
-        request = await flower.make_request(str(self.request.uri).removeprefix("/flower"))
+        request = await flower.make_request(str(self.request.uri).removeprefix(f"{self.service.prefix}/flower"))
         request.method = str(self.request.method)
         request.headers = HTTPHeaders({name: given for name in _REQUEST_HEADERS if (given := self._given(name))})
         if request.method == "POST":
@@ -125,10 +130,8 @@ class FlowerHandler(ApiHandler):
         request.header_callback, request.streaming_callback = self._take_header, self._relay
         await self.unless_client_leaves(flower.fetch(request))
         if self.get_status() == 401:
-            raise Problem(502, "flower-unavailable", "Flower has another password than the service was told.")
+            raise FLOWER_UNAVAILABLE("Flower has another password than the service was told.")
         await self.finish()
-
-    head = post = get
 
     def _given(self, name: str) -> str | None:
         return self.request.headers.get(name)
@@ -158,18 +161,17 @@ class FlowerHandler(ApiHandler):
             self._left = True
 
 
-class FlowerRoot(ApiHandler):
-    """``/flower``"""
+class LeadToFlower(PageEndpoint):
+    """The way to Flower's first page."""
 
-    scopes: ClassVar = {"GET": "admin"}
+    route = Route(("GET",), "/flower", scope="admin")
+    answers: ClassVar = {303: Answer("Flower's first page.")}
     is_page = True
     needs_ledger = False
 
-    def get(self) -> None:
+    async def answer(self) -> None:
         self.see_other("flower/")
+        self.finish()
 
 
-ROUTES = [
-    (r"/flower", FlowerRoot),
-    (r"/flower(/.*)", FlowerHandler),
-]
+ENDPOINTS = (LeadToFlower, ShowFlower)

@@ -1,89 +1,209 @@
-"""The Tornado application."""
+"""
+The service as a part of a Tornado application: yours, or the one that ``tcb serve`` makes.
 
+All its state is in a :class:`Service`, which each rule gives to its handler. The application's own settings are
+neither needed nor changed.
+"""
+
+import asyncio
 import logging
+import re
 import secrets
-from typing import Any
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self
 
-import tornado.web
-from tornado.httpserver import HTTPServer
+from tornado.routing import PathMatches, Rule
 
-from tornado_celery_bridge import Bridge
-from tornado_celery_bridge.service.access import login
+from tornado_celery_bridge import Bridge, StoreUnavailable
+from tornado_celery_bridge.base.settings import Settings
+from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store
+from tornado_celery_bridge.service.access.audit import Audit
+from tornado_celery_bridge.service.access.guard import MethodNotAllowed, NotFound
 from tornado_celery_bridge.service.access.keys import Keyring
-from tornado_celery_bridge.service.http.handler import MAX_BODY
-from tornado_celery_bridge.service.http.openapi import make_document
-from tornado_celery_bridge.service.pages import flower as flower_
+from tornado_celery_bridge.service.http.endpoint import rules
+from tornado_celery_bridge.service.http.handler import MAX_BODY, File
+from tornado_celery_bridge.service.http.json import encode
+from tornado_celery_bridge.service.http.lifecycle import Lifecycle
+from tornado_celery_bridge.service.pages.endpoints import LeadToDashboard
 from tornado_celery_bridge.service.pages.files import make_file
 from tornado_celery_bridge.service.pages.flower import Flower
-from tornado_celery_bridge.service.process.lifecycle import Lifecycle
-from tornado_celery_bridge.service.process.logs import log_request
-from tornado_celery_bridge.service.resources.handlers import ROUTES, NotFoundHandler
+from tornado_celery_bridge.service.process.routes import ENDPOINTS, openapi_of
+from tornado_celery_bridge.service.resources.callbacks.deliverer import Deliverer
+from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
+from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets
 from tornado_celery_bridge.service.resources.jobs.service import Jobs
-from tornado_celery_bridge.service.resources.representation import encode
+from tornado_celery_bridge.service.resources.links import Links
+from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
 
-__all__ = ("make_app", "make_server")
+__all__ = ("GRACE", "REST", "Service")
+
+_log = logging.getLogger(__name__)
+
+#: Seconds for waits to finish by themselves, then for their answers to be written. `make up` kills after 30.
+GRACE, REST = 10.0, 2.0
+#: Seconds between two looks for jobs to forget.
+SWEEP_INTERVAL = 5.0
+
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
-def make_app(
-    bridge: Bridge,
-    jobs: Jobs,
-    *,
-    keys: Keyring | None = None,
-    lifecycle: Lifecycle | None = None,
-    max_body: int = MAX_BODY,
-    cookie_secret: str | None = None,
-    flower: Flower | None = None,
-    **settings: Any,
-) -> tornado.web.Application:
+class Service:
     """
-    Return the service's application.
+    Jobs over HTTP, for a Tornado application::
+
+        async with Bridge(celery_app) as bridge, Service(bridge) as service:
+            application = Application([*my_routes, *service.routes(prefix="/jobs")])
+            application.listen(8888)
+            await asyncio.Event().wait()
+
+    Leaving the block lets the requests under way end, for up to 12 seconds. Stop your server first, so that no new ones
+    come.
 
     Args:
-        bridge: An open bridge.
-        jobs: What the handlers ask; of the same bridge.
-        keys: Who may do what; None lets everybody do everything.
-        lifecycle: Tells the handlers when the process is about to end.
-        max_body: Bytes that a request's body may have.
-        cookie_secret: Signs sessions' cookies; None makes one, with which the process's sessions end.
-        flower: What is under ``/flower/``; None is that nothing is.
-        settings: More of Tornado's settings.
+        bridge: An open bridge. Handlers of your own may use it, too.
+        settings: Without any, those of the environment.
+
+    .. versionadded:: 0.1.0
     """
-    routes = [*ROUTES, *login.ROUTES, *flower_.ROUTES]
-    return tornado.web.Application(
-        routes,
-        default_handler_class=NotFoundHandler,
-        bridge=bridge,
-        jobs=jobs,
-        keys=keys,
-        lifecycle=lifecycle or Lifecycle(),
-        max_body=max_body,
-        cookie_secret=cookie_secret or secrets.token_hex(32),
-        flower=flower,
-        routes={handler: pattern.replace("([^/]+)", "*").replace("\\", "") for pattern, handler in routes},
-        openapi=make_file(encode(make_document(jobs.catalogue)), "application/json"),
-        logger=logging.getLogger("web"),
-        log_function=log_request,
-        cross_origin_protection=True,
-        websocket_ping_interval=15.0,
-        websocket_ping_timeout=10.0,
-        websocket_max_message_size=64 * 1024,
-        **settings,
-    )
+
+    jobs: Jobs
+    openapi: File
+
+    def __init__(self, bridge: Bridge, settings: Settings | None = None) -> None:
+        self._settings = settings
+        self.bridge = bridge
+        self.links = Links()
+        self.lifecycle = Lifecycle()
+        self.max_body = MAX_BODY
+        self.keys: Keyring | None = None
+        self.any_host = False
+        self.cookie_secret = secrets.token_hex(32)  # without keys nobody has a session
+        self.flower: Flower | None = None
+        self._deliverer: Deliverer | None = None
+        self._running: list[asyncio.Future[None]] = []
+
+    # Mounting.
+
+    @property
+    def prefix(self) -> str:
+        """What all paths begin with; empty at the root."""
+        return self.links.prefix
+
+    def routes(self, prefix: str = "", *, any_host: bool = False) -> list[Rule]:
+        """
+        Return the rules of all routes, for a Tornado application. A service is mounted once.
+
+        Args:
+            prefix:
+                What all paths begin with, such as ``/jobs``; empty for the root. Below a prefix the service answers
+                every path, at the root only its own.
+            any_host:
+                Without API keys, answer requests from anywhere, and not those from this machine alone. Only for
+                whoever sees to it in another way that no stranger gets here.
+
+        Raises:
+            ValueError: The prefix is not a path that begins with a slash and ends without one.
+
+        .. versionadded:: 0.1.0
+        """
+        if not _PREFIX.fullmatch(prefix):
+            raise ValueError(f"prefix={prefix!r} should begin with a slash and end without one, as in /jobs")
+        self.links.prefix, self.any_host = prefix, any_host
+        if not prefix:
+            return rules(ENDPOINTS, prefix, MethodNotAllowed, service=self)
+        below = f"{re.escape(prefix)}/.*"
+        made = rules((*ENDPOINTS, LeadToDashboard), prefix, MethodNotAllowed, service=self)
+        return [
+            Rule(
+                PathMatches(f"{re.escape(prefix)}(/.*)?"),
+                [*made, Rule(PathMatches(below), NotFound, {"service": self})],
+            )
+        ]
+
+    # What the handlers need of it.
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where jobs, rates and the audit log are."""
+        return self.jobs.ledger
+
+    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        self.jobs.metrics.request(method, route, status, seconds)
+
+    # Its life.
+
+    async def start(self) -> None:
+        """
+        Read the keys and the tasks, and begin to call receivers back and to forget old jobs.
+
+        Raises:
+            SettingsError: The file of API keys or of callbacks' secret cannot be used, or a receiver makes no sense.
+        """
+        settings = self._settings
+        if settings is None:
+            settings = await asyncio.to_thread(Settings.from_environment)
+        self.max_body = settings.max_body
+        receivers, signing = Receivers(settings.callback_allow), Secrets(settings.callback_secret_file)
+        await asyncio.to_thread(signing.check)
+        if settings.api_keys_file is not None:
+            self.keys = keys = await asyncio.to_thread(Keyring, settings.api_keys_file)
+            self.cookie_secret = await asyncio.to_thread(lambda: signing.of_sessions)
+            self._run(keys.watch())
+        bridge = self.bridge
+        self.use(Jobs(bridge, bridge.ledger, await asyncio.to_thread(Catalogue, bridge.app), receivers, self.links))
+        self.flower = Flower(settings.flower_url, settings.flower_password_file)
+        self._deliverer = Deliverer(bridge.ledger, receivers, signing, self.links)
+        self._run(self._deliverer.run())
+        self._run(keep_swept(bridge.ledger, bridge.store))
+        self._run(self.jobs.metrics.watch(bridge.ping_broker))
+
+    def use(self, jobs: Jobs) -> None:
+        """Serve these jobs."""
+        self.jobs = jobs
+        self.audit = Audit(jobs.ledger)
+        self.openapi = make_file(encode(openapi_of(jobs.catalogue)), "application/json")
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        self._running.append(asyncio.ensure_future(work))
+
+    async def close(self) -> None:
+        """Let the requests under way end, then end all else. The bridge stays open."""
+        await self.lifecycle.end(GRACE, REST)
+        for each in self._running:
+            each.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        if self.flower is not None:
+            self.flower.close()
+        if self._deliverer is not None:
+            await self._deliverer.close()
+        if hasattr(self, "jobs"):
+            await asyncio.gather(self.jobs.close(), self.audit.close())
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
 
 
-def make_server(application: tornado.web.Application, *, behind_proxy: bool = False) -> HTTPServer:
-    """
-    Return a server for *application*, with Tornado's limits set for a service that strangers can reach.
-
-    Args:
-        application: What answers.
-        behind_proxy: Whether to take the client's address and scheme from ``X-Real-IP`` and ``X-Forwarded-Proto``.
-    """
-    return HTTPServer(
-        application,
-        xheaders=behind_proxy,
-        decompress_request=False,
-        max_header_size=16 * 1024,
-        idle_connection_timeout=75.0,
-        body_timeout=30.0,
-    )
+async def keep_swept(ledger: Ledger, store: Store | None) -> None:
+    """Forget, for as long as this is not cancelled, jobs whose time is over; all processes may do so."""
+    while True:
+        try:
+            while await ledger.jobs.sweep():
+                pass
+            while store is not None and (blobs := await ledger.blobs.orphans()):
+                await asyncio.to_thread(store.remove_all, blobs)
+                await ledger.blobs.removed(blobs)
+        except (LedgerUnavailable, StoreUnavailable) as exc:
+            _log.info("%s", exc)
+        await asyncio.sleep(SWEEP_INTERVAL)

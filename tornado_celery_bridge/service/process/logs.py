@@ -2,15 +2,11 @@
 
 import logging
 
-import tornado.web
-
 from tornado_celery_bridge.base.logs import JsonFormatter
 from tornado_celery_bridge.base.settings import Format
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job
 
-__all__ = ("ids_of", "log_request", "set_up")
-
-_access = logging.getLogger("web.access")
+__all__ = ("ids_of", "set_up")
 
 # Control characters, and what else some viewer takes for the end of a line, as escapes.
 _ESCAPES = {
@@ -46,23 +42,3 @@ def set_up(form: Format = "text", level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-
-
-def log_request(handler: tornado.web.RequestHandler) -> None:
-    """Log an answered request. Neither the query nor the body is logged: they may hold anything."""
-    status = handler.get_status()
-    request = handler.request
-    fields = {
-        "method": request.method,
-        "path": request.path,
-        "status": status,
-        "ms": round(1000 * request.request_time(), 1),
-        "ip": request.remote_ip,
-        "key": getattr(getattr(handler, "principal", None), "key_id", "") or "-",
-    }
-    _access.log(
-        logging.INFO if status < 500 else logging.WARNING,
-        " ".join(f"{name}=%s" for name in fields),
-        *fields.values(),
-        extra={"trace": getattr(handler, "trace", None), "fields": fields},
-    )

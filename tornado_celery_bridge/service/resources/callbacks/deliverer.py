@@ -28,9 +28,12 @@ from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
 from tornado_celery_bridge import __version__
 from tornado_celery_bridge.base.tracing import Span
 from tornado_celery_bridge.ledger import Claim, Job, Ledger, LedgerUnavailable
-from tornado_celery_bridge.service.resources import representation
+from tornado_celery_bridge.service.http.documents import milliseconds, rfc3339
+from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.resources.callbacks.receivers import CheckedResolver, ForbiddenAddress, Receivers
 from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets, sign
+from tornado_celery_bridge.service.resources.jobs import documents
+from tornado_celery_bridge.service.resources.links import Links
 
 __all__ = ("Deliverer", "event")
 
@@ -75,11 +78,13 @@ class Deliverer:
         ledger: Where the jobs are.
         receivers: Who may be called.
         secrets: Sign what is sent.
+        links: Where the jobs are, over HTTP.
     """
 
-    def __init__(self, ledger: Ledger, receivers: Receivers, secrets: Secrets) -> None:
+    def __init__(self, ledger: Ledger, receivers: Receivers, secrets: Secrets, links: Links | None = None) -> None:
         self._ledger = ledger
         self._secrets = secrets
+        self._links = links or Links()
         self._resolver = CheckedResolver(receivers)
         # Not AsyncHTTPClient, which may be configured to be curl: that resolves by itself, and knows proxies.
         self._client = SimpleAsyncHTTPClient(
@@ -145,13 +150,13 @@ class Deliverer:
 
     async def _attempt(self, claim: Claim, job: Job, url: str) -> None:
         secret = await asyncio.to_thread(self._secrets.of, job.record.owner)
-        body = representation.encode(event(claim.id, job))
+        body = encode(event(claim.id, job, self._links))
         at, begun = datetime.now(UTC), time.monotonic()
         with _span(claim, job, url) as span:
             answer = await self._post(url, sign(secret, claim.id, int(at.timestamp()), body) | span.headers(), body)
             _note(span, answer)
         attempt: dict[str, Any] = {
-            "at": representation.rfc3339(representation.milliseconds(at)),
+            "at": rfc3339(milliseconds(at)),
             "seconds": round(time.monotonic() - begun, 3),
         }
         attempt |= {"error": answer.error} if answer.status is None else {"status": answer.status}
@@ -247,15 +252,15 @@ def _reason(error: Exception) -> str:
     return "No HTTP answer."
 
 
-def event(delivery_id: str, job: Job) -> dict[str, Any]:
+def event(delivery_id: str, job: Job, links: Links) -> dict[str, Any]:
     """Return a job's end as a CloudEvent."""
     return {
         "specversion": "1.0",
         "id": delivery_id,
-        "source": "/v1/jobs",
-        "type": f"tornado-celery.job.{_TYPES[job.state]}",
+        "source": links.jobs,
+        "type": f"tornado-celery-bridge.job.{_TYPES[job.state]}",
         "subject": job.record.id,
-        "time": representation.rfc3339(job.finished_at or 0),
+        "time": rfc3339(job.finished_at or 0),
         "datacontenttype": "application/json",
-        "data": representation.job(job),
+        "data": documents.job(job, links),
     }

@@ -1,28 +1,20 @@
 """What can be done with groups of failures: read, retry, resolve. Knows no request and no response."""
 
 import asyncio
-from typing import Annotated, NamedTuple
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import NamedTuple
 
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.ledger import FailureGroup, Job
 from tornado_celery_bridge.service.access.keys import Principal
-from tornado_celery_bridge.service.http.problems import Problem, problem_of
+from tornado_celery_bridge.service.http.problems import Kind, Problem, problem_of
 from tornado_celery_bridge.service.resources.jobs.service import Jobs
 
-__all__ = ("Failures", "Retried", "RetryAll")
+__all__ = ("UNKNOWN_FAILURE", "Failures", "Retried")
+
+UNKNOWN_FAILURE = Kind("unknown-failure", 404, "There is no group of failures of this id, or it is somebody else's.")
 
 #: Jobs that one request tries again, at the most, and at once.
 MOST, STEP = 1_000, 20
-
-
-class RetryAll(BaseModel):
-    """Whether a group's jobs are tried again, or only counted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    dry_run: Annotated[bool, Field(description="Only say how many jobs these are.")] = True
 
 
 class Retried(NamedTuple):
@@ -93,4 +85,4 @@ class Failures:
 
     async def _check_known(self, principal: Principal, group_id: str) -> None:
         if group_id not in [group.id for group in await self.find(principal)]:
-            raise Problem(404, "unknown-failure", "There is no group of failures of this id.")
+            raise UNKNOWN_FAILURE("There is no group of failures of this id.")

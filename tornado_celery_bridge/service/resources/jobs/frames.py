@@ -10,11 +10,24 @@ from typing import Any, NamedTuple
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.ledger import Event, Job
 from tornado_celery_bridge.service.access.keys import Principal
-from tornado_celery_bridge.service.http.problems import Fault, Problem, problem_of
-from tornado_celery_bridge.service.resources import representation
+from tornado_celery_bridge.service.http.json import encode
+from tornado_celery_bridge.service.http.problems import Kind, Problem, problem_of
+from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.service import Jobs
+from tornado_celery_bridge.service.resources.links import Links
 
-__all__ = ("KEEP_ALIVE", "Frame", "frames", "frames_of_many", "no_event_of_this_stream", "position_of", "positions_of")
+__all__ = (
+    "INVALID_EVENT_ID",
+    "KEEP_ALIVE",
+    "Frame",
+    "frames",
+    "frames_of_many",
+    "no_event_of_this_stream",
+    "position_of",
+    "positions_of",
+)
+
+INVALID_EVENT_ID = Kind("invalid-event-id", 400, "That is the id of no event.")
 
 #: Seconds of silence after which a comment is sent, so that nobody in between takes the connection for dead.
 KEEP_ALIVE = 15.0
@@ -32,7 +45,7 @@ class Frame(NamedTuple):
         """Return the frame as a server-sent event."""
         if self.event is None:
             return b": still here\n\n"
-        lines = [b"event: " + self.event.encode(), b"data: " + representation.encode(self.data)]
+        lines = [b"event: " + self.event.encode(), b"data: " + encode(self.data)]
         if self.id is not None:
             lines.append(f"id: {self.id}".encode())
         if self.event == "close":
@@ -51,26 +64,26 @@ def position_of(text: str | None) -> int | None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
         detail = "Last-Event-ID, or after, should be the id of an event."
-        raise Problem(400, "invalid-event-id", detail, faults=[Fault("", detail)])
+        raise INVALID_EVENT_ID.at("", detail)
     return int(text)
 
 
 async def frames(
-    jobs: Jobs, principal: Principal, job: Job, after: int | None, closing: asyncio.Event
+    jobs: Jobs, caller: Principal, job: Job, after: int | None, closing: asyncio.Event
 ) -> AsyncGenerator[Frame]:
     """
     Yield a job's events up to its end, or up to one that says why there are no more.
 
     Args:
         jobs: Where the job is.
-        principal: Who follows it.
+        caller: Who follows it.
         job: The job as it is now.
         after: The number of the last event that the client has; None for a client that begins.
         closing: Set when the process is about to end.
     """
     shown = Job(record=job.record) if not after else replace(job, progress=None, error=None)
     if after is None:
-        yield Frame("state", representation.job(shown), 0)
+        yield Frame("state", documents.job(shown, jobs.links), 0)
     try:
         with jobs.ledger.events.follow(job.record.id, after or 0) as events:
             async with aclosing(_upcoming(events, closing)) as upcoming:
@@ -79,10 +92,10 @@ async def frames(
                         yield Frame(None)
                         continue
                     if event.kind in ("snapshot", "end"):
-                        shown = await jobs.get(principal, job.record.id)
+                        shown = await jobs.get(caller, job.record.id)
                     elif event.kind == "state":
                         shown = replace(shown, **{"error": None} | json.loads(event.data))
-                    yield _frame_of(event, shown, principal)
+                    yield _frame_of(event, shown, jobs.links, caller)
                     if event.kind == "end":
                         return
         yield Frame("close", {"reason": "shutting-down"})
@@ -90,10 +103,10 @@ async def frames(
         yield Frame("close", {"reason": problem_of(exc).code})
 
 
-def _frame_of(event: Event, shown: Job, principal: Principal) -> Frame:
+def _frame_of(event: Event, shown: Job, links: Links, caller: Principal) -> Frame:
     if event.kind in ("progress", "log"):
         return Frame(event.kind, json.loads(event.data), event.number)
-    document = representation.job(replace(shown, queue_depth=None), traceback=principal.sees_tracebacks)
+    document = documents.job(replace(shown, queue_depth=None), links, traceback=caller.sees_tracebacks)
     return Frame(event.kind, document, event.number)
 
 
@@ -115,12 +128,12 @@ def positions_of(text: str | None, count: int) -> list[int | None]:
 def no_event_of_this_stream() -> Problem:
     """Return what to say of an event's id that comes from another stream, or from one that nobody remembers."""
     detail = "Last-Event-ID, or after, is not of a stream of these jobs."
-    return Problem(400, "invalid-event-id", detail, faults=[Fault("", detail)])
+    return INVALID_EVENT_ID.at("", detail)
 
 
 async def frames_of_many(
     jobs: Jobs,
-    principal: Principal,
+    caller: Principal,
     followed: Sequence[Job],
     after: Sequence[int | None],
     closing: asyncio.Event,
@@ -138,7 +151,7 @@ async def frames_of_many(
 
     async def relay(place: int) -> None:
         try:
-            async with aclosing(frames(jobs, principal, followed[place], after[place], closing)) as upcoming:
+            async with aclosing(frames(jobs, caller, followed[place], after[place], closing)) as upcoming:
                 async for frame in upcoming:
                     await ready.put((place, frame))
             await ready.put((place, None))

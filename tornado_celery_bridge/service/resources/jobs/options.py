@@ -1,25 +1,25 @@
 """A job's options: the few that we know, checked, and what they are to Celery."""
 
-import json
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-import pydantic
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
 
-from tornado_celery_bridge.service.http.problems import Fault, Problem
+from tornado_celery_bridge.service.http.body import Body, parse
+from tornado_celery_bridge.service.http.faults import Fault
+from tornado_celery_bridge.service.http.problems import Problem
+from tornado_celery_bridge.service.http.query import Tag
 from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
-from tornado_celery_bridge.service.resources.tasks.catalogue import faults_of
+from tornado_celery_bridge.service.resources.jobs.problems import INVALID_OPTIONS
 from tornado_celery_bridge.transports import Priorities
 
-__all__ = ("JobOptions", "RunOptions", "parse_options")
+__all__ = ("JobOptions", "RunOptions", "misfit", "parse_options")
 
 #: Seconds; a longer delay is a schedule.
 YEAR = 366 * 86_400
 
-Tag = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Url = Annotated[
     str, StringConstraints(pattern="^https?://", max_length=2_000), Field(json_schema_extra={"format": "uri"})
 ]
@@ -32,10 +32,8 @@ _BOTH_TIMES: JsonDict = {
 }
 
 
-class RunOptions(BaseModel):
+class RunOptions(Body):
     """What a client may ask for each run of a schedule. All durations are seconds."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
     queue: str | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
@@ -94,16 +92,14 @@ def parse_options(given: Any, queues: Collection[str], receivers: Receivers) -> 
     Raises:
         Problem: 422, with a pointer for everything that is unknown or does not fit.
     """
-    try:
-        options = JobOptions.__pydantic_validator__.validate_json(json.dumps(given))
-    except pydantic.ValidationError as exc:
-        faults = faults_of(exc, given, "/options", names=list(JobOptions.model_fields))
-        raise Problem(422, "invalid-options", "The options do not fit.", faults=faults) from None
+    options = parse(JobOptions, given, INVALID_OPTIONS, "/options")
     if options.queue is not None and options.queue not in queues:
-        faults = [Fault("/options/queue", "There is no queue of this name.")]
-        raise Problem(422, "invalid-options", "The options do not fit.", faults=faults)
+        raise misfit("/options/queue", "There is no queue of this name.")
     if options.callback_url is not None and (detail := receivers.fault_of(options.callback_url)):
-        faults = [Fault("/options/callback_url", detail)]
-        raise Problem(422, "invalid-options", "The options do not fit.", faults=faults)
-    parsed: JobOptions = options
-    return parsed
+        raise misfit("/options/callback_url", detail)
+    return options
+
+
+def misfit(pointer: str, detail: str) -> Problem:
+    """Return what to say of an option that does not fit."""
+    return INVALID_OPTIONS("The options do not fit.", faults=[Fault(pointer, detail)])

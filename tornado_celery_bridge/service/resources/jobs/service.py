@@ -1,4 +1,4 @@
-"""What can be done with jobs: submit, read, list, wait, follow, cancel, retry. Knows no request and no response."""
+"""What can be done with jobs: submit, read, list, wait, follow, cancel, retry. It knows no request and no response."""
 
 import asyncio
 import io
@@ -28,19 +28,36 @@ from tornado_celery_bridge.ledger import (
     Store,
     dumps,
 )
-from tornado_celery_bridge.service.access.audit import Audit
 from tornado_celery_bridge.service.access.keys import Principal
-from tornado_celery_bridge.service.http.idempotency import Answer, job_id_of
-from tornado_celery_bridge.service.http.problems import Fault, Problem
+from tornado_celery_bridge.service.http.documents import JobReference, milliseconds
+from tornado_celery_bridge.service.http.faults import Fault
+from tornado_celery_bridge.service.http.idempotency import (
+    IDEMPOTENCY_KEY_IN_FLIGHT,
+    IDEMPOTENCY_KEY_REUSED,
+    KeptAnswer,
+    job_id_of,
+)
+from tornado_celery_bridge.service.http.problems import DISPATCH_UNCERTAIN, INVALID_BODY, INVALID_CURSOR, Kind, Problem
 from tornado_celery_bridge.service.http.trace import current_job, message_headers
 from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
-from tornado_celery_bridge.service.resources.jobs.options import JobOptions, parse_options
+from tornado_celery_bridge.service.resources.jobs.options import JobOptions, misfit, parse_options
+from tornado_celery_bridge.service.resources.jobs.problems import (
+    EXPIRED_JOB,
+    JOB_UNFINISHED,
+    NO_RESULT,
+    TOO_MANY_UNFINISHED_JOBS,
+    UNKNOWN_JOB,
+    UNPUBLISHABLE,
+)
+from tornado_celery_bridge.service.resources.links import Links
 from tornado_celery_bridge.service.resources.monitoring.diagnosis import Diagnosis, diagnose
 from tornado_celery_bridge.service.resources.monitoring.metrics import Metrics
-from tornado_celery_bridge.service.resources.representation import milliseconds
-from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue, ExposedTask, unknown_task
+from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue, ExposedTask
+from tornado_celery_bridge.service.resources.tasks.problems import unknown_task
 
-__all__ = ("WITHDRAW_TIMEOUT", "Blob", "Jobs", "Submission", "not_accepted", "uncertain", "unpublishable")
+__all__ = ("UNKNOWN_DELIVERY", "WITHDRAW_TIMEOUT", "Blob", "Jobs", "Submission", "not_accepted", "unpublishable")
+
+UNKNOWN_DELIVERY = Kind("unknown-delivery", 404, "The job has no delivery of this id.")
 
 T = TypeVar("T")
 
@@ -65,7 +82,7 @@ class Submission(NamedTuple):
 
     job: Job
     on_disconnect: str = "detach"
-    replay: Answer | None = None
+    replay: KeptAnswer | None = None
 
 
 class Blob(NamedTuple):
@@ -84,20 +101,26 @@ class Jobs:
         ledger: Where the jobs are.
         catalogue: The tasks that may be run; made off the loop, as it reads their sources.
         receivers: Who may be called back.
+        links: Where things are.
     """
 
     def __init__(
-        self, bridge: Bridge, ledger: Ledger, catalogue: Catalogue, receivers: Receivers | None = None
+        self,
+        bridge: Bridge,
+        ledger: Ledger,
+        catalogue: Catalogue,
+        receivers: Receivers | None = None,
+        links: Links | None = None,
     ) -> None:
         self.bridge = bridge
         self.ledger = ledger
         self.catalogue = catalogue
         self.receivers = receivers or Receivers()
+        self.links = links or Links()
         #: What is counted of them, and of the process.
         self.metrics = Metrics()
         self._diagnosing = asyncio.Lock()
         self._paces: dict[str, tuple[float, int]] = {}
-        self.audit = Audit(ledger)
         self._background: set[asyncio.Task[None]] = set()
 
     # Tasks.
@@ -192,13 +215,13 @@ class Jobs:
         )
         await self.settle(accepted.kind, {} if stored is None else {record.id: stored})
         if accepted.kind == "replay" and accepted.response is not None:
-            return Submission(Job(record=record), replay=Answer.decode(accepted.response))
+            return Submission(Job(record=record), replay=KeptAnswer.decode(accepted.response))
         if accepted.kind == "unique" and accepted.response is not None:
             return Submission(await self.get(principal, accepted.response.decode()))
         if accepted.kind == "exists":
             return Submission(await self.get(principal, record.id))
         if accepted.kind not in ("accepted", "taken-over"):
-            raise not_accepted(accepted.kind, _link(record.id))
+            raise not_accepted(accepted.kind, {"job": self._reference(record.id)})
         if accepted.kind == "taken-over" and (job := await self.get(principal, record.id)).state != states.PENDING:
             return Submission(job)  # it was published: a worker has seen it
         try:
@@ -208,7 +231,7 @@ class Jobs:
             )
             await self.metrics.dispatch(publishing)
         except DispatchUncertain as exc:
-            raise uncertain(record.id) from exc
+            raise self.uncertain(record.id) from exc
         except Exception as exc:
             if accepted.kind == "accepted":  # else whoever had the key before may have published it
                 await self._withdraw(record, reservation)
@@ -272,13 +295,24 @@ class Jobs:
         if not isinstance(given, dict | list):
             faults.append(Fault("/input", "This should be an object, or a list of positional arguments."))
         if faults:
-            raise Problem(422, "invalid-body", "The body does not fit.", faults=faults)
+            raise INVALID_BODY("The body does not fit.", faults=faults)
         options = parse_options(body.get("options", {}), self.catalogue.queues, self.receivers)
         if options.priority is not None and not self.catalogue.priorities.are_served(options.queue or task.queue):
             detail = "The broker has no priorities in this queue: send what is urgent to a queue of its own."
-            faults = [Fault("/options/priority", detail)]
-            raise Problem(422, "invalid-options", "The options do not fit.", faults=faults)
+            raise misfit("/options/priority", detail)
         return given, options
+
+    def uncertain(self, job_id: str) -> Problem:
+        """Return what to say of a job of which nobody knows whether it was published."""
+        link = self.links.job(job_id)
+        return DISPATCH_UNCERTAIN(
+            f"The broker did not confirm job {job_id}, which may run: ask {link} before trying again.",
+            headers={"Retry-After": "1", "Location": link},
+            members={"job": self._reference(job_id)},
+        )
+
+    def _reference(self, job_id: str) -> JobReference:
+        return {"id": job_id, "links": {"self": self.links.job(job_id)}}
 
     async def _withdraw(self, record: JobRecord, reservation: Reservation | None) -> None:
         """Remove the record of a job that was not published."""
@@ -306,7 +340,7 @@ class Jobs:
         """
         job = await self.get(principal, job_id)
         if not job.done:
-            raise Problem(409, "job-unfinished", "The job has not ended: cancel it first, or wait for it.")
+            raise JOB_UNFINISHED("The job has not ended: cancel it first, or wait for it.")
         record = job.record
         options = {name: value for name, value in record.options.items() if name not in ("eta", "countdown", "expires")}
         again = {"options": options | {"tags": record.tags}} | body
@@ -334,7 +368,7 @@ class Jobs:
         current_job.set(job_id)
         job = await self.ledger.jobs.get(job_id)
         if job is None or not principal.may_see(job):
-            raise Problem(404, "unknown-job", "There is no job of this id.")
+            raise UNKNOWN_JOB("There is no job of this id.")
         if isinstance(job, Gone):
             raise _expired()
         return job
@@ -348,9 +382,9 @@ class Jobs:
             BlobLost, StoreUnavailable: It can't be had from the store.
         """
         if not job.done:
-            raise Problem(409, "job-unfinished", "The job has not ended: wait for it.")
+            raise JOB_UNFINISHED("The job has not ended: wait for it.")
         if job.state != states.SUCCESS:
-            raise Problem(409, "no-result", "The job did not succeed; `error` in the job says why.")
+            raise NO_RESULT("The job did not succeed; `error` in the job says why.")
         if job.stored is None:
             return io.BytesIO(dumps(job.result).encode())
         store, stored = self._store, job.stored
@@ -383,7 +417,7 @@ class Jobs:
         try:
             return await self.ledger.jobs.find(owner=None if principal.is_admin else principal.owner, **filters)
         except ValueError:
-            raise Problem(400, "invalid-cursor", "This cursor is none of ours: begin without one.") from None
+            raise INVALID_CURSOR("This cursor is none of ours: begin without one.") from None
 
     async def unfinished(self, principal: Principal, tags: Sequence[str], most: int) -> list[str]:
         """Return the ids of the jobs with all of these tags that have not ended: of so many, the last accepted."""
@@ -448,7 +482,7 @@ class Jobs:
         """
         job, deliveries = await self.deliveries(principal, job_id)
         if delivery_id not in [delivery.id for delivery in deliveries]:
-            raise Problem(404, "unknown-delivery", "This job has no delivery of this id.")
+            raise UNKNOWN_DELIVERY("This job has no delivery of this id.")
         await self.ledger.callbacks.replay(job_id)
         job, [delivery] = await self.deliveries(principal, job_id)
         return job, delivery
@@ -503,7 +537,7 @@ class Jobs:
 
     async def close(self) -> None:
         """Wait for what goes on in the background: a few seconds at most."""
-        await asyncio.gather(*self._background, self.audit.close(), return_exceptions=True)
+        await asyncio.gather(*self._background, return_exceptions=True)
 
     async def check(self) -> dict[str, str | None]:
         """Return, for each thing that the service stands on, why it cannot be used now; None for one that can."""
@@ -538,35 +572,20 @@ def _whole(file: BinaryIO) -> bytes:
 
 
 def _expired() -> Problem:
-    return Problem(410, "expired-job", "The job is no longer kept.")
+    return EXPIRED_JOB("The job is no longer kept.")
 
 
 def unpublishable() -> Problem:
     """Return what to say of what Celery's own code refused."""
-    return Problem(422, "unpublishable", "Celery does not take this; see the service's log.")
+    return UNPUBLISHABLE("Celery does not take this; see the service's log.")
 
 
 def not_accepted(kind: str, link: dict[str, Any]) -> Problem:
     """Return what to say of an :class:`Acceptance` that is none; *link* leads to what the idempotency key made."""
     if kind == "in-flight":
         detail = "A request with this Idempotency-Key is being answered now: send it again a little later."
-        return Problem(409, "idempotency-key-in-flight", detail, headers={"Retry-After": "1"}, members=link)
+        return IDEMPOTENCY_KEY_IN_FLIGHT(detail, headers={"Retry-After": "1"}, members=link)
     if kind == "other":
-        return Problem(422, "idempotency-key-reused", "This Idempotency-Key was used for another request.")
+        return IDEMPOTENCY_KEY_REUSED("This Idempotency-Key was used for another request.")
     detail = "You have as many unfinished jobs as you may."
-    return Problem(429, "too-many-unfinished-jobs", detail, headers={"Retry-After": "5"})
-
-
-def uncertain(job_id: str) -> Problem:
-    link = f"/v1/jobs/{job_id}"
-    return Problem(
-        503,
-        "dispatch-uncertain",
-        f"The broker did not confirm job {job_id}, which may run: ask {link} before trying again.",
-        headers={"Retry-After": "1", "Location": link},
-        members=_link(job_id),
-    )
-
-
-def _link(job_id: str) -> dict[str, Any]:
-    return {"job": {"id": job_id, "links": {"self": f"/v1/jobs/{job_id}"}}}
+    return TOO_MANY_UNFINISHED_JOBS(detail, headers={"Retry-After": "5"})

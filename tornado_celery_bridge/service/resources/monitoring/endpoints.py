@@ -1,42 +1,65 @@
-"""What goes on, for whoever watches all jobs: statistics, queues and workers, by the scope ``monitor``."""
+"""
+What goes on, for whoever watches all jobs: statistics, queues, workers, metrics and health.
+
+The scope ``monitor`` reads them. Queues and workers are everybody's, so only admins change them.
+"""
 
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable
 from itertools import chain
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 from prometheus_client import Metric
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from tornado_celery_bridge.ledger import PERIODS, LedgerUnavailable, Monitor, Period
-from tornado_celery_bridge.service.http.handler import ApiHandler
-from tornado_celery_bridge.service.http.query import parse_query
-from tornado_celery_bridge.service.resources import documents, representation
-from tornado_celery_bridge.service.resources.monitoring import metrics
+from tornado_celery_bridge.ledger import PERIODS, LedgerUnavailable, Monitor, Period, WorkerState
+from tornado_celery_bridge.service.http.endpoint import Answer, get, post
+from tornado_celery_bridge.service.http.problems import (
+    BROKER_UNAVAILABLE,
+    RESULT_BACKEND_UNAVAILABLE,
+    SHUTTING_DOWN,
+    Kind,
+)
+from tornado_celery_bridge.service.http.query import Moment, Name, Query
+from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint
+from tornado_celery_bridge.service.resources.monitoring import documents, metrics
 
-__all__ = ("MetricsHandler", "MonitorHandler", "QueuesHandler", "StatisticsHandler", "WorkersHandler")
+__all__ = ("ENDPOINTS",)
 
 _log = logging.getLogger(__name__)
+
+UNKNOWN_QUEUE = Kind("unknown-queue", 404, "There is no queue of this name.")
+UNKNOWN_WORKER = Kind("unknown-worker", 404, "There is no living worker of this name.")
+UNCONFIRMED = Kind("unconfirmed", 409, "`confirm` is not the queue's name. Nothing was done.")
+WORKER_REFUSED = Kind("worker-refused", 409, "The worker can't: `detail` says why.")
+NOT_READY = Kind("not-ready", 503, "`checks` says what cannot be reached.")
+WORKER_TIMEOUT = Kind("worker-timeout", 504, "The worker did not answer in time; it may do so all the same.")
 
 #: Steps that are shown when nobody says since when.
 DEFAULT_STEPS: dict[Period, int] = {"minute": 60, "hour": 24, "day": 30}
 
-Moment = Annotated[AwareDatetime, BeforeValidator(datetime.fromisoformat)]
+QueueName = Annotated[str, Field(description="A queue's name.")]
+WorkerName = Annotated[str, Field(description="A worker's node name.")]
 
 
-class StatisticsQuery(BaseModel):
+class StatisticsQuery(Query):
     """Which statistics."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    since: Moment | None = None
-    until: Moment | None = None
+    since: (
+        Annotated[
+            Moment,
+            Field(
+                description="A moment in the first step; without it, there are 60 minutes, 24 hours or 30 days.",
+            ),
+        ]
+        | None
+    ) = None
+    until: Annotated[Moment, Field(description="A moment in the last step; now, without it.")] | None = None
     step: Period = "minute"
-    task: Annotated[str, Field(max_length=500)] = ""
-    queue: Annotated[str, Field(max_length=500)] = ""
+    task: Annotated[Name, Field(description="Only jobs of this task.")] = ""
+    queue: Annotated[Name, Field(description="Only jobs of this queue.")] = ""
 
 
 class Selection(NamedTuple):
@@ -49,24 +72,16 @@ class Selection(NamedTuple):
     queue: str
 
 
-def parse_selection(query: Mapping[str, Sequence[bytes]], now: float) -> Selection:
-    """
-    Return what a query asks for, of what there may be: nothing after *now*, nor what is no longer kept.
-
-    Raises:
-        Problem: 400, with what is unknown or does not fit.
-    """
-    asked = parse_query(StatisticsQuery, query)
+def selection(asked: StatisticsQuery, now: float) -> Selection:
+    """Return what a query asks for, of what there may be: nothing after *now*, and nothing that is no longer kept."""
     length, kept = PERIODS[asked.step]
     until = now if asked.until is None else min(now, asked.until.timestamp())
     since = until - length * (DEFAULT_STEPS[asked.step] - 1) if asked.since is None else asked.since.timestamp()
     return Selection(asked.step, max(since, now - length * (kept - 1)), until, asked.task, asked.queue)
 
 
-class MonitorHandler(ApiHandler):
-    """What they share."""
-
-    scopes: ClassVar = {"GET": "monitor"}
+class MonitorEndpoint(ResourceEndpoint):
+    """A route that reads or changes what is everybody's."""
 
     @property
     def monitor(self) -> Monitor:
@@ -78,45 +93,187 @@ class MonitorHandler(ApiHandler):
         queues, workers, paused = await asyncio.gather(
             self.monitor.queues(), self.monitor.workers(), self.jobs.ledger.queues.paused()
         )
-        return representation.queues(queues, workers, self.jobs.catalogue.queues, paused)
+        return documents.queues(queues, workers, self.jobs.catalogue.queues, paused)
 
-    def write_list(self, name: str, found: Sequence[Any]) -> None:
-        """Answer with a list that has one page."""
-        self.write_json({name: found, "next_cursor": None})
+    async def queue(self, name: str) -> documents.Queue:
+        """
+        Return a queue as it is.
+
+        Raises:
+            Problem: 404, there is none of this name.
+        """
+        for queue in await self.queues():
+            if queue["name"] == name:
+                return queue
+        raise UNKNOWN_QUEUE("There is no queue of this name.")
+
+    async def worker(self, name: str) -> WorkerState:
+        """
+        Return a living worker.
+
+        Raises:
+            Problem: 404, there is none of this name.
+        """
+        for worker in await self.monitor.workers():
+            if worker.name == name and worker.is_alive:
+                return worker
+        raise UNKNOWN_WORKER("There is no living worker of this name.")
 
 
-class StatisticsHandler(MonitorHandler):
-    """``/v1/statistics``"""
+class ReadStatistics(MonitorEndpoint):
+    """
+    See what has happened to everybody's jobs.
 
-    async def get(self) -> None:
-        step, since, until, task, queue = parse_selection(self.request.query_arguments, time.time())
+    By minute (of the last 2 hours), hour (8 days) or day (400 days), UTC. What is no longer kept is left out.
+    """
+
+    route = get("/v1/statistics", scope="monitor", tag="monitoring")
+    answers: ClassVar = {200: Answer("The statistics.")}
+
+    async def answer(self, query: StatisticsQuery) -> documents.Statistics:
+        step, since, until, task, queue = selection(query, time.time())
         history, now = await asyncio.gather(
             self.monitor.history(step, since, until, task=task, queue=queue), self.monitor.totals()
         )
-        self.write_json(representation.statistics(step, history, now))
+        return documents.statistics(step, history, now)
 
 
-class QueuesHandler(MonitorHandler):
-    """``/v1/queues``"""
+class ListQueues(MonitorEndpoint):
+    """List the queues: how deep, and who takes from them."""
 
-    async def get(self) -> None:
-        self.write_list("queues", await self.queues())
+    route = get("/v1/queues", scope="monitor", tag="monitoring")
+    answers: ClassVar = {200: Answer("The queues.")}
+
+    async def answer(self) -> documents.Queues:
+        return {"queues": await self.queues(), "next_cursor": None}
 
 
-class WorkersHandler(MonitorHandler):
-    """``/v1/workers``"""
+class PauseQueue(MonitorEndpoint):
+    """
+    Have no worker take from a queue.
 
-    async def get(self) -> None:
+    Now or later: workers that are started meanwhile do not either. What they have taken they run.
+    """
+
+    route = post("/v1/queues/{queue}/pause", scope="admin", tag="monitoring")
+    answers: ClassVar = {200: Answer("The queue.")}
+    problems: ClassVar = (UNKNOWN_QUEUE,)
+
+    async def answer(self, queue: QueueName) -> documents.Queue:
+        await self.queue(queue)
+        await self.jobs.ledger.queues.pause(queue)
+        return await self.queue(queue)
+
+
+class ResumeQueue(MonitorEndpoint):
+    """Have the workers take from a paused queue again."""
+
+    route = post("/v1/queues/{queue}/resume", scope="admin", tag="monitoring")
+    answers: ClassVar = {200: Answer("The queue.")}
+    problems: ClassVar = (UNKNOWN_QUEUE,)
+
+    async def answer(self, queue: QueueName) -> documents.Queue:
+        await self.queue(queue)
+        await self.jobs.ledger.queues.resume(queue)
+        return await self.queue(queue)
+
+
+class PurgeQueue(MonitorEndpoint):
+    """
+    End all jobs of a queue that have not begun.
+
+    They are `REVOKED`, those too that are not due yet; then the broker's queue is emptied.
+    """
+
+    route = post("/v1/queues/{queue}/purge", scope="admin", tag="monitoring")
+    answers: ClassVar = {200: Answer("What was in it.")}
+    problems: ClassVar = (UNKNOWN_QUEUE, UNCONFIRMED, BROKER_UNAVAILABLE, RESULT_BACKEND_UNAVAILABLE)
+
+    async def admit(self, **path: str) -> None:
+        await self.queue(path["queue"])
+
+    async def answer(self, queue: QueueName, body: documents.Purge) -> documents.Purged:
+        if body.confirm != queue:
+            raise UNCONFIRMED("`confirm` should be the queue's name: nothing was done.")
+        by = f"{self.caller.owner} (key {self.caller.key_id})" if self.caller.key_id else "somebody"
+        done = await self.jobs.bridge.purge(queue, f"queue {queue} was purged by {by}")
+        return {"name": queue, "jobs": done.jobs, "messages": done.messages}
+
+
+class ListWorkers(MonitorEndpoint):
+    """List the workers, and what they run."""
+
+    route = get("/v1/workers", scope="monitor", tag="monitoring")
+    answers: ClassVar = {200: Answer("The workers.")}
+
+    async def answer(self) -> documents.Workers:
         now = time.time()
-        self.write_list("workers", [representation.worker(each, now) for each in await self.monitor.workers()])
+        workers = [documents.worker(each, now) for each in await self.monitor.workers()]
+        return {"workers": workers, "next_cursor": None}
 
 
-class MetricsHandler(MonitorHandler):
-    """``/metrics``; without the ledger what this process, and those beside it, can tell by themselves."""
+class ShutDownWorker(MonitorEndpoint):
+    """Have a worker end once its tasks have."""
 
+    route = post("/v1/workers/{worker}/shutdown", scope="admin", tag="monitoring")
+    answers: ClassVar = {202: Answer("It was told.")}
+    problems: ClassVar = (UNKNOWN_WORKER, BROKER_UNAVAILABLE)
+
+    async def answer(self, worker: WorkerName) -> documents.WorkerAnswer:
+        await self.worker(worker)
+        await self.jobs.bridge.shut_down_worker(worker)
+        return {"name": worker, "answer": "told to end once its tasks have"}
+
+
+class ResizingEndpoint(MonitorEndpoint):
+    """Changes how many tasks a worker runs at once."""
+
+    answers: ClassVar = {200: Answer("What it said.")}
+    problems: ClassVar = (UNKNOWN_WORKER, WORKER_REFUSED, WORKER_TIMEOUT, BROKER_UNAVAILABLE)
+
+    async def resize(self, name: str, by: int) -> documents.WorkerAnswer:
+        """Return what a worker says to running *by* more tasks at once."""
+        worker = await self.worker(name)
+        if worker.slots + by < 1:
+            raise WORKER_REFUSED(f"It runs {worker.slots} at once, and would run none: shut it down.")
+        answer = await self.jobs.bridge.resize_pool(name, by)
+        if answer is None:
+            raise WORKER_TIMEOUT("The worker did not answer; it may do so all the same.")
+        if "ok" not in answer:
+            raise WORKER_REFUSED(f"The worker says: {answer.get('error', answer)}")
+        return {"name": name, "answer": answer["ok"]}
+
+
+class GrowWorker(ResizingEndpoint):
+    """Have a worker run more tasks at once."""
+
+    route = post("/v1/workers/{worker}/grow", scope="admin", tag="monitoring")
+
+    async def answer(self, worker: WorkerName, body: documents.Resize = documents.Resize()) -> documents.WorkerAnswer:
+        return await self.resize(worker, body.by)
+
+
+class ShrinkWorker(ResizingEndpoint):
+    """Have a worker run fewer tasks at once."""
+
+    route = post("/v1/workers/{worker}/shrink", scope="admin", tag="monitoring")
+
+    async def answer(self, worker: WorkerName, body: documents.Resize = documents.Resize()) -> documents.WorkerAnswer:
+        return await self.resize(worker, -body.by)
+
+
+class ReadMetrics(MonitorEndpoint):
+    """
+    Metrics for Prometheus.
+
+    Without the ledger, there are those that this process and those beside it count themselves.
+    """
+
+    route = get("/metrics", scope="monitor", tag="monitoring")
+    answers: ClassVar = {200: Answer("Its text format, 0.0.4.", str, media_types=("text/plain",))}
     needs_ledger = False
 
-    async def get(self) -> None:
+    async def answer(self) -> None:
         try:
             counts, totals, queues, workers, runs = await asyncio.gather(
                 *(self.monitor.counts(), self.monitor.totals(), self.queues(), self.monitor.workers()),
@@ -134,3 +291,59 @@ class MetricsHandler(MonitorHandler):
         body = await asyncio.to_thread(metrics.render, self.jobs.metrics, families)
         self.set_header("Content-Type", metrics.CONTENT_TYPE)
         self.finish(body)
+
+
+class CheckHealth(ResourceEndpoint):
+    """Is the process alive?"""
+
+    route = get("/healthz", is_public=True, tag="service")
+    answers: ClassVar = {200: Answer("Its loop turns.")}
+
+    async def answer(self) -> documents.Health:
+        return {"status": "alive"}
+
+
+class Verbosity(Query):
+    """How much to tell."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    verbose: (
+        Annotated[
+            str,
+            Field(
+                description="With it, whatever its value, admins are told of the broker and of what is unsafe.",
+                json_schema_extra={"allowEmptyValue": True},
+            ),
+        ]
+        | None
+    ) = None
+
+
+class CheckReadiness(ResourceEndpoint):
+    """Can jobs be accepted and read?"""
+
+    route = get("/readyz", is_public=True, tag="service")
+    answers: ClassVar = {200: Answer("Now they can.")}
+    problems: ClassVar = (NOT_READY, SHUTTING_DOWN)
+
+    async def answer(self, query: Verbosity) -> documents.Readiness:
+        if self.service.lifecycle.closing.is_set():
+            raise SHUTTING_DOWN("This process is about to end.")
+        checks = await self.jobs.check()
+        told: documents.Readiness = {
+            "status": "ready",
+            "checks": {name: reason or "ok" for name, reason in checks.items()},
+        }
+        if query.verbose is not None and self.is_by_an_admin():
+            told = {**told, **documents.diagnosis(await self.jobs.diagnose())}
+        if down := ", ".join(name for name, reason in checks.items() if reason):
+            members = {name: value for name, value in told.items() if name != "status"}
+            raise NOT_READY(f"Not reachable: {down}.", headers={"Retry-After": "1"}, members=members)
+        return told
+
+
+ENDPOINTS = (
+    *(ReadStatistics, ListQueues, PauseQueue, ResumeQueue, PurgeQueue),
+    *(ListWorkers, ShutDownWorker, GrowWorker, ShrinkWorker, ReadMetrics, CheckHealth, CheckReadiness),
+)

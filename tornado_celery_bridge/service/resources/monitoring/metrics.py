@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from tornado_celery_bridge import BridgeError, BrokerUnavailable, DispatchSaturated, DispatchUncertain, schedules
 from tornado_celery_bridge import ledger as ledgers
-from tornado_celery_bridge.service.resources import documents
+from tornado_celery_bridge.service.resources.monitoring import documents
 
 __all__ = (
     "CONTENT_TYPE",

@@ -1,30 +1,29 @@
 """What a client may say of a schedule. What of it can't be meant, :class:`Entry` knows."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from tornado_celery_bridge.ledger import dumps
-from tornado_celery_bridge.service.http.problems import Problem
-from tornado_celery_bridge.service.resources.jobs.options import RunOptions, Tag
-from tornado_celery_bridge.service.resources.tasks.catalogue import faults_of
+from tornado_celery_bridge.schedules import Entry
+from tornado_celery_bridge.service.http.body import Body
+from tornado_celery_bridge.service.http.query import Flag, Name, Page, Query, Tag
+from tornado_celery_bridge.service.resources.jobs.options import RunOptions
 
 __all__ = (
     "NAME",
     "Backfilling",
+    "Count",
     "NewSchedule",
     "Pause",
     "ScheduleChange",
     "ScheduleFields",
+    "ScheduleFilters",
     "merged",
-    "parse",
     "writable",
 )
-
-T = TypeVar("T", bound=BaseModel)
 
 #: Names that are given over HTTP: they need no escaping, in a path, a shell or a log.
 NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -51,25 +50,21 @@ def _check_year(moment: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_check_year)]
 
 
-class Solar(BaseModel):
+class Solar(Body):
     """An event of the sun's, as Celery names it, at a place."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
     event: str
     lat: Annotated[float, Field(ge=-90, le=90)]
     lon: Annotated[float, Field(ge=-180, le=180)]
 
 
-class ScheduleFields(BaseModel):
+class ScheduleFields(Body):
     """
     A schedule: one of `crontab`, `interval`, `once` and `solar`. Durations are seconds. What is read only changes
     nothing here.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, json_schema_extra=_complete
-    )
+    model_config = ConfigDict(json_schema_extra=_complete)
 
     name: Annotated[str, Field(pattern=NAME)] | None = None
     task: str
@@ -112,37 +107,40 @@ ScheduleChange: Any = pydantic.create_model(
 )
 
 
-class Pause(BaseModel):
+class Pause(Body):
     """For how long a schedule is paused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     until: Annotated[Moment | None, Field(description="Without one, until it is resumed.")] = None
 
 
-class Backfilling(BaseModel):
+class Backfilling(Body):
     """Which slots are to be run that are past, or only listed."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     since: Annotated[Moment, Field(description="The first slot may be then.")]
     until: Annotated[Moment, Field(description="The last slot is before then.")]
     dry_run: Annotated[bool, Field(description="Only say which slots these are.")] = True
 
 
-def parse(kind: type[T], given: dict[str, Any], code: str) -> T:
-    """
-    Return what a body is, as one of the types above.
+class ScheduleFilters(Page):
+    """Which schedules, and how many of them."""
 
-    Raises:
-        Problem: 422 with this *code*, with a pointer for everything that does not fit.
-    """
-    try:
-        parsed: T = kind.__pydantic_validator__.validate_json(dumps(given))
-    except pydantic.ValidationError as exc:
-        faults = faults_of(exc, given, "", names=list(kind.model_fields))
-        raise Problem(422, code, "The body does not fit.", faults=faults) from None
-    return parsed
+    task: Name | None = None
+    tag: Annotated[list[Tag], Field(max_length=20, description="Only those with all of these.")] = []
+    enabled: Flag | None = None
+
+    def fit(self, entry: Entry) -> bool:
+        """Return whether it is one of these."""
+        return (
+            self.task in (None, entry.task)
+            and set(self.tag) <= set(entry.tags)
+            and self.enabled in (None, entry.enabled)
+        )
+
+
+class Count(Query):
+    """How many."""
+
+    count: Annotated[int, Field(ge=1, le=100)] = 10
 
 
 def writable(given: dict[str, Any]) -> dict[str, Any]:

@@ -21,23 +21,28 @@ from tornado_celery_bridge.schedules import (
     Schedules,
 )
 from tornado_celery_bridge.service.access.keys import Principal
+from tornado_celery_bridge.service.http.body import parse
 from tornado_celery_bridge.service.http.conditions import Conditions
-from tornado_celery_bridge.service.http.problems import Fault, Problem
-from tornado_celery_bridge.service.http.query import ScheduleFilters
-from tornado_celery_bridge.service.resources import representation
+from tornado_celery_bridge.service.http.faults import Fault
+from tornado_celery_bridge.service.http.problems import INVALID_SCHEDULE, UNKNOWN_SCHEDULE, Kind, Problem
 from tornado_celery_bridge.service.resources.jobs.service import Jobs, unpublishable
+from tornado_celery_bridge.service.resources.schedules import documents
 from tornado_celery_bridge.service.resources.schedules.fields import (
     NAME,
     Backfilling,
     NewSchedule,
     ScheduleFields,
+    ScheduleFilters,
     merged,
-    parse,
     writable,
 )
-from tornado_celery_bridge.service.resources.tasks.catalogue import unknown_task
+from tornado_celery_bridge.service.resources.tasks.problems import unknown_task
 
-__all__ = ("Listing", "Timetable", "etag_of")
+__all__ = ("SCHEDULE_EXISTS", "SCHEDULE_QUARANTINED", "STATIC_SCHEDULE", "Listing", "Timetable", "etag_of")
+
+SCHEDULE_EXISTS = Kind("schedule-exists", 409, "The name is taken: by a schedule of yours, or somebody else's.")
+STATIC_SCHEDULE = Kind("static-schedule", 409, "The configuration has this schedule: change it there, or pause it.")
+SCHEDULE_QUARANTINED = Kind("schedule-quarantined", 409, "What is stored by this name is malformed: PUT or DELETE it.")
 
 _log = logging.getLogger(__name__)
 
@@ -161,7 +166,7 @@ class Timetable:
         priorities = self._jobs.catalogue.priorities
 
         def patched(found: _Found) -> dict[str, Any]:
-            shown = dict(representation.schedule(_visible(principal, found), priorities))
+            shown = dict(documents.schedule(_visible(principal, found), self._jobs.links, priorities))
             del shown["name"]  # which need not be one that could be given over HTTP
             changed: dict[str, Any] = merged(writable(shown), patch)
             return changed
@@ -271,7 +276,7 @@ class Timetable:
         Raises:
             Problem: 422, with a pointer for everything that does not fit.
         """
-        fields = parse(NewSchedule if name is None else ScheduleFields, writable(body), "invalid-schedule")
+        fields = parse(NewSchedule if name is None else ScheduleFields, writable(body), INVALID_SCHEDULE)
         if name is not None and fields.name not in (None, name):
             raise _misfit("/name", "The path has another name.")
         catalogue = self._jobs.catalogue
@@ -308,14 +313,14 @@ def _visible(principal: Principal, found: _Found) -> Scheduled:
     if found is None or not _may_see(principal, found):
         raise _unknown()
     if isinstance(found, InvalidEntry):
-        raise Problem(409, "schedule-quarantined", f"Nobody can use what is stored by this name: {found}")
+        raise SCHEDULE_QUARANTINED(f"Nobody can use what is stored by this name: {found}")
     return found
 
 
 def _check(found: _Found, conditions: Conditions) -> None:
     """Return if what has a name may be replaced or removed."""
     if isinstance(found, Scheduled) and found.static:
-        raise Problem(409, "static-schedule", "The configuration has this schedule: change it there, or pause it.")
+        raise STATIC_SCHEDULE("The configuration has this schedule: change it there, or pause it.")
     conditions.check(None if found is None else etag_of(found) if isinstance(found, Scheduled) else "")
 
 
@@ -329,15 +334,15 @@ def etag_of(found: Scheduled) -> str:
 
 
 def _unknown() -> Problem:
-    return Problem(404, "unknown-schedule", "There is no schedule of this name.")
+    return UNKNOWN_SCHEDULE("There is no schedule of this name.")
 
 
 def _taken() -> Problem:
-    return Problem(409, "schedule-exists", "There is a schedule of this name already: yours, or another's.")
+    return SCHEDULE_EXISTS("There is a schedule of this name already: yours, or another's.")
 
 
 def _misfit(pointer: str, detail: str) -> Problem:
-    return Problem(422, "invalid-schedule", "The schedule does not fit.", faults=[Fault(pointer, detail)])
+    return INVALID_SCHEDULE("The schedule does not fit.", faults=[Fault(pointer, detail)])
 
 
 def _invalid(exc: InvalidEntry) -> Problem:

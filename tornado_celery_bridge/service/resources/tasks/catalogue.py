@@ -1,13 +1,12 @@
 """The tasks that may be run over HTTP, and what their type hints say about input and result."""
 
-import difflib
 import hashlib
 import inspect
 import json
 import logging
 import typing
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
@@ -16,14 +15,12 @@ import pydantic
 from celery import Celery, Task
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import PydanticJsonSchemaWarning
-from pydantic_core import ErrorDetails
 
-from tornado_celery_bridge.service.http.body import escape
-from tornado_celery_bridge.service.http.problems import Fault, Problem
-from tornado_celery_bridge.service.resources import documents
+from tornado_celery_bridge.service.http.faults import Fault, escape, faults_of
+from tornado_celery_bridge.service.resources.tasks.problems import INVALID_INPUT, unknown_task
 from tornado_celery_bridge.transports import Priorities
 
-__all__ = ("Arguments", "Catalogue", "ExposedTask", "faults_of", "unknown_task")
+__all__ = ("Arguments", "Catalogue", "ExposedTask")
 
 _log = logging.getLogger(__name__)
 
@@ -68,11 +65,6 @@ class Catalogue:
             raise unknown_task() from None
 
 
-def unknown_task() -> Problem:
-    """Return the one answer for every task that cannot be run, whatever the reason."""
-    return Problem(404, "unknown-task", "There is no task of this name.")
-
-
 class ExposedTask:
     """One task: where it runs, and what it takes and returns."""
 
@@ -107,23 +99,6 @@ class ExposedTask:
         """Whether an input that is a list may be of any length."""
         return any(parameter.kind is _VARIADIC[0] for parameter in self._parameters)
 
-    @property
-    def defaults(self) -> documents.TaskDefaults:
-        """What applies when a job's options don't say otherwise."""
-        conf = self.task.app.conf
-        return {
-            "queue": self.queue,
-            "priority": None,
-            "time_limit": self.task.time_limit or conf.task_time_limit,
-            "soft_time_limit": self.task.soft_time_limit or conf.task_soft_time_limit,
-            "rate_limit": getattr(self.task, "rate_limit", None),
-            "max_retries": self.task.max_retries,
-            "max_concurrency": getattr(self.task, "max_concurrency", None),
-            "max_rate": getattr(self.task, "max_rate", None),
-            "limit_by": getattr(self.task, "limit_by", None),
-            "unique": bool(getattr(self.task, "unique", False)),
-        }
-
     def arguments(self, given: dict[str, Any] | list[Any], *, receives: bool = False) -> Arguments:
         """
         Return what to call the task with. The values stay exactly as they were given.
@@ -138,7 +113,7 @@ class ExposedTask:
         parameters, model = self._after_result if receives else (self._parameters, self._model)
         if receives and isinstance(given, dict) and (taken := self._parameters[0].name) in given:
             detail = "This is the result of the step before."
-            raise Problem(422, "invalid-input", detail, faults=[Fault(f"/input/{escape(taken)}", detail)])
+            raise INVALID_INPUT.at(f"/input/{escape(taken)}", detail)
         named = given if isinstance(given, dict) else self._name(given, parameters)
         try:
             model.__pydantic_validator__.validate_json(json.dumps(named), strict=True)
@@ -146,7 +121,7 @@ class ExposedTask:
             names = [parameter.name for parameter in parameters]
             positional = names if isinstance(given, list) else ()
             faults = faults_of(exc, named, "/input", names=names, positional=positional)
-            raise Problem(422, "invalid-input", "The input does not fit the task.", faults=faults) from None
+            raise INVALID_INPUT("The input does not fit the task.", faults=faults) from None
         return self.called_with(given)
 
     def called_with(self, given: dict[str, Any] | list[Any]) -> Arguments:
@@ -173,7 +148,7 @@ class ExposedTask:
         kind = self._parameters[0].kind if self._parameters else None
         if kind not in (*_POSITIONAL, _VARIADIC[0]):
             detail = "The task takes no positional argument, and so no result of the step before."
-            raise Problem(422, "invalid-input", detail, faults=[Fault("/task", detail)])
+            raise INVALID_INPUT.at("/task", detail)
         parameters = self._parameters if kind is _VARIADIC[0] else self._parameters[1:]
         return parameters, self._make_model(parameters)
 
@@ -183,7 +158,7 @@ class ExposedTask:
         takes_any = any(parameter.kind is _VARIADIC[0] for parameter in parameters)
         if len(given) > len(names) and not takes_any:
             takes = f"The task takes at most {len(names)} positional arguments."
-            raise Problem(422, "invalid-input", takes, faults=[Fault(f"/input/{len(names)}", takes)])
+            raise INVALID_INPUT(takes, faults=[Fault(f"/input/{len(names)}", takes)])
         return dict(zip(names, given, strict=False))
 
     def _make_model(self, parameters: Sequence[inspect.Parameter]) -> type[BaseModel]:
@@ -196,53 +171,6 @@ class ExposedTask:
             if parameter.kind not in _VARIADIC
         }
         return pydantic.create_model("Input", __config__=config, **fields)
-
-
-def faults_of(
-    error: pydantic.ValidationError,
-    value: Any,
-    base: str,
-    *,
-    names: Sequence[str] = (),
-    positional: Sequence[str] = (),
-) -> list[Fault]:
-    """
-    Return what *error* says as pointers into a body.
-
-    Args:
-        error: Of validating *value*.
-        value: What was validated.
-        base: Pointer to the value in the body.
-        names: The members that the value may have, to suggest what a misspelt one was meant to be.
-        positional: The members that the body has as a list, in its order.
-    """
-    places = {name: str(index) for index, name in enumerate(positional)}
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    faults = (
-        Fault(_pointer(detail, value, base, places), detail["msg"] + _suggestion(detail, names)) for detail in details
-    )
-    return list(dict.fromkeys(faults))
-
-
-def _pointer(detail: ErrorDetails, value: Any, base: str, places: Mapping[str, str]) -> str:
-    last = len(detail["loc"]) - 1
-    for depth, segment in enumerate(detail["loc"]):
-        try:
-            value = value[segment]
-        except (KeyError, IndexError, TypeError):
-            # The place of what is missing; or, inside a union, pydantic's name for one of the alternatives.
-            if detail["type"] != "missing" or depth < last:
-                continue
-        name = str(segment)
-        base += "/" + escape(places.get(name, name) if depth == 0 else name)
-    return base
-
-
-def _suggestion(detail: ErrorDetails, names: Sequence[str]) -> str:
-    if detail["type"] != "extra_forbidden" or len(detail["loc"]) != 1:
-        return ""
-    close = difflib.get_close_matches(str(detail["loc"][0])[:100], names, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _default_queue(app: Celery, task: Task[..., Any]) -> str:

@@ -37,24 +37,31 @@ from tornado_celery_bridge.ledger import (
     error_mark,
 )
 from tornado_celery_bridge.service.access.keys import Principal
-from tornado_celery_bridge.service.http.body import escape
+from tornado_celery_bridge.service.http.documents import milliseconds
+from tornado_celery_bridge.service.http.faults import Fault, escape
 from tornado_celery_bridge.service.http.idempotency import job_id_of
-from tornado_celery_bridge.service.http.problems import Fault, Problem
+from tornado_celery_bridge.service.http.problems import INVALID_BODY, Kind, Problem
 from tornado_celery_bridge.service.http.trace import message_headers
 from tornado_celery_bridge.service.resources.jobs.options import JobOptions, parse_options
+from tornado_celery_bridge.service.resources.jobs.problems import INVALID_OPTIONS
 from tornado_celery_bridge.service.resources.jobs.service import (
     CANCEL_GRACE,
     WITHDRAW_TIMEOUT,
     Blob,
     Jobs,
     not_accepted,
-    uncertain,
     unpublishable,
 )
-from tornado_celery_bridge.service.resources.representation import milliseconds
 from tornado_celery_bridge.service.resources.tasks.catalogue import Arguments, ExposedTask
 
-__all__ = ("Workflows",)
+__all__ = ("EXPIRED_WORKFLOW", "INVALID_WORKFLOW", "UNKNOWN_WORKFLOW", "WORKFLOW_TOO_LARGE", "Workflows")
+
+UNKNOWN_WORKFLOW = Kind("unknown-workflow", 404, "There is no workflow of this id, or it is somebody else's.")
+EXPIRED_WORKFLOW = Kind("expired-workflow", 410, "There was a workflow of this id, and its time is over.")
+INVALID_WORKFLOW = Kind(
+    "invalid-workflow", 422, "The workflow is not built of steps, chains, groups and chords as it should be."
+)
+WORKFLOW_TOO_LARGE = Kind("workflow-too-large", 422, "Too much comes after jobs that are side by side.")
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +154,8 @@ class Workflows:
         if accepted.kind in ("replay", "exists"):
             return await self.get(principal, plan.id)
         if accepted.kind not in ("accepted", "taken-over"):
-            raise not_accepted(accepted.kind, _link(plan.id))
+            reference = {"id": plan.id, "links": {"self": self._jobs.links.workflow(plan.id)}}
+            raise not_accepted(accepted.kind, {"workflow": reference})
         await self._dispatch(plan, begun, reservation)
         await self._keep(plan.id, reservation)
         return Workflow(plan.record, {step.record.id: Job(record=step.record) for step in plan.steps})
@@ -164,7 +172,7 @@ class Workflows:
                 self._jobs.bridge.publish(plan.canvas, job_id=first, dispatch_timeout=left)
             )
         except DispatchUncertain as exc:
-            raise uncertain(plan.steps[0].record.id) from exc
+            raise self._jobs.uncertain(plan.steps[0].record.id) from exc
         except BridgeError:
             await self._undo(plan.id, self._ledger.workflows.withdraw(plan.id, reservation))
             raise
@@ -207,9 +215,9 @@ class Workflows:
         """
         found = await self._ledger.workflows.get(workflow_id)
         if found is None or not principal.may_see(found):
-            raise Problem(404, "unknown-workflow", "There is no workflow of this id.")
+            raise UNKNOWN_WORKFLOW("There is no workflow of this id.")
         if isinstance(found, Gone):
-            raise Problem(410, "expired-workflow", "The workflow is no longer kept.")
+            raise EXPIRED_WORKFLOW("The workflow is no longer kept.")
         return found
 
     async def wait(self, principal: Principal, workflow: Workflow, timeout: float) -> Workflow:
@@ -296,7 +304,7 @@ class _Plan:
         sequence, tree = self._read_node({key: body[key] for key in body if key not in beside}, "", 1, receives=False)
         on_error = self._read_on_error(body["on_error"]) if "on_error" in body else None
         if self._faults:
-            raise Problem(422, "invalid-workflow", "The workflow does not fit.", faults=self._faults)
+            raise INVALID_WORKFLOW("The workflow does not fit.", faults=self._faults)
         self._connect(sequence, None)
         self.canvas, _, _ = self._canvas(sequence)
         if isinstance(self.canvas, chord):
@@ -304,7 +312,7 @@ class _Plan:
             self.canvas.set(task_id=str(uuid.uuid5(uuid.UUID(self.id), "header")))
         if self._carried > MAX_CARRIED:
             detail = "Too much comes after jobs that go on side by side: each of their messages carries all of it."
-            raise Problem(422, "workflow-too-large", detail)
+            raise WORKFLOW_TOO_LARGE(detail)
         created_at = milliseconds(self._now)
         self.record = WorkflowRecord(
             id=self.id,
@@ -382,7 +390,7 @@ class _Plan:
     def _read_leaf(self, node: dict[str, Any], pointer: str, *, receives: bool) -> _Leaf | None:
         if len(self._leaves) >= MAX_JOBS:
             detail = f"A workflow has at most {MAX_JOBS:,} jobs."
-            raise Problem(422, "invalid-workflow", detail, faults=[Fault(pointer, detail)])
+            raise INVALID_WORKFLOW.at(pointer, detail)
         try:
             leaf = self._leaf(node, receives=receives)
         except Problem as exc:
@@ -394,13 +402,13 @@ class _Plan:
 
     def _leaf(self, node: dict[str, Any], *, receives: bool) -> _Leaf:
         if not isinstance(node["task"], str):
-            raise Problem(422, "invalid-body", "This should be the name of a task.")
+            raise INVALID_BODY("This should be the name of a task.")
         task = self._jobs.task(self._principal, node["task"])
         given, options = self._jobs.parse(task, {key: value for key, value in node.items() if key != "task"})
         asked = node.get("options", {})
         if "on_disconnect" in asked:
             detail = "A workflow goes on when its client hangs up."
-            raise Problem(422, "invalid-options", detail, faults=[Fault("/options/on_disconnect", detail)])
+            raise INVALID_OPTIONS.at("/options/on_disconnect", detail)
         job_id = str(uuid.uuid5(uuid.UUID(self.id), str(len(self._leaves))))
         arguments = task.arguments(given, receives=receives)
         blob = self._jobs.set_apart(given)
@@ -516,7 +524,7 @@ def _branch(tree: Any, pointer: str) -> Any:
                 node = None
     if node is None:
         detail = "There is no such branch in the tree."
-        raise Problem(422, "invalid-body", detail, faults=[Fault("/branch", detail)])
+        raise INVALID_BODY.at("/branch", detail)
     return node
 
 
@@ -526,7 +534,3 @@ def _ids(node: Any) -> Iterator[str]:
         return
     for child in node.values() if isinstance(node, dict) else node:
         yield from _ids(child)
-
-
-def _link(workflow_id: str) -> dict[str, Any]:
-    return {"workflow": {"id": workflow_id, "links": {"self": f"/v1/workflows/{workflow_id}"}}}

@@ -1,0 +1,84 @@
+"""What problems look like, and the types and times that all documents share."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.config import JsonDict
+from typing_extensions import TypedDict  # before Python 3.12, pydantic cannot read typing's
+
+__all__ = ("MOMENT", "Broker", "Finding", "Moment", "Path", "Problem", "milliseconds", "rfc3339")
+
+MOMENT: JsonDict = {"format": "date-time"}
+
+
+Moment = Annotated[str, Field(json_schema_extra=MOMENT, description="RFC 3339, UTC.")]
+
+
+Path = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
+
+
+class Broker(TypedDict):
+    """What task messages go through, as it is set up here: with `verbose`, for admins."""
+
+    url: Annotated[str, Field(description="Where it is, without passwords.")]
+    server: Annotated[str, Field(description="Its name and version, as far as it says them; or why it did not.")]
+    capabilities: Annotated[dict[str, str], Field(description="What it can do and what not, for people.")]
+
+
+class Finding(TypedDict):
+    """Something about the settings or servers that is not as it should be: with `verbose`, for admins."""
+
+    name: str
+    verdict: Annotated[
+        Literal["unsafe", "allowed", "unwise"],
+        Field(description="`unsafe` was found after the start: with it, nothing starts."),
+    ]
+    what: Annotated[str, Field(description="What is so, and what comes of it.")]
+    remedy: str
+
+
+class Fault(TypedDict):
+    """One thing that is wrong with a body."""
+
+    pointer: Annotated[str, Field(description="JSON Pointer (RFC 6901) into the body.")]
+    detail: str
+
+
+class _Problem(TypedDict):
+    type: Annotated[str, Field(json_schema_extra={"format": "uri"})]
+    title: str
+    status: int
+    detail: Annotated[str, Field(description="What happened this time, for people.")]
+    instance: Annotated[str, Field(description="The request's path.")]
+    code: Annotated[str, Field(description="For programs; a code does not change its meaning, but there may be more.")]
+    request_id: str
+    trace_id: str
+
+
+class JobReference(TypedDict):
+    """A job that may have been accepted."""
+
+    id: str
+    links: dict[str, str]
+
+
+class Problem(_Problem, total=False):
+    """An error: RFC 9457."""
+
+    errors: Annotated[list[Fault], Field(description="What is wrong with the body.")]
+    job: Annotated[JobReference, Field(description="With dispatch-uncertain: the job to ask about.")]
+    checks: Annotated[dict[str, str], Field(description="With not-ready: what can be used, and what cannot.")]
+    broker: Annotated[Broker, Field(description="With not-ready and `verbose`, for admins.")]
+    findings: Annotated[list[Finding], Field(description="With not-ready and `verbose`, for admins.")]
+
+
+def milliseconds(moment: datetime) -> int:
+    """Return *moment*, which has a time zone, as the ledger has it: since 1970."""
+    return round(moment.timestamp() * 1000)
+
+
+def rfc3339(moment: int) -> str:
+    """Return milliseconds since 1970 as RFC 3339 has a time."""
+    text = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")

@@ -1,0 +1,69 @@
+"""Faults: what is wrong with a document, as JSON Pointers (RFC 6901) into it."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pydantic
+from pydantic_core import ErrorDetails
+
+__all__ = ("Fault", "escape", "faults_of")
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with a document."""
+
+    pointer: str  #: JSON Pointer into the document
+    detail: str
+
+
+def escape(key: str) -> str:
+    """Return *key* as a segment of a JSON Pointer."""
+    return key.replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode()
+
+
+def faults_of(
+    error: pydantic.ValidationError,
+    value: Any,
+    base: str,
+    *,
+    names: Sequence[str] = (),
+    positional: Sequence[str] = (),
+) -> list[Fault]:
+    """
+    Return what *error* says as pointers into a body.
+
+    Args:
+        error: The error of validating *value*.
+        value: What was validated.
+        base: The pointer to the value in the body.
+        names: The members that the value may have. A misspelt member gets a "did you mean" from these.
+        positional: The members that the body gives as a list, in the list's order.
+    """
+    places = {name: str(index) for index, name in enumerate(positional)}
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    faults = (
+        Fault(_pointer(detail, value, base, places), detail["msg"] + _suggestion(detail, names)) for detail in details
+    )
+    return list(dict.fromkeys(faults))
+
+
+def _pointer(detail: ErrorDetails, value: Any, base: str, places: Mapping[str, str]) -> str:
+    last = len(detail["loc"]) - 1
+    for depth, segment in enumerate(detail["loc"]):
+        try:
+            value = value[segment]
+        except (KeyError, IndexError, TypeError):
+            # Either the place of what is missing, or, inside a union, pydantic's name for one of the alternatives.
+            if detail["type"] != "missing" or depth < last:
+                continue
+        name = str(segment)
+        base += "/" + escape(places.get(name, name) if depth == 0 else name)
+    return base
+
+
+def _suggestion(detail: ErrorDetails, names: Sequence[str]) -> str:
+    if detail["type"] != "extra_forbidden" or len(detail["loc"]) != 1:
+        return ""
+    close = difflib.get_close_matches(str(detail["loc"][0])[:100], names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,29 @@
+"""What the pages for people share."""
+
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from tornado_celery_bridge.service.access.guard import Endpoint, GuardedSite
+from tornado_celery_bridge.service.http.endpoint import Answer
+from tornado_celery_bridge.service.http.handler import File
+
+if TYPE_CHECKING:
+    from tornado_celery_bridge.service.pages.flower import Flower
+
+__all__ = ("PageEndpoint", "PagesSite")
+
+
+class PagesSite(GuardedSite, Protocol):
+    """What the pages need of the service."""
+
+    #: The OpenAPI document.
+    openapi: File
+    #: What is under ``/flower/``; None is that nothing is.
+    flower: "Flower | None"
+
+
+class PageEndpoint(Endpoint):
+    """A route that people's browsers ask for."""
+
+    service: PagesSite
+    answers: ClassVar = {200: Answer("A page.", None)}
+    reads_json = False

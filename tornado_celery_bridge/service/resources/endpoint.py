@@ -1,0 +1,63 @@
+"""What the endpoints of all resources share: the jobs, where things are, and waiting."""
+
+from collections.abc import Coroutine
+from typing import Annotated, Any, Protocol, TypeVar
+
+from pydantic import Field
+
+from tornado_celery_bridge.ledger import Job
+from tornado_celery_bridge.service.access.guard import Endpoint, GuardedSite
+from tornado_celery_bridge.service.http.problems import SHUTTING_DOWN
+from tornado_celery_bridge.service.resources.jobs import documents
+from tornado_celery_bridge.service.resources.jobs.service import Jobs
+from tornado_celery_bridge.service.resources.links import Links
+
+__all__ = ("JobId", "JobsSite", "ResourceEndpoint", "TaskName")
+
+T = TypeVar("T")
+
+JobId = Annotated[str, Field(description="A job's id.")]
+TaskName = Annotated[str, Field(description="A task's name.")]
+
+
+class JobsSite(GuardedSite, Protocol):
+    """What the resources need of the service."""
+
+    jobs: Jobs
+    links: Links
+
+
+class ResourceEndpoint(Endpoint):
+    """A route of a resource."""
+
+    service: JobsSite
+
+    @property
+    def jobs(self) -> Jobs:
+        """The service's jobs."""
+        return self.service.jobs
+
+    @property
+    def links(self) -> Links:
+        """Where things are."""
+        return self.service.links
+
+    def check_accepting(self) -> None:
+        """Raise a Problem if the process is about to end."""
+        if self.service.lifecycle.closing.is_set():
+            raise SHUTTING_DOWN("This process is about to end.", headers={"Retry-After": "1"})
+
+    async def outcome(self, waiting: Coroutine[Any, Any, T]) -> T | None:
+        """
+        Return what *waiting* returns; None if the process has to end before.
+
+        Raises:
+            ClientLeft: The client hung up.
+        """
+        return await self.unless_client_leaves(self.service.lifecycle.unless_expired(waiting))
+
+    async def show(self, job: Job) -> documents.Job:
+        """Return a job as the caller may see it; if it is not done, say in the header when to ask again."""
+        if not job.done:
+            self.set_header("Retry-After", str(await self.jobs.retry_after(job.record.task)))
+        return documents.job(job, self.links, traceback=self.caller.sees_tracebacks)

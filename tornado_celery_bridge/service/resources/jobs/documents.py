@@ -1,0 +1,234 @@
+"""What is read and shown of jobs."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from tornado_celery_bridge import ledger
+from tornado_celery_bridge.progress import STATE as PROGRESS
+from tornado_celery_bridge.service.http.body import Body
+from tornado_celery_bridge.service.http.documents import Moment, Path, Problem, rfc3339
+from tornado_celery_bridge.service.http.problems import type_uri
+from tornado_celery_bridge.service.resources.jobs.options import JobOptions
+from tornado_celery_bridge.service.resources.links import Links
+
+__all__ = (
+    "Batch",
+    "BatchAnswer",
+    "BatchAnswers",
+    "Cancellation",
+    "Event",
+    "Job",
+    "JobError",
+    "JobLinks",
+    "Jobs",
+    "Progress",
+    "Submission",
+    "job",
+)
+
+
+class Progress(TypedDict):
+    """How far a job has come, in units of its own."""
+
+    current: float
+    total: float | None
+    message: str | None
+
+
+class JobError(TypedDict):
+    """Why a job failed, was cancelled, or is tried again."""
+
+    type: str
+    title: str
+    detail: Annotated[str, Field(description="Text as the worker wrote it.")]
+    exception: Annotated[str, Field(description="The exception's class.")]
+    retryable: Annotated[bool, Field(description="The worker failed, or ran out of time, and not the task's own code.")]
+    traceback: NotRequired[
+        Annotated[
+            str, Field(description="In FAILURE, where a job is read alone, for operators and admins: the last 16 KiB.")
+        ]
+    ]
+
+
+class JobLinks(TypedDict):
+    """Where else there is something about a job."""
+
+    self: Path
+    events: Path
+    result: NotRequired[Annotated[Path, Field(description="Where a large result is.")]]
+    retry_of: NotRequired[Annotated[Path, Field(description="The job of which this one is another try.")]]
+    deliveries: NotRequired[Annotated[Path, Field(description="With a callback_url: what became of calling it.")]]
+    workflow: NotRequired[Annotated[Path, Field(description="The workflow that it is a job of.")]]
+    schedule: NotRequired[Annotated[Path, Field(description="The schedule that it is a run of.")]]
+
+
+class _Job(TypedDict):
+    id: str
+    task: str
+    state: Annotated[str, Field(description="Celery's, or the task's own.", examples=["PENDING", "SUCCESS", "FAILURE"])]
+    done: bool
+    progress: Annotated[Any, Field(description="In state PROGRESS: what the task told, as a rule a Progress.")]
+    queue: str
+    priority: Annotated[int | None, Field(description="0 to 9, 9 the most urgent.")]
+    attempt: Annotated[int, Field(description="How often a worker has begun it.")]
+    tags: list[str]
+    created_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
+    eta: Moment | None
+    links: JobLinks
+
+
+class Job(_Job, total=False):
+    """One run of a task."""
+
+    result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned, unless that is large.")]
+    result_size: Annotated[int, Field(description="In the place of a large result: its bytes, at links.result.")]
+    error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
+    schedule: Annotated[str, Field(description="The name of the schedule that it is a run of.")]
+    queue_depth: Annotated[
+        int, Field(description="In state PENDING, of a job that is read alone: how many are in its queue.")
+    ]
+
+
+class Event(TypedDict):
+    """One server-sent event."""
+
+    event: Literal["state", "progress", "log", "end", "snapshot", "close"]
+    data: Annotated[str, Field(json_schema_extra={"contentMediaType": "application/json"})]
+    id: NotRequired[str]
+    retry: NotRequired[Annotated[int, Field(description="Milliseconds.")]]
+
+
+class Submission(TypedDict, total=False):
+    """A job to be: its input and its options."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    input: Annotated[dict[str, Any] | list[Any], Field(description="Named arguments, or positional ones.")]
+    options: JobOptions
+
+
+class Batch(Body):
+    """Jobs to be."""
+
+    jobs: Annotated[
+        list[Annotated[Any, Field(description="`{task, input, options}`; one that does not fit is answered alone.")]],
+        Field(min_length=1, max_length=1_000),
+    ]
+
+
+class Cancellation(Body):
+    """How a job is to be cancelled."""
+
+    terminate: Annotated[bool, Field(description="End the process that runs it, too.")] = False
+
+
+class Jobs(TypedDict):
+    """A page of jobs, newest first."""
+
+    jobs: list[Job]
+    next_cursor: Annotated[str | None, Field(description="Where the next page begins.")]
+
+
+class BatchAnswer(TypedDict):
+    """What a job of a batch would have been answered alone."""
+
+    status: int
+    job: NotRequired[Job]
+    problem: NotRequired["Problem"]
+
+
+class BatchAnswers(TypedDict):
+    """The answers, in the order of the jobs."""
+
+    jobs: list[BatchAnswer]
+
+
+# What happened to the worker and not to the task's own code: the same job may well succeed the next time.
+_RETRYABLE = {
+    "ConnectionError",
+    "OperationalError",
+    "SoftTimeLimitExceeded",
+    "StoreUnavailable",
+    "Terminated",
+    "TimeLimitExceeded",
+    "TimeoutError",
+    "WorkerLostError",
+    "WorkerShutdown",
+}
+
+
+def job(shown: ledger.Job, links: Links, *, traceback: bool = False) -> Job:
+    """Return a job: what was asked for, and what has become of it; with its *traceback* for those who may see it."""
+    record = shown.record
+    path = links.job(record.id)
+    more: JobLinks = {"self": path, "events": f"{path}/events"}
+    if record.retry_of is not None:
+        more["retry_of"] = links.job(record.retry_of)
+    if record.callback_url is not None:
+        more["deliveries"] = f"{path}/deliveries"
+    if record.workflow is not None:
+        more["workflow"] = links.workflow(record.workflow)
+    document: Job = {
+        "id": record.id,
+        "task": record.task,
+        "state": shown.state,
+        "done": shown.done,
+        "progress": shown.progress if shown.state == PROGRESS else None,
+        "queue": record.queue,
+        "priority": record.priority,
+        "attempt": shown.attempt,
+        "tags": record.tags,
+        "created_at": rfc3339(record.created_at),
+        "started_at": None if shown.started_at is None else rfc3339(shown.started_at),
+        "finished_at": None if shown.finished_at is None else rfc3339(shown.finished_at),
+        "eta": None if record.eta is None else rfc3339(record.eta),
+        "links": more,
+    }
+    if record.schedule is not None:
+        document["schedule"] = record.schedule
+        more["schedule"] = links.schedule(record.schedule)
+    if shown.stored is not None:
+        document["result_size"] = shown.stored.size
+        more["result"] = f"{path}/result"
+    elif shown.state == "SUCCESS":
+        document["result"] = shown.result
+    if shown.error is not None:
+        document["error"] = error(shown.state, shown.error)
+        if traceback and shown.traceback is not None:
+            document["error"]["traceback"] = shown.traceback
+    if shown.queue_depth is not None:
+        document["queue_depth"] = shown.queue_depth
+    return document
+
+
+def error(state: str, failure: Mapping[str, str]) -> JobError:
+    """Return why a job failed: text, whatever it was."""
+    name, module = failure["type"], failure["module"]
+    code, title = _kind_of(state, failure)
+    return {
+        "type": type_uri(code),
+        "title": title,
+        "detail": failure["message"],
+        "exception": f"{module}.{name}" if module else name,
+        "retryable": code != "dead-lettered" and (state == "RETRY" or name in _RETRYABLE),
+    }
+
+
+def _kind_of(state: str, failure: Mapping[str, str]) -> tuple[str, str]:
+    exception = failure["type"]
+    if failure.get("kind") == "dead-lettered":
+        return "dead-lettered", "The job was given up: worker after worker was lost while it ran the task."
+    if state == "REVOKED":
+        return "task-revoked", "The job was cancelled, expired before it ran, or waited for one that did not succeed."
+    if state == "RETRY":
+        return "task-retry", "The task failed and will be tried again."
+    if exception in ("TimeLimitExceeded", "SoftTimeLimitExceeded"):
+        return "time-limit-exceeded", "The task ran for longer than it may."
+    if exception == "WorkerLostError":
+        return "worker-lost", "The worker died while it ran the task."
+    return "task-failed", "The task raised an exception."

@@ -1,0 +1,256 @@
+"""``/v1/jobs``, ``/v1/batches``, and a task's jobs: submit, list, read, cancel and try again."""
+
+import asyncio
+import json
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal
+
+from pydantic import Field
+
+from tornado_celery_bridge import BridgeError
+from tornado_celery_bridge.service.http.endpoint import Answer, get, post
+from tornado_celery_bridge.service.http.handler import ClientLeft
+from tornado_celery_bridge.service.http.idempotency import INVALID_IDEMPOTENCY_KEY, IdempotencyKey
+from tornado_celery_bridge.service.http.json import encode
+from tornado_celery_bridge.service.http.prefer import Preferences
+from tornado_celery_bridge.service.http.problems import (
+    BLOB_LOST,
+    INVALID_BODY,
+    INVALID_CURSOR,
+    LEDGER_UNAVAILABLE,
+    SHUTTING_DOWN,
+    STORE_UNAVAILABLE,
+    WAITERS_SATURATED,
+    Problem,
+    problem_of,
+)
+from tornado_celery_bridge.service.http.query import Flag, Moment, Name, Page, Tag
+from tornado_celery_bridge.service.resources.endpoint import JobId, ResourceEndpoint, TaskName
+from tornado_celery_bridge.service.resources.jobs import documents
+from tornado_celery_bridge.service.resources.jobs.accepting import ACCEPTED, JOB_LINKS, AcceptingEndpoint
+from tornado_celery_bridge.service.resources.jobs.problems import JOB, JOB_UNFINISHED, NO_RESULT, SUBMISSION
+
+__all__ = ("ENDPOINTS", "JobFilters", "SubmitJob")
+
+#: Values that the body of many jobs may have, and how many of these jobs are seen to side by side.
+MAX_BATCH_NODES = 100_000
+BATCH_STEP = 50
+#: Bytes of a large result that are in memory at once.
+PIECE = 256 * 1024
+#: Seconds for a client to take what was written.
+WRITE_TIMEOUT = 30.0
+
+
+class SubmitJob(AcceptingEndpoint):
+    """Submit a job. The OpenAPI document has one operation for each task in the place of this one."""
+
+    route = post("/v1/tasks/{task}/jobs", scope="submit", tag="submit")
+    answers: ClassVar = ACCEPTED
+    problems: ClassVar = SUBMISSION
+
+    async def admit(self, **path: str) -> None:
+        self.check_accepting()
+        self.jobs.task(self.caller, path["task"])
+
+    async def answer(
+        self,
+        task: TaskName,
+        body: Annotated[dict[str, Any], documents.Submission],
+        prefer: Preferences,
+        key: IdempotencyKey,
+    ) -> documents.Job | None:
+        reserved = self.reservation(key)
+        submission = await self.jobs.submit(self.caller, task, body, size=self.size, reservation=reserved)
+        return await self.accepted(submission, reserved, prefer.wait)
+
+
+class SubmitBatch(AcceptingEndpoint):
+    """Submit up to 1,000 jobs."""
+
+    route = post("/v1/batches", scope="submit", tag="submit")
+    answers: ClassVar = {207: Answer("For each job, what it would have been answered alone.")}
+    problems: ClassVar = (SHUTTING_DOWN, INVALID_IDEMPOTENCY_KEY)
+    max_nodes: ClassVar = MAX_BATCH_NODES
+
+    async def answer(self, body: documents.Batch, key: IdempotencyKey) -> documents.BatchAnswers:
+        # Not all at once: what is done between two turns of the loop is a job's, and not a thousand's.
+        turns = asyncio.Semaphore(BATCH_STEP)
+        answers = await asyncio.gather(*(self._submit(number, job, key, turns) for number, job in enumerate(body.jobs)))
+        return {"jobs": answers}
+
+    async def _submit(
+        self, number: int, job: Any, key: IdempotencyKey, turns: asyncio.Semaphore
+    ) -> documents.BatchAnswer:
+        """Submit one job of the batch, and return what it would have been answered alone."""
+        async with turns:
+            try:
+                task, body = _task_of(job)
+                reserved = self.reservation(key, f"#{number}", encode(body))
+                submission = await self.jobs.submit(self.caller, task, body, size=self.size, reservation=reserved)
+                if submission.replay is not None:
+                    return {"status": submission.replay.status, "job": json.loads(submission.replay.body)}
+                await self.keep(reserved, submission.job)
+            except (Problem, BridgeError) as exc:
+                problem = problem_of(exc)
+                document: Any = problem.document(f"{self.request.path}#/jobs/{number}", self.trace)
+                return {"status": problem.status_code, "problem": document}
+        status = 200 if submission.job.done else 202
+        return {"status": status, "job": documents.job(submission.job, self.links)}
+
+
+def _task_of(job: Any) -> tuple[str, dict[str, Any]]:
+    """Return the task that a job of a batch names, and the rest of it."""
+    if not isinstance(job, dict) or not isinstance(job.get("task"), str):
+        raise INVALID_BODY.at("/task", "This should be an object with the name of a task.")
+    return job["task"], {key: value for key, value in job.items() if key != "task"}
+
+
+class JobFilters(Page):
+    """Which jobs, and how many of them."""
+
+    task: Name | None = None
+    # A job in a state of its own is among the running ones.
+    state: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"] | None = None
+    tag: Annotated[list[Tag], Field(max_length=20, description="Only those with all of these.")] = []
+    since: Annotated[Moment, Field(description="Only jobs accepted at this time or later.")] | None = None
+    dead: Annotated[
+        Flag, Field(description="With `true` only jobs that were given up, as worker after worker was lost with them.")
+    ] = False
+    failure: (
+        Annotated[
+            str,
+            Field(max_length=50, description="Only those of this group of failures that have not been tried again."),
+        ]
+        | None
+    ) = None
+
+
+class ListJobs(ResourceEndpoint):
+    """List jobs, newest first."""
+
+    route = get("/v1/jobs", scope="read", tag="jobs")
+    answers: ClassVar = {200: Answer("A page, which may be shorter than its limit and still not the last.")}
+    problems: ClassVar = (INVALID_CURSOR, LEDGER_UNAVAILABLE)
+
+    async def answer(self, query: JobFilters) -> documents.Jobs:
+        page = await self.jobs.find(
+            self.caller,
+            task=query.task,
+            state=query.state,
+            tags=query.tag,
+            since=None if query.since is None else query.since.timestamp(),
+            dead=query.dead,
+            failure=query.failure,
+            limit=query.limit,
+            cursor=query.cursor,
+        )
+        return {"jobs": [documents.job(job, self.links) for job in page.jobs], "next_cursor": page.cursor}
+
+
+class ReadJob(ResourceEndpoint):
+    """Read a job, or wait until it is done."""
+
+    route = get("/v1/jobs/{id}", scope="read", tag="jobs")
+    answers: ClassVar = {
+        200: Answer("The job; `done` tells whether it is done.", headers=("Retry-After",), links=JOB_LINKS)
+    }
+    problems: ClassVar = (*JOB, WAITERS_SATURATED)
+
+    async def answer(self, id: JobId, prefer: Preferences) -> documents.Job:
+        job = await self.jobs.get(self.caller, id)
+        if prefer.wait and not job.done:
+            job = await self.outcome(self.jobs.wait(self.caller, job, prefer.wait)) or job
+        return await self.show(job)
+
+
+class ContentEndpoint(ResourceEndpoint):
+    """A large part of a job: it is sent as it is kept, in pieces."""
+
+    async def send(self, file: BinaryIO) -> None:
+        """Answer with a file of JSON, and close it."""
+        try:
+            await self.unless_client_leaves(self._send(file))
+        except TimeoutError:  # a slow reader
+            self._left = True
+            raise ClientLeft from None
+        finally:
+            await asyncio.to_thread(file.close)
+
+    async def _send(self, file: BinaryIO) -> None:
+        """Write a file in pieces; each is with the client before the next is read."""
+        while piece := await asyncio.to_thread(file.read, PIECE):
+            self.write(piece)
+            async with asyncio.timeout(WRITE_TIMEOUT):
+                await self.flush()
+
+
+class ReadInput(ContentEndpoint):
+    """
+    Read a job's exact input, however large it is.
+
+    Nothing but the input, as JSON: the object of named arguments, or the list of positional ones.
+    """
+
+    route = get("/v1/jobs/{id}/input", scope="read", tag="jobs")
+    answers: ClassVar = {200: Answer("The input.", {})}
+    problems: ClassVar = (*JOB, BLOB_LOST, STORE_UNAVAILABLE)
+
+    async def answer(self, id: JobId) -> None:
+        await self.jobs.get(self.caller, id)
+        await self.send(await self.jobs.open_input(id))
+
+
+class ReadResult(ContentEndpoint):
+    """
+    Read what a job returned, however large it is.
+
+    Nothing but the result, as JSON, in pieces as they come from the store.
+    """
+
+    route = get("/v1/jobs/{id}/result", scope="read", tag="jobs")
+    answers: ClassVar = {200: Answer("The result.", {})}
+    problems: ClassVar = (*JOB, JOB_UNFINISHED, NO_RESULT, BLOB_LOST, STORE_UNAVAILABLE)
+
+    async def answer(self, id: JobId) -> None:
+        job = await self.jobs.get(self.caller, id)
+        file = await self.jobs.open_result(job)
+        if job.stored is not None:
+            self.set_header("Content-Length", job.stored.size)
+        await self.send(file)
+
+
+class CancelJob(ResourceEndpoint):
+    """Cancel a job."""
+
+    route = post("/v1/jobs/{id}/cancel", scope="cancel", tag="jobs")
+    answers: ClassVar = {
+        200: Answer("The job, which is done.", links=JOB_LINKS),
+        202: Answer("The job, which has been told.", headers=("Retry-After",), links=JOB_LINKS),
+    }
+    problems: ClassVar = JOB
+
+    async def answer(self, id: JobId, body: documents.Cancellation = documents.Cancellation()) -> documents.Job:
+        job = await self.jobs.cancel(self.caller, id, terminate=body.terminate)
+        self.set_status(200 if job.done else 202)
+        return await self.show(job)
+
+
+class RetryJob(AcceptingEndpoint):
+    """Submit a job again."""
+
+    route = post("/v1/jobs/{id}/retry", scope="submit", tag="jobs")
+    answers: ClassVar = ACCEPTED
+    problems: ClassVar = (*JOB, *SUBMISSION, JOB_UNFINISHED, BLOB_LOST)
+
+    async def answer(
+        self,
+        id: JobId,
+        prefer: Preferences,
+        key: IdempotencyKey,
+        body: Annotated[dict[str, Any], documents.Submission] = {},
+    ) -> documents.Job | None:
+        reserved = self.reservation(key)
+        submission = await self.jobs.retry(self.caller, id, body, size=self.size, reservation=reserved)
+        return await self.accepted(submission, reserved, prefer.wait)
+
+
+ENDPOINTS = (SubmitJob, SubmitBatch, ListJobs, ReadJob, ReadInput, ReadResult, CancelJob, RetryJob)

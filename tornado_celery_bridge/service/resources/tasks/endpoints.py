@@ -1,0 +1,37 @@
+"""``/v1/tasks``: list the tasks that may be run, and read one."""
+
+from typing import ClassVar
+
+from tornado_celery_bridge.service.http.endpoint import Answer, get
+from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint, TaskName
+from tornado_celery_bridge.service.resources.tasks import documents
+from tornado_celery_bridge.service.resources.tasks.problems import UNKNOWN_TASK
+
+__all__ = ("ENDPOINTS",)
+
+
+class ListTasks(ResourceEndpoint):
+    """List the tasks that may be run."""
+
+    route = get("/v1/tasks", scope="read", tag="tasks")
+    answers: ClassVar = {200: Answer("The tasks.")}
+    needs_ledger = False
+
+    async def answer(self) -> documents.Tasks:
+        tasks = [documents.task_summary(task, self.links) for task in self.jobs.tasks(self.caller)]
+        return {"tasks": tasks, "next_cursor": None}
+
+
+class ReadTask(ResourceEndpoint):
+    """Read a task, with the schemas of its input and result."""
+
+    route = get("/v1/tasks/{task}", scope="read", tag="tasks")
+    answers: ClassVar = {200: Answer("The task.")}
+    problems: ClassVar = (UNKNOWN_TASK,)
+    needs_ledger = False
+
+    async def answer(self, task: TaskName) -> documents.Task:
+        return documents.task(self.jobs.task(self.caller, task), self.links)
+
+
+ENDPOINTS = (ListTasks, ReadTask)
