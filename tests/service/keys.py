@@ -1,21 +1,22 @@
 """Files of API keys, and a service that asks for them."""
 
 import asyncio
+import io
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 from celery import Celery
 from tornado.httpclient import HTTPResponse
 
 from tests.service.sample import make_app as make_celery
-from tests.service.site import Service, environment, running
+from tests.service.site import Service, running
+from tornado_celery_bridge.cli.main import main
 from tornado_celery_bridge.service.access.keys import Keyring, new_key
 
 #: What is another in each problem.
@@ -87,15 +88,19 @@ async def guarded(url: str, keys: tuple[Path, dict[str, str]]) -> AsyncIterator[
     app.close()
 
 
-def command(path: Path | None, *words: str) -> subprocess.CompletedProcess[str]:
-    settings = {} if path is None else {"API_KEYS_FILE": str(path)}
-    process = subprocess.run(
-        [sys.executable, "-m", "tornado_celery_bridge", "keys", *words],
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert "Traceback" not in process.stderr
-    return process
+class Said(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(path: Path | None, *words: str) -> Said:
+    """Run ``tcb keys`` in this process."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+    ):
+        patch.setenv("API_KEYS_FILE", str(path or ""))
+        status = main(["keys", *words])
+    return Said(status, out.getvalue(), err.getvalue())
