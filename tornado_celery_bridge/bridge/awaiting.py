@@ -1,4 +1,4 @@
-"""Awaits results: how many waits there may be, how long each may take, and what a wait makes of what it hears."""
+"""Awaits results: it limits the number and the time of waits, and turns news about tasks into values and errors."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -39,7 +39,7 @@ class Awaiting:
         self.listener = listener
         self._backend = backend
         self._store = store
-        #: Waits under way.
+        #: The number of waits under way.
         self.waits = 0
 
     async def get(self, result: Result, timeout: float | None) -> Any:
@@ -62,7 +62,7 @@ class Awaiting:
 
     def watch(self, task_ids: Iterable[str], watcher: Watcher, task_id: str) -> None:
         """
-        Tell *watcher* of states, up to :meth:`unwatch`.
+        Report states to *watcher*, until :meth:`unwatch`.
 
         Raises:
             WaitersSaturated: Too many waits are under way; its ``task_id`` is *task_id*.
@@ -73,12 +73,12 @@ class Awaiting:
         self.listener.watch(task_ids, watcher)
 
     def unwatch(self, task_ids: Iterable[str], watcher: Watcher) -> None:
-        """Tell *watcher* no more."""
+        """Stop reporting to *watcher*."""
         self.waits -= 1
         self.listener.unwatch(task_ids, watcher)
 
     def timed_out(self, task_id: str, timeout: float) -> BridgeError:
-        """Return the error for a task that was waited for too long."""
+        """Return the error for a wait that took too long."""
         if timeout and not self.listener.connected:
             return ResultBackendUnavailable(
                 f"the result backend is not reachable; nothing was heard of task {task_id} in {timeout} s",
@@ -126,9 +126,9 @@ class Awaiting:
 
 class _Wait:
     """
-    One wait for a result: done when all its tasks have succeeded, or when the first has not.
+    One wait for a result. It is done when all tasks of the result have succeeded, or when one has not.
 
-    The tasks before it (a chain's earlier steps, a chord's header) are watched for failure, because the rest of a
+    The tasks before them (a chain's earlier steps, a chord's header) are watched for failure, because the rest of a
     broken chain stays PENDING for ever.
 
     Args:
@@ -142,7 +142,7 @@ class _Wait:
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._result = result
         self._rebuild = rebuild
-        #: The states in which tasks ended.
+        #: The last states of tasks that have ended.
         self.seen: dict[str, Meta] = {}
         self._outstanding: dict[str, AsyncResult[Any]] = {}
         for leaf in leaves(result):
@@ -152,7 +152,7 @@ class _Wait:
                 self.seen[leaf.id] = leaf._cache
                 if leaf._cache["status"] in states.PROPAGATE_STATES and rebuild is not None:
                     self.future.set_exception(failure(leaf.id, leaf._cache))
-        #: Ancestors first: a failure is told from where it began.
+        #: Ancestors come first, so that a failure is reported for the task in which it began.
         self.task_ids = tuple(
             {leaf.id: None for leaf in ancestors(result) if leaf._cache is None} | dict.fromkeys(self._outstanding)
         )
@@ -171,7 +171,7 @@ class _Wait:
             self.heard(task_id, news)
 
     def heard(self, task_id: str, meta: Meta) -> None:
-        """Take note of the state of one task."""
+        """Take in the state of one task."""
         if meta["status"] not in states.READY_STATES or self.future.done():
             return
         leaf = self._outstanding.get(task_id)
@@ -190,7 +190,7 @@ class _Wait:
         assert self._rebuild is not None
         try:
             meta = self._rebuild(meta)
-        except Exception as exc:  # what is stored is not an exception that Celery will rebuild
+        except Exception as exc:  # Celery cannot rebuild what is stored
             self.fail(ResultError(f"the failure of task {task_id} can't be rebuilt: {exc}", task_id=task_id))
             return
         if leaf is not None:

@@ -60,14 +60,14 @@ class Bridge:
     """
     Dispatches tasks of a Celery app from an event loop, and awaits their results. Nothing in it blocks the loop.
 
-    Open it with the application and close it with it, in the loop that uses it::
+    Open and close the bridge with the application, in the loop that uses it::
 
         async with Bridge(app) as bridge:
             result = await bridge.dispatch(add.s(2, 2))
             value = await result
 
     Args:
-        app: Any Celery app; its settings say where broker and result backend are.
+        app: Any Celery app. Its settings say where the broker and the result backend are.
         config: The bridge's own settings.
 
     .. versionadded:: 0.1.0
@@ -76,7 +76,7 @@ class Bridge:
     def __init__(self, app: Celery, config: BridgeConfig | None = None) -> None:
         self.app = app
         self.config = config or BridgeConfig()
-        #: Where large inputs and results are, once the bridge is open; None if the app has no ``job_store_url``.
+        #: The store of large inputs and results, once the bridge is open; None if the app has no ``job_store_url``.
         self.store: Store | None = None
         self._ledger: Ledger | None = None
         self._open = False
@@ -120,7 +120,7 @@ class Bridge:
         await self.close()
 
     def _prepare_app(self) -> Any:
-        """Do, off the loop, what Celery does at first use: import tasks, find the backend."""
+        """Do what Celery does at its first use, outside the loop: import the tasks, find the backend."""
         self.app.finalize()
         self.app.loader.import_default_modules()
         self.store = Store.of_app(self.app)
@@ -183,8 +183,8 @@ class Bridge:
     @property
     def schedules(self) -> Schedules:
         """
-        The schedule entries in the app's ledger: make, change, run and read them while beat runs. Errors as
-        :attr:`ledger`.
+        The schedule entries in the app's ledger: make, change, run and read them while beat runs. Raises as
+        :attr:`ledger` does.
 
         .. versionadded:: 0.1.0
         """
@@ -202,7 +202,7 @@ class Bridge:
         **options: Any,
     ) -> Any:
         """
-        Publish a task, chain, group or chord, and return its result, to be awaited.
+        Publish a task, chain, group or chord, and return its result, which can be awaited.
 
         Returns when the broker has the message. If the call is cancelled, the message may still be sent.
 
@@ -220,8 +220,8 @@ class Bridge:
         Raises:
             BrokerUnavailable: Not sent.
             DispatchSaturated: Not sent; too many dispatches are under way.
-            DispatchUncertain: Perhaps sent.
-            TypeError, kombu.exceptions.EncodeError, celery.exceptions.QueueNotFound: Not sent; as Celery raises them.
+            DispatchUncertain: The message may have been sent.
+            TypeError, kombu.exceptions.EncodeError, celery.exceptions.QueueNotFound: Not sent; Celery raises these.
 
         .. versionadded:: 0.1.0
         """
@@ -293,7 +293,7 @@ class Bridge:
         """
         Publish what the ledger has accepted, or leave that to a worker, which does it when the broker is back.
 
-        Args and errors as :meth:`dispatch`, but for these.
+        Arguments and errors are those of :meth:`dispatch`, except for these.
 
         Args:
             job_id: The job that begins a canvas; without it, the ``task_id`` is the job's id.
@@ -320,13 +320,13 @@ class Bridge:
 
     async def get(self, result: Result | str, *, timeout: float | None = None) -> Any:
         """
-        Return the task's return value once it is ready; of a group, the list of them.
+        Return the task's return value when it is ready; for a group, the list of its values.
 
         Cancelling the wait leaves the task running. A task that ignores its result returns None at once.
 
         Args:
             result: What :meth:`dispatch` returned, or a task's id.
-            timeout: Seconds from now (not a Tornado deadline); 0 looks once. None: the config's ``result_timeout``.
+            timeout: Seconds from now (not a Tornado deadline); 0 reads once. None: the config's ``result_timeout``.
 
         Raises:
             TaskFailed: The task, or one before it in a chain or chord, raised; see ``__cause__``.
@@ -344,7 +344,7 @@ class Bridge:
         """
         Return the state in which the task ended, whether it succeeded or not.
 
-        Args and errors as :meth:`get`, without ``TaskFailed`` and ``TaskRevoked``.
+        Arguments and errors are those of :meth:`get`, without ``TaskFailed`` and ``TaskRevoked``.
 
         .. versionadded:: 0.1.0
         """
@@ -358,7 +358,7 @@ class Bridge:
         Return what the result backend says of the task now; an unknown id is PENDING.
 
         Raises:
-            ResultBackendUnavailable: It did not answer.
+            ResultBackendUnavailable: The backend did not answer.
 
         .. versionadded:: 0.1.0
         """
@@ -376,7 +376,7 @@ class Bridge:
             timeout: Seconds from now for the whole stream. None: the config's ``result_timeout``.
 
         Raises:
-            ResultTimeout, ResultBackendUnavailable, WaitersSaturated: As :meth:`get`.
+            ResultTimeout, ResultBackendUnavailable, WaitersSaturated: As in :meth:`get`.
 
         .. versionadded:: 0.1.0
         """
@@ -393,7 +393,7 @@ class Bridge:
             timeout: Seconds from now for all of them. None: the config's ``result_timeout``.
 
         Raises:
-            ResultTimeout: Some were not ready in time.
+            ResultTimeout: Some results were not ready in time.
 
         .. versionadded:: 0.1.0
         """
@@ -405,7 +405,7 @@ class Bridge:
         """
         Tell all workers not to run the task, or with *terminate* to end the process that runs it.
 
-        A broadcast: workers that are not connected now do not hear it.
+        This is a broadcast: workers that are not connected now do not get it.
         https://docs.celeryq.dev/en/stable/userguide/workers.html#revoke-revoking-tasks
 
         Raises:
@@ -443,7 +443,7 @@ class Bridge:
             name: The worker's node name.
 
         Raises:
-            BrokerUnavailable: It was not told, or it is not known that it was.
+            BrokerUnavailable: The worker was not told, or it is not known whether it was.
 
         .. versionadded:: 0.1.0
         """
@@ -455,13 +455,13 @@ class Bridge:
 
         Args:
             name: The worker's node name.
-            by: How many more; negative for fewer.
+            by: How many more; a negative number for fewer.
 
         Returns:
             Its answer: ``{"ok": …}`` or ``{"error": …}``; None if there was none within 3 s.
 
         Raises:
-            BrokerUnavailable: It was not told, or it is not known that it was.
+            BrokerUnavailable: The worker was not told, or it is not known whether it was.
 
         .. versionadded:: 0.1.0
         """
@@ -483,10 +483,10 @@ class Bridge:
 
     async def ping_broker(self) -> None:
         """
-        Return if the broker can be published to now.
+        Check that messages can be published to the broker now.
 
         Raises:
-            BrokerUnavailable: It can't.
+            BrokerUnavailable: They cannot.
 
         .. versionadded:: 0.1.0
         """
@@ -494,7 +494,7 @@ class Bridge:
 
     async def ping_backend(self) -> None:
         """
-        Return if the result backend answers now.
+        Check that the result backend answers now.
 
         Raises:
             ResultBackendUnavailable: It does not.

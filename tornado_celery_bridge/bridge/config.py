@@ -1,10 +1,10 @@
-"""What can be set on a bridge."""
+"""The settings of a bridge."""
 
 from dataclasses import dataclass
 
 __all__ = ("RETRY_AFTER", "BridgeConfig")
 
-#: Seconds to wait before trying again, when the broker or the backend was too slow to say.
+#: Seconds after which a caller may try again, if the broker or the backend did not answer in time.
 RETRY_AFTER = 1.0
 
 
@@ -20,15 +20,15 @@ class BridgeConfig:
 
     #: How long a dispatch may take before it fails.
     dispatch_timeout: float = 2.0
-    #: Dispatches under way at once; one more is refused with ``DispatchSaturated``.
+    #: The most dispatches under way at once. One more is refused with ``DispatchSaturated``.
     max_pending_dispatches: int = 10_000
     #: After a failure of the broker, the time between two attempts to reconnect; dispatches are refused meanwhile.
     breaker_reset: float = 0.5
-    #: A publisher thread stuck in the broker for longer is abandoned and another started.
+    #: A publisher thread that waits for the broker for longer than this is abandoned, and another one is started.
     stuck_after: float = 5.0
     #: How long `await result` and `get` wait, unless told otherwise; ``None`` waits for ever.
     result_timeout: float | None = 86_400.0
-    #: Waits under way at once; one more is refused with ``WaitersSaturated``.
+    #: The most waits under way at once. One more is refused with ``WaitersSaturated``.
     max_waiters: int = 100_000
     #: How often each awaited result is read again, in case a notification was lost.
     sweep_interval: float = 15.0

@@ -8,7 +8,7 @@ from tornado_celery_bridge.bridge.config import BridgeConfig
 
 __all__ = ("make_calling_lane", "make_lane")
 
-#: Calls of Celery's remote control under way at once; each may take its whole timeout.
+#: The most calls of Celery's remote control under way at once. Each may take its whole timeout.
 MAX_CALLS = 1_000
 
 
@@ -24,7 +24,7 @@ def make_lane(name: str, make_worker: Callable[[], Worker], max_pending: int, co
 
 
 def make_calling_lane(name: str, config: BridgeConfig) -> Lane:
-    """Return a lane whose calls' work is a callable without arguments: Celery's own calls, which block."""
+    """Return a lane for Celery's own blocking calls. The work of each call is a callable without arguments."""
     return make_lane(name, _Caller, MAX_CALLS, config)
 
 
@@ -41,4 +41,4 @@ class _Caller:
                     call.error = exc
 
     def close(self) -> Any:
-        """Nothing is held: connections are the app's own, pooled by Celery."""
+        """Do nothing: the connections belong to the app, and Celery pools them."""

@@ -42,7 +42,7 @@ class Listener(ABC):
         Return what the backend has of *task_ids* now, without unknown ids.
 
         Raises:
-            ResultBackendUnavailable: It did not answer.
+            ResultBackendUnavailable: The backend did not answer.
         """
 
     @abstractmethod
@@ -59,7 +59,7 @@ class Listener(ABC):
             self._watched(task_id)
 
     def unwatch(self, task_ids: Iterable[str], watcher: Watcher) -> None:
-        """Tell *watcher* no more."""
+        """Stop reporting to *watcher*."""
         for task_id in task_ids:
             watchers = self._watchers[task_id]
             watchers.remove(watcher)

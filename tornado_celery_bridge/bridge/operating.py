@@ -1,4 +1,4 @@
-"""What operators ask for: Celery's remote control, purging a queue, forgetting a result. All of it blocks, in lanes."""
+"""What operators need: remote control, purging a queue, forgetting a result. Lanes make these blocking calls."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -15,9 +15,9 @@ from tornado_celery_bridge.ledger import Ledger, Purged
 
 __all__ = ("Operating",)
 
-#: Seconds for a worker to answer; for whatever an operator asks for, behind what others do.
+#: Seconds to wait for a worker's answer, and for an operator's call, which may stand behind other calls.
 REPLY_TIMEOUT, OPERATION_TIMEOUT = 3.0, 15.0
-#: Results that are written in one go: each takes Celery some 2 ms.
+#: Results that are written in one call. Each takes Celery about 2 ms.
 MARKED = 100
 
 
@@ -27,9 +27,9 @@ class Operating:
 
     Args:
         app: The Celery app.
-        config: The bridge's.
+        config: The bridge's settings.
         caller: The lane for calls that somebody waits for.
-        operator: The lane for calls that may take long; no revoke has to wait for them.
+        operator: The lane for calls that may take long. They have their own lane so that no revoke waits for them.
     """
 
     def __init__(self, app: Celery, config: BridgeConfig, caller: Lane, operator: Lane) -> None:
@@ -60,7 +60,7 @@ class Operating:
 
     def _mark_revoked(self, task_ids: Iterable[str], reason: str) -> None:
         backend = self._app.backend
-        if isinstance(backend, RPCBackend):  # it answers the message of a task, which nobody has
+        if isinstance(backend, RPCBackend):  # this backend answers the message of a task, and nobody has it
             return
         for task_id in task_ids:
             backend.mark_as_revoked(task_id, reason)
@@ -88,5 +88,5 @@ async def _made(lane: Lane, call: Callable[[], Any], error: type[BridgeError], t
         return await lane.submit(call, timeout)
     except (LaneFull, LaneDown, NotBegun, InDoubt) as exc:
         raise error("no answer in time", retry_after=RETRY_AFTER) from exc
-    except Exception as exc:  # of any broker's or backend's own client
+    except Exception as exc:  # from the client of any broker or backend
         raise error(str(exc), retry_after=RETRY_AFTER) from exc

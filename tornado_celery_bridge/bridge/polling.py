@@ -19,16 +19,16 @@ from tornado_celery_bridge.transports.publisher import connect
 
 __all__ = ("PollingListener", "RpcListener")
 
-#: Seconds that one read may take.
+#: The most seconds for one read.
 READ_TIMEOUT = 2.0
-#: Tasks asked about in one query.
+#: Tasks in one query.
 CHUNK = 500
 #: States that came while nobody waited, kept for a later waiter: replies can't be read again.
 MAX_KEPT = 10_000
 
 
 class _ThreadListener(Listener):
-    """A listener whose daemon thread asks, again and again."""
+    """A listener with a daemon thread that asks again and again."""
 
     def __init__(self, app: Celery) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class _ThreadListener(Listener):
     async def close(self) -> None:
         await asyncio.to_thread(self._thread.stop, READ_TIMEOUT)
 
-    def _failed(self, exc: BaseException) -> None:  # of any backend's own client
+    def _failed(self, exc: BaseException) -> None:  # from the client of any backend
         self._connected = False
 
     @abstractmethod
@@ -67,10 +67,10 @@ class _ThreadListener(Listener):
 
 class PollingListener(_ThreadListener):
     """
-    Asks any backend, for all waiters together.
+    Reads from any backend, for all waiters together.
 
     Args:
-        app: The Celery app; each thread that asks uses its own ``app.backend``.
+        app: The Celery app. Each thread that reads uses its own ``app.backend``.
         interval: Seconds between two rounds.
     """
 
@@ -118,7 +118,7 @@ class PollingListener(_ThreadListener):
 
 class RpcListener(_ThreadListener):
     """
-    Consumes the reply queues of ``rpc://``: hears of what this process sent, and of nothing else.
+    Consumes the reply queues of ``rpc://``. It learns only of what this process sent.
 
     Celery has one reply queue for each thread; :meth:`consume` adds the publisher thread's.
     """
@@ -131,7 +131,7 @@ class RpcListener(_ThreadListener):
         self._kept: OrderedDict[str, Meta] = OrderedDict()
 
     def consume(self, reply_queue: str) -> None:
-        """Consume *reply_queue* too. Any thread may call this."""
+        """Also consume *reply_queue*. Any thread may call this."""
         self._queues[reply_queue] = self._backend.Queue(
             reply_queue,
             self._backend.exchange,

@@ -31,7 +31,7 @@ class AnyBridge(Protocol):
 
 class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
     """
-    Celery's ``AsyncResult``, to be awaited: ``value = await result``.
+    Celery's ``AsyncResult`` that can be awaited: ``value = await result``.
 
     Off the event loop it is what Celery documents. On the loop, a method that would wait for the network raises
     ``WouldBlock``, which names what to await instead. Once awaited, ``result.state``, ``result.result`` and the like
@@ -61,7 +61,7 @@ class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
         """
         Return a future of the value, for functions that need one: ``gen.WaitIterator``, ``gen.maybe_future``.
 
-        Cancelling it leaves the task running.
+        If the future is cancelled, the task still runs.
         """
         return asyncio.ensure_future(self._bridge.get(self))
 
@@ -117,7 +117,7 @@ class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
 
 class GroupResult(celery.result.GroupResult):
     """
-    Celery's ``GroupResult``, to be awaited: ``values = await result``, in the group's order.
+    Celery's ``GroupResult`` that can be awaited: ``values = await result``, in the order of the group.
 
     .. versionadded:: 0.1.0
     """
@@ -138,7 +138,7 @@ class GroupResult(celery.result.GroupResult):
         return self._bridge.get(self).__await__()
 
     def future(self) -> "asyncio.Future[list[Any]]":
-        """Return a future of the values; cancelling it leaves the tasks running."""
+        """Return a future of the values. If it is cancelled, the tasks still run."""
         return asyncio.ensure_future(self._bridge.get(self))
 
     def get(self, *args: Any, **kwargs: Any) -> Any:
@@ -162,7 +162,7 @@ class GroupResult(celery.result.GroupResult):
         return celery.result.GroupResult, (self.id, self.results)
 
     def __del__(self) -> None:
-        """Do nothing, as :class:`AsyncResult`."""
+        """Do nothing, as in :class:`AsyncResult`."""
 
 
 #: What a bridge returns.
@@ -193,7 +193,7 @@ def _adopt(result: Any, bridge: AnyBridge, parent: Result | None) -> Result:
 
 
 def leaves(result: Result) -> Iterator[AsyncResult[Any]]:
-    """Yield the single tasks' results of *result*."""
+    """Yield the results of the single tasks in *result*."""
     if isinstance(result, AsyncResult):
         yield result
     else:

@@ -1,8 +1,8 @@
 """
 Sends tasks: from an event loop to the broker, with or without a job in the ledger.
 
-Each step is one method, in the order in which they call each other: `submit` (accepted by the ledger first), `publish`
-(what the ledger has accepted), `dispatch` (a result to await), `_send` (through the lane, errors translated).
+Each step is one method, and each method calls the next: `submit` lets the ledger accept a job, `publish` sends what the
+ledger has accepted, `dispatch` returns a result to await, and `_send` uses the lane and translates errors.
 """
 
 import contextvars
@@ -29,9 +29,9 @@ __all__ = ("Sending", "time_left")
 
 log = logging.getLogger(__name__)
 
-#: Jobs that wait in the ledger for a broker that is away, at most.
+#: The most jobs that may wait in the ledger while the broker is away.
 MAX_OUTBOX = 10_000
-#: Seconds that the broker has at least: a loop that was busy while the ledger answered is no fault of the broker's.
+#: The least seconds for the broker: if the loop was busy while the ledger answered, the broker must not pay for it.
 LEAST_LEFT = 0.25
 
 
@@ -77,7 +77,7 @@ class Sending:
             raise TypeError("a chain, group or chord is not a single job: dispatch it")
         signature = signature.clone(args, kwargs, **options)
         args, kwargs, options = signature.args, signature.kwargs, {"task_id": uuid()} | signature.options
-        if marks := tracing.current_headers():  # for when it is published by a worker
+        if marks := tracing.current_headers():  # for the case that a worker publishes the message
             options["headers"] = {**(options.get("headers") or {}), **marks}
         task: Any = self._app.tasks.get(signature.task)
         given = _input(task, args, kwargs)
@@ -110,7 +110,7 @@ class Sending:
         try:
             await self._bridge.dispatch(target, args, kwargs, dispatch_timeout=timeout, **options)
         except DispatchUncertain as exc:
-            log.warning("the broker did not confirm job %s: should it be lost, it is published again", job_id)
+            log.warning("the broker did not confirm job %s; if its message is lost, it is published again", job_id)
             return exc
         except BridgeError as exc:
             try:
@@ -171,10 +171,10 @@ class Sending:
 
     def check_broker(self) -> None:
         """
-        Return if the broker can be published to now.
+        Check that messages can be published to the broker now.
 
         Raises:
-            BrokerUnavailable: It can't.
+            BrokerUnavailable: They cannot.
         """
         if self._publisher.down:
             raise self._unavailable("the broker is not reachable", None)
@@ -194,7 +194,7 @@ class Sending:
 
 
 def time_left(config: BridgeConfig, begun: float, timeout: float | None) -> float:
-    """Return for how many seconds the broker may take; see :meth:`.Bridge.time_left`."""
+    """Return how many seconds are left for the broker; see :meth:`.Bridge.time_left`."""
     timeout = config.dispatch_timeout if timeout is None else timeout
     return max(LEAST_LEFT, timeout - (time.monotonic() - begun))
 
@@ -210,7 +210,7 @@ def _described(target: Target, options: Mapping[str, Any]) -> tuple[str, dict[st
         "messaging.message.id": options["task_id"],
         "celery.task_name": str(task),
     }
-    if isinstance(queue := options.get("queue") or set_before.get("queue"), str):  # else a route finds it, later
+    if isinstance(queue := options.get("queue") or set_before.get("queue"), str):  # otherwise a route decides later
         attributes["messaging.destination.name"] = queue
     return f"publish {task}", attributes
 
@@ -232,7 +232,7 @@ def _input(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[st
     Return a job's input: a list of positional arguments, or named ones.
 
     Raises:
-        TypeError: The arguments do not fit *task* (None if the app does not know it), or are of both kinds and the
+        TypeError: The arguments do not fit *task* (None if the app does not know it), or some are named while
             positional ones have no names.
     """
     if task is not None and task.typing:

@@ -1,4 +1,4 @@
-"""What a result backend says about a task, as values."""
+"""What a result backend knows about a task, as values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tornado_celery_bridge.progress import STATE as PROGRESS
 
 __all__ = ("Meta", "Progress", "TaskError", "TaskState")
 
-#: What a backend stores for a task, decoded and nothing more: exceptions are still descriptions.
+#: A backend's data about a task, decoded. Exceptions are not rebuilt: they are still descriptions.
 Meta = Mapping[str, Any]
 
 
@@ -22,9 +22,9 @@ class Progress:
     .. versionadded:: 0.1.0
     """
 
-    #: Work done so far, in the task's own unit.
+    #: The work done so far, in the task's own unit.
     current: float
-    #: All work there is, in the same unit; None if the task does not know.
+    #: All the work, in the same unit; None if the task does not know.
     total: float | None = None
     #: For a person to read.
     message: str | None = None
@@ -33,23 +33,23 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class TaskError:
     """
-    A task's exception as text. Nothing is imported or called to make it, so it is safe to show.
+    A task's exception as text. It is safe to show, because nothing is imported or called to make it.
 
     .. versionadded:: 0.1.0
     """
 
-    #: Name of the exception's class.
+    #: The name of the exception's class.
     type: str
-    #: Module of the exception's class.
+    #: The module of the exception's class.
     module: str
-    #: What the exception said.
+    #: The exception's message.
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
     """
-    What the result backend said of a task at one moment.
+    What the result backend knew about a task at one moment.
 
     .. versionadded:: 0.1.0
     """
@@ -57,7 +57,7 @@ class TaskState:
     task_id: str
     #: Celery's word, in capitals. PENDING is also the state of an id that the backend does not know.
     state: str
-    #: What the backend stored, decoded.
+    #: The backend's data, decoded.
     meta: Meta
 
     @classmethod
@@ -71,12 +71,12 @@ class TaskState:
 
     @property
     def result(self) -> Any:
-        """The return value of a task that succeeded, else None."""
+        """The return value of a task that succeeded; None for any other."""
         return self.meta["result"] if self.state == states.SUCCESS else None
 
     @property
     def error(self) -> TaskError | None:
-        """Why the task failed, was revoked or is to be retried, else None."""
+        """Why the task failed, was revoked or will be retried; None for any other."""
         return _describe(self.meta["result"]) if self.state in states.EXCEPTION_STATES else None
 
     @property
@@ -89,7 +89,7 @@ class TaskState:
 
     @property
     def traceback(self) -> str | None:
-        """The worker's traceback as text, where it was stored."""
+        """The worker's traceback as text, if it was stored."""
         return self.meta.get("traceback")
 
     @property
@@ -100,17 +100,17 @@ class TaskState:
 
     @property
     def retries(self) -> int:
-        """How often the task asked to be retried; known with ``result_extended``."""
+        """How often the task asked for a retry. This needs ``result_extended``."""
         return self.meta.get("retries") or 0
 
     @property
     def worker(self) -> str | None:
-        """Node name of the worker; known with ``result_extended``."""
+        """The node name of the worker. This needs ``result_extended``."""
         return self.meta.get("worker")
 
 
 def _describe(stored: Any) -> TaskError:
-    if isinstance(stored, BaseException):  # a backend that rebuilds what it reads, or pickle
+    if isinstance(stored, BaseException):  # from a backend that rebuilds exceptions, or from pickle
         cls = type(stored)
         return TaskError(cls.__qualname__, cls.__module__, str(stored))
     if not isinstance(stored, Mapping):

@@ -1,4 +1,4 @@
-"""Streams: the states of one task as they come, and results as their tasks end."""
+"""Streams: the states of one task as they come, and results when their tasks end."""
 
 import asyncio
 from collections import deque
@@ -20,7 +20,7 @@ __all__ = ("as_completed", "stream")
 
 T = TypeVar("T")
 
-#: States that a stream's consumer may be behind; older progress is dropped first.
+#: How many states a consumer may be behind. After that, the oldest progress is dropped first.
 MAX_BEHIND = 256
 
 
@@ -54,7 +54,7 @@ async def as_completed(
             await get(result)
         except (ResultTimeout, ResultBackendUnavailable, WaitersSaturated):
             raise
-        except BridgeError:  # the task ended, though without a value
+        except BridgeError:  # the task has ended, without a value
             pass
         return result
 
@@ -69,7 +69,7 @@ async def as_completed(
 
 
 class _States:
-    """The states of one task, from a listener to one consumer, each once."""
+    """The states of one task, on their way from a listener to one consumer. Each comes once."""
 
     def __init__(self, first: TaskState) -> None:
         self._last = first
