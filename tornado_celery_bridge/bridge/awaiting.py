@@ -29,7 +29,7 @@ class Awaiting:
 
     Args:
         config: The bridge's.
-        listener: Hears of results.
+        listener: It learns of results.
         backend: Rebuilds exceptions from what is stored; it does not read.
         store: Where large results are, if the app has a store.
     """

@@ -1,5 +1,5 @@
 """
-Hears of results: the part that is the same for all result backends.
+Learns of results: the part that is the same for all result backends.
 
 A listener knows which tasks somebody waits for, and calls the watchers of a task with each of its states. It lives on
 the event loop, and no watcher costs it a thread or a connection.
@@ -47,10 +47,10 @@ class Listener(ABC):
 
     @abstractmethod
     def _watched(self, task_id: str) -> None:
-        """Hear of *task_id* from now on, and of what the backend already has."""
+        """Learn of *task_id* from now on, and of what the backend already has."""
 
     def _unwatched(self, task_id: str) -> None:
-        """Hear of *task_id* no more: nobody watches it."""
+        """Learn of *task_id* no more: nobody watches it."""
 
     def watch(self, task_ids: Iterable[str], watcher: Watcher) -> None:
         """Tell *watcher* of what the backend has of *task_ids*, and of what comes."""

@@ -1,4 +1,4 @@
-"""Hears of results if the backend's own client blocks: one thread for all waiters of the process."""
+"""Learns of results if the backend's own client blocks: one thread for all waiters of the process."""
 
 import asyncio
 import threading
@@ -52,7 +52,7 @@ class _ThreadListener(Listener):
 
     @abstractmethod
     def _work(self) -> None:
-        """Hear of some states, in the thread; raises if the backend fails."""
+        """Learn of some states, in the thread; raises if the backend fails."""
 
     def _told(self, news: Sequence[tuple[str, Meta]]) -> None:
         for task_id, meta in news:
