@@ -5,7 +5,6 @@ Durable queues are topics. All else (fan-out, transient queues) goes over the br
 kombu's own tables. A message's body is the value of a record, and the rest of the message is one header.
 """
 
-import contextlib
 import functools
 import logging
 import os
@@ -19,7 +18,6 @@ import confluent_kafka
 from amqp.protocol import queue_declare_ok_t
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
-from confluent_kafka.admin import AdminClient
 from kombu.exceptions import ChannelError
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
@@ -318,7 +316,7 @@ class Transport(virtual.Transport):
     def delete_topics(self, queue: str) -> None:
         """Remove a durable queue, with all that is in it."""
         self.durable.discard(queue)
-        with self._parts.admin() as admin:
+        with self.writer.admin() as admin:
             for done in admin.delete_topics(self.settings.topics_of(queue)).values():
                 _result(done)
         self.writer.forget_topics()
@@ -527,14 +525,6 @@ class _Parts(OfOneProcess):
 
     # Asking.
 
-    @contextlib.contextmanager
-    def admin(self) -> Iterator[AdminClient]:
-        made = hold(AdminClient(self._settings.for_producer()))
-        try:
-            yield made
-        finally:
-            end(made)
-
     def asking(self) -> Consumer:
         """Return a consumer that consumes nothing, and can be asked."""
         if self._asking is None:
@@ -565,7 +555,7 @@ class _Parts(OfOneProcess):
             return
         ends = [TopicPartition(topic, each.partition, high) for each, _, high in self.ends(topic)]
         try:
-            with self.admin() as admin:
+            with self.writer.admin() as admin:
                 for done in admin.delete_records(ends, request_timeout=self._settings.connect_timeout).values():
                     _result(done)
         except NotSent:  # not every broker can delete records; this works while nobody consumes

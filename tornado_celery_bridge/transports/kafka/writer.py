@@ -1,9 +1,10 @@
 """Publishes records to Kafka, and says of each whether it is there."""
 
+import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -46,19 +47,14 @@ class Writer:
         self._settings = settings
         self._errors: deque[KafkaError] = deque(maxlen=50)
         self._topics: set[str] = set()
-        self._producer = hold(
-            Producer(
-                settings.for_producer(
-                    **{
-                        "acks": "all",
-                        "enable.idempotence": True,
-                        "linger.ms": 0,
-                        "sticky.partitioning.linger.ms": 0,  # each message for itself, so that partitions fill evenly
-                        "error_cb": self._errors.append,
-                    }
-                )
-            )
-        )
+        defaults = {
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": 0,
+            "sticky.partitioning.linger.ms": 0,  # each message for itself, so that partitions fill evenly
+            "error_cb": self._errors.append,
+        }
+        self._producer = hold(Producer(settings.for_producer(**defaults)))
 
     def close(self) -> None:
         """End; what nobody waits for is still sent, if that is quick."""
@@ -89,6 +85,15 @@ class Writer:
                     told = [*errors.values()] or [error_of(exc)]
                     raise NotSent(f"no Kafka broker is reachable: {told[0].str()}") from exc
 
+    @contextlib.contextmanager
+    def admin(self) -> Iterator[AdminClient]:
+        """Return a client that makes, deletes and empties topics, for the length of a block."""
+        made = hold(AdminClient(self._settings.for_producer()))
+        try:
+            yield made
+        finally:
+            end(made)
+
     def describe(self) -> str:
         """Return what can be said of the cluster."""
         told = self._producer.list_topics(timeout=self._settings.connect_timeout)
@@ -115,14 +120,12 @@ class Writer:
             return
         size = {"max.message.bytes": str(self._settings.config["message.max.bytes"])}
         new = NewTopic(topic, partitions, self._settings.replication, config={**size, **(config or {})})
-        admin = hold(AdminClient(self._settings.for_producer()))
         try:
-            admin.create_topics([new], request_timeout=self._settings.connect_timeout)[topic].result()
+            with self.admin() as admin:
+                admin.create_topics([new], request_timeout=self._settings.connect_timeout)[topic].result()
         except KafkaException as exc:
             if error_of(exc).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise NotSent(f"topic {topic!r} can't be made: {error_of(exc).str()}") from exc
-        finally:
-            end(admin)
         deadline = time.monotonic() + self._settings.connect_timeout
         while not self.has(topic) and time.monotonic() < deadline:
             time.sleep(LOOK)  # brokers hear of it one after the other
