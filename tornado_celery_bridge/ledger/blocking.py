@@ -21,20 +21,20 @@ __all__ = ("Limit", "Told", "WorkerLedger", "ending")
 
 log = logging.getLogger(__name__)
 
-#: Attempts to reach Redis for what must not be lost, up to a second apart: outlasts a restart of Redis.
+#: How often Redis is tried for what must not be lost, up to 1 s apart: this outlasts a restart of Redis.
 ATTEMPTS = 30
-#: Characters of what an exception said, and of its name, that tell of a group of failures.
+#: Characters of an exception's message, and of its name, that are kept in a group of failures.
 MAX_DETAIL, MAX_NAME = 300, 200
 
 
 class Limit(NamedTuple):
-    """What holds jobs of one kind up, over all workers."""
+    """A limit on the jobs of one kind, over all workers."""
 
-    #: The kind.
+    #: The name of the kind.
     name: str
-    #: How many may run at once; None for any number.
+    #: How many of them may run at once; None for any number.
     most: int | None
-    #: Seconds from the beginning of one to that of the next; None for no such limit.
+    #: Seconds between the beginnings of two of them; None for no such limit.
     interval: float | None
 
 
@@ -43,7 +43,7 @@ class Told(NamedTuple):
 
     key: bytes | str
     value: bytes | str
-    #: For which it is kept; 0 for ever.
+    #: Seconds for which it is kept; 0 for ever.
     seconds: int
 
 
@@ -119,7 +119,7 @@ class WorkerLedger:
         limit: Limit | None = None,
         told: Told = _NOTHING,
     ) -> str:
-        """Note that a task begins, and tell it if it does; return ``go``, ``unknown`` or why it must not run."""
+        """Note that a task begins. Return ``go``, ``unknown`` (no job: it may run) or why it must not run."""
         name, most, interval = limit or ("", None, None)
         call = calls.start(
             job_id=task_id,
@@ -148,7 +148,7 @@ class WorkerLedger:
     def report(
         self, task_id: str, kind: str, data: Any, state: str = "", value: Any = None, *, retries: int | None = None
     ) -> str:
-        """Note what a task tells; what can't be noted now is left out. Return ``cancelled`` if it is to stop."""
+        """Note what a task reports; if Redis is away it is lost. Return ``cancelled`` if the task is to stop."""
         call = calls.report(
             job_id=task_id, kind=kind, data=dumps(data), state=state, value=dumps(value), retries=retries
         )
@@ -177,13 +177,13 @@ class WorkerLedger:
         self, worker: str, running: Collection[str], gone: Collection[str], about: Mapping[str, Any] | None = None
     ) -> list[str]:
         """
-        Renew the leases of what *worker* runs, and end those of what it does not run any more.
+        Renew the leases of the jobs that a worker runs, and end those of the jobs that it no longer runs.
 
         Args:
             worker: Its node name.
-            running: The ids of what it runs.
-            gone: The ids of what it ran.
-            about: What whoever watches is to know of it: ``slots``, ``queues``. None once it ends.
+            running: The ids of the jobs that it runs.
+            gone: The ids of the jobs that it ran.
+            about: What a monitor shows of it: ``slots``, ``queues``, ``memory``. None when it ends.
 
         Returns:
             The ids of jobs that were cancelled and have not ended in time.
@@ -193,23 +193,23 @@ class WorkerLedger:
         return self._once.run(calls.lease(worker=worker, about=None if about is None else dumps(about), jobs=jobs))
 
     def take(self, me: str, most: int) -> tuple[float | None, list[tuple[str, str]]]:
-        """Return after how many seconds there is more (None for not at all), and ids and messages to publish now."""
+        """Return in how many seconds there is more to publish (None: never), and ids and messages to publish now."""
         return self._once.run(calls.take(most=most, me=me))
 
     def reconcile(
         self, me: str, leadership: float, most: int, empty: Sequence[str]
     ) -> tuple[list[tuple[str, str]], set[str]]:
         """
-        Look for jobs that were lost, if nobody else does.
+        Look for jobs that were lost, unless another process leads the search.
 
         Args:
-            me: Who asks.
-            leadership: Seconds for which nobody else is to do it.
-            most: At most so many of each kind.
+            me: The name of the process that asks.
+            leadership: Seconds for which this process then leads the search.
+            most: At most so many jobs of each kind.
             empty: Names of queues that are known to be empty.
 
         Returns:
-            Ids and messages to publish, and the names of queues of which to find out whether they are empty.
+            The ids and messages to publish, and the names of queues that may be empty: find out.
         """
         return self._once.run(calls.reconcile(me=me, leadership=ms(leadership), most=most, queues=empty))
 
@@ -224,7 +224,7 @@ class WorkerLedger:
             self._once.run(calls.defer(job_id=job_id, most=sys.maxsize, place=place))
 
     def leads(self, me: str) -> bool:
-        """Return whether it is this one who looks for lost jobs; see :meth:`reconcile`."""
+        """Return whether the process *me* leads the search for lost jobs; see :meth:`reconcile`."""
         return self._once.client.get(f"{self._once.prefix}leader") == me.encode()
 
     def sweep(self) -> int:
@@ -245,7 +245,7 @@ class WorkerLedger:
 
 
 def _texts(error: Mapping[str, str], place: str) -> list[bytes]:
-    """Return what was raised, what it said and where; none of it need be valid text."""
+    """Return the exception's name, its message and its place, as UTF-8 whatever characters they have."""
     exception = ".".join(filter(None, (error["module"], error["type"])))
     texts = (exception[:MAX_NAME], error["message"][:MAX_DETAIL], place[:MAX_NAME])
     return [text.encode("utf-8", "replace") for text in texts]

@@ -25,13 +25,13 @@ class Callbacks(Subject):
 
     async def claim(self, most: int, *, share: int, lease: float, under_way: Mapping[str, int]) -> list[Claim]:
         """
-        Return ended jobs that are to call back now, which nobody else has for *lease* seconds.
+        Return callbacks that are due now. Nobody else gets them for *lease* seconds.
 
         Args:
             most: At most so many.
-            share: At most so many of one receiver's, those under way included.
-            lease: Seconds; one whose attempt was not recorded by then may be claimed again.
-            under_way: How many there are already, by receiver.
+            share: At most so many to one receiver, with those under way.
+            lease: Seconds. If no attempt is recorded by then, somebody else may claim the callback.
+            under_way: How many callbacks are under way already, by receiver.
         """
         rows = [calls.UnderWay(*pair) for pair in under_way.items()]
         call = calls.claim_callbacks(most=most, share=share, lease=ms(lease), looks=RECEIVER_LOOKS, under_way=rows)
@@ -41,13 +41,13 @@ class Callbacks(Subject):
         self, claim: Claim, attempt: Mapping[str, Any], state: str, next_in: float | None = None
     ) -> None:
         """
-        Note what came of an attempt.
+        Record an attempt to call back.
 
         Args:
-            claim: Under which it was made.
-            attempt: As :attr:`Delivery.attempts` has it.
-            state: Of the delivery: waiting, delivered or failed.
-            next_in: Seconds until the next attempt of one that waits.
+            claim: The claim under which it was made.
+            attempt: An item of :attr:`Delivery.attempts`.
+            state: The delivery's new state: ``waiting``, ``delivered`` or ``failed``.
+            next_in: Seconds until the next attempt, if it waits for one.
         """
         call = calls.record_attempt(
             job_id=claim.job_id,
@@ -60,9 +60,9 @@ class Callbacks(Subject):
         await self._redis.run(call)
 
     async def delivery(self, job_id: str) -> Delivery | None:
-        """Return how it stands with a job's callback; None for one that has not ended, or has none."""
+        """Return how far a job's callback is; None if the job has not ended, or does not call back."""
         return await self._redis.run(calls.delivery(job_id=job_id))
 
     async def replay(self, job_id: str) -> None:
-        """Have an ended job call back again, now; nothing comes of it if there is no delivery."""
+        """Have an ended job call back again, now. Does nothing if it does not call back."""
         await self._redis.run(calls.replay(job_id=job_id))

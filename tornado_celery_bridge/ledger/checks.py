@@ -1,13 +1,13 @@
 """
-What is unsafe about an app's settings, and about the servers behind them as they run now.
+Finds what is unsafe in an app's settings, and in the servers that they name, as these run now.
 
-What is *unsafe* breaks the promise that a job once accepted is never lost, and no process starts with it, unless it is
-allowed by name in ``ALLOW_UNSAFE``: that is for whoever operates the processes to say, so it is in their environment
-and not in the app's settings. What is *unwise* is said and no more; so is what can't be known, for a server that is
-away must not keep anybody from starting.
+What is *unsafe* breaks the promise that an accepted job is never lost. No process starts with it, unless its name is in
+``ALLOW_UNSAFE``. That is for the operator of the processes to decide, so it is a variable of their environment and not
+a setting of the app. What is *unwise* is only logged. So is what can't be found out: a server that is away must not
+keep a process from starting.
 
-The rules are the functions below, each of one thing. The servers are asked by ``INFO``, which managed ones answer
-where they forbid ``CONFIG``; that is needed only to see whether Redis lets the network in.
+Each function below is one rule. The servers are asked by ``INFO``, which managed servers answer even if they forbid
+``CONFIG``. ``CONFIG`` is only needed to see whether Redis lets the network in.
 """
 
 import ipaddress
@@ -31,33 +31,33 @@ __all__ = ("NAMES", "Finding", "check", "is_installed", "refuse_unsafe")
 
 log = logging.getLogger(__name__)
 
-#: What may be allowed: the names of everything unsafe.
+#: The names of what is unsafe, which may be allowed.
 NAMES = ("no-aof", "eviction", "no-password", "no-install", "early-acks", "lost-fails", "no-confirms", "pickle")
 
-#: Seconds for one answer of a server.
+#: Seconds that a server has for an answer.
 TIMEOUT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """
-    Something that is not as it should be.
+    Something that is unsafe or unwise.
 
     .. versionadded:: 0.1.0
     """
 
-    #: Of its kind; several servers may have findings of one.
+    #: The rule's name. Several servers may break the same rule.
     name: str
-    #: What is so, and what comes of it.
+    #: What was found, and what may happen because of it.
     what: str
-    #: What to do.
+    #: What to do about it.
     remedy: str
-    #: Whether the environment allows it.
+    #: Whether ``ALLOW_UNSAFE`` names it.
     allowed: bool = False
 
     @property
     def is_unsafe(self) -> bool:
-        """Whether nothing should start with it."""
+        """Whether no process should start with it."""
         return self.name in NAMES and not self.allowed
 
     @property
@@ -77,19 +77,19 @@ def is_installed(app: Celery) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A Redis as it is now."""
+    """A Redis server as it runs now."""
 
-    #: What it is to us: the ledger's Redis, the broker's Redis.
+    #: What it is used for: "the ledger's Redis", "the broker's Redis".
     role: str
-    #: The host that it is reached by; None for a Unix socket.
+    #: The host in its URL; None for a Unix socket.
     host: str | None
-    #: Whether we have a password for it, or something else to say who we are.
+    #: Whether we log in to it, by a password or in another way.
     has_password: bool
-    #: What it answers to INFO; empty, if it does not.
+    #: What it answers to INFO; empty if it does not answer.
     info: Mapping[str, Any] = field(default_factory=dict)
-    #: What it answers to CONFIG GET; empty, if it does not.
+    #: What it answers to CONFIG GET; empty if it does not answer.
     config: Mapping[str, str] = field(default_factory=dict)
-    #: Why it said nothing.
+    #: Why it did not answer.
     trouble: str = ""
 
 
@@ -118,7 +118,7 @@ def eviction(server: Server) -> Finding | None:
 
 
 def no_password(server: Server) -> Finding | None:
-    """Whoever reaches the server can run tasks, and take jobs away."""
+    """Whoever can reach the server can run tasks and remove jobs."""
     config = server.config
     lets_all_in = config.get("requirepass") == "" and config.get("protected-mode") == "no" and config.get("port") != "0"
     is_open = lets_all_in and not all(map(_is_loopback, config.get("bind", "").split() or ["*"]))
@@ -237,15 +237,15 @@ SETTINGS_RULES = (early_acks, lost_fails, no_confirms, pickle, no_time_limit, vi
 
 def check(app: Celery, *, installed: bool = True, environment: Mapping[str, str] = os.environ) -> list[Finding]:
     """
-    Return what is unsafe or unwise about *app*, what is unsafe first. Blocks, for some seconds if a server is away.
+    Return what is unsafe or unwise about *app*, what is unsafe first. Blocks; for some seconds if a server is away.
 
     Args:
         app: The Celery app.
         installed: Whether its workers keep the ledger.
-        environment: Has ALLOW_UNSAFE.
+        environment: Where ALLOW_UNSAFE is read.
 
     Raises:
-        ImproperlyConfigured: ALLOW_UNSAFE has a name that is none, or the ledger is no Redis.
+        ImproperlyConfigured: ALLOW_UNSAFE has an unknown name, or the ledger is not a Redis.
 
     .. versionadded:: 0.1.0
     """
@@ -262,10 +262,10 @@ def check(app: Celery, *, installed: bool = True, environment: Mapping[str, str]
 
 def refuse_unsafe(app: Celery) -> None:
     """
-    Say by the log what :func:`check` finds in an app whose worker or beat starts.
+    Log what :func:`check` finds in an app whose worker or beat starts, and end the process if it is unsafe.
 
     Raises:
-        SystemExit: Something is unsafe. The status is EX_CONFIG: it would be so again.
+        SystemExit: Something is unsafe. The status is EX_CONFIG (78): to start it again would not help.
     """
     try:
         findings = check(app)

@@ -1,11 +1,11 @@
 """
 Follows the events of jobs, any number of them, over one connection.
 
-Theory of operation. Every event has a number, counted for each job without gaps; it is appended to the job's history
-and published with its number, in one step. A follower knows which number it has to have next. When its subscription
-is confirmed, the first time and each time after the connection was lost, it reads the history from there on; what is
-published while it reads is set aside until it has. So it has each event once, in order, whatever was missed. A
-follower that falls behind lets go, and reads what it missed in the history once it has caught up with the rest.
+Theory of operation. Every event has a number, counted for each job without gaps. In one step it is appended to the
+job's history and published with its number. A follower (:class:`JobEvents`) knows the number that comes next. When its
+subscription is confirmed, and that is so again each time the connection was lost, it reads the history from there on.
+What is published while it reads is set aside until it has read. So it gets each event once and in order, whatever was
+missed. A follower whose consumer is slow ignores new events, and reads them in the history when it has caught up.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 #: Followers at once.
 MAX_FOLLOWERS = 100_000
-#: Events that wait for a follower's consumer; more are left to the history.
+#: Events that wait for a follower's consumer; further ones are read in the history later.
 MAX_BEHIND = 200
 #: Seconds between two attempts to read a history.
 RETRY = 0.25
@@ -103,9 +103,9 @@ class Events(Subject):
             follower.published(event)
 
     async def read(self, job_id: str, after: int) -> list[Event]:
-        """Return the events of a job that come after number *after*, and a snapshot for those that are not kept."""
+        """Return the events after number *after*, and one snapshot in the place of those that are not kept."""
         last, first, kept = await self._redis.run(calls.events(job_id=job_id, after=after, most=MAX_BEHIND))
-        if first > last > after:  # none is kept, as it is some time after the end
+        if first > last > after:  # the job ended some time ago, and no event is kept
             return [Event(last - 1, "snapshot", "{}"), Event(last, "end", "{}")]
         events = []
         if first > after + 1:
@@ -117,7 +117,7 @@ class Events(Subject):
 
 
 class JobEvents:
-    """The events of one job, for one consumer, each once and in order. An async iterator; close it, or use ``with``."""
+    """An async iterator of one job's events, for one consumer, each once and in order. Close it, or use ``with``."""
 
     def __init__(self, source: Events, channel: bytes, job_id: str, after: int) -> None:
         self.channel = channel
@@ -128,7 +128,7 @@ class JobEvents:
         self._subscribed = False
         #: Published while the history is read.
         self._aside: list[Event] = []
-        #: Whether what is published next follows what was heard last.
+        #: Whether the next published event follows the last one that was taken.
         self._live = False
         self._reading: asyncio.Task[None] | None = None
         self._again = False
@@ -153,14 +153,14 @@ class JobEvents:
         self._wake.set()
 
     def published(self, event: Event) -> None:
-        """Take note of an event that was published."""
+        """Take an event that was published."""
         if self._live:
             self._take(event)
         elif self._reading is not None:
             self._aside.append(event)
 
     def subscribed(self) -> None:
-        """Read what was not heard."""
+        """Read what was missed: the subscription is confirmed."""
         self._subscribed = True
         self._live = False
         if self._reading is not None:
@@ -189,7 +189,7 @@ class JobEvents:
             for event in self._aside:
                 self._take(event)
             self._aside.clear()
-        except Exception as exc:  # what is stored is not what we wrote: the consumer's to know
+        except Exception as exc:  # what is stored is not what we wrote: the consumer gets the error
             self._error = exc
         finally:
             self._reading = None
@@ -215,7 +215,7 @@ class JobEvents:
             if self._error is not None:
                 raise self._error
             self._wake.clear()
-            if self._subscribed and not self._live and self._reading is None:  # it had fallen behind
+            if self._subscribed and not self._live and self._reading is None:  # the consumer was slow
                 self._reading = asyncio.ensure_future(self._read())
             await self._wake.wait()
         event = self._events.popleft()

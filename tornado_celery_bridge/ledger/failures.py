@@ -16,10 +16,10 @@ class Failures(Subject):
 
     async def groups(self, owner: str | None = None) -> list[FailureGroup]:
         """
-        Return the groups of failed jobs, the one that failed last first; at most 500, none of over 30 days ago.
+        Return the groups of failed jobs, the one with the last failure first: at most 500, of the last 30 days.
 
         Args:
-            owner: Only of their jobs; None for everybody's.
+            owner: Only groups of this owner's jobs; None for everybody's.
 
         Raises:
             LedgerUnavailable: There was no answer.

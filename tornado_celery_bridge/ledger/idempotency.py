@@ -5,7 +5,7 @@ from tornado_celery_bridge.ledger.records import Reservation
 
 __all__ = ("KEY_LEASE", "KEY_TTL", "IdempotencyKeys")
 
-#: Seconds for which a key is held, and after which one whose holder does not answer may be taken over.
+#: Seconds for which a key is held. After the second number another request may take it over, if there is no response.
 KEY_TTL = 86_400.0
 KEY_LEASE = 5.0
 
@@ -18,5 +18,5 @@ class IdempotencyKeys(Subject):
     """
 
     async def respond(self, reservation: Reservation, response: bytes) -> None:
-        """Keep *response* as the answer to the same request with the same idempotency key."""
+        """Keep *response*: the same request with the same idempotency key is answered with it."""
         await self._redis.call("HSET", f"{self._redis.prefix}key:{reservation.name}", "response", response)

@@ -53,17 +53,17 @@ class Jobs(Subject):
         unique: str = "",
     ) -> Acceptance:
         """
-        Write down a new job, and what its idempotency key is held by, in one step. From then on it will run: should
-        nobody publish it, or should its message be lost, a worker publishes *message*.
+        Write a new job down, and who holds its idempotency key, in one step. From then on it will run: if nobody
+        publishes it, or if its message is lost, a worker publishes *message*.
 
         Args:
             record: The job's record.
-            given: Its input, or the blob that has it, which is the job's from then on.
+            given: Its input, or the blob that has it. The blob is kept for as long as the job.
             message: The signature of its task, as a mapping.
             delay: Seconds until it is due.
-            max_unfinished: How many unfinished jobs its owner may have, this one included; None for any number.
-            reservation: Of its idempotency key, if there is one.
-            unique: What it is the same job by as another; empty for a job that need not be the only one.
+            max_unfinished: How many unfinished jobs its owner may have, with this one; None for any number.
+            reservation: Its idempotency key, if the request has one.
+            unique: While a job with the same text is unfinished, this one is not accepted. Empty for no such check.
 
         Raises:
             LedgerUnavailable: It may have been written all the same.
@@ -96,7 +96,7 @@ class Jobs(Subject):
             most: How many jobs may be there.
 
         Returns:
-            Whether it was put there; else it is as it was.
+            Whether it was put there. If not, nothing has changed.
         """
         return await self._redis.run(calls.defer(job_id=job_id, most=most))
 
@@ -105,14 +105,14 @@ class Jobs(Subject):
         await self._redis.run(calls.withdraw(job_id=job_id, key=reservation.name if reservation else ""))
 
     async def get(self, job_id: str) -> Job | Gone | None:
-        """Return a job; None for an id that is no job's."""
+        """Return a job; None if there was never a job with this id."""
         return await self._redis.run(calls.read(job_id=job_id))
 
     async def input_of(self, job_id: str) -> bytes | None:
         """
         Return the JSON of a job's exact input; None for a job that is not there.
 
-        Of a large one it is no object and no array, but a string: the name of its blob.
+        If the input is large, the JSON is a string (not an object or an array): the name of its blob.
         """
         given: bytes | None = await self._redis.call("GET", f"{self._redis.prefix}input:{job_id}")
         return given
@@ -134,18 +134,18 @@ class Jobs(Subject):
         Return jobs, newest first. A page may have fewer than *limit*, even none, and still not be the last.
 
         Args:
-            owner: Only theirs; None for everybody's.
-            task: Only of this task.
-            state: Only in this state; STARTED has those in a state of the task's own, too.
-            tags: Only with all of these.
-            dead: Only those that were given up, as their workers were lost time and again.
-            failure: Only those of this group of failures that have not been tried again.
-            since: Only those accepted at this time or later, in seconds since 1970.
-            limit: At most so many.
-            cursor: Of the page before.
+            owner: Only this owner's jobs; None for everybody's.
+            task: Only jobs of this task.
+            state: Only jobs in this state. STARTED includes the states of tasks' own.
+            tags: Only jobs that have all of these tags.
+            since: Only jobs that were accepted at this time or later, in seconds since 1970.
+            dead: Only jobs that were given up, as their workers were lost again and again.
+            failure: Only jobs of this group of failures that have not been tried again.
+            limit: At most so many jobs.
+            cursor: The cursor of the page before.
 
         Raises:
-            ValueError: No cursor of ours.
+            ValueError: The cursor is not one of a page.
         """
         newest, _, after = cursor.partition("~") if cursor else ("+inf", "", "")
         if cursor and not (newest.isascii() and newest.isdigit() and after):
@@ -161,15 +161,15 @@ class Jobs(Subject):
 
     async def cancel(self, job_id: str, *, unless_begun: bool = False, grace: float | None = None) -> str | None:
         """
-        Cancel a job for good: one that has not begun ends here, one that runs is told when it next reports.
+        Cancel a job for good. If it has not begun, it ends here; if it runs, it is told when it next reports.
 
         Args:
             job_id: The job's id.
-            unless_begun: Leave it alone if it runs.
-            grace: Seconds after which its worker ends its process, should it go on; None for never.
+            unless_begun: Do nothing if it runs.
+            grace: Seconds after which its worker ends its process, if it still runs; None for never.
 
         Returns:
-            The state that it was in; None for a job that is not there.
+            The state that it was in; None if there is no such job.
         """
         return await self._redis.run(calls.cancel(job_id=job_id, unless_begun=unless_begun, grace=ms(grace or 0)))
 
@@ -178,20 +178,20 @@ class Jobs(Subject):
         return await self._redis.run(calls.sweep(remembered=ms(REMEMBERED), most=SWEEP_SIZE))
 
     async def pace(self, task: str) -> tuple[float | None, float | None]:
-        """Return for how many seconds jobs of *task* have of late waited, and run; None where none has yet."""
+        """Return how many seconds jobs of *task* have waited and run lately, on average; None if none has yet."""
         found = await self._redis.call("HMGET", f"{self._redis.prefix}pace", f"{task} wait", f"{task} run")
         waited, ran = (None if value is None else int(value) / 1000 for value in found)
         return waited, ran
 
     async def note_list(self, ids: Sequence[str]) -> str:
-        """Note a list of jobs for ``LIST_TTL`` seconds; return its name, which is the same for the same list."""
+        """Keep a list of jobs for ``LIST_TTL`` seconds; return its name. The same list has the same name."""
         text = ",".join(ids)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         await self._redis.call("SET", f"{self._redis.prefix}list:{name}", text, "PX", ms(LIST_TTL))
         return name
 
     async def noted_list(self, name: str) -> list[str] | None:
-        """Return the list of jobs that has this name; None if there is none."""
+        """Return the list of jobs with this name; None if it is not kept."""
         text: bytes | None = await self._redis.call("GETEX", f"{self._redis.prefix}list:{name}", "PX", ms(LIST_TTL))
         return None if text is None else text.decode().split(",")
 

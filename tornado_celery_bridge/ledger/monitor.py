@@ -1,4 +1,4 @@
-"""What goes on: the ledger's history, its queues and its workers, for whoever watches."""
+"""For who watches: the ledger's history, its queues and its workers."""
 
 import asyncio
 import dataclasses
@@ -13,28 +13,28 @@ from tornado_celery_bridge.ledger.ledger import Ledger
 __all__ = ("BOUNDS", "PERIODS", "Counts", "Histogram", "Monitor", "Period", "QueueState", "Totals", "WorkerState")
 
 Period = Literal["minute", "hour", "day"]
-#: Seconds that each takes, and how many of them are kept.
+#: The seconds that each period takes, and how many periods are kept.
 PERIODS: dict[Period, tuple[int, int]] = {"minute": (60, 120), "hour": (3_600, 192), "day": (86_400, 400)}
-#: Seconds up to which a bucket has what took longer than the one before; one more has what took longer still.
+#: The longest duration in each bucket, in seconds. One bucket more has what took longer than all of these.
 BOUNDS: tuple[float, ...] = tuple(2**number / 1000 for number in range(23))
-#: Seconds after which a worker that is not heard of does not hold its jobs any more.
+#: A worker that is silent for so many seconds does not hold its jobs any more.
 SILENT = 10.0
 
 
 class Histogram(NamedTuple):
     """
-    How long something took, how often; the buckets are :data:`BOUNDS`'s, and one more.
+    How often something took how long. The buckets are those of :data:`BOUNDS`, and one more.
 
     .. versionadded:: 0.1.0
     """
 
     buckets: tuple[int, ...]
-    #: All of it together, in seconds.
+    #: All durations together, in seconds.
     seconds: float
 
     @property
     def total(self) -> int:
-        """How often."""
+        """How often it happened."""
         return sum(self.buckets)
 
     def __add__(self, other: object) -> "Histogram":
@@ -45,9 +45,9 @@ class Histogram(NamedTuple):
 
     def quantile(self, share: float) -> float | None:
         """
-        Return in how many seconds a *share* of it was done, from 0 to 1; None if there was nothing.
+        Return the duration, in seconds, that a *share* (0 to 1) did not exceed; None if nothing happened.
 
-        Within a bucket, which ends at twice its beginning, it is an estimate: off by a factor of two at the most.
+        A bucket ends at twice its beginning, so this is an estimate: wrong by a factor of two at most.
         """
         left = share * self.total
         for number, many in enumerate(self.buckets):
@@ -63,35 +63,35 @@ class Histogram(NamedTuple):
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """
-    What has happened in some time. A job counts for the time when it did: it may begin in one hour and end in another.
+    What has happened in a period. A job that begins in one hour and ends in another counts in both.
 
-    Since the beginning, ``accepted`` is ``withdrawn + succeeded + failed + revoked`` and what is unfinished.
+    Since the beginning, ``accepted`` is ``withdrawn + succeeded + failed + revoked``, and the jobs that are unfinished.
 
     .. versionadded:: 0.1.0
     """
 
     accepted: int
-    #: Accepted, but not published after all: whoever submitted them was told so.
+    #: Jobs that were accepted and then not published; who submitted them was told so.
     withdrawn: int
     #: Attempts that began.
     started: int
-    #: Attempts that asked for another.
+    #: Attempts that asked for a retry.
     retried: int
     #: Attempts whose worker was lost.
     lost: int
-    #: Messages that were lost, or were thought to be, and published again.
+    #: Messages that were lost, or seemed to be, and were published again.
     republished: int
     succeeded: int
     failed: int
     revoked: int
-    #: From when an attempt was due until it began.
+    #: How long attempts waited, from when they were due until they began.
     waits: Histogram
-    #: From the beginning of a job's last attempt to its end.
+    #: How long the last attempts of jobs ran.
     runs: Histogram
 
     @classmethod
     def of(cls, found: Mapping[str, int]) -> Self:
-        """Return the counts that *found* has as the scripts name them."""
+        """Return the counts that *found* has by their names in Lua (``lua/parts/history.lua``)."""
         ended = {letter: _buckets(found, letter) for letter in "sfv"}
         waits, runs = _buckets(found, "w"), tuple(map(sum, zip(*ended.values(), strict=True)))
         succeeded, failed, revoked = (sum(ended[letter]) + found.get(letter, 0) for letter in "sfv")
@@ -120,73 +120,73 @@ def _buckets(found: Mapping[str, int], letter: str) -> tuple[int, ...]:
 
 class Totals(NamedTuple):
     """
-    How many jobs there are now, in the ledger; of ended ones those that are not forgotten yet.
+    How many jobs are in the ledger now. Jobs that were forgotten after their end do not count.
 
     .. versionadded:: 0.1.0
     """
 
-    #: That have not begun, or are to be tried again, and are due: in a queue, held up by a limit or by other jobs.
+    #: Jobs that are due and wait: in a queue, for a limit or for other jobs.
     waiting: int
-    #: That are not due yet.
+    #: Jobs that are not due yet.
     scheduled: int
     running: int
     succeeded: int
     failed: int
     revoked: int
-    #: Of those that failed, the ones that were given up as their workers were lost.
+    #: The failed jobs that were given up, as their workers were lost again and again.
     dead: int
-    #: Of those that wait, the ones whose broker was away.
+    #: The waiting jobs that could not be published, as the broker was away.
     unpublished: int
 
 
 class QueueState(NamedTuple):
     """
-    The jobs of a queue that have not begun.
+    The jobs of one queue that have not begun.
 
     .. versionadded:: 0.1.0
     """
 
     name: str
-    #: That are due.
+    #: How many jobs are due.
     depth: int
-    #: That are not due yet.
+    #: How many jobs are not due yet.
     scheduled: int
-    #: Seconds for which the one that has waited for longest has; 0.0 if none does.
+    #: Seconds for which the oldest of the due jobs has waited; 0.0 if none waits.
     oldest: float
 
 
 class WorkerState(NamedTuple):
     """
-    A worker that keeps the ledger, as it told of itself.
+    A worker that keeps the ledger, as it reports itself.
 
     .. versionadded:: 0.1.0
     """
 
     #: Its node name.
     name: str
-    #: Seconds for which it was not heard of; it tells every two.
+    #: Seconds since it last reported; it does so every 2 s.
     silence: float
-    #: How many tasks it runs at once.
+    #: How many tasks it can run at once.
     slots: int
     #: Names of the queues that it takes from.
     queues: list[str]
     #: Ids of the jobs that it runs.
     jobs: list[str]
-    #: Bytes of memory that it and its processes have, in each what they share; None where that is not known.
+    #: Bytes of memory that it and its pool processes use; what they share counts in each. None if that is not known.
     memory: int | None = None
 
     @property
     def is_alive(self) -> bool:
-        """Whether it was heard of lately: one that was not holds no jobs any more."""
+        """Whether it has reported lately. A worker that has not holds no jobs any more."""
         return self.silence < SILENT
 
 
 class Monitor:
     """
-    Reads what goes on; each call is one round trip to Redis, whose price does not depend on how many jobs there are.
+    Reads what happens. Each call is one round trip to Redis; how long that takes does not depend on the number of jobs.
 
     Args:
-        ledger: Whose jobs.
+        ledger: The ledger to watch.
 
     .. versionadded:: 0.1.0
     """
@@ -304,7 +304,7 @@ def _by_series(answer: Any) -> dict[tuple[str, str], Counts]:
 
 
 def _open(fields: list[bytes]) -> Iterable[tuple[str, str, int]]:
-    """Yield series, what and how often of the minute that is open."""
+    """Yield the series, the count's name and the number of each field of the current minute."""
     for field, many in _pairs(fields):
         what, blank, name = field.decode().partition(" ")
         if blank:

@@ -19,9 +19,9 @@ class Queues(Subject):
 
     async def pause(self, queue: str) -> None:
         """
-        Have no worker take from a queue, whether it runs now or is started later, until :meth:`resume`.
+        Have no worker take jobs from a queue until :meth:`resume`, not even workers that start later.
 
-        The workers hear of it within some 2 s. What they have taken already, a few each, they run.
+        The workers notice within some 2 s. They run what they have taken already, a few jobs each.
 
         Raises:
             LedgerUnavailable: It may be paused all the same.
@@ -30,13 +30,13 @@ class Queues(Subject):
 
     async def resume(self, queue: str) -> None:
         """
-        Have the workers take from a queue again that did so before it was paused; errors as :meth:`pause`.
+        Have the workers that took from a queue before it was paused do so again; errors as :meth:`pause`.
         """
         await self._redis.call("HDEL", f"{self._redis.prefix}paused", queue)
 
     async def paused(self) -> dict[str, int]:
         """
-        Return since when queues are paused, by their names; in milliseconds since 1970, by the server's clock.
+        Return the queues that are paused, and since when: milliseconds since 1970, by the server's clock.
 
         Raises:
             LedgerUnavailable: There was no answer.
@@ -46,20 +46,20 @@ class Queues(Subject):
 
     async def purge(self, queue: str, reason: str) -> AsyncGenerator[list[str]]:
         """
-        End the jobs of a queue that have not begun, as REVOKED: those that are due, and those that are not yet.
+        End the jobs of a queue that have not begun, whether they are due or not, as REVOKED.
 
         A job that comes after others in a workflow is not in the queue until these have ended. Jobs that are accepted
-        meanwhile stay. Their messages stay, too: see :meth:`.Bridge.purge`.
+        during this call stay. The messages stay as well: see :meth:`.Bridge.purge`.
 
         Args:
-            queue: Its name.
-            reason: What is said of each in its error.
+            queue: The queue's name.
+            reason: The message of each job's error.
 
         Yields:
-            The ids of some hundred that have ended, in each step.
+            In each step, the ids of some hundred jobs that have ended.
 
         Raises:
-            LedgerUnavailable: Some have ended.
+            LedgerUnavailable: Some jobs have ended.
         """
         error = {"type": "TaskRevokedError", "module": "celery.exceptions", "message": reason}
         until = round(time.time() * 1000)

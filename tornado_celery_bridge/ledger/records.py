@@ -1,4 +1,4 @@
-"""What the ledger holds, as values."""
+"""The values that the ledger holds and answers with."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ __all__ = (
     "unpack_traceback",
 )
 
-#: What of a job's hash is read. The first is one that each job has.
+#: The fields of a job's hash that are read. Each job has the first one.
 FIELDS = (
     *("task", "owner", "queue", "created_at", "priority", "eta", "tags", "options", "retry_of", "workflow"),
     *("schedule", "traceparent"),
@@ -42,14 +42,14 @@ FIELDS = (
 )
 _JSON = ("tags", "options")
 _RECORD = FIELDS[: FIELDS.index("state")]
-#: Bytes of a traceback that are kept: the last ones, which say where it was raised.
+#: Bytes of a traceback that are kept. They are its last ones, which say where the exception was raised.
 MAX_TRACEBACK = 16 * 1024
 _NUMBERS = ("priority", "created_at", "eta", "attempt", "started_at", "finished_at", "number")
 
 
 class LedgerUnavailable(BridgeError):
     """
-    The ledger's Redis did not answer, or refused, in time. Nothing was accepted: try again later.
+    The ledger's Redis did not answer in time, or refused. Nothing is known to be accepted: try again later.
 
     .. versionadded:: 0.1.0
     """
@@ -60,45 +60,45 @@ class LedgerUnavailable(BridgeError):
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """
-    A job as it was asked for, but for its input. Times are milliseconds since 1970.
+    A job as it was submitted, without its input. Times are milliseconds since 1970.
 
     .. versionadded:: 0.1.0
     """
 
-    #: The Celery task's id; of any length but 16 characters, which a packed UUID has.
+    #: The Celery task's id. Not 16 characters long: the indexes would take it for a packed UUID.
     id: str
     #: The task's name.
     task: str
-    #: Whose it is; empty where there are no owners.
+    #: Who submitted it; empty where there are no owners.
     owner: str
     queue: str
     created_at: int
-    #: 0 to 9, 9 the most urgent; None leaves it to the broker.
+    #: From 0 to 9, where 9 is the most urgent; None leaves it to the broker.
     priority: int | None = None
-    #: When it is due, if that was not at once.
+    #: When it is due; None for at once.
     eta: int | None = None
     tags: list[str] = dataclasses.field(default_factory=list)
-    #: The options that were sent, but for tags.
+    #: The options that were sent, without the tags.
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    #: The job of which this one is another try.
+    #: The id of the job that this one tries again.
     retry_of: str | None = None
-    #: The workflow that it is a job of.
+    #: The id of its workflow.
     workflow: str | None = None
-    #: The schedule entry that it is a run of.
+    #: The name of the schedule entry that it is a run of.
     schedule: str | None = None
-    #: Of a job that calls back, what that is a part of, as W3C Trace Context has it: the request, and in the end the
-    #: attempt that ended the job.
+    #: The parent of the callback in its trace, as W3C Trace Context spells it: at first the request, in the end the
+    #: attempt that ended the job. None for a job that does not call back.
     traceparent: str | None = None
 
     @property
     def callback_url(self) -> str | None:
-        """Where its end is told."""
+        """The URL that is called when the job has ended; None for none."""
         return self.options.get("callback_url")
 
     def encode(self) -> str:
-        """Return the fields that are not empty, as they are stored."""
+        """Return the fields that are not empty, as JSON: so the commands take them."""
         if len(self.id) == 16:
-            raise ValueError("an id of 16 characters is taken for a packed UUID")
+            raise ValueError("a job's id must not have 16 characters: the ledger would take it for a packed UUID")
         given = {name: getattr(self, name) for name in _RECORD}
         given |= {name: given[name] and dumps(given[name]) for name in _JSON}
         stored = {name: str(value) for name, value in given.items() if value not in (None, [], {})}
@@ -108,51 +108,51 @@ class JobRecord:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """
-    A job as the ledger has it: its record, and what has become of it.
+    A job as the ledger has it: its record, and what has happened to it.
 
     .. versionadded:: 0.1.0
     """
 
     record: JobRecord
-    #: Celery's word, in capitals, or the task's own.
+    #: Celery's state, in capitals, or one of the task's own.
     state: str = states.PENDING
-    #: How often it was begun.
+    #: How often it has begun.
     attempt: int = 0
     #: Milliseconds since 1970.
     started_at: int | None = None
     finished_at: int | None = None
-    #: ``{"current", "total", "message"}`` of a running job that tells.
+    #: ``{"current", "total", "message"}``, if it runs and its task reports progress.
     progress: dict[str, Any] | None = None
-    #: What it returned, as JSON has it.
+    #: What the task returned, as JSON.
     result: Any = None
-    #: In the place of a large result: where it is.
+    #: Where the result is, if it is large; then :attr:`result` is None.
     stored: Stored | None = None
-    #: ``{"type", "module", "message"}`` of a job that failed, was cancelled or will be tried again; one that was given
-    #: up has ``"kind": "dead-lettered"`` as well.
+    #: ``{"type", "module", "message"}`` if it failed, was cancelled or will be tried again. If it was given up, because
+    #: its workers were lost again and again, also ``"kind": "dead-lettered"``.
     error: dict[str, str] | None = None
-    #: Of a job that failed, as text, if its worker told; None if it was not read alone. It may quote what the task's
-    #: code has at hand, so it is not for everybody who may see the job.
+    #: The traceback of a failure, as text, if its worker told it. None in a list of jobs. It may quote values of the
+    #: task's code, so not everybody who may see the job may see it.
     traceback: str | None = None
-    #: How many jobs are in its queue; None if it does not wait, or was not read alone.
+    #: How many jobs are in its queue; None if it does not wait in one, and in a list of jobs.
     queue_depth: int | None = None
-    #: The last event's number; 0 is the acceptance.
+    #: The last event's number; 0 if there was none since it was accepted.
     number: int = 0
-    #: Node name of the worker that began it last.
+    #: The node name of the worker that began its last attempt.
     worker: str | None = None
 
     @property
     def owner(self) -> str:
-        """Whose it is."""
+        """Who submitted it."""
         return self.record.owner
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, one way or another."""
+        """Whether it has ended, whatever its state is."""
         return self.state in states.READY_STATES
 
     @classmethod
     def of_fields(cls, job_id: str, values: "list[bytes | None]") -> Self:
-        """Return the job of which *values* are the :data:`FIELDS` and the value."""
+        """Return the job whose :data:`FIELDS` and value *values* are."""
         *fields, value = values
         given: dict[str, Any] = {
             name: int(field) if name in _NUMBERS else field.decode()
@@ -168,7 +168,7 @@ class Job:
 
 
 def _name_of_value(state: str, *, stored: bool) -> tuple[str, Callable[[Any], Any]]:
-    """Return what a job's value is in this state, and what makes it of JSON."""
+    """Return the name of a job's value in this state, and the function that makes it of its JSON."""
     if stored:
         return "stored", Stored.decode
     if state == states.SUCCESS:
@@ -183,19 +183,19 @@ def _same(value: Any) -> Any:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowRecord:
     """
-    A workflow as it was asked for. Times are milliseconds since 1970.
+    A workflow as it was submitted. Times are milliseconds since 1970.
 
     .. versionadded:: 0.1.0
     """
 
     id: str
-    #: Whose it is, and its jobs; empty where there are no owners.
+    #: Who submitted it; empty where there are no owners.
     owner: str
     tags: list[str]
     created_at: int
-    #: Of ``{"chain": […]}``, ``{"group": […]}``, ``{"chord": {"header": […], "body": …}}`` and ids of jobs.
+    #: Made of ``{"chain": […]}``, ``{"group": […]}``, ``{"chord": {"header": […], "body": …}}`` and ids of jobs.
     tree: dict[str, Any]
-    #: The job that runs when one of the others does not succeed, unless all of it is cancelled.
+    #: The id of the job that runs when another one does not succeed, unless the whole workflow is cancelled.
     on_error: str | None = None
 
     def encode(self) -> bytes:
@@ -210,20 +210,20 @@ class WorkflowRecord:
 
 class Workflow(NamedTuple):
     """
-    A workflow as the ledger has it: its record, and what has become of it.
+    A workflow as the ledger has it: its record, and what has happened to it.
 
     .. versionadded:: 0.1.0
     """
 
     record: WorkflowRecord
-    #: By their ids.
+    #: The jobs, by their ids.
     jobs: dict[str, "Job"]
-    #: Whether all of it was cancelled.
+    #: Whether the whole workflow was cancelled.
     cancelled: bool = False
 
     @property
     def owner(self) -> str:
-        """Whose it is."""
+        """Who submitted it."""
         return self.record.owner
 
     @property
@@ -241,34 +241,34 @@ class Step(NamedTuple):
 
     record: JobRecord
     input: dict[str, Any] | list[Any] | Stored
-    #: Seconds until it is due; None for a job that others come before.
+    #: Seconds until it is due; None if it comes after other jobs.
     delay: float | None
-    #: Names the jobs that come after it, if any do.
+    #: The name of the list of jobs that come after it; None if none do.
     before: str | None
-    #: Its own signature, as a mapping, for the one that runs on an error; with :func:`error_mark` among its arguments.
+    #: The signature of the job that runs on an error, as a mapping, with :func:`error_mark` among its arguments.
     message: dict[str, Any] | None = None
 
 
 def pack_traceback(text: str) -> bytes:
-    """Return a traceback as it is stored: its last 16 KiB, compressed, which makes some 500 bytes of most."""
+    """Return a traceback as it is stored: its last 16 KiB, compressed. Most take some 500 bytes then."""
     whole = text.encode("utf-8", "backslashreplace")
     last = whole[-MAX_TRACEBACK:]
     return zlib.compress(last if last == whole else "…".encode() + last)
 
 
 def unpack_traceback(stored: bytes) -> str:
-    """Return a traceback that was stored; of one that was cut, a character may be missing at the beginning."""
+    """Return a traceback that was stored. If it was cut, it may have lost a character at the beginning."""
     return zlib.decompress(stored).decode("utf-8", "ignore")
 
 
 def error_mark(workflow_id: str) -> str:
-    """Return in whose place the ledger puts ``{"job", "task", "state", "error"}`` of the first that did not succeed."""
+    """Return the mark that the ledger replaces by ``{"job", "task", "state", "error"}`` of the job that failed."""
     return f"error of {workflow_id}"
 
 
 class Gone(NamedTuple):
     """
-    A job that was, and was forgotten after its time.
+    A job or a workflow that was forgotten, as its time is over.
 
     .. versionadded:: 0.1.0
     """
@@ -284,7 +284,7 @@ class Page(NamedTuple):
     """
 
     jobs: list[Job]
-    #: Where the next page begins; None at the end.
+    #: The cursor of the next page; None at the end.
     cursor: str | None
 
 
@@ -299,36 +299,36 @@ class FailureGroup(NamedTuple):
     id: str
     owner: str
     task: str
-    #: With its module, as it is written in Python.
+    #: The exception's name with its module.
     exception: str
-    #: The file and the function in it; empty where that is not known.
+    #: The file, and the function in it, that raised it; empty if that is not known.
     place: str
-    #: What the last one said, its first 300 characters.
+    #: The first 300 characters of the last exception's message.
     detail: str
     first_seen: int
     last_seen: int
-    #: How often, since it was first seen or was last resolved.
+    #: How often this was seen, since the first time or since the group was last resolved.
     times: int
-    #: How many of these jobs are kept still, and have not been tried again.
+    #: How many of these jobs are still kept and have not been tried again.
     jobs: int
 
     @classmethod
     def of_row(cls, row: list[Any]) -> Self:
-        """Return the group that a row of the script's is."""
+        """Return the group of a row that the command ``failures`` answers."""
         texts = [value.decode("utf-8", "replace") for value in row[:6]]
         return cls(*texts, *(int(value) for value in row[6:]))
 
 
 class Purged(NamedTuple):
     """
-    What was in a queue that was purged.
+    What was purged from a queue.
 
     .. versionadded:: 0.1.0
     """
 
-    #: Jobs that have ended by it.
+    #: How many jobs have ended by it.
     jobs: int
-    #: Messages that the broker had, as it counts them.
+    #: How many messages the broker had, as it counts them.
     messages: int
 
 
@@ -341,7 +341,7 @@ class Event(NamedTuple):
 
     #: Counted from 1 for each job, without gaps.
     number: int
-    #: state, progress, log or end; or snapshot, which stands for events that are no longer kept.
+    #: ``state``, ``progress``, ``log`` or ``end``; or ``snapshot``, in the place of events that are no longer kept.
     kind: str
     #: JSON.
     data: str
@@ -349,20 +349,20 @@ class Event(NamedTuple):
 
 class Reservation(NamedTuple):
     """
-    What an idempotency key is held with.
+    An idempotency key that a request holds.
 
     .. versionadded:: 0.1.0
     """
 
-    #: Names the key and whose it is.
+    #: The key, with its owner.
     name: str
-    #: Of the request: the same key with another one is refused.
+    #: The fingerprint of the request. A request with the same key and another fingerprint is refused.
     fingerprint: str
 
 
 class Acceptance(NamedTuple):
     """
-    What became of a job that was to be accepted.
+    Whether a job or a workflow was accepted, and if not, why.
 
     ``accepted``; ``taken-over`` (whoever had reserved the key has not answered in time: publish it); ``exists`` (the
     key's own time is over, its job's is not); ``replay`` (answered before); ``in-flight``; ``other`` (another request
@@ -373,39 +373,39 @@ class Acceptance(NamedTuple):
     """
 
     kind: str
-    #: The answer of a ``replay``, or the id of the job that is the same.
+    #: The response of a ``replay``; or the id of the job that is the same.
     response: bytes | None = None
 
 
 class Claim(NamedTuple):
     """
-    The end of a job that somebody is to be told of, by whoever has the claim.
+    A callback that whoever has the claim is to make: it tells somebody of a job's end.
 
     .. versionadded:: 0.1.0
     """
 
     job_id: str
-    #: The delivery's; the same at every attempt.
+    #: The delivery's id; the same at every attempt.
     id: str
-    #: Host and port, as the URL has them.
+    #: The host and port of the URL.
     receiver: str
-    #: Attempts that have failed.
+    #: How many attempts have failed.
     tries: int
-    #: When the claim ends, by the server's clock; it has no other name.
+    #: When the claim ends, by the server's clock. This also identifies the claim.
     lease: str
 
 
 class Delivery(NamedTuple):
     """
-    How it stands with telling somebody of a job's end. Times are milliseconds since 1970.
+    How far the callback of a job is. Times are milliseconds since 1970.
 
     .. versionadded:: 0.1.0
     """
 
-    #: The same at every attempt.
+    #: The delivery's id; the same at every attempt.
     id: str
     state: Literal["waiting", "delivered", "failed"]
-    #: The last ones: ``{"at", "seconds"}`` with ``status`` or ``error``.
+    #: The last attempts: each is ``{"at", "seconds"}`` with ``status`` or ``error``.
     attempts: list[Any]
-    #: While one is under way, when another would be if nothing more is heard of this one.
+    #: When the next attempt is due. While one is under way: when the next would be, should this one never end.
     next_attempt: int | None

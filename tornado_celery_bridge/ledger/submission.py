@@ -1,4 +1,4 @@
-"""A job made of what ``Task.apply_async`` takes."""
+"""A job that is made from the arguments of ``Task.apply_async``."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from tornado_celery_bridge.transports import Priorities
 
 __all__ = ("new_job",)
 
-#: Options of a message that a job is submitted with once more.
+#: The options of a message that a retry of the job is submitted with.
 SENT_AGAIN = ("queue", "priority", "time_limit", "soft_time_limit")
 
 
@@ -26,7 +26,7 @@ def new_job(
     **fields: Any,
 ) -> tuple[JobRecord, dict[str, Any]]:
     """
-    Return a job's record, and the signature of its task as a mapping, which is published for it, maybe more than once.
+    Return a job's record, and the signature of its task as a mapping. The signature may be published more than once.
 
     Args:
         app: The Celery app.
@@ -35,19 +35,19 @@ def new_job(
         kwargs: Named arguments.
         options: As ``Task.apply_async`` takes them, with a ``task_id``.
         now: Milliseconds since 1970.
-        fields: Of the record, besides what this tells.
+        fields: Further fields of the record.
 
     Raises:
-        QueueNotFound: Its queue is none of the app's.
+        QueueNotFound: The app has no such queue.
     """
-    # A worker says nothing of the end of a task without a result.
+    # A worker does not report the end of a task that ignores its result.
     options = {**options, "ignore_result": False}
     made, due = datetime.fromtimestamp(now / 1000, UTC), options.pop("eta", None)
     if countdown := options.pop("countdown", None):
         due = made + timedelta(seconds=countdown)
     if due is not None:
         options["eta"] = due = due if due.tzinfo else due.replace(tzinfo=app.timezone)
-    if isinstance(expires := options.get("expires"), int | float):  # not anew each time that it is published
+    if isinstance(expires := options.get("expires"), int | float):  # not counted anew each time that it is published
         options["expires"] = made + timedelta(seconds=expires)
     sent = {name: options[name] for name in SENT_AGAIN if options.get(name) is not None}
     if isinstance(sent.get("priority"), int):

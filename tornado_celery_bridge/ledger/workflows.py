@@ -41,15 +41,15 @@ class Workflows(Subject):
         reservation: Reservation | None = None,
     ) -> Acceptance:
         """
-        Write down a workflow and all of its jobs, in one step: for 1,000 jobs some 70 ms of the server's time.
+        Write a workflow and all of its jobs down, in one step. For 1,000 jobs this takes the server some 70 ms.
 
         Args:
             record: The workflow's record.
-            steps: Its jobs, in the tree's order, and after them the one that runs on an error.
-            after: The ids of the jobs that come after others, by the name that those have as their ``before``.
-            message: The signature of all of it, as a mapping.
-            max_unfinished: How many unfinished jobs its owner may have, these included; None for any number.
-            reservation: Of the idempotency key, if there is one.
+            steps: Its jobs in the tree's order, then the one that runs on an error, if there is one.
+            after: Lists of the ids of jobs that come after others, by the name that the others have as ``before``.
+            message: The signature of the whole workflow, as a mapping.
+            max_unfinished: How many unfinished jobs its owner may have, with these; None for any number.
+            reservation: Its idempotency key, if the request has one.
 
         Raises:
             LedgerUnavailable: It may have been written all the same.
@@ -79,7 +79,7 @@ class Workflows(Subject):
         )
 
     async def get(self, workflow_id: str) -> Workflow | Gone | None:
-        """Return a workflow and all of its jobs as they are at one moment; None for an id that is no workflow's."""
+        """Return a workflow and all of its jobs, as they are at one moment; None if there was never such a one."""
         return await self._redis.run(calls.read_workflow(workflow_id=workflow_id))
 
     async def cancel(self, workflow_id: str, ids: Sequence[str], *, whole: bool, grace: float | None = None) -> None:
@@ -88,8 +88,8 @@ class Workflows(Subject):
 
         Args:
             workflow_id: The workflow's id.
-            ids: Of the jobs, in the tree's order.
-            whole: Whether they are all of it.
+            ids: The ids of the jobs, in the tree's order.
+            whole: Whether they are all jobs of the workflow.
             grace: As for :meth:`.Jobs.cancel`.
         """
         call = calls.cancel_workflow(workflow_id=workflow_id, whole=whole, grace=ms(grace or 0), job_ids=ids)
