@@ -25,6 +25,9 @@ __all__ = ("pytest_terminal_summary",)  # a hook: found here whatever part of th
 hypothesis.settings.register_profile("long", max_examples=10_000)
 
 
+#: The rooms whose files take longest, the longest first.
+LONGEST = ("faults", "conformance", "up", "transports", "schedules", "service")
+
 #: How many databases the shared server has, and the first that is handed out: those below are the shared workers'.
 DATABASES, FIRST = 128, 16
 
@@ -37,6 +40,8 @@ private.free_port = free_port  # type: ignore[attr-defined]  # the product's own
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests, and have the rooms whose files take longest first: each file is one process's."""
+    items.sort(key=lambda item: next((n for n, room in enumerate(LONGEST) if f"tests/{room}/" in item.nodeid), 99))
     for item in items:
         if isinstance(item, pytest.Function):
             add_marks(item)

@@ -90,7 +90,11 @@ def product(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "CALLBACK_ALLOW": "127.0.0.1",
         "PYTHONPATH": str(ROOT),
     }
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = folder / "bin" / "tcb"  # of this folder, wherever this environment's own leads to
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m tornado_celery_bridge "$@"\n')
+    command.chmod(0o755)
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, **settings, "PATH": path, "HOME": str(folder)}
     keys = {**environment, "API_KEYS_FILE": str(folder / "keys.json")}
     make = [sys.executable, "-m", "tornado_celery_bridge", "keys", "make", "--owner", "somebody"]
