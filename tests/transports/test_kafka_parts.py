@@ -13,7 +13,7 @@ from kombu.transport.virtual import base
 from tornado_celery_bridge.transports.core import BrokerUrl, hide_secrets
 from tornado_celery_bridge.transports.kafka import PriorityRefused, Settings, Transport
 from tornado_celery_bridge.transports.kafka.later import _as_redis_py_has_it
-from tornado_celery_bridge.transports.kafka.progress import MAX_TEXT, Progress, Ranges
+from tornado_celery_bridge.transports.kafka.progress import MAX_TEXT, PartitionProgress, Ranges
 
 
 def test_what_a_url_says() -> None:
@@ -122,7 +122,7 @@ def test_what_somebody_else_wrote_is_nothing(text: str | None) -> None:
 def test_what_was_finished_is_not_read_again_and_the_rest_is(order: list[int], finished: int) -> None:
     """Whatever the order of acknowledgements, and with a gap in the offsets, as compaction leaves."""
     offsets = [10, 11, 12, 14, 15, 16, 20, 21]
-    progress = Progress(10)
+    progress = PartitionProgress(10)
     assert all(progress.read(offset, offset) for offset in offsets)
     progress.flying.update(zip(offsets, offsets, strict=True))
     for place in order[:finished]:
@@ -131,19 +131,19 @@ def test_what_was_finished_is_not_read_again_and_the_rest_is(order: list[int], f
     told = progress.to_commit()
     assert told is not None
     base, text = told
-    again = Progress(base, Ranges.decode(base, text))
+    again = PartitionProgress(base, Ranges.decode(base, text))
     left = {offset for offset in offsets if offset >= base and again.read(offset, offset)}
     assert left == {offsets[place] for place in order[finished:]}
 
 
 def test_what_is_in_hands_here_does_not_come_again() -> None:
     """The partition went to another worker and came back meanwhile."""
-    progress = Progress(None)
+    progress = PartitionProgress(None)
     assert progress.base is None
     assert progress.to_commit() is None
     assert progress.read(5, 1000)
     progress.flying[5] = 1000
-    back = Progress(5, Ranges(), progress.flying)
+    back = PartitionProgress(5, Ranges(), progress.flying)
     assert not back.read(5, 1000)
     assert back.read(6, 1001)
     assert back.base == 5
@@ -152,7 +152,7 @@ def test_what_is_in_hands_here_does_not_come_again() -> None:
     assert back.base == 6
     assert back.is_past(6)
     assert not back.is_past(7)
-    assert Progress(0, Ranges(), {5: 1000}).read(5, 2000)
+    assert PartitionProgress(0, Ranges(), {5: 1000}).read(5, 2000)
 
 
 # kombu's inside, of which this is a part.

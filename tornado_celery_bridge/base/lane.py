@@ -31,7 +31,7 @@ from typing import Any, Protocol
 
 from tornado_celery_bridge.base.repeating import Repeating
 
-__all__ = ("Call", "InDoubt", "Lane", "LaneDown", "LaneFull", "NotBegun", "Worker")
+__all__ = ("Call", "InDoubt", "Lane", "LaneDown", "LaneFull", "NotBegun", "Runner")
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Call:
         return self._decided.acquire(blocking=False)
 
 
-class Worker(Protocol):
+class Runner(Protocol):
     """What a lane's thread works by. Made and used in that thread. After an exception another one is made."""
 
     def ready(self) -> bool:
@@ -96,9 +96,9 @@ class Worker(Protocol):
 
 class _Thread(Repeating):
     def __init__(self, lane: "Lane", name: str) -> None:
-        super().__init__(name, self._work, failed=self._fail, ended=self._drop_worker)
+        super().__init__(name, self._work, failed=self._fail, ended=self._drop_runner)
         self._lane = lane
-        self._worker: Worker | None = None
+        self._runner: Runner | None = None
         #: time.monotonic() since when it works on `batch`, or None while it waits for work.
         self.busy_since: float | None = None
         self.batch: Sequence[Call] = ()
@@ -106,8 +106,8 @@ class _Thread(Repeating):
     def _work(self) -> None:
         lane = self._lane
         self.busy_since = time.monotonic()
-        worker = self._worker = self._worker or lane.make_worker()
-        ready = worker.ready()
+        runner = self._runner = self._runner or lane.make_runner()
+        ready = runner.ready()
         self.busy_since = None
         if self.stopping:
             return
@@ -117,7 +117,7 @@ class _Thread(Repeating):
             self.stop()
         elif batch:
             self.batch, self.busy_since = batch, time.monotonic()
-            worker.run(batch)
+            runner.run(batch)
             self.busy_since, self.batch = None, ()
             lane.finished(batch)
 
@@ -125,12 +125,12 @@ class _Thread(Repeating):
         self.busy_since, self.batch = None, ()
         if not self.stopping:  # else another thread knows better
             self._lane.down = True
-        self._drop_worker()
+        self._drop_runner()
 
-    def _drop_worker(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.close()
+    def _drop_runner(self) -> None:
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()
 
 
 class Lane:
@@ -139,7 +139,7 @@ class Lane:
 
     Args:
         name: Of the thread.
-        make_worker: Makes, in the thread, what does the work.
+        make_runner: Makes, in the thread, what does the work.
         max_pending: Calls under way at once; one more raises `LaneFull`.
         stuck_after: Seconds of work on one batch after which a thread is abandoned.
         reset: Seconds between two attempts to become ready.
@@ -148,13 +148,13 @@ class Lane:
     def __init__(
         self,
         name: str,
-        make_worker: Callable[[], Worker],
+        make_runner: Callable[[], Runner],
         *,
         max_pending: int,
         stuck_after: float,
         reset: float,
     ) -> None:
-        self.make_worker = make_worker
+        self.make_runner = make_runner
         self._name = name
         self._max_pending = max_pending
         self._stuck_after = stuck_after
@@ -181,7 +181,7 @@ class Lane:
 
     def submit(self, work: Any, timeout: float) -> asyncio.Future[Any]:
         """
-        Have *work* done within *timeout* seconds; the future gets what the worker made of it.
+        Have *work* done within *timeout* seconds; the future gets what the runner made of it.
 
         Raises:
             LaneFull, LaneDown: Nothing was submitted.

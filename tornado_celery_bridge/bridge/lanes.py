@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tornado_celery_bridge.base.lane import Call, Lane, Worker
+from tornado_celery_bridge.base.lane import Call, Lane, Runner
 from tornado_celery_bridge.bridge.config import BridgeConfig
 
 __all__ = ("make_calling_lane", "make_lane")
@@ -12,11 +12,11 @@ __all__ = ("make_calling_lane", "make_lane")
 MAX_CALLS = 1_000
 
 
-def make_lane(name: str, make_worker: Callable[[], Worker], max_pending: int, config: BridgeConfig) -> Lane:
+def make_lane(name: str, make_runner: Callable[[], Runner], max_pending: int, config: BridgeConfig) -> Lane:
     """Return a lane with the timeouts of a bridge; it is not started."""
     return Lane(
         f"tornado_celery_bridge {name}",
-        make_worker,
+        make_runner,
         max_pending=max_pending,
         stuck_after=config.stuck_after,
         reset=config.breaker_reset,

@@ -419,7 +419,9 @@ class Channel(virtual.Channel):
         """Return how many messages a queue has, with those that workers hold; at most the broker's page (400)."""
         count = 0
         with self._link.listening(self.connection.queue(queue), {"ack": "auto", "browser": "true"}) as listening:
-            while (frame := listening.take(self.connection.broker.timeout)) and "browser" not in frame.headers:
+            while (
+                frame := listening.take(self.connection.settings.confirm_timeout)
+            ) and "browser" not in frame.headers:
                 count += 1
             listening.keep = True  # the broker has ended it
         return count

@@ -19,7 +19,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,9 +33,10 @@ from stomp.transport import Transport as StompTransport
 from stomp.utils import Frame, PollableQueue
 
 from tornado_celery_bridge.base.forks import OfOneProcess
+from tornado_celery_bridge.transports.activemq.settings import Settings
 from tornado_celery_bridge.transports.core import AccessRefused, NotSent, Refused, SentInDoubt
 
-__all__ = ("Broker", "Frame", "Link")
+__all__ = ("Frame", "Link")
 
 log = logging.getLogger(__name__)
 
@@ -47,27 +48,12 @@ GRACE = 2.5
 BEATS = 2
 
 
-@dataclass(frozen=True)
-class Broker:
-    """Where the broker is, who asks, and how long things may take (all in seconds)."""
-
-    hosts: Sequence[tuple[str, int]]
-    user: str | None = None
-    password: str | None = None
-    tls: ssl.SSLContext | None = None
-    connect_timeout: float = 5.0
-    #: For an answer.
-    timeout: float = 4.0
-    #: Between two signs of life, asked for and given.
-    heartbeat: float = 4.0
-
-
 class Link(OfOneProcess, stomp.ConnectionListener):
     """
     A connection, made.
 
     Args:
-        broker: To which.
+        settings: Where the broker is, and how long things may take.
         on_message: Gets each message that comes, in a thread of stomp.py's.
         on_lost: Called there, once, when the connection is lost.
 
@@ -77,10 +63,10 @@ class Link(OfOneProcess, stomp.ConnectionListener):
     """
 
     def __init__(
-        self, broker: Broker, on_message: Callable[[Frame], None], on_lost: Callable[[ConnectionError], None]
+        self, settings: Settings, on_message: Callable[[Frame], None], on_lost: Callable[[ConnectionError], None]
     ) -> None:
         super().__init__()
-        self._broker = broker
+        self._settings = settings
         self._on_message, self._on_lost = on_message, on_lost
         self._numbers = itertools.count(1)
         self._confirming: dict[str, Future[None]] = {}
@@ -133,7 +119,7 @@ class Link(OfOneProcess, stomp.ConnectionListener):
             Refused: It does not have one of them, of which the error tells.
             SentInDoubt: It may have them; the connection counts as lost.
         """
-        timeout = timeout or self._broker.timeout
+        timeout = timeout or self._settings.confirm_timeout
         confirmed: dict[str, Future[None]] = {}
         try:
             for command, headers, body in frames:
@@ -208,9 +194,9 @@ class Link(OfOneProcess, stomp.ConnectionListener):
     # Connecting.
 
     def _connect(self) -> tuple["_Wire", Any]:
-        broker, error = self._broker, OSError("no host is given")
-        share = broker.connect_timeout / max(1, len(broker.hosts))
-        for host in broker.hosts:
+        settings, error = self._settings, OSError("no host is given")
+        share = settings.connect_timeout / max(1, len(settings.hosts))
+        for host in settings.hosts:
             try:
                 return self._connect_to(host, share)
             except AccessRefused:
@@ -220,15 +206,15 @@ class Link(OfOneProcess, stomp.ConnectionListener):
         raise error
 
     def _connect_to(self, host: tuple[str, int], timeout: float) -> tuple["_Wire", Any]:
-        broker = self._broker
-        self._wire = wire = _Wire(host, broker.tls, timeout, broker.timeout)
-        beats = int(broker.heartbeat * 1000)
+        settings = self._settings
+        self._wire = wire = _Wire(host, settings.tls, timeout, settings.confirm_timeout)
+        beats = int(settings.heartbeat * 1000)
         protocol = _Protocol(wire, (beats, beats), heart_beat_receive_scale=GRACE)
         wire.set_listener("link", self)
         self._connected: Future[None] = Future()
         try:
             wire.start()
-            protocol.connect(broker.user, broker.password)
+            protocol.connect(settings.user, settings.password)
             self._connected.result(timeout)
         except Exception as exc:
             wire.remove_listener("link")  # the next attempt must not hear of this one's end
@@ -272,7 +258,7 @@ class Link(OfOneProcess, stomp.ConnectionListener):
             self._lose(SentInDoubt("the connection to the broker was lost"))
 
     def on_heartbeat_timeout(self) -> None:
-        log.warning("the broker gave no sign of life for %s s", self._broker.heartbeat * GRACE)
+        log.warning("the broker gave no sign of life for %s s", self._settings.heartbeat * GRACE)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from kombu.transport import base, virtual
 
 from tornado_celery_bridge.transports.activemq.channel import Channel
 from tornado_celery_bridge.transports.activemq.link import Frame, Link
-from tornado_celery_bridge.transports.activemq.url import DEFAULT_PORT, parse
+from tornado_celery_bridge.transports.activemq.settings import DEFAULT_PORT, Settings
 from tornado_celery_bridge.transports.core import NotSent, close_channels, hide_secrets
 
 __all__ = ("Transport",)
@@ -24,7 +24,7 @@ _Arrived = SimpleQueue[Frame | ConnectionError]
 
 class Transport(virtual.Transport):
     """
-    The transport; its options are in :mod:`.url`.
+    The transport; its options are in :class:`.Settings`.
 
     .. versionadded:: 0.1.0
     """
@@ -59,7 +59,7 @@ class Transport(virtual.Transport):
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
-        self.broker, self._name = parse(client)
+        self.settings = Settings.of(client)
         #: Queues that are not durable. Then, for each queue that listens: exchange, type, routing key, pattern.
         self.transient: set[str] = set()
         self.listening: dict[str, set[tuple[str, str, str, str | None]]] = {}
@@ -92,7 +92,7 @@ class Transport(virtual.Transport):
 
     @property
     def _prefix(self) -> str:
-        return f"{_escape(self._name)}." if self._name else ""
+        return f"{_escape(self.settings.name)}." if self.settings.name else ""
 
     # The connection.
 
@@ -123,7 +123,7 @@ class Transport(virtual.Transport):
             kept.clear()
         self._arrived = SimpleQueue()
         arrive = functools.partial(self._arrive, self._arrived)
-        self._established = Link(self.broker, arrive, arrive)
+        self._established = Link(self.settings, arrive, arrive)
         return super().establish_connection()
 
     def server(self, connection: Any) -> str:

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping
 
-__all__ = ("Progress", "Ranges")
+__all__ = ("PartitionProgress", "Ranges")
 
 #: Characters of the text: brokers refuse a commit with more than 4,096 bytes.
 MAX_TEXT = 3_500
@@ -73,7 +73,7 @@ class Ranges:
         return made
 
 
-class Progress:
+class PartitionProgress:
     """
     Which messages of one partition were read, are in somebody's hands, and are done.
 

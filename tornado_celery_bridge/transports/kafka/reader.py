@@ -7,9 +7,9 @@ comes in a buffer for each partition; a partition whose buffer is full is paused
 consumer. The others only change data that one condition guards, which tells everybody of each change.
 
     wanted     topics to be subscribed to; the thread does it
-    share      the partitions that are ours, each with its buffer and its `Progress`
-    past       the `Progress` of partitions that went to others while some of their messages were in hands here; of
-               no use if a partition comes back from a broker that lost its data and counts from the beginning
+    share      the partitions that are ours, each with its buffer and its `PartitionProgress`
+    past       the same of partitions that went to others while some of their messages were in hands here; of no use if
+               a partition comes back from a broker that lost its data and counts from the beginning
 
 A partition that goes to another worker waits for the tasks that run from it, so that both workers do not run them; at
 most for ``hand_over_timeout``. The other partitions go on meanwhile (the protocol is the cooperative one). What is in
@@ -27,7 +27,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from tornado_celery_bridge.transports.kafka.consuming import ConsumerThread
 from tornado_celery_bridge.transports.kafka.errors import error_of
-from tornado_celery_bridge.transports.kafka.progress import Progress, Ranges
+from tornado_celery_bridge.transports.kafka.progress import PartitionProgress, Ranges
 from tornado_celery_bridge.transports.kafka.settings import Settings
 
 __all__ = ("Reader", "time_of")
@@ -43,7 +43,7 @@ Place = tuple[str, int]
 class Partition:
     """One partition that is ours, with what was read of it and waits for room."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: PartitionProgress) -> None:
         self.progress = progress
         self.buffer: deque[KafkaMessage] = deque()
         self.bytes = 0
@@ -55,7 +55,7 @@ class Partition:
         offset = message.offset() or 0
         if self.progress.is_past(offset):  # the broker lost what it had, and counts from the beginning
             log.warning("%s begins again: its broker lost data", message.topic())
-            self.progress, self.bytes = Progress(), 0
+            self.progress, self.bytes = PartitionProgress(), 0
             self.buffer.clear()
         if not self.progress.read(offset, time_of(message)):
             return False
@@ -108,7 +108,7 @@ class Reader(ConsumerThread):
         self._wanted: frozenset[str] = frozenset()
         self._subscribed: frozenset[str] = frozenset()
         self._share: dict[Place, Partition] = {}
-        self._past: dict[Place, Progress] = {}
+        self._past: dict[Place, PartitionProgress] = {}
         self._turn = 0
         self._committing = False
 
@@ -298,14 +298,14 @@ def time_of(message: KafkaMessage) -> int:
     return message.timestamp()[1]
 
 
-def _resume(base: int | None, done: Ranges, past: Progress | None) -> Progress:
+def _resume(base: int | None, done: Ranges, past: PartitionProgress | None) -> PartitionProgress:
     """
     Return where to go on. What is still in hands here, from when the partition was ours before, is not given out again.
 
     A broker that lost what was committed has lost its messages as well: what was done here were other messages.
     """
     if past is None:
-        return Progress(base, done)
+        return PartitionProgress(base, done)
     if base is not None and base >= (past.told or 0):
         done.update(past.done)
-    return Progress(base, done, past.flying)
+    return PartitionProgress(base, done, past.flying)
