@@ -8,8 +8,6 @@ from tornado_celery_bridge.service.http.endpoint import Answer, get
 from tornado_celery_bridge.service.http.problems import INVALID_CURSOR, LEDGER_UNAVAILABLE
 from tornado_celery_bridge.service.http.query import Page
 
-__all__ = ("ENDPOINTS",)
-
 
 class ReadMe(Endpoint):
     """Who am I, and what may I do?"""
@@ -32,6 +30,3 @@ class ListAudit(Endpoint):
     async def answer(self, query: Page) -> documents.AuditEntries:
         entries, cursor = await self.service.audit.find(query.limit, query.cursor)
         return {"entries": entries, "next_cursor": cursor}
-
-
-ENDPOINTS = (ReadMe, ListAudit)

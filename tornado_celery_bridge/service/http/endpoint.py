@@ -24,7 +24,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from types import NoneType, UnionType
+from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 from pydantic import BaseModel
@@ -46,6 +46,7 @@ __all__ = (
     "Route",
     "Takes",
     "delete",
+    "endpoints_of",
     "get",
     "patch",
     "post",
@@ -270,6 +271,12 @@ class Endpoint(Handler):
             Problem: One of ``problems``.
         """
         raise NotImplementedError
+
+
+def endpoints_of(module: ModuleType) -> list[type[Endpoint]]:
+    """Return the endpoints that a module has, in its order."""
+    classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+    return [each for each in classes if issubclass(each, Endpoint) and "route" in vars(each)]
 
 
 class MethodNotAllowed(Handler):

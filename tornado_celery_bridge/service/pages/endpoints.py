@@ -12,8 +12,6 @@ from tornado_celery_bridge.service.http.problems import NOT_FOUND
 from tornado_celery_bridge.service.pages import dashboard, files
 from tornado_celery_bridge.service.pages.page import PageEndpoint
 
-__all__ = ("ENDPOINTS", "LeadToDashboard")
-
 _NOT_MODIFIED = Answer("Not modified.", None, headers=("ETag",))
 
 
@@ -81,17 +79,6 @@ class ReadDashboard(FileEndpoint):
         await self.send(files.PAGES / "dashboard.html", "text/html")
 
 
-class LeadToDashboard(PageEndpoint):
-    """The way from the prefix, without a slash at its end, to the dashboard."""
-
-    route = get("", is_public=True)
-    answers: ClassVar = {303: Answer("The dashboard.")}
-
-    async def answer(self) -> None:
-        self.see_other(self.service.prefix.rpartition("/")[2] + "/")
-        self.finish()
-
-
 class ReadDashboardFile(FileEndpoint):
     """What the dashboard consists of."""
 
@@ -103,6 +90,3 @@ class ReadDashboardFile(FileEndpoint):
         self, part: Annotated[str, Field(description="A file's name.", json_schema_extra={"enum": [*dashboard.FILES]})]
     ) -> None:
         await self.send_one_of(dashboard.FILES, part)
-
-
-ENDPOINTS = (ReadOpenapi, ReadDocs, ReadDocsFile, ReadDashboard, ReadDashboardFile)

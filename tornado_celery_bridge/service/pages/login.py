@@ -16,8 +16,6 @@ from tornado_celery_bridge.service.http.problems import BAD_REQUEST, UNSUPPORTED
 from tornado_celery_bridge.service.pages.files import PAGES
 from tornado_celery_bridge.service.pages.page import PageEndpoint
 
-__all__ = ("ENDPOINTS",)
-
 #: Attempts from one address.
 RATE = Rate(30, 60)
 
@@ -111,6 +109,3 @@ class LogOut(PageEndpoint):
         sessions.end(self)
         self.see_other("login")
         self.finish()
-
-
-ENDPOINTS = (ShowLogin, LogIn, LogOut)

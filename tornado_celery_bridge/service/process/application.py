@@ -25,9 +25,9 @@ from tornado_celery_bridge.service.http.endpoint import rules
 from tornado_celery_bridge.service.http.handler import MAX_BODY, File
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.lifecycle import Lifecycle
-from tornado_celery_bridge.service.pages.endpoints import LeadToDashboard
 from tornado_celery_bridge.service.pages.files import make_file
 from tornado_celery_bridge.service.pages.flower import Flower
+from tornado_celery_bridge.service.pages.lead import LeadToDashboard
 from tornado_celery_bridge.service.process.routes import ENDPOINTS, openapi_of
 from tornado_celery_bridge.service.resources.callbacks.deliverer import Deliverer
 from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers

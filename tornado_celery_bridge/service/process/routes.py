@@ -3,6 +3,7 @@
 from typing import Any
 
 from tornado_celery_bridge.service.access import endpoints as access
+from tornado_celery_bridge.service.http.endpoint import endpoints_of
 from tornado_celery_bridge.service.http.openapi import Operation, make_document
 from tornado_celery_bridge.service.pages import endpoints as pages
 from tornado_celery_bridge.service.pages import flower, login
@@ -23,7 +24,7 @@ __all__ = ("ENDPOINTS", "openapi_of")
 
 _ROOMS = (tasks, jobs, streams, workflows, callbacks, failures, schedules, monitoring, access, pages, login, flower)
 #: Every route that the service has.
-ENDPOINTS = tuple(endpoint for room in _ROOMS for endpoint in room.ENDPOINTS)
+ENDPOINTS = tuple(endpoint for room in _ROOMS for endpoint in endpoints_of(room))
 
 _LINKS = {name: {"operationId": name, "parameters": {"id": "$response.body#/id"}} for name in JOB_LINKS}
 

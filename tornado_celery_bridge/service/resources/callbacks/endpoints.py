@@ -10,8 +10,6 @@ from tornado_celery_bridge.service.resources.endpoint import JobId, ResourceEndp
 from tornado_celery_bridge.service.resources.jobs.problems import JOB
 from tornado_celery_bridge.service.resources.jobs.service import UNKNOWN_DELIVERY
 
-__all__ = ("ENDPOINTS",)
-
 
 class ListDeliveries(ResourceEndpoint):
     """See what became of calling a job's callback_url."""
@@ -37,6 +35,3 @@ class ReplayDelivery(ResourceEndpoint):
     ) -> documents.Delivery:
         job, replayed = await self.jobs.replay(self.caller, id, delivery)
         return documents.delivery(job, replayed)
-
-
-ENDPOINTS = (ListDeliveries, ReplayDelivery)

@@ -10,8 +10,6 @@ from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.failures import documents
 from tornado_celery_bridge.service.resources.failures.service import UNKNOWN_FAILURE, Failures
 
-__all__ = ("ENDPOINTS",)
-
 GroupId = Annotated[str, Field(description="The id of a group of failures.")]
 
 
@@ -65,6 +63,3 @@ class ResolveFailures(ResourceEndpoint):
 
     async def answer(self, failure: GroupId) -> None:
         await Failures(self.jobs).resolve(self.caller, failure)
-
-
-ENDPOINTS = (ListFailures, RetryFailures, ResolveFailures)

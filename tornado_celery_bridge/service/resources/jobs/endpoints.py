@@ -29,7 +29,7 @@ from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.accepting import ACCEPTED, JOB_LINKS, AcceptingEndpoint
 from tornado_celery_bridge.service.resources.jobs.problems import JOB, JOB_UNFINISHED, NO_RESULT, SUBMISSION
 
-__all__ = ("ENDPOINTS", "JobFilters", "SubmitJob")
+__all__ = ("JobFilters", "SubmitJob")
 
 #: Values that the body of many jobs may have, and how many of these jobs are seen to side by side.
 MAX_BATCH_NODES = 100_000
@@ -251,6 +251,3 @@ class RetryJob(AcceptingEndpoint):
         reserved = self.reservation(key)
         submission = await self.jobs.retry(self.caller, id, body, size=self.size, reservation=reserved)
         return await self.accepted(submission, reserved, prefer.wait)
-
-
-ENDPOINTS = (SubmitJob, SubmitBatch, ListJobs, ReadJob, ReadInput, ReadResult, CancelJob, RetryJob)

@@ -29,8 +29,6 @@ from tornado_celery_bridge.service.resources.jobs.frames import (
 )
 from tornado_celery_bridge.service.resources.jobs.problems import JOB
 
-__all__ = ("ENDPOINTS",)
-
 NOT_A_WEBSOCKET = Kind("not-a-websocket", 400, "The request is no WebSocket's handshake.")
 UPGRADE_REQUIRED = Kind("upgrade-required", 426, "This path speaks WebSocket, version 13.")
 
@@ -239,6 +237,3 @@ class FollowJobByWebsocket(ResourceEndpoint, WebSocketHandler):
         if self._relaying is not None:
             self._relaying.cancel()
             self.service.lifecycle.request_ended()
-
-
-ENDPOINTS = (FollowJobs, FollowJob, FollowJobByWebsocket)

@@ -26,8 +26,6 @@ from tornado_celery_bridge.service.http.query import Moment, Name, Query
 from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.monitoring import documents, metrics
 
-__all__ = ("ENDPOINTS",)
-
 _log = logging.getLogger(__name__)
 
 UNKNOWN_QUEUE = Kind("unknown-queue", 404, "There is no queue of this name.")
@@ -341,9 +339,3 @@ class CheckReadiness(ResourceEndpoint):
             members = {name: value for name, value in told.items() if name != "status"}
             raise NOT_READY(f"Not reachable: {down}.", headers={"Retry-After": "1"}, members=members)
         return told
-
-
-ENDPOINTS = (
-    *(ReadStatistics, ListQueues, PauseQueue, ResumeQueue, PurgeQueue),
-    *(ListWorkers, ShutDownWorker, GrowWorker, ShrinkWorker, ReadMetrics, CheckHealth, CheckReadiness),
-)

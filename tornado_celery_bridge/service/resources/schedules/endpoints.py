@@ -41,8 +41,6 @@ from tornado_celery_bridge.service.resources.schedules.service import (
 )
 from tornado_celery_bridge.service.resources.tasks.problems import INVALID_INPUT, UNKNOWN_TASK
 
-__all__ = ("ENDPOINTS",)
-
 _SCHEDULE = (UNKNOWN_SCHEDULE, SCHEDULE_QUARANTINED, LEDGER_UNAVAILABLE)
 _CHANGE = (STATIC_SCHEDULE, SCHEDULE_CONFLICT, PRECONDITION_FAILED)
 _FIELDS = (INVALID_SCHEDULE, INVALID_INPUT)
@@ -236,9 +234,3 @@ class ListRuns(ScheduleEndpoint):
     async def answer(self, name: ScheduleName) -> documents.ScheduleRuns:
         runs = await self.timetable.runs(self.caller, name)
         return {"runs": [documents.run(each, self.links) for each in runs]}
-
-
-ENDPOINTS = (
-    *(ListSchedules, CreateSchedule, ReadSchedule, PutSchedule, ChangeSchedule, DeleteSchedule, RunSchedule),
-    *(PauseSchedule, ResumeSchedule, BackfillSchedule, ListNextRuns, ListRuns),
-)

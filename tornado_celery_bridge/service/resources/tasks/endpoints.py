@@ -7,8 +7,6 @@ from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint, T
 from tornado_celery_bridge.service.resources.tasks import documents
 from tornado_celery_bridge.service.resources.tasks.problems import UNKNOWN_TASK
 
-__all__ = ("ENDPOINTS",)
-
 
 class ListTasks(ResourceEndpoint):
     """List the tasks that may be run."""
@@ -32,6 +30,3 @@ class ReadTask(ResourceEndpoint):
 
     async def answer(self, task: TaskName) -> documents.Task:
         return documents.task(self.jobs.task(self.caller, task), self.links)
-
-
-ENDPOINTS = (ListTasks, ReadTask)

@@ -25,8 +25,6 @@ from tornado_celery_bridge.service.resources.workflows.service import (
     Workflows,
 )
 
-__all__ = ("ENDPOINTS",)
-
 WORKFLOW = (UNKNOWN_WORKFLOW, EXPIRED_WORKFLOW, LEDGER_UNAVAILABLE)
 
 WorkflowId = Annotated[str, Field(description="A workflow's id.")]
@@ -111,6 +109,3 @@ class CancelWorkflow(WorkflowEndpoint):
         workflow = await self.workflows.cancel(self.caller, id, body.branch, terminate=body.terminate)
         self.set_status(200 if workflow.done else 202)
         return await self.show_workflow(workflow)
-
-
-ENDPOINTS = (SubmitWorkflow, ReadWorkflow, CancelWorkflow)
