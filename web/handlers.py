@@ -45,22 +45,27 @@ class WordsHandler(TaskHandlerMixin, RequestHandler):
 class ProfileHandler(TaskHandlerMixin, RequestHandler):
     """Profiles a table, and revokes the task if the client leaves before the answer."""
 
-    waiting: "asyncio.Future[Any] | None" = None
+    def prepare(self) -> None:
+        self.left = asyncio.Event()
+
+    def on_connection_close(self) -> None:
+        self.left.set()
 
     async def post(self) -> None:
         result = await self.bridge.dispatch(profile_csv.s(text_of(self)))
-        self.waiting = asyncio.ensure_future(self.bridge.get(result, timeout=60.0))
-        try:
-            self.write(await self.waiting)
-        except asyncio.CancelledError:
+        answer = asyncio.ensure_future(self.bridge.get(result, timeout=60.0))
+        left = asyncio.ensure_future(self.left.wait())
+        await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+        left.cancel()
+        if not answer.done():
+            answer.cancel()
             await self.bridge.revoke(result, terminate=True)
-        except TaskFailed as failure:  # it raises ValueError for a table that is broken: the client's error, not ours
+            return
+        try:
+            self.write(answer.result())
+        except TaskFailed as failure:  # the task raises ValueError for a broken table: that is the client's error
             self.set_status(422)
             self.write({"error": str(failure.__cause__)})
-
-    def on_connection_close(self) -> None:
-        if self.waiting is not None:
-            self.waiting.cancel()
 
 
 class ProgressHandler(WebSocketHandler):
