@@ -6,7 +6,7 @@ import click
 
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.cli.options import app
-from tornado_celery_bridge.service.process.logs import set_up
+from tornado_celery_bridge.service.process.logs import set_up_logs
 from tornado_celery_bridge.service.process.processes import run_processes
 from tornado_celery_bridge.service.process.server import serve as serve_
 
@@ -20,7 +20,7 @@ __all__ = ("serve",)
 def serve(processes: int, child: int | None) -> int:
     """Run the service: jobs over HTTP, the dashboard and the docs."""
     settings = Settings.from_environment()
-    set_up(settings.log_format)
+    set_up_logs(settings.log_format)
     try:
         return asyncio.run(_run(settings, processes, child))
     except OSError as exc:

@@ -8,5 +8,6 @@ in is a request, what goes out is its answer. The rooms within, each of which kn
 
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.service.process.application import Service
+from tornado_celery_bridge.service.process.logs import set_up_logs
 
-__all__ = ("Service", "Settings", "SettingsError")
+__all__ = ("Service", "Settings", "SettingsError", "set_up_logs")

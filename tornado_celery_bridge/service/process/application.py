@@ -13,11 +13,15 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
+from celery import Celery
 from tornado.routing import PathMatches, Rule
 
 from tornado_celery_bridge import Bridge, StoreUnavailable
-from tornado_celery_bridge.base.settings import Settings
+from tornado_celery_bridge.base import tracing
+from tornado_celery_bridge.base.heartbeat import INTERVAL, Heartbeat, of_environment
+from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store
+from tornado_celery_bridge.ledger.checks import check, is_installed
 from tornado_celery_bridge.service.access.audit import Audit
 from tornado_celery_bridge.service.access.guard import MethodNotAllowed, NotFound
 from tornado_celery_bridge.service.access.keys import Keyring
@@ -136,14 +140,22 @@ class Service:
 
     async def start(self) -> None:
         """
-        Read the keys and the tasks, and begin to call receivers back and to forget old jobs.
+        Check the app, read the keys and the tasks, and begin to call receivers back and to forget old jobs.
+
+        Traces are exported if ``OTEL_TRACES_EXPORTER`` asks for it, and a supervisor that set ``HEARTBEAT_FILE`` is
+        told that the loop turns.
 
         Raises:
-            SettingsError: The file of API keys or of callbacks' secret cannot be used, or a receiver makes no sense.
+            SettingsError: Something about the app or its servers is unsafe, the file of API keys or of callbacks'
+                secret cannot be used, or a receiver makes no sense.
         """
         settings = self._settings
         if settings is None:
             settings = await asyncio.to_thread(Settings.from_environment)
+        await asyncio.to_thread(refuse_unsafe, self.bridge.app)
+        await asyncio.to_thread(tracing.set_up, "web")
+        if heartbeat := of_environment():
+            self._run(keep_beating(heartbeat))
         self.max_body = settings.max_body
         receivers, signing = Receivers(settings.callback_allow), Secrets(settings.callback_secret_file)
         await asyncio.to_thread(signing.check)
@@ -193,6 +205,28 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def refuse_unsafe(app: Celery) -> None:
+    """
+    Log what is unwise about *app* and its servers; blocks.
+
+    Raises:
+        SettingsError: Something is unsafe.
+    """
+    findings = check(app, installed=is_installed(app))
+    for finding in findings:
+        if not finding.is_unsafe:
+            _log.warning("%s", finding)
+    if unsafe := [str(finding) for finding in findings if finding.is_unsafe]:
+        raise SettingsError("\n     ".join(unsafe))
+
+
+async def keep_beating(heartbeat: Heartbeat) -> None:
+    """Tell the supervisor, for as long as this is not cancelled, that the loop turns."""
+    while True:
+        heartbeat.tick()
+        await asyncio.sleep(INTERVAL / 2)
 
 
 async def keep_swept(ledger: Ledger, store: Store | None) -> None:

@@ -6,7 +6,7 @@ from tornado_celery_bridge.base.logs import JsonFormatter
 from tornado_celery_bridge.base.settings import Format
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job
 
-__all__ = ("ids_of", "set_up")
+__all__ = ("ids_of", "set_up_logs")
 
 # Control characters, and what else some viewer takes for the end of a line, as escapes.
 _ESCAPES = {
@@ -34,7 +34,7 @@ class OneLineFormatter(logging.Formatter):
         return super().format(record).translate(_ESCAPES)
 
 
-def set_up(form: Format = "text", level: int = logging.INFO) -> None:
+def set_up_logs(form: Format = "text", level: int = logging.INFO) -> None:
     """Log to standard error."""
     handler = logging.StreamHandler()
     text = OneLineFormatter("%(asctime)s %(levelname)s %(name)s %(message)s")

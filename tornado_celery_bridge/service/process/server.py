@@ -6,17 +6,13 @@ import signal
 from contextlib import AsyncExitStack
 
 import tornado
-from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from tornado_celery_bridge import Bridge, BridgeConfig
-from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.app import load_celery_app
-from tornado_celery_bridge.base.heartbeat import INTERVAL, Heartbeat, of_environment
 from tornado_celery_bridge.base.settings import Settings, SettingsError
-from tornado_celery_bridge.ledger.checks import check, is_installed
 from tornado_celery_bridge.service.access.guard import NotFound
 from tornado_celery_bridge.service.process.application import GRACE, REST, Service
 
@@ -41,11 +37,7 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
     """
     stop = _stop_signal(parent)
     app = await asyncio.to_thread(load_celery_app, settings.celery_app)
-    await asyncio.to_thread(refuse_unsafe, app)
-    await asyncio.to_thread(tracing.set_up, "web")
     async with AsyncExitStack() as stack:
-        if heartbeat := of_environment():
-            stack.callback(asyncio.ensure_future(keep_beating(heartbeat)).cancel)
         try:
             bridge = await stack.enter_async_context(Bridge(app, BridgeConfig(job_ttl=settings.job_ttl)))
             service = await stack.enter_async_context(Service(bridge, settings))
@@ -96,28 +88,6 @@ def _stop_signal(parent: int | None) -> asyncio.Event:
 
         loop.add_reader(parent, parent_is_gone)
     return stop
-
-
-def refuse_unsafe(app: Celery) -> None:
-    """
-    Log what is unwise about *app* and its servers; blocks.
-
-    Raises:
-        SettingsError: Something is unsafe.
-    """
-    findings = check(app, installed=is_installed(app))
-    for finding in findings:
-        if not finding.is_unsafe:
-            _log.warning("%s", finding)
-    if unsafe := [str(finding) for finding in findings if finding.is_unsafe]:
-        raise SettingsError("\n     ".join(unsafe))
-
-
-async def keep_beating(heartbeat: Heartbeat) -> None:
-    """Tell the supervisor, for as long as this is not cancelled, that the loop turns."""
-    while True:
-        heartbeat.tick()
-        await asyncio.sleep(INTERVAL / 2)
 
 
 def _in_url(host: str) -> str:

@@ -1,0 +1,55 @@
+"""Serves the sample application: ``python -m web``."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from celery import Celery
+from celery.app.utils import find_app
+from celery.exceptions import ImproperlyConfigured
+from tornado.httpserver import HTTPServer
+from tornado.web import Application
+
+from tornado_celery_bridge import Bridge, BridgeConfig
+from tornado_celery_bridge.service import Service, Settings, SettingsError, set_up_logs
+from web.handlers import ROUTES
+
+
+async def serve(app: Celery, settings: Settings) -> None:
+    """Serve until INT or TERM, then let the requests under way end."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with Bridge(app, BridgeConfig(job_ttl=settings.job_ttl)) as bridge, Service(bridge, settings) as service:
+        application = Application([*ROUTES, *service.routes()], bridge=bridge, cross_origin_protection=True)
+        # A server that strangers can reach needs limits, and a service that is mounted does not set them.
+        server = HTTPServer(
+            application,
+            xheaders=settings.behind_proxy,
+            max_header_size=16 * 1024,
+            idle_connection_timeout=75.0,
+            body_timeout=30.0,
+        )
+        server.listen(settings.port, settings.bind)
+        url = f"http://{settings.bind}:{settings.port}"
+        logging.info("serving %s; handlers of its own: %s/sample", url, url)
+        await stop.wait()
+        server.stop()
+
+
+def main() -> int:
+    """Return the exit status; 78 (EX_CONFIG) tells ``tcb up`` that starting again would not help."""
+    try:
+        settings = Settings.from_environment()
+        set_up_logs(settings.log_format)
+        asyncio.run(serve(find_app(settings.celery_app), settings))  # `tasks`, unless CELERY_APP is set
+    except (SettingsError, ImproperlyConfigured, ImportError, OSError) as exc:
+        print(f"web: {exc}", file=sys.stderr)
+        return os.EX_CONFIG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
