@@ -15,7 +15,7 @@ _NOT_OURS = (b"celery", b"pre.celery", b"_kombu", b"unacked", b"q", b"clock")
 _CLOCK = "local time = redis.call('TIME')\n  return time[1] * 1000 + math.floor(time[2] / 1000)"
 
 
-def commands_in(*modules: ModuleType) -> list[Command[..., Any]]:
+def commands_in(*modules: ModuleType) -> list[Command[Any]]:
     """Return the commands that modules declare."""
     return [each for module in modules for each in vars(module).values() if isinstance(each, Command)]
 

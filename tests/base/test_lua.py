@@ -1,65 +1,51 @@
-"""The Lua commands agree with their declarations; no server is asked."""
+"""The Lua commands agree with who calls them; no server is asked."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.lua import commands_in
-from tornado_celery_bridge.base.lua import Command, commands
+from tornado_celery_bridge.base.lua import Command, Commands
 from tornado_celery_bridge.ledger import calls as ledger_calls
 from tornado_celery_bridge.schedules import calls as schedules_calls
 
 ROOMS = [ledger_calls, schedules_calls]
-COMMANDS = [pytest.param(each, id=each.__module__.split(".")[1] + "." + each.name) for each in commands_in(*ROOMS)]
+COMMANDS = [pytest.param(each, id=each.name) for each in commands_in(*ROOMS)]
+ROWS: dict[str, Any] = {
+    "accept_workflow": ledger_calls.WorkflowJob,
+    "lease": ledger_calls.LeasedJob,
+    "claim_callbacks": ledger_calls.UnderWay,
+    "load": schedules_calls.StaticEntry,
+    "run": schedules_calls.DueRun,
+    "backfill": schedules_calls.PastRun,
+}
 
 
-def head_of(command: Command[..., Any]) -> dict[str, list[str]]:
-    """Return what the comment at the head of a command's file says, by its labels."""
+@pytest.mark.parametrize("command", COMMANDS)
+def test_its_head_and_its_code(command: Command[Any]) -> None:
+    assert command.keys, "a Redis Cluster could not route it"
+    assert {name for _, name in command.key_parts} - {""} <= {*command.arguments}
     own = command.text[command.text.rindex(f"-- {command.name}: ") :]
-    head = own[: own.index("\n\n")]
-    labels = re.findall(r"^-- (KEYS|ARGV|ROWS): *((?:.*\n--   )*.*)$", head, re.MULTILINE)
-    return {label: re.split(r",\s+(?:--\s+)?", names) for label, names in labels}
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_head_and_declaration_agree(command: Command[..., Any]) -> None:
-    head = head_of(command)
-    assert head["KEYS"] == list(command.keys)
-    assert head["ARGV"] == ["prefix", *command.arguments]
-    assert head.get("ROWS", []) == list(command.columns)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_arguments_are_unpacked_by_their_names(command: Command[..., Any]) -> None:
-    names = ["prefix", *command.arguments]
-    bounds = f", 1, {len(names)}" if command.rows else ""
-    assert f"local {', '.join(names)} = unpack(ARGV{bounds})\n" in re.sub(r",\n\s+", ", ", command.text)
-    if command.rows and (calls := re.findall(r"in rows\((\d+), (\d+)\)", command.text)):
-        assert set(calls) == {(str(len(names) + 1), str(len(command.columns)))}
+    code = "\n".join(line for line in own.splitlines() if not line.startswith("-- "))
+    for name in command.arguments:
+        assert len(re.findall(rf"\b{name}\b", code)) > 1, f"{name} is not used"
+    rows = ROWS.get(command.name)
+    assert rows is None or command.columns == rows._fields
+    assert rows is not None or len(command.columns) < 2
+    functions = re.findall(r"^local function (\w+)", command.text, re.MULTILINE)
+    assert len(functions) == len(set(functions)), "a part is included twice"
 
 
 @pytest.mark.parametrize("module", ROOMS)
-def test_each_file_is_declared(module: Any) -> None:
+def test_each_file_is_a_command(module: Any) -> None:
     folder = Path(module.__file__).parent / "lua"
-    assert {file.stem for file in folder.glob("*.lua")} == {each.name for each in commands_in(module)}
-    included = {
-        name for file in folder.rglob("*.lua") for name in re.findall(r"^-- include: (\w+)$", file.read_text(), re.M)
-    }
+    named = {name: each.name for name, each in vars(module).items() if isinstance(each, Command)}
+    assert {file.stem: file.stem for file in folder.glob("*.lua")} == named
+    lines = "".join(file.read_text() for file in folder.rglob("*.lua"))
+    included = {name for names in re.findall(r"^-- include: (.+)$", lines, re.MULTILINE) for name in names.split(", ")}
     assert {file.stem for file in (folder / "parts").glob("*.lua")} <= included
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_part_is_included_once(command: Command[..., Any]) -> None:
-    functions = re.findall(r"^local function (\w+)", command.text, re.MULTILINE)
-    assert len(functions) == len(set(functions))
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_cluster_can_route_it(command: Command[..., Any]) -> None:
-    assert command.keys
 
 
 class Row(NamedTuple):
@@ -68,19 +54,22 @@ class Row(NamedTuple):
 
 
 def test_a_call(tmp_path: Path) -> None:
-    (tmp_path / "add.lua").write_text("-- include: one\nreturn one\n")
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "one.lua").write_text("-- include: two\nlocal one = two\n")
     (tmp_path / "parts" / "two.lua").write_text("local two = 2\n")
-
-    @commands(tmp_path)("job:{job_id}", "open")
-    def add(answer: bytes, *, job_id: str, most: int | None, force: bool = True, rows: Sequence[Row]) -> str:
-        return f"{job_id} {answer.decode()}"
-
-    assert re.findall(r"^(?!--).+", add.text, re.MULTILINE) == ["local two = 2", "local one = two", "return one"]
+    head = (
+        "-- add: it.\n-- KEYS: job:{job_id}, open\n-- ARGV: prefix, job_id, most,\n--   force\n-- ROWS: name, is_new\n"
+    )
+    (tmp_path / "add.lua").write_text(f"{head}-- include: one, two\n\nreturn one\n")
+    add = Commands(tmp_path)("add", bytes.decode, force=True)
+    assert re.findall(r"^(?!--).+", add.text, re.MULTILINE) == [
+        "local FIRST_ROW, ROW_WIDTH = 5, 2",
+        *("local two = 2", "local one = two"),
+        *("local prefix, job_id, most, force = unpack(ARGV, 1, 4)", "return one"),
+    ]
     call = add(job_id="a", most=None, rows=[Row("x", False), Row("y", True)])
     assert call.arguments("tcb:") == [2, "tcb:job:a", "tcb:open", "tcb:", "a", "", "1", "x", "", "y", "1"]
-    assert call.answer(b"there") == "a there"
+    assert call.command.answer(b"there") == "there"
     for wrong in ({"job_id": "a", "rows": []}, {"job_id": "a", "most": 1, "rows": [], "mist": 2}):
-        with pytest.raises(TypeError, match="by name"):
+        with pytest.raises(TypeError, match="and was given"):
             add(**wrong)

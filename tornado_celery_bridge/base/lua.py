@@ -1,119 +1,120 @@
 """
-Redis commands of our own: each is a Lua file, and one declaration in Python that calls it by name.
+Redis commands of our own: each is a Lua file, whose head declares its keys and its arguments by name.
 
-A declaration is a function. Its name is the file's; its parameters after the first are the command's arguments, by
-name; its body makes a value of Redis' answer, the first parameter. ``@command(…)`` takes the names of the keys that the
-command is known to use, with an argument's name in braces, and makes a :class:`Command` of the function::
+The head is a comment::
 
-    @command("job:{job_id}", "outbox")
-    def defer(answer: int, *, job_id: str, most: int) -> bool:
-        return bool(answer)
+    -- defer: put a job that could not be published into the outbox.
+    -- KEYS: job:{job_id}, outbox
+    -- ARGV: prefix, job_id, most
+    -- Answers: whether it will be published
+    -- include: job, queues
 
+``KEYS`` are the keys that the command is known to use, with an argument's name in braces. The first of the ``ARGV`` is
+the deployment's prefix, which all keys begin with. ``ROWS``, if there are any, are the columns of a list that follows
+the arguments. In the code below the head the arguments are local variables; the line that makes them is added. Each
+name after ``include`` stands for the file ``parts/name.lua``, once, with what that includes itself.
+
+In Python a command is made by its name and what decodes its answer, and called by the same names::
+
+    command = Commands(Path(__file__).parent / "lua")
+    defer = command("defer", bool)
     await connection.run(defer(job_id="a", most=100))
 
-In Lua the deployment's prefix is ``ARGV[1]``, and the arguments follow it: None and False are ``''``, True is ``'1'``.
-If the last parameter is a sequence, it is the *rows*: all that is in it follows the other arguments, one by one.
-
-A line ``-- include: name`` stands for the file ``parts/name.lua``, once, with what that includes itself.
+None and False are ``''`` in Lua, True is ``'1'``.
 """
 
 import functools
 import hashlib
-import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar
 
-__all__ = ("Call", "Command", "commands", "sha_of")
+__all__ = ("Call", "Command", "Commands", "as_it_is", "nothing", "sha_of")
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
-_INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
+_INCLUDE = re.compile(r"^-- include: (.+)\n", re.MULTILINE)
+_LABEL = re.compile(r"^-- (KEYS|ARGV|ROWS): (.*(?:\n--   .*)*)$", re.MULTILINE)
 _KEY = re.compile(r"([^{}]*)(?:\{(\w+)\})?")
 
 
+def nothing(answer: Any) -> None:
+    """Decode an answer that says nothing."""
+
+
+def as_it_is(answer: Any) -> Any:
+    """Decode an answer that whoever asks decodes."""
+    return answer
+
+
+class Command(Generic[R]):
+    """A command: called with its arguments by name, and its rows as ``rows``, it makes a :class:`Call`."""
+
+    def __init__(
+        self, name: str, folders: Sequence[Path], answer: Callable[[Any], R], defaults: dict[str, Any]
+    ) -> None:
+        self.name = name
+        #: Decodes the answer.
+        self.answer = answer
+        own = (folders[0] / f"{name}.lua").read_text()
+        head, code = own.split("\n\n", 1)
+        labels = {label: re.split(r",[\s-]+", names) for label, names in _LABEL.findall(head)}
+        #: The names of the keys, of the arguments after the prefix, and of the columns of a row.
+        self.keys, self.arguments, self.columns = labels["KEYS"], labels["ARGV"][1:], tuple(labels.get("ROWS", ()))
+        self.key_parts = [_KEY.fullmatch(key).groups("") for key in self.keys]  # type: ignore[union-attr]
+        self._defaults = defaults
+        self._names = {*self.arguments, *(["rows"] if self.columns else [])}
+        names = labels["ARGV"]
+        unpack = f"local {', '.join(names)} = unpack(ARGV, 1, {len(names)})\n"
+        rows = f"local FIRST_ROW, ROW_WIDTH = {len(names) + 1}, {len(self.columns)}\n" if self.columns else ""
+        #: The script, with what it includes.
+        self.text = "".join([rows, *_parts(own, folders, set()), head, "\n", unpack, code])
+
+    def __call__(self, **named: Any) -> "Call[R]":
+        if self._defaults:
+            named = {**self._defaults, **named}
+        if named.keys() != self._names:
+            raise TypeError(f"{self.name} takes {sorted(self._names)}, and was given {sorted(named)}")
+        return Call(self, named)
+
+
 class Call(Generic[R]):
-    """A command with its arguments; a client sends it, and returns :meth:`answer` of what Redis answers."""
+    """A command with its arguments; a client sends it, and decodes the answer."""
 
-    __slots__ = ("_command", "_named")
+    __slots__ = ("_named", "command")
 
-    def __init__(self, command: "Command[..., R]", named: dict[str, Any]) -> None:
-        self._command = command
+    def __init__(self, command: Command[R], named: dict[str, Any]) -> None:
+        self.command = command
         self._named = named
-
-    @property
-    def text(self) -> str:
-        """The script."""
-        return self._command.text
 
     def arguments(self, prefix: str) -> list[Any]:
         """Return what comes after the script's name in EVALSHA: the number of keys, the keys, and the arguments."""
-        command, named = self._command, self._named
+        command, named = self.command, self._named
         keys = [_key(prefix + start, named[name]) if name else prefix + start for start, name in command.key_parts]
         values = [named[name] for name in command.arguments]
-        if command.rows:
-            for row in named[command.rows]:
+        if command.columns:
+            for row in named["rows"]:
                 values += row if isinstance(row, tuple) else (row,)
         values = ["" if value is None or value is False else "1" if value is True else value for value in values]
         return [len(keys), *keys, prefix, *values]
 
-    def answer(self, answer: Any) -> R:
-        """Return what *answer*, as Redis gave it, means."""
-        return self._command.declaration(answer, **self._named)
 
-
-class Command(Generic[P, R]):
-    """A command: called with its arguments by name, it makes a :class:`Call`."""
-
-    def __init__(self, declaration: Callable[Concatenate[Any, P], R], keys: Sequence[str], text: str) -> None:
-        functools.update_wrapper(self, declaration)
-        self.name = declaration.__name__
-        self.declaration: Callable[..., R] = declaration
-        #: The script, with what it includes.
-        self.text = text
-        #: The keys' names, as they were declared.
-        self.keys = tuple(keys)
-        self.key_parts = [_KEY.fullmatch(key).groups("") for key in keys]  # type: ignore[union-attr]
-        _, *parameters = inspect.signature(declaration).parameters.values()
-        self._defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
-        self._names = {each.name for each in parameters}
-        #: The arguments' names, in order, but for the rows'.
-        self.arguments = [each.name for each in parameters]
-        #: The parameter of the rows; empty if there are none. And the names of what is in a row.
-        self.rows = ""
-        self.columns: tuple[str, ...] = ()
-        last = get_type_hints(declaration).get(self.arguments[-1]) if self.arguments else None
-        if get_origin(last) is Sequence:
-            self.rows, (row,) = self.arguments.pop(), get_args(last)
-            self.columns = getattr(row, "_fields", (self.rows,))
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
-        named = {**self._defaults, **kwargs} if self._defaults else kwargs
-        if args or named.keys() != self._names:
-            raise TypeError(f"{self.name} takes {sorted(self._names)} by name, and was given {sorted(named)}")
-        return Call(self, named)
-
-
-def commands(
-    folder: Path, *, parts: Sequence[Path] = ()
-) -> "Callable[..., Callable[[Callable[Concatenate[Any, P], R]], Command[P, R]]]":
+class Commands:
     """
-    Return the decorator for declarations of the commands in a folder.
+    Makes the commands of the Lua files in a folder.
 
     Args:
-        folder: Has the Lua files.
+        folder: Has the files.
         parts: Other folders whose ``parts`` may be included.
     """
 
-    def command(*keys: str) -> Callable[[Callable[Concatenate[Any, P], R]], Command[P, R]]:
-        def declare(declaration: Callable[Concatenate[Any, P], R]) -> Command[P, R]:
-            return Command(declaration, keys, _assembled(folder / f"{declaration.__name__}.lua", [folder, *parts]))
+    def __init__(self, folder: Path, *, parts: Sequence[Path] = ()) -> None:
+        self._folders = [folder, *parts]
 
-        return declare
-
-    return command
+    def __call__(self, name: str, answer: Callable[[Any], R], **defaults: Any) -> Command[R]:
+        """Return the command of a file. *answer* decodes its answer; *defaults* are arguments that may be left out."""
+        return Command(name, self._folders, answer, defaults)
 
 
 @functools.cache
@@ -122,22 +123,16 @@ def sha_of(text: str) -> str:
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _assembled(file: Path, folders: Sequence[Path]) -> str:
-    """Return a script with the parts that it includes, each before what includes it."""
-    included: list[str] = []
-
-    def parts_of(text: str) -> Iterator[str]:
-        for name in _INCLUDE.findall(text):
+def _parts(text: str, folders: Sequence[Path], included: set[str]) -> Iterator[str]:
+    """Yield the parts that *text* includes and that are not *included* yet, each after what it includes itself."""
+    for names in _INCLUDE.findall(text):
+        for name in names.split(", "):
             if name not in included:
-                included.append(name)
-                part = next(
-                    path for folder in folders if (path := folder / "parts" / f"{name}.lua").exists()
-                ).read_text()
-                yield from parts_of(part)
+                included.add(name)
+                paths = (folder / "parts" / f"{name}.lua" for folder in folders)
+                part = next(path for path in paths if path.exists()).read_text()
+                yield from _parts(part, folders, included)
                 yield part
-
-    text = file.read_text()
-    return "".join([*parts_of(text), text])
 
 
 def _key(start: str, name: str | bytes) -> str | bytes:

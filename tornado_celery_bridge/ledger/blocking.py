@@ -190,7 +190,7 @@ class WorkerLedger:
         """
         jobs = [calls.LeasedJob(job_id, True) for job_id in running]
         jobs += [calls.LeasedJob(job_id, False) for job_id in gone]
-        return self._once.run(calls.lease(worker=worker, about=None if about is None else dumps(about), jobs=jobs))
+        return self._once.run(calls.lease(worker=worker, about=None if about is None else dumps(about), rows=jobs))
 
     def take(self, me: str, most: int) -> tuple[float | None, list[tuple[str, str]]]:
         """Return in how many seconds there is more to publish (None: never), and ids and messages to publish now."""
@@ -211,7 +211,7 @@ class WorkerLedger:
         Returns:
             The ids and messages to publish, and the names of queues that may be empty: find out.
         """
-        return self._once.run(calls.reconcile(me=me, leadership=ms(leadership), most=most, queues=empty))
+        return self._once.run(calls.reconcile(me=me, leadership=ms(leadership), most=most, rows=empty))
 
     def paused(self) -> set[str]:
         """Return the names of queues that no worker is to take from."""

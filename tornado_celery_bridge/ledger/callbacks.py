@@ -34,7 +34,7 @@ class Callbacks(Subject):
             under_way: How many callbacks are under way already, by receiver.
         """
         rows = [calls.UnderWay(*pair) for pair in under_way.items()]
-        call = calls.claim_callbacks(most=most, share=share, lease=ms(lease), looks=RECEIVER_LOOKS, under_way=rows)
+        call = calls.claim_callbacks(most=most, share=share, lease=ms(lease), looks=RECEIVER_LOOKS, rows=rows)
         return await self._redis.run(call)
 
     async def record_attempt(

@@ -65,12 +65,12 @@ class Connection:
         """
         arguments = call.arguments(self.prefix)
         try:
-            answer = await self._send("EVALSHA", sha_of(call.text), *arguments)
+            answer = await self._send("EVALSHA", sha_of(call.command.text), *arguments)
         except NoScriptError:
-            answer = await self.call("EVAL", call.text, *arguments)
+            answer = await self.call("EVAL", call.command.text, *arguments)
         except (RedisError, OSError) as exc:
             raise _unavailable(exc) from exc
-        return call.answer(answer)
+        return call.command.answer(answer)
 
     async def call(self, *command: Any) -> Any:
         """
@@ -158,22 +158,22 @@ class BlockingConnection:
         """Run a command of :mod:`.calls`."""
         arguments = call.arguments(self.prefix)
         try:
-            return call.answer(self.client.evalsha(sha_of(call.text), *arguments))
+            return call.command.answer(self.client.evalsha(sha_of(call.command.text), *arguments))
         except NoScriptError:
-            return call.answer(self.client.eval(call.text, *arguments))
+            return call.command.answer(self.client.eval(call.command.text, *arguments))
 
     def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Run commands in one round trip, in no particular order; return their answers, or their errors."""
         pipeline = self.client.pipeline(transaction=False)
         for call in calls:
-            pipeline.evalsha(sha_of(call.text), *call.arguments(self.prefix))
+            pipeline.evalsha(sha_of(call.command.text), *call.arguments(self.prefix))
         return [self._answer(*each) for each in zip(calls, pipeline.execute(raise_on_error=False), strict=True)]
 
     def _answer(self, call: Call[Any], answer: Any) -> Any:
         try:
             if isinstance(answer, NoScriptError):
                 return self.run(call)
-            return answer if isinstance(answer, Exception) else call.answer(answer)
+            return answer if isinstance(answer, Exception) else call.command.answer(answer)
         except RedisError as exc:
             return exc
 

@@ -154,9 +154,7 @@ class Jobs(Subject):
         indexes = [f"{name}:{value}" for name, value in named.items() if value is not None]
         indexes += [f"tag:{tag}" for tag in tags] + ["dead"] * dead
         oldest = "-inf" if since is None else ms(since)
-        call = calls.find(
-            most=limit, looks=LOOKS, newest=newest, after=after, oldest=oldest, indexes=indexes or ["all"]
-        )
+        call = calls.find(most=limit, looks=LOOKS, newest=newest, after=after, oldest=oldest, rows=indexes or ["all"])
         return await self._redis.run(call)
 
     async def cancel(self, job_id: str, *, unless_begun: bool = False, grace: float | None = None) -> str | None:

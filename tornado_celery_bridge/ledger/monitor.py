@@ -216,7 +216,7 @@ class Monitor:
         if len(slots) > kept + 1:
             raise ValueError(f"more than {kept + 1} {period}s")
         names = [f"{period}:{slot // 60}" for slot in slots]
-        answer = await self._redis.run(calls.history(queue=queue, task=task, slots=names))
+        answer = await self._redis.run(calls.history(queue=queue, task=task, rows=names))
         return await asyncio.to_thread(_history, answer, slots, length, queue, task)
 
     async def counts(self) -> dict[tuple[str, str], Counts]:
@@ -226,7 +226,7 @@ class Monitor:
         Raises:
             LedgerUnavailable: There was no answer.
         """
-        answer = await self._redis.run(calls.history(queue="", task="", slots=["all"]))
+        answer = await self._redis.run(calls.history(queue="", task="", rows=["all"]))
         return await asyncio.to_thread(_by_series, answer)
 
     async def totals(self) -> Totals:
@@ -255,7 +255,7 @@ class Monitor:
         """
         found: dict[str, QueueState] = {}
         for name, depth, scheduled, oldest in await self._redis.run(calls.queues()):
-            queue = name.rpartition(":")[0]
+            queue = name.decode().rpartition(":")[0]
             known = found.get(queue, QueueState(queue, 0, 0, 0.0))
             found[queue] = QueueState(
                 queue, known.depth + depth, known.scheduled + scheduled, max(known.oldest, oldest / 1000)
@@ -272,9 +272,9 @@ class Monitor:
         found = []
         for name, silence, about, jobs in await self._redis.run(calls.workers()):
             told = json.loads(about)
-            ids = [job_id for job_id in jobs.split(",") if job_id]
+            ids = [job_id for job_id in jobs.decode().split(",") if job_id]
             known = (told["slots"], told["queues"], ids, told.get("memory"))
-            found.append(WorkerState(name, max(0, silence) / 1000, *known))
+            found.append(WorkerState(name.decode(), max(0, silence) / 1000, *known))
         return sorted(found)
 
 

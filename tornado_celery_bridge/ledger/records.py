@@ -151,16 +151,16 @@ class Job:
         return self.state in states.READY_STATES
 
     @classmethod
-    def of_fields(cls, job_id: str, values: "list[bytes | None]") -> Self:
-        """Return the job whose :data:`FIELDS` and value *values* are."""
-        *fields, value = values
+    def of_row(cls, row: list[Any]) -> Self:
+        """Return the job of a row: its id, its :data:`FIELDS` and its value."""
+        job_id, *fields, value = row
         given: dict[str, Any] = {
             name: int(field) if name in _NUMBERS else field.decode()
             for name, field in zip(FIELDS, fields, strict=True)
             if field is not None
         }
         given |= {name: json.loads(given[name]) for name in _JSON if name in given}
-        record = JobRecord(id=job_id, **{name: given.pop(name) for name in _RECORD if name in given})
+        record = JobRecord(id=job_id.decode(), **{name: given.pop(name) for name in _RECORD if name in given})
         name, of_value = _name_of_value(given["state"], stored=given.pop("stored", None) is not None)
         if value is not None:
             given[name] = of_value(json.loads(value))

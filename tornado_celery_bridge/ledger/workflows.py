@@ -68,7 +68,7 @@ class Workflows(Subject):
             after=dumps(after),
             message=kombu_dumps(message),
             on_error=record.on_error,
-            jobs=[_row(step) for step in steps],
+            rows=[_row(step) for step in steps],
         )
         return await self._redis.run(call)
 
@@ -92,7 +92,7 @@ class Workflows(Subject):
             whole: Whether they are all jobs of the workflow.
             grace: As for :meth:`.Jobs.cancel`.
         """
-        call = calls.cancel_workflow(workflow_id=workflow_id, whole=whole, grace=ms(grace or 0), job_ids=ids)
+        call = calls.cancel_workflow(workflow_id=workflow_id, whole=whole, grace=ms(grace or 0), rows=ids)
         await self._redis.run(call)
 
 

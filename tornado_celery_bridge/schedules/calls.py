@@ -1,5 +1,5 @@
 """
-The schedules' commands, each declared once: see :mod:`tornado_celery_bridge.base.lua`, and ``lua/README.md``.
+The schedules' commands, each with what decodes its answer: see :mod:`tornado_celery_bridge.base.lua`.
 
 Theory of operation. :func:`due` returns what is due and changes nothing. The beat that called it then decides what to
 do, and :func:`run` does that in one step: it accepts the runs as jobs and makes the entry due for its next slot.
@@ -11,11 +11,10 @@ or a worker that finds it missing.
 All times are the server's, in milliseconds since 1970.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tornado_celery_bridge.base.lua import commands
+from tornado_celery_bridge.base.lua import Commands, as_it_is, nothing
 from tornado_celery_bridge.ledger.calls import LUA as LEDGER_LUA
 
 __all__ = ("LATE", "DueRun", "PastRun", "StaticEntry")
@@ -23,35 +22,9 @@ __all__ = ("LATE", "DueRun", "PastRun", "StaticEntry")
 #: Milliseconds. Runs are counted by how late they were at most: a few ordinarily, and up to 6,000 in a fail-over.
 LATE = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 3_600_000)
 
-_BOUNDS = ",".join(map(str, LATE))
-
-command = commands(Path(__file__).parent / "lua", parts=[LEDGER_LUA])
-
-
-# Entries.
-
-
-@command("schedule:{name}", "schedules", "schedules:due")
-def put(
-    answer: int,
-    *,
-    name: str,
-    version: int | None,
-    entry: str | bytes,
-    slot: int | None,
-    due: int | None,
-    may_be_static: bool,
-) -> int:
-    return answer
-
-
-@command("schedule:{name}", "schedules", "schedules:due")
-def delete(answer: int, *, name: str, version: int | None) -> int:
-    return answer
-
 
 class StaticEntry(NamedTuple):
-    """An entry of the configuration, for :func:`load`. An entry that has not changed has only its name."""
+    """A row of ``load``: an entry that the configuration has; only its name if it stays as it is."""
 
     name: str
     entry: str | bytes | None = None
@@ -59,44 +32,8 @@ class StaticEntry(NamedTuple):
     due: int | None = None
 
 
-@command("schedules", "schedules:due", "schedules:static")
-def load(answer: None, *, entries: Sequence[StaticEntry]) -> None:
-    return None
-
-
-@command("schedules", "schedules:static")
-def read_entries(answer: list[list[Any]], *, names: Sequence[str | bytes]) -> list[list[Any]]:
-    return answer
-
-
-@command("schedules", "schedules:statistics")
-def statistics(answer: list[Any]) -> list[Any]:
-    return answer
-
-
-# The lead.
-
-
-@command("schedules:leader", "schedules:fence")
-def lead(answer: int, *, me: str, lease: int, fence: int) -> int:
-    return answer
-
-
-@command("schedules:leader")
-def step_down(answer: int, *, leader: str) -> bool:
-    return bool(answer)
-
-
-# What is due.
-
-
-@command("schedules:leader", "schedules:due", "schedules:static")
-def due(answer: list[Any] | None, *, leader: str, most: int) -> list[Any] | None:
-    return answer
-
-
 class PastRun(NamedTuple):
-    """A run for a slot in the past, for :func:`backfill`."""
+    """A row of ``backfill``: a run of a slot that is past."""
 
     job_id: str
     record: str
@@ -106,7 +43,7 @@ class PastRun(NamedTuple):
 
 
 class DueRun(NamedTuple):
-    """A run that is due, for :func:`run`."""
+    """A row of ``run``: a run that is due."""
 
     job_id: str
     record: str
@@ -116,61 +53,22 @@ class DueRun(NamedTuple):
     since: int | None
 
 
-@command("schedule:{name}", "schedules:leader", "schedules:due", "schedules:runs:{name}", "schedules:statistics")
-def run(
-    answer: list[bytes],
-    *,
-    name: str,
-    leader: str,
-    version: str,
-    slot: int,
-    next_slot: int | None,
-    due: int | None,
-    failures: int,
-    held: bool,
-    note_beside: str,
-    kept: int,
-    to_cancel: str,
-    grace: int,
-    ttl: int,
-    counted: str,
-    bounds: str = _BOUNDS,
-    runs: Sequence[DueRun],
-) -> list[str]:
-    return [text.decode() for text in answer]
+def _texts(found: list[bytes] | None) -> Any:
+    return None if found is None else [text.decode() for text in found]
 
 
-@command("schedule:{name}", "schedules:leader", "schedules:due")
-def halt(answer: int, *, name: str, leader: str, version: str, why: str) -> bool:
-    return bool(answer)
+command = Commands(Path(__file__).parent / "lua", parts=[LEDGER_LUA])
 
-
-@command("schedule:{name}", "schedules:leader", "schedules:due", "schedules:quarantined")
-def quarantine(answer: int, *, name: str | bytes, leader: str, why: str) -> bool:
-    return bool(answer)
-
-
-# Runs on demand.
-
-
-@command("schedule:{name}", "schedules:runs:{name}")
-def run_now(
-    answer: int,
-    *,
-    name: str,
-    job_id: str,
-    record: str,
-    input: str,
-    message: str,
-    its_note: str,
-    kept: int,
-    ttl: int,
-) -> bool:
-    return bool(answer)
-
-
-@command("schedule:{name}", "schedules:runs:{name}")
-def backfill(
-    answer: list[bytes] | None, *, name: str, kept: int, ttl: int, dry_run: bool, runs: Sequence[PastRun]
-) -> list[str] | None:
-    return None if answer is None else [job_id.decode() for job_id in answer]
+put = command("put", as_it_is)
+delete = command("delete", as_it_is)
+load = command("load", nothing)
+read_entries = command("read_entries", as_it_is)
+statistics = command("statistics", as_it_is)
+lead = command("lead", int)
+step_down = command("step_down", bool)
+due = command("due", as_it_is)
+run = command("run", _texts, bounds=",".join(map(str, LATE)))
+halt = command("halt", bool)
+quarantine = command("quarantine", bool)
+run_now = command("run_now", bool)
+backfill = command("backfill", _texts)

@@ -198,7 +198,7 @@ class Scheduler(celery.beat.Scheduler):
         """Load the entries of the configuration. An entry that has not changed goes on as before."""
         server = self._redis.client.time()
         now = server[0] * 1000 + server[1] // 1000
-        rows = self._redis.run(calls.read_entries(names=[entry.name for entry in self._static]))
+        rows = self._redis.run(calls.read_entries(rows=[entry.name for entry in self._static]))
         entries: list[calls.StaticEntry] = []
         for entry, row in zip(self._static, rows, strict=True):
             if row and not row[8] and not row[7]:
@@ -212,7 +212,7 @@ class Scheduler(celery.beat.Scheduler):
             slot = next_slot(entry, now)
             due = None if slot is None else entry.due(slot)
             entries.append(calls.StaticEntry(entry.name, entry.encode(), slot, due))
-        self._redis.run(calls.load(entries=entries))
+        self._redis.run(calls.load(rows=entries))
         self._is_loaded = True
 
     # What is due.
@@ -291,7 +291,7 @@ class Scheduler(celery.beat.Scheduler):
             grace=ms(CANCEL_GRACE),
             ttl=self._ttl,
             counted=decision.counted,
-            runs=[
+            rows=[
                 calls.DueRun(*run.row(), None if state.held else entry.due(slot))
                 for slot, run in zip(decision.runs, runs, strict=True)
             ],

@@ -220,7 +220,7 @@ class Schedules:
             ScheduleEntryNotFound: There is no such entry.
             InvalidEntry: The entry is in quarantine, because it cannot be used.
         """
-        [row] = await self._redis.run(calls.read_entries(names=[name]))
+        [row] = await self._redis.run(calls.read_entries(rows=[name]))
         if not row:
             raise _not_found(name)
         return await asyncio.to_thread(_scheduled, row)
@@ -241,7 +241,7 @@ class Schedules:
             names = await self._redis.call("ZRANGEBYLEX", key, low, "+", "LIMIT", 0, limit - len(found))
             if not names:
                 break
-            rows = await self._redis.run(calls.read_entries(names=names))
+            rows = await self._redis.run(calls.read_entries(rows=names))
             found += await asyncio.to_thread(_usable, rows)
             low = b"(" + names[-1]
         return found
@@ -315,7 +315,7 @@ class Schedules:
         begun: set[str] = set()
         for first in range(0, len(runs), BACKFILL_STEP):
             rows = [run.row() for _, run in runs[first : first + BACKFILL_STEP]]
-            call = calls.backfill(name=name, kept=KEPT_RUNS, ttl=ttl_of(self._app), dry_run=dry_run, runs=rows)
+            call = calls.backfill(name=name, kept=KEPT_RUNS, ttl=ttl_of(self._app), dry_run=dry_run, rows=rows)
             job_ids = await self._redis.run(call)
             if job_ids is None:
                 raise _not_found(name)
@@ -340,7 +340,7 @@ class Schedules:
     async def quarantined(self) -> dict[str, str]:
         """Return the names of entries that cannot be used, and why. Replace or delete such an entry."""
         names = sorted(await self._redis.call("SMEMBERS", f"{self._redis.prefix}schedules:quarantined"))
-        rows = await self._redis.run(calls.read_entries(names=names))
+        rows = await self._redis.run(calls.read_entries(rows=names))
         return {
             name.decode(errors="replace"): (row[7] or b"not a hash").decode(errors="replace")
             for name, row in zip(names, rows, strict=True)

@@ -5,14 +5,9 @@
 -- Answers: {accepted | taken-over | exists | full | other | in-flight}, {replay, response} or {unique, the other's id}
 --   record: JSON of the record's fields. most: unfinished jobs of the owner, '' for any number. key, unique, callback:
 --   '' for none. Times in ms.
--- include: reserve
--- include: full
--- include: write
+-- include: reserve, full, write
 
-local prefix, job_id, record, input, owner, ttl, delay, most, key, fingerprint, key_ttl, key_lease, message,
-  unique, callback = unpack(ARGV)
 turn(job_id)
-
 local held, hold = reserve(key, fingerprint, key_ttl, key_lease)
 if held then return held end
 if redis.call('EXISTS', job) == 1 then return {'exists'} end

@@ -7,22 +7,16 @@
 --   after: JSON, lists of the ids of the jobs that come after others, by the name that those have as `before`.
 --   on_error: id of the job that runs when another does not succeed, '' for none. Of a job: delay is '' if others come
 --   before it, before, callback and message are '' for none.
--- include: reserve
--- include: full
--- include: write
--- include: rows
-
-local prefix, workflow_id, record, owner, ttl, most, key, fingerprint, key_ttl, key_lease, after, message,
-  on_error = unpack(ARGV, 1, 13)
+-- include: reserve, full, write, rows
 
 local held, hold = reserve(key, fingerprint, key_ttl, key_lease)
 if held then return held end
 local workflow = prefix .. 'workflow:' .. workflow_id
 if redis.call('EXISTS', workflow) == 1 then return {'exists'} end
 local ids = {}
-for each in rows(14, 7) do ids[#ids + 1] = each end
+for each in rows() do ids[#ids + 1] = each end
 if is_full(owner, most, #ids) then return {'full'} end
-for each, its_record, input, delay, before, callback, its_message in rows(14, 7) do
+for each, its_record, input, delay, before, callback, its_message in rows() do
   turn(each)
   write(its_record, input, ttl, delay ~= '' and delay, its_message, callback)
   if before ~= '' then redis.call('HSET', job, 'before', before) end

@@ -4,7 +4,5 @@
 -- Answers: nothing
 -- include: blobs
 
-local prefix, job_id, blob = unpack(ARGV)
 turn(job_id)
-
 if redis.call('EXISTS', job) == 1 then adopt_blob(blob) end

@@ -4,6 +4,4 @@
 -- Answers: nothing
 -- include: clock
 
-local prefix, blob, grace = unpack(ARGV)
-
 redis.call('ZADD', prefix .. 'blobs', now() + grace, blob)

@@ -5,7 +5,5 @@
 --   grace: ms after which the process of one that runs is ended, 0 for never.
 -- include: cancel
 
-local prefix, job_id, unless_begun, grace = unpack(ARGV)
 turn(job_id)
-
 return cancel(unless_begun ~= '', tonumber(grace))

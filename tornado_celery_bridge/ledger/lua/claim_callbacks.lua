@@ -5,17 +5,13 @@
 -- ROWS: receiver, many
 -- Answers: {job's id, callback, tries, when the lease ends} of each
 --   share: of one receiver, at most so many, those under way (many) included. looks: receivers that are looked at.
--- include: clock
--- include: callbacks
--- include: rows
-
-local prefix, most, share, lease, looks = unpack(ARGV, 1, 5)
+-- include: clock, callbacks, rows
 
 most, share = tonumber(most), tonumber(share)
 local time = now()
 local ends = time + lease
 local under_way, found = {}, {}
-for receiver, many in rows(6, 2) do under_way[receiver] = tonumber(many) end
+for receiver, many in rows() do under_way[receiver] = tonumber(many) end
 local receivers = redis.call('ZRANGEBYSCORE', prefix .. 'callbacks', '-inf', time, 'LIMIT', 0, looks)
 table.sort(receivers, function(one, other) return (under_way[one] or 0) < (under_way[other] or 0) end)
 for _, receiver in ipairs(receivers) do

@@ -3,12 +3,9 @@
 -- ARGV: prefix, job_id, most, place
 -- Answers: whether it will be published; if not, there are most jobs in the outbox already
 --   place: from the front, '' for the end.
--- include: queues
--- include: wake
+-- include: queues, wake
 
-local prefix, job_id, most, place = unpack(ARGV)
 turn(job_id)
-
 if redis.call('HGET', job, 'state') ~= 'PENDING' then return 1 end
 if redis.call('ZCARD', prefix .. 'outbox') >= tonumber(most) then return 0 end
 local time = redis.call('TIME')

@@ -4,9 +4,7 @@
 -- Answers: {callback, delivery's state, when to try next or '', attempts…}; {} if there is none
 -- include: callbacks
 
-local prefix, job_id = unpack(ARGV)
 turn(job_id)
-
 local known = redis.call('HMGET', job, 'callback', 'delivery')
 if not known[2] then return {} end
 local found = redis.call('LRANGE', prefix .. 'attempts:' .. id, 0, -1)

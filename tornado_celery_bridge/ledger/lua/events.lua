@@ -4,9 +4,7 @@
 -- Answers: the last event's number, the first kept one's, then events as `kind data`
 -- include: job
 
-local prefix, job_id, after, most = unpack(ARGV)
 turn(job_id)
-
 after, most = tonumber(after), tonumber(most)
 local kept = redis.call('LLEN', events)
 local last = tonumber(redis.call('HGET', job, 'number') or kept)  -- a workflow, which is no job, has one event at most

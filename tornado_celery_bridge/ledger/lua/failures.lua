@@ -5,8 +5,6 @@
 --   of_one: '1' for the groups of one owner alone, '' for all.
 -- include: failures
 
-local prefix, of_one, owner = unpack(ARGV)
-
 local found = {}
 for _, name in ipairs(redis.call('ZREVRANGEBYSCORE', prefix .. 'failures', '+inf', now() - GROUP_TTL)) do
   local known = redis.call('HMGET', prefix .. 'failure:' .. name, 'owner', 'task', 'exception', 'place', 'detail',

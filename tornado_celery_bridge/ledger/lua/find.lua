@@ -5,15 +5,12 @@
 -- Answers: {next newest, next after} or {} at the end, then {id, the fields, value} of each job
 --   looks: jobs that are looked at, at most. newest, oldest: by created_at, '+inf' and '-inf' for any. after: the id to
 --   go on after among those of newest, '' to begin.
--- include: read
--- include: rows
-
-local prefix, most, looks, newest, after, oldest, fields = unpack(ARGV, 1, 7)
+-- include: read, rows
 
 most, looks, after = tonumber(most), tonumber(looks), pack(after)
 local names = names_in(fields)
 local smallest, others = nil, {}
-for its_name in rows(8, 1) do
+for its_name in rows() do
   local name = index(its_name)
   local size = redis.call('ZCARD', name)
   if not smallest or size < smallest.size then
@@ -37,10 +34,7 @@ while looked < looks do
       if fits then
         turn(unpacked(each))
         local values = read(names)
-        if values then
-          table.insert(values, 1, id)
-          found[#found + 1] = values
-        end
+        if values then found[#found + 1] = values end
       end
       if #found > most or looked >= looks then
         found[1] = {score, unpacked(each)}

@@ -7,14 +7,9 @@
 --   value: JSON of the result or the error; stored: it is that of a blob. traceback: packed, traceparent: '' for none.
 --   result_key, result, result_ttl: as for start, whatever becomes of the job. exception, detail, place: of a FAILURE,
 --   what was raised, what it said and where; else ''.
--- include: finish
--- include: tell
--- include: blobs
+-- include: finish, tell, blobs
 
-local prefix, job_id, state, value, stored, token, traceback, traceparent, result_key, result, result_ttl,
-  exception, detail, place = unpack(ARGV)
 turn(job_id)
-
 tell(result_key, result, result_ttl)
 local known = redis.call('HMGET', job, 'state', 'token')
 local from = known[1]

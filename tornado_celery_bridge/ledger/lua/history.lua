@@ -7,11 +7,9 @@
 --   queue, task: '' for all. slots: minute:…, hour:…, day:… or all.
 -- include: rows
 
-local prefix, queue, task = unpack(ARGV, 1, 3)
-
 local open = prefix .. 'history:open'
 local found = {redis.call('HGET', open, 'minute'), redis.call('HGETALL', open)}
-for name in rows(4, 1) do
+for name in rows() do
   local slot, series = prefix .. 'history:' .. name, {}
   if name == 'all' then
     series = redis.call('HGETALL', slot)

@@ -3,12 +3,9 @@
 -- ARGV: prefix, job_id, message, due, why
 -- Answers: whether it is
 --   due: ms since 1970, '' for now. why: of a retry, JSON of its error, else ''.
--- include: clock
--- include: queues
+-- include: clock, queues
 
-local prefix, job_id, message, due, why = unpack(ARGV)
 turn(job_id)
-
 local state = redis.call('HGET', job, 'state')
 if not state or ENDED[state] then return 0 end
 local at = tonumber(due) or now()

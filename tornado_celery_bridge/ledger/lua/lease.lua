@@ -4,15 +4,10 @@
 -- ROWS: job_id, runs
 -- Answers: the ids of jobs that were cancelled and have not ended in time
 --   about: JSON of what is to be known of the worker, '' once it ends. runs: '1', or '' for not any more.
--- include: clock
--- include: job
--- include: held
--- include: rows
-
-local prefix, worker, about = unpack(ARGV, 1, 3)
+-- include: clock, job, held, rows
 
 local time, late, mine = now(), {}, {}
-for each, runs in rows(4, 2) do
+for each, runs in rows() do
   turn(each)
   local known, held = redis.call('HMGET', job, 'worker', 'cancelled'), prefix .. 'held'
   if known[1] == worker then

@@ -4,6 +4,4 @@
 -- Answers: names
 -- include: clock
 
-local prefix, most = unpack(ARGV)
-
 return redis.call('ZRANGEBYSCORE', prefix .. 'blobs', '-inf', now(), 'LIMIT', 0, most)

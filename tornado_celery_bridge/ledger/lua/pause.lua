@@ -4,6 +4,4 @@
 -- Answers: nothing
 -- include: clock
 
-local prefix, queue = unpack(ARGV)
-
 redis.call('HSETNX', prefix .. 'paused', queue, now())

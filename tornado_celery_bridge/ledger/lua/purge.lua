@@ -6,8 +6,6 @@
 --   state: PENDING | RETRY. cursor: '0' to begin. until_then: ms since 1970.
 -- include: finish
 
-local prefix, queue, state, cursor, error, until_then = unpack(ARGV)
-
 until_then = tonumber(until_then)
 local page = redis.call('ZSCAN', index('state:' .. state), cursor, 'COUNT', 200)
 local found = {page[1]}

@@ -5,8 +5,6 @@
 -- of each queue and priority
 -- include: clock
 
-local prefix = unpack(ARGV)
-
 local time, found = now(), {}
 for _, name in ipairs(redis.call('HKEYS', prefix .. 'reached')) do
   local queued = prefix .. 'queued:' .. name

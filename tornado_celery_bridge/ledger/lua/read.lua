@@ -1,14 +1,12 @@
 -- read: a job as it is.
 -- KEYS: job:{job_id}, value:{job_id}
 -- ARGV: prefix, job_id, fields
--- Answers: {the fields, the value, of a PENDING job how many are in its queue, of a failed one its traceback};
--- {owner} of one that was forgotten; {} if there was none
+-- Answers: {id, the fields, the value, of a PENDING job how many are in its queue, of a failed one its
+-- traceback}; {owner} of one that was forgotten; {} if there was none
 --   fields: names between commas, of which the first is one that each job has.
 -- include: read
 
-local prefix, job_id, fields = unpack(ARGV)
 turn(job_id)
-
 local values = read(names_in(fields))
 if not values then return {redis.call('GET', prefix .. 'gone:' .. id) or nil} end
 local known, depth, traceback = redis.call('HMGET', job, 'state', 'queue'), false, false

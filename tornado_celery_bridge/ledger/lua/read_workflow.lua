@@ -5,8 +5,6 @@
 -- there was none
 -- include: read
 
-local prefix, workflow_id, fields = unpack(ARGV)
-
 local known = redis.call('HMGET', prefix .. 'workflow:' .. workflow_id, 'record', 'cancelled', 'jobs')
 if not known[1] then return {redis.call('GET', prefix .. 'gone:workflow:' .. workflow_id) or nil} end
 local found, names = {known[1], known[2] or ''}, names_in(fields)
@@ -15,7 +13,6 @@ for _, each in ipairs(cjson.decode(known[3])) do
   local values = read(names)
   -- It is being forgotten.
   if not values then return {redis.call('HGET', prefix .. 'workflow:' .. workflow_id, 'owner')} end
-  table.insert(values, 1, each)
   found[#found + 1] = values
 end
 return found

@@ -6,11 +6,7 @@
 -- ROWS: queues
 -- Answers: the id and the message of each job to publish; then '', and the names of queues that may be empty
 --   leadership: ms for which nobody else looks. queues: those that are known to be empty.
--- include: lapse
--- include: messages
--- include: rows
-
-local prefix, me, leadership, most = unpack(ARGV, 1, 4)
+-- include: lapse, messages, rows
 
 local GRACE = 8000  -- ms after which a job that others have overtaken is looked for
 most = tonumber(most)
@@ -41,7 +37,7 @@ for _, each in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'held', '-inf', time
 end
 
 local empty, suspects = {}, {}
-for queue in rows(5, 1) do empty[queue] = true end
+for queue in rows() do empty[queue] = true end
 local reached = redis.call('HGETALL', prefix .. 'reached')
 for place = 1, #reached, 2 do
   local name, queued = reached[place], prefix .. 'queued:' .. reached[place]

@@ -5,12 +5,9 @@
 -- Answers: nothing
 --   lease: as claim_callbacks said. attempt: JSON; the last so many are kept. state: of the delivery. next_in: ms until
 --   the next attempt, '' for none.
--- include: clock
--- include: callbacks
+-- include: clock, callbacks
 
-local prefix, job_id, lease, attempt, kept, state, next_in = unpack(ARGV)
 turn(job_id)
-
 local callback = redis.call('HGET', job, 'callback')
 if not callback then return end
 local receiver = receiver_of(callback)

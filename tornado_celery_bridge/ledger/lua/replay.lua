@@ -2,12 +2,9 @@
 -- KEYS: job:{job_id}
 -- ARGV: prefix, job_id
 -- Answers: nothing
--- include: clock
--- include: callbacks
+-- include: clock, callbacks
 
-local prefix, job_id = unpack(ARGV)
 turn(job_id)
-
 local known = redis.call('HMGET', job, 'callback', 'delivery')
 if not known[2] then return end
 redis.call('HSET', job, 'delivery', 'waiting')

@@ -4,12 +4,9 @@
 -- Answers: go | unknown | cancelled, or the state in which the job has ended
 --   kind: of the event: state | progress | log. state: '' leaves the job's state and value as they are. retries: of an
 --   attempt that ends with this, '' for one that goes on.
--- include: retried
--- include: limits
+-- include: retried, limits
 
-local prefix, job_id, kind, data, state, value, retries = unpack(ARGV)
 turn(job_id)
-
 local known = redis.call('HMGET', job, 'state', 'cancelled', 'retries', 'slot')
 if not known[1] then return 'unknown' end
 if ENDED[known[1]] then return known[1] end

@@ -4,6 +4,4 @@
 -- Answers: nothing
 -- include: failures
 
-local prefix, group_id = unpack(ARGV)
-
 drop_group(group_id)

@@ -7,15 +7,9 @@
 -- Answers: go | unknown (no job: it may run) | duplicate | parked, or the state in which the job has ended
 --   limit: '' for none, with most jobs at once and interval ms between two, each '' for any. result_key, result and
 --   result_ttl (s, 0 for ever): what to tell Celery's result backend if it runs; key '' for nothing.
--- include: lapse
--- include: retried
--- include: tell
--- include: held
+-- include: lapse, retried, tell, held
 
-local prefix, job_id, task, token, replaced, worker, retries, limit, most, interval, result_key, result,
-  result_ttl = unpack(ARGV)
 turn(job_id)
-
 local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed',
   'queue')
 local state = known[1]

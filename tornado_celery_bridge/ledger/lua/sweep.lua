@@ -5,8 +5,6 @@
 --   remembered: for how many ms it is known that they were there.
 -- include: forget
 
-local prefix, remembered, most = unpack(ARGV)
-
 local due = redis.call('ZRANGEBYSCORE', prefix .. 'due', '-inf', now(), 'LIMIT', 0, most)
 for _, each in ipairs(due) do
   local owner

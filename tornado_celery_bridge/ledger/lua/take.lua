@@ -2,11 +2,7 @@
 -- KEYS: later, outbox, leader
 -- ARGV: prefix, most, me
 -- Answers: ms until there is more ('' for never), then the id and the message of each, in order
--- include: clock
--- include: queues
--- include: messages
-
-local prefix, most, me = unpack(ARGV)
+-- include: clock, queues, messages
 
 most = tonumber(most)
 local time, found = now(), {''}

@@ -3,14 +3,9 @@
 -- KEYS: job:{job_id}, key:{key}
 -- ARGV: prefix, job_id, key
 -- Answers: whether the job was forgotten
--- include: let_go
--- include: forget
--- include: history
--- include: tried_again
+-- include: let_go, forget, history, tried_again
 
-local prefix, job_id, key = unpack(ARGV)
 turn(job_id)
-
 if redis.call('HGET', job, 'state') ~= 'PENDING' then return 0 end
 let_go()
 local known = forget()

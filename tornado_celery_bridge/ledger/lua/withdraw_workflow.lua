@@ -3,11 +3,7 @@
 -- KEYS: workflow:{workflow_id}, message:{workflow_id}, key:{key}
 -- ARGV: prefix, workflow_id, key
 -- Answers: whether the workflow was forgotten
--- include: let_go
--- include: forget
--- include: history
-
-local prefix, workflow_id, key = unpack(ARGV)
+-- include: let_go, forget, history
 
 local workflow = prefix .. 'workflow:' .. workflow_id
 local jobs = redis.call('HGET', workflow, 'jobs')

@@ -4,8 +4,6 @@
 -- Answers: {name, for how many ms it was not heard of, about (JSON), its jobs' ids} of each
 -- include: clock
 
-local prefix = unpack(ARGV)
-
 local time, found = now(), {}
 local seen = redis.call('ZRANGE', prefix .. 'workers', 0, -1, 'WITHSCORES')
 for place = 1, #seen, 2 do

@@ -3,16 +3,11 @@
 -- ARGV: prefix, name, kept, ttl, dry_run
 -- ROWS: job_id, record, input, message, its_note
 -- Answers: the ids of the jobs that were accepted, or on a dry run would be; nothing if there is no entry
--- include: write
--- include: wake
--- include: notes
--- include: rows
-
-local prefix, name, kept, ttl, dry_run = unpack(ARGV, 1, 5)
+-- include: write, wake, notes, rows
 
 local accepted = {}
 if redis.call('EXISTS', key_of(name)) == 0 then return end
-for job_id, record, input, message, its_note in rows(6, 5) do
+for job_id, record, input, message, its_note in rows() do
   turn(job_id)
   if redis.call('EXISTS', job) == 0 and redis.call('EXISTS', prefix .. 'gone:' .. id) == 0 then
     accepted[#accepted + 1] = id

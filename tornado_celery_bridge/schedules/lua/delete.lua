@@ -5,8 +5,6 @@
 --   version: that it has to have, '' for any.
 -- include: delete
 
-local prefix, name, version = unpack(ARGV)
-
 if redis.call('EXISTS', key_of(name)) == 0 then return 0 end
 local known = known_of(name, 'version') or {}
 if version ~= '' and version ~= (known[1] or '0') then return -1 end

@@ -5,10 +5,7 @@
 -- configuration was loaded, then {name, entry, version, slot, runs, failures, last, counted, held, state of the last
 -- run's job} of each, or {name} of what is no entry}
 --   leader: what schedules:leader has while this beat leads.
--- include: clock
--- include: schedules
-
-local prefix, leader, most = unpack(ARGV)
+-- include: clock, schedules
 
 if redis.call('GET', schedules .. ':leader') ~= leader then return end
 most = tonumber(most)

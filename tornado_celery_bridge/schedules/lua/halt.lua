@@ -5,8 +5,6 @@
 --   leader: what schedules:leader has while this beat leads.
 -- include: statistics
 
-local prefix, name, leader, version, why = unpack(ARGV)
-
 if redis.call('GET', schedules .. ':leader') ~= leader then return 0 end
 if redis.call('HGET', key_of(name), 'version') ~= version then return 0 end
 redis.call('HSET', key_of(name), 'halted', why)

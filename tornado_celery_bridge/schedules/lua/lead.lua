@@ -5,8 +5,6 @@
 --   lease: ms. fence: that it has, 0 for none.
 -- include: schedules
 
-local prefix, me, lease, fence = unpack(ARGV)
-
 local leader = redis.call('GET', schedules .. ':leader')
 if leader and leader == fence .. ' ' .. me then
   redis.call('PEXPIRE', schedules .. ':leader', lease)

@@ -4,15 +4,11 @@
 -- ROWS: name, entry, slot, due
 -- Answers: nothing
 --   entry: '' for one that stays as it is. Static entries that are not named go.
--- include: put
--- include: delete
--- include: wake_beat
--- include: rows
+-- include: put, delete, wake_beat, rows
 
-local prefix = unpack(ARGV, 1, 1)
 local keep = {['-'] = true}
 redis.call('SADD', schedules .. ':static', '-')
-for name, entry, slot, due in rows(2, 4) do
+for name, entry, slot, due in rows() do
   if entry ~= '' then
     put(name, entry, slot, due)
     redis.call('SADD', schedules .. ':static', name)

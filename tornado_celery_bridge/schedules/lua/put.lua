@@ -3,10 +3,7 @@
 -- ARGV: prefix, name, version, entry, slot, due, may_be_static
 -- Answers: the new version; -1 if it has another version, -2 if it is the configuration's
 --   version: that it has to have, '' for any, 0 for none yet. slot: '' for never.
--- include: put
--- include: wake_beat
-
-local prefix, name, version, entry, slot, due, may_be_static = unpack(ARGV)
+-- include: put, wake_beat
 
 local known = known_of(name, 'version') or {}
 if version ~= '' and version ~= (known[1] or '0') then return -1 end

@@ -5,8 +5,6 @@
 --   leader: what schedules:leader has while this beat leads.
 -- include: schedules
 
-local prefix, name, leader, why = unpack(ARGV)
-
 if redis.call('GET', schedules .. ':leader') ~= leader then return 0 end
 redis.call('ZREM', schedules .. ':due', name)
 if redis.call('EXISTS', key_of(name)) == 0 then return 0 end

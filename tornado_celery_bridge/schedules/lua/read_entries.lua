@@ -4,13 +4,10 @@
 -- ROWS: names
 -- Answers: {entry, version, slot, runs, failures, last, halted, quarantined, static, last_at} of each, '' for what it
 -- has not; or {} if there is no such entry
--- include: schedules
--- include: rows
-
-local prefix = unpack(ARGV, 1, 1)
+-- include: schedules, rows
 
 local found = {}
-for name in rows(2, 1) do
+for name in rows() do
   local one = {}
   local fields = {'entry', 'version', 'slot', 'runs', 'failures', 'last', 'halted', 'quarantined', 'last_at'}
   local known = known_of(name, unpack(fields)) or {}

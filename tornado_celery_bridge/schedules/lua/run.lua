@@ -10,14 +10,7 @@
 --   ttl: of a job. counted: the last run that failures know of. bounds: by which late runs are counted, between commas.
 --   since: when the run could have begun, '' for one that waited for the last run, as that is why it is late.
 --   leader: what schedules:leader has while this beat leads.
--- include: write
--- include: cancel
--- include: statistics
--- include: notes
--- include: rows
-
-local prefix, name, leader, version, slot, next_slot, due, failures, held, note_beside, kept, to_cancel,
-  grace, ttl, counted, bounds = unpack(ARGV, 1, 16)
+-- include: write, cancel, statistics, notes, rows
 
 if redis.call('GET', schedules .. ':leader') ~= leader then return {'fenced'} end
 local known = redis.call('HMGET', key_of(name), 'version', 'slot')
@@ -33,7 +26,7 @@ if note_beside ~= '' then
   tally(cjson.decode(note_beside).why)
 end
 redis.call('HSET', key_of(name), 'failures', failures, 'counted', counted)
-for job_id, record, input, message, its_note, since in rows(17, 6) do
+for job_id, record, input, message, its_note, since in rows() do
   turn(job_id)
   -- The slot's job may have been accepted for an entry of this name that was there before.
   if redis.call('EXISTS', job) == 0 and redis.call('EXISTS', prefix .. 'gone:' .. id) == 0 then

@@ -2,11 +2,7 @@
 -- KEYS: schedule:{name}, schedules:runs:{name}
 -- ARGV: prefix, name, job_id, record, input, message, its_note, kept, ttl
 -- Answers: whether there is such an entry
--- include: write
--- include: wake
--- include: notes
-
-local prefix, name, job_id, record, input, message, its_note, kept, ttl = unpack(ARGV)
+-- include: write, wake, notes
 
 if redis.call('EXISTS', key_of(name)) == 0 then return 0 end
 turn(job_id)

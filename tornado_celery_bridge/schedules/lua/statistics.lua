@@ -3,10 +3,7 @@
 -- ARGV: prefix
 -- Answers: how many entries, static ones, and quarantined ones; the leader or ''; how many leaders there were; for how
 -- many ms the first entry that is due has been; the counters
--- include: clock
--- include: schedules
-
-local prefix = unpack(ARGV)
+-- include: clock, schedules
 
 local first = redis.call('ZRANGE', schedules .. ':due', 0, 0, 'WITHSCORES')[2]
 return {

@@ -5,7 +5,5 @@
 --   leader: what schedules:leader has while this beat leads.
 -- include: schedules
 
-local prefix, leader = unpack(ARGV)
-
 if redis.call('GET', schedules .. ':leader') ~= leader then return 0 end
 return redis.call('DEL', schedules .. ':leader')

@@ -1,6 +1,5 @@
 -- failures: groups of jobs that failed alike: the same owner, task, exception and place.
--- include: clock
--- include: job
+-- include: clock, job
 
 -- More groups than this are not kept, nor groups in which no job failed for so many ms.
 local MAX_GROUPS = 500

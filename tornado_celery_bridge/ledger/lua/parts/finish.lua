@@ -1,13 +1,5 @@
 -- finish: ends the job, and with it what could only have run after it.
--- include: clock
--- include: job
--- include: state
--- include: events
--- include: pace
--- include: history
--- include: let_go
--- include: callbacks
--- include: failures
+-- include: clock, job, state, events, pace, history, let_go, callbacks, failures
 
 -- The last job of a workflow has ended.
 local function finish_workflow(name)

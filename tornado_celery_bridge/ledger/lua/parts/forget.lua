@@ -1,7 +1,5 @@
 -- forget: removes the job. Return what it was, if it was there.
--- include: clock
--- include: job
--- include: callbacks
+-- include: clock, job, callbacks
 
 local function forget()
   local known = redis.call('HMGET', job, 'owner', 'task', 'tags', 'state', 'callback', 'blobs', 'queue', 'failure',

@@ -1,6 +1,5 @@
 -- let_go: removes the job from everything that would have it run.
--- include: queues
--- include: limits
+-- include: queues, limits
 
 -- The job will not run any more, nor again.
 local function let_go()

@@ -1,7 +1,5 @@
 -- limits: the slots of a limit on how many jobs of one kind run at once.
--- include: clock
--- include: job
--- include: wake
+-- include: clock, job, wake
 
 -- Give back the job's slot; the job that has waited for one the longest gets it, and is published.
 local function release(limit)

@@ -1,6 +1,5 @@
 -- reserve: idempotency keys.
--- include: job
--- include: clock
+-- include: job, clock
 
 -- Return the answer if the key is held already; else nil, and a function that holds it.
 local function reserve(name, fingerprint, ttl, lease)

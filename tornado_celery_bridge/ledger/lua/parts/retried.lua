@@ -1,10 +1,5 @@
 -- retried: the attempt under way asks for another one.
--- include: clock
--- include: job
--- include: state
--- include: queues
--- include: history
--- include: events
+-- include: clock, job, state, queues, history, events
 
 -- *why*: JSON of the reason. The job keeps its slot until the attempt's code has ended.
 local function retried(from, why)

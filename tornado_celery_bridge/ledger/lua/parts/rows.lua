@@ -1,10 +1,10 @@
--- rows: the arguments that come after the named ones, in rows of equal width.
+-- rows: the list that follows the arguments.
 
--- Iterate over the rows, from the argument number *first* on, of *width* arguments each.
-local function rows(first, width)
-  local place = first - width
+-- Iterate over the rows. The loader adds the two numbers to a command that has ROWS.
+local function rows()
+  local place = FIRST_ROW - ROW_WIDTH
   return function()
-    place = place + width
-    if place <= #ARGV then return unpack(ARGV, place, place + width - 1) end
+    place = place + ROW_WIDTH
+    if place <= #ARGV then return unpack(ARGV, place, place + ROW_WIDTH - 1) end
   end
 end

@@ -1,10 +1,5 @@
 -- write: writes a new job down.
--- include: clock
--- include: job
--- include: queues
--- include: history
--- include: blobs
--- include: tried_again
+-- include: clock, job, queues, history, blobs, tried_again
 
 -- *fields*: JSON of the record's fields. *delay*: ms until it is due; nil for a job that others come before.
 local function write(fields, input, ttl, delay, message, callback)

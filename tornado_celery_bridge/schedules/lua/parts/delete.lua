@@ -1,6 +1,5 @@
 -- delete: removes an entry.
--- include: schedules
--- include: owners
+-- include: schedules, owners
 
 local function delete(name)
   belong(name, '')

@@ -1,6 +1,5 @@
 -- put: stores an entry. Return its new version.
--- include: schedules
--- include: owners
+-- include: schedules, owners
 
 local function put(name, entry, slot, due)
   if not known_of(name, 'version') then redis.call('DEL', key_of(name)) end
