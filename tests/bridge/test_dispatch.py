@@ -10,7 +10,14 @@ from celery.signals import before_task_publish
 
 from tests.sample import make_app
 from tests.servers import Server
-from tornado_celery_bridge import Bridge, BridgeClosed, BridgeConfig, DispatchSaturated, WaitersSaturated
+from tornado_celery_bridge import (
+    Bridge,
+    BridgeClosed,
+    BridgeConfig,
+    DispatchSaturated,
+    ResultBackendUnavailable,
+    WaitersSaturated,
+)
 
 
 async def test_closed_bridge_says_so(app: Celery) -> None:
@@ -22,6 +29,20 @@ async def test_closed_bridge_says_so(app: Celery) -> None:
     with pytest.raises(BridgeClosed):
         await bridge.get("some-id")
     await bridge.close()
+
+
+async def test_waits_and_streams_end_with_the_bridge(app: Celery) -> None:
+    async with Bridge(app) as bridge:
+        waiting = asyncio.ensure_future(bridge.get("some-id"))
+        states = bridge.stream("some-id")
+        assert (await anext(states)).state == "PENDING"
+        streaming = asyncio.ensure_future(anext(states))
+        while bridge._parts.awaiting.waits < 2:
+            await asyncio.sleep(0)
+    for each in (waiting, streaming):
+        with pytest.raises(ResultBackendUnavailable, match="closed"):
+            await each
+    assert bridge._parts.awaiting.waits == 0
 
 
 async def test_many_bridges_in_one_process(app: Celery) -> None:

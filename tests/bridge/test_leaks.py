@@ -81,7 +81,7 @@ async def test_mixed_canvases_leak_nothing(bridge: Bridge, server: Server) -> No
         await asyncio.gather(*(run(number) for number in range(start, start + 40)))
     assert our_threads() == threads
     assert await asyncio.to_thread(connections, server) <= open_connections + 2
-    assert bridge._parts.listener.watched == bridge._parts.awaiting.waits == 0
+    assert (len(bridge._parts.listener.watched), bridge._parts.awaiting.waits) == (0, 0)
     await until(lambda: not subscriptions(server))
     gc.collect()
     await until(lambda: gc.collect() >= 0 and results_held() <= held + 5)
@@ -135,7 +135,7 @@ async def test_ten_thousand_waiters(server: Server) -> None:
         for each in waiting:
             each.cancel()
         await asyncio.wait(waiting)
-        assert bridge._parts.listener.watched == 0
+        assert bridge._parts.listener.watched == ()
         await until(lambda: not subscriptions(server))
 
 
@@ -143,7 +143,7 @@ async def test_a_result_in_the_garbage_does_nothing(bridge: Bridge) -> None:
     results = [await bridge.dispatch("sample.add", (1, 2)) for _ in range(10)]
     del results
     gc.collect()  # blockbuster would object to a socket used here
-    assert bridge._parts.listener.watched == 0
+    assert bridge._parts.listener.watched == ()
 
 
 async def test_opening_and_closing_leaves_nothing(sample_worker: str, server: Server) -> None:

@@ -60,6 +60,11 @@ class Awaiting:
         found = await self.listener.read([task_id])
         return TaskState.from_meta(task_id, found.get(task_id) or {"status": states.PENDING, "result": None})
 
+    async def close(self) -> None:
+        for task_id in self.listener.watched:
+            self.listener.tell(task_id, ResultBackendUnavailable("the bridge was closed", retry_after=RETRY_AFTER))
+        await self.listener.close()
+
     def watch(self, task_ids: Iterable[str], watcher: Watcher, task_id: str) -> None:
         """
         Report states to *watcher*, until :meth:`unwatch`.

@@ -102,12 +102,15 @@ class Bridge:
         return self
 
     async def close(self) -> None:
-        """Close the bridge: dispatches under way get ``close_timeout`` to finish; waits under way hear no more."""
+        """
+        Close the bridge: dispatches under way get ``close_timeout`` to finish, waits and streams under way raise
+        `ResultBackendUnavailable`.
+        """
         if not self._open:
             return
         self._open = False
         await asyncio.gather(*(lane.close(self.config.close_timeout) for lane in self._parts.lanes))
-        await self._parts.listener.close()
+        await self._parts.awaiting.close()
         if self._ledger is not None:
             await self._ledger.close()
 

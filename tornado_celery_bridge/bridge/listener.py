@@ -68,10 +68,11 @@ class Listener(ABC):
                 self._unwatched(task_id)
 
     @property
-    def watched(self) -> int:
-        """How many tasks are watched."""
-        return len(self._watchers)
+    def watched(self) -> Sequence[str]:
+        """The ids of the tasks that are watched."""
+        return tuple(self._watchers)
 
-    def _tell(self, task_id: str, news: Meta | ResultError) -> None:
+    def tell(self, task_id: str, news: Meta | ResultError) -> None:
+        """Call the watchers of a task."""
         for watcher in tuple(self._watchers.get(task_id, ())):
             watcher(task_id, news)

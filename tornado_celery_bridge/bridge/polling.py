@@ -56,7 +56,7 @@ class _ThreadListener(Listener):
 
     def _told(self, news: Sequence[tuple[str, Meta]]) -> None:
         for task_id, meta in news:
-            self._tell(task_id, meta)
+            self.tell(task_id, meta)
 
     def _call_loop(self, news: Sequence[tuple[str, Meta]]) -> None:
         try:

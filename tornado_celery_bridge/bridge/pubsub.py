@@ -137,7 +137,7 @@ class RedisListener(Listener):
             news: Meta | ResultError = await self._decoded(payload)
         except ResultError as exc:
             news = exc
-        self._tell(task_id, news)
+        self.tell(task_id, news)
 
     async def _decoded(self, payload: bytes) -> Meta:
         decode = self._backend.decode
