@@ -13,6 +13,7 @@ import click
 import pydantic
 
 from tornado_celery_bridge.base.settings import Settings, SettingsError
+from tornado_celery_bridge.cli import tables
 from tornado_celery_bridge.service.access.keys import ROLES, SCOPES, ApiKey, load, new_key, tell_faults
 from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets
 
@@ -69,9 +70,7 @@ def list_() -> None:
     """Show the keys, without their secrets."""
     rows = [tuple(column.replace("_", " ") for column in _COLUMNS)]
     rows += [tuple(_cell(getattr(key, column)) for column in _COLUMNS) for key in load(_path()).values()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    tables.write(rows)
 
 
 def _cell(value: Any) -> str:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from redis import RedisError
 
 from tornado_celery_bridge.base.app import load_celery_app
 from tornado_celery_bridge.base.settings import Settings, SettingsError
+from tornado_celery_bridge.cli import tables
 from tornado_celery_bridge.cli.options import app as app_option
 from tornado_celery_bridge.exceptions import BridgeError
 from tornado_celery_bridge.ledger import Ledger
@@ -131,7 +132,7 @@ async def list_(schedules: Schedules, _: Celery) -> None:
         rows.append((entry.name, entry.task, _when(entry), _time(one.next_run), str(one.runs), _state(one)))
     for name, why in (await schedules.quarantined()).items():
         rows.append((name, "-", "-", "-", "-", f"set aside: {why}"))
-    _table(rows)
+    tables.write(rows)
     leader = await schedules.leader()
     _say("No beat leads: nothing is run." if leader is None else f"Beat {leader} leads.")
 
@@ -147,10 +148,10 @@ async def show(schedules: Schedules, _: Celery, name: str) -> None:
     }
     fields |= {"version": str(one.version), "state": _state(one), "next run": _time(one.next_run)}
     fields |= {"runs": str(one.runs), "failures": str(one.failures), "from": _origin(one)}
-    _table(fields.items())
+    tables.write(fields.items())
     if runs := await schedules.runs(name, limit=SHOWN_RUNS):
         click.echo()
-        _table([("slot", "decided", "job", "state"), *map(_run_row, runs)])
+        tables.write([("slot", "decided", "job", "state"), *map(_run_row, runs)])
 
 
 def _run_row(run: Run) -> tuple[str, ...]:
@@ -166,10 +167,10 @@ async def next_(schedules: Schedules, _: Celery, name: str, count: int) -> None:
     zone = (await schedules.get(name)).entry.timezone
     times = await schedules.next_runs(name, count)
     if zone == "UTC":
-        _table([("UTC",), *((_time(time),) for time in times)])
+        tables.write([("UTC",), *((_time(time),) for time in times)])
     else:
         local = [time.astimezone(ZoneInfo(zone)).isoformat(" ", "seconds") for time in times]
-        _table([("UTC", zone), *zip(map(_time, times), local, strict=True)])
+        tables.write([("UTC", zone), *zip(map(_time, times), local, strict=True)])
 
 
 # Changing.
@@ -222,7 +223,7 @@ async def backfill(
     since, until = _aware(since, entry), _aware(until or datetime.now(UTC), entry)
     made = await schedules.backfill(name, since, until, dry_run=dry_run)
     jobs = made.job_ids or ["-"] * len(made.slots)
-    _table([("slot", "job"), *zip(map(_time, made.slots), jobs, strict=True)])
+    tables.write([("slot", "job"), *zip(map(_time, made.slots), jobs, strict=True)])
     _say(f"{len(made.slots)} runs" + (" would begin: this was a dry run." if dry_run else " begin."))
 
 
@@ -287,7 +288,9 @@ async def import_(
         if not dry_run:
             await _apply(schedules, change)
         if change.verb != "unchanged":
-            click.echo(_shown(f"{change.verb:<9} {change.name}" + (f": {change.detail}" if change.detail else "")))
+            click.echo(
+                tables.shown(f"{change.verb:<9} {change.name}" + (f": {change.detail}" if change.detail else ""))
+            )
         if change.entry is not None and change.entry.task not in app.tasks:
             _say(f"{change.name}: the app has no task {change.entry.task!r}")
     counts = {verb: sum(change.verb == verb for change in changes) for verb in _VERBS}
@@ -387,18 +390,6 @@ def _time(time: datetime | None) -> str:
 
 def _aware(time: datetime, entry: Entry) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=ZoneInfo(entry.timezone))
-
-
-def _table(rows: Iterable[Sequence[str]]) -> None:
-    rows = [[_shown(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _shown(text: str) -> str:
-    """Return text on one line, with nothing that a terminal would obey."""
-    return text if text.isprintable() else json.dumps(text)[1:-1]
 
 
 def _say(text: str) -> None:

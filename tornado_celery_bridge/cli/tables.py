@@ -1,0 +1,21 @@
+"""Tables for a terminal."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+import click
+
+__all__ = ("shown", "write")
+
+
+def write(rows: Iterable[Sequence[str]]) -> None:
+    """Write rows to standard output, in columns."""
+    rows = [[shown(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def shown(text: str) -> str:
+    """Return text on one line, without anything that a terminal would obey."""
+    return text if text.isprintable() else json.dumps(text)[1:-1]
