@@ -20,9 +20,9 @@ __all__ = ("Audit",)
 
 _log = logging.getLogger(__name__)
 
-#: Entries that are kept of each kind, about 300 bytes each; those that wait to be written; those in one step.
+#: The most entries of each kind that are kept (about 300 bytes each), that wait to be written, and in one step.
 MOST, MOST_WAITING, STEP = 20_000, 10_000, 500
-#: Seconds in which entries gather: a step to Redis for each would cost a submission several times the entry's 8 µs.
+#: Seconds in which entries gather. One call to Redis for each entry would cost several times the entry's own 8 µs.
 GATHERING = 0.05
 
 _ADD = """
@@ -49,7 +49,7 @@ class Audit:
         self._keys = (f"{ledger.redis.prefix}audit", f"{ledger.redis.prefix}audit:submit")
 
     def record(self, entry: AuditEntry, *, is_submission: bool) -> None:
-        """Write an entry soon, together with others."""
+        """Write an entry soon, together with other entries."""
         self._waiting.append(("s" if is_submission else "-") + dumps(entry))
         if self._writing is None:
             self._writing = asyncio.ensure_future(self._write())
@@ -67,7 +67,7 @@ class Audit:
             self._writing = None
 
     async def close(self) -> None:
-        """Write what is left."""
+        """Write the entries that are left."""
         if self._writing is not None:
             await self._writing
 
@@ -80,14 +80,14 @@ class Audit:
             LedgerUnavailable: They can't be read.
         """
         if cursor is not None and not _CURSOR.fullmatch(cursor):
-            raise INVALID_CURSOR("This cursor is none of ours: begin without one.")
+            raise INVALID_CURSOR("This cursor is not one of ours: begin without a cursor.")
         newest = "+" if cursor is None else f"({cursor}"
         pages = await asyncio.gather(
             *(self._ledger.redis.call("XREVRANGE", key, newest, "-", "COUNT", limit + 1) for key in self._keys)
         )
         found = list(heapq.merge(*pages, key=lambda each: _position(each[0]), reverse=True))
         shown = found[:limit]
-        # Both streams may have the id at which a page ends.
+        # The id at which a page ends may be in both streams.
         shown += [each for each in found[limit:] if each[0] == shown[-1][0]]
         following = shown[-1][0].decode() if len(found) > len(shown) else None
         return [json.loads(fields[b"entry"]) for _, fields in shown], following

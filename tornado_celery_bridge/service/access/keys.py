@@ -1,8 +1,9 @@
 """
 API keys: what each may do, and the file that they are kept in.
 
-A key is ``tcb_<id>_<secret>``; the id finds its entry, the secret is 256 random bits. The file has the SHA-256 of the
-whole key and never the key itself. A plain hash is enough: slow ones are for passwords, which can be guessed.
+A key is ``tcb_<id>_<secret>``. The id finds the key's entry, and the secret is 256 random bits. The file has the
+SHA-256 of the whole key and never the key itself. A plain hash is enough, because slow hashes are for passwords, which
+can be guessed.
 """
 
 import asyncio
@@ -35,14 +36,14 @@ _log = logging.getLogger(__name__)
 
 Scope = Literal["submit", "read", "cancel", "schedule", "monitor", "admin"]
 SCOPES: tuple[Scope, ...] = ("submit", "read", "cancel", "schedule", "monitor", "admin")
-#: Names for what people are, the least first.
+#: Names for sets of scopes, the smallest first.
 ROLES: dict[str, tuple[Scope, ...]] = {
     "viewer": ("read", "monitor"),
     "operator": ("submit", "read", "cancel", "schedule", "monitor"),
     "admin": ("admin",),
 }
 
-#: Seconds between two looks at the file: a revoked key works for so much longer.
+#: Seconds between two checks of the file. A revoked key still works for this long.
 CHECK_EVERY = 1.0
 
 _KEY = re.compile(r"tcb_([a-z0-9]{1,32})_[A-Za-z0-9_-]{43}", re.ASCII)
@@ -55,20 +56,20 @@ _NOTED = 16
 class Principal:
     """Who asks, and what they may do."""
 
-    #: Whose the jobs are that they submit; "" where there are no keys.
+    #: The owner of the jobs that they submit; "" if there are no keys.
     owner: str
     scopes: frozenset[str]
-    #: Names of tasks; one that ends in ``*`` stands for all that begin so.
+    #: Names of tasks. A name that ends in ``*`` stands for all names with that beginning.
     tasks: tuple[str, ...] = ("*",)
-    #: Requests; None is unlimited.
+    #: The rate of requests; None is unlimited.
     rate: Rate | None = None
-    #: Unfinished jobs at a time; None is unlimited.
+    #: The most unfinished jobs at a time; None is unlimited.
     max_unfinished: int | None = None
     key_id: str = ""
 
     @property
     def is_admin(self) -> bool:
-        """Whether they see and cancel everybody's jobs, and have every other scope."""
+        """Whether they may see and cancel everybody's jobs, and have every other scope."""
         return "admin" in self.scopes
 
     def may(self, scope: str) -> bool:
@@ -77,21 +78,21 @@ class Principal:
 
     @property
     def role(self) -> str | None:
-        """The most that they are of ``ROLES``."""
+        """The highest of ``ROLES`` whose scopes they have."""
         held = [name for name, scopes in ROLES.items() if all(map(self.may, scopes))]
         return held[-1] if held else None
 
     @property
     def sees_tracebacks(self) -> bool:
-        """Whether they are shown a failed job's traceback: who runs the service is, who only uses it is not."""
+        """Whether they may see the traceback of a failed job: people who run the service may, and others may not."""
         return self.role in ("operator", "admin")
 
     def may_see(self, found: Job | Workflow | Gone | Entry) -> bool:
-        """Return whether they may see a job, a workflow or a schedule, or hear that there was one."""
+        """Return whether they may see a job, a workflow or a schedule, or learn that there was one."""
         return self.is_admin or found.owner == self.owner
 
     def may_run(self, task_name: str) -> bool:
-        """Return whether they may run a task of this name; it need not exist."""
+        """Return whether they may run a task with this name. The task need not exist."""
         return any(_fits(task_name, pattern) for pattern in self.tasks)
 
 
@@ -99,7 +100,7 @@ def _fits(name: str, pattern: str) -> bool:
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
-#: Whoever can connect, where there are no keys.
+#: Everybody who can connect, if there are no keys.
 EVERYBODY = Principal(owner="", scopes=frozenset(SCOPES))
 
 
@@ -111,13 +112,13 @@ class ApiKey(BaseModel):
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,32}$")]
     #: Hexadecimal SHA-256 of the whole key.
     hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    #: Several keys may have the same.
+    #: Several keys may have the same owner.
     owner: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")]
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
     tasks: Annotated[
         tuple[Annotated[str, StringConstraints(pattern=r"^[^*\s]+\*?$|^\*$")], ...], Field(min_length=1)
     ] = ("*",)
-    #: As :meth:`tornado_celery_bridge.service.access.limits.Rate.parse` reads it.
+    #: In the form that :meth:`.limits.Rate.parse` reads.
     rate: str | None = None
     max_unfinished: Annotated[int, Field(ge=1)] | None = None
     created_at: AwareDatetime
@@ -131,12 +132,12 @@ class ApiKey(BaseModel):
 
     @property
     def has_expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether the key has expired."""
         return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
     @cached_property
     def principal(self) -> Principal:
-        """Who has this key."""
+        """The principal who has this key."""
         return Principal(
             owner=self.owner,
             scopes=frozenset(self.scopes),
@@ -223,20 +224,20 @@ def _parse_entry(entry: Any, name: str) -> ApiKey:
 
 
 def _name(entry: Any) -> str:
-    """Return what tells one entry from the others, if it has an id worth showing."""
+    """Return the name of an entry for messages: its id, if that can be shown."""
     key_id = entry.get("id") if isinstance(entry, dict) else None
     return f" (id {key_id})" if isinstance(key_id, str) and re.fullmatch("[a-z0-9]{1,32}", key_id) else ""
 
 
 def tell_faults(error: pydantic.ValidationError) -> str:
-    """Return what is wrong with an entry, without what it has."""
+    """Return what is wrong with an entry, without showing its values."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in details)
 
 
 class Keyring:
     """
-    The keys in force: the file's, read again when it changes.
+    The valid keys: those of the file, which is read again when it changes.
 
     Args:
         path: The file. The constructor reads it, and blocks.
@@ -251,32 +252,32 @@ class Keyring:
         self._keys: Mapping[str, ApiKey] = load(path)
 
     def find(self, key: str) -> Principal | None:
-        """Return who has this key; None if nobody has, or no longer."""
+        """Return the principal who has this key; None if there is no such key, or it has expired."""
         match = _KEY.fullmatch(key)
         entry = self._keys.get(match[1]) if match else None
-        # An id that is not there takes as long as one that is.
+        # A lookup of an unknown id takes as long as that of a known one.
         fits = hmac.compare_digest(_hash(key), entry.hash if entry else _NO_HASH)
         return entry.principal if entry and fits and not entry.has_expired else None
 
     def note(self, principal: Principal) -> str:
-        """Return what a session remembers of a key: its id, and part of its hash, which another key does not have."""
+        """Return what a session stores of a key: its id and a part of its hash, which no other key has."""
         return f"{principal.key_id}.{self._keys[principal.key_id].hash[:_NOTED]}"
 
     def find_noted(self, note: str) -> Principal | None:
-        """Return who has the key of a note that was made here; None if it is gone, replaced or expired."""
+        """Return the principal who has the key of a note; None if the key is gone, replaced or expired."""
         entry = self._keys.get(note.partition(".")[0])
         if entry is None or entry.has_expired or note != self.note(entry.principal):
             return None
         return entry.principal
 
     async def watch(self) -> None:
-        """Look at the file every second, for ever."""
+        """Check the file every second, for ever."""
         while True:
             await asyncio.sleep(CHECK_EVERY)
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Read the file if it has changed. One that cannot be used is logged, and the keys stay as they were."""
+        """Read the file if it has changed. If it cannot be used, that is logged, and the old keys stay valid."""
         version = await asyncio.to_thread(_version, self._path)
         if version == self._version:
             return
@@ -290,7 +291,7 @@ class Keyring:
 
 
 def _version(path: Path) -> tuple[int, ...] | None:
-    """Return what differs once a file was changed or replaced; None if it is not there."""
+    """Return a value that changes when the file is changed or replaced; None if there is no file."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""How many requests a key may make: counted in Redis, for all processes together."""
+"""Limits the requests of a key. They are counted in Redis, for all processes together."""
 
 import math
 import re
@@ -11,8 +11,8 @@ __all__ = ("Allowance", "Rate", "take")
 _WINDOWS = {"s": 1, "m": 60, "h": 3600}
 _RATE = re.compile(r"([1-9][0-9]{0,5})/([smh])", re.ASCII)
 
-# The generic cell rate algorithm: of a key one moment is kept, at which its allowance will be whole again. Times are
-# microseconds of Redis's own clock. A refused request takes nothing and moves nothing.
+# The generic cell rate algorithm: one time is stored for each key, at which its allowance will be full again. Times are
+# microseconds of Redis's own clock. A refused request changes nothing.
 _TAKE = """
 local interval, whole = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -29,7 +29,7 @@ return {taken, remaining, (remaining + 1) * interval - left}
 
 
 class Rate(NamedTuple):
-    """So many requests in a window of so many seconds: all of them at once, or evenly, as each comes back by itself."""
+    """A number of requests in a window of seconds. They may come at once; the allowance grows back evenly."""
 
     requests: int
     window: int
@@ -53,7 +53,7 @@ class Rate(NamedTuple):
 
     @property
     def interval(self) -> int:
-        """Microseconds after which a request that was made may be made again."""
+        """Microseconds after which one used request becomes available again."""
         return max(1, self.window * 1_000_000 // self.requests)
 
 
@@ -63,7 +63,7 @@ class Allowance(NamedTuple):
     rate: Rate
     is_granted: bool
     remaining: int
-    #: Seconds until there is one more.
+    #: Seconds until one more request is available.
     wait: int
 
     @property
@@ -77,7 +77,7 @@ class Allowance(NamedTuple):
 
 async def take(ledger: Ledger, key_id: str, rate: Rate) -> Allowance:
     """
-    Take one request off what a key may make, in one round trip.
+    Take one request from a key's allowance, in one round trip.
 
     Raises:
         LedgerUnavailable: It may have been taken all the same.

@@ -1,12 +1,12 @@
 """
-Callbacks: whoever asked for it is told of a job's end.
+Sends callbacks: requests that tell a receiver about the end of a job.
 
-Theory of operation. The step of the ledger that ends a job puts its callback into a queue, so no crash comes between
-the two. Each web process claims what is due for a few seconds at a time, calls, and settles the claim: delivered,
-failed, or when to try again. If the process dies, the claim lapses and any process has the next. So a receiver may be
-told twice, and knows it by the id, which stays the same.
+Theory of operation. The step of the ledger that ends a job also puts its callback into a queue, so no crash can come
+between the two. Each web process claims due callbacks for a few seconds, calls, and reports the outcome: delivered,
+failed, or when to try again. If the process dies, its claim lapses, and any process can claim the callback. So a
+receiver may be called twice, and recognises that by the id, which stays the same.
 
-The body is a CloudEvent 1.0 in JSON (structured mode), signed as Standard Webhooks have it.
+The body is a CloudEvent 1.0 in JSON (structured mode). It is signed as Standard Webhooks say.
 """
 
 import asyncio
@@ -39,21 +39,21 @@ __all__ = ("Deliverer", "event")
 
 _log = logging.getLogger(__name__)
 
-#: Seconds for one attempt, and for its claim: an attempt and two calls of the ledger fit in.
+#: Seconds for one attempt, and for its claim, which is long enough for an attempt and two calls of the ledger.
 TIMEOUT = 5.0
 LEASE = 15.0
-#: Seconds from one attempt to the next, after the specification's example; all of them are 23.6 h, within the day for
-#: which a job is kept. Up to a tenth is taken off, so that what failed together is not tried together again.
+#: Seconds from one attempt to the next, after the specification's example. Together they are 23.6 h, less than the day
+#: for which a job is kept. Up to a tenth is taken off, so that callbacks that failed together are tried apart.
 DELAYS = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 25_200.0, 32_400.0)
 JITTER = 0.1
-#: Seconds for which a receiver may ask us to stay away.
+#: The most seconds for which a receiver may ask us to wait.
 LONGEST_RETRY_AFTER = 3_600.0
-#: Attempts at once, of one process, and of these to one receiver: a slow one leaves room for the others.
+#: The most attempts of one process at once, and of these to one receiver, so that a slow one leaves room for others.
 MAX_ATTEMPTS = 64
 MAX_SHARE = 8
-#: Seconds between two looks into the queue.
+#: Seconds between two reads of the queue.
 POLL = 0.5
-#: Bytes of an answer, of which nothing but its status is of interest.
+#: The most bytes of an answer. Only its status matters.
 MAX_ANSWER = 64 * 1024
 
 PORTS = {"http": 80, "https": 443}
@@ -62,7 +62,7 @@ _TYPES = {"SUCCESS": "succeeded", "FAILURE": "failed", "REVOKED": "revoked"}
 
 
 class _Answer(NamedTuple):
-    """What came of an attempt: a status, or why there is none."""
+    """The outcome of an attempt: a status, or the reason why there was no answer."""
 
     status: int | None = None
     error: str | None = None
@@ -72,13 +72,13 @@ class _Answer(NamedTuple):
 
 class Deliverer:
     """
-    Delivers callbacks; any number of processes may.
+    Delivers callbacks. Any number of processes may do so.
 
     Args:
-        ledger: Where the jobs are.
-        receivers: Who may be called.
-        secrets: Sign what is sent.
-        links: Where the jobs are, over HTTP.
+        ledger: The ledger of the jobs.
+        receivers: Knows who may be called.
+        secrets: The secrets that sign the bodies.
+        links: Makes the URLs of jobs.
     """
 
     def __init__(self, ledger: Ledger, receivers: Receivers, secrets: Secrets, links: Links | None = None) -> None:
@@ -86,7 +86,7 @@ class Deliverer:
         self._secrets = secrets
         self._links = links or Links()
         self._resolver = CheckedResolver(receivers)
-        # Not AsyncHTTPClient, which may be configured to be curl: that resolves by itself, and knows proxies.
+        # Not AsyncHTTPClient, because it may be configured to be curl, which resolves names itself and uses proxies.
         self._client = SimpleAsyncHTTPClient(
             force_instance=True,
             max_clients=MAX_ATTEMPTS,
@@ -99,7 +99,7 @@ class Deliverer:
         self._has_room = asyncio.Event()
 
     async def run(self) -> None:
-        """Deliver what is due, for as long as this is not cancelled."""
+        """Deliver what is due, until this is cancelled."""
         while True:
             self._has_room.clear()
             await self._begin_some()
@@ -108,13 +108,13 @@ class Deliverer:
                     await self._has_room.wait()
 
     async def close(self) -> None:
-        """Wait for the attempts under way, each of which has its timeout."""
+        """Wait for the attempts under way. Each of them has a timeout."""
         await asyncio.gather(*self._tasks)
         self._client.close()
         self._resolver.close()
 
     async def _begin_some(self) -> None:
-        """Begin as many attempts as there is room for."""
+        """Begin as many attempts as the bounds allow."""
         room = MAX_ATTEMPTS - len(self._tasks)
         if room == 0:
             return
@@ -129,7 +129,7 @@ class Deliverer:
     def _begin(self, claim: Claim) -> None:
         def end(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
-            self._under_way -= Counter((claim.receiver,))  # drops those that come to nothing
+            self._under_way -= Counter((claim.receiver,))  # drops attempts without an outcome
             self._has_room.set()
 
         self._under_way[claim.receiver] += 1
@@ -138,7 +138,7 @@ class Deliverer:
         task.add_done_callback(end)
 
     async def _deliver(self, claim: Claim) -> None:
-        """Make one attempt; if it comes to nothing, not even to a failure, the claim lapses and it is made again."""
+        """Make one attempt. If it has no outcome at all, the claim lapses, and the attempt is made again."""
         try:
             job = await self._ledger.jobs.get(claim.job_id)
             if isinstance(job, Job) and job.record.callback_url is not None:
@@ -193,7 +193,7 @@ class Deliverer:
 
 
 def _span(claim: Claim, job: Job, url: str) -> Span:
-    """Return the span of an attempt. Of the URL it has the host alone: the rest may be what lets us in there."""
+    """Return the span of an attempt. Of the URL it has only the host, because the rest may be a secret."""
     parts = urlsplit(url)
     attributes: dict[str, Any] = {"http.request.method": "POST", "url.scheme": parts.scheme}
     attributes |= {"server.address": parts.hostname or "", "server.port": parts.port or PORTS.get(parts.scheme, 0)}
@@ -203,16 +203,16 @@ def _span(claim: Claim, job: Job, url: str) -> Span:
 
 
 def _note(span: Span, answer: _Answer) -> None:
-    """Say in its span what came of an attempt."""
+    """Put the outcome of an attempt into its span."""
     if answer.status is None:
-        span.note({}, error="_OTHER")  # the convention's word for what has none
+        span.note({}, error="_OTHER")  # the convention's word for an error that has no class
     else:
         failed = answer.status >= 400
         span.note({"http.response.status_code": answer.status}, error=str(answer.status) if failed else None)
 
 
 class _Head:
-    """The beginning of an answer, which is all that counts: after the status nothing matters but Retry-After."""
+    """The head of an answer: the status and Retry-After. Nothing else matters."""
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -228,7 +228,7 @@ class _Head:
 
 
 def _verdict(answer: _Answer, tries: int) -> tuple[str, float | None]:
-    """Return the state of a delivery after an attempt, and in how many seconds there is another."""
+    """Return the state of a delivery after an attempt, and the seconds until the next attempt."""
     if answer.status is not None and 200 <= answer.status < 300:
         return "delivered", None
     if answer.status == 410 or tries >= len(DELAYS):
@@ -237,7 +237,7 @@ def _verdict(answer: _Answer, tries: int) -> tuple[str, float | None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what the job's owner is told: nothing that our network or a name's addresses could be known by."""
+    """Return the reason for the job's owner. It must tell nothing about our network or about a name's addresses."""
     match error:
         case ForbiddenAddress():
             return "This host may not be called."
@@ -253,7 +253,7 @@ def _reason(error: Exception) -> str:
 
 
 def event(delivery_id: str, job: Job, links: Links) -> dict[str, Any]:
-    """Return a job's end as a CloudEvent."""
+    """Return the end of a job as a CloudEvent."""
     return {
         "specversion": "1.0",
         "id": delivery_id,

@@ -1,9 +1,9 @@
 """
-Who may be called back: the guard against requests that a client has us make for it (SSRF, OWASP).
+Who may be called back. This guards against clients that make us send requests for them (SSRF, OWASP).
 
-A URL is looked at twice: when the job is submitted, for what can be seen to be wrong without asking the network, and
-whenever it is called, when the addresses that its host has are checked and the connection goes to one of these: what
-a name stands for a moment later makes no difference.
+A URL is checked twice. When the job is submitted, it is checked without using the network. At each call, the addresses
+of its host are checked, and the connection goes to one of exactly these addresses, so it does not matter if the name
+has other addresses a moment later.
 """
 
 import asyncio
@@ -25,30 +25,31 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)
-#: What RFC 3986 lets a URL have; no blank, backslash or control character, which parsers read in different ways.
+#: The characters that RFC 3986 allows in a URL. Blanks, backslashes and control characters are not among them, because
+#: parsers read them in different ways.
 _URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+", re.ASCII)
-#: IPv6 addresses that are given out (IANA), and those that stand for an IPv4 address behind a NAT64 (RFC 6052).
+#: The IPv6 addresses that IANA gives out, and those that stand for an IPv4 address behind a NAT64 (RFC 6052).
 _UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-#: Names looked up at once. Threads of their own: a name server that keeps silent holds up nothing but callbacks.
+#: Names that are looked up at once, in threads of their own, so that a silent name server holds up only callbacks.
 LOOKUPS = 16
 
 
 class ForbiddenAddress(OSError):
-    """A host has an address that may not be called."""
+    """A host has an address that must not be called."""
 
 
 class Receivers:
     """
-    Who may be called back: every global address by HTTPS, and whatever the operator allows.
+    Knows who may be called back: every global address by HTTPS, and what the operator allows.
 
     Args:
         allow:
-            Networks (``10.1.0.0/16``), addresses and host names, separated by commas. What is in a network need not
-            be global, nor what a host resolves to; and HTTP will do for hosts and for addresses in a URL.
+            Networks (``10.1.0.0/16``), addresses and host names, separated by commas. Addresses in these networks,
+            and addresses of these hosts, need not be global. These hosts and addresses may also use HTTP in a URL.
 
     Raises:
-        SettingsError: One of them is none of these.
+        SettingsError: An item is not a network, an address or a host name.
     """
 
     def __init__(self, allow: str = "") -> None:
@@ -64,7 +65,7 @@ class Receivers:
                 self._names.add(given)
 
     def fault_of(self, url: str) -> str | None:
-        """Return what can be seen to be wrong with a URL without asking the network; None if nothing is."""
+        """Return what is wrong with a URL, as far as it can be seen without the network; None if nothing is wrong."""
         try:
             parts = urlsplit(url) if _URL.fullmatch(url) else None
             host = parts and parts.hostname
@@ -90,18 +91,18 @@ class Receivers:
         return None
 
     def may_reach(self, host: str, address: str) -> bool:
-        """Return whether *host* may be called at *address*, which is one that it has."""
+        """Return whether *host* may be called at *address*, which is one of its addresses."""
         found = ipaddress.ip_address(address)
         return host.lower() in self._names or self._is_in_networks(found) or _is_global(found)
 
     def _is_in_networks(self, address: _Address) -> bool:
-        # An IPv4 address that is written as an IPv6 one is the former to the kernel.
+        # To the kernel, an IPv4 address that is written as an IPv6 address is an IPv4 address.
         mapped = getattr(address, "ipv4_mapped", None) or address
         return any(mapped in network for network in self._networks)
 
 
 def _literal(host: str) -> _Address | None:
-    """Return the address that *host* is, as a C library reads one: 127.1, 0x7f.1 and 2130706433 are such, too."""
+    """Return *host* as an address, read as a C library does: 127.1, 0x7f.1 and 2130706433 are addresses too."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -113,7 +114,7 @@ def _literal(host: str) -> _Address | None:
 
 
 def _is_global(address: _Address) -> bool:
-    """Return whether an address, or the IPv4 address that it stands for, is a single host's on the internet."""
+    """Return whether an address, or the IPv4 address that it stands for, belongs to one host on the internet."""
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not address.is_multicast
     if address.ipv4_mapped is not None:
@@ -127,9 +128,9 @@ def _is_global(address: _Address) -> bool:
 
 class CheckedResolver(Resolver):
     """
-    Resolves hosts to addresses that may be called, all of them, or raises :class:`ForbiddenAddress`.
+    Resolves a host to its addresses. If one of them must not be called, it raises :class:`ForbiddenAddress`.
 
-    Whoever connects uses what this returned and looks up nothing again.
+    The connection uses these addresses, and nothing is looked up again.
     """
 
     def initialize(self, receivers: Receivers) -> None:
@@ -137,7 +138,7 @@ class CheckedResolver(Resolver):
         self._executor = ThreadPoolExecutor(LOOKUPS, "callback-resolver")
 
     def close(self) -> None:
-        """Take no more; a lookup under way ends by itself."""
+        """Take no more lookups. A lookup under way ends by itself."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def resolve(

@@ -1,8 +1,8 @@
 """
 Signatures of callbacks, by the Standard Webhooks specification, 1.0.
 
-One master secret is the service's; each owner's is made from it by their name, so that what one owner knows is of no
-use for signing in another's.
+The service has one master secret. Each owner's secret is made from it and the owner's name. So an owner's secret cannot
+sign in the name of another owner.
 """
 
 import base64
@@ -20,7 +20,7 @@ from tornado_celery_bridge.base.settings import SettingsError
 
 __all__ = ("Secrets", "sign")
 
-#: Bytes of a master secret, at least; the specification's least.
+#: The fewest bytes of a master secret, as the specification says.
 LEAST = 24
 
 
@@ -29,7 +29,7 @@ class Secrets:
     The owners' secrets.
 
     Args:
-        path: The master secret's file; made, for its owner alone, when it is needed and is not there.
+        path: The file of the master secret. If it is missing when it is needed, it is made, readable only by its user.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,10 +37,10 @@ class Secrets:
 
     def check(self) -> None:
         """
-        Look at the file, if it is there. Blocks.
+        Check the file, if it exists. Blocks.
 
         Raises:
-            SettingsError: It cannot be used.
+            SettingsError: The file cannot be used.
         """
         if self._path.exists():
             self.of("")
@@ -57,7 +57,7 @@ class Secrets:
 
     @property
     def of_sessions(self) -> str:
-        """The secret by which sessions' cookies are signed. Blocks, and raises as :meth:`of` does."""
+        """The secret that signs the cookies of sessions. Blocks, and raises as :meth:`of` does."""
         return hmac.digest(self._master, b"\0sessions", hashlib.sha256).hex()
 
     @functools.cached_property
@@ -82,7 +82,7 @@ class Secrets:
 
 
 def _make(path: Path) -> None:
-    """Write a new secret, whole or not at all; of several processes that do so, one does."""
+    """Write a new secret, completely or not at all. If several processes do so at once, one of them succeeds."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as part:  # 0600
         part.write(f"{secrets.token_urlsafe(32)}\n".encode())
@@ -97,10 +97,10 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> dict[str,
     Return the headers that go with *body*.
 
     Args:
-        secret: As :meth:`Secrets.of` has it.
-        message_id: The same at every attempt.
-        timestamp: Of this attempt, seconds since 1970.
-        body: What is sent.
+        secret: What :meth:`Secrets.of` returned.
+        message_id: The id, which is the same at every attempt.
+        timestamp: The time of this attempt, in seconds since 1970.
+        body: The body of the request.
     """
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signature = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)

@@ -1,4 +1,4 @@
-"""What can be done with groups of failures: read, retry, resolve. Knows no request and no response."""
+"""The operations on groups of failures: read, retry, resolve. It knows neither requests nor responses."""
 
 import asyncio
 from typing import NamedTuple
@@ -13,27 +13,27 @@ __all__ = ("UNKNOWN_FAILURE", "Failures", "Retried")
 
 UNKNOWN_FAILURE = Kind("unknown-failure", 404, "There is no group of failures of this id, or it is somebody else's.")
 
-#: Jobs that one request tries again, at the most, and at once.
+#: The most jobs that one request retries, and how many of them at once.
 MOST, STEP = 1_000, 20
 
 
 class Retried(NamedTuple):
-    """What became of trying a group's jobs again."""
+    """The outcome of retrying the jobs of a group."""
 
-    #: Those that it was about.
+    #: How many jobs there were.
     jobs: list[Job]
-    #: The new ones.
+    #: The ids of the new jobs.
     submitted: list[Job]
-    #: Why not, by the ids of those that were refused.
+    #: The problems of jobs that were refused, by their ids.
     refused: dict[str, Problem]
 
 
 class Failures:
     """
-    The groups of failures, as principals may see them: an admin everybody's, all others those of their jobs.
+    The groups of failures. An admin sees all groups, and others see those of their own jobs.
 
     Args:
-        jobs: Which fail.
+        jobs: The operations on jobs.
     """
 
     def __init__(self, jobs: Jobs) -> None:
@@ -44,17 +44,17 @@ class Failures:
         Return the groups, the one that failed last first.
 
         Raises:
-            LedgerUnavailable: Not known now.
+            LedgerUnavailable: Redis does not answer.
         """
         return await self._jobs.ledger.failures.groups(None if principal.is_admin else principal.owner)
 
     async def retry(self, principal: Principal, group_id: str, *, dry_run: bool) -> Retried:
         """
-        Submit a group's jobs once more that have not been tried again, the newest ``MOST``; or only find them.
+        Submit the jobs of a group that have not been retried once more, the newest ``MOST``, or only count them.
 
         Raises:
             Problem: 404, there is no such group.
-            LedgerUnavailable: Some may have been submitted.
+            LedgerUnavailable: Redis does not answer. Some jobs may have been submitted.
         """
         await self._check_known(principal, group_id)
         page = await self._jobs.find(principal, failure=group_id, limit=MOST)
@@ -74,11 +74,11 @@ class Failures:
 
     async def resolve(self, principal: Principal, group_id: str) -> None:
         """
-        Have a group be gone until a job fails so again. Its jobs stay as they are.
+        Remove a group, until a job fails in the same way again. Its jobs do not change.
 
         Raises:
             Problem: 404, there is no such group.
-            LedgerUnavailable: It may be gone.
+            LedgerUnavailable: Redis does not answer. The group may be gone.
         """
         await self._check_known(principal, group_id)
         await self._jobs.ledger.failures.resolve(group_id)

@@ -411,13 +411,13 @@ class Jobs:
         Return a page of the jobs that *principal* may see; filters as :meth:`.Jobs.find`.
 
         Raises:
-            Problem: 400, a cursor that is none of ours.
+            Problem: 400, the cursor is not one of ours.
             LedgerUnavailable: Not known now.
         """
         try:
             return await self.ledger.jobs.find(owner=None if principal.is_admin else principal.owner, **filters)
         except ValueError:
-            raise INVALID_CURSOR("This cursor is none of ours: begin without one.") from None
+            raise INVALID_CURSOR("This cursor is not one of ours: begin without a cursor.") from None
 
     async def unfinished(self, principal: Principal, tags: Sequence[str], most: int) -> list[str]:
         """Return the ids of the jobs with all of these tags that have not ended: of so many, the last accepted."""
@@ -447,7 +447,7 @@ class Jobs:
         return await self.get(principal, job.record.id)
 
     async def retry_after(self, task: str) -> int:
-        """Return after how many seconds a job of *task* is likely to be done, as they went of late; at least 1."""
+        """Return after how many seconds a job of *task* is likely to be done, judged by recent jobs; at least 1."""
         until, seconds = self._paces.get(task, (0.0, 1))
         if until < time.monotonic():
             try:

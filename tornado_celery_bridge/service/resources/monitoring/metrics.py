@@ -1,10 +1,10 @@
 """
 Metrics in Prometheus's text format.
 
-Two kinds. What a web process sees itself (requests, dispatches, waits, its loop) it counts in memory; with
-``--processes N`` in files that all of them share (prometheus_client's multiprocess mode), so that whichever answers a
-scrape tells of all together. What is true of the deployment (jobs, queues, workers) is read from the ledger when it is
-asked for, so that every process of every machine tells the same: take it from one of them, or ``max`` over all.
+There are two kinds. A web process counts what it does itself (requests, dispatches, waits, its loop) in memory. With
+``--processes N`` the processes count in files that they share (prometheus_client's multiprocess mode), so whichever
+process answers a scrape reports for all of them. Numbers about the deployment (jobs, queues, workers) are read from the
+ledger at each scrape, so every process on every machine reports the same: take one of them, or the ``max``.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ __all__ = (
 )
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-#: The variable that names the folder which several processes share; prometheus_client reads it as it is imported.
+#: The variable with the folder that several processes share. prometheus_client reads it when it is imported.
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-#: Seconds between two looks at the loop and at the broker.
+#: Seconds between two measurements of the loop and checks of the broker.
 TICK = 0.5
 
 _REQUEST_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
@@ -53,7 +53,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """What this process counts."""
+    """The counters of this process."""
 
     def __init__(self) -> None:
         self._registry = made = CollectorRegistry()
@@ -95,7 +95,7 @@ class Metrics:
         self._request_seconds.labels(route).observe(seconds)
 
     async def dispatch(self, publishing: Awaitable[BridgeError | None]) -> None:
-        """Wait for ``Bridge.publish``, and count it by what came of it."""
+        """Wait for ``Bridge.publish``, and count it by its outcome."""
         begun, outcome = time.monotonic(), "refused"
         try:
             outcome = _OUTCOMES.get(type(await publishing), outcome)
@@ -108,7 +108,7 @@ class Metrics:
             self._dispatches.labels(outcome).inc()
 
     async def watch(self, ping_broker: Callable[[], Awaitable[None]]) -> None:
-        """Look at the loop and at the broker, for ever; *ping_broker* raises if that is away, and does not block."""
+        """Measure the loop and check the broker, for ever. *ping_broker* raises if it is away, and must not block."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + TICK
@@ -122,7 +122,7 @@ class Metrics:
                 self._broker_down.set(0)
 
     def registry(self) -> CollectorRegistry:
-        """Return what to read the metrics from, of this process or of all that share its folder; reading blocks."""
+        """Return the registry of this process, or of all processes that share its folder. Reading it blocks."""
         folder = os.environ.get(FOLDER)
         if folder is None:
             return self._registry
@@ -132,7 +132,7 @@ class Metrics:
 
 
 def forget_process(pid: int, folder: str) -> None:
-    """Have what a process that has ended was doing count no more; what it has done still does."""
+    """Stop counting what an ended process was doing at its end. What it had counted stays."""
     mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
 
 
@@ -145,7 +145,7 @@ class _Families(Collector):
 
 
 def render(metrics: Metrics, families: Iterable[Metric]) -> bytes:
-    """Return the answer to a scrape: *metrics*, then *families*. Reads files, and takes some milliseconds."""
+    """Return the answer to a scrape: *metrics*, then *families*. It reads files and takes some milliseconds."""
     registry = CollectorRegistry()
     registry.register(_Families(families))
     return generate_latest(metrics.registry()) + generate_latest(registry)
@@ -165,7 +165,7 @@ def ledger_families(
     queues: Iterable[documents.Queue],
     workers: Iterable[ledgers.WorkerState],
 ) -> Iterator[Metric]:
-    """Yield what the ledger tells of jobs, queues and workers."""
+    """Yield the ledger's metrics about jobs, queues and workers."""
     yield from _job_families(counts)
     jobs = GaugeMetricFamily(
         "tcb_jobs", "Jobs that there are now; of ended ones those that are kept.", labels=["state"]
@@ -247,7 +247,7 @@ def _worker_families(workers: Iterable[ledgers.WorkerState]) -> Iterator[Metric]
 
 
 def schedule_families(told: schedules.Statistics) -> Iterator[Metric]:
-    """Yield what beat's schedules tell."""
+    """Yield the metrics about schedules."""
     entries = GaugeMetricFamily("tcb_schedules", "Schedule entries.", labels=["kind"])
     made = told.entries - told.static - told.quarantined
     for kind, many in (("made", made), ("static", told.static), ("quarantined", told.quarantined)):

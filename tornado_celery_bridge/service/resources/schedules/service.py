@@ -1,4 +1,4 @@
-"""What can be done with schedules: make, read, list, change, pause, run. Knows no request and no response."""
+"""The operations on schedules: make, read, list, change, pause, run. It knows neither requests nor responses."""
 
 import asyncio
 import logging
@@ -46,12 +46,12 @@ SCHEDULE_QUARANTINED = Kind("schedule-quarantined", 409, "What is stored by this
 
 _log = logging.getLogger(__name__)
 
-#: Entries that a page of a list looks at, and that it reads at a time.
+#: The most entries that a page of a list looks at, and how many it reads at a time.
 LOOKS, STEP = 2_000, 200
-#: Times that a change is tried anew when somebody else's came first.
+#: How often a change is tried if somebody else changes the schedule at the same time.
 ATTEMPTS = 5
 
-#: What has a name: an entry, why nobody can use it, or nothing.
+#: What a name stands for: an entry, the reason why the entry cannot be used, or nothing.
 _Found = Scheduled | InvalidEntry | None
 
 
@@ -59,18 +59,18 @@ class Listing(NamedTuple):
     """A page of a list."""
 
     schedules: list[Scheduled]
-    #: Where the next page begins; None at the end.
+    #: The cursor of the next page; None at the end.
     cursor: str | None
-    #: Entries that nobody can use, and why.
+    #: Entries that cannot be used, with the reasons.
     quarantined: dict[str, str]
 
 
 class Timetable:
     """
-    The schedules of one Celery app, as principals may see and change them.
+    The schedules of one Celery app, with the rules for who may see and change them.
 
     Args:
-        jobs: What their runs are.
+        jobs: The operations on jobs, because runs are jobs.
     """
 
     def __init__(self, jobs: Jobs) -> None:
@@ -84,8 +84,8 @@ class Timetable:
         Return a schedule as it is now.
 
         Raises:
-            Problem: 404, there is none of this name, or another's; 409, nobody can use it.
-            LedgerUnavailable: Not known now.
+            Problem: 404, there is no such schedule, or it belongs to another owner; 409, it is in quarantine.
+            LedgerUnavailable: Redis does not answer.
         """
         return _visible(principal, await self._look_up(name))
 
@@ -107,12 +107,12 @@ class Timetable:
         return Listing(shown, after, quarantined)
 
     async def next_runs(self, principal: Principal, name: str, count: int) -> tuple[Entry, Sequence[datetime]]:
-        """Return an entry, and when it is due next, but for jitter; errors as :meth:`get`."""
+        """Return an entry, and when it is due next, without jitter. Raises as :meth:`get` does."""
         found = await self.get(principal, name)
         return found.entry, await self._schedules.next_runs(name, count)
 
     async def runs(self, principal: Principal, name: str) -> Sequence[Run]:
-        """Return what became of a schedule's last runs, the latest first; errors as :meth:`get`."""
+        """Return what happened to the last runs of a schedule, the latest first. Raises as :meth:`get` does."""
         await self.get(principal, name)
         runs = await self._schedules.runs(name)
         return [run if run.job is None or principal.may_see(run.job) else run._replace(job=None) for run in runs]
@@ -124,8 +124,8 @@ class Timetable:
         Add a schedule.
 
         Raises:
-            Problem: 409, there is one of this name; 422, with a pointer for everything that does not fit.
-            LedgerUnavailable: It may have been added.
+            Problem: 409, there is a schedule with this name; 422, with a pointer for everything that does not fit.
+            LedgerUnavailable: Redis does not answer. The schedule may have been added.
         """
         entry = await asyncio.to_thread(self._entry, principal, body, principal.owner)
         try:
@@ -139,11 +139,10 @@ class Timetable:
         self, principal: Principal, name: str, body: dict[str, Any], conditions: Conditions
     ) -> tuple[Scheduled, bool]:
         """
-        Put a schedule in the place of the one of this name, or add it; return it, and whether it is new.
+        Replace the schedule with this name, or add it. Return it, and whether it is new.
 
-        Raises:
-            Problem: As :meth:`create`; 409, it is somebody else's or the configuration's; 412, *conditions* don't hold.
-            LedgerUnavailable: It may have been put there.
+        Raises: Problem: As in :meth:`create`; 409, it belongs to somebody else or to the configuration; 412,
+        *conditions* do not hold. LedgerUnavailable: Redis does not answer. The schedule may have been stored.
         """
 
         def as_sent(found: _Found) -> dict[str, Any]:
@@ -157,17 +156,17 @@ class Timetable:
 
     async def patch(self, principal: Principal, name: str, patch: dict[str, Any], conditions: Conditions) -> Scheduled:
         """
-        Change a schedule by a JSON merge patch of what a client may say of it.
+        Change a schedule by a JSON merge patch of the members that a client may write.
 
         Raises:
-            Problem: As :meth:`put`, and 404.
-            LedgerUnavailable: It may have been changed.
+            Problem: As in :meth:`put`, and 404.
+            LedgerUnavailable: Redis does not answer. The schedule may have been changed.
         """
         priorities = self._jobs.catalogue.priorities
 
         def patched(found: _Found) -> dict[str, Any]:
             shown = dict(documents.schedule(_visible(principal, found), self._jobs.links, priorities))
-            del shown["name"]  # which need not be one that could be given over HTTP
+            del shown["name"]  # the name may be one that HTTP would not accept
             changed: dict[str, Any] = merged(writable(shown), patch)
             return changed
 
@@ -179,8 +178,9 @@ class Timetable:
         Remove a schedule. Jobs that it has begun go on.
 
         Raises:
-            Problem: 404, there is none, or another's; 409, it is the configuration's; 412, *conditions* don't hold.
-            LedgerUnavailable: It may have been removed.
+            Problem: 404, there is no such schedule, or it belongs to another owner; 409, it comes from the
+                configuration; 412, *conditions* do not hold.
+            LedgerUnavailable: Redis does not answer. The schedule may have been removed.
         """
         for attempt in range(1, ATTEMPTS + 1):
             found = await self._look_up(name)
@@ -194,22 +194,22 @@ class Timetable:
                     raise
 
     async def pause(self, principal: Principal, name: str, until: datetime | None) -> Scheduled:
-        """Have a schedule not be due until a time, or, with None, until it is resumed; errors as :meth:`get`."""
+        """Pause a schedule until a time, or, with None, until it is resumed. Raises as :meth:`get` does."""
         await self.get(principal, name)
         return await self._schedules.pause(name, until=until)
 
     async def resume(self, principal: Principal, name: str) -> Scheduled:
-        """Have a schedule be due again that was paused or halted; errors as :meth:`run`."""
+        """Let a schedule be due again that was paused or halted. Raises as :meth:`run` does."""
         await self._runnable(principal, name)
         return await self._schedules.resume(name)
 
     async def run(self, principal: Principal, name: str) -> Job:
         """
-        Have a schedule run now, whatever it says; return the job.
+        Run a schedule now, whatever its times say. Return the job.
 
         Raises:
-            Problem: As :meth:`get`; 404, a task that *principal* may not run; 422, Celery does not take it.
-            LedgerUnavailable: It may run.
+            Problem: As in :meth:`get`; 404, *principal* may not run the task; 422, Celery refuses the job.
+            LedgerUnavailable: Redis does not answer. The schedule may run.
         """
         await self._runnable(principal, name)
         try:
@@ -220,12 +220,12 @@ class Timetable:
 
     async def backfill(self, principal: Principal, name: str, asked: Backfilling) -> Backfill:
         """
-        Have a schedule run once for each of its slots in a time that is past, or only say which these are.
+        Run a schedule once for each of its slots in a past period, or only return these slots.
 
         Raises:
-            Problem: As :meth:`run`.
-            BackfillTooLarge: There are too many.
-            LedgerUnavailable: Some may run.
+            Problem: As in :meth:`run`.
+            BackfillTooLarge: There are too many slots.
+            LedgerUnavailable: Redis does not answer. Some runs may begin.
         """
         await self._runnable(principal, name)
         try:
@@ -233,7 +233,7 @@ class Timetable:
         except QueueNotFound as exc:
             raise _unpublishable(name, exc) from exc
 
-    # How.
+    # Internals.
 
     async def _look_up(self, name: str) -> _Found:
         try:
@@ -244,7 +244,7 @@ class Timetable:
             return exc
 
     async def _runnable(self, principal: Principal, name: str) -> None:
-        """Return if *principal* may have a schedule run. Its task need not be exposed, if not over HTTP it was made."""
+        """Check that *principal* may run a schedule. Its task must be exposed, unless it was not made over HTTP."""
         found = await self.get(principal, name)
         if not principal.may_run(found.entry.task):
             raise unknown_task()
@@ -252,7 +252,7 @@ class Timetable:
     async def _change(
         self, principal: Principal, name: str, conditions: Conditions, body_for: Callable[[_Found], dict[str, Any]]
     ) -> tuple[Scheduled, bool]:
-        """Put there what *body_for* makes of what is there, and that only; return it, and whether it is new."""
+        """Store what *body_for* makes of the schedule, if that has not changed. Return it, and whether it is new."""
         for _ in range(ATTEMPTS):
             found = await self._look_up(name)
             body = body_for(found)
@@ -271,7 +271,7 @@ class Timetable:
 
     def _entry(self, principal: Principal, body: dict[str, Any], owner: str, name: str | None = None) -> Entry:
         """
-        Return the entry that a body says, of this name if there is one already. Blocks.
+        Return the entry for a body. It keeps the name of an existing entry. Blocks.
 
         Raises:
             Problem: 422, with a pointer for everything that does not fit.
@@ -305,7 +305,7 @@ class Timetable:
 
 
 def _may_see(principal: Principal, found: Scheduled | InvalidEntry) -> bool:
-    """Return whether they may see what has a name; of what nobody can use it is not known whose it is."""
+    """Return whether *principal* may see what a name stands for. The owner of an entry in quarantine is not known."""
     return principal.may_see(found.entry) if isinstance(found, Scheduled) else principal.is_admin
 
 
@@ -318,7 +318,7 @@ def _visible(principal: Principal, found: _Found) -> Scheduled:
 
 
 def _check(found: _Found, conditions: Conditions) -> None:
-    """Return if what has a name may be replaced or removed."""
+    """Check that what a name stands for may be replaced or removed."""
     if isinstance(found, Scheduled) and found.static:
         raise STATIC_SCHEDULE("The configuration has this schedule: change it there, or pause it.")
     conditions.check(None if found is None else etag_of(found) if isinstance(found, Scheduled) else "")
@@ -329,7 +329,7 @@ def _version_of(found: Scheduled | InvalidEntry) -> int | None:
 
 
 def etag_of(found: Scheduled) -> str:
-    """Return what names this version of a schedule; what it has come to since is not in it."""
+    """Return the ETag of this version of a schedule. Its runs do not change the ETag."""
     return f'"{found.version}"'
 
 
