@@ -75,18 +75,15 @@ class Operating:
         answers = await self._operate(asked, BrokerUnavailable)
         return answers[0][name] if answers else None
 
-    async def _call(self, call: Callable[[], Any], error: type[BridgeError]) -> Any:
-        return await _made(self._caller, call, error, self._config.dispatch_timeout)
-
     async def _operate(self, call: Callable[[], Any], error: type[BridgeError]) -> Any:
-        return await _made(self._operator, call, error, OPERATION_TIMEOUT)
+        return await self._call(call, error, self._operator, OPERATION_TIMEOUT)
 
-
-async def _made(lane: Lane, call: Callable[[], Any], error: type[BridgeError], timeout: float) -> Any:
-    """Return what *call* returned in *lane*, or raise *error*."""
-    try:
-        return await lane.submit(call, timeout)
-    except (LaneFull, LaneDown, NotBegun, InDoubt) as exc:
-        raise error("no answer in time", retry_after=RETRY_AFTER) from exc
-    except Exception as exc:  # from the client of any broker or backend
-        raise error(str(exc), retry_after=RETRY_AFTER) from exc
+    async def _call(
+        self, call: Callable[[], Any], error: type[BridgeError], lane: Lane | None = None, timeout: float | None = None
+    ) -> Any:
+        try:
+            return await (lane or self._caller).submit(call, timeout or self._config.dispatch_timeout)
+        except (LaneFull, LaneDown, NotBegun, InDoubt) as exc:
+            raise error("no answer in time", retry_after=RETRY_AFTER) from exc
+        except Exception as exc:  # of any broker's or backend's own client
+            raise error(str(exc), retry_after=RETRY_AFTER) from exc

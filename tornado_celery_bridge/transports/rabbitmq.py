@@ -12,7 +12,7 @@ queue for dead letters. :func:`declare` declares all of them, for whoever publis
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
@@ -237,8 +237,12 @@ class Transport(pyamqp.Transport):
         connection.heartbeat_tick()
 
     def close_connection(self, connection: Any) -> None:
-        with _farewell(connection):
+        """Close a connection, whether or not the server answers."""
+        try:
             super().close_connection(connection)
+        except (OSError, RecoverableConnectionError) as exc:
+            log.debug("while closing the connection to the broker: %s", exc)
+            connection.collect()
 
 
 class SSLTransport(Transport, pyamqp.SSLTransport):
@@ -247,13 +251,3 @@ class SSLTransport(Transport, pyamqp.SSLTransport):
 
     .. versionadded:: 0.1.0
     """
-
-
-@contextlib.contextmanager
-def _farewell(connection: Any) -> Iterator[None]:
-    """Close a connection, whether or not the server answers."""
-    try:
-        yield
-    except (OSError, RecoverableConnectionError) as exc:
-        log.debug("while closing the connection to the broker: %s", exc)
-        connection.collect()

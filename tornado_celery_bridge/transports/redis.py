@@ -24,7 +24,7 @@ inside against the version installed.
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import Empty
 from time import monotonic, time
@@ -133,10 +133,13 @@ class Channel(redis.Channel):
             if not self._in_poll:  # by a queue that is consumed no more
                 self.client.connection.disconnect()
                 raise Empty
-            with self._connected():
+            try:
                 taken = self._replies(2)[1]
                 if not taken:
                     self._wait()
+            except Exception:  # the connection would have the rest of the replies for the next question
+                self.client.connection.disconnect()
+                raise
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
@@ -186,15 +189,6 @@ class Channel(redis.Channel):
         """Return *count* replies; redis-py keeps apart what the server says unasked."""
         client = self.client
         return [client.parse_response(client.connection, "EVAL") for _ in range(count)]
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[None]:
-        """Drop the connection on an error: else the next question would get the rest of the replies."""
-        try:
-            yield
-        except Exception:
-            self.client.connection.disconnect()
-            raise
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         """Return one client for all commands. kombu makes one for each, which takes longer than a round trip."""
