@@ -1,9 +1,10 @@
 """
 The ledger of jobs, which the web processes, the workers and the beats share.
 
-An event loop uses it by :class:`Ledger`, blocking code by :class:`.blocking.WorkerLedger`. Both send the commands that
-:mod:`.calls` declares, which are written in Lua (``lua/``) and change a job in one step, whoever dies meanwhile.
-The rooms above it may use it; it knows none of them.
+In come jobs, and what happens to them; out go what is known of them, their events, and messages to publish. An event
+loop uses the ledger by :class:`Ledger`, a worker by :class:`.blocking.WorkerLedger`. Both send the commands of
+:mod:`.calls`, which are written in Lua (``lua/``, with the table of keys): each changes a job in one step, so a process
+may die at any moment. The rooms above may use this one; it knows none of them.
 """
 
 from tornado_celery_bridge.base.json import dumps

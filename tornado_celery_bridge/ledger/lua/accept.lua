@@ -1,4 +1,4 @@
--- accept: write a new job down, with what its idempotency key is held by. Twice the same id is one job.
+-- accept: write a new job down, and hold its idempotency key. A job that is there already stays as it is.
 -- KEYS: job:{job_id}, input:{job_id}, message:{job_id}, open, key:{key}, unique:{unique}
 -- ARGV: prefix, job_id, record, input, owner, ttl, delay, most, key, fingerprint, key_ttl, key_lease, message,
 --   unique, callback

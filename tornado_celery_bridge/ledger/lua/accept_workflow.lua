@@ -1,4 +1,4 @@
--- accept_workflow: write a workflow and all of its jobs down, with what its idempotency key is held by.
+-- accept_workflow: write a workflow and all of its jobs down, and hold its idempotency key.
 -- KEYS: workflow:{workflow_id}, message:{workflow_id}, open, key:{key}
 -- ARGV: prefix, workflow_id, record, owner, ttl, most, key, fingerprint, key_ttl, key_lease, after, message,
 --   on_error

@@ -1,4 +1,4 @@
--- adopt: have a blob kept for as long as a job, if the job is there.
+-- adopt: keep a blob for as long as a job, if the job is there.
 -- KEYS: job:{job_id}, blobs
 -- ARGV: prefix, job_id, blob
 -- Answers: nothing

@@ -1,4 +1,4 @@
--- announce: a blob is about to be written. If no job adopts it, it is removed after so many ms.
+-- announce: a blob is about to be written. If no job adopts it, it is removed after grace ms.
 -- KEYS: blobs
 -- ARGV: prefix, blob, grace
 -- Answers: nothing

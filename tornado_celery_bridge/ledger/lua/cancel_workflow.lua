@@ -3,7 +3,7 @@
 -- ARGV: prefix, workflow_id, whole, grace
 -- ROWS: job_ids
 -- Answers: nothing
---   whole: whether they are all of its jobs.
+--   whole: whether these are all of its jobs.
 -- include: cancel
 
 local workflow = prefix .. 'workflow:' .. workflow_id

@@ -1,10 +1,10 @@
--- claim_callbacks: ended jobs that are to call back now, for one who then has them for lease ms.
--- Who has the fewest under way comes first.
+-- claim_callbacks: callbacks that are due. Whoever asks has them for lease ms. Receivers with few callbacks under
+-- way come first.
 -- KEYS: callbacks
 -- ARGV: prefix, most, share, lease, looks
 -- ROWS: receiver, many
 -- Answers: {job's id, callback, tries, when the lease ends} of each
---   share: of one receiver, at most so many, those under way (many) included. looks: receivers that are looked at.
+--   share: at most so many of one receiver, with those under way (many). looks: receivers that are looked at.
 -- include: clock, callbacks, rows
 
 most, share = tonumber(most), tonumber(share)

@@ -2,7 +2,7 @@
 -- KEYS: job:{job_id}, outbox, wake
 -- ARGV: prefix, job_id, most, place
 -- Answers: whether it will be published; if not, there are most jobs in the outbox already
---   place: from the front, '' for the end.
+--   place: the position in the outbox, '' for its end.
 -- include: queues, wake
 
 turn(job_id)

@@ -1,4 +1,4 @@
--- delivery: how it stands with a job's callback.
+-- delivery: how far a job's callback is.
 -- KEYS: job:{job_id}, attempts:{job_id}
 -- ARGV: prefix, job_id
 -- Answers: {callback, delivery's state, when to try next or '', attempts…}; {} if there is none

@@ -1,4 +1,4 @@
--- events: the events of a job, or of a workflow, that come after a number; or all that are kept, if some are lost.
+-- events: the events of a job or a workflow after a number; if some of them are not kept, all that are.
 -- KEYS: job:{job_id}, events:{job_id}
 -- ARGV: prefix, job_id, after, most
 -- Answers: the last event's number, the first kept one's, then events as `kind data`

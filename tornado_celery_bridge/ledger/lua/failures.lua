@@ -1,8 +1,8 @@
--- failures: the groups of failed jobs, the one that failed last first.
+-- failures: the groups of failed jobs, the one with the last failure first.
 -- KEYS: failures
 -- ARGV: prefix, of_one, owner
 -- Answers: {id, owner, task, exception, place, detail, first, last, count, jobs that were not tried again} of each
---   of_one: '1' for the groups of one owner alone, '' for all.
+--   of_one: whether to return the groups of this owner alone.
 -- include: failures
 
 local found = {}

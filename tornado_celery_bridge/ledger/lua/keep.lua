@@ -1,4 +1,4 @@
--- keep: a worker is about to publish a message: keep it, if it is that of a job.
+-- keep: a worker is about to publish a message. Keep it if it is a job's.
 -- KEYS: job:{job_id}, message:{job_id}, retry:{job_id}
 -- ARGV: prefix, job_id, message, due, why
 -- Answers: whether it is

@@ -1,9 +1,9 @@
--- lease: a worker renews the leases of what it runs, and ends those of what it does not run any more.
+-- lease: a worker renews the leases of the jobs that it runs, and ends those of the jobs that it no longer runs.
 -- KEYS: held, workers, worker:{worker}
 -- ARGV: prefix, worker, about
 -- ROWS: job_id, runs
 -- Answers: the ids of jobs that were cancelled and have not ended in time
---   about: JSON of what is to be known of the worker, '' once it ends. runs: '1', or '' for not any more.
+--   about: JSON about the worker for monitors, '' when it ends. runs: whether it runs the job.
 -- include: clock, job, held, rows
 
 local time, late, mine = now(), {}, {}

@@ -1,4 +1,4 @@
--- orphans: the names of blobs that are to be removed now.
+-- orphans: blobs that belong to no job and are to be removed now.
 -- KEYS: blobs
 -- ARGV: prefix, most
 -- Answers: names

@@ -1,4 +1,4 @@
--- pause: no worker is to take from a queue, from now on, or since it was paused before.
+-- pause: note that no worker is to take from a queue. If it is paused already, since when stays.
 -- KEYS: paused
 -- ARGV: prefix, queue
 -- Answers: nothing

@@ -1,5 +1,5 @@
--- purge: end some jobs of a queue that are in this state, were accepted by then, and have their message in the queue or
--- yet to be published. (A job that comes after others has no message yet.)
+-- purge: end some jobs of a queue that are in this state, were accepted by a time, and whose message is in the queue or
+-- to be published. (A job that comes after others has no message yet.)
 -- KEYS: index:state:{state}
 -- ARGV: prefix, queue, state, cursor, error, until_then
 -- Answers: where to go on ('0' at the end), then the ids of the jobs that it has ended

@@ -1,4 +1,4 @@
--- read: a job as it is.
+-- read: a job.
 -- KEYS: job:{job_id}, value:{job_id}
 -- ARGV: prefix, job_id, fields
 -- Answers: {id, the fields, the value, of a PENDING job how many are in its queue, of a failed one its

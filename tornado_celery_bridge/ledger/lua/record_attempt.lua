@@ -1,5 +1,5 @@
--- record_attempt: what came of an attempt to call back. If the lease is over, somebody else has the callback: then
--- only the attempt is noted.
+-- record_attempt: record an attempt to call back. If the lease is over, somebody else has the callback: then only
+-- the attempt is noted.
 -- KEYS: job:{job_id}, attempts:{job_id}
 -- ARGV: prefix, job_id, lease, attempt, kept, state, next_in
 -- Answers: nothing

@@ -1,4 +1,4 @@
--- replay: have an ended job call back again, now.
+-- replay: make the callback of an ended job due again, now.
 -- KEYS: job:{job_id}
 -- ARGV: prefix, job_id
 -- Answers: nothing

@@ -2,7 +2,7 @@
 -- KEYS: due
 -- ARGV: prefix, remembered, most
 -- Answers: how many
---   remembered: for how many ms it is known that they were there.
+--   remembered: ms for which their ids are still known.
 -- include: forget
 
 local due = redis.call('ZRANGEBYSCORE', prefix .. 'due', '-inf', now(), 'LIMIT', 0, most)

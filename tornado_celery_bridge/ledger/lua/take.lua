@@ -1,4 +1,4 @@
--- take: take what is to be published now, from the outbox only as leader, to keep its order.
+-- take: take the jobs to publish now. Only the leader takes those of the outbox, which keeps their order.
 -- KEYS: later, outbox, leader
 -- ARGV: prefix, most, me
 -- Answers: ms until there is more ('' for never), then the id and the message of each, in order

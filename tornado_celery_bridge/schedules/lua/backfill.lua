@@ -1,4 +1,4 @@
--- backfill: accept runs of slots that are past, which a worker publishes; the entry stays as it is.
+-- backfill: accept runs of slots in the past. A worker publishes them; the entry does not change.
 -- KEYS: schedule:{name}, schedules:runs:{name}
 -- ARGV: prefix, name, kept, ttl, dry_run
 -- ROWS: job_id, record, input, message, its_note

@@ -1,4 +1,4 @@
--- halt: have an entry be due no more, until somebody changes it.
+-- halt: stop an entry until somebody changes it.
 -- KEYS: schedule:{name}, schedules:leader, schedules:due
 -- ARGV: prefix, name, leader, version, why
 -- Answers: whether it is halted

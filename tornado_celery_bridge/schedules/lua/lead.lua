@@ -1,4 +1,4 @@
--- lead: lead, if no other beat does, or go on to.
+-- lead: become the leader, if no other beat is, or stay it.
 -- KEYS: schedules:leader, schedules:fence
 -- ARGV: prefix, me, lease, fence
 -- Answers: the fence under which it leads, or 0

@@ -1,4 +1,4 @@
--- load: have the configuration's entries be these.
+-- load: replace the entries of the configuration.
 -- KEYS: schedules, schedules:due, schedules:static
 -- ARGV: prefix
 -- ROWS: name, entry, slot, due

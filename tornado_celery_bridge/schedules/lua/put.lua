@@ -1,4 +1,4 @@
--- put: add an entry, or put it in the place of the one of its name.
+-- put: add an entry, or replace the one with its name.
 -- KEYS: schedule:{name}, schedules, schedules:due
 -- ARGV: prefix, name, version, entry, slot, due, may_be_static
 -- Answers: the new version; -1 if it has another version, -2 if it is the configuration's

@@ -1,4 +1,4 @@
--- quarantine: set an entry aside that nobody can use.
+-- quarantine: set an entry aside that cannot be used.
 -- KEYS: schedule:{name}, schedules:leader, schedules:due, schedules:quarantined
 -- ARGV: prefix, name, leader, why
 -- Answers: whether it is

@@ -1,4 +1,4 @@
--- run: accept the runs of an entry that are due, as jobs, and have it be due for the next, in one step.
+-- run: accept the due runs of an entry as jobs, and make it due for its next slot, in one step.
 -- KEYS: schedule:{name}, schedules:leader, schedules:due, schedules:runs:{name}, schedules:statistics
 -- ARGV: prefix, name, leader, version, slot, next_slot, due, failures, held, note_beside, kept, to_cancel, grace,
 --   ttl, counted, bounds

@@ -1,4 +1,4 @@
--- run_now: accept a run on demand, which a worker publishes.
+-- run_now: accept a run on demand. A worker publishes it.
 -- KEYS: schedule:{name}, schedules:runs:{name}
 -- ARGV: prefix, name, job_id, record, input, message, its_note, kept, ttl
 -- Answers: whether there is such an entry

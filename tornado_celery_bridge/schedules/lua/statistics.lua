@@ -1,4 +1,4 @@
--- statistics: what a monitor wants to know.
+-- statistics: numbers for monitors.
 -- KEYS: schedules, schedules:statistics
 -- ARGV: prefix
 -- Answers: how many entries, static ones, and quarantined ones; the leader or ''; how many leaders there were; for how

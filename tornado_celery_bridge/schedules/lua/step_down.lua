@@ -1,4 +1,4 @@
--- step_down: lead no more.
+-- step_down: stop being the leader.
 -- KEYS: schedules:leader
 -- ARGV: prefix, leader
 -- Answers: whether it led
