@@ -24,21 +24,25 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
     """
     Start a supervisor: ``up("name: command", PORT="1234")``. Ended with the test.
 
-    Without a Procfile of its own it is the whole product, by `make up`. With *stale*, a heartbeat is so after as many
-    seconds.
+    Without a Procfile of its own it is the whole product, by `make up`, or in a *folder* without any Procfile. With
+    *stale*, a heartbeat is so after as many seconds.
     """
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     started: list[Up] = []
 
-    def start(procfile: str | None = None, *, stale: float | None = None, **environment: str) -> Up:
-        command, folder = [sys.executable, "-m", "tornado_celery_bridge", "up"], ROOT
+    def start(
+        procfile: str | None = None, *, stale: float | None = None, folder: Path = ROOT, **environment: str
+    ) -> Up:
+        command = [sys.executable, "-m", "tornado_celery_bridge", "up"]
         if stale is not None:
             command = [sys.executable, "-c", IMPATIENT.format(stale=stale)]
         if procfile:
             (tmp_path / "Procfile").write_text(procfile, "utf-8")
             folder = tmp_path
-        elif Path(sys.prefix) == ROOT / ".venv":  # else make would build it, or build it anew with another Python
+        elif (
+            folder == ROOT and Path(sys.prefix) == ROOT / ".venv"
+        ):  # else make would build it, or build it anew with another Python
             command = ["make", "up", f"PYTHON={sys.executable}"]
         started.append(Up(tmp_path, command, folder, **environment))
         return started[-1]
