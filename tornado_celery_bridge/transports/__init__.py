@@ -5,6 +5,9 @@ kombu transports of our own, for any Celery app; each is a module named after it
 :class:`Priorities`, :func:`purge`, :func:`depth`. Messages are published by :mod:`.publisher`. What the transports
 share, as the three outcomes of publishing, is in :mod:`.core`.
 
+What comes in: Celery apps and kombu's messages. What goes out: messages to brokers, and one of three outcomes. Who may
+call it: every room but base, which is all that it knows.
+
 A transport says what its broker can do in ``capabilities``: short phrases for people, of which one that begins with
 "no" says that there is none. A transport that has priorities by a setting says so in ``has_priorities``.
 """
