@@ -1,4 +1,4 @@
-"""JSON of whatever a task returned, which may have more in it than JSON has."""
+"""JSON for what tasks return, which may hold values that JSON does not have."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ __all__ = ("cleaned", "dumps")
 
 
 def dumps(value: Any) -> str:
-    """Return *value* as JSON: times as ISO 8601, bytes as base64, NaN and infinities as null, all else as text."""
+    """Return *value* as JSON. Times become ISO 8601, bytes base64, NaN and infinities null, and unknown values text."""
     try:
         text = _dumps(value)
         text.encode()
@@ -33,7 +33,7 @@ def _plain(value: Any) -> Any:
 
 
 def cleaned(value: Any) -> Any:
-    """Return *value* with null for NaN and infinities, and with ``?`` for each half of a surrogate pair."""
+    """Return *value* with None in place of NaN and infinities, and ``?`` in place of halves of surrogate pairs."""
     match value:
         case float() if not math.isfinite(value):
             return None

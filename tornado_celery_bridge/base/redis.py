@@ -17,16 +17,16 @@ __all__ = ("ConnectionPool", "blocking_client", "connection_pool", "master_of")
 
 ConnectionPool = redis.asyncio.ConnectionPool
 
-#: Seconds; Celery's own defaults (120, or none at all) are a worker's, which has time.
+#: Seconds. Celery's own defaults (120, or no timeout) are for workers, which can wait.
 MAX_TIMEOUT = 2.0
 
 
 def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
     """
-    Return an asyncio connection pool to *backend*'s server; connects at first use.
+    Return an asyncio connection pool for *backend*'s server. It connects at first use.
 
-    TLS, user, password, database, Unix socket, credential provider and Sentinels are the backend's. Nothing is retried
-    in here: whoever uses a connection decides what a lost one means.
+    TLS, user, password, database, Unix socket, credential provider and Sentinels are those of the backend. Nothing is
+    retried here: the user of a connection decides what to do when it is lost.
 
     Args:
         backend: A Redis result backend of a Celery app.
@@ -39,30 +39,30 @@ def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
         params[name] = min(params.get(name) or MAX_TIMEOUT, MAX_TIMEOUT)
     if issubclass(params["connection_class"], redis.asyncio.UnixDomainSocketConnection):
         params.pop("socket_connect_timeout")
-    # RESP2: a subscriber's messages are then ordinary replies, read in order.
+    # RESP2, because the messages of a subscriber are then ordinary replies, which are read in order.
     params.update(protocol=2, retry=AsyncioRetry(NoBackoff(), 0), **overrides)
     return ConnectionPool(**params) if sentinels is None else _of_sentinels(backend, sentinels, params)
 
 
 def blocking_client(backend: Any, *, attempts: int = 0, **overrides: Any) -> redis.Redis:
     """
-    Return a client of *backend*'s server for blocking code; connects at first use.
+    Return a client of *backend*'s server for blocking code. It connects at first use.
 
     Args:
         backend: A Redis result backend of a Celery app.
-        attempts: How often a lost connection is tried again, up to a second apart.
+        attempts: How often a command is tried again after a lost connection, with up to a second in between.
         overrides: Connection settings of redis-py to use instead of Celery's.
     """
     params = _settings(backend) | overrides
     if issubclass(params.get("connection_class", redis.Connection), redis.UnixDomainSocketConnection):
         params.pop("socket_connect_timeout", None)
-    lost = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)  # at its maxmemory it may have room soon
+    lost = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)  # a server at its maxmemory may have room soon
     retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), attempts, supported_errors=lost)
     return redis.Redis(connection_pool=backend._get_pool(**params, retry=retry))
 
 
 def _settings(backend: Any) -> dict[str, Any]:
-    """Return redis-py's connection settings for *backend*'s server; nothing is retried but what we say."""
+    """Return redis-py's connection settings for *backend*'s server, without retries of its own."""
     params: dict[str, Any] = {key: value for key, value in backend.connparams.items() if value is not None}
     params.pop("retry_on_timeout", None)
     if "path" in params:  # a Unix socket
@@ -71,9 +71,9 @@ def _settings(backend: Any) -> dict[str, Any]:
 
 
 def _of_sentinels(backend: Any, hosts: list[dict[str, Any]], params: dict[str, Any]) -> ConnectionPool:
-    """Return a pool whose connections are to whichever server *hosts* say is the master."""
+    """Return a pool of connections to the server that the Sentinels *hosts* name as the master."""
     options, master = backend._transport_options, master_of(backend)
-    # A client that is to find out what the driver is reads a file, on the loop.
+    # Without driver_info, the client would read a file to find it out, on the loop.
     own = {name: params[name] for name in ("socket_connect_timeout", "driver_info")} | {"socket_timeout": MAX_TIMEOUT}
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         [(host["host"], host["port"]) for host in hosts],
@@ -85,7 +85,7 @@ def _of_sentinels(backend: Any, hosts: list[dict[str, Any]], params: dict[str, A
 
 
 class _Pool(SentinelConnectionPool):
-    """Connections to the master, and those to the Sentinels, which redis-py's leaves open."""
+    """A pool that also closes the connections to the Sentinels, which redis-py's pool leaves open."""
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
@@ -95,10 +95,10 @@ class _Pool(SentinelConnectionPool):
 
 def master_of(backend: Any) -> str:
     """
-    Return what Sentinels know *backend*'s server by.
+    Return the name of *backend*'s master, by which Sentinels know it.
 
     Raises:
-        ImproperlyConfigured: It was not said.
+        ImproperlyConfigured: The settings do not have the name.
     """
     if name := backend._transport_options.get("master_name"):
         return str(name)

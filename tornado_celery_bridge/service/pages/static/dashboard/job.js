@@ -5,7 +5,7 @@ import { html, useEffect, useRef, useState } from "./html.js";
 import { useAnswer, useData, useEvents } from "./live.js";
 import { JobForm } from "./job_form.js";
 import {
-  Absent, Action, Ago, cancelJob, Card, Copy, Dialog, Facts, JobLink, Page, Progress, retryJob, Scroll, Span, State, Tags, TaskName, Trouble, useShell,
+  Absent, Action, Ago, cancelJob, Card, Copy, Dialog, Facts, JobLink, Page, Progress, retryJob, Scroll, Lasted, State, Tags, TaskName, Trouble, useShell,
 } from "./parts.js";
 import { go, link } from "./router.js";
 import { FAILURE, PROGRESS, RETRY, SUCCESS } from "./states.js";
@@ -99,8 +99,8 @@ function About({ job }) {
         ["Attempt", job.attempt || null],
         ["Created", html`<${Ago} at=${job.created_at} />`],
         ["Due", job.eta && html`<${Ago} at=${job.eta} />`],
-        ["Waited", job.attempt <= 1 && html`<${Span} from=${job.created_at} to=${job.started_at ?? job.finished_at} />`],
-        [job.attempt > 1 ? "Last ran" : "Ran", job.started_at && html`<${Span} from=${job.started_at} to=${job.finished_at} />`],
+        ["Waited", job.attempt <= 1 && html`<${Lasted} from=${job.created_at} to=${job.started_at ?? job.finished_at} />`],
+        [job.attempt > 1 ? "Last ran" : "Ran", job.started_at && html`<${Lasted} from=${job.started_at} to=${job.finished_at} />`],
         ["In its queue", job.queue_depth],
       ]} />
     <//>

@@ -4,7 +4,7 @@ import { exceptionName, json, number } from "./format.js";
 import { html, useEffect, useMemo, useState } from "./html.js";
 import { useAnswer, useData, useEvents } from "./live.js";
 import {
-  Absent, Ago, Action, cancelJob, Dialog, JobLink, Page, Progress, retryJob, save, Span, State, Tags, TaskName, Trouble, useShell,
+  Absent, Ago, Action, cancelJob, Dialog, JobLink, Page, Progress, retryJob, save, Lasted, State, Tags, TaskName, Trouble, useShell,
 } from "./parts.js";
 import { filters, parse, words } from "./query.js";
 import { go, link } from "./router.js";
@@ -135,8 +135,8 @@ function Table({ jobs, selected, select }) {
               </td>
               <td class="roomy"><${Tags} of=${job.tags} /></td>
               <td><${Ago} at=${job.created_at} /></td>
-              <td class="roomy">${job.attempt === 1 ? html`<${Span} from=${job.created_at} to=${job.started_at} />` : "–"}</td>
-              <td class="roomy"><${Span} from=${job.started_at} to=${job.finished_at} /></td>
+              <td class="roomy">${job.attempt === 1 ? html`<${Lasted} from=${job.created_at} to=${job.started_at} />` : "–"}</td>
+              <td class="roomy"><${Lasted} from=${job.started_at} to=${job.finished_at} /></td>
             </tr>
           `,
         )}

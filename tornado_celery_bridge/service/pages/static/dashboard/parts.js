@@ -24,7 +24,7 @@ export function Ago({ at, none = "–" }) {
 }
 
 /** The time from one moment to another, or until now. */
-export function Span({ from, to, none = "–" }) {
+export function Lasted({ from, to, none = "–" }) {
   const now = useNow();
   return from ? html`<span class="number">${duration(Math.max(0, between(from, to ?? now)))}</span>` : none;
 }
