@@ -22,8 +22,7 @@ READY = {"web": "serving http://", "worker": r" ready\.", "beat": "beat: Startin
 def line(name: str) -> str:
     """The product's own line of the Procfile, saying its pid."""
     options = " --concurrency 1 --without-gossip --without-mingle" if name == "worker" else ""
-    command = COMMANDS[name].replace("tcb ", "python -m tornado_celery_bridge ")  # as the supervisor does
-    return f"{name}: sh -c 'echo pid $$; exec {command}{options}'"
+    return f"{name}: sh -c 'echo pid $$; exec {COMMANDS[name]}{options}'"
 
 
 def beats(folder: Path, name: str) -> Callable[[], bool]:

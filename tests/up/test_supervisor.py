@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.servers import free_port
 from tests.up.processes import ROOT, Up, gone
 from tornado_celery_bridge.base.settings import SettingsError
-from tornado_celery_bridge.up.supervisor import FIRST_DELAY, LONGEST_DELAY, PROCESSES, STEADY, back_off, read_procfile
+from tornado_celery_bridge.up.supervisor import FIRST_DELAY, LONGEST_DELAY, STEADY, back_off, read_procfile
 
 Start = Callable[..., Up]
 
@@ -253,7 +254,8 @@ def test_a_line_without_end_is_cut_not_hoarded(up: Start) -> None:
 def test_the_procfile_lists_the_five() -> None:
     commands = read_procfile(ROOT / "Procfile")
     assert list(commands) == ["redis", "web", "worker", "beat", "flower"]
-    assert commands | {"web": "tcb serve"} == PROCESSES  # what runs without a Procfile
+    without = read_procfile(ROOT / "no such file")
+    assert without == commands | {"web": f"{sys.executable} -m tornado_celery_bridge serve"}
 
 
 def test_a_folder_without_a_procfile(up: Start, tmp_path: Path) -> None:

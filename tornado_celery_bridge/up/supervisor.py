@@ -1,7 +1,7 @@
 """
 The supervisor: ``tcb up``, which is what `make up` runs.
 
-It starts the processes of the Procfile, or :data:`PROCESSES` if there is no Procfile. The servers come first (the
+It starts the processes of the Procfile, or :data:`PROCFILE` if there is no Procfile. The servers come first (the
 embedded one, and a private broker if BROKER names a kind: see ``up.brokers``), and the others when the servers answer.
 It starts a process again that dies or hangs. It ends everything at Ctrl-C or TERM, or if a process cannot run with its
 settings. The servers end last, because a worker needs them to put its unfinished jobs back.
@@ -54,29 +54,29 @@ STEPS = {"worker": [(TERM, 10.0), (QUIT, 35.0)], "flower": [(TERM, 3.0), (TERM, 
 OTHER_STEPS = [(TERM, 30.0)]
 MOST_STEPS = 2
 
-#: This environment's Python, and the command that replaces ``tcb``. So ``tcb`` need not be on PATH, and a ``tcb`` of
-#: another environment is never run.
+#: What replaces ``python`` and ``tcb`` at the beginning of a command: this environment's Python. So neither need be on
+#: PATH, and those of another environment are never run.
 PYTHON = shlex.quote(sys.executable)
-TCB = f"{PYTHON} -m tornado_celery_bridge"
+OWN = {"python": PYTHON, "tcb": f"{PYTHON} -m tornado_celery_bridge"}
 
-#: The processes in a folder without a Procfile.
-PROCESSES = {
-    "redis": "tcb redis",
-    "web": "tcb serve",
-    "worker": "tcb worker",
-    "beat": "tcb beat",
-    "flower": "tcb flower",
-}
+#: The Procfile of a folder that has none.
+PROCFILE = """
+redis: tcb redis
+web: tcb serve
+worker: tcb worker
+beat: tcb beat
+flower: tcb flower
+"""
 
 Print = Callable[[str, str], None]
 
 
 def read_procfile(path: Path) -> dict[str, str]:
-    """Return the commands of a Procfile by name, in order."""
+    """Return the commands of a Procfile by name, in order; those of :data:`PROCFILE` if there is no such file."""
     commands = {}
-    for line in path.read_text("utf-8").splitlines():
-        if match := re.fullmatch(r"([A-Za-z0-9_-]+):\s*(\S.*)", line.strip()):
-            commands[match[1]] = match[2]
+    for line in (path.read_text("utf-8") if path.exists() else PROCFILE).splitlines():
+        if match := re.fullmatch(r"([A-Za-z0-9_-]+):\s*(\S+)(.*)", line.strip()):
+            commands[match[1]] = OWN.get(match[2], match[2]) + match[3]
         elif line.strip() and not line.startswith("#"):
             raise SettingsError(f"{path}: not a line of the form 'name: command': {line!r}")
     return commands
@@ -160,7 +160,7 @@ class Child:
             reader, write_end = await _pipe()
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *("/bin/sh", "-c", f"exec {re.sub('^tcb ', f'{TCB} ', self._command)}"),
+                    *("/bin/sh", "-c", f"exec {self._command}"),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=write_end,
                     stderr=write_end,
@@ -417,12 +417,12 @@ def _check_port(variable: str, host: str, port: int) -> None:
 
 def main(procfile: Path) -> int:
     """
-    Run what *procfile* lists, or :data:`PROCESSES` if there is no such file; return the exit status.
+    Run what *procfile* lists, or :data:`PROCFILE` if there is no such file; return the exit status.
 
     Raises:
         SettingsError: A setting is wrong, a port is taken, or another supervisor runs on DATA_DIR.
     """
-    commands = read_procfile(procfile) if procfile.exists() else dict(PROCESSES)
+    commands = read_procfile(procfile)
     settings = Settings.from_environment()
     settings.make_data_dir()
     if settings.port == settings.flower_port:
