@@ -11,8 +11,11 @@ import json
 import logging
 import re
 from collections import deque
+from pathlib import Path
 
+from tornado_celery_bridge.base.lua import Commands, nothing
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, dumps
+from tornado_celery_bridge.ledger.calls import LUA
 from tornado_celery_bridge.service.access.documents import AuditEntry
 from tornado_celery_bridge.service.http.problems import INVALID_CURSOR
 
@@ -25,12 +28,7 @@ MOST, MOST_WAITING, STEP = 20_000, 10_000, 500
 #: Seconds in which entries gather. One call to Redis for each entry would cost several times the entry's own 8 µs.
 GATHERING = 0.05
 
-_ADD = """
-for number = 1, #ARGV do
-    local kind = string.sub(ARGV[number], 1, 1) == 's' and KEYS[2] or KEYS[1]
-    redis.call('XADD', kind, 'MAXLEN', '~', %d, '*', 'entry', string.sub(ARGV[number], 2))
-end
-"""
+_add_entries = Commands(Path(__file__).parent / "lua", parts=[LUA])("add_entries", nothing)
 _CURSOR = re.compile(r"[0-9]{1,15}-[0-9]{1,15}", re.ASCII)
 
 
@@ -44,13 +42,13 @@ class Audit:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._waiting: deque[str] = deque(maxlen=MOST_WAITING)
+        self._waiting: deque[tuple[bool, str]] = deque(maxlen=MOST_WAITING)
         self._writing: asyncio.Task[None] | None = None
         self._keys = (f"{ledger.redis.prefix}audit", f"{ledger.redis.prefix}audit:submit")
 
     def record(self, entry: AuditEntry, *, is_submission: bool) -> None:
         """Write an entry soon, together with other entries."""
-        self._waiting.append(("s" if is_submission else "-") + dumps(entry))
+        self._waiting.append((is_submission, dumps(entry)))
         if self._writing is None:
             self._writing = asyncio.ensure_future(self._write())
 
@@ -60,7 +58,7 @@ class Audit:
                 await asyncio.sleep(GATHERING)
                 step = [self._waiting.popleft() for _ in range(min(len(self._waiting), STEP))]
                 try:
-                    await self._ledger.redis.call("EVAL", _ADD % MOST, 2, *self._keys, *step)
+                    await self._ledger.redis.run(_add_entries(most=MOST, rows=step))
                 except LedgerUnavailable as exc:
                     _log.warning("%d entries of the audit log are lost: %s", len(step), exc)
         finally:

@@ -2,8 +2,10 @@
 
 import math
 import re
+from pathlib import Path
 from typing import NamedTuple, Self
 
+from tornado_celery_bridge.base.lua import Commands, as_it_is
 from tornado_celery_bridge.ledger import Ledger
 
 __all__ = ("Allowance", "Rate", "take")
@@ -11,21 +13,7 @@ __all__ = ("Allowance", "Rate", "take")
 _WINDOWS = {"s": 1, "m": 60, "h": 3600}
 _RATE = re.compile(r"([1-9][0-9]{0,5})/([smh])", re.ASCII)
 
-# The generic cell rate algorithm: one time is stored for each key, at which its allowance will be full again. Times are
-# microseconds of Redis's own clock. A refused request changes nothing.
-_TAKE = """
-local interval, whole = tonumber(ARGV[1]), tonumber(ARGV[2])
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local full_at = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now)
-local left, taken = whole - (full_at - now), 0
-if left >= interval then
-    left, taken = left - interval, 1
-    redis.call('SET', KEYS[1], string.format('%.0f', full_at + interval), 'PX', math.ceil((whole - left) / 1000))
-end
-local remaining = math.floor(left / interval)
-return {taken, remaining, (remaining + 1) * interval - left}
-"""
+_take_request = Commands(Path(__file__).parent / "lua")("take_request", as_it_is)
 
 
 class Rate(NamedTuple):
@@ -82,8 +70,6 @@ async def take(ledger: Ledger, key_id: str, rate: Rate) -> Allowance:
     Raises:
         LedgerUnavailable: It may have been taken all the same.
     """
-    whole = rate.interval * rate.requests
-    granted, remaining, wait = await ledger.redis.call(
-        "EVAL", _TAKE, 1, f"{ledger.redis.prefix}rate:{key_id}", rate.interval, whole
-    )
+    call = _take_request(key_id=key_id, interval=rate.interval, whole=rate.interval * rate.requests)
+    granted, remaining, wait = await ledger.redis.run(call)
     return Allowance(rate, bool(granted), remaining, math.ceil(wait / 1_000_000))
