@@ -21,10 +21,9 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 from kombu.utils.url import maybe_sanitize_url
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
+from tornado_celery_bridge.base.redis import blocking_client
 from tornado_celery_bridge.ledger.connection import ledger_backend
 
 __all__ = ("NAMES", "Finding", "check", "is_installed", "refuse_unsafe")
@@ -308,11 +307,7 @@ def _servers(app: Celery) -> list[Server]:
 
 
 def _ledger_server(app: Celery, role: str) -> Server:
-    backend: Any = ledger_backend(app)
-    backend.connparams |= {"socket_timeout": TIMEOUT, "retry": Retry(NoBackoff(), 0)}
-    if "socket_connect_timeout" in backend.connparams:
-        backend.connparams["socket_connect_timeout"] = TIMEOUT
-    return _ask(backend.client, role)
+    return _ask(blocking_client(ledger_backend(app), socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT), role)
 
 
 def _broker_server(app: Celery, role: str) -> Server:
