@@ -212,6 +212,11 @@ def test_the_embedded_server_keeps_its_data_over_a_kill(up: Start, tmp_path: Pat
     assert ask(tmp_path, "CONFIG GET maxmemory-policy").endswith(b"noeviction\r\n")
 
 
+def test_every_process_is_told_where_the_embedded_server_is(up: Start, tmp_path: Path) -> None:
+    one = up(f"{REDIS}\na: sh -c 'echo its url: $REDIS_URL; exec sleep 1000'")
+    one.line(rf"its url: redis\+socket://{tmp_path}/data/redis\.sock\?virtual_host=0$")
+
+
 def test_two_servers_never_share_an_append_only_file(up: Start, tmp_path: Path) -> None:
     one = up(f"{REDIS}\nother: tcb redis")
     one.line(f"other .*embedded server: another one is running on {tmp_path / 'data'}")

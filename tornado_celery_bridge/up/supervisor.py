@@ -430,7 +430,7 @@ def main(procfile: Path) -> int:
     if settings.redis_url:
         commands.pop("redis", None)
     if "redis" in commands:
-        _ = settings.redis_socket  # raises now if the path is too long
+        os.environ["REDIS_URL"] = f"redis+socket://{settings.redis_socket}?virtual_host=0"
     broker_port = free_port()
     if settings.broker not in ("", "redis"):
         start = f"{PYTHON} -m tornado_celery_bridge.up.brokers {settings.broker} {broker_port}"
