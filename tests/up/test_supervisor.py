@@ -263,17 +263,6 @@ def test_the_procfile_lists_the_five() -> None:
     assert without == commands | {"web": f"{sys.executable} -m tornado_celery_bridge serve"}
 
 
-def test_a_folder_without_a_procfile(up: Start, tmp_path: Path) -> None:
-    """The embedded server, the service, a worker, beat and Flower run all the same."""
-    one = up(folder=tmp_path, PORT=str(free_port()), FLOWER_PORT=str(free_port()))
-    one.seen(r"redis *\| .*Ready to accept")
-    one.seen(r"web *\| .* serving http://")
-    one.seen(r"beat *\| .*beat: Starting")
-    one.seen(r"worker *\| .* ready\.")
-    one.signal()
-    assert one.end() == 0
-
-
 def test_a_procfile_that_is_none_is_said(tmp_path: Path) -> None:
     path = tmp_path / "Procfile"
     path.write_text("# fine\n\nweb: tcb serve\nwhat is this\n")
