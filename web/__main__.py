@@ -16,6 +16,9 @@ from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.service import Service, Settings, SettingsError, set_up_logs
 from web.handlers import ROUTES
 
+#: The names by which a browser here reaches this process; a stranger's page that knows its address has another.
+THIS_MACHINE = r"(localhost|127\.0\.0\.1|\[::1\])"
+
 
 async def serve(app: Celery, settings: Settings) -> None:
     """Serve until INT or TERM, then let the requests under way end."""
@@ -23,7 +26,9 @@ async def serve(app: Celery, settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with Bridge(app, BridgeConfig(job_ttl=settings.job_ttl)) as bridge, Service(bridge, settings) as service:
-        application = Application([*ROUTES, *service.routes()], bridge=bridge, cross_origin_protection=True)
+        application = Application(service.routes(), bridge=bridge, cross_origin_protection=True)
+        if settings.api_keys_file is None:  # our own handlers ask for no key, so they are for this machine alone
+            application.add_handlers(THIS_MACHINE, ROUTES)
         # A server that strangers can reach needs limits, and a service that is mounted does not set them.
         server = HTTPServer(
             application,

@@ -107,7 +107,7 @@ def text_of(handler: RequestHandler) -> str:
         raise HTTPError(400, reason="The body should be text in UTF-8") from exc
 
 
-ROUTES = [
+ROUTES: list[tuple[str, type[RequestHandler]]] = [
     ("/sample", PageHandler),
     ("/sample/words", WordsHandler),
     ("/sample/profile", ProfileHandler),

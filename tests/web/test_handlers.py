@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,6 +16,7 @@ from tornado.websocket import websocket_connect
 
 from tests.servers import wait_for
 from tests.service.processes import Web
+from tests.service.site import environment
 from tests.web.conftest import start
 
 COUNTS = {"total": 3, "distinct": 2, "top": [{"word": "to", "count": 2}, {"word": "be", "count": 1}]}
@@ -89,6 +92,22 @@ def test_another_origin_may_not_call_it(site: Web) -> None:
         call(site, "/sample/words", b"to be", **{"Origin": "https://example.org", "Sec-Fetch-Site": "cross-site"})[0]
         == 403
     )
+
+
+def test_its_own_handlers_are_for_this_machine_alone(settings: dict[str, str], site: Web, tmp_path: Path) -> None:
+    """They ask for no API key."""
+    assert call(site, "/sample/words", b"to be", Host="example.org")[0] == 404
+    keys = {"API_KEYS_FILE": str(tmp_path / "keys.json")}
+    words = [sys.executable, "-m", "tornado_celery_bridge", "keys", "make", "--owner", "somebody"]
+    subprocess.run(words, env=environment(**keys), check=True, capture_output=True)
+    made = start(tmp_path / "log", **settings | keys)
+    try:
+        wait_for(made.is_ready)
+        assert call(made, "/sample/words", b"to be")[0] == 404
+        assert call(made, "/v1/tasks")[0] == 401
+    finally:
+        made.process.kill()
+        made.process.wait()
 
 
 def test_it_ends_in_order(settings: dict[str, str], worker_log: Path, tmp_path: Path) -> None:
