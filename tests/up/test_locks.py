@@ -28,7 +28,13 @@ def group(name: str) -> list[str]:
     return [line for item in items for line in (group(item["include-group"]) if isinstance(item, dict) else [item])]
 
 
-SERVICE = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["service"]]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+#: What `make up` may need: the service, each broker's client, and what the sample's tasks import.
+SERVICE = [
+    *PROJECT["project"]["dependencies"],
+    *(line for extra in ("service", "kafka", "activemq") for line in EXTRAS[extra]),
+    *group("sample"),
+]
 
 
 @pytest.mark.parametrize("name", ["service", "kafka-server", "dev", "test"])
@@ -54,6 +60,11 @@ def test_a_lock_pins_what_the_project_asks_for(name: str, wanted: list[str]) -> 
     for requirement in map(Requirement, wanted):
         version = str(pinned[canonicalize_name(requirement.name)].specifier).removeprefix("==")
         assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}: run `make lock`"
+
+
+def test_the_service_brings_no_brokers_client_and_nothing_of_the_sample() -> None:
+    names = {Requirement(line).name for line in EXTRAS["service"]}
+    assert not names & {Requirement(line).name for line in [*EXTRAS["kafka"], *EXTRAS["activemq"], *group("sample")]}
 
 
 @pytest.mark.parametrize("name", ["service", "kafka-server", "test"])
