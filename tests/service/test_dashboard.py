@@ -27,7 +27,6 @@ from tests.service.payloads import PAYLOADS
 from tests.service.sample import make_app as make_celery
 from tests.service.site import Service, running
 from tornado_celery_bridge.service.access.keys import Keyring
-from tornado_celery_bridge.service.pages import dashboard
 from tornado_celery_bridge.service.pages import files as docs
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -103,7 +102,7 @@ async def test_nothing_but_our_own_files(site: Service) -> None:
     assert shown.headers["Content-Security-Policy"] == docs.POLICY
     assert "<style" not in shown.body.decode()
     assert re.findall(r"<script(?! src=)", shown.body.decode()) == []
-    for name, (_, media_type) in dashboard.FILES.items():
+    for name, (_, media_type) in docs.DASHBOARD.items():
         file = await site.fetch(f"/dashboard/{name}")
         assert file.code == 200
         assert file.headers["Content-Type"].startswith(media_type)

@@ -26,7 +26,7 @@ from tornado_celery_bridge.service.access.limits import Rate, take
 from tornado_celery_bridge.service.http.handler import MAX_BODY, MAX_DISCARDED
 from tornado_celery_bridge.service.process.routes import ENDPOINTS
 
-PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{file}", "/", "/dashboard/{part}", "/login"}
+PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{file}", "", "/", "/dashboard/{part}", "/login"}
 
 
 # The file.

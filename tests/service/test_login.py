@@ -24,7 +24,7 @@ from tornado_celery_bridge.service.pages import login
 from tornado_celery_bridge.service.process.routes import ENDPOINTS
 
 #: What answers without a login. All else is refused, or leads to the login page.
-PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{file}", "/", "/dashboard/{part}", "/login"}
+PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{file}", "", "/", "/dashboard/{part}", "/login"}
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_every_route_is_documented_and_the_reverse() -> None:
     assert submissions
     assert documented - submissions == shown - {("/v1/tasks/{task}/jobs", "post")}
     hidden = {each.route.path for each in ENDPOINTS if not each.route.tag}
-    assert hidden == {"/login", "/logout", "/flower", "/flower/{path...}"}
+    assert hidden == {"", "/login", "/logout", "/flower", "/flower/{path...}"}
 
 
 def test_every_code_is_known_and_documented() -> None:
@@ -178,7 +178,7 @@ async def test_the_page_runs_nothing_but_our_own_files(service: Service) -> None
         file = await service.fetch(f"/docs/{name}")
         assert file.code == 200
         assert file.headers["X-Content-Type-Options"] == "nosniff"
-        assert file.headers["Content-Type"].startswith(docs.FILES[name][1])
+        assert file.headers["Content-Type"].startswith(docs.DOCS[name][1])
     problem(await service.fetch("/docs/nothing.js"), 404, "not-found")
     problem(await service.fetch("/docs/..%2f__init__.py"), 404, "not-found")
 

@@ -1,8 +1,8 @@
 """
-The audit log: who asked for what to be changed, and what was answered.
+The audit log: who asked for a change, and what was answered.
 
-It is a Redis stream, so bounded; submissions, of which there are far more than of anything else, have one of their own
-and push out nothing else. What is lost while Redis is away is in the access log, which has the same.
+It is a Redis stream of limited length. Submissions are far more than all else, so they have a stream of their own and
+push out nothing else. Entries that are lost while Redis is away are in the access log.
 """
 
 import asyncio
@@ -70,13 +70,7 @@ class Audit:
             await self._writing
 
     async def find(self, limit: int, cursor: str | None) -> tuple[list[AuditEntry], str | None]:
-        """
-        Return entries, the newest first, and where those before them begin; None if there are none.
-
-        Raises:
-            Problem: 400.
-            LedgerUnavailable: They can't be read.
-        """
+        """Return entries, the newest first, and the cursor of the next page; None at the end. 400 for a bad cursor."""
         if cursor is not None and not _CURSOR.fullmatch(cursor):
             raise INVALID_CURSOR("This cursor is not one of ours: begin without a cursor.")
         newest = "+" if cursor is None else f"({cursor}"

@@ -7,8 +7,6 @@ from typing_extensions import TypedDict
 
 from tornado_celery_bridge.service.access.keys import SCOPES, Principal
 
-__all__ = ("AuditEntries", "AuditEntry", "Login", "Me", "me")
-
 Login = Literal["key", "session", "none"]
 
 

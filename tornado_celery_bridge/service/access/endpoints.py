@@ -5,7 +5,7 @@ from typing import ClassVar
 from tornado_celery_bridge.service.access import documents
 from tornado_celery_bridge.service.access.guard import Endpoint
 from tornado_celery_bridge.service.http.endpoint import Answer, get
-from tornado_celery_bridge.service.http.problems import INVALID_CURSOR, LEDGER_UNAVAILABLE
+from tornado_celery_bridge.service.http.problems import INVALID_CURSOR
 from tornado_celery_bridge.service.http.query import Page
 
 
@@ -25,7 +25,7 @@ class ListAudit(Endpoint):
 
     route = get("/v1/audit", scope="admin", tag="service")
     answers: ClassVar = {200: Answer("A page.")}
-    problems: ClassVar = (INVALID_CURSOR, LEDGER_UNAVAILABLE)
+    problems: ClassVar = (INVALID_CURSOR,)
 
     async def answer(self, query: Page) -> documents.AuditEntries:
         entries, cursor = await self.service.audit.find(query.limit, query.cursor)

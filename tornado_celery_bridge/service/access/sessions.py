@@ -1,8 +1,8 @@
 """
 Sessions of browsers, in a signed cookie.
 
-It notes the key that its owner logged in with and when that was. What the key may do is looked up at every request, so
-that whatever ends the key ends its sessions. No server keeps anything: every process with the secret knows all of them.
+A cookie notes the key that its owner logged in with, and when. What the key may do is looked up at each request, so a
+key that ends ends its sessions. No server stores anything: every process with the secret knows all sessions.
 """
 
 from typing import TYPE_CHECKING

@@ -19,16 +19,10 @@ from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
+from tornado_celery_bridge.service.http import problems
 from tornado_celery_bridge.service.http.faults import escape, faults_of
 from tornado_celery_bridge.service.http.json import encode
-from tornado_celery_bridge.service.http.problems import (
-    INVALID_BODY,
-    INVALID_JSON,
-    TOO_DEEP,
-    TOO_LARGE,
-    UNACCEPTABLE_JSON,
-    Kind,
-)
+from tornado_celery_bridge.service.http.problems import Kind
 
 __all__ = ("MAX_DEPTH", "MAX_NODES", "Body", "Nothing", "parse", "parse_body")
 
@@ -75,11 +69,11 @@ def parse_body(body: bytes | bytearray, max_nodes: int = MAX_NODES) -> dict[str,
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as exc:
-        _refuse(INVALID_JSON, "", f"The body is not UTF-8: {exc.reason} at byte {exc.start}.")
+        _refuse(problems.INVALID_JSON, "", f"The body is not UTF-8: {exc.reason} at byte {exc.start}.")
     _scan(text, max_nodes)
     document: Any = _parse(text)
     if not isinstance(document, dict | _Refused | _RefusedKey):
-        _refuse(INVALID_JSON, "", "The body is not a JSON object.")
+        _refuse(problems.INVALID_JSON, "", "The body is not a JSON object.")
     # UTF-8 has no surrogates: without an escape there is none, and 5 MB need not be searched for them (48 ms).
     _walk(document, max_nodes, surrogates="\\ud" in text or "\\uD" in text)
     return cast("dict[str, Any]", document)
@@ -95,7 +89,7 @@ class Nothing(Body):
     """No body, or an empty object."""
 
 
-def parse(model: type[T], document: Any, kind: Kind = INVALID_BODY, base: str = "") -> T:
+def parse(model: type[T], document: Any, kind: Kind = problems.INVALID_BODY, base: str = "") -> T:
     """
     Return *document* as a *model*.
 
@@ -130,7 +124,7 @@ def _scan(text: str, max_nodes: int) -> None:
             case _:
                 strings += 1
         if depth > MAX_DEPTH:
-            _refuse(TOO_DEEP, "", f"The body is nested more than {MAX_DEPTH} levels deep.")
+            _refuse(problems.TOO_DEEP, "", f"The body is nested more than {MAX_DEPTH} levels deep.")
         if commas >= max_nodes or opened > max_nodes or strings > 2 * max_nodes:
             _refuse_size(max_nodes)
 
@@ -145,7 +139,7 @@ def _parse(text: str) -> Any:
             parse_constant=lambda name: _Refused(f"{name} is not JSON."),
         )
     except json.JSONDecodeError as exc:
-        _refuse(INVALID_JSON, "", f"The body is not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.")
+        _refuse(problems.INVALID_JSON, "", f"The body is not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}.")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Any:
@@ -194,13 +188,13 @@ def _walk(document: Any, max_nodes: int, *, surrogates: bool) -> None:
 def _check(value: Any, path: list[str], *, surrogates: bool) -> None:
     match value:
         case _Refused(reason):
-            _refuse(UNACCEPTABLE_JSON, "".join(path), reason)
+            _refuse(problems.UNACCEPTABLE_JSON, "".join(path), reason)
         case _RefusedKey(key, reason):
-            _refuse(UNACCEPTABLE_JSON, f"{''.join(path)}/{escape(key)}", reason)
+            _refuse(problems.UNACCEPTABLE_JSON, f"{''.join(path)}/{escape(key)}", reason)
         case str() if surrogates and _SURROGATES.search(value):
-            _refuse(UNACCEPTABLE_JSON, "".join(path), "This string has half of a surrogate pair.")
+            _refuse(problems.UNACCEPTABLE_JSON, "".join(path), "This string has half of a surrogate pair.")
         case dict() if surrogates and any(map(_SURROGATES.search, value)):
-            _refuse(UNACCEPTABLE_JSON, "".join(path), "A member's name has half of a surrogate pair.")
+            _refuse(problems.UNACCEPTABLE_JSON, "".join(path), "A member's name has half of a surrogate pair.")
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
@@ -212,7 +206,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _refuse_size(max_nodes: int) -> NoReturn:
-    _refuse(TOO_LARGE, "", f"The body has more than {max_nodes:,} values.")
+    _refuse(problems.TOO_LARGE, "", f"The body has more than {max_nodes:,} values.")
 
 
 def _refuse(kind: Kind, pointer: str, reason: str) -> NoReturn:

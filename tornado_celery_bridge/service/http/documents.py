@@ -7,8 +7,6 @@ from pydantic import Field
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict  # before Python 3.12, pydantic cannot read typing's
 
-__all__ = ("MOMENT", "Broker", "Finding", "Moment", "Path", "Problem", "milliseconds", "rfc3339")
-
 MOMENT: JsonDict = {"format": "date-time"}
 
 

@@ -24,6 +24,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, ClassVar, get_args, get_origin
 
@@ -37,22 +38,6 @@ from tornado_celery_bridge.service.http.handler import Handler
 from tornado_celery_bridge.service.http.headers import HeaderFields
 from tornado_celery_bridge.service.http.problems import METHOD_NOT_ALLOWED, NOT_FOUND, Kind
 from tornado_celery_bridge.service.http.query import parse_query
-
-__all__ = (
-    "Answer",
-    "Endpoint",
-    "MethodNotAllowed",
-    "NotFound",
-    "Route",
-    "Takes",
-    "delete",
-    "endpoints_of",
-    "get",
-    "patch",
-    "post",
-    "put",
-    "rules",
-)
 
 
 @dataclass(frozen=True)
@@ -98,29 +83,7 @@ def _piece(text: str) -> str:
     return f"(?P<{name}>{'.*' if text.endswith('...}') else '[^/]+'})"
 
 
-def get(path: str, *, scope: str | None = None, tag: str = "", is_public: bool = False) -> Route:
-    """Return a route that reads."""
-    return Route(("GET",), path, scope=scope, tag=tag, is_public=is_public)
-
-
-def post(path: str, *, scope: str | None = None, tag: str = "", is_public: bool = False) -> Route:
-    """Return a route that does something."""
-    return Route(("POST",), path, scope=scope, tag=tag, is_public=is_public)
-
-
-def put(path: str, *, scope: str | None = None, tag: str = "") -> Route:
-    """Return a route that makes or replaces something."""
-    return Route(("PUT",), path, scope=scope, tag=tag)
-
-
-def patch(path: str, *, scope: str | None = None, tag: str = "") -> Route:
-    """Return a route that changes something."""
-    return Route(("PATCH",), path, scope=scope, tag=tag)
-
-
-def delete(path: str, *, scope: str | None = None, tag: str = "") -> Route:
-    """Return a route that removes something."""
-    return Route(("DELETE",), path, scope=scope, tag=tag)
+get, post, put, patch, delete = (partial(Route, (method,)) for method in ("GET", "POST", "PUT", "PATCH", "DELETE"))
 
 
 @dataclass(frozen=True)

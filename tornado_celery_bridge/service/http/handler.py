@@ -14,18 +14,11 @@ from tornado.web import Application, HTTPError, RequestHandler, stream_request_b
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.base.tracing import Span
 from tornado_celery_bridge.ledger import MAX_INLINE
+from tornado_celery_bridge.service.http import problems
 from tornado_celery_bridge.service.http.body import MAX_NODES, parse_body
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.lifecycle import Lifecycle
-from tornado_celery_bridge.service.http.log import log_request
-from tornado_celery_bridge.service.http.problems import (
-    BODY_TOO_LARGE,
-    CONTENT_TYPE,
-    FORBIDDEN,
-    UNSUPPORTED_MEDIA_TYPE,
-    Problem,
-    problem_of,
-)
+from tornado_celery_bridge.service.http.problems import Problem, problem_of
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job, valid
 
 __all__ = ("MAX_BODY", "MAX_DISCARDED", "SAFE", "ClientLeft", "File", "Handler", "Site")
@@ -33,6 +26,7 @@ __all__ = ("MAX_BODY", "MAX_DISCARDED", "SAFE", "ClientLeft", "File", "Handler",
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+_access = logging.getLogger("tornado_celery_bridge.access")
 
 #: Bytes of a body that are kept and looked at, unless the deployment says otherwise.
 MAX_BODY = 1024 * 1024
@@ -156,7 +150,7 @@ class Handler(RequestHandler):
     async def prepare(self) -> None:
         self.connection.set_max_body_size(sys.maxsize)  # our own limit answers properly; Tornado's hangs up
         if self.request.method not in SAFE and self._check_cross_origin(self.check_trusted_origin):
-            raise FORBIDDEN("Forbidden.")
+            raise problems.FORBIDDEN("Forbidden.")
         announced = _content_length(self.request.headers)
         has_not_begun = self.request.headers.get("Expect", "").lower() == "100-continue"
         refusal = await self.reason_to_refuse()
@@ -242,9 +236,9 @@ class Handler(RequestHandler):
             return {}
         media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if media_type not in _JSON_TYPES and not media_type.endswith("+json"):
-            raise UNSUPPORTED_MEDIA_TYPE("The body must be application/json.")
+            raise problems.UNSUPPORTED_MEDIA_TYPE("The body must be application/json.")
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise UNSUPPORTED_MEDIA_TYPE("The body must not be compressed.")
+            raise problems.UNSUPPORTED_MEDIA_TYPE("The body must not be compressed.")
         if self._size <= MAX_INLINE:
             return parse_body(body, max_nodes)
         return await asyncio.to_thread(parse_body, body, max_nodes)
@@ -299,7 +293,7 @@ class Handler(RequestHandler):
         """Set status and headers for a problem, and return its document."""
         self.clear()
         self._name_request()
-        self.set_header("Content-Type", CONTENT_TYPE)
+        self.set_header("Content-Type", problems.CONTENT_TYPE)
         for name, value in problem.headers.items():
             self.set_header(name, value)
         if problem.status_code == 405:
@@ -365,8 +359,26 @@ class Handler(RequestHandler):
         """Do what else there is to do after a request was answered, once."""
 
     def _log(self) -> None:
-        """Log the request, whatever log function the application has. Tornado lets this method be overridden."""
-        log_request(self)
+        """
+        Log the answered request, whatever log function the application has. Tornado lets this method be overridden.
+
+        Neither the query nor the body is logged: they may hold anything.
+        """
+        status, request = self.get_status(), self.request
+        fields = {
+            "method": request.method,
+            "path": request.path,
+            "status": status,
+            "ms": round(1000 * request.request_time(), 1),
+            "ip": request.remote_ip,
+            "key": self.key_id or "-",
+        }
+        _access.log(
+            logging.INFO if status < 500 else logging.WARNING,
+            " ".join(f"{name}=%s" for name in fields),
+            *fields.values(),
+            extra={"trace": self.trace, "fields": fields},
+        )
 
 
 def _content_length(headers: HTTPHeaders) -> int:
@@ -378,4 +390,4 @@ def _content_length(headers: HTTPHeaders) -> int:
 
 
 def _too_large(most: int) -> Problem:
-    return BODY_TOO_LARGE(f"The body is larger than {most:,} bytes.")
+    return problems.BODY_TOO_LARGE(f"The body is larger than {most:,} bytes.")

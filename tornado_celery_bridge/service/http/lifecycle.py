@@ -13,8 +13,8 @@ class Lifecycle:
     """
     The stages of a graceful end.
 
-    ``closing``: readiness says 503, nothing new is accepted, streams end. ``expired``: whoever still waits for a job
-    is answered with what is known. Then, when no request is left, or after a little while, the process ends.
+    ``closing``: readiness says 503, nothing new is accepted, streams end. ``expired``: those who still wait for a job
+    are answered with what is known. The process ends when no request is left, or after a little while.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Lifecycle:
         self._idle.clear()
 
     def request_ended(self) -> None:
-        """Count it no longer."""
+        """Stop counting it."""
         self._requests -= 1
         if not self._requests:
             self._idle.set()
@@ -57,7 +57,7 @@ class Lifecycle:
         return True
 
     async def unless_expired(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what *work* returns; None if the process has to end before."""
+        """Return what *work* returns; None if the process has to end before that."""
         expiry = asyncio.ensure_future(self.expired.wait())
         task = asyncio.ensure_future(work)
         try:

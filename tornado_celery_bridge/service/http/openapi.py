@@ -16,26 +16,11 @@ from typing import Any, Self
 from pydantic import TypeAdapter
 
 from tornado_celery_bridge import __version__
+from tornado_celery_bridge.service.http import problems
 from tornado_celery_bridge.service.http.documents import Problem
 from tornado_celery_bridge.service.http.endpoint import Answer, Endpoint
 from tornado_celery_bridge.service.http.handler import SAFE
-from tornado_celery_bridge.service.http.problems import (
-    BAD_REQUEST,
-    BODY_TOO_LARGE,
-    CONTENT_TYPE,
-    FORBIDDEN,
-    INTERNAL_ERROR,
-    INVALID_BODY,
-    INVALID_JSON,
-    INVALID_QUERY,
-    TOO_DEEP,
-    TOO_LARGE,
-    UNACCEPTABLE_JSON,
-    UNSUPPORTED_MEDIA_TYPE,
-    Kind,
-    title,
-    type_uri,
-)
+from tornado_celery_bridge.service.http.problems import Kind, title, type_uri
 
 __all__ = ("Operation", "lifted", "make_document", "ref", "tabled_problems")
 
@@ -76,8 +61,15 @@ TAGS = {
 }
 
 # What goes wrong anywhere, and with any JSON body.
-_ALWAYS = (BAD_REQUEST, BODY_TOO_LARGE, INTERNAL_ERROR)
-_BODY = (INVALID_JSON, UNACCEPTABLE_JSON, TOO_DEEP, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INVALID_BODY)
+_ALWAYS = (problems.BAD_REQUEST, problems.BODY_TOO_LARGE, problems.INTERNAL_ERROR)
+_BODY = (
+    problems.INVALID_JSON,
+    problems.UNACCEPTABLE_JSON,
+    problems.TOO_DEEP,
+    problems.TOO_LARGE,
+    problems.UNSUPPORTED_MEDIA_TYPE,
+    problems.INVALID_BODY,
+)
 
 
 @dataclass(frozen=True)
@@ -137,11 +129,11 @@ def _problems(endpoint: type[Endpoint]) -> Iterable[Kind]:
     yield from _ALWAYS
     yield from endpoint.guard_problems()
     if endpoint.route.methods[0] not in SAFE:
-        yield FORBIDDEN
+        yield problems.FORBIDDEN
     if endpoint.takes.body is not None:
         yield from _BODY
     if endpoint.takes.query is not None:
-        yield INVALID_QUERY
+        yield problems.INVALID_QUERY
     yield from endpoint.problems
 
 
@@ -289,7 +281,7 @@ def _problem_response(status: int, kinds: list[Kind]) -> dict[str, Any]:
     return {
         "description": "\n".join([f"{title(status)}:\n", *(f"- `{kind.code}`: {kind.when}" for kind in kinds)]),
         "headers": headers,
-        "content": {CONTENT_TYPE: {"schema": ref("schemas", "Problem"), "examples": examples}},
+        "content": {problems.CONTENT_TYPE: {"schema": ref("schemas", "Problem"), "examples": examples}},
     }
 
 

@@ -31,8 +31,6 @@ from tornado_celery_bridge.schedules import BackfillTooLarge, InvalidEntry, Sche
 from tornado_celery_bridge.service.http.faults import Fault
 from tornado_celery_bridge.service.http.trace import Trace
 
-__all__ = ("CONTENT_TYPE", "Kind", "Problem", "problem_of", "title", "type_uri")
-
 CONTENT_TYPE = "application/problem+json"
 
 #: Faults that one problem lists. Nobody reads more.

@@ -1,9 +1,9 @@
 """
-Which request something belongs to: by the request's own id, and by its trace's.
+Which request something belongs to: the id of the request, and of its trace.
 
-`W3C Trace Context <https://www.w3.org/TR/trace-context/>`_, level 1. Where OpenTelemetry is set up, each request is a
-span (see ``base.tracing``), a child of what came in, and it is passed on. Elsewhere what came in is
-passed on as it came, so that the caller's span is the one that a worker's spans are children of.
+`W3C Trace Context <https://www.w3.org/TR/trace-context/>`_, level 1. With OpenTelemetry, each request is a span (see
+``base.tracing``): a child of the caller's, and the parent of the worker's. Without it, the caller's header is passed on
+unchanged, so that the worker's spans are children of the caller's.
 """
 
 import re
@@ -18,7 +18,7 @@ _TRACEPARENT = re.compile("([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]
 
 
 class Trace(NamedTuple):
-    """A request as logs, problems and messages name it."""
+    """A request, as logs, problems and messages name it."""
 
     request_id: str
     traceparent: str
@@ -47,13 +47,13 @@ current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
 
 
 def message_headers() -> dict[str, str]:
-    """Return what a job's message has from the request that submits it; a task has it in ``self.request.headers``."""
+    """Return the headers that a job's message gets from its request. A task has them in ``self.request.headers``."""
     trace = current.get()
     return {} if trace is None else {"traceparent": trace.traceparent, "request_id": trace.request_id}
 
 
 def valid(traceparent: str | None) -> str | None:
-    """Return what to pass on: of a later version, the part that we know, as ours."""
+    """Return the header to pass on, or None if it is malformed. Of a later version it is the part that we know."""
     match = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
     if match is None or traceparent is None:
         return None

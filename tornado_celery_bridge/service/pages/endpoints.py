@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tornado_celery_bridge.service.http.endpoint import Answer, get
 from tornado_celery_bridge.service.http.problems import NOT_FOUND
-from tornado_celery_bridge.service.pages import dashboard, files
+from tornado_celery_bridge.service.pages import files
 from tornado_celery_bridge.service.pages.page import PageEndpoint
 
 _NOT_MODIFIED = Answer("Not modified.", None, headers=("ETag",))
@@ -64,9 +64,9 @@ class ReadDocsFile(FileEndpoint):
     problems: ClassVar = (NOT_FOUND,)
 
     async def answer(
-        self, file: Annotated[str, Field(description="A file's name.", json_schema_extra={"enum": [*files.FILES]})]
+        self, file: Annotated[str, Field(description="A file's name.", json_schema_extra={"enum": [*files.DOCS]})]
     ) -> None:
-        await self.send_one_of(files.FILES, file)
+        await self.send_one_of(files.DOCS, file)
 
 
 class ReadDashboard(FileEndpoint):
@@ -87,6 +87,17 @@ class ReadDashboardFile(FileEndpoint):
     problems: ClassVar = (NOT_FOUND,)
 
     async def answer(
-        self, part: Annotated[str, Field(description="A file's name.", json_schema_extra={"enum": [*dashboard.FILES]})]
+        self, part: Annotated[str, Field(description="A file's name.", json_schema_extra={"enum": [*files.DASHBOARD]})]
     ) -> None:
-        await self.send_one_of(dashboard.FILES, part)
+        await self.send_one_of(files.DASHBOARD, part)
+
+
+class LeadToDashboard(PageEndpoint):
+    """The way from the prefix, without a slash at its end, to the dashboard."""
+
+    route = get("", is_public=True)
+    answers: ClassVar = {303: Answer("The dashboard.")}
+
+    async def answer(self) -> None:
+        self.see_other(self.service.prefix.rpartition("/")[2] + "/")
+        self.finish()

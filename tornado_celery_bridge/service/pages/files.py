@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tornado_celery_bridge.service.http.handler import File
 
-__all__ = ("FILES", "PAGES", "POLICY", "make_file", "read")
+__all__ = ("DASHBOARD", "DOCS", "PAGES", "POLICY", "make_file", "read")
 
 #: Nothing but what is served here may be loaded, and nothing inline may run.
 POLICY = (
@@ -22,13 +22,18 @@ POLICY = (
 PAGES = Path(__file__).parent / "static"
 _VENDOR = PAGES / "vendor"
 
-#: What the page loads, by name: where it is, and its media type.
-FILES = {
-    "docs.js": (PAGES / "docs.js", "text/javascript"),
-    "docs.css": (PAGES / "docs.css", "text/css"),
-    "swagger-ui-bundle.js": (_VENDOR / "swagger-ui-bundle.js", "text/javascript"),
-    "swagger-ui.css": (_VENDOR / "swagger-ui.css", "text/css"),
-}
+_MEDIA_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+def _files(*places: Path) -> dict[str, tuple[Path, str]]:
+    known = (place for place in places if place.suffix in _MEDIA_TYPES)
+    return {place.name: (place, _MEDIA_TYPES[place.suffix]) for place in known}
+
+
+#: What the page of the API's docs loads, by name: where it is, and its media type.
+DOCS = _files(PAGES / "docs.js", PAGES / "docs.css", _VENDOR / "swagger-ui-bundle.js", _VENDOR / "swagger-ui.css")
+#: What the dashboard loads.
+DASHBOARD = _files(*sorted((PAGES / "dashboard").iterdir()), *sorted(_VENDOR.iterdir()))
 
 
 def make_file(content: bytes, media_type: str) -> File:

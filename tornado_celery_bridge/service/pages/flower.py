@@ -1,9 +1,9 @@
 """
-Flower, under ``/flower/``: behind the service's own login, for admins, as its pages can do everything.
+Flower, under ``/flower/``: behind the service's own login and for admins, as its pages can do everything.
 
-Of a request it gets what is on a list, and neither our cookies nor our keys; of its answer, too, the browser gets what
-is on a list. The pages come from our own origin, so the policy lets nothing run in them but Flower's files:
-what a task was called with is anybody's text.
+Flower gets only listed headers of a request, and neither our cookies nor our keys. The browser gets only listed headers
+of its answer. The pages come from our own origin, so the policy lets only Flower's own files run in them: anybody may
+choose what a task was called with.
 """
 
 import asyncio
@@ -61,8 +61,8 @@ class Flower:
     Where Flower is.
 
     Args:
-        url: Of its first page, whose path is Flower's ``url_prefix``; with a user and a password if need be.
-        password_file: Where `make up` keeps its password, for a URL without one; it need not be there.
+        url: Its first page, whose path is Flower's ``url_prefix``; with a user and a password if need be.
+        password_file: Where ``tcb up`` keeps its password, for a URL without one. It need not be there.
     """
 
     def __init__(self, url: str, password_file: Path) -> None:
@@ -71,7 +71,7 @@ class Flower:
         self._client = SimpleAsyncHTTPClient(force_instance=True, max_clients=MOST, max_body_size=MOST_BYTES)
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Abandon the requests under way."""
         self._client.close()
 
     async def make_request(self, path: str) -> HTTPRequest:

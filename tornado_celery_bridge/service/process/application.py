@@ -31,7 +31,6 @@ from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.lifecycle import Lifecycle
 from tornado_celery_bridge.service.pages.files import make_file
 from tornado_celery_bridge.service.pages.flower import Flower
-from tornado_celery_bridge.service.pages.lead import LeadToDashboard
 from tornado_celery_bridge.service.process.routes import ENDPOINTS, openapi_of
 from tornado_celery_bridge.service.resources.callbacks.deliverer import Deliverer
 from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
@@ -114,16 +113,10 @@ class Service:
         if not _PREFIX.fullmatch(prefix):
             raise ValueError(f"prefix={prefix!r} should begin with a slash and end without one, as in /jobs")
         self.links.prefix, self.any_host = prefix, any_host
-        if not prefix:
-            return rules(ENDPOINTS, prefix, MethodNotAllowed, service=self)
-        below = f"{re.escape(prefix)}/.*"
-        made = rules((*ENDPOINTS, LeadToDashboard), prefix, MethodNotAllowed, service=self)
-        return [
-            Rule(
-                PathMatches(f"{re.escape(prefix)}(/.*)?"),
-                [*made, Rule(PathMatches(below), NotFound, {"service": self})],
-            )
-        ]
+        made = rules(ENDPOINTS, prefix, MethodNotAllowed, service=self)
+        if prefix:
+            made.append(Rule(PathMatches(f"{re.escape(prefix)}/.*"), NotFound, {"service": self}))
+        return [Rule(PathMatches(f"{re.escape(prefix)}(/.*)?"), made)] if prefix else made
 
     # What the handlers need of it.
 

@@ -26,10 +26,10 @@ LIVED = 10.0
 
 async def run_processes(settings: Settings, count: int) -> int:
     """
-    Run *count* web processes until SIGTERM or SIGINT, which they are told; return the exit status.
+    Run *count* web processes until SIGTERM or SIGINT, which they get, too; return the exit status.
 
-    Each is a fresh interpreter with a listening socket of its own (SO_REUSEPORT), so nothing is inherited by fork but
-    one end of a pipe: when this parent is gone, however it went, they end.
+    Each is a fresh interpreter with a listening socket of its own (SO_REUSEPORT). It inherits nothing but one end of a
+    pipe: when this parent is gone, for whatever reason, the processes end.
 
     Raises:
         OSError: The port is taken.
@@ -51,7 +51,7 @@ async def run_processes(settings: Settings, count: int) -> int:
 
 
 def _check_port(settings: Settings) -> None:
-    """Find out whether something else listens already: with SO_REUSEPORT we would silently share its port."""
+    """Check that nobody else listens on the port: with SO_REUSEPORT we would silently share it."""
     family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

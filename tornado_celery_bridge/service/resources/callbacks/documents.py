@@ -8,8 +8,6 @@ from typing_extensions import TypedDict
 from tornado_celery_bridge import ledger
 from tornado_celery_bridge.service.http.documents import Moment, rfc3339
 
-__all__ = ("Attempt", "Deliveries", "Delivery", "delivery")
-
 
 class Attempt(TypedDict):
     """A request to a callback_url: how it was answered, or why it was not."""

@@ -10,8 +10,6 @@ from tornado_celery_bridge.service.http.body import Body
 from tornado_celery_bridge.service.http.documents import Moment, Path, Problem, rfc3339
 from tornado_celery_bridge.service.resources.links import Links
 
-__all__ = ("FailureGroup", "Failures", "RefusedRetry", "Retried", "RetryAll", "failure")
-
 
 class RetryAll(Body):
     """Whether a group's jobs are tried again, or only counted."""

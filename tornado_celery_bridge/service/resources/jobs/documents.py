@@ -14,21 +14,6 @@ from tornado_celery_bridge.service.http.problems import type_uri
 from tornado_celery_bridge.service.resources.jobs.options import JobOptions
 from tornado_celery_bridge.service.resources.links import Links
 
-__all__ = (
-    "Batch",
-    "BatchAnswer",
-    "BatchAnswers",
-    "Cancellation",
-    "Event",
-    "Job",
-    "JobError",
-    "JobLinks",
-    "Jobs",
-    "Progress",
-    "Submission",
-    "job",
-)
-
 
 class Progress(TypedDict):
     """How far a job has come, in units of its own."""

@@ -16,7 +16,6 @@ from tornado_celery_bridge.service.http.problems import (
     BLOB_LOST,
     INVALID_BODY,
     INVALID_CURSOR,
-    LEDGER_UNAVAILABLE,
     SHUTTING_DOWN,
     STORE_UNAVAILABLE,
     WAITERS_SATURATED,
@@ -129,7 +128,7 @@ class ListJobs(ResourceEndpoint):
 
     route = get("/v1/jobs", scope="read", tag="jobs")
     answers: ClassVar = {200: Answer("A page, which may be shorter than its limit and still not the last.")}
-    problems: ClassVar = (INVALID_CURSOR, LEDGER_UNAVAILABLE)
+    problems: ClassVar = (INVALID_CURSOR,)
 
     async def answer(self, query: JobFilters) -> documents.Jobs:
         page = await self.jobs.find(

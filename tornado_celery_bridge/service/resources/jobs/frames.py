@@ -16,17 +16,6 @@ from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.service import Jobs
 from tornado_celery_bridge.service.resources.links import Links
 
-__all__ = (
-    "INVALID_EVENT_ID",
-    "KEEP_ALIVE",
-    "Frame",
-    "frames",
-    "frames_of_many",
-    "no_event_of_this_stream",
-    "position_of",
-    "positions_of",
-)
-
 INVALID_EVENT_ID = Kind("invalid-event-id", 400, "That is the id of no event.")
 
 #: Seconds of silence after which a comment is sent, so that nobody in between takes the connection for dead.
@@ -54,12 +43,7 @@ class Frame(NamedTuple):
 
 
 def position_of(text: str | None) -> int | None:
-    """
-    Return the number of the last event that a client has, as it says; None for none.
-
-    Raises:
-        Problem: 400, it is no number.
-    """
+    """Return the number of the last event that a client has, by what it sent; None for none. 400 for no number."""
     if text is None or text == "":
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
@@ -111,12 +95,7 @@ def _frame_of(event: Event, shown: Job, links: Links, caller: Principal) -> Fram
 
 
 def positions_of(text: str | None, count: int) -> list[int | None]:
-    """
-    Return the number of the last event that a client has of each of *count* jobs, as it says.
-
-    Raises:
-        Problem: 400, it is no such list.
-    """
+    """Return the same for each of *count* jobs. 400 if it is no such list."""
     if not text:
         return [None] * count
     positions = [position_of(part) for part in text.split(".")]
@@ -126,7 +105,7 @@ def positions_of(text: str | None, count: int) -> list[int | None]:
 
 
 def no_event_of_this_stream() -> Problem:
-    """Return what to say of an event's id that comes from another stream, or from one that nobody remembers."""
+    """Return what to say of an event's id from another stream, or from one that is forgotten."""
     detail = "Last-Event-ID, or after, is not of a stream of these jobs."
     return INVALID_EVENT_ID.at("", detail)
 
@@ -142,8 +121,8 @@ async def frames_of_many(
     """
     Yield the events of several jobs, as they come, up to the end of all.
 
-    Args are as for :func:`frames`. A frame's id is *name*, and then where the client is in each job; what it carries is
-    ``{"job", "data"}``.
+    The arguments are those of :func:`frames`. A frame's id is *name*, followed by the client's place in each job. Its
+    data is ``{"job", "data"}``.
     """
     positions = [-1 if number is None else number for number in after]
     # Of one frame: a slow reader slows all of them down.

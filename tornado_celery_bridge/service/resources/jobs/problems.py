@@ -9,24 +9,11 @@ from tornado_celery_bridge.service.http.problems import (
     BROKER_UNAVAILABLE,
     DISPATCH_SATURATED,
     DISPATCH_UNCERTAIN,
-    LEDGER_UNAVAILABLE,
     SHUTTING_DOWN,
     STORE_UNAVAILABLE,
     Kind,
 )
 from tornado_celery_bridge.service.resources.tasks.problems import INVALID_INPUT, UNKNOWN_TASK
-
-__all__ = (
-    "EXPIRED_JOB",
-    "INVALID_OPTIONS",
-    "JOB",
-    "JOB_UNFINISHED",
-    "NO_RESULT",
-    "SUBMISSION",
-    "TOO_MANY_UNFINISHED_JOBS",
-    "UNKNOWN_JOB",
-    "UNPUBLISHABLE",
-)
 
 UNKNOWN_JOB = Kind("unknown-job", 404, "There is no job of this id, or it is somebody else's.")
 EXPIRED_JOB = Kind("expired-job", 410, "There was a job of this id, and its time is over.")
@@ -39,11 +26,11 @@ TOO_MANY_UNFINISHED_JOBS = Kind(
 )
 
 #: What is answered of one job, whatever is asked of it.
-JOB = (UNKNOWN_JOB, EXPIRED_JOB, LEDGER_UNAVAILABLE)
+JOB = (UNKNOWN_JOB, EXPIRED_JOB)
 #: What is answered instead of accepting a job.
 SUBMISSION = (
     *(BROKER_UNAVAILABLE, DISPATCH_SATURATED, DISPATCH_UNCERTAIN, UNPUBLISHABLE, SHUTTING_DOWN),
-    *(STORE_UNAVAILABLE, LEDGER_UNAVAILABLE, TOO_MANY_UNFINISHED_JOBS),
+    *(STORE_UNAVAILABLE, TOO_MANY_UNFINISHED_JOBS),
     *(UNKNOWN_TASK, INVALID_INPUT, INVALID_OPTIONS),
     *(INVALID_IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_IN_FLIGHT, IDEMPOTENCY_KEY_REUSED),
 )

@@ -78,7 +78,7 @@ LONGEST_RETRY_AFTER = 60
 
 
 class Submission(NamedTuple):
-    """A new job, and what is to become of it when its submitter hangs up; or the answer of the first time."""
+    """A new job, and what happens to it when its client hangs up; or the answer that the same request got before."""
 
     job: Job
     on_disconnect: str = "detach"
@@ -96,10 +96,13 @@ class Jobs:
     """
     The jobs of one Celery app.
 
+    Its methods raise a :class:`Problem` for what the client is told, and LedgerUnavailable when the ledger does not
+    answer. What they were to change may then have been changed.
+
     Args:
         bridge: An open bridge.
         ledger: Where the jobs are.
-        catalogue: The tasks that may be run; made off the loop, as it reads their sources.
+        catalogue: The tasks that may be run. Make it off the loop: it reads their sources.
         receivers: Who may be called back.
         links: Where things are.
     """
@@ -130,12 +133,7 @@ class Jobs:
         return [task for task in self.catalogue if principal.may_run(task.name)]
 
     def task(self, principal: Principal, name: str) -> ExposedTask:
-        """
-        Return the task of this name.
-
-        Raises:
-            Problem: 404, the same for a task that *principal* may not run as for one that is not there.
-        """
+        """Return the task of this name. To a caller who may not run it, it is the 404 of a task that does not exist."""
         if not principal.may_run(name):
             raise unknown_task()
         return self.catalogue.get(name)
@@ -158,13 +156,13 @@ class Jobs:
         Args:
             principal: Whose job it will be.
             task_name: A task that they may run.
-            body: What came through the door.
-            size: Bytes that it had; a large one is looked at off the loop.
+            body: The request's body.
+            size: Its bytes. A large one is handled off the loop.
             reservation: Of the request's idempotency key.
             retry_of: The job of which this is another try.
 
         Raises:
-            Problem: Not accepted; or, ``dispatch-uncertain``, perhaps.
+            Problem: Not accepted; with ``dispatch-uncertain`` it may have been.
             LedgerUnavailable, StoreUnavailable, DispatchError: Not accepted.
         """
         task = self.task(principal, task_name)
@@ -275,7 +273,7 @@ class Jobs:
             raise StoreUnavailable("the store did not answer in time", retry_after=1.0) from None
 
     async def settle(self, kind: str, kept: Mapping[str, Stored]) -> None:
-        """Have inputs that were kept stay, or not, after the jobs of these ids were accepted, or not."""
+        """Keep the inputs that were stored for these jobs, or remove them, by whether the jobs were accepted."""
         for job_id, stored in kept.items():
             if kind == "taken-over":  # the message will have these, while the jobs have those of the first time
                 await self.ledger.blobs.adopt(job_id, stored.name)
@@ -283,12 +281,7 @@ class Jobs:
                 await self.ledger.blobs.disown(stored.name)
 
     def parse(self, task: ExposedTask, body: dict[str, Any]) -> tuple[dict[str, Any] | list[Any], JobOptions]:
-        """
-        Return the input and the options that a body has, of a job of *task*.
-
-        Raises:
-            Problem: 422, with a pointer for everything that does not fit.
-        """
+        """Return the input and the options that a body gives for a job of *task*; 422 for all that does not fit."""
         unknown = [key for key in body if key not in ("input", "options")]
         faults = [Fault(f"/{key}", "Only input and options are known here.") for key in unknown]
         given = body.get("input", {})
@@ -331,13 +324,7 @@ class Jobs:
         size: int = 0,
         reservation: Reservation | None = None,
     ) -> Submission:
-        """
-        Submit a job again that has ended: with exactly its input and options, or with those in *body*.
-
-        Raises:
-            Problem: As :meth:`get` and :meth:`submit`; 409 for one that has not ended.
-            BlobLost, StoreUnavailable: Its large input can't be had.
-        """
+        """Submit a job again that has ended, with exactly its input and options, or with those in *body*."""
         job = await self.get(principal, job_id)
         if not job.done:
             raise JOB_UNFINISHED("The job has not ended: cancel it first, or wait for it.")
@@ -358,13 +345,7 @@ class Jobs:
     # Reading.
 
     async def get(self, principal: Principal, job_id: str) -> Job:
-        """
-        Return a job as it is now.
-
-        Raises:
-            Problem: 404, no such job, or another's; 410, there was one.
-            LedgerUnavailable: Not known now.
-        """
+        """Return a job as it is now. 404 for an unknown one and for another owner's; 410 if there was one."""
         current_job.set(job_id)
         job = await self.ledger.jobs.get(job_id)
         if job is None or not principal.may_see(job):
@@ -374,13 +355,7 @@ class Jobs:
         return job
 
     async def open_result(self, job: Job) -> BinaryIO:
-        """
-        Return what a job returned as a file of JSON, whose calls block; close it.
-
-        Raises:
-            Problem: 409, it has not ended, or not with a result.
-            BlobLost, StoreUnavailable: It can't be had from the store.
-        """
+        """Return what a job returned as a file of JSON, whose calls block. Close it. 409 without a result."""
         if not job.done:
             raise JOB_UNFINISHED("The job has not ended: wait for it.")
         if job.state != states.SUCCESS:
@@ -391,13 +366,7 @@ class Jobs:
         return await self._in_store(lambda: store.open(stored))
 
     async def open_input(self, job_id: str) -> BinaryIO:
-        """
-        Return a job's exact input as a file of JSON, whose calls block; close it.
-
-        Raises:
-            Problem: 410, there was one.
-            BlobLost, StoreUnavailable: It can't be had from the store.
-        """
+        """Return a job's exact input as a file of JSON, whose calls block. Close it. 410 if there was one."""
         written = await self.ledger.jobs.input_of(job_id)
         if written is None:
             raise _expired()
@@ -407,20 +376,14 @@ class Jobs:
         return await self._in_store(lambda: store.open(stored))
 
     async def find(self, principal: Principal, **filters: Any) -> Page:
-        """
-        Return a page of the jobs that *principal* may see; filters as :meth:`.Jobs.find`.
-
-        Raises:
-            Problem: 400, the cursor is not one of ours.
-            LedgerUnavailable: Not known now.
-        """
+        """Return a page of the jobs that *principal* may see. The filters are those of the ledger's ``jobs.find``."""
         try:
             return await self.ledger.jobs.find(owner=None if principal.is_admin else principal.owner, **filters)
         except ValueError:
             raise INVALID_CURSOR("This cursor is not one of ours: begin without a cursor.") from None
 
     async def unfinished(self, principal: Principal, tags: Sequence[str], most: int) -> list[str]:
-        """Return the ids of the jobs with all of these tags that have not ended: of so many, the last accepted."""
+        """Return the ids of jobs with all of these tags that have not ended: the last *most* that were accepted."""
 
         async def all_in(state: str) -> list[Job]:
             page = await self.find(principal, tags=tags, state=state, limit=200)
@@ -436,7 +399,7 @@ class Jobs:
         return sorted(found, key=lambda job_id: found[job_id], reverse=True)[:most]
 
     async def wait(self, principal: Principal, job: Job, timeout: float) -> Job:
-        """Return a job once it is done, or as it is after *timeout* seconds; errors as :meth:`get`."""
+        """Return a job once it is done, or as it is after *timeout* seconds."""
         with self.metrics.waiters.track_inprogress(), self.ledger.events.follow(job.record.id, job.number) as events:
             try:
                 async with asyncio.timeout(timeout):
@@ -447,7 +410,7 @@ class Jobs:
         return await self.get(principal, job.record.id)
 
     async def retry_after(self, task: str) -> int:
-        """Return after how many seconds a job of *task* is likely to be done, judged by recent jobs; at least 1."""
+        """Return after how many seconds a job of *task* is likely to be done, as jobs went of late; at least 1."""
         until, seconds = self._paces.get(task, (0.0, 1))
         if until < time.monotonic():
             try:
@@ -461,25 +424,13 @@ class Jobs:
     # Calling back.
 
     async def deliveries(self, principal: Principal, job_id: str) -> tuple[Job, list[Delivery]]:
-        """
-        Return a job, and how it stands with telling its receiver of its end: one delivery, or none.
-
-        Raises:
-            Problem: As :meth:`get`.
-            LedgerUnavailable: Not known now.
-        """
+        """Return a job, and the state of telling its receiver that it has ended: one delivery, or none."""
         job = await self.get(principal, job_id)
         delivery = await self.ledger.callbacks.delivery(job_id)
         return job, [] if delivery is None else [delivery]
 
     async def replay(self, principal: Principal, job_id: str, delivery_id: str) -> tuple[Job, Delivery]:
-        """
-        Have a delivery begin anew, whatever became of it; return it.
-
-        Raises:
-            Problem: As :meth:`get`; 404, there is no such delivery.
-            LedgerUnavailable: It may begin anew all the same.
-        """
+        """Start a delivery again, whatever came of it; return the job and the delivery."""
         job, deliveries = await self.deliveries(principal, job_id)
         if delivery_id not in [delivery.id for delivery in deliveries]:
             raise UNKNOWN_DELIVERY("This job has no delivery of this id.")
@@ -491,14 +442,10 @@ class Jobs:
 
     async def cancel(self, principal: Principal, job_id: str, *, terminate: bool) -> Job:
         """
-        Cancel a job for good, whether or not any worker is there to hear of it; one that is done stays as it is.
+        Cancel a job for good, even if no worker is there to hear of it. A job that is done stays as it is.
 
-        One that has not begun never will. One that runs is told the next time that it reports progress; with
-        *terminate* its process is ended if it has not ended by itself after ``CANCEL_GRACE`` seconds.
-
-        Raises:
-            Problem: As :meth:`get`.
-            LedgerUnavailable: Not cancelled, or not known to be.
+        A job that has not begun never will. A job that runs is told when it next reports progress; with *terminate* its
+        process is ended if the job has not ended by itself after ``CANCEL_GRACE`` seconds.
         """
         await self.get(principal, job_id)
         await self.ledger.jobs.cancel(job_id, grace=CANCEL_GRACE if terminate else None)
@@ -508,11 +455,11 @@ class Jobs:
         return job
 
     def terminate(self, principal: Principal, job: Job) -> None:
-        """Have the process of a cancelled job ended, if the job has not ended by itself in ``CANCEL_GRACE`` seconds."""
+        """End the process of a cancelled job, unless the job ends by itself within ``CANCEL_GRACE`` seconds."""
         self._in_background(self._terminate(principal, job))
 
     async def abandon(self, principal: Principal, job: Job, on_disconnect: str) -> None:
-        """Do what a submitter who hung up wanted done then."""
+        """Do with a job what its client wanted done if it hangs up."""
         try:
             if on_disconnect == "cancel":
                 await self.cancel(principal, job.record.id, terminate=True)
@@ -536,11 +483,11 @@ class Jobs:
     # The process.
 
     async def close(self) -> None:
-        """Wait for what goes on in the background: a few seconds at most."""
+        """Wait for the work in the background: a few seconds at most."""
         await asyncio.gather(*self._background, return_exceptions=True)
 
     async def check(self) -> dict[str, str | None]:
-        """Return, for each thing that the service stands on, why it cannot be used now; None for one that can."""
+        """Return, for each server that the service needs, why it cannot be used now; None for one that can."""
         pings = {
             "broker": self.bridge.ping_broker(),
             "result_backend": self.bridge.ping_backend(),
@@ -550,7 +497,7 @@ class Jobs:
         return dict(zip(pings, reasons, strict=True))
 
     async def diagnose(self) -> Diagnosis:
-        """Return what the service stands on. It takes a thread, for seconds if a server is away: one, whoever asks."""
+        """Return what is unsafe or unwise here. It takes a thread, for seconds if a server is away: one at a time."""
         async with self._diagnosing:
             return await asyncio.to_thread(diagnose, self.bridge.app)
 
@@ -576,12 +523,12 @@ def _expired() -> Problem:
 
 
 def unpublishable() -> Problem:
-    """Return what to say of what Celery's own code refused."""
+    """Return what to say of a job that Celery's own code refused."""
     return UNPUBLISHABLE("Celery does not take this; see the service's log.")
 
 
 def not_accepted(kind: str, link: dict[str, Any]) -> Problem:
-    """Return what to say of an :class:`Acceptance` that is none; *link* leads to what the idempotency key made."""
+    """Return what to say when the ledger did not accept; *link* leads to what the idempotency key made."""
     if kind == "in-flight":
         detail = "A request with this Idempotency-Key is being answered now: send it again a little later."
         return IDEMPOTENCY_KEY_IN_FLIGHT(detail, headers={"Retry-After": "1"}, members=link)

@@ -11,28 +11,6 @@ from tornado_celery_bridge.service.http.body import Body
 from tornado_celery_bridge.service.http.documents import Broker, Finding, Moment, rfc3339
 from tornado_celery_bridge.service.resources.monitoring.diagnosis import Diagnosis
 
-__all__ = (
-    "Counted",
-    "Health",
-    "Now",
-    "Purge",
-    "Purged",
-    "Quantiles",
-    "Queue",
-    "Queues",
-    "Readiness",
-    "Resize",
-    "Statistics",
-    "Step",
-    "Worker",
-    "WorkerAnswer",
-    "Workers",
-    "diagnosis",
-    "queues",
-    "statistics",
-    "worker",
-)
-
 
 class Purge(Body):
     """That a queue is really to be emptied."""

@@ -16,23 +16,6 @@ from tornado_celery_bridge.service.resources.jobs.documents import Job, job
 from tornado_celery_bridge.service.resources.links import Links
 from tornado_celery_bridge.transports import Priorities
 
-__all__ = (
-    "Backfill",
-    "QuarantinedSchedule",
-    "Schedule",
-    "ScheduleLinks",
-    "ScheduleRun",
-    "ScheduleRuns",
-    "Schedules",
-    "Slot",
-    "Slots",
-    "backfill",
-    "in_words",
-    "run",
-    "schedule",
-    "slots",
-)
-
 
 class ScheduleLinks(TypedDict):
     """Where else there is something about a schedule."""

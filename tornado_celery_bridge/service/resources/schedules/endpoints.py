@@ -12,7 +12,6 @@ from tornado_celery_bridge.service.http.prefer import Preferences
 from tornado_celery_bridge.service.http.problems import (
     BACKFILL_TOO_LARGE,
     INVALID_SCHEDULE,
-    LEDGER_UNAVAILABLE,
     SCHEDULE_CONFLICT,
     SHUTTING_DOWN,
     UNKNOWN_SCHEDULE,
@@ -41,7 +40,7 @@ from tornado_celery_bridge.service.resources.schedules.service import (
 )
 from tornado_celery_bridge.service.resources.tasks.problems import INVALID_INPUT, UNKNOWN_TASK
 
-_SCHEDULE = (UNKNOWN_SCHEDULE, SCHEDULE_QUARANTINED, LEDGER_UNAVAILABLE)
+_SCHEDULE = (UNKNOWN_SCHEDULE, SCHEDULE_QUARANTINED)
 _CHANGE = (STATIC_SCHEDULE, SCHEDULE_CONFLICT, PRECONDITION_FAILED)
 _FIELDS = (INVALID_SCHEDULE, INVALID_INPUT)
 # A run of it is a job that the ledger accepts, and a worker publishes.
@@ -79,7 +78,6 @@ class ListSchedules(ScheduleEndpoint):
 
     route = get("/v1/schedules", scope="read", tag="schedules")
     answers: ClassVar = {200: Answer("A page, which may be shorter than its limit.")}
-    problems: ClassVar = (LEDGER_UNAVAILABLE,)
 
     async def answer(self, query: ScheduleFilters) -> documents.Schedules:
         found = await self.timetable.find(self.caller, query)
@@ -95,7 +93,7 @@ class CreateSchedule(ScheduleEndpoint):
 
     route = post("/v1/schedules", scope="schedule", tag="schedules")
     answers: ClassVar = {201: Answer("The schedule.", headers=("Location", "ETag"))}
-    problems: ClassVar = (*_FIELDS, SCHEDULE_EXISTS, LEDGER_UNAVAILABLE)
+    problems: ClassVar = (*_FIELDS, SCHEDULE_EXISTS)
 
     async def answer(self, body: Annotated[dict[str, Any], NewSchedule]) -> documents.Schedule:
         return self.show_new(await self.timetable.create(self.caller, body))
@@ -128,7 +126,7 @@ class PutSchedule(ScheduleEndpoint):
         200: Answer("The schedule, replaced.", headers=("ETag",)),
         201: Answer("The schedule, which is new.", headers=("Location", "ETag")),
     }
-    problems: ClassVar = (*_FIELDS, *_CHANGE, SCHEDULE_EXISTS, LEDGER_UNAVAILABLE)
+    problems: ClassVar = (*_FIELDS, *_CHANGE, SCHEDULE_EXISTS)
 
     async def answer(
         self, name: ScheduleName, body: Annotated[dict[str, Any], ScheduleFields], conditions: Conditions

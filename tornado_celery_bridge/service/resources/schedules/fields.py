@@ -12,19 +12,6 @@ from tornado_celery_bridge.service.http.body import Body
 from tornado_celery_bridge.service.http.query import Flag, Name, Page, Query, Tag
 from tornado_celery_bridge.service.resources.jobs.options import RunOptions
 
-__all__ = (
-    "NAME",
-    "Backfilling",
-    "Count",
-    "NewSchedule",
-    "Pause",
-    "ScheduleChange",
-    "ScheduleFields",
-    "ScheduleFilters",
-    "merged",
-    "writable",
-)
-
 #: Names that are given over HTTP: they need no escaping, in a path, a shell or a log.
 NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 #: What a schedule has and a client can't say: in a body it changes nothing, so that what was read may be sent back.

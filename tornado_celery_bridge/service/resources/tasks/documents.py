@@ -9,8 +9,6 @@ from tornado_celery_bridge.service.http.documents import Path
 from tornado_celery_bridge.service.resources.links import Links
 from tornado_celery_bridge.service.resources.tasks.catalogue import ExposedTask
 
-__all__ = ("Task", "TaskLinks", "TaskSummary", "Tasks", "task", "task_summary")
-
 
 class TaskLinks(TypedDict):
     """Where a task is described, and where its jobs are submitted."""

@@ -2,8 +2,6 @@
 
 from tornado_celery_bridge.service.http.problems import Kind, Problem
 
-__all__ = ("INVALID_INPUT", "UNKNOWN_TASK", "unknown_task")
-
 UNKNOWN_TASK = Kind("unknown-task", 404, "There is no task of this name.")
 INVALID_INPUT = Kind("invalid-input", 422, "The input does not fit the task.")
 

@@ -12,8 +12,6 @@ from tornado_celery_bridge.service.http.documents import Moment, Path, rfc3339
 from tornado_celery_bridge.service.resources.jobs.documents import Job, job
 from tornado_celery_bridge.service.resources.links import Links
 
-__all__ = ("Workflow", "WorkflowCancellation", "WorkflowLinks", "workflow")
-
 
 class WorkflowLinks(TypedDict):
     """Where else there is something about a workflow."""

@@ -11,7 +11,7 @@ from tornado_celery_bridge.ledger import LedgerUnavailable, Workflow
 from tornado_celery_bridge.service.http.endpoint import Answer, get, post
 from tornado_celery_bridge.service.http.idempotency import IdempotencyKey
 from tornado_celery_bridge.service.http.prefer import Preferences
-from tornado_celery_bridge.service.http.problems import LEDGER_UNAVAILABLE, WAITERS_SATURATED
+from tornado_celery_bridge.service.http.problems import WAITERS_SATURATED
 from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs.accepting import AcceptingEndpoint
 from tornado_celery_bridge.service.resources.jobs.endpoints import MAX_BATCH_NODES
@@ -25,7 +25,7 @@ from tornado_celery_bridge.service.resources.workflows.service import (
     Workflows,
 )
 
-WORKFLOW = (UNKNOWN_WORKFLOW, EXPIRED_WORKFLOW, LEDGER_UNAVAILABLE)
+WORKFLOW = (UNKNOWN_WORKFLOW, EXPIRED_WORKFLOW)
 
 WorkflowId = Annotated[str, Field(description="A workflow's id.")]
 

@@ -84,7 +84,7 @@ _KINDS = ("chain", "group", "chord")
 
 @dataclass(slots=True, kw_only=True)
 class _Leaf:
-    """A job to be."""
+    """A job that will be made."""
 
     id: str
     task: ExposedTask
@@ -103,7 +103,7 @@ class _Leaf:
 
 
 class _Fork(NamedTuple):
-    """Sequences that go on side by side."""
+    """Sequences that run side by side."""
 
     branches: list["_Sequence"]
 
@@ -113,7 +113,7 @@ _Sequence = list[_Leaf | _Fork]
 
 class Workflows:
     """
-    The workflows of one Celery app.
+    The workflows of one Celery app. Errors are as of :class:`Jobs`.
 
     Args:
         jobs: What a workflow is made of.
@@ -131,12 +131,8 @@ class Workflows:
 
         Args:
             principal: Whose it will be.
-            body: What came through the door.
+            body: The request's body.
             reservation: Of the request's idempotency key.
-
-        Raises:
-            Problem: Not accepted; or, ``dispatch-uncertain``, perhaps.
-            LedgerUnavailable, StoreUnavailable, DispatchError: Not accepted.
         """
         plan = _Plan(self._jobs, principal, job_id_of(reservation))
         await asyncio.to_thread(plan.read, body)  # a thousand schemas: too long for the loop
@@ -187,7 +183,7 @@ class Workflows:
             raise unpublishable() from exc
 
     async def _undo(self, workflow_id: str, undoing: Coroutine[Any, Any, None]) -> None:
-        """Take back what was written down of a workflow that was not published."""
+        """Remove what was written down of a workflow that was not published."""
         try:
             async with asyncio.timeout(WITHDRAW_TIMEOUT):
                 await undoing
@@ -195,7 +191,7 @@ class Workflows:
             _log.warning("the records of unpublished workflow %s stay: %s", workflow_id, exc)
 
     async def _keep(self, workflow_id: str, reservation: Reservation | None) -> None:
-        """Keep it that the request is answered: whoever sends it again is shown the workflow as it is then."""
+        """Note that the request was answered: the same request is then shown the workflow as it is at that time."""
         if reservation is None:
             return
         try:
@@ -206,13 +202,7 @@ class Workflows:
     # Reading.
 
     async def get(self, principal: Principal, workflow_id: str) -> Workflow:
-        """
-        Return a workflow as it is now.
-
-        Raises:
-            Problem: 404, no such workflow, or another's; 410, there was one.
-            LedgerUnavailable: Not known now.
-        """
+        """Return a workflow as it is now. 404 for an unknown one and for another owner's; 410 if there was one."""
         found = await self._ledger.workflows.get(workflow_id)
         if found is None or not principal.may_see(found):
             raise UNKNOWN_WORKFLOW("There is no workflow of this id.")
@@ -221,7 +211,7 @@ class Workflows:
         return found
 
     async def wait(self, principal: Principal, workflow: Workflow, timeout: float) -> Workflow:
-        """Return a workflow once all its jobs are done, or as it is after *timeout* seconds; errors as :meth:`get`."""
+        """Return a workflow once all its jobs are done, or as it is after *timeout* seconds."""
         if workflow.done:
             return workflow
         with self._jobs.metrics.waiters.track_inprogress(), self._ledger.events.follow(workflow.record.id) as events:
@@ -242,12 +232,8 @@ class Workflows:
         Args:
             principal: Who asks.
             workflow_id: The workflow's id.
-            branch: JSON Pointer to a part of the tree; empty for all of it.
+            branch: JSON Pointer to a part of the tree; empty for all of it. 422 if there is no such part.
             terminate: Whether to end the processes of those that run.
-
-        Raises:
-            Problem: As :meth:`get`; 422, there is no such branch.
-            LedgerUnavailable: Not cancelled, or not known to be.
         """
         workflow = await self.get(principal, workflow_id)
         record = workflow.record
@@ -266,12 +252,12 @@ class Workflows:
 
 class _Plan:
     """
-    What is to be done for one request: the records, the canvas, and what comes after what.
+    What is done for one request: the records, the canvas, and what comes after what.
 
     Args:
         jobs: Knows the tasks.
         principal: Whose it will be.
-        workflow_id: From which the jobs' ids come, so that they are the same when the request is sent again.
+        workflow_id: The jobs' ids are made from it, so that they are the same when the request is sent again.
     """
 
     record: WorkflowRecord
@@ -293,12 +279,7 @@ class _Plan:
         self._now = datetime.now(UTC)
 
     def read(self, body: dict[str, Any]) -> None:
-        """
-        Take a body apart.
-
-        Raises:
-            Problem: 422, with a pointer for everything that does not fit.
-        """
+        """Take a body apart; 422 for everything that does not fit."""
         tags = self._read_tags(body)
         beside = ("tags", "on_error")
         sequence, tree = self._read_node({key: body[key] for key in body if key not in beside}, "", 1, receives=False)
