@@ -452,7 +452,7 @@ async def test_a_backfill(service: Service) -> None:
 
 async def test_a_static_schedule(service: Service) -> None:
     entry = Entry(name="of the/config", task="s.hidden", crontab="0 * * * *", options={"headers": {"a": 1}})
-    await service.jobs.ledger.redis.run(calls.load(entries=[calls.StaticEntry(entry.name, entry.encode())]))
+    await service.jobs.ledger.redis.run(calls.load(rows=[calls.StaticEntry(entry.name, entry.encode())]))
     path = "/of%20the%2Fconfig"
     found = shown(await send(service, "GET", path))
     assert (found["static"], found["links"]["self"], found["options"]) == (
