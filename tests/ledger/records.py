@@ -29,7 +29,13 @@ async def begin(worker: WorkerLedger, job_id: str, token: str, *, task: str = "t
 
 
 async def end(worker: WorkerLedger, job_id: str, state: str = "SUCCESS", value: Any = 1) -> None:
-    await asyncio.to_thread(worker.finish, job_id, state, value)
+    """As the attempt that is under way does, or somebody else if there is none."""
+
+    def tell() -> None:
+        token = worker._once.client.hget(f"{worker._once.prefix}job:{job_id}", "token")
+        worker.finish(job_id, state, value, token.decode() if isinstance(token, bytes) else "")
+
+    await asyncio.to_thread(tell)
 
 
 async def job(ledger: Ledger, job_id: str) -> Job:

@@ -60,8 +60,9 @@ async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
     with ledger.events.follow("a") as events:
         limit = Limit("one at once", 1, 0.001)
         assert await begin(worker, "a", "1", limit=limit, told=told) in ("go", "parked")
-        await asyncio.to_thread(worker.report, "a", "progress", {"current": 1}, "PROGRESS", {"current": 1})
-        await asyncio.to_thread(worker.keep, "a", "{}", None, {"type": "E", "module": "m", "message": "no"})
+        await asyncio.to_thread(worker.report, "a", "1", "progress", {"current": 1}, "PROGRESS", {"current": 1})
+        error = {"type": "E", "module": "m", "message": "no"}
+        await asyncio.to_thread(lambda: worker.keep("a", "{}", None, token="1", why=error))
         await end(worker, "a", "FAILURE", {"type": "E", "module": "m", "message": "no"})
         assert [event.kind async for event in events][-1] == "end"
     (claim,) = await ledger.callbacks.claim(10, share=3, lease=60, under_way={})
@@ -81,9 +82,15 @@ async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
     _, messages = await asyncio.to_thread(worker.take, "me", 10)
     assert [job_id for job_id, _ in messages] == ["c"]
     assert await begin(worker, "c", "1") == "go"
-    await asyncio.to_thread(worker.lease, "w@here", [], ["c"], {"slots": 1, "queues": ["q"]})
+    await asyncio.to_thread(worker.lease, "w@here", [], [("c", "1")], {"slots": 1, "queues": ["q"]})
     messages, _ = await asyncio.to_thread(worker.reconcile, "me", 60, 10, [])
     assert [job_id for job_id, _ in messages] == ["c"]
+    assert await begin(worker, "c", "2") == "go"
+    await asyncio.to_thread(lambda: worker.retry("c", "2", {"message": "not yet"}, publish=True))
+    assert await begin(worker, "c", "3") == "go"
+    await asyncio.to_thread(worker.hand_on, "c", "3")
+    assert await begin(worker, "c", "4", task="another") == "go"
+    await asyncio.to_thread(lambda: worker.give_back("c", "4", publish=True))
     await ledger.queues.pause("q")
     assert [job_id async for step in ledger.queues.purge("q", "no more") for job_id in step] == ["c"]
 

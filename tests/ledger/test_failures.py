@@ -59,7 +59,7 @@ async def test_a_job_that_was_given_up_is_in_it(ledger: Ledger, worker: WorkerLe
     await accept(ledger, record("a"), {})
     for token in "123":
         await begin(worker, "a", token)
-        await asyncio.to_thread(worker.lease, "w@here", [], ["a"])
+        await asyncio.to_thread(worker.lease, "w@here", [], [("a", token)])
         await asyncio.to_thread(worker.reconcile, "me", 5.0, 10, [])
     (group,) = await ledger.failures.groups()
     assert (group.exception, group.place) == ("billiard.exceptions.WorkerLostError", "")

@@ -27,7 +27,12 @@ async def age(ledger: Ledger, name: str, job_id: str, seconds: float) -> None:
 
 
 async def lease(worker: WorkerLedger, running: list[str], gone: list[str], name: str = "w@here") -> list[str]:
-    return await asyncio.to_thread(worker.lease, name, running, gone)
+    """Renew and end leases of attempts, each as ``id:token``."""
+
+    def pairs(attempts: list[str]) -> list[tuple[str, str]]:
+        return [(each.partition(":")[0], each.partition(":")[2]) for each in attempts]
+
+    return await asyncio.to_thread(worker.lease, name, pairs(running), pairs(gone))
 
 
 async def test_a_job_whose_worker_is_gone_runs_again(ledger: Ledger, worker: WorkerLedger) -> None:
@@ -35,10 +40,10 @@ async def test_a_job_whose_worker_is_gone_runs_again(ledger: Ledger, worker: Wor
     await begin(worker, "a", "1")
     assert await reconcile(worker) == ([], set())
     await age(ledger, "held", "a", 11)
-    await lease(worker, ["a"], [])
+    await lease(worker, ["a:1"], [])
     assert await reconcile(worker) == ([], set())  # it is held again
     await age(ledger, "held", "a", 11)
-    await lease(worker, ["a"], [], "w@elsewhere")
+    await lease(worker, ["a:another"], [])
     assert await reconcile(worker) == (["a"], set())
     waiting = await job(ledger, "a")
     assert (waiting.state, waiting.attempt, waiting.started_at) == ("PENDING", 1, None)
@@ -60,7 +65,7 @@ async def test_what_a_worker_does_not_run_any_more_is_let_go_of(ledger: Ledger, 
         await accept(ledger, record(job_id), {})
         await begin(worker, job_id, job_id)
     await end(worker, "b")
-    await lease(worker, ["c"], ["a", "b"])
+    await lease(worker, ["c:c"], ["a:a", "b:b"])
     assert await reconcile(worker) == (["a"], set())
     assert (await job(ledger, "b")).state == "SUCCESS"
 
@@ -111,7 +116,7 @@ async def test_a_zombie_says_nothing_but_the_end(ledger: Ledger, worker: WorkerL
     await begin(worker, "a", "1")
     await age(ledger, "held", "a", 11)
     await reconcile(worker)
-    await asyncio.to_thread(worker.report, "a", "progress", {"current": 1}, "PROGRESS", {"current": 1})
+    await asyncio.to_thread(worker.report, "a", "1", "progress", {"current": 1}, "PROGRESS", {"current": 1})
     assert (await job(ledger, "a")).state == "PENDING"
     await end(worker, "a", value=7)
     assert await begin(worker, "a", "2") == "SUCCESS"
@@ -176,7 +181,7 @@ async def test_a_retry_is_kept_until_it_is_due(ledger: Ledger, worker: WorkerLed
     message = json.dumps({"task": "t", "options": {"task_id": "a", "retries": 1}})
     await asyncio.to_thread(worker.keep, "a", message, time.time() + 60)
     error = {"type": "E", "module": "m", "message": "not yet"}
-    await asyncio.to_thread(lambda: worker.report("a", "state", {"state": "RETRY"}, "RETRY", error, retries=0))
+    await asyncio.to_thread(lambda: worker.retry("a", "1", error, publish=False))
     await age(ledger, "held", "a", 11)
     assert await reconcile(worker, "q") == ([], set())
     await age(ledger, "queued:q:", "a", 70)
@@ -284,7 +289,7 @@ async def test_a_cancelled_job_that_goes_on_is_told_of(ledger: Ledger, worker: W
     await ledger.jobs.cancel("b")
     await ledger.jobs.cancel("c", grace=60)
     await asyncio.sleep(0.01)
-    assert await lease(worker, ["a", "b", "c"], []) == ["a"]
+    assert await lease(worker, ["a:a", "b:b", "c:c"], []) == ["a"]
     await age(ledger, "held", "b", 11)
     assert await reconcile(worker) == ([], set())
     assert (await job(ledger, "b")).state == "REVOKED"

@@ -4,7 +4,6 @@ import asyncio
 import json
 import uuid
 from pathlib import Path
-from typing import Any
 
 import pytest
 from celery import Celery
@@ -25,7 +24,7 @@ async def test_a_life(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await job(ledger, "a") == Job(record=record("a", tags=("x",)), queue_depth=1)
     assert await ledger.jobs.input_of("a") == b'{"n":[1,null]}'
     assert await begin(worker, "a", "1") == "go"
-    assert await asyncio.to_thread(worker.report, "a", "progress", {"current": 1}, "PROGRESS", {"c": 1}) == "go"
+    assert await asyncio.to_thread(worker.report, "a", "1", "progress", {"current": 1}, "PROGRESS", {"c": 1}) == "go"
     running = await job(ledger, "a")
     assert (running.state, running.attempt, running.progress, running.worker) == ("PROGRESS", 1, {"c": 1}, "w@here")
     await end(worker, "a", value={"é": [1.5]})
@@ -37,11 +36,11 @@ async def test_a_life(ledger: Ledger, worker: WorkerLedger) -> None:
 async def test_what_must_not_run(ledger: Ledger, worker: WorkerLedger) -> None:
     await accept(ledger, record("a"), {})
     assert await begin(worker, "nobody's", "1") == "unknown"
-    assert await begin(worker, "a", "0", task="a part of it") == "go"
     assert await begin(worker, "a", "1") == "go"
     assert await begin(worker, "a", "1") == "go"  # the same question, asked again as the answer was lost
     assert await begin(worker, "a", "2") == "duplicate"
     assert await begin(worker, "a", "3", replaced=True) == "go"
+    assert await begin(worker, "a", "4", replaced=True) == "duplicate"
     assert (await job(ledger, "a")).attempt == 2
     await end(worker, "a", "FAILURE", {"type": "E", "module": "m", "message": "no"})
     assert await begin(worker, "a", "4", replaced=True) == "FAILURE"
@@ -52,21 +51,22 @@ async def test_what_must_not_run(ledger: Ledger, worker: WorkerLedger) -> None:
 async def test_a_retry_runs_again(ledger: Ledger, worker: WorkerLedger) -> None:
     await accept(ledger, record("a"), {})
     error = {"type": "E", "module": "m", "message": "not yet"}
-    told: dict[str, Any] = {"kind": "state", "data": {"state": "RETRY", "error": error}, "state": "RETRY"}
 
-    async def ask_for_another(retries: int) -> None:
-        await asyncio.to_thread(lambda: worker.report("a", **told, value=error, retries=retries))
+    async def ask_for_another(token: str) -> None:
+        await asyncio.to_thread(lambda: worker.retry("a", token, error, publish=False))
 
     await begin(worker, "a", "1")
-    await ask_for_another(0)
+    await ask_for_another("1")
     assert (await job(ledger, "a")).error == error
+    assert await begin(worker, "a", "copy") == "duplicate"
     assert await begin(worker, "a", "2", retries=1) == "go"
     again = await job(ledger, "a")
     assert (again.state, again.attempt, again.error) == ("STARTED", 2, None)
     # The next one's message comes to another worker before this one has said that there will be one.
-    await asyncio.to_thread(worker.keep, "a", "{}", None, error)
-    assert await begin(worker, "a", "3", retries=2) == "go"
-    await ask_for_another(1)
+    await asyncio.to_thread(lambda: worker.keep("a", "{}", None, token="2", why=error))
+    assert await begin(worker, "a", "0", retries=2, after="1") == "duplicate"  # by one that was given up
+    assert await begin(worker, "a", "3", retries=2, after="2") == "go"
+    await ask_for_another("2")
     assert (await job(ledger, "a")).state == "STARTED"
     assert await begin(worker, "a", "4", retries=2) == "duplicate"
     await end(worker, "a")
@@ -85,9 +85,9 @@ async def test_cancelling(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await begin(worker, "a", "1") == "REVOKED"
     await begin(worker, "b", "1")
     assert await ledger.jobs.cancel("b", unless_begun=True) == "STARTED"
-    assert await asyncio.to_thread(worker.report, "b", "log", {}) == "go"
+    assert await asyncio.to_thread(worker.report, "b", "1", "log", {}) == "go"
     assert await ledger.jobs.cancel("b") == "STARTED"
-    assert await asyncio.to_thread(worker.report, "b", "log", {}) == "cancelled"
+    assert await asyncio.to_thread(worker.report, "b", "1", "log", {}) == "cancelled"
     assert await begin(worker, "b", "2", replaced=True) == "REVOKED"  # its worker died before it could be told
     assert (await job(ledger, "b")).state == "REVOKED"
     await end(worker, "c")
@@ -173,7 +173,7 @@ async def test_a_finished_job_takes_a_kilobyte(ledger: Ledger, worker: WorkerLed
     def _run(ids: list[str]) -> None:
         for each in ids:
             worker.start(each, "a.task", each, worker="celery@a-host")
-            worker.finish(each, "SUCCESS", result)
+            worker.finish(each, "SUCCESS", result, each)
             worker._sure.client.delete(f"pre.{{tcb}}events:{each}")  # as an hour later
 
     async def used() -> int:
@@ -258,8 +258,8 @@ async def test_each_event_once_whatever_happens_to_the_connection(ledger: Ledger
 
     def write() -> None:
         for number in range(600):
-            worker.report("a", "progress", {"n": number})
-        worker.finish("a", "SUCCESS", None)
+            worker.report("a", "1", "progress", {"n": number})
+        worker.finish("a", "SUCCESS", None, "1")
 
     async def disturb() -> None:
         while True:
@@ -284,7 +284,7 @@ async def test_a_consumer_that_falls_behind_misses_nothing(ledger: Ledger, worke
     with ledger.events.follow("a") as events:
         await asyncio.to_thread(worker.start, "a", "t", "1", worker="w")
         assert (await anext(events)).kind == "state"  # it is subscribed
-        await asyncio.to_thread(lambda: [worker.report("a", "log", {"n": n}) for n in range(900)])
+        await asyncio.to_thread(lambda: [worker.report("a", "1", "log", {"n": n}) for n in range(900)])
         await end(worker, "a")
         assert len(events._events) <= 200
         assert [event.number async for event in events] == list(range(2, 903))

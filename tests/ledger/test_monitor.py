@@ -59,8 +59,7 @@ async def test_what_is_counted(ledger: Ledger, clock: Clock, worker: WorkerLedge
     await clock.at(2.5)
     await end(worker, "good")
     await end(worker, "bad", "FAILURE", {"type": "E", "module": "m", "message": "no"})
-    told = {"state": "RETRY"}
-    await asyncio.to_thread(lambda: worker.report("again", "state", told, "RETRY", None, retries=0))
+    await asyncio.to_thread(lambda: worker.retry("again", "1", {"message": "not yet"}, publish=False))
     found = await monitor.counts()
     assert list(found) == [("q", "t")]
     counts = found["q", "t"]
@@ -185,11 +184,11 @@ async def test_workers(ledger: Ledger, clock: Clock, worker: WorkerLedger) -> No
     await accept(ledger, record("a"), {})
     await begin(worker, "a", "1")
 
-    async def tell(name: str, *running: str) -> None:
+    async def tell(name: str, *running: tuple[str, str]) -> None:
         about = {"slots": 2, "queues": ["q"]}
         await asyncio.to_thread(worker.lease, name, running, [], about)
 
-    await tell("w@here", "a", "no job of the ledger's")
+    await tell("w@here", ("a", "1"), ("no job of the ledger's", "2"))
     await tell("v@there")
     first, second = await monitor.workers()
     assert (first.name, first.slots, first.queues, first.jobs, first.is_alive) == ("v@there", 2, ["q"], [], True)
@@ -200,7 +199,7 @@ async def test_workers(ledger: Ledger, clock: Clock, worker: WorkerLedger) -> No
         ("v@there", 11.0, False),
         ("w@here", 0.0, True),
     ]
-    await asyncio.to_thread(worker.lease, "w@here", [], ["a"])  # it ends, and says so
+    await asyncio.to_thread(worker.lease, "w@here", [], [("a", "1")])  # it ends, and says so
     await clock.at(HOUR)
     assert [each.name for each in await monitor.workers()] == ["v@there"]
     await clock.at(HOUR + 1)

@@ -59,8 +59,8 @@ class World(RuleBasedStateMachine):
         self.client.flushdb()
         self.time = 1_000_000
         self.advance(0)
-        #: Messages that are in the queue: a job's id and which retry it is.
-        self.queue: list[tuple[str, int]] = []
+        #: Messages that are in the queue: a job's id, which retry it is, and the attempt that has asked for that.
+        self.queue: list[tuple[str, int, str]] = []
         self.running: list[Attempt] = []
         self.jobs: dict[str, int] = {}
         #: Attempts that were.
@@ -91,20 +91,19 @@ class World(RuleBasedStateMachine):
         if limited:
             self.limited.add(record.id)
         if fate == "published":
-            self.queue.append((record.id, 0))
+            self.queue.append((record.id, 0, ""))
         elif fate == "put aside":
             assert self.do(self.ledger.jobs.defer(record.id, 1_000))
 
     @precondition(lambda self: self.queue)
     @rule(name=st.sampled_from(WORKERS), redelivered=st.booleans())
     def deliver(self, name: str, redelivered: bool) -> None:
-        job_id, retries = self.queue[0] if redelivered else self.queue.pop(0)
-        self.begin(job_id, retries, name)
+        self.begin(*(self.queue[0] if redelivered else self.queue.pop(0)), name)
 
-    def begin(self, job_id: str, retries: int, name: str) -> None:
+    def begin(self, job_id: str, retries: int, after: str, name: str) -> None:
         token = uuid.uuid4().hex
         limit = Limit("limit", 1, None) if job_id in self.limited else None
-        verdict = self.worker.start(job_id, "t", token, worker=name, retries=retries, limit=limit)
+        verdict = self.worker.start(job_id, "t", token, worker=name, retries=retries, after=after, limit=limit)
         if verdict != "go":
             return
         self.begun += 1
@@ -129,9 +128,9 @@ class World(RuleBasedStateMachine):
         attempt = self.running.pop(place % len(self.running))
         if how == "RETRY":
             message = {"task": "t", "options": {"task_id": attempt.job_id, "retries": attempt.retries + 1}}
-            self.worker.keep(attempt.job_id, json.dumps(message), None)
-            self.queue.append((attempt.job_id, attempt.retries + 1))
-            self.worker.report(attempt.job_id, "state", {"state": "RETRY"}, "RETRY", ERROR, retries=attempt.retries)
+            self.worker.keep(attempt.job_id, json.dumps(message), None, token=attempt.token, why=ERROR)
+            self.queue.append((attempt.job_id, attempt.retries + 1, attempt.token))
+            self.worker.retry(attempt.job_id, attempt.token, ERROR, publish=False)
         else:
             self.worker.finish(attempt.job_id, how, 1 if how == "SUCCESS" else ERROR, attempt.token)
 
@@ -141,7 +140,7 @@ class World(RuleBasedStateMachine):
         attempt = self.running[place % len(self.running)]
         if what == "child":  # which its worker sees
             self.running.remove(attempt)
-            self.worker.lease(attempt.worker, [], [attempt.job_id])
+            self.worker.lease(attempt.worker, [], [(attempt.job_id, attempt.token)])
         elif what == "worker":
             self.running = [each for each in self.running if each.worker != attempt.worker]
         else:
@@ -172,7 +171,7 @@ class World(RuleBasedStateMachine):
             self.advance(min(seconds, 2.0))
             seconds -= 2.0
             for name in WORKERS:
-                held = [each.job_id for each in self.running if each.worker == name and not each.frozen]
+                held = [(each.job_id, each.token) for each in self.running if each.worker == name and not each.frozen]
                 self.worker.lease(name, held, [])
 
     @rule()
@@ -185,7 +184,7 @@ class World(RuleBasedStateMachine):
         for job_id, message in found:
             options = json.loads(message)["options"]
             assert options["task_id"] == job_id
-            self.queue.append((job_id, options.get("retries", 0)))
+            self.queue.append((job_id, options.get("retries", 0), ""))
 
     # What holds at all times.
 
@@ -207,8 +206,7 @@ class World(RuleBasedStateMachine):
             self.wait(3.0)
             self.keep()
             while self.queue:
-                job_id, retries = self.queue.pop(0)
-                self.begin(job_id, retries, "w1")
+                self.begin(*self.queue.pop(0), "w1")
             for attempt in self.running:
                 self.worker.finish(attempt.job_id, "SUCCESS", 1, attempt.token)
             self.running.clear()

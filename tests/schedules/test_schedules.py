@@ -314,7 +314,7 @@ async def test_overlap(schedules: Schedules, beat: Beat, worker: WorkerLedger) -
     assert [run.why for run in await schedules.runs("skip")] == ["skipped", ""]
     assert len(await schedules.runs("queue")) == 1
     assert len(await schedules.runs("cancel")) == 2
-    reported = await asyncio.to_thread(worker.report, first["cancel"], "log", {})
+    reported = await asyncio.to_thread(worker.report, first["cancel"], "", "log", {})
     assert reported == "cancelled"
 
     await end(worker, first["queue"])

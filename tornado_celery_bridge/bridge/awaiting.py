@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import states
 
+from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.base.store import Store, Stored
 from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
 from tornado_celery_bridge.bridge.listener import Listener, Watcher
@@ -177,7 +178,7 @@ class _Wait:
 
     def heard(self, task_id: str, meta: Meta) -> None:
         """Take in the state of one task."""
-        if meta["status"] not in states.READY_STATES or self.future.done():
+        if meta["status"] not in ENDED or self.future.done():
             return
         leaf = self._outstanding.get(task_id)
         if self._rebuild is None:

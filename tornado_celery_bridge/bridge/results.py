@@ -7,6 +7,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 import celery.result
 from celery import Celery, states
 
+from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.bridge.states import Meta
 from tornado_celery_bridge.exceptions import TaskFailed, TaskRevoked, WouldBlock
 
@@ -99,7 +100,7 @@ class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
         super().revoke_by_stamped_headers(*args, **kwargs)
 
     def _maybe_set_cache(self, meta: Any) -> Any:
-        if meta and meta["status"] in states.READY_STATES:
+        if meta and meta["status"] in ENDED:
             return self._set_cache(self.backend.meta_from_decoded(meta))  # type: ignore[attr-defined]
         return meta
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import states
 
+from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.progress import STATE as PROGRESS
 
 __all__ = ("Meta", "Progress", "TaskError", "TaskState")
@@ -67,7 +68,7 @@ class TaskState:
     @property
     def ready(self) -> bool:
         """Whether the task has ended, whatever came of it."""
-        return self.state in states.READY_STATES
+        return self.state in ENDED
 
     @property
     def result(self) -> Any:

@@ -114,6 +114,7 @@ class WorkerLedger:
         token: str,
         *,
         worker: str,
+        after: str = "",
         replaced: bool = False,
         retries: int = 0,
         limit: Limit | None = None,
@@ -125,6 +126,7 @@ class WorkerLedger:
             job_id=task_id,
             task=task,
             token=token,
+            after=after,
             replaced=replaced,
             worker=worker,
             retries=retries,
@@ -145,20 +147,36 @@ class WorkerLedger:
         """Note that a blob is about to be written, which is removed later if no job adopts it."""
         self._sure.run(calls.announce(blob=blob, grace=ms(BLOB_GRACE)))
 
-    def report(
-        self, task_id: str, kind: str, data: Any, state: str = "", value: Any = None, *, retries: int | None = None
-    ) -> str:
-        """Note what a task reports; if Redis is away it is lost. Return ``cancelled`` if the task is to stop."""
-        call = calls.report(
-            job_id=task_id, kind=kind, data=dumps(data), state=state, value=dumps(value), retries=retries
-        )
+    def retry(self, task_id: str, token: str, error: Mapping[str, str], *, publish: bool) -> None:
+        """Note that an attempt asks for another one, whose message the ledger is to publish, or was published."""
+        self._sure.run(calls.retry(job_id=task_id, token=token, error=dumps(error), publish=publish))
+
+    def give_back(self, task_id: str, token: str, *, publish: bool) -> None:
+        """Note that an attempt was given up through no fault of the job; *publish* has its message published again."""
+        self._sure.run(calls.give_back(job_id=task_id, token=token, publish=publish))
+
+    def hand_on(self, task_id: str, token: str) -> None:
+        """Note that another task goes on under the job's id."""
+        self._sure.run(calls.hand_on(job_id=task_id, token=token))
+
+    def report(self, task_id: str, token: str, kind: str, data: Any, state: str = "", value: Any = None) -> str:
+        """Note what an attempt tells; what can't be noted now is left out. Return ``cancelled`` if it is to stop."""
+        call = calls.report(job_id=task_id, token=token, kind=kind, data=dumps(data), state=state, value=dumps(value))
         try:
             return self._once.run(call)
         except RedisError as exc:
             log.warning("an event of task %s is lost: %s", task_id, exc)
             return "unknown"
 
-    def keep(self, task_id: str, message: str, due: float | None, why: Mapping[str, str] | None = None) -> None:
+    def keep(
+        self,
+        task_id: str,
+        message: str,
+        due: float | None,
+        *,
+        token: str = "",
+        why: Mapping[str, str] | None = None,
+    ) -> None:
         """
         Note what is about to be published for a job.
 
@@ -166,30 +184,36 @@ class WorkerLedger:
             task_id: The job's id.
             message: The signature, as JSON.
             due: When it is due, in seconds since 1970; None for now.
+            token: Of the job's own attempt, if it publishes this.
             why: Of a retry that a task asks for, the error that it gives as its reason.
         """
         reason = None if why is None else dumps(why)
-        self._sure.run(calls.keep(job_id=task_id, message=message, due=None if due is None else ms(due), why=reason))
+        at = None if due is None else ms(due)
+        self._sure.run(calls.keep(job_id=task_id, token=token, message=message, due=at, why=reason))
 
     # All jobs.
 
     def lease(
-        self, worker: str, running: Collection[str], gone: Collection[str], about: Mapping[str, Any] | None = None
+        self,
+        worker: str,
+        running: Collection[tuple[str, str]],
+        gone: Collection[tuple[str, str]],
+        about: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """
         Renew the leases of the jobs that a worker runs, and end those of the jobs that it no longer runs.
 
         Args:
             worker: Its node name.
-            running: The ids of the jobs that it runs.
-            gone: The ids of the jobs that it ran.
+            running: The attempts that it runs, as ids and tokens.
+            gone: Those that it ran.
             about: What a monitor shows of it: ``slots``, ``queues``, ``memory``. None when it ends.
 
         Returns:
             The ids of jobs that were cancelled and have not ended in time.
         """
-        jobs = [calls.LeasedJob(job_id, True) for job_id in running]
-        jobs += [calls.LeasedJob(job_id, False) for job_id in gone]
+        jobs = [calls.LeasedJob(*attempt, True) for attempt in running]
+        jobs += [calls.LeasedJob(*attempt, False) for attempt in gone]
         return self._once.run(calls.lease(worker=worker, about=None if about is None else dumps(about), rows=jobs))
 
     def take(self, me: str, most: int) -> tuple[float | None, list[tuple[str, str]]]:

@@ -42,9 +42,10 @@ class WorkflowJob(NamedTuple):
 
 
 class LeasedJob(NamedTuple):
-    """A row of ``lease``."""
+    """A row of ``lease``: an attempt."""
 
     job_id: str
+    token: str
     runs: bool
 
 
@@ -142,6 +143,9 @@ defer = command("defer", bool, place=None)
 # A job that runs.
 start = command("start", _text)
 report = command("report", _text)
+retry = command("retry", bool)
+give_back = command("give_back", bool)
+hand_on = command("hand_on", bool)
 finish = command("finish", bool)
 cancel = command("cancel", lambda state: None if state is None else _text(state))
 cancel_workflow = command("cancel_workflow", nothing)

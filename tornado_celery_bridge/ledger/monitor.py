@@ -236,15 +236,15 @@ class Monitor:
         Raises:
             LedgerUnavailable: There was no answer.
         """
-        names = ("PENDING", "RETRY", "STARTED", "SUCCESS", "FAILURE", "REVOKED")
+        names = ("PENDING", "RETRY", "STARTED", "SUCCESS", "IGNORED", "FAILURE", "REVOKED")
         keys = [*(f"index:state:{name}" for name in names), "index:dead", "outbox"]
         sizes = (self._redis.call("ZCARD", f"{self._redis.prefix}{key}") for key in keys)
-        queues, pending, retry, running, succeeded, failed, revoked, dead, unpublished = await asyncio.gather(
+        queues, pending, retry, running, succeeded, ignored, failed, revoked, dead, unpublished = await asyncio.gather(
             self.queues(), *sizes
         )
         scheduled = sum(queue.scheduled for queue in queues)
         waiting = max(0, pending + retry - scheduled)
-        return Totals(waiting, scheduled, running, succeeded, failed, revoked, dead, unpublished)
+        return Totals(waiting, scheduled, running, succeeded + ignored, failed, revoked, dead, unpublished)
 
     async def queues(self) -> list[QueueState]:
         """

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Self
 from celery import states
 
 from tornado_celery_bridge.base.json import dumps
+from tornado_celery_bridge.base.states import ENDED, SUCCEEDED
 from tornado_celery_bridge.base.store import Stored
 from tornado_celery_bridge.exceptions import BridgeError
 
@@ -148,7 +149,7 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether it has ended, whatever its state is."""
-        return self.state in states.READY_STATES
+        return self.state in ENDED
 
     @classmethod
     def of_row(cls, row: list[Any]) -> Self:
@@ -171,9 +172,9 @@ def _name_of_value(state: str, *, stored: bool) -> tuple[str, Callable[[Any], An
     """Return the name of a job's value in this state, and the function that makes it of its JSON."""
     if stored:
         return "stored", Stored.decode
-    if state == states.SUCCESS:
+    if state in SUCCEEDED:
         return "result", _same
-    return "error" if state == states.RETRY or state in states.READY_STATES else "progress", _same
+    return "error" if state == states.RETRY or state in ENDED else "progress", _same
 
 
 def _same(value: Any) -> Any:

@@ -17,13 +17,17 @@ from celery.exceptions import Ignore, Reject
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base import tracing
+from tornado_celery_bridge.base.states import ENDED, IGNORED, SUCCEEDED
 from tornado_celery_bridge.ledger.blocking import Limit, Told, WorkerLedger
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from tornado_celery_bridge.worker.errors import error_of, place_of
 
-__all__ = ("Attempt", "JobCancelled", "current_attempt", "ledger_of")
+__all__ = ("AFTER", "Attempt", "JobCancelled", "current_attempt", "ledger_of")
 
 log = logging.getLogger(__name__)
+
+#: The header by which a message names the attempt that has published it to go on after itself.
+AFTER = "tcb_after"
 
 _current: ContextVar["Attempt | None"] = ContextVar("attempt", default=None)
 
@@ -49,34 +53,40 @@ def current_attempt() -> "Attempt | None":
 
 class Attempt:
     """
-    One run of a task's code for one message.
+    One run of a task's code for one delivery of its message.
 
     Args:
         app: Whose ledger is told.
         task_id: The task's id, which is the job's id if the task is a job.
         token: What tells this attempt from any other; '' for somebody who is no attempt, and ends a task from outside.
-        retries: How many retries came before.
     """
 
-    def __init__(self, app: Celery, task_id: str, token: str = "", retries: int | None = None) -> None:
-        self._app = app
+    def __init__(self, app: Celery, task_id: str, token: str = "") -> None:
         self._ledger = ledger_of(app)
         self.id = task_id
-        self.retries = retries
-        #: Empty until the attempt has begun, as only then the ledger knows its token.
-        self.token = ""
-        self._next_token = token
+        self.token = token
+        #: Whether the ledger has let it begin.
+        self.has_begun = False
         #: Whether the task is a job. Of a plain task the ledger knows nothing.
         self.is_job = False
+        #: Whether the task's own code runs now.
+        self.runs = False
         #: How it ended, once the ledger knows; None while it goes on.
         self.end: str | None = None
         #: What Celery's result backend is to be told when this begins; None for nothing.
         self.told_at_begin: Told | None = None
+        #: An end that the code has stored itself, by ``update_state``: state, result, traceback.
+        self.stored: tuple[str, Any, str | None] | None = None
+        #: Whether a message that begins the next attempt was published, and whether one of the task that goes on.
+        self.asks_again = self.is_replaced = False
 
     @classmethod
     def of(cls, app: Celery, request: Any) -> Self:
         """
         Return the attempt that a request is about; the same one for the same request.
+
+        The worker's main process and the process that runs the code have a request each for one delivery, with one
+        token in both (see :mod:`.request`).
 
         Args:
             app: Whose ledger is told.
@@ -84,13 +94,8 @@ class Attempt:
         """
         known: Self | None = vars(request).get("attempt")
         if known is None:
-            known = request.attempt = cls(app, request.id, uuid.uuid4().hex, request.retries or 0)
+            known = request.attempt = cls(app, request.id, (request.delivery_info or {}).get("attempt") or "")
         return known
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the ledger has let it begin."""
-        return self.token != ""
 
     def begin(self, task: Any, request: Any, limit: Limit | None = None) -> None:
         """
@@ -105,26 +110,28 @@ class Attempt:
             Ignore: It must not run, or not now; then the ledger has its message published again when it may.
             Reject: Whether it may is not known, as Redis is away: the message goes back into its queue.
         """
+        self.token = self.token or uuid.uuid4().hex
         try:
             verdict = self._ledger.start(
                 self.id,
                 task.name,
-                self._next_token,
+                self.token,
                 worker=request.hostname or "",
+                after=(request.delivery_info or {}).get("after") or "",
                 replaced=bool(request.get("replaced_task_nesting")),
-                retries=self.retries or 0,
+                retries=request.retries or 0,
                 limit=limit,
                 **_given(self.told_at_begin),
             )
         except RedisError as exc:
             raise Reject(exc, requeue=True) from exc
         if verdict in ("go", "unknown"):
-            self.token, self.is_job = self._next_token, verdict == "go"
+            self.has_begun, self.is_job = True, verdict == "go"
             return
         log.info("task %s[%s] is not run: %s", task.name, self.id, verdict)
         if verdict == states.REVOKED:  # for whoever waits by the result backend
             task.backend.mark_as_revoked(self.id, "cancelled", request=request)
-        elif verdict in states.READY_STATES and request.chord:
+        elif verdict in ENDED and request.chord:
             task.backend.return_chord_part(request)
         raise Ignore
 
@@ -132,25 +139,31 @@ class Attempt:
     def running(self) -> Iterator[None]:
         """Have the code of the block be this attempt's: what it logs becomes the job's events."""
         before = _current.set(self if self.is_job else None)
+        self.runs = True
         try:
             yield
         finally:
+            self.runs = False
             _current.reset(before)
+
+    # Its ends.
 
     def finish(self, state: str, result: Any, traceback: str | None = None, told: Told | None = None) -> None:
         """
-        Tell that the task ended.
+        Tell that the task ended; an attempt ends once, and what comes after that is not told.
 
         Args:
-            state: SUCCESS, FAILURE or REVOKED.
+            state: SUCCESS, FAILURE, REVOKED or IGNORED.
             result: What it returned, or the exception.
             traceback: Of a failure, as text.
             told: What Celery's result backend is to be told in the same step; None for nothing.
         """
+        if self.end is not None:
+            return
         self._ledger.finish(
             self.id,
             state,
-            result if state == states.SUCCESS else error_of(result),
+            result if state in SUCCEEDED else error_of(result),
             self.token,
             traceback=traceback,
             place=place_of(traceback),
@@ -163,12 +176,56 @@ class Attempt:
         """
         Tell that the task asks for another attempt; *cause* is why, or None.
 
-        Its message was published before, and may have begun that attempt already. Then the ledger knows.
+        If its message was published, it may have begun that attempt already, and the ledger knows. If not, as the code
+        has raised ``Retry`` by itself, the ledger has it published.
         """
-        error = error_of(cause)
-        told = {"state": states.RETRY, "error": error}
-        self._ledger.report(self.id, "state", told, states.RETRY, error, retries=self.retries)
+        if self.end is not None:
+            return
+        self._ledger.retry(self.id, self.token, error_of(cause), publish=not self.asks_again)
         self.end = states.RETRY
+
+    def give_back(self) -> None:
+        """Tell that the message goes back into its queue: another attempt begins, and no life of the job is used."""
+        if self.end is not None:
+            return
+        self._ledger.give_back(self.id, self.token, publish=False)
+        self.end = states.PENDING
+
+    def hand_on(self) -> None:
+        """Tell that another task goes on under the same id, and will end the job."""
+        if self.end is not None:
+            return
+        self._ledger.hand_on(self.id, self.token)
+        self.end = states.STARTED
+
+    def close(self, task: Any, request: Any, state: str | None, outcome: Any) -> None:
+        """
+        Tell the end that Celery stores nothing for, as the worker has done with the request.
+
+        Args:
+            task: The task.
+            request: What it ran for.
+            state: What became of it, in Celery's words; None for a process that is about to end.
+            outcome: What the code returned, or the exception.
+        """
+        if self.end is not None or not (self.has_begun and self.is_job):
+            return
+        if state == states.REJECTED:
+            if outcome.requeue:
+                self.give_back()  # else the main process ends it, as a FAILURE
+        elif state == states.IGNORED:
+            if self.is_replaced:
+                self.hand_on()
+            elif self.asks_again:
+                self.retry(None)
+            elif self.stored is not None:
+                self.finish(*self.stored)
+            else:
+                task.backend.store_result(self.id, None, IGNORED, request=request)
+        elif state in states.READY_STATES:  # of a task with ``ignore_result``
+            self.finish(state, outcome)
+
+    # While it goes on.
 
     def report(self, state: str, meta: Any) -> None:
         """
@@ -178,12 +235,12 @@ class Attempt:
             JobCancelled: The job was cancelled.
         """
         kind, data = ("progress", meta) if state == PROGRESS else ("state", {"state": state})
-        if self._ledger.report(self.id, kind, data, state, meta) == "cancelled":
+        if self._ledger.report(self.id, self.token, kind, data, state, meta) == "cancelled":
             raise JobCancelled(f"job {self.id} was cancelled")
 
     def note(self, line: dict[str, str]) -> None:
         """Note a line that the task has logged."""
-        self._ledger.report(self.id, "log", line)
+        self._ledger.report(self.id, self.token, "log", line)
 
 
 def _given(told: Told | None) -> dict[str, Told]:

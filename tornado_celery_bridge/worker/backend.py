@@ -17,15 +17,13 @@ from celery.app.backends import by_name
 from celery.backends.redis import RedisBackend, SentinelBackend
 from redis.exceptions import OutOfMemoryError
 
+from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.base.store import Stored
 from tornado_celery_bridge.ledger.blocking import Told
 from tornado_celery_bridge.worker.attempt import Attempt
 from tornado_celery_bridge.worker.values import load
 
 __all__ = ("Recording", "record_states")
-
-#: States that are stored once in each attempt.
-_TOLD_BY_THE_LEDGER = states.READY_STATES | {states.STARTED}
 
 #: Whether what is read goes on to somebody else, so that references in it stay as they are.
 _passes_on: ContextVar[bool] = ContextVar("passes_on", default=False)
@@ -85,15 +83,18 @@ class Recording:
         is_attempts = request is not None and request.id == task_id
         attempt = Attempt.of(self.app, request) if is_attempts else Attempt(self.app, task_id)
         told = None
-        if state in _TOLD_BY_THE_LEDGER and _has_results_beside(self.app):
+        is_codes = attempt.runs and state in (*ENDED, states.RETRY)  # the code's own word; its end is to come
+        if state in (*ENDED, states.STARTED) and not is_codes and _has_results_beside(self.app):
             stored = self.encode_result(result, state)  # type: ignore[attr-defined]
             told = self._telling(task_id, stored, state, traceback, request)
         else:
             with _passing_on():
                 stored = super().store_result(task_id, result, state, traceback, request=request, **kwargs)  # type: ignore[misc]
-        if state == states.STARTED:
+        if is_codes:
+            attempt.stored = None if state == states.RETRY else (state, result, traceback)
+        elif state == states.STARTED:
             attempt.told_at_begin = told
-        elif state in states.READY_STATES:
+        elif state in ENDED:
             self._ensure_retryable(attempt.finish, state, result, traceback, told)  # type: ignore[attr-defined]
         elif state == states.RETRY:
             attempt.retry(result)

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Celery, bootsteps, signals
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.imports import symbol_by_name
 
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.heartbeat import watch_beat
@@ -16,6 +17,7 @@ from tornado_celery_bridge.worker.guard import guard
 from tornado_celery_bridge.worker.keeper import Keeper
 from tornado_celery_bridge.worker.loglines import LogLines
 from tornado_celery_bridge.worker.messages import keep_message
+from tornado_celery_bridge.worker.request import job_request
 
 __all__ = ("CheckSettings", "GuardTasks", "KeepJobs", "begin_beat")
 
@@ -41,9 +43,15 @@ class GuardTasks(bootsteps.Step):
         Store.of_app(worker.app)  # a store that can't be used is to be known now
         for task in worker.app.tasks.values():
             guard(task, worker.app)
-            if task.Request == "celery.worker.request:Request":
-                task.Request = "tornado_celery_bridge.worker.request:JobRequest"
+            task.Request = job_request(symbol_by_name(task.Request))
+        signals.task_postrun.connect(_close_attempt, weak=False, dispatch_uid=__name__)
         LogLines.install()
+
+
+def _close_attempt(*, task: Any, state: str | None = None, retval: Any = None, **_: Any) -> None:
+    request = task.request
+    if (attempt := vars(request).get("attempt")) is not None:
+        attempt.close(task, request, state, retval)
 
 
 class KeepJobs(bootsteps.StartStopStep):
@@ -65,6 +73,10 @@ class KeepJobs(bootsteps.StartStopStep):
         # Not stop(), which comes before the pool's, and so before the tasks have ended.
         signals.worker_shutdown.connect(self._end, weak=False)
         self._keeper.start()
+
+    def terminate(self, worker: Any) -> None:
+        """End, before the pool is ended with what it runs: a cold shutdown, of which Celery sends no signal."""
+        self._keeper.stop()
 
     def _end(self, **_: Any) -> None:
         self._keeper.stop()

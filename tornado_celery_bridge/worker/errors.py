@@ -1,9 +1,13 @@
 """How an exception is told to the ledger: as text, so that whoever reads it needs none of the task's classes."""
 
 import re
+import sys
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ("error_of", "place_of")
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
+
+__all__ = ("CodeExited", "ends_of_process", "error_of", "place_of")
 
 #: A frame in a traceback: the last two parts of the file's path, as folders differ from worker to worker; the function.
 _FRAME = re.compile(r'^  File "(?:[^"\n]*?/)??((?:[^"/\n]+/)?[^"/\n]+)", line \d+, in (.+)$', re.MULTILINE)
@@ -11,9 +15,36 @@ _FRAME = re.compile(r'^  File "(?:[^"\n]*?/)??((?:[^"/\n]+/)?[^"/\n]+)", line \d
 MAX_TRACEBACK = 20_000
 
 
+class CodeExited(Exception):
+    """
+    What stands for an exception by which a task's code would end the worker's process, such as ``SystemExit``.
+
+    The task fails; its process goes on. ``__cause__`` is what the code raised.
+    """
+
+    def __init__(self, raised: BaseException | str) -> None:
+        super().__init__(
+            raised if isinstance(raised, str) else ": ".join(filter(None, (type(raised).__name__, str(raised))))
+        )
+
+
+def ends_of_process() -> tuple[type[BaseException], ...]:
+    """Return what is raised in a task's code by somebody who ends it from outside, and so has to pass."""
+    gevent, greenlet = sys.modules.get("gevent"), sys.modules.get("greenlet")
+    by_pool = () if gevent is None or greenlet is None else (gevent.Timeout, greenlet.GreenletExit)
+    # Of a signal that ends a pool's process; see billiard.common. Whatever the code makes of it passes, too.
+    return (BaseException,) if terminate_handler_fired() else by_pool
+
+
 def error_of(result: Any) -> dict[str, str]:
     """Return why a task did not succeed, as ``Job.error`` has it; *result* is an exception or anything else."""
     exc = getattr(result, "exc", None) or result  # a Retry has its cause
+    if isinstance(exc, CodeExited) and exc.__cause__ is not None:
+        exc = exc.__cause__
+    if isinstance(exc, Mapping) and "exc_type" in exc:  # what the code has stored itself, as Celery stores an exception
+        message = exc.get("exc_message", "")
+        text = ", ".join(map(str, message)) if isinstance(message, list | tuple) else str(message)
+        return {"type": str(exc["exc_type"]), "module": str(exc.get("exc_module") or "builtins"), "message": text}
     if not isinstance(exc, BaseException):
         return {"type": "Exception", "module": "builtins", "message": str(exc)}
     cls: type = type(exc)

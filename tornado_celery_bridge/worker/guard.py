@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
+from celery.app.trace import task_has_custom
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.time import rate
 
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.ledger.blocking import Limit
-from tornado_celery_bridge.worker.attempt import Attempt, JobCancelled
+from tornado_celery_bridge.worker.attempt import Attempt, JobCancelled, current_attempt
+from tornado_celery_bridge.worker.errors import CodeExited, ends_of_process
 from tornado_celery_bridge.worker.messages import name_queue
 from tornado_celery_bridge.worker.values import run_with_values
 
@@ -21,37 +23,62 @@ __all__ = ("guard",)
 
 def guard(task: Any, app: Celery) -> None:
     """
-    Have *task* ask the ledger before its code runs; a task that is guarded stays as it is.
+    Have *task* ask the ledger before its code runs, and its ends be what they mean; a guarded task stays as it is.
 
     Celery itself wraps ``run`` in this way for ``autoretry_for``.
 
     Raises:
         ImproperlyConfigured: The task's limits make no sense.
     """
-    run = task.run
+    run, before_start, on_replace = task.run, task.before_start, task.on_replace
     if hasattr(run, "guarded"):
         return
     limit_of = _limit_of(task)
 
-    @functools.wraps(run)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def begun(args: Any, kwargs: Any) -> Attempt | None:
+        """Return the attempt that this call begins; None for a call within the code of one, or outside of a worker."""
         request = task.request
         if request.called_directly or request.is_eager:
-            return run(*args, **kwargs)
+            return None
         attempt = Attempt.of(app, request)
-        if attempt.has_begun:  # a task that calls itself; Celery gives it the same request
+        if attempt.runs:  # a task that calls itself; Celery gives it the same request
+            return None
+        if not attempt.has_begun:
+            name_queue(app, request)
+            attempt.begin(task, request, limit_of(args, kwargs) if limit_of else None)
+        return attempt
+
+    @functools.wraps(run)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        attempt = begun(args, kwargs)
+        if attempt is None:
             return run(*args, **kwargs)
-        name_queue(app, request)
-        attempt.begin(task, request, limit_of(args, kwargs) if limit_of else None)
         try:
             with attempt.running():
                 return run_with_values(run, args, kwargs, app, is_job=attempt.is_job)
         except JobCancelled:
-            task.backend.mark_as_revoked(request.id, "cancelled", request=request)
+            task.backend.mark_as_revoked(attempt.id, "cancelled", request=task.request)
             raise
+        except Exception:
+            raise
+        except BaseException as exc:
+            if isinstance(exc, ends_of_process()):
+                raise
+            raise CodeExited(exc) from exc
+
+    def before(task_id: str, args: Any, kwargs: Any) -> Any:
+        begun(args, kwargs)
+        return before_start(task_id, args, kwargs)
+
+    def replaced(signature: Any) -> Any:
+        if (attempt := current_attempt()) is not None and attempt.id == task.request.id:
+            attempt.is_replaced = True
+        return on_replace(signature)
 
     guarded.guarded = True  # type: ignore[attr-defined]
-    task.run = guarded
+    task.run, task.on_replace = guarded, replaced
+    if task_has_custom(task, "before_start"):
+        task.before_start = before
 
 
 def _limit_of(task: Any) -> Callable[[Any, Any], Limit] | None:

@@ -6,7 +6,8 @@ again under the same id; whoever begins a job asks the ledger first, so a copy t
 things to be told apart from a job that is merely slow:
 
 - *A running job whose worker is gone.* A worker holds what it runs by a lease of ten seconds, renewed every two. What
-  a pool process did not finish is let go of at once.
+  a pool process did not finish is let go of at once, and counts as lost: a job has three lives. What a worker gives up
+  as it is stopped, or as it has lost its broker, is given back: that takes none of them.
 - *A waiting job whose message is gone.* In a queue the first come are the first begun. So a message that others
   overtook by eight seconds was lost, or is held up in the hands of a busy worker; either way a copy helps. It helps a
   job, too, that waits for longer than that in a queue that is empty. A queue that is long is no reason for anything:
@@ -39,6 +40,7 @@ from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
+from tornado_celery_bridge.worker.request import GIVEN_BACK, TAKEN
 
 __all__ = ("Keeper", "is_keeper")
 
@@ -82,7 +84,8 @@ class Keeper:
         self._ledger = WorkerLedger(app)
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stopped = threading.Event()
-        self._running: set[str] = set()
+        #: The attempts that run here, as ids and tokens.
+        self._running: set[tuple[str, str]] = set()
         self._taken: set[str] = set()
         self._held: set[str] = set()
         self._threads = [
@@ -113,8 +116,11 @@ class Keeper:
         self._stopped.set()
         for thread in self._threads:
             thread.join(BEAT)
+        # Of some that have begun this worker has not heard yet; of those that have ended the ledger knows.
+        GIVEN_BACK.extend(self._running | _attempts(TAKEN))
         try:
-            self._ledger.lease(self._hostname, [], self._running | _running())
+            self._give_back()
+            self._ledger.lease(self._hostname, [], [])
         except Exception as exc:  # then the leases end by themselves
             log.warning("leases of jobs are left to end by themselves: %s", exc)
 
@@ -130,7 +136,9 @@ class Keeper:
 
     def _renew_leases(self) -> None:
         while not self._stopped.is_set():
-            running = _running()
+            # In this order: what is given up is noted before it stops to be active, and else would count as lost.
+            running = _attempts(worker_state.active_requests)
+            self._give_back()
             queues = sorted(self._app.amqp.queues.consume_from)
             about = {"slots": self._slots(), "queues": queues, "memory": _memory()}
             late = self._ledger.lease(self._hostname, running, self._running - running, about)
@@ -139,6 +147,14 @@ class Keeper:
                 log.warning("job %s was cancelled and goes on: its process is ended", job_id)
                 self._app.control.revoke(job_id, terminate=True, destination=[self._hostname])
             self._stopped.wait(BEAT)
+
+    def _give_back(self) -> None:
+        """Have others begin what this worker has given up, through no fault of the jobs."""
+        while GIVEN_BACK:
+            job_id, token = GIVEN_BACK[0]
+            self._ledger.give_back(job_id, token, publish=True)
+            self._running.discard((job_id, token))
+            GIVEN_BACK.popleft()
 
     # Publishing.
 
@@ -221,11 +237,11 @@ class Keeper:
             self._stopped.wait(SWEEP_INTERVAL)
 
 
-def _running() -> set[str]:
-    """Return the ids of the tasks that this worker runs."""
+def _attempts(requests: Any) -> set[tuple[str, str]]:
+    """Return the ids and tokens of the attempts that requests are about."""
     while True:
         try:
-            return {request.id for request in worker_state.active_requests}
+            return {(request.id, request.token) for request in requests}
         except RuntimeError:  # changed by the main thread meanwhile
             continue
 

@@ -9,7 +9,7 @@ from celery import Celery
 from celery.app.task import Context
 from kombu.utils import json
 
-from tornado_celery_bridge.worker.attempt import current_attempt, ledger_of
+from tornado_celery_bridge.worker.attempt import AFTER, current_attempt, ledger_of
 from tornado_celery_bridge.worker.errors import error_of
 from tornado_celery_bridge.worker.keeper import is_keeper
 
@@ -44,15 +44,15 @@ def keep_message(
     given = {name: value for name, value in options.items() if value is not None} | ({"eta": due} if due else {})
     message = {"task": headers["task"], "args": args, "kwargs": kwargs, "options": given}
     seconds = None if due is None else (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
-    ledger_of(app).keep(headers["id"], json.dumps(message), seconds, _why(headers))
-
-
-def _why(headers: dict[str, Any]) -> dict[str, str] | None:
-    """Return the error for which the task that runs here asks for a retry; None if the message is no such retry."""
-    attempt = current_attempt()
-    if attempt is None or attempt.id != headers["id"] or (headers.get("retries") or 0) <= (attempt.retries or 0):
-        return None
-    return error_of(sys.exc_info()[1])  # what it handles, which is what it asks for a retry by, nearly always
+    attempt, why, token = current_attempt(), None, ""
+    if attempt is not None and attempt.id == headers["id"]:
+        token = attempt.token
+        if not attempt.is_replaced:
+            attempt.asks_again = True
+            why = error_of(sys.exc_info()[1])  # what the code handles; nearly always what it asks for the retry by
+    ledger_of(app).keep(headers["id"], json.dumps(message), seconds, token=token, why=why)
+    if token:
+        headers[AFTER] = token
 
 
 def name_queue(app: Celery, request: Any) -> None:

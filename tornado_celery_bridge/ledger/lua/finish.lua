@@ -1,20 +1,27 @@
 -- finish: an attempt has ended the job, or somebody else has (then token is '').
--- An attempt that was given up for lost may have succeeded after all; if it failed, the next one decides.
+-- An attempt that was given up for lost may have succeeded after all; if it failed, the next one decides. Who is no
+-- attempt ends nothing that an attempt runs.
 -- KEYS: job:{job_id}, events:{job_id}, value:{job_id}, traceback:{job_id}
 -- ARGV: prefix, job_id, state, value, stored, token, traceback, traceparent, result_key, result, result_ttl,
 --   exception, detail, place
 -- Answers: whether this was the job's end
 --   value: JSON of the result or the error; stored: it is that of a blob. traceback: packed, traceparent: '' for none.
---   result_key, result, result_ttl: as for start, whatever becomes of the job. exception, detail, place: of a FAILURE,
+--   result_key, result, result_ttl: as for start, unless another attempt is to end the job. exception, detail, place: of a FAILURE,
 --   what was raised, what it said and where; else ''.
 -- include: finish, tell, blobs
 
 turn(job_id)
-tell(result_key, result, result_ttl)
 local known = redis.call('HMGET', job, 'state', 'token')
 local from = known[1]
-if not from or ENDED[from] then return 0 end
-if state ~= 'SUCCESS' and token ~= '' and token ~= known[2] then return 0 end
+if not from or ENDED[from] then
+  tell(result_key, result, result_ttl)  -- whoever waits by the result backend may not know yet
+  return 0
+end
+local is_its = token ~= '' and token == known[2]
+if not is_its and (token == '' and known[2] and bucket(from) == 'STARTED' or token ~= '' and state ~= 'SUCCESS') then
+  return 0
+end
+tell(result_key, result, result_ttl)
 finish(from, state, value, exception ~= '' and exception, detail, place)
 if stored ~= '' then
   redis.call('HSET', job, 'stored', 1)

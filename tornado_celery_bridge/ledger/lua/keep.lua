@@ -1,13 +1,17 @@
 -- keep: a worker is about to publish a message. Keep it if it is a job's.
 -- KEYS: job:{job_id}, message:{job_id}, retry:{job_id}
--- ARGV: prefix, job_id, message, due, why
+-- ARGV: prefix, job_id, token, message, due, why
 -- Answers: whether it is
---   due: ms since 1970, '' for now. why: of a retry, JSON of its error, else ''.
+--   token: of the job's own attempt that publishes it, '' for somebody else. due: ms since 1970, '' for now. why: of a
+--   retry, JSON of its error, else ''.
 -- include: clock, queues
 
 turn(job_id)
-local state = redis.call('HGET', job, 'state')
+
+local known = redis.call('HMGET', job, 'state', 'token')
+local state = known[1]
 if not state or ENDED[state] then return 0 end
+if token ~= '' and token ~= known[2] then return 0 end  -- of an attempt that was given up
 local at = tonumber(due) or now()
 redis.call('SET', prefix .. 'message:' .. id, message)
 if why ~= '' then redis.call('SET', prefix .. 'retry:' .. id, why) end

@@ -1,16 +1,16 @@
 -- lease: a worker renews the leases of the jobs that it runs, and ends those of the jobs that it no longer runs.
 -- KEYS: held, workers, worker:{worker}
 -- ARGV: prefix, worker, about
--- ROWS: job_id, runs
+-- ROWS: job_id, token, runs
 -- Answers: the ids of jobs that were cancelled and have not ended in time
 --   about: JSON about the worker for monitors, '' when it ends. runs: whether it runs the job.
 -- include: clock, job, held, rows
 
 local time, late, mine = now(), {}, {}
-for each, runs in rows() do
+for each, token, runs in rows() do
   turn(each)
-  local known, held = redis.call('HMGET', job, 'worker', 'cancelled'), prefix .. 'held'
-  if known[1] == worker then
+  local known, held = redis.call('HMGET', job, 'token', 'cancelled'), prefix .. 'held'
+  if known[1] == token then
     if runs ~= '' then
       redis.call('ZADD', held, 'XX', time + LEASE, pack(id))
       mine[#mine + 1] = id

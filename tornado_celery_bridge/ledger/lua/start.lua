@@ -1,19 +1,21 @@
 -- start: a worker is about to run a task: may it? If so, note that an attempt begins.
--- A retry's message may come before its predecessor has told that it asks for one: the count of retries tells it from
--- a copy. Then the RETRY is told here, and the late word of it counts for nothing.
+-- A retry's message may come before the attempt that asks for it has told so. It names that attempt, which tells it
+-- from a copy and from what an attempt asks for that was given up. Then the RETRY is told here.
 -- KEYS: job:{job_id}, events:{job_id}
--- ARGV: prefix, job_id, task, token, replaced, worker, retries, limit, most, interval, result_key, result,
+-- ARGV: prefix, job_id, task, token, after, replaced, worker, retries, limit, most, interval, result_key, result,
 --   result_ttl
--- Answers: go | unknown (no job: it may run) | duplicate | parked, or the state in which the job has ended
+-- Answers: go | unknown (no job: it may run) | duplicate | parked | forgotten, or the state in which the job has ended
+--   after: the token of the attempt that asks for this one, '' if none does or nobody knows.
 --   limit: '' for none, with most jobs at once and interval ms between two, each '' for any. result_key, result and
 --   result_ttl (s, 0 for ever): what to tell Celery's result backend if it runs; key '' for nothing.
 -- include: lapse, retried, tell, held
 
 turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed',
-  'queue')
+  'queue', 'handed_on', 'is_part', 'attempt')
 local state = known[1]
 if not state then
+  if redis.call('EXISTS', prefix .. 'gone:' .. id) == 1 then return 'forgotten' end
   tell(result_key, result, result_ttl)
   return 'unknown'
 end
@@ -23,23 +25,38 @@ if known[5] then
   return 'REVOKED'
 end
 if known[3] == token then return 'go' end
-if known[2] ~= task then  -- what the job's task was replaced by
-  redis.call('HSET', job, 'token', token)
+retries = tonumber(retries)
+local time, packed = now(), pack(id)
+local runs = bucket(state) == 'STARTED'
+local is_held = runs and time < tonumber(redis.call('ZSCORE', prefix .. 'held', packed) or 0)
+local is_part = known[2] ~= task or replaced ~= ''  -- what the job's task was replaced by
+if is_part then
+  if is_held and known[11] and not known[10] then return 'duplicate' end
+elseif runs and retries > tonumber(known[6] or 0) and (after == '' or after == known[3]) then
+  retried(state, redis.call('GET', prefix .. 'retry:' .. id) or 'null')
+  state = 'RETRY'
+elseif runs then
+  if is_held or known[10] then return 'duplicate' end
+  lapse(state)
+  state = redis.call('HGET', job, 'state')
+  if ENDED[state] then return state end
+elseif state == 'RETRY' and retries <= tonumber(known[6] or -1) then
+  return 'duplicate'  -- of the message that began before
+end
+if known[2] ~= task then
+  redis.call('HSET', job, 'token', token, 'worker', worker, 'is_part', 1)
+  redis.call('HDEL', job, 'handed_on')
+  redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
+  if not runs then
+    dequeued()
+    redis.call('HSET', job, 'state', 'STARTED', 'started_at', time)
+    move_state(state, 'STARTED')
+    emit('state', cjson.encode({state = 'STARTED', attempt = tonumber(known[12] or 0), started_at = time}))
+  end
   tell(result_key, result, result_ttl)
   return 'go'
 end
 if known[7] then return 'parked' end
-retries = tonumber(retries)
-local time, packed = now(), pack(id)
-if replaced == '' and bucket(state) == 'STARTED' and retries > tonumber(known[6] or 0) then
-  retried(state, redis.call('GET', prefix .. 'retry:' .. id) or 'null')
-  state = 'RETRY'
-elseif replaced == '' and bucket(state) == 'STARTED' then
-  if time < tonumber(redis.call('ZSCORE', prefix .. 'held', packed) or 0) then return 'duplicate' end
-  lapse(state)
-  state = redis.call('HGET', job, 'state')
-  if ENDED[state] then return state end
-end
 
 most, interval = tonumber(most), tonumber(interval)
 if interval then
@@ -74,7 +91,8 @@ end
 local attempt, queue = redis.call('HINCRBY', job, 'attempt', 1), queue_name()
 dequeued()
 redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', token, 'worker', worker, 'retries', retries)
-redis.call('HDEL', job, 'not_before', 'delayed')
+redis.call('HDEL', job, 'not_before', 'delayed', 'handed_on', 'is_part')
+if is_part then redis.call('HSET', job, 'is_part', 1) end
 redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
 set_value('null')
 move_state(state, 'STARTED')

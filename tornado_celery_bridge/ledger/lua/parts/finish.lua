@@ -15,7 +15,7 @@ local function finish_workflow(name)
   redis.call('PEXPIRE', its_events, math.min(known[1], 3600000))
 end
 
-local ENDS = {SUCCESS = 's', FAILURE = 'f', REVOKED = 'v'}
+local ENDS = {SUCCESS = 's', IGNORED = 's', FAILURE = 'f', REVOKED = 'v'}
 
 local NOT_NEEDED = '{"type":"TaskRevokedError","module":"celery.exceptions","message":"nothing failed"}'
 
@@ -26,7 +26,7 @@ local function finish_one(from, state, value)
   let_go()
   redis.call('HSET', job, 'state', state, 'finished_at', time)
   redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'not_before', 'lost',
-    'delayed')
+    'delayed', 'handed_on', 'is_part')
   set_value(value)
   move_state(from, state)
   local left = redis.call('HINCRBY', prefix .. 'open', known[2], -1)

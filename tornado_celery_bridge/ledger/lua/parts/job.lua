@@ -2,7 +2,7 @@
 
 local prefix = ARGV[1]
 local id, job, events  -- of the job at hand: its id, its hash, and the list and channel of its events
-local ENDED = {SUCCESS = true, FAILURE = true, REVOKED = true}
+local ENDED = {SUCCESS = true, FAILURE = true, REVOKED = true, IGNORED = true}
 
 -- Take another job in hand: what follows is about that one.
 local function turn(to)

@@ -1,5 +1,5 @@
--- lapse: the job's worker was lost, or does not hold the job any more.
--- include: cancel
+-- lapse: the worker that ran the job was lost.
+-- include: cancel, wait_again
 
 local MAX_LOST = 3  -- a job is given up when so many of its attempts were lost with their worker
 local GIVEN_UP = 'given up: ' .. MAX_LOST .. ' workers were lost while they ran it'
@@ -16,11 +16,5 @@ local function lapse(state)
     redis.call('ZADD', index('dead'), redis.call('HGET', job, 'created_at'), pack(id))
     return finish(state, 'FAILURE', DEAD, 'billiard.exceptions.WorkerLostError', GIVEN_UP, '')
   end
-  local time = now()
-  redis.call('HSET', job, 'state', 'PENDING')
-  redis.call('HDEL', job, 'token', 'started_at', 'due')  -- which of two messages it begins by is not known
-  set_value('null')
-  move_state(state, 'PENDING')
-  enqueued(time)
-  emit('state', cjson.encode({state = 'PENDING'}))
+  wait_again(state)
 end

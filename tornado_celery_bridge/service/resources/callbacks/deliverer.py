@@ -58,7 +58,7 @@ MAX_ANSWER = 64 * 1024
 
 PORTS = {"http": 80, "https": 443}
 
-_TYPES = {"SUCCESS": "succeeded", "FAILURE": "failed", "REVOKED": "revoked"}
+_TYPES = {"SUCCESS": "succeeded", "IGNORED": "succeeded", "FAILURE": "failed", "REVOKED": "revoked"}
 
 
 class _Answer(NamedTuple):

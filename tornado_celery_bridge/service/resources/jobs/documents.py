@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from tornado_celery_bridge import ledger
+from tornado_celery_bridge.base.states import SUCCEEDED
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from tornado_celery_bridge.service.http.body import Body
 from tornado_celery_bridge.service.http.documents import Moment, Path, Problem, rfc3339
@@ -180,7 +181,7 @@ def job(shown: ledger.Job, links: Links, *, traceback: bool = False) -> Job:
     if shown.stored is not None:
         document["result_size"] = shown.stored.size
         more["result"] = f"{path}/result"
-    elif shown.state == "SUCCESS":
+    elif shown.state in SUCCEEDED:
         document["result"] = shown.result
     if shown.error is not None:
         document["error"] = error(shown.state, shown.error)

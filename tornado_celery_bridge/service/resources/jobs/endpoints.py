@@ -108,7 +108,7 @@ class JobFilters(Page):
 
     task: Name | None = None
     # A job in a state of its own is among the running ones.
-    state: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"] | None = None
+    state: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "IGNORED", "FAILURE", "REVOKED"] | None = None
     tag: Annotated[list[Tag], Field(max_length=20, description="Only those with all of these.")] = []
     since: Annotated[Moment, Field(description="Only jobs accepted at this time or later.")] | None = None
     dead: Annotated[

@@ -15,6 +15,7 @@ from celery.exceptions import QueueNotFound
 from kombu.exceptions import EncodeError
 
 from tornado_celery_bridge import Bridge, BridgeError, DispatchUncertain, Stored, StoreUnavailable
+from tornado_celery_bridge.base.states import SUCCEEDED
 from tornado_celery_bridge.ledger import (
     MAX_INLINE,
     Delivery,
@@ -358,7 +359,7 @@ class Jobs:
         """Return what a job returned as a file of JSON, whose calls block. Close it. 409 without a result."""
         if not job.done:
             raise JOB_UNFINISHED("The job has not ended: wait for it.")
-        if job.state != states.SUCCESS:
+        if job.state not in SUCCEEDED:
             raise NO_RESULT("The job did not succeed; `error` in the job says why.")
         if job.stored is None:
             return io.BytesIO(dumps(job.result).encode())

@@ -7,6 +7,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from tornado_celery_bridge import ledger
+from tornado_celery_bridge.base.states import SUCCEEDED
 from tornado_celery_bridge.service.http.body import Body
 from tornado_celery_bridge.service.http.documents import Moment, Path, rfc3339
 from tornado_celery_bridge.service.resources.jobs.documents import Job, job
@@ -71,7 +72,7 @@ def _steps_of(shown: ledger.Workflow) -> list[ledger.Job]:
 def _state_of(shown: ledger.Workflow) -> str:
     if not shown.done:
         return "STARTED" if any(job.attempt for job in shown.jobs.values()) else "PENDING"
-    if all(job.state == "SUCCESS" for job in _steps_of(shown)):
+    if all(job.state in SUCCEEDED for job in _steps_of(shown)):
         return "SUCCESS"
     return "REVOKED" if shown.cancelled else "FAILURE"
 

@@ -11,11 +11,13 @@ export const PENDING = { name: "PENDING", label: "Waiting", kind: "waiting" };
 export const STARTED = { name: "STARTED", label: "Running", kind: "running" };
 export const RETRY = { name: "RETRY", label: "Retrying", kind: "retrying" };
 export const SUCCESS = { name: "SUCCESS", label: "Succeeded", kind: "succeeded" };
+/** Its code raised Celery's Ignore: it has ended, and has no result. */
+export const IGNORED = { name: "IGNORED", label: "Ignored", kind: "succeeded" };
 export const FAILURE = { name: "FAILURE", label: "Failed", kind: "failed" };
 export const REVOKED = { name: "REVOKED", label: "Cancelled", kind: "cancelled" };
 
 /** The states that a list of jobs can be filtered by. */
-export const STATES = [PENDING, STARTED, RETRY, SUCCESS, FAILURE, REVOKED];
+export const STATES = [PENDING, STARTED, RETRY, SUCCESS, IGNORED, FAILURE, REVOKED];
 
 /** A running job that reports progress. The filter for running jobs finds it. */
 export const PROGRESS = { ...STARTED, name: "PROGRESS" };

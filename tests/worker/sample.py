@@ -1,0 +1,196 @@
+"""An app whose tasks end in every way that a task can; for ``celery -A`` with ``SAMPLE_URL`` set."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from celery import Celery, Task, chord
+from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
+
+from tornado_celery_bridge.worker import install
+
+
+class Unusual(BaseException):
+    """What no library raises."""
+
+
+class Early(Task[Any, Any]):
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> NoReturn:
+        mark(args[0])
+        raise Ignore
+
+
+def mark(path: str) -> int:
+    """Note that the code begins; return how often it has."""
+    with Path(path).open("a+") as file:
+        file.write("x")
+        return file.tell()
+
+
+def make_app(url: str) -> Celery:
+    app = Celery("ends", broker=url, backend=url, set_as_current=False)
+    app.conf.update(
+        task_default_queue="ends",
+        task_track_started=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_cancel_long_running_tasks_on_connection_loss=True,
+        worker_prefetch_multiplier=1,
+        broker_connection_retry_on_startup=True,
+        result_extended=True,
+    )
+    install(app)
+
+    @app.task(shared=False, bind=True, name="e.returns")
+    def returns(self: Any, path: str) -> str:
+        mark(path)
+        return "done"
+
+    @app.task(shared=False, bind=True, name="e.returns_silently", ignore_result=True)
+    def returns_silently(self: Any, path: str) -> str:
+        mark(path)
+        return "done"
+
+    @app.task(shared=False, bind=True, name="e.raises")
+    def raises(self: Any, path: str) -> NoReturn:
+        mark(path)
+        raise ValueError("mine")
+
+    @app.task(shared=False, bind=True, name="e.ignores")
+    def ignores(self: Any, path: str) -> NoReturn:
+        mark(path)
+        raise Ignore
+
+    @app.task(shared=False, bind=True, name="e.ignores_early", base=Early)
+    def ignores_early(self: Any, path: str) -> None:
+        """Never begins: its ``before_start`` raises."""
+
+    @app.task(shared=False, bind=True, name="e.stores_failure")
+    def stores_failure(self: Any, path: str) -> NoReturn:
+        mark(path)
+        meta = {"exc_type": "ValueError", "exc_message": ["mine"], "exc_module": "builtins"}
+        self.update_state(state="FAILURE", meta=meta)
+        raise Ignore
+
+    @app.task(shared=False, bind=True, name="e.stores_retry")
+    def stores_retry(self: Any, path: str) -> NoReturn:
+        mark(path)
+        self.update_state(state="RETRY", meta={"a": 1})
+        raise Ignore
+
+    @app.task(shared=False, bind=True, name="e.rejects")
+    def rejects(self: Any, path: str) -> NoReturn:
+        mark(path)
+        raise Reject("mine", requeue=False)
+
+    @app.task(shared=False, bind=True, name="e.requeues")
+    def requeues(self: Any, path: str) -> str:
+        if mark(path) < 5:
+            raise Reject("not yet", requeue=True)
+        return "done"
+
+    @app.task(shared=False, bind=True, name="e.retries", max_retries=None)
+    def retries(self: Any, path: str) -> str:
+        if mark(path) < 5:
+            raise self.retry(countdown=0, exc=ValueError("not yet"))
+        return "done"
+
+    @app.task(shared=False, bind=True, name="e.raises_retry")
+    def raises_retry(self: Any, path: str) -> str:
+        if mark(path) < 5:
+            raise Retry("not yet")
+        return "done"
+
+    @app.task(shared=False, bind=True, name="e.replaces")
+    def replaces(self: Any, path: str) -> Any:
+        mark(path)
+        return self.replace(total.s([1, 2]))
+
+    @app.task(shared=False, bind=True, name="e.replaces_by_chord")
+    def replaces_by_chord(self: Any, path: str, seconds: float = 0.0) -> Any:
+        mark(path)
+        return self.replace(chord([naps.s(seconds, 1), naps.s(seconds, 2)], total.s()))
+
+    @app.task(shared=False, bind=True, name="e.naps")
+    def naps(self: Any, seconds: float, value: int) -> int:
+        time.sleep(seconds)
+        return value
+
+    @app.task(shared=False, bind=True, name="e.total")
+    def total(self: Any, numbers: list[int]) -> int:
+        return sum(numbers)
+
+    @app.task(shared=False, bind=True, name="e.exits")
+    def exits(self: Any, path: str) -> NoReturn:
+        mark(path)
+        sys.exit(3)
+
+    @app.task(shared=False, bind=True, name="e.interrupts")
+    def interrupts(self: Any, path: str) -> NoReturn:
+        mark(path)
+        raise KeyboardInterrupt
+
+    @app.task(shared=False, bind=True, name="e.shuts_down")
+    def shuts_down(self: Any, path: str) -> NoReturn:
+        mark(path)
+        raise WorkerShutdown(0)
+
+    @app.task(shared=False, bind=True, name="e.cancels")
+    def cancels(self: Any, path: str) -> NoReturn:
+        mark(path)
+        raise asyncio.CancelledError
+
+    @app.task(shared=False, bind=True, name="e.raises_unusual")
+    def raises_unusual(self: Any, path: str) -> NoReturn:
+        mark(path)
+        raise Unusual("mine")
+
+    @app.task(shared=False, bind=True, name="e.runs_out_of_memory")
+    def runs_out_of_memory(self: Any, path: str) -> NoReturn:
+        mark(path)
+        raise MemoryError("mine")
+
+    @app.task(shared=False, bind=True, name="e.exceeds_soft_limit", soft_time_limit=1)
+    def exceeds_soft_limit(self: Any, path: str) -> None:
+        mark(path)
+        time.sleep(30)
+
+    @app.task(shared=False, bind=True, name="e.exceeds_limit", time_limit=1)
+    def exceeds_limit(self: Any, path: str) -> None:
+        mark(path)
+        time.sleep(30)
+
+    @app.task(shared=False, bind=True, name="e.dies")
+    def dies(self: Any, path: str) -> None:
+        mark(path)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @app.task(shared=False, bind=True, name="e.dies_once")
+    def dies_once(self: Any, path: str) -> str:
+        if mark(path) == 1:
+            os._exit(3)
+        return "done"
+
+    @app.task(shared=False, bind=True, name="e.waits")
+    def waits(self: Any, path: str, seconds: float) -> str:
+        """Wait until so long after the first beginning."""
+        first = mark(path) == 1
+        end = Path(f"{path}.end")
+        if first:
+            end.write_text(str(time.time() + seconds))
+        while time.time() < float(end.read_text()):
+            time.sleep(0.05)
+        return "done"
+
+    return app
+
+
+def __getattr__(name: str) -> Celery:
+    if name in ("app", "celery"):
+        globals()["app"] = made = make_app(os.environ["SAMPLE_URL"])
+        return made
+    raise AttributeError(name)

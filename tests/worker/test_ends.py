@@ -1,0 +1,79 @@
+"""Every way in which a task's code or its process can end, by the table in docs/states.md."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.worker.conftest import ROOT
+from tornado_celery_bridge import Bridge, TaskFailed
+from tornado_celery_bridge.ledger import Job
+
+#: By which task of the sample what is said in the table's first column is done.
+TASKS = {
+    "returns": "returns",
+    "returns, with `ignore_result`": "returns_silently",
+    "raises an exception": "raises",
+    "raises `Ignore`": "ignores",
+    "raises `Ignore` in `before_start`": "ignores_early",
+    "stores FAILURE by `update_state`, and raises `Ignore`": "stores_failure",
+    "stores RETRY by `update_state`, and raises `Ignore`": "stores_retry",
+    "raises `Reject(requeue=False)`": "rejects",
+    "raises `Reject(requeue=True)`": "requeues",
+    "raises `self.retry()`": "retries",
+    "raises `Retry()` itself": "raises_retry",
+    "returns `self.replace()` by a task": "replaces",
+    "returns `self.replace()` by a chord": "replaces_by_chord",
+    "calls `sys.exit()`": "exits",
+    "raises `KeyboardInterrupt`": "interrupts",
+    "raises `WorkerShutdown`": "shuts_down",
+    "raises `asyncio.CancelledError`": "cancels",
+    "raises any other `BaseException`": "raises_unusual",
+    "raises `MemoryError`": "runs_out_of_memory",
+    "exceeds its `soft_time_limit`": "exceeds_soft_limit",
+    "exceeds its `time_limit`": "exceeds_limit",
+    "its process dies once": "dies_once",
+}
+
+
+class Row(NamedTuple):
+    what: str
+    state: str
+    get: str
+    begins: int
+
+
+def rows() -> list[Row]:
+    text = (ROOT / "docs/states.md").read_text().partition("## How a task ends")[2]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return [Row(what, state.strip("`"), get, int(begins)) for what, state, get, begins, _ in cells[2:]]
+
+
+def test_the_table_has_every_end() -> None:
+    assert [row.what for row in rows()] == list(TASKS)
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: TASKS[row.what])
+async def test_it_ends_as_the_table_says(ends: Bridge, tmp_path: Path, row: Row) -> None:
+    path = tmp_path / "marks"
+    result = await ends.submit(ends.app.tasks[f"e.{TASKS[row.what]}"].s(str(path)))
+    assert await said_of(ends, result) == row.get
+    async with asyncio.timeout(10):
+        with ends.ledger.events.follow(result.id) as events:
+            assert [event.kind async for event in events][-1] == "end"
+    job = await ends.ledger.jobs.get(result.id)
+    assert isinstance(job, Job)
+    begins = len(await asyncio.to_thread(path.read_text))
+    assert (job.state, begins) == (row.state, row.begins)
+    assert (await ends.state(result)).state == row.state
+
+
+async def said_of(bridge: Bridge, result: Any) -> str:
+    """Return what `get` gives, as the table spells it."""
+    try:
+        return f"`{await bridge.get(result, timeout=60)!r}`"
+    except TaskFailed as exc:
+        words = re.sub(r"^task \S+ failed: ", "", str(exc))
+        return f"`TaskFailed`: {words}"

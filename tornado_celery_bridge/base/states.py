@@ -1,0 +1,12 @@
+"""The states in which a task has ended."""
+
+from celery import states
+
+__all__ = ("ENDED", "IGNORED", "SUCCEEDED")
+
+#: Celery's own state of a task whose code raised ``Ignore``. Celery stores it nowhere; a job's is stored.
+IGNORED = states.IGNORED
+#: The task has ended, and nothing went wrong.
+SUCCEEDED = frozenset({states.SUCCESS, IGNORED})
+#: The task has ended, one way or another.
+ENDED = states.READY_STATES | {IGNORED}

@@ -1,0 +1,15 @@
+-- hand_on: an attempt has ended, and another task goes on under the job's id, and will end it (Celery's replace).
+-- KEYS: job:{job_id}, held
+-- ARGV: prefix, job_id, token
+-- Answers: whether the attempt was under way; if not, the other task may have begun
+-- include: job, limits
+
+turn(job_id)
+
+local known = redis.call('HMGET', job, 'state', 'token', 'slot')
+if not known[1] or bucket(known[1]) ~= 'STARTED' or known[2] ~= token then return 0 end
+redis.call('ZREM', prefix .. 'held', pack(id))
+redis.call('HDEL', job, 'token')
+redis.call('HSET', job, 'handed_on', 1)
+if known[3] then release(known[3]) end
+return 1

@@ -1,0 +1,15 @@
+-- wait_again: the attempt under way is over, and another one begins the job.
+-- include: clock, job, state, queues, events
+
+-- The job waits for its message, and keeps its slot.
+local function wait_again(from)
+  local time = now()
+  redis.call('ZREM', prefix .. 'held', pack(id))
+  redis.call('HSET', job, 'state', 'PENDING')
+  -- 'due', too: which of two messages it begins by is not known.
+  redis.call('HDEL', job, 'token', 'started_at', 'due', 'handed_on', 'is_part')
+  set_value('null')
+  move_state(from, 'PENDING')
+  enqueued(time)
+  emit('state', cjson.encode({state = 'PENDING'}))
+end

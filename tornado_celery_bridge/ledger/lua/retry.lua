@@ -1,0 +1,19 @@
+-- retry: an attempt has ended, and asks for another one.
+-- KEYS: job:{job_id}, events:{job_id}, value:{job_id}, later
+-- ARGV: prefix, job_id, token, error, publish
+-- Answers: whether the attempt was under way; if not, it was given up, or the next one has begun and told this
+--   error: JSON of why. publish: whether there is no message yet that begins the next attempt.
+-- include: retried, limits, wake
+
+turn(job_id)
+
+local known = redis.call('HMGET', job, 'state', 'token', 'slot')
+if not known[1] or ENDED[known[1]] or known[2] ~= token then return 0 end
+if bucket(known[1]) == 'STARTED' then retried(known[1], error) end  -- else START has told it, and it waits for a limit
+if known[3] then release(known[3]) end
+if publish ~= '' then
+  redis.call('HDEL', job, 'retries')  -- by the message that began before
+  dequeued()
+  publish_later(now())
+end
+return 1
