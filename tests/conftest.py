@@ -92,21 +92,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def databases(server: Server) -> Iterator[Database]:
     """
-    The shared server's databases, one after the other.
+    The shared server's databases, one after the other, each empty.
 
     They come round again: what a test left running has ended by then. Redis looks for expired keys in 16 databases at
     a time, so many more would keep such keys for seconds.
     """
-    return (Database(server, number) for number in itertools.cycle(range(FIRST, DATABASES)))
+    return map(emptied, (Database(server, number) for number in itertools.cycle(range(FIRST, DATABASES))))
+
+
+def emptied(database: Database) -> Database:
+    with database.client() as client:
+        client.flushdb()
+    return database
 
 
 @pytest.fixture
 def database(databases: Iterator[Database]) -> Database:
     """An empty Redis database that only this test uses."""
-    mine = next(databases)
-    with mine.client() as client:
-        client.flushdb()
-    return mine
+    return next(databases)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.servers import Server, wait_for, worker
+from tests.servers import Database, wait_for, worker
 from tests.service.processes import Web, serving
 
 ROOT = Path(__file__).parent.parent
@@ -80,12 +80,12 @@ def test_every_example_shows_its_answer() -> None:
 
 
 @pytest.fixture(scope="module")
-def product(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def product(databases: Iterator[Database], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """The service, without keys and with, and the variables that examples have: jobs in the states that they need."""
     folder = tmp_path_factory.mktemp("docs")
     Image.new("RGB", (640, 480)).save(folder / "photo.jpg")
     settings = {
-        "REDIS_URL": f"redis://127.0.0.1:{server.port}/8",
+        "REDIS_URL": next(databases).url,
         "DATA_DIR": str(folder),
         "CALLBACK_ALLOW": "127.0.0.1",
         "PYTHONPATH": str(ROOT),

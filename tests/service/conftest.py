@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster
 
-from tests.servers import Server, worker
+from tests.servers import Database, Server, worker
 from tests.service.browser import Tab, find_chromium, open_tab
 from tests.service.keys import KEYS, Guarded, guarded, made, write
 from tests.service.sample import make_app as make_celery
@@ -61,12 +61,9 @@ async def site(web_url: str, keys: tuple[Path, dict[str, str]]) -> AsyncIterator
 
 
 @pytest.fixture
-def url_of_ours(server: Server, tmp_path: Path) -> Iterator[str]:
+def url_of_ours(database: Database, tmp_path: Path) -> Iterator[str]:
     """A database with nobody else's jobs, and a worker that takes from one of its two queues."""
-    url = f"redis://127.0.0.1:{server.port}/11"
-    with server.client() as client:
-        client.select(11)
-        client.flushdb()
+    url = database.url
     options: tuple[str, ...] = ("--concurrency", "2", "--queues", "websample", "--without-gossip", "--without-mingle")
     options += ("--hostname", "ours@%h")
     with worker("tests.service.sample", {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}, tmp_path / "log", *options):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Server, free_port, wait_for, worker
+from tests.servers import Database, free_port, wait_for, worker
 from tests.service.browser import Tab
 from tests.service.keys import Guarded, made, write
 from tests.service.sample import make_app as make_celery
@@ -70,9 +70,9 @@ class RealFlower:
 
 
 @pytest.fixture(scope="module")
-def flower_url(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def flower_url(databases: Iterator[Database], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A database and a worker that sends events, as our own settings have it."""
-    url = f"redis://127.0.0.1:{server.port}/6"
+    url = next(databases).url
     log = tmp_path_factory.mktemp("flower-worker") / "log"
     options = ("--concurrency", "1", "--queues", "websample", "--without-gossip", "--without-mingle", "--task-events")
     with worker("tests.service.sample", {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}, log, *options):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import Server, worker
+from tests.servers import Database, worker
 from tests.service.keys import made, write
 from tests.service.sample import make_app as make_celery
 from tests.service.site import ROOT, Service, running
@@ -17,9 +17,9 @@ from tornado_celery_bridge.service.access.keys import Keyring
 
 
 @pytest.fixture(scope="module")
-def two_workers(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def two_workers(databases: Iterator[Database], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server with two workers, of four processes each."""
-    url = f"redis://127.0.0.1:{server.port}/6"
+    url = next(databases).url
     folder = tmp_path_factory.mktemp("limits")
     environment = {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}
     options = ("--concurrency", "4", "--queues", "websample", "--without-gossip", "--without-mingle")

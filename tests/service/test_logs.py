@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import Server, wait_for
+from tests.servers import Database, wait_for
 from tests.service.keys import made, write
 from tests.service.processes import Web, serving
 from tests.service.site import ROOT, environment
@@ -118,18 +118,17 @@ def celery(folder: Path, url: str, *words: str) -> Iterator[Path]:
             process.wait()
 
 
-def test_workers_and_beat_log_as_the_service_does(server: Server, tmp_path: Path) -> None:
-    url = f"redis://127.0.0.1:{server.port}/9"
+def test_workers_and_beat_log_as_the_service_does(database: Database, tmp_path: Path) -> None:
     options = ("--concurrency", "1", "--queues", "websample", "--without-gossip", "--without-mingle")
     settings = {
         "CELERY_APP": "tests.service.sample",
-        "SAMPLE_URL": url,
+        "SAMPLE_URL": database.url,
         "LOG_FORMAT": "json",
         "DATA_DIR": str(tmp_path),
     }
     with (
-        celery(tmp_path, url, "beat", "--pidfile=", "--schedule", str(tmp_path / "schedule")) as of_beat,
-        celery(tmp_path, url, "worker", *options) as of_worker,
+        celery(tmp_path, database.url, "beat", "--pidfile=", "--schedule", str(tmp_path / "schedule")) as of_beat,
+        celery(tmp_path, database.url, "worker", *options) as of_worker,
         serving(tmp_path / "log", **settings) as web,
     ):
         jobs = {}

@@ -10,7 +10,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from tornado.httpclient import HTTPResponse
 
-from tests.servers import Server, free_port, wait_for
+from tests.servers import Database, free_port, wait_for
 from tests.service.monitoring import read, submit_many
 from tests.service.processes import serving
 from tests.service.sample import make_app as make_celery
@@ -92,9 +92,8 @@ async def test_without_the_ledger(web_url: str) -> None:
     app.close()
 
 
-def test_several_processes_tell_of_all_of_them(server: Server, tmp_path: Path) -> None:
-    url = f"redis://127.0.0.1:{server.port}/12"
-    settings = {"REDIS_URL": url, "DATA_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
+def test_several_processes_tell_of_all_of_them(database: Database, tmp_path: Path) -> None:
+    settings = {"REDIS_URL": database.url, "DATA_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
     with serving(tmp_path / "log", "--processes", "2", **settings) as web:
 
         def metrics() -> dict[str, Metric]:

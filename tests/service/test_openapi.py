@@ -18,7 +18,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from playwright.async_api import Route
 from pydantic import BaseModel
 
-from tests.servers import Server, worker
+from tests.servers import Database, worker
 from tests.service.browser import Tab
 from tests.service.sample import make_app as make_celery
 from tests.service.site import ROOT, Service, environment, problem, running
@@ -211,9 +211,9 @@ async def test_the_page_works_in_a_browser(service: Service, tab: Tab, prefix: s
 
 
 @pytest.fixture
-def spare_url(server: Server, tmp_path: Path) -> Iterator[str]:
+def spare_url(database: Database, tmp_path: Path) -> Iterator[str]:
     """A database and a worker where nonsense may pile up."""
-    url = f"redis://127.0.0.1:{server.port}/5"
+    url = database.url
     options = ("--concurrency", "1", "--queues", "websample", "--without-gossip", "--without-mingle")
     with worker("tests.service.sample", {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}, tmp_path / "log", *options):
         yield url

@@ -12,11 +12,10 @@ import pytest
 from celery.result import AsyncResult
 from redis import Redis
 
-from tests.servers import Server, worker
+from tests.servers import Database, worker
 from tests.service.sample import make_app as make_celery
 from tests.service.site import ROOT, Service, problem, running
 
-DATABASE = 12
 #: Seconds: what takes two on a quiet machine.
 PATIENCE = 40
 
@@ -34,12 +33,9 @@ async def a_worker(url: str, log: Path, queues: str = "websample,quiet", name: s
 
 
 @pytest.fixture
-def url(server: Server) -> str:
+def url(database: Database) -> str:
     """A database with nobody else's jobs."""
-    with server.client() as client:
-        client.select(DATABASE)
-        client.flushdb()
-    return f"redis://127.0.0.1:{server.port}/{DATABASE}"
+    return database.url
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import Server, free_port, wait_for, worker
+from tests.servers import Database, Server, free_port, wait_for, worker
 from tests.service.processes import serving
 from tests.service.site import ROOT, environment
 from tornado_celery_bridge.base.app import load_celery_app
@@ -240,10 +240,9 @@ def test_1000_events_in_2_s_once_and_in_order_whatever_is_cut(sample: dict[str, 
     assert told[-1][2]["state"] == "SUCCESS"
 
 
-def test_the_product_end_to_end(web_url: str, tmp_path: Path) -> None:
+def test_the_product_end_to_end(database: Database, tmp_path: Path) -> None:
     """The real tasks with the real settings, over a Unix socket's spelling of a URL being the installer's business."""
-    url = web_url.rsplit("/", 1)[0] + "/4"
-    settings = {"REDIS_URL": url, "DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    settings = {"REDIS_URL": database.url, "DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     with (
         worker("tasks", settings, tmp_path / "worker.log", "--concurrency", "2"),
         serving(tmp_path / "web.log", **settings) as made,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import Server, wait_for, worker
+from tests.servers import Database, wait_for, worker
 from tests.service.processes import Web, serving
 from tests.service.site import ROOT, environment
 from tests.service.traces import PARENT, TRACE, TRACEPARENT
@@ -50,8 +50,8 @@ def spans(tmp_path_factory: pytest.TempPathFactory) -> Spans:
 
 
 @pytest.fixture(scope="module")
-def settings(server: Server, spans: Spans) -> dict[str, str]:
-    url = f"redis://127.0.0.1:{server.port}/10"
+def settings(databases: Iterator[Database], spans: Spans) -> dict[str, str]:
+    url = next(databases).url
     return {"SAMPLE_URL": url, "SPANS_FILE": str(spans.path), "PYTHONPATH": str(ROOT)}
 
 
@@ -201,10 +201,10 @@ def test_the_library(web: Web, spans: Spans, settings: dict[str, str]) -> None:
 
 
 @pytest.fixture
-def blocked(settings: dict[str, str], tmp_path: Path) -> dict[str, str]:
+def blocked(settings: dict[str, str], database: Database, tmp_path: Path) -> dict[str, str]:
     """The environment of processes that do not have OpenTelemetry."""
     (tmp_path / "opentelemetry.py").write_text("raise ImportError('blocked')\n")
-    return {**settings, "SAMPLE_URL": settings["SAMPLE_URL"][:-2] + "11", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    return {**settings, "SAMPLE_URL": database.url, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
 
 
 def test_without_the_package_what_comes_in_is_passed_on(blocked: dict[str, str], tmp_path: Path) -> None:
@@ -284,8 +284,10 @@ def test_nothing_starts_without_what_it_is_to_export_by(settings: dict[str, str]
     assert (ended.returncode, "OTEL_TRACES_EXPORTER=no-such needs" in ended.stdout) == (78, True), ended.stdout
 
 
-def test_a_worker_hands_its_spans_over_before_it_ends(settings: dict[str, str], tmp_path: Path) -> None:
-    given = {**settings, "SAMPLE_URL": settings["SAMPLE_URL"][:-2] + "12", "OTEL_TRACES_EXPORTER": "console"}
+def test_a_worker_hands_its_spans_over_before_it_ends(
+    settings: dict[str, str], database: Database, tmp_path: Path
+) -> None:
+    given = {**settings, "SAMPLE_URL": database.url, "OTEL_TRACES_EXPORTER": "console"}
     given["OTEL_BSP_SCHEDULE_DELAY"] = "3600000"  # ms: longer than this takes
     log = tmp_path / "worker.log"
     code = "import sys; from tests.service.sample import app; print(app.tasks['s.add'].delay(1, 2).get(timeout=30))"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers import Server
 from tests.transports.brokers import need_activemq
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 
@@ -22,6 +23,14 @@ def collected() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Redis that a module of this room has to itself: its tests empty it, and cut all connections to it."""
+    made = Server(tmp_path_factory.mktemp("redis")).start()
+    yield made
+    made.stop()
 
 
 @pytest.fixture(scope="session")
