@@ -1,27 +1,15 @@
 """The sample application, with a worker of its own."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.servers import Server, free_port, wait_for, worker
+from tests.servers import Server, wait_for, worker
 from tests.service.processes import Web
-from tests.service.site import environment
+from tests.web.processes import start
 
 ROOT = Path(__file__).parents[2]
-
-
-def start(log: Path, **settings: str) -> Web:
-    """Start ``python -m web``."""
-    port = int(settings.setdefault("PORT", str(free_port())))
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "web"], cwd=ROOT, env=environment(**settings), stdout=out, stderr=out
-        )
-    return Web(process, port, log)
 
 
 @pytest.fixture(scope="module")

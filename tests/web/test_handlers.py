@@ -17,7 +17,7 @@ from tornado.websocket import websocket_connect
 from tests.servers import wait_for
 from tests.service.processes import Web
 from tests.service.site import environment
-from tests.web.conftest import start
+from tests.web.processes import start
 
 COUNTS = {"total": 3, "distinct": 2, "top": [{"word": "to", "count": 2}, {"word": "be", "count": 1}]}
 
