@@ -24,8 +24,6 @@ from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.schedules import calls as schedules_calls
 from tornado_celery_bridge.worker import install
 
-pytestmark = pytest.mark.server
-
 
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:

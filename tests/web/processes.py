@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.servers import free_port
 from tests.service.processes import Web
-from tests.service.site import environment
+from tests.service.site import ROOT, environment
 
 
 def start(log: Path, **settings: str) -> Web:
