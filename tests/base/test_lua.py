@@ -1,6 +1,8 @@
 """The Lua commands agree with who calls them; no server is asked."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +48,27 @@ def test_each_file_is_a_command(module: Any) -> None:
     lines = "".join(file.read_text() for file in folder.rglob("*.lua"))
     included = {name for names in re.findall(r"^-- include: (.+)$", lines, re.MULTILINE) for name in names.split(", ")}
     assert {file.stem for file in (folder / "parts").glob("*.lua")} <= included
+
+
+def calls_in(file: Path) -> Iterator[tuple[str, set[str | None]]]:
+    """Yield the commands that a module calls as ``calls.name(…)``, each with the names of the arguments."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="calls" | "ledger_calls"), attr=name), keywords=given):
+                yield name, {each.arg for each in given}
+
+
+def test_each_caller_names_the_arguments() -> None:
+    known = {each.name: each for each in commands_in(*ROOMS)}
+    folders = (Path(ledger_calls.__file__).parent.parent, Path(__file__).parent.parent)
+    files = [file for folder in folders for file in folder.rglob("*.py")]
+    found = [(file, name, given) for file in files for name, given in calls_in(file) if name in known]
+    assert {name for _, name, _ in found} == {*known}, "a command is not called"
+    for file, name, given in found:
+        names = {*known[name].arguments, *(["rows"] if known[name].columns else [])}
+        left_out = names - given if None not in given else set()  # ``**more`` has the others
+        assert given - {None} <= names, f"{file}: {name}"
+        assert left_out <= {*known[name].defaults}, f"{file}: {name}"
 
 
 class Row(NamedTuple):

@@ -63,7 +63,8 @@ class Command(Generic[R]):
         #: The names of the keys, of the arguments after the prefix, and of the columns of a row.
         self.keys, self.arguments, self.columns = labels["KEYS"], labels["ARGV"][1:], tuple(labels.get("ROWS", ()))
         self.key_parts = [_KEY.fullmatch(key).groups("") for key in self.keys]  # type: ignore[union-attr]
-        self._defaults = defaults
+        #: Arguments that may be left out.
+        self.defaults = defaults
         self._names = {*self.arguments, *(["rows"] if self.columns else [])}
         names = labels["ARGV"]
         unpack = f"local {', '.join(names)} = unpack(ARGV, 1, {len(names)})\n"
@@ -72,8 +73,8 @@ class Command(Generic[R]):
         self.text = "".join([rows, *_parts(own, folders, set()), head, "\n", unpack, code])
 
     def __call__(self, **named: Any) -> "Call[R]":
-        if self._defaults:
-            named = {**self._defaults, **named}
+        if self.defaults:
+            named = {**self.defaults, **named}
         if named.keys() != self._names:
             raise TypeError(f"{self.name} takes {sorted(self._names)}, and was given {sorted(named)}")
         return Call(self, named)
