@@ -19,7 +19,7 @@ from tests.schedules.entries import entry
 from tests.servers import Server, wait_for
 from tornado_celery_bridge import Stored
 from tornado_celery_bridge.ledger import Gone, Ledger, Monitor, Reservation, Step, Workflow, WorkflowRecord, calls
-from tornado_celery_bridge.ledger.blocking import Limit, Told, WorkerLedger
+from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedger
 from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.schedules import calls as schedules_calls
 from tornado_celery_bridge.worker import install
@@ -50,14 +50,14 @@ async def ledger(app: Celery) -> AsyncIterator[Ledger]:
 
 async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
     worker = await asyncio.to_thread(WorkerLedger, app)
-    told = Told("{mine}.celery-task-meta-a", "{}", 60)
+    entry_of_result = ResultEntry("{mine}.celery-task-meta-a", "{}", 60)
     blob = Stored.new(1_000_000)
     await ledger.blobs.announce(blob.name)
     first = record("a", owner="o", tags=("x",), callback_url="https://x.test/")
     await accept(ledger, first, blob, reservation=Reservation("key", "print"), unique="one", max_unfinished=9)
     with ledger.events.follow("a") as events:
         limit = Limit("one at once", 1, 0.001)
-        assert await begin(worker, "a", "1", limit=limit, told=told) in ("go", "parked")
+        assert await begin(worker, "a", "1", limit=limit, result_entry=entry_of_result) in ("go", "parked")
         await asyncio.to_thread(worker.report, "a", "1", "progress", {"current": 1}, "PROGRESS", {"current": 1})
         error = {"type": "E", "module": "m", "message": "no"}
         await asyncio.to_thread(lambda: worker.keep("a", "{}", None, token="1", why=error))
@@ -71,8 +71,16 @@ async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
     assert [each.record.id for each in (await ledger.jobs.find(failure=group.id, tags=["x"])).jobs] == ["a"]
     await ledger.failures.resolve(group.id)
 
-    for job_id in ("b", "c", "d"):
+    for job_id in ("b", "c", "d", "e"):
         await accept(ledger, record(job_id), {})
+    for token, ends in (
+        ("1", lambda: worker.retry("e", "1", error, publish=True)),
+        ("2", lambda: worker.give_back("e", "2", publish=True)),
+        ("3", lambda: worker.hand_on("e", "3")),
+    ):
+        assert await begin(worker, "e", token) == "go"
+        await asyncio.to_thread(ends)
+    await end(worker, "e")
     await ledger.jobs.withdraw("b", Reservation("other", "print"))
     assert await ledger.jobs.defer("c", 10)
     assert await ledger.jobs.cancel("d") == "PENDING"

@@ -17,7 +17,7 @@ from tornado_celery_bridge.ledger.connection import BlockingConnection, ms
 from tornado_celery_bridge.ledger.jobs import REMEMBERED, SWEEP_SIZE
 from tornado_celery_bridge.ledger.records import pack_traceback
 
-__all__ = ("Limit", "Told", "WorkerLedger", "ending")
+__all__ = ("Limit", "ResultEntry", "WorkerLedger", "ending")
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ class Limit(NamedTuple):
     interval: float | None
 
 
-class Told(NamedTuple):
-    """A task's state, as Celery's Redis backend stores it and says it to whoever waits."""
+class ResultEntry(NamedTuple):
+    """A task's state, as Celery's Redis result backend stores it, and publishes it to who waits for the result."""
 
     key: bytes | str
     value: bytes | str
@@ -47,7 +47,7 @@ class Told(NamedTuple):
     seconds: int
 
 
-_NOTHING = Told("", "", 0)
+_NO_ENTRY = ResultEntry("", "", 0)
 
 
 def ending(
@@ -59,7 +59,7 @@ def ending(
     traceback: str | None = None,
     place: str = "",
     traceparent: str = "",
-    told: Told = _NOTHING,
+    result_entry: ResultEntry = _NO_ENTRY,
 ) -> Call[bool]:
     """
     Return the call that ends a job.
@@ -72,7 +72,7 @@ def ending(
         traceback: Of a failure, as text.
         place: Where in the code it failed, if that is known.
         traceparent: Of the span in which it ran.
-        told: What to tell as well, whatever the ledger makes of it.
+        result_entry: What to write for Celery's result backend in the same step.
     """
     is_blob, failed = isinstance(value, Stored), state == states.FAILURE
     exception, detail, place_text = _texts(value, place) if failed else (b"", b"", b"")
@@ -84,9 +84,9 @@ def ending(
         token=token,
         traceback=pack_traceback(traceback) if traceback and failed else b"",
         traceparent=traceparent,
-        result_key=told.key,
-        result=told.value,
-        result_ttl=told.seconds,
+        result_key=result_entry.key,
+        result=result_entry.value,
+        result_ttl=result_entry.seconds,
         exception=exception,
         detail=detail,
         place=place_text,
@@ -118,7 +118,7 @@ class WorkerLedger:
         replaced: bool = False,
         retries: int = 0,
         limit: Limit | None = None,
-        told: Told = _NOTHING,
+        result_entry: ResultEntry = _NO_ENTRY,
     ) -> str:
         """Note that a task begins. Return ``go``, ``unknown`` (no job: it may run) or why it must not run."""
         name, most, interval = limit or ("", None, None)
@@ -133,9 +133,9 @@ class WorkerLedger:
             limit=name,
             most=most,
             interval=None if interval is None else ms(interval),
-            result_key=told.key,
-            result=told.value,
-            result_ttl=told.seconds,
+            result_key=result_entry.key,
+            result=result_entry.value,
+            result_ttl=result_entry.seconds,
         )
         return self._sure.run(call)
 
@@ -148,19 +148,19 @@ class WorkerLedger:
         self._sure.run(calls.announce(blob=blob, grace=ms(BLOB_GRACE)))
 
     def retry(self, task_id: str, token: str, error: Mapping[str, str], *, publish: bool) -> None:
-        """Note that an attempt asks for another one, whose message the ledger is to publish, or was published."""
+        """Note that an attempt asks for another one. With *publish* its message is still to be published."""
         self._sure.run(calls.retry(job_id=task_id, token=token, error=dumps(error), publish=publish))
 
     def give_back(self, task_id: str, token: str, *, publish: bool) -> None:
-        """Note that an attempt was given up through no fault of the job; *publish* has its message published again."""
+        """Note that an attempt was given up through no fault of the job. *publish*: publish its message again."""
         self._sure.run(calls.give_back(job_id=task_id, token=token, publish=publish))
 
     def hand_on(self, task_id: str, token: str) -> None:
-        """Note that another task goes on under the job's id."""
+        """Note that an attempt ends and another task goes on under the job's id, as by Celery's ``replace``."""
         self._sure.run(calls.hand_on(job_id=task_id, token=token))
 
     def report(self, task_id: str, token: str, kind: str, data: Any, state: str = "", value: Any = None) -> str:
-        """Note what an attempt tells; what can't be noted now is left out. Return ``cancelled`` if it is to stop."""
+        """Note what an attempt reports; if Redis is away it is lost. Return ``cancelled`` if the task is to stop."""
         call = calls.report(job_id=task_id, token=token, kind=kind, data=dumps(data), state=state, value=dumps(value))
         try:
             return self._once.run(call)

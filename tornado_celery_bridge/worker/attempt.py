@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.states import ENDED, IGNORED, SUCCEEDED
-from tornado_celery_bridge.ledger.blocking import Limit, Told, WorkerLedger
+from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedger
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from tornado_celery_bridge.worker.errors import error_of, place_of
 
@@ -74,7 +74,7 @@ class Attempt:
         #: How it ended, once the ledger knows; None while it goes on.
         self.end: str | None = None
         #: What Celery's result backend is to be told when this begins; None for nothing.
-        self.told_at_begin: Told | None = None
+        self.entry_at_begin: ResultEntry | None = None
         #: An end that the code has stored itself, by ``update_state``: state, result, traceback.
         self.stored: tuple[str, Any, str | None] | None = None
         #: Whether a message that begins the next attempt was published, and whether one of the task that goes on.
@@ -121,7 +121,7 @@ class Attempt:
                 replaced=bool(request.get("replaced_task_nesting")),
                 retries=request.retries or 0,
                 limit=limit,
-                **_given(self.told_at_begin),
+                **_given(self.entry_at_begin),
             )
         except RedisError as exc:
             raise Reject(exc, requeue=True) from exc
@@ -148,7 +148,7 @@ class Attempt:
 
     # Its ends.
 
-    def finish(self, state: str, result: Any, traceback: str | None = None, told: Told | None = None) -> None:
+    def finish(self, state: str, result: Any, traceback: str | None = None, entry: ResultEntry | None = None) -> None:
         """
         Tell that the task ended; an attempt ends once, and what comes after that is not told.
 
@@ -156,7 +156,7 @@ class Attempt:
             state: SUCCESS, FAILURE, REVOKED or IGNORED.
             result: What it returned, or the exception.
             traceback: Of a failure, as text.
-            told: What Celery's result backend is to be told in the same step; None for nothing.
+            entry: What to write for Celery's result backend in the same step; None for nothing.
         """
         if self.end is not None:
             return
@@ -168,7 +168,7 @@ class Attempt:
             traceback=traceback,
             place=place_of(traceback),
             traceparent=tracing.current_headers().get("traceparent", ""),
-            **_given(told),
+            **_given(entry),
         )
         self.end = state
 
@@ -243,5 +243,5 @@ class Attempt:
         self._ledger.report(self.id, self.token, "log", line)
 
 
-def _given(told: Told | None) -> dict[str, Told]:
-    return {} if told is None else {"told": told}
+def _given(entry: ResultEntry | None) -> dict[str, ResultEntry]:
+    return {} if entry is None else {"result_entry": entry}

@@ -19,7 +19,7 @@ from redis.exceptions import OutOfMemoryError
 
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.base.store import Stored
-from tornado_celery_bridge.ledger.blocking import Told
+from tornado_celery_bridge.ledger.blocking import ResultEntry
 from tornado_celery_bridge.worker.attempt import Attempt
 from tornado_celery_bridge.worker.values import load
 
@@ -82,34 +82,34 @@ class Recording:
         """
         is_attempts = request is not None and request.id == task_id
         attempt = Attempt.of(self.app, request) if is_attempts else Attempt(self.app, task_id)
-        told = None
+        entry = None
         is_codes = attempt.runs and state in (*ENDED, states.RETRY)  # the code's own word; its end is to come
         if state in (*ENDED, states.STARTED) and not is_codes and _has_results_beside(self.app):
             stored = self.encode_result(result, state)  # type: ignore[attr-defined]
-            told = self._telling(task_id, stored, state, traceback, request)
+            entry = self._result_entry(task_id, stored, state, traceback, request)
         else:
             with _passing_on():
                 stored = super().store_result(task_id, result, state, traceback, request=request, **kwargs)  # type: ignore[misc]
         if is_codes:
             attempt.stored = None if state == states.RETRY else (state, result, traceback)
         elif state == states.STARTED:
-            attempt.told_at_begin = told
+            attempt.entry_at_begin = entry
         elif state in ENDED:
-            self._ensure_retryable(attempt.finish, state, result, traceback, told)  # type: ignore[attr-defined]
+            self._ensure_retryable(attempt.finish, state, result, traceback, entry)  # type: ignore[attr-defined]
         elif state == states.RETRY:
             attempt.retry(result)
         elif state != states.PENDING:
             attempt.report(state, result)
         return stored
 
-    def _telling(self, task_id: str, stored: Any, state: str, traceback: Any, request: Any) -> Told:
+    def _result_entry(self, task_id: str, stored: Any, state: str, traceback: Any, request: Any) -> ResultEntry:
         """Return what Celery would write; whether it may is asked where it is written."""
         backend: Any = self
         meta = backend._get_result_meta(result=stored, state=state, traceback=traceback, request=request)
         meta["task_id"] = task_id
         seconds = backend.failure_expires if state == states.FAILURE else None
         seconds = backend.expires if seconds is None else seconds
-        return Told(backend.get_key_for_task(task_id), backend.encode(meta), seconds or 0)
+        return ResultEntry(backend.get_key_for_task(task_id), backend.encode(meta), seconds or 0)
 
 
 @functools.cache

@@ -1,13 +1,13 @@
 -- finish: an attempt has ended the job, or somebody else has (then token is '').
--- An attempt that was given up for lost may have succeeded after all; if it failed, the next one decides. Who is no
--- attempt ends nothing that an attempt runs.
+-- An attempt that was given up for lost may have succeeded after all; if it failed, the next one decides. Who is not
+-- an attempt does not end a job that runs.
 -- KEYS: job:{job_id}, events:{job_id}, value:{job_id}, traceback:{job_id}
 -- ARGV: prefix, job_id, state, value, stored, token, traceback, traceparent, result_key, result, result_ttl,
 --   exception, detail, place
 -- Answers: whether this was the job's end
 --   value: JSON of the result or the error; stored: it is that of a blob. traceback: packed, traceparent: '' for none.
---   result_key, result, result_ttl: as for start, unless another attempt is to end the job. exception, detail, place: of a FAILURE,
---   what was raised, what it said and where; else ''.
+--   result_key, result, result_ttl: as for start; not written if another attempt is to end the job. exception, detail,
+--   place: of a FAILURE, what was raised, what it said and where; else ''.
 -- include: finish, tell, blobs
 
 turn(job_id)

@@ -6,7 +6,6 @@
 -- include: cancel, wait_again, wake
 
 turn(job_id)
-
 local known = redis.call('HMGET', job, 'state', 'token', 'cancelled')
 if not known[1] or bucket(known[1]) ~= 'STARTED' or known[2] ~= token then return 0 end
 if known[3] then

@@ -5,7 +5,6 @@
 -- include: job, limits
 
 turn(job_id)
-
 local known = redis.call('HMGET', job, 'state', 'token', 'slot')
 if not known[1] or bucket(known[1]) ~= 'STARTED' or known[2] ~= token then return 0 end
 redis.call('ZREM', prefix .. 'held', pack(id))

@@ -7,7 +7,6 @@
 -- include: clock, queues
 
 turn(job_id)
-
 local known = redis.call('HMGET', job, 'state', 'token')
 local state = known[1]
 if not state or ENDED[state] then return 0 end

@@ -7,7 +7,6 @@
 -- include: job, state, events
 
 turn(job_id)
-
 local known = redis.call('HMGET', job, 'state', 'cancelled', 'token')
 if not known[1] then return 'unknown' end
 if ENDED[known[1]] then return known[1] end
