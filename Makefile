@@ -30,7 +30,7 @@ up:
 .venv:
 	@deploy/venv.sh dev
 
-# Side by side, and each one's output whole. The suite comes last, so that its result is the last thing that is seen.
+# Side by side. What the suite writes is seen at once (that is what + does), and each other's output whole, at its end.
 test: .venv
 	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types frontend wheel suite
 
@@ -47,7 +47,7 @@ wheel:
 needs:
 	.venv/bin/python -m tests.needs
 suite: needs
-	$(PYTEST) -m "not nightly" $(COVERAGE)
+	+$(PYTEST) -m "not nightly" $(COVERAGE)
 
 unit: PROCESSES := 2
 unit: .venv

@@ -142,13 +142,13 @@ MIB = 1024 * 1024
     ],
 )
 def test_hostile_bodies_are_cheap(body: bytes) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     refusal(body)
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 def test_a_book_is_cheap() -> None:
     body = json.dumps({"input": {"text": 'a "quoted" line\n' * 60_000}}).encode()
-    began = time.perf_counter()
+    began = time.thread_time()
     parse_body(body)
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
