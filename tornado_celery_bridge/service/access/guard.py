@@ -53,7 +53,7 @@ class Guarded(Handler):
     #: Whether it has no answer without the ledger. If so, a request waits for none once that is away.
     needs_ledger: ClassVar[bool] = True
 
-    #: Who asks. There is none where no key is needed.
+    #: Who asks. It is missing on routes that answer without a key.
     caller: Principal
     #: How they say so.
     login: Login = "none"
@@ -61,7 +61,7 @@ class Guarded(Handler):
 
     @property
     def scope(self) -> str | None:
-        """The scope that the request needs; None is any key."""
+        """The scope that the request needs; None: any key will do."""
         return None
 
     @property

@@ -20,7 +20,7 @@ __all__ = ("begin", "end", "find", "is_from_our_page")
 #: The cookie's name with TLS at the root, when browsers take it from this very host alone; below a prefix, where the
 #: cookie has a path; and without TLS.
 _SECURE, _BELOW, _INSECURE = "__Host-session", "__Secure-session", "session"
-#: Days, as Tornado has it. A working day is shorter.
+#: How long a session lasts, in days, which is the unit of Tornado. A working day is shorter.
 _LENGTH = 0.5
 
 

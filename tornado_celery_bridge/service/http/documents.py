@@ -32,7 +32,7 @@ class Finding(TypedDict):
         Literal["unsafe", "allowed", "unwise"],
         Field(description="`unsafe` was found after the start: with it, nothing starts."),
     ]
-    what: Annotated[str, Field(description="What is so, and what comes of it.")]
+    what: Annotated[str, Field(description="What is wrong, and what follows from it.")]
     remedy: str
 
 
@@ -72,7 +72,7 @@ class Problem(_Problem, total=False):
 
 
 def milliseconds(moment: datetime) -> int:
-    """Return *moment*, which has a time zone, as the ledger has it: since 1970."""
+    """Return *moment*, which has a time zone, in milliseconds since 1970, as the ledger stores times."""
     return round(moment.timestamp() * 1000)
 
 

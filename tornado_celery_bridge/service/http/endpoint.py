@@ -48,7 +48,7 @@ class Route:
     Args:
         methods: One, as a rule. The OpenAPI document shows the first.
         path: With its parameters in braces: ``/v1/jobs/{id}``. ``{name...}`` is all the rest of a path.
-        scope: What a key needs; None is any key.
+        scope: The scope that a key needs; None: any key will do.
         tag: Which part of the OpenAPI document it is in; empty for a route that is in none.
         is_public: Whether it answers without a key.
     """
@@ -228,7 +228,7 @@ class Endpoint(Handler):
         Answer the request; each endpoint has its own.
 
         Returns:
-            A document. None if there is none, or if all is written already.
+            A document; or None: there is no body, or all is written already.
 
         Raises:
             Problem: One of ``problems``.

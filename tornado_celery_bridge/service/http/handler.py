@@ -72,8 +72,8 @@ class Handler(RequestHandler):
     """
     What all handlers share: limits, JSON, problems, and the end of a request whose client left.
 
-    Bodies are streamed, so that Tornado parses none of them as a form and none is kept beyond ``max_body``. Nothing
-    here looks at the application's settings: the application may be somebody else's.
+    Bodies are streamed, so Tornado does not parse them as forms, and at most ``max_body`` bytes are kept. Nothing here
+    looks at the application's settings: the application may be somebody else's.
     """
 
     service: Site

@@ -72,7 +72,7 @@ class IdempotencyKey(HeaderFields):
     @classmethod
     def of_headers(cls, headers: HTTPHeaders) -> Self:
         """
-        Return a request's key: a string in quotes, as the draft has it, or bare, as most clients send it.
+        Return a request's key: a string in quotes, as in the draft, or without quotes, as most clients send it.
 
         Raises:
             Problem: 400, it is malformed.

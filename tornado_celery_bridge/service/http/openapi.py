@@ -54,9 +54,9 @@ _NAMES = ("X-Request-Id", "traceparent")
 TAGS = {
     "tasks": "Which tasks there are.",
     "submit": "Submitting a job: one operation for each task.",
-    "jobs": "What becomes of a job.",
-    "schedules": "What is run when.",
-    "monitoring": "What goes on, of everybody's jobs.",
+    "jobs": "Reading, following and changing jobs.",
+    "schedules": "Running tasks at set times.",
+    "monitoring": "Statistics, queues and workers, for everybody's jobs.",
     "service": "The process, and this document.",
 }
 
@@ -74,7 +74,7 @@ _BODY = (
 
 @dataclass(frozen=True)
 class Operation:
-    """A method of a path, as the document has it."""
+    """A method of a path, as the document shows it."""
 
     method: str
     path: str
@@ -200,7 +200,7 @@ def _operation(operation: Operation, bodies: _Bodies) -> dict[str, Any]:
         "description": operation.description,
         "parameters": [*operation.parameters],
         "responses": answers | problems,
-        # None is needed where none are set up.
+        # Without a file of keys, no key is needed.
         "security": [] if operation.is_public else [{}, {"key": []}],
     }
     if operation.body is not None:

@@ -37,7 +37,7 @@ class Preferences(HeaderFields):
 
     #: Seconds that it would wait for the answer; None if it does not say.
     wait: int | None = None
-    #: Whether it would rather have an answer at once than a late one.
+    #: Whether it wants an answer at once rather than a late one.
     respond_async: bool = False
 
     @classmethod

@@ -17,7 +17,7 @@ class PagesSite(GuardedSite, Protocol):
 
     #: The OpenAPI document.
     openapi: File
-    #: What is under ``/flower/``; None is that nothing is.
+    #: The Flower that is shown under ``/flower/``; None: there is nothing.
     flower: "Flower | None"
 
 

@@ -13,13 +13,13 @@ class Attempt(TypedDict):
     """A request to a callback_url: how it was answered, or why it was not."""
 
     at: Moment
-    seconds: Annotated[float, Field(description="That it took.")]
+    seconds: Annotated[float, Field(description="How long it took.")]
     status: NotRequired[int]
     error: NotRequired[str]
 
 
 class Delivery(TypedDict):
-    """How it stands with calling a callback_url."""
+    """The state of calling a callback_url."""
 
     id: Annotated[str, Field(description="The event's id, and the webhook-id: the same at every attempt.")]
     url: Annotated[str, Field(json_schema_extra={"format": "uri"})]

@@ -1,4 +1,4 @@
-"""``/v1/jobs/{id}/deliveries``: what became of calling a job's receiver, and calling it again."""
+"""``/v1/jobs/{id}/deliveries``: the outcome of calling a job's receiver, and calling it again."""
 
 from typing import Annotated, ClassVar
 
@@ -12,7 +12,7 @@ from tornado_celery_bridge.service.resources.jobs.service import UNKNOWN_DELIVER
 
 
 class ListDeliveries(ResourceEndpoint):
-    """See what became of calling a job's callback_url."""
+    """See the outcome of calling a job's callback_url."""
 
     route = get("/v1/jobs/{id}/deliveries", scope="read", tag="jobs")
     answers: ClassVar = {200: Answer("The deliveries; none before the job's end.")}

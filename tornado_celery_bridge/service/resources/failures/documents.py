@@ -14,7 +14,7 @@ from tornado_celery_bridge.service.resources.links import Links
 class RetryAll(Body):
     """Whether a group's jobs are tried again, or only counted."""
 
-    dry_run: Annotated[bool, Field(description="Only say how many jobs these are.")] = True
+    dry_run: Annotated[bool, Field(description="Only say how many jobs there are.")] = True
 
 
 class FailureGroup(TypedDict):
@@ -25,11 +25,11 @@ class FailureGroup(TypedDict):
     task: str
     exception: Annotated[str, Field(description="With its module.")]
     place: Annotated[str | None, Field(description="The file and the function in it, where that is known.")]
-    detail: Annotated[str, Field(description="What the last one said, its first 300 characters.")]
+    detail: Annotated[str, Field(description="The first 300 characters of the last message.")]
     first_seen: Moment
     last_seen: Moment
-    count: Annotated[int, Field(description="How often, since it was first seen or was last resolved.")]
-    jobs: Annotated[int, Field(description="How many of these are kept still, and have not been tried again.")]
+    count: Annotated[int, Field(description="How often it happened since it was first seen or last resolved.")]
+    jobs: Annotated[int, Field(description="How many of its jobs are still kept and were not tried again.")]
     links: dict[str, Path]
 
 
@@ -48,10 +48,10 @@ class RefusedRetry(TypedDict):
 
 
 class Retried(TypedDict):
-    """What became of trying a group's jobs again, or would."""
+    """The outcome of trying a group's jobs again, or what it would be."""
 
     dry_run: bool
-    jobs: Annotated[int, Field(description="How many this is about: the newest 1,000 at most.")]
+    jobs: Annotated[int, Field(description="How many jobs: the newest 1,000 at most.")]
     job_ids: Annotated[list[str], Field(description="The new jobs; none on a dry run.")]
     refused: list[RefusedRetry]
 

@@ -17,7 +17,7 @@ from tornado_celery_bridge.service.resources.links import Links
 
 
 class Progress(TypedDict):
-    """How far a job has come, in units of its own."""
+    """How far a job is, in its own units."""
 
     current: float
     total: float | None
@@ -31,7 +31,7 @@ class JobError(TypedDict):
     title: str
     detail: Annotated[str, Field(description="Text as the worker wrote it.")]
     exception: Annotated[str, Field(description="The exception's class.")]
-    retryable: Annotated[bool, Field(description="The worker failed, or ran out of time, and not the task's own code.")]
+    retryable: Annotated[bool, Field(description="The worker failed or ran out of time, not the task's own code.")]
     traceback: NotRequired[
         Annotated[
             str, Field(description="In FAILURE, where a job is read alone, for operators and admins: the last 16 KiB.")
@@ -40,15 +40,15 @@ class JobError(TypedDict):
 
 
 class JobLinks(TypedDict):
-    """Where else there is something about a job."""
+    """More about a job."""
 
     self: Path
     events: Path
-    result: NotRequired[Annotated[Path, Field(description="Where a large result is.")]]
-    retry_of: NotRequired[Annotated[Path, Field(description="The job of which this one is another try.")]]
-    deliveries: NotRequired[Annotated[Path, Field(description="With a callback_url: what became of calling it.")]]
-    workflow: NotRequired[Annotated[Path, Field(description="The workflow that it is a job of.")]]
-    schedule: NotRequired[Annotated[Path, Field(description="The schedule that it is a run of.")]]
+    result: NotRequired[Annotated[Path, Field(description="The large result.")]]
+    retry_of: NotRequired[Annotated[Path, Field(description="The job that this one tries again.")]]
+    deliveries: NotRequired[Annotated[Path, Field(description="With a callback_url: the outcome of calling it.")]]
+    workflow: NotRequired[Annotated[Path, Field(description="Its workflow.")]]
+    schedule: NotRequired[Annotated[Path, Field(description="Its schedule.")]]
 
 
 class _Job(TypedDict):
@@ -56,10 +56,10 @@ class _Job(TypedDict):
     task: str
     state: Annotated[str, Field(description="Celery's, or the task's own.", examples=["PENDING", "SUCCESS", "FAILURE"])]
     done: bool
-    progress: Annotated[Any, Field(description="In state PROGRESS: what the task told, as a rule a Progress.")]
+    progress: Annotated[Any, Field(description="In state PROGRESS: what the task reported, usually a Progress.")]
     queue: str
     priority: Annotated[int | None, Field(description="0 to 9, 9 the most urgent.")]
-    attempt: Annotated[int, Field(description="How often a worker has begun it.")]
+    attempt: Annotated[int, Field(description="How many times a worker has started it.")]
     tags: list[str]
     created_at: Moment
     started_at: Moment | None
@@ -72,11 +72,11 @@ class Job(_Job, total=False):
     """One run of a task."""
 
     result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned, unless that is large.")]
-    result_size: Annotated[int, Field(description="In the place of a large result: its bytes, at links.result.")]
+    result_size: Annotated[int, Field(description="Instead of a large result: its bytes. It is at links.result.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
-    schedule: Annotated[str, Field(description="The name of the schedule that it is a run of.")]
+    schedule: Annotated[str, Field(description="The name of its schedule.")]
     queue_depth: Annotated[
-        int, Field(description="In state PENDING, of a job that is read alone: how many are in its queue.")
+        int, Field(description="In state PENDING, if the job is read alone: how many jobs its queue has.")
     ]
 
 
@@ -90,7 +90,7 @@ class Event(TypedDict):
 
 
 class Submission(TypedDict, total=False):
-    """A job to be: its input and its options."""
+    """A job to submit: its input and its options."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
@@ -99,7 +99,7 @@ class Submission(TypedDict, total=False):
 
 
 class Batch(Body):
-    """Jobs to be."""
+    """Jobs to submit."""
 
     jobs: Annotated[
         list[Annotated[Any, Field(description="`{task, input, options}`; one that does not fit is answered alone.")]],
@@ -108,7 +108,7 @@ class Batch(Body):
 
 
 class Cancellation(Body):
-    """How a job is to be cancelled."""
+    """How to cancel a job."""
 
     terminate: Annotated[bool, Field(description="End the process that runs it, too.")] = False
 
@@ -121,7 +121,7 @@ class Jobs(TypedDict):
 
 
 class BatchAnswer(TypedDict):
-    """What a job of a batch would have been answered alone."""
+    """The answer that one job of a batch would have had alone."""
 
     status: int
     job: NotRequired[Job]

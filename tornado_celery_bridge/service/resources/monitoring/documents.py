@@ -13,37 +13,37 @@ from tornado_celery_bridge.service.resources.monitoring.diagnosis import Diagnos
 
 
 class Purge(Body):
-    """That a queue is really to be emptied."""
+    """The confirmation that a queue shall be emptied."""
 
-    confirm: Annotated[str, Field(description="The queue's name, once more.")]
+    confirm: Annotated[str, Field(description="The queue's name again.")]
 
 
 class Resize(Body):
-    """By how many tasks at once a worker is to grow or shrink."""
+    """How many more, or fewer, tasks a worker shall run at once."""
 
     by: Annotated[int, Field(ge=1, le=100)] = 1
 
 
 class Quantiles(TypedDict):
-    """How long something took: in so many seconds half of it was done, and 95 of 100; null if there was nothing."""
+    """How long something took, in seconds: the median and the 95th percentile; null without any."""
 
     p50: float | None
     p95: float | None
 
 
 class Counted(TypedDict):
-    """What has happened in some time."""
+    """What has happened in a period."""
 
     accepted: int
-    withdrawn: Annotated[int, Field(description="Accepted, but not published after all: the answer was a 503.")]
+    withdrawn: Annotated[int, Field(description="Accepted but not published: the answer was a 503.")]
     started: Annotated[int, Field(description="Attempts that began.")]
     retried: Annotated[int, Field(description="Attempts that asked for another.")]
     lost: Annotated[int, Field(description="Attempts whose worker was lost.")]
     succeeded: int
     failed: int
     revoked: Annotated[int, Field(description="Cancelled, or expired.")]
-    wait: Annotated[Quantiles, Field(description="From when an attempt was due until it began.")]
-    run: Annotated[Quantiles, Field(description="Of the last attempt of each job that ended.")]
+    wait: Annotated[Quantiles, Field(description="From the time when an attempt was due until it began.")]
+    run: Annotated[Quantiles, Field(description="The last attempt of each job that ended.")]
 
 
 class Step(Counted):
@@ -53,79 +53,81 @@ class Step(Counted):
 
 
 class Now(TypedDict):
-    """How many jobs there are; of ended ones those that are still kept."""
+    """How many jobs there are. Ended jobs count while they are kept."""
 
-    waiting: Annotated[int, Field(description="In a queue, or held up by a limit or by other jobs of a workflow.")]
+    waiting: Annotated[int, Field(description="In a queue, or waiting for a limit or for other jobs of a workflow.")]
     scheduled: Annotated[int, Field(description="Not due yet.")]
     running: int
-    done: Annotated[int, Field(description="Ended, one way or another.")]
+    done: Annotated[int, Field(description="Jobs that have ended, in whatever way.")]
     succeeded: int
     failed: int
     revoked: int
-    dead: Annotated[int, Field(description="Of those that failed: given up, as worker after worker was lost.")]
-    unpublished: Annotated[int, Field(description="Of those that wait: their broker was away.")]
+    dead: Annotated[int, Field(description="The failed jobs that were given up, because worker after worker was lost.")]
+    unpublished: Annotated[
+        int, Field(description="The waiting jobs that are not published, because the broker was away.")
+    ]
 
 
 class Statistics(TypedDict):
-    """What has happened, and how it stands."""
+    """What has happened, and what is true now."""
 
     step: Literal["minute", "hour", "day"]
-    series: Annotated[list[Step], Field(description="The oldest first, without gaps; the last one may be under way.")]
-    summary: Annotated[Counted, Field(description="Of all of the series.")]
-    now: Annotated[Now, Field(description="Of all tasks and queues, whatever was asked for.")]
+    series: Annotated[list[Step], Field(description="The oldest first, without gaps. The last may not be over.")]
+    summary: Annotated[Counted, Field(description="The sum of the series.")]
+    now: Annotated[Now, Field(description="For all tasks and queues, whatever the query asks for.")]
 
 
 class Queue(TypedDict):
-    """The jobs of a queue that have not begun. Tasks that are no jobs are not among them."""
+    """The jobs of a queue that have not begun. Tasks that are not jobs do not count."""
 
     name: str
-    depth: Annotated[int, Field(description="That are due.")]
-    scheduled: Annotated[int, Field(description="That are not due yet.")]
-    oldest: Annotated[float, Field(description="Seconds for which the one that has waited for longest has.")]
+    depth: Annotated[int, Field(description="Jobs that are due.")]
+    scheduled: Annotated[int, Field(description="Jobs that are not due yet.")]
+    oldest: Annotated[float, Field(description="Seconds that the first due job has waited.")]
     consumers: Annotated[int, Field(description="Living workers that take from it.")]
-    is_stuck: Annotated[bool, Field(description="There are jobs, and nobody takes any, though it is not paused.")]
+    is_stuck: Annotated[bool, Field(description="There are jobs and no worker takes them, though it is not paused.")]
     paused_since: Moment | None
 
 
 class Queues(TypedDict):
-    """All queues that there are settings for, or jobs, or workers."""
+    """All queues that have settings, jobs or workers."""
 
     queues: list[Queue]
     next_cursor: str | None
 
 
 class Worker(TypedDict):
-    """A worker that keeps the ledger, as it last told of itself."""
+    """A worker that keeps the ledger, as it last reported itself."""
 
     name: str
-    alive: Annotated[bool, Field(description="It was heard of in the last 10 seconds. It tells every 2.")]
+    alive: Annotated[bool, Field(description="It reported in the last 10 seconds. It does so every 2 seconds.")]
     last_seen: Moment
     slots: Annotated[int, Field(description="How many tasks it runs at once.")]
     queues: list[str]
     jobs: Annotated[list[str], Field(description="Ids of the jobs that it runs.")]
     memory: Annotated[
         int | None,
-        Field(description="Bytes that its processes have, in each what they share; null where that is not known."),
+        Field(description="Bytes that its processes use, with shared memory counted in each; null if unknown."),
     ]
 
 
 class WorkerAnswer(TypedDict):
-    """What became of telling a worker something."""
+    """A worker's answer to an order."""
 
     name: str
-    answer: Annotated[str, Field(description="What it said, for people; to a shutdown a worker says nothing.")]
+    answer: Annotated[str, Field(description="What it said, for people. A worker does not answer a shutdown.")]
 
 
 class Purged(TypedDict):
     """What was in a queue that was purged."""
 
     name: str
-    jobs: Annotated[int, Field(description="Jobs that have ended by it.")]
-    messages: Annotated[int, Field(description="Messages that the broker had, as it counts them.")]
+    jobs: Annotated[int, Field(description="Jobs that ended because of it.")]
+    messages: Annotated[int, Field(description="Messages that the broker had, by its own count.")]
 
 
 class Workers(TypedDict):
-    """The workers that were heard of in the last hour, but for those that ended by themselves."""
+    """The workers that were heard of in the last hour, without those that ended in an orderly way."""
 
     workers: list[Worker]
     next_cursor: str | None
@@ -138,14 +140,14 @@ class Health(TypedDict):
 
 
 class Grounds(TypedDict):
-    """What the service stands on."""
+    """The servers that the service needs."""
 
     broker: Broker
     findings: list[Finding]
 
 
 class Readiness(TypedDict):
-    """What the service stands on can be used."""
+    """The servers that the service needs can be used."""
 
     status: Literal["ready"]
     checks: dict[str, str]
@@ -154,7 +156,7 @@ class Readiness(TypedDict):
 
 
 def statistics(step: Period, history: Mapping[int, Counts], now: Totals) -> Statistics:
-    """Return what has happened in each *step*, by its first second since 1970, and how it stands."""
+    """Return what has happened in each *step*, by its first second since 1970, and what is true now."""
     series: list[Step] = [{"at": rfc3339(at * 1000), **_counted(counts)} for at, counts in history.items()]
     return {
         "step": step,

@@ -61,7 +61,7 @@ class StatisticsQuery(Query):
 
 
 class Selection(NamedTuple):
-    """Which statistics, with moments in seconds since 1970; there are none if *since* is after *until*."""
+    """Which statistics, with moments in seconds since 1970. If *since* is after *until*, they are empty."""
 
     step: Period
     since: float
@@ -98,7 +98,7 @@ class MonitorEndpoint(ResourceEndpoint):
         Return a queue as it is.
 
         Raises:
-            Problem: 404, there is none of this name.
+            Problem: 404, no such name.
         """
         for queue in await self.queues():
             if queue["name"] == name:
@@ -110,7 +110,7 @@ class MonitorEndpoint(ResourceEndpoint):
         Return a living worker.
 
         Raises:
-            Problem: 404, there is none of this name.
+            Problem: 404, no such name.
         """
         for worker in await self.monitor.workers():
             if worker.name == name and worker.is_alive:

@@ -11,7 +11,8 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -61,10 +62,7 @@ class Metrics:
             "tcb_http_requests", "Requests that were answered.", ("method", "route", "status"), registry=made
         )
         self._request_seconds = Histogram(
-            *(
-                "tcb_http_request_seconds",
-                "From a request's beginning to its end, waits and streams included.",
-            ),
+            *("tcb_http_request_seconds", "From a request's beginning to its end, waits and streams included."),
             ("route",),
             buckets=_REQUEST_BOUNDS,
             registry=made,
@@ -162,19 +160,32 @@ def ledger_is_up(answers: bool) -> Iterator[Metric]:
 def ledger_families(
     counts: Mapping[tuple[str, str], ledgers.Counts],
     totals: ledgers.Totals,
-    queues: Iterable[documents.Queue],
-    workers: Iterable[ledgers.WorkerState],
+    queues: Sequence[documents.Queue],
+    workers: Sequence[ledgers.WorkerState],
 ) -> Iterator[Metric]:
     """Yield the ledger's metrics about jobs, queues and workers."""
     yield from _job_families(counts)
-    jobs = GaugeMetricFamily(
-        "tcb_jobs", "Jobs that there are now; of ended ones those that are kept.", labels=["state"]
-    )
-    for state, many in totals._asdict().items():
-        jobs.add_metric([state], many)
-    yield jobs
+    states = [((state,), many) for state, many in totals._asdict().items()]
+    yield _gauge("tcb_jobs", "Jobs that there are now; of ended ones those that are kept.", ["state"], states)
     yield from _queue_families(queues)
     yield from _worker_families(workers)
+
+
+_Rows = Iterable[tuple[Sequence[str], float]]
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], rows: _Rows) -> Metric:
+    return _filled(GaugeMetricFamily(name, text, labels=labels), rows)
+
+
+def _counter(name: str, text: str, labels: Sequence[str], rows: _Rows) -> Metric:
+    return _filled(CounterMetricFamily(name, text, labels=labels), rows)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, rows: _Rows) -> Metric:
+    for values, many in rows:
+        family.add_metric(values, many)
+    return family
 
 
 def _job_families(counts: Mapping[tuple[str, str], ledgers.Counts]) -> Iterator[Metric]:
@@ -188,15 +199,11 @@ def _job_families(counts: Mapping[tuple[str, str], ledgers.Counts]) -> Iterator[
         "republished": "Messages that were published again, as they or their worker seemed lost.",
     }
     for name, text in told.items():
-        family = CounterMetricFamily(f"tcb_jobs_{name}", text, labels=labels)
-        for series, each in counts.items():
-            family.add_metric([*series], getattr(each, name))
-        yield family
-    ended = CounterMetricFamily("tcb_jobs_finished", "Jobs that have ended.", labels=[*labels, "outcome"])
-    for series, each in counts.items():
-        for outcome in ("succeeded", "failed", "revoked"):
-            ended.add_metric([*series, outcome], getattr(each, outcome))
-    yield ended
+        rows = [(series, getattr(each, name)) for series, each in counts.items()]
+        yield _counter(f"tcb_jobs_{name}", text, labels, rows)
+    outcomes = ("succeeded", "failed", "revoked")
+    ended = [((*series, name), getattr(each, name)) for series, each in counts.items() for name in outcomes]
+    yield _counter("tcb_jobs_finished", "Jobs that have ended.", [*labels, "outcome"], ended)
     for name, attribute, text in (
         ("wait", "waits", "From when an attempt was due until it began."),
         ("run", "runs", "From the beginning of a job's last attempt to its end."),
@@ -208,60 +215,45 @@ def _job_families(counts: Mapping[tuple[str, str], ledgers.Counts]) -> Iterator[
 
 
 def _cumulative(histogram: ledgers.Histogram) -> tuple[list[tuple[str, float]], float]:
-    bounds, sofar, buckets = [*map(str, ledgers.BOUNDS), "+Inf"], 0, []
-    for bound, many in zip(bounds, histogram.buckets, strict=True):
-        sofar += many
-        buckets.append((bound, float(sofar)))
-    return buckets, histogram.seconds
+    bounds = [*map(str, ledgers.BOUNDS), "+Inf"]
+    return list(zip(bounds, map(float, accumulate(histogram.buckets)), strict=True)), histogram.seconds
 
 
-def _queue_families(queues: Iterable[documents.Queue]) -> Iterator[Metric]:
-    found = list(queues)
-    told = {
-        "tcb_queue_depth": ("depth", "Jobs in a queue that are due and have not begun."),
-        "tcb_queue_scheduled": ("scheduled", "Jobs in a queue that are not due yet."),
-        "tcb_queue_oldest_seconds": ("oldest", "For how long the first job of a queue has waited."),
-        "tcb_queue_consumers": ("consumers", "Living workers that take from a queue."),
+def _queue_families(queues: Sequence[documents.Queue]) -> Iterator[Metric]:
+    told: dict[str, tuple[str, Callable[[documents.Queue], float]]] = {
+        "depth": ("Jobs in a queue that are due and have not begun.", lambda queue: queue["depth"]),
+        "scheduled": ("Jobs in a queue that are not due yet.", lambda queue: queue["scheduled"]),
+        "oldest_seconds": ("For how long the first job of a queue has waited.", lambda queue: queue["oldest"]),
+        "consumers": ("Living workers that take from a queue.", lambda queue: queue["consumers"]),
+        "paused": ("Whether no worker is to take from a queue.", lambda queue: queue["paused_since"] is not None),
     }
-    for name, (member, text) in told.items():
-        family = GaugeMetricFamily(name, text, labels=["queue"])
-        for queue in found:
-            family.add_metric([queue["name"]], float(queue[member]))  # type: ignore[literal-required]
-        yield family
-    paused = GaugeMetricFamily("tcb_queue_paused", "Whether no worker is to take from a queue.", labels=["queue"])
-    for queue in found:
-        paused.add_metric([queue["name"]], float(queue["paused_since"] is not None))
-    yield paused
+    for name, (text, value) in told.items():
+        rows = [((queue["name"],), float(value(queue))) for queue in queues]
+        yield _gauge(f"tcb_queue_{name}", text, ["queue"], rows)
 
 
-def _worker_families(workers: Iterable[ledgers.WorkerState]) -> Iterator[Metric]:
-    alive = GaugeMetricFamily("tcb_worker_up", "Whether a worker was heard of in the last 10 s.", labels=["worker"])
-    slots = GaugeMetricFamily("tcb_worker_slots", "Tasks that a living worker runs at once.", labels=["worker"])
-    jobs = GaugeMetricFamily("tcb_worker_jobs", "Jobs that a living worker runs.", labels=["worker"])
-    for worker in workers:
-        alive.add_metric([worker.name], float(worker.is_alive))
-        if worker.is_alive:
-            slots.add_metric([worker.name], worker.slots)
-            jobs.add_metric([worker.name], len(worker.jobs))
-    yield from (alive, slots, jobs)
+def _worker_families(workers: Sequence[ledgers.WorkerState]) -> Iterator[Metric]:
+    alive = [worker for worker in workers if worker.is_alive]
+    label, up = ["worker"], [((worker.name,), float(worker.is_alive)) for worker in workers]
+    slots = [((worker.name,), worker.slots) for worker in alive]
+    jobs = [((worker.name,), len(worker.jobs)) for worker in alive]
+    yield _gauge("tcb_worker_up", "Whether a worker was heard of in the last 10 s.", label, up)
+    yield _gauge("tcb_worker_slots", "Tasks that a living worker runs at once.", label, slots)
+    yield _gauge("tcb_worker_jobs", "Jobs that a living worker runs.", label, jobs)
 
 
 def schedule_families(told: schedules.Statistics) -> Iterator[Metric]:
     """Yield the metrics about schedules."""
-    entries = GaugeMetricFamily("tcb_schedules", "Schedule entries.", labels=["kind"])
     made = told.entries - told.static - told.quarantined
-    for kind, many in (("made", made), ("static", told.static), ("quarantined", told.quarantined)):
-        entries.add_metric([kind], many)
-    yield entries
+    kinds = [(("made",), made), (("static",), told.static), (("quarantined",), told.quarantined)]
+    yield _gauge("tcb_schedules", "Schedule entries.", ["kind"], kinds)
     leads = float(told.leader is not None)
     yield GaugeMetricFamily("tcb_beat_leader", "Whether a beat leads.", value=leads)
     yield CounterMetricFamily("tcb_beat_leaders", "Beats that came to lead, one after another.", value=told.leaders)
     overdue = "For how long the first entry that is due has been: no beat leads, or it does not keep up."
     yield GaugeMetricFamily("tcb_schedule_overdue_seconds", overdue, value=told.overdue)
-    runs = CounterMetricFamily("tcb_schedule_runs", "Runs that were due, and what came of them.", labels=["outcome"])
-    for outcome, many in (("begun", told.runs), ("missed", told.missed), ("skipped", told.skipped)):
-        runs.add_metric([outcome], many)
-    yield runs
+    runs = [(("begun",), told.runs), (("missed",), told.missed), (("skipped",), told.skipped)]
+    yield _counter("tcb_schedule_runs", "Runs that were due, and what came of them.", ["outcome"], runs)
     yield CounterMetricFamily("tcb_schedules_halted", "Entries that were halted by their failures.", value=told.paused)
     buckets = [("+Inf" if bound == math.inf else str(bound), float(many)) for bound, many in told.lateness.items()]
     late = "How late runs began."

@@ -31,7 +31,7 @@ class _Schedule(TypedDict):
     name: str
     task: str
     input: Annotated[Any, Field(description="Named arguments, or a list of positional ones.")]
-    options: Annotated[dict[str, Any], Field(description="RunOptions, and what else Celery was told by others.")]
+    options: Annotated[dict[str, Any], Field(description="RunOptions, and what else Python or the configuration set.")]
     timezone: Annotated[str, Field(description="IANA name of the zone that a crontab is in.")]
     enabled: bool
     paused_until: Annotated[Moment | None, Field(description="Not due before.")]
@@ -48,12 +48,12 @@ class _Schedule(TypedDict):
     tags: Annotated[list[str], Field(description="Its jobs', too.")]
     owner: Annotated[str, Field(description="Empty where there are no keys.")]
     version: Annotated[int, Field(description="The ETag has it.")]
-    static: Annotated[bool, Field(description="The configuration has it: it can be paused, and not changed here.")]
-    halted: Annotated[str | None, Field(description="Why it is due no more, until it is resumed or replaced.")]
-    failures: Annotated[int, Field(description="In a row, of late.")]
-    runs: Annotated[int, Field(description="How many it has had, but for those on demand.")]
+    static: Annotated[bool, Field(description="It is in the configuration: it can be paused here, but not changed.")]
+    halted: Annotated[str | None, Field(description="Why it does not run any more, until it is resumed or replaced.")]
+    failures: Annotated[int, Field(description="Failures in a row.")]
+    runs: Annotated[int, Field(description="How many runs there were, without those on demand.")]
     last_run: Annotated[Moment | None, Field(description="When the last run began.")]
-    next_run: Annotated[Moment | None, Field(description="But for jitter; null for never.")]
+    next_run: Annotated[Moment | None, Field(description="Without jitter; null for never.")]
     links: ScheduleLinks
 
 
@@ -68,7 +68,7 @@ class Schedule(_Schedule, total=False):
 
 
 class QuarantinedSchedule(TypedDict):
-    """What is stored by this name, and nobody can use."""
+    """A stored entry that is malformed."""
 
     name: str
     detail: str
@@ -83,7 +83,7 @@ class Schedules(TypedDict):
 
 
 class Slot(TypedDict):
-    """A time at which a schedule is due, but for jitter."""
+    """A time at which a schedule is due, without jitter."""
 
     utc: Moment
     local: Annotated[str, Field(description="The same in the schedule's time zone.", json_schema_extra=MOMENT)]
@@ -98,9 +98,9 @@ class Slots(TypedDict):
 
 
 class ScheduleRun(TypedDict):
-    """What became of a run that was due."""
+    """The outcome of a run that was due."""
 
-    slot: Annotated[Moment | None, Field(description="When it was due, but for jitter; null for one on demand.")]
+    slot: Annotated[Moment | None, Field(description="When it was due, without jitter; null for a run on demand.")]
     at: Annotated[Moment, Field(description="When that was decided.")]
     delay: Annotated[float | None, Field(description="Seconds from the one to the other.")]
     job_id: str | None
@@ -109,16 +109,16 @@ class ScheduleRun(TypedDict):
 
 
 class ScheduleRuns(TypedDict):
-    """What became of a schedule's last runs, at most 100, the latest first."""
+    """The outcomes of a schedule's last runs: at most 100, the latest first."""
 
     runs: list[ScheduleRun]
 
 
 class Backfill(TypedDict):
-    """What a backfill begins, or would."""
+    """What a backfill starts, or would start."""
 
     dry_run: bool
-    slots: Annotated[list[Moment], Field(description="Those that had no job, oldest first.")]
+    slots: Annotated[list[Moment], Field(description="The slots without a job, oldest first.")]
     job_ids: Annotated[list[str], Field(description="Their jobs, in the same order; none on a dry run.")]
 
 
@@ -187,7 +187,7 @@ def _time(moment: datetime | None) -> str | None:
 
 
 def run(shown: schedules.Run, links: Links) -> ScheduleRun:
-    """Return what became of a run that was due."""
+    """Return the outcome of a run that was due."""
     return {
         "slot": _time(shown.slot),
         "at": _rfc3339(shown.at),

@@ -223,7 +223,7 @@ class ListNextRuns(ScheduleEndpoint):
 
 
 class ListRuns(ScheduleEndpoint):
-    """See what became of a schedule's runs."""
+    """List the outcomes of a schedule's runs."""
 
     route = get("/v1/schedules/{name}/runs", scope="read", tag="schedules")
     answers: ClassVar = {200: Answer("The last runs that were due.")}

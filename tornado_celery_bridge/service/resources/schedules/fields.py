@@ -89,7 +89,7 @@ _CHANGES: Any = {name: (annotation | None, None) for name, annotation in Schedul
 ScheduleChange: Any = pydantic.create_model(
     "ScheduleChange",
     __config__=ConfigDict(extra="forbid"),
-    __doc__="What is to be another in a schedule, as RFC 7396 has it: null takes a member away.",
+    __doc__="What to change in a schedule, as a JSON merge patch (RFC 7396): null removes a member.",
     **_CHANGES,
 )
 

@@ -101,7 +101,7 @@ class ExposedTask:
 
     def arguments(self, given: dict[str, Any] | list[Any], *, receives: bool = False) -> Arguments:
         """
-        Return what to call the task with. The values stay exactly as they were given.
+        Return the arguments to call the task with. The values do not change.
 
         Args:
             given: The input.

@@ -58,7 +58,7 @@ class Tasks(TypedDict):
 
 
 def task_summary(shown: ExposedTask, links: Links) -> TaskSummary:
-    """Return a task as a list of tasks has it."""
+    """Return a task as it stands in a list."""
     path = links.task(shown.name)
     more: TaskLinks = {"self": path, "jobs": f"{path}/jobs"}
     return {"name": shown.name, "summary": shown.summary, "queue": shown.queue, "links": more}

@@ -15,7 +15,7 @@ from tornado_celery_bridge.service.resources.links import Links
 
 
 class WorkflowLinks(TypedDict):
-    """Where else there is something about a workflow."""
+    """More about a workflow."""
 
     self: Path
     cancel: Path
@@ -31,16 +31,16 @@ class Workflow(TypedDict):
     finished: bool
     tags: list[str]
     created_at: Moment
-    tree: Annotated[dict[str, Any], Field(description="As it was sent, with a Job in the place of each step.")]
+    tree: Annotated[dict[str, Any], Field(description="The tree that was sent, with a Job instead of each step.")]
     on_error: NotRequired[Annotated[Job, Field(description="What runs when a step does not succeed.")]]
     links: WorkflowLinks
 
 
 class WorkflowCancellation(Body):
-    """What of a workflow is to be cancelled, and how."""
+    """Which part of a workflow to cancel, and how."""
 
     terminate: Annotated[bool, Field(description="End the processes that run its jobs, too.")] = False
-    branch: Annotated[str, Field(description="JSON Pointer into the tree; the whole without one.")] = ""
+    branch: Annotated[str, Field(description="JSON Pointer into the tree; without one, the whole workflow.")] = ""
 
 
 def workflow(shown: ledger.Workflow, links: Links) -> Workflow:

@@ -92,7 +92,7 @@ class _Leaf:
     given: dict[str, Any] | list[Any] | Stored
     arguments: Arguments
     options: JobOptions
-    #: The options as they were sent, but for tags.
+    #: The options as they were sent, without tags.
     asked: dict[str, Any]
     #: Whether it gets a result of what comes before it.
     receives: bool
@@ -428,7 +428,7 @@ class _Plan:
         return entries
 
     def _canvas(self, sequence: _Sequence) -> tuple[Signature[Any], int, int]:
-        """Return a sequence as Celery has it, how many jobs that are, and about how many bytes."""
+        """Return a sequence as Celery's canvas, how many jobs it has, and about how many bytes."""
         after: deque[Signature[Any]] = deque()
         jobs = size = 0
         for element in reversed(sequence):
