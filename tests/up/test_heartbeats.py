@@ -85,7 +85,7 @@ def test_who_waits_for_a_server_does_not_hang(
         own_server.start()
     else:
         own_server.thaw()
-    one.line("keeping jobs: ")
+    one.line("job-[a-z]+: .*; it tries again")
     one.line("Task tasks.housekeeping.remove_old_files.* succeeded")
     one.signal()
     one.end()

@@ -38,8 +38,10 @@ from kombu.exceptions import EncodeError
 from kombu.utils import json
 from redis.exceptions import RedisError
 
+from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
+from tornado_celery_bridge.transports import depth
 from tornado_celery_bridge.worker.request import GIVEN_BACK, TAKEN
 
 __all__ = ("Keeper", "is_keeper")
@@ -83,19 +85,14 @@ class Keeper:
         self._slots = slots
         self._ledger = WorkerLedger(app)
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._stopped = threading.Event()
         #: The attempts that run here, as ids and tokens.
         self._running: set[tuple[str, str]] = set()
         self._taken: set[str] = set()
         self._held: set[str] = set()
-        self._threads = [
-            threading.Thread(target=self._repeat, args=(work,), name=name, daemon=True)
-            for work, name in (
-                (self._renew_leases, "job-leases"),
-                (self._publish_jobs, _PUBLISHER),
-                (self._sweep, "job-sweeper"),
-            )
-        ]
+        self._leases = Repeating("job-leases", self._renew_leases, pause=BEAT)
+        self._publisher = Repeating(_PUBLISHER, self._publish_jobs)
+        self._sweeper = Repeating("job-sweeper", self._sweep, pause=SWEEP_INTERVAL)
+        self._threads = (self._leases, self._publisher, self._sweeper)
 
     def start(self) -> None:
         """Begin."""
@@ -113,9 +110,10 @@ class Keeper:
 
     def stop(self) -> None:
         """End, and let go of what still runs: its processes end with the worker."""
-        self._stopped.set()
         for thread in self._threads:
-            thread.join(BEAT)
+            thread.stop()
+        for thread in self._threads:
+            thread.stop(BEAT)
         # Of some that have begun this worker has not heard yet; of those that have ended the ledger knows.
         GIVEN_BACK.extend(self._running | _attempts(TAKEN))
         try:
@@ -124,29 +122,19 @@ class Keeper:
         except Exception as exc:  # then the leases end by themselves
             log.warning("leases of jobs are left to end by themselves: %s", exc)
 
-    def _repeat(self, work: Any) -> None:
-        while not self._stopped.is_set():
-            try:
-                work()
-            except Exception as exc:  # Redis or the broker is away; whatever it is, the next time comes
-                log.warning("keeping jobs: %s: %s", type(exc).__name__, exc)
-            self._stopped.wait(BEAT / 2)
-
     # Leases.
 
     def _renew_leases(self) -> None:
-        while not self._stopped.is_set():
-            # In this order: what is given up is noted before it stops to be active, and else would count as lost.
-            running = _attempts(worker_state.active_requests)
-            self._give_back()
-            queues = sorted(self._app.amqp.queues.consume_from)
-            about = {"slots": self._slots(), "queues": queues, "memory": _memory()}
-            late = self._ledger.lease(self._hostname, running, self._running - running, about)
-            self._running = running
-            for job_id in late:
-                log.warning("job %s was cancelled and goes on: its process is ended", job_id)
-                self._app.control.revoke(job_id, terminate=True, destination=[self._hostname])
-            self._stopped.wait(BEAT)
+        # In this order: what is given up is noted before it stops to be active, and else would count as lost.
+        running = _attempts(worker_state.active_requests)
+        self._give_back()
+        queues = sorted(self._app.amqp.queues.consume_from)
+        about = {"slots": self._slots(), "queues": queues, "memory": _memory()}
+        late = self._ledger.lease(self._hostname, running, self._running - running, about)
+        self._running = running
+        for job_id in late:
+            log.warning("job %s was cancelled and goes on: its process is ended", job_id)
+            self._app.control.revoke(job_id, terminate=True, destination=[self._hostname])
 
     def _give_back(self) -> None:
         """Have others begin what this worker has given up, through no fault of the jobs."""
@@ -163,7 +151,7 @@ class Keeper:
             connection.ensure_connection(max_retries=1, timeout=2)
             producer = self._app.amqp.Producer(connection)
             due = 0.0
-            while not self._stopped.is_set():
+            while not self._publisher.stopping:
                 if time.monotonic() >= due:
                     self._obey_pauses(connection)
                     self._find_lost(connection, producer)
@@ -196,7 +184,7 @@ class Keeper:
 
     def _find_lost(self, connection: Any, producer: Any) -> None:
         messages, suspects = self._ledger.reconcile(self._name, LEADERSHIP, BATCH, [])
-        empty = [queue for queue in suspects if _depth(connection, queue) == 0]
+        empty = [queue for queue in suspects if depth(connection, queue) == 0]
         if empty:
             more, _ = self._ledger.reconcile(self._name, LEADERSHIP, BATCH, empty)
             messages += more
@@ -227,14 +215,12 @@ class Keeper:
 
     def _sweep(self) -> None:
         store = Store.of_app(self._app)
-        while not self._stopped.is_set():
-            if self._ledger.leads(self._name):
-                while self._ledger.sweep() and not self._stopped.is_set():
-                    pass
-                while store is not None and (blobs := self._ledger.orphans()):
-                    store.remove_all(blobs)
-                    self._ledger.removed(blobs)
-            self._stopped.wait(SWEEP_INTERVAL)
+        if self._ledger.leads(self._name):
+            while self._ledger.sweep() and not self._sweeper.stopping:
+                pass
+            while store is not None and (blobs := self._ledger.orphans()):
+                store.remove_all(blobs)
+                self._ledger.removed(blobs)
 
 
 def _attempts(requests: Any) -> set[tuple[str, str]]:
@@ -260,12 +246,3 @@ def _text(file: Path) -> str:
         return file.read_text()
     except OSError:  # of a process that has just ended
         return ""
-
-
-def _depth(connection: Any, queue: str) -> int:
-    """Return how many messages are in a queue, or 0 for one that there is not."""
-    try:
-        with connection.channel() as channel:
-            return int(channel.queue_declare(queue, passive=True).message_count)
-    except connection.channel_errors:
-        return 0
