@@ -271,9 +271,15 @@ async def test_the_lines_of_the_documentation(web_url: str, tmp_path: Path, monk
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(textwrap.dedent(blocks[0]).splitlines()) == 5
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    app, port = make_celery(web_url), free_port()
+    app, port, servers = make_celery(web_url), free_port(), []
+
+    class Recorded(Application):
+        def listen(self, *args: Any, **options: Any) -> HTTPServer:
+            servers.append(super().listen(*args, **options))
+            return servers[-1]
+
     given: dict[str, Any] = {"celery_app": app, "my_routes": [("/mine", Mine)], "asyncio": asyncio}
-    given |= {"Bridge": Bridge, "Service": Service, "Application": Application}
+    given |= {"Bridge": Bridge, "Service": Service, "Application": Recorded}
     exec(blocks[0].replace("8888", str(port)), given)
     running = asyncio.ensure_future(given["main"]())
     client = SimpleAsyncHTTPClient(force_instance=True)
@@ -291,6 +297,10 @@ async def test_the_lines_of_the_documentation(web_url: str, tmp_path: Path, monk
         assert (await client.fetch(f"http://127.0.0.1:{port}/mine")).body == b"mine"
     finally:
         client.close()
+        for server in servers:
+            server.stop()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        for server in servers:
+            await server.close_all_connections()
     app.close()

@@ -57,7 +57,7 @@ class Service:
 
         async with Bridge(celery_app) as bridge, Service(bridge) as service:
             application = Application([*my_routes, *service.routes(prefix="/jobs")])
-            application.listen(8888)
+            application.listen(8888, "127.0.0.1")
             await asyncio.Event().wait()
 
     Leaving the block lets the requests under way end, for up to 12 seconds. Stop your server first, so that no new ones
@@ -157,7 +157,9 @@ class Service:
             self.cookie_secret = await asyncio.to_thread(lambda: signing.of_sessions)
             self._run(keys.watch())
         bridge = self.bridge
-        self.use(Jobs(bridge, bridge.ledger, await asyncio.to_thread(Catalogue, bridge.app), receivers, self.links))
+        catalogue = await asyncio.to_thread(Catalogue, bridge.app)
+        jobs = Jobs(bridge, bridge.ledger, catalogue, receivers, self.links)
+        await asyncio.to_thread(self.use, jobs)  # the OpenAPI document takes some tenths of a second
         self.flower = Flower(settings.flower_url, settings.flower_password_file)
         self._deliverer = Deliverer(bridge.ledger, receivers, signing, self.links)
         self._run(self._deliverer.run())
