@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.worker.conftest import ROOT
-from tornado_celery_bridge import Bridge, TaskFailed
+from tornado_celery_bridge import Bridge, TaskFailed, TaskRevoked
 from tornado_celery_bridge.ledger import Job
 
 #: By which task of the sample what is said in the table's first column is done.
@@ -35,6 +36,7 @@ TASKS = {
     "exceeds its `soft_time_limit`": "exceeds_soft_limit",
     "exceeds its `time_limit`": "exceeds_limit",
     "its process dies once": "dies_once",
+    "its process dies each time": "dies",
 }
 
 
@@ -68,6 +70,17 @@ async def test_it_ends_as_the_table_says(ends: Bridge, tmp_path: Path, row: Row)
     begins = len(await asyncio.to_thread(path.read_text))
     assert (job.state, begins) == (row.state, row.begins)
     assert (await ends.state(result)).state == row.state
+
+
+async def test_what_is_cancelled_before_it_begins_is_told(ends: Bridge, tmp_path: Path) -> None:
+    result = await ends.submit(ends.app.tasks["e.returns"].s(str(tmp_path / "marks")), countdown=60)
+    waits = asyncio.ensure_future(ends.get(result, timeout=30))
+    await ends.ledger.jobs.cancel(result.id)
+    with pytest.raises(TaskRevoked, match="cancelled"):
+        await waits
+    done = (await ends.state(result)).date_done
+    assert done is not None
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(done)).total_seconds()) < 30
 
 
 async def said_of(bridge: Bridge, result: Any) -> str:

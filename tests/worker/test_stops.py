@@ -36,11 +36,11 @@ async def bridge(bridge_app: Any) -> AsyncIterator[Bridge]:
 
 @pytest.mark.parametrize("how", ["QUIT", "TERM to the group", "three INT"])
 async def test_stopped_three_times_under_one_job(
-    bridge: Bridge, settings: dict[str, str], tmp_path: Path, how: str
+    bridge: Bridge, database: Database, settings: dict[str, str], tmp_path: Path, how: str
 ) -> None:
     path = tmp_path / "marks"
-    result = await bridge.submit(bridge.app.tasks["e.waits"].s(str(path), 20.0))
-    await asyncio.to_thread(stop_three_times, settings, tmp_path, how)
+    result = await bridge.submit(bridge.app.tasks["e.waits"].s(str(path), 25.0))
+    await asyncio.to_thread(stop_three_times, database, settings, tmp_path, how)
     assert await bridge.get(result, timeout=10) == "done"
     job = await bridge.ledger.jobs.get(result.id)
     assert isinstance(job, Job)
@@ -53,11 +53,16 @@ def worker_of(settings: dict[str, str], tmp_path: Path) -> Any:
     return worker("tests.worker.sample", settings, tmp_path / "worker.log", *OPTIONS)
 
 
-def stop_three_times(settings: dict[str, str], tmp_path: Path, how: str) -> None:
+def stop_three_times(database: Database, settings: dict[str, str], tmp_path: Path, how: str) -> None:
     path, log = tmp_path / "marks", tmp_path / "worker.log"
 
     def has_begun(times: int) -> Callable[[], bool]:
         return lambda: path.exists() and len(path.read_text()) == times
+
+    def is_held() -> bool:
+        """Whether the worker's main process says that it runs the job."""
+        with database.client() as client:
+            return any(client.hget(key, "jobs") for key in client.keys("*worker:*"))
 
     def has_said(words: bytes) -> Callable[[], bool]:
         return lambda: words in log.read_bytes()
@@ -65,6 +70,7 @@ def stop_three_times(settings: dict[str, str], tmp_path: Path, how: str) -> None
     for number in range(1, 4):
         with worker_of(settings, tmp_path) as process:
             wait_for(has_begun(number))
+            wait_for(is_held)  # Celery does not end a task that its main process has not heard of
             if how == "QUIT":
                 process.send_signal(signal.SIGQUIT)
             elif how == "TERM to the group":

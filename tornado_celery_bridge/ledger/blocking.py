@@ -237,6 +237,10 @@ class WorkerLedger:
         """
         return self._once.run(calls.reconcile(me=me, leadership=ms(leadership), most=most, rows=empty))
 
+    def note_results(self, prefix: bytes | str, ttl: int) -> None:
+        """Note where in the ledger's Redis Celery's results are, and for how many seconds (0 for ever)."""
+        self._once.client.hset(f"{self._once.prefix}results", mapping={"prefix": prefix, "ttl": ttl})
+
     def paused(self) -> set[str]:
         """Return the names of queues that no worker is to take from."""
         found: Any = self._once.client.hkeys(f"{self._once.prefix}paused")

@@ -23,7 +23,7 @@ from tornado_celery_bridge.ledger.blocking import ResultEntry
 from tornado_celery_bridge.worker.attempt import Attempt
 from tornado_celery_bridge.worker.values import load
 
-__all__ = ("Recording", "record_states")
+__all__ = ("Recording", "has_results_beside", "record_states")
 
 #: Whether what is read goes on to somebody else, so that references in it stay as they are.
 _passes_on: ContextVar[bool] = ContextVar("passes_on", default=False)
@@ -84,7 +84,7 @@ class Recording:
         attempt = Attempt.of(self.app, request) if is_attempts else Attempt(self.app, task_id)
         entry = None
         is_codes = attempt.runs and state in (*ENDED, states.RETRY)  # the code's own word; its end is to come
-        if state in (*ENDED, states.STARTED) and not is_codes and _has_results_beside(self.app):
+        if state in (*ENDED, states.STARTED) and not is_codes and has_results_beside(self.app):
             stored = self.encode_result(result, state)  # type: ignore[attr-defined]
             entry = self._result_entry(task_id, stored, state, traceback, request)
         else:
@@ -113,7 +113,7 @@ class Recording:
 
 
 @functools.cache
-def _has_results_beside(app: Celery) -> bool:
+def has_results_beside(app: Celery) -> bool:
     """Return whether *app*'s results are where its ledger is, and as Celery's own Redis backends write them."""
     conf: Any = app.conf
     is_celerys = type(app.backend).__bases__[-1] in (RedisBackend, SentinelBackend)

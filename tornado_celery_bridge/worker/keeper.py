@@ -42,6 +42,7 @@ from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.transports import depth
+from tornado_celery_bridge.worker.backend import has_results_beside
 from tornado_celery_bridge.worker.request import GIVEN_BACK, TAKEN
 
 __all__ = ("Keeper", "is_keeper")
@@ -135,6 +136,9 @@ class Keeper:
         for job_id in late:
             log.warning("job %s was cancelled and goes on: its process is ended", job_id)
             self._app.control.revoke(job_id, terminate=True, destination=[self._hostname])
+        if has_results_beside(self._app):  # each time, as a Redis may lose what it has
+            backend: Any = self._app.backend
+            self._ledger.note_results(backend.task_keyprefix, int(backend.expires or 0))
 
     def _give_back(self) -> None:
         """Have others begin what this worker has given up, through no fault of the jobs."""

@@ -14,7 +14,7 @@ turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'token')
 local from = known[1]
 if not from or ENDED[from] then
-  tell(result_key, result, result_ttl)  -- whoever waits by the result backend may not know yet
+  if not from or not results_are_here() then tell(result_key, result, result_ttl) end
   return 0
 end
 local is_its = token ~= '' and token == known[2]
@@ -22,6 +22,7 @@ if not is_its and (token == '' and known[2] and bucket(from) == 'STARTED' or tok
   return 0
 end
 tell(result_key, result, result_ttl)
+if result_key ~= '' then told = id end
 finish(from, state, value, exception ~= '' and exception, detail, place)
 if stored ~= '' then
   redis.call('HSET', job, 'stored', 1)

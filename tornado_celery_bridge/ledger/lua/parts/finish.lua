@@ -1,5 +1,5 @@
 -- finish: ends the job, and with it what could only have run after it.
--- include: clock, job, state, events, pace, history, let_go, callbacks, failures
+-- include: clock, job, state, events, pace, history, let_go, callbacks, failures, tell
 
 -- The last job of a workflow has ended.
 local function finish_workflow(name)
@@ -19,6 +19,8 @@ local ENDS = {SUCCESS = 's', IGNORED = 's', FAILURE = 'f', REVOKED = 'v'}
 
 local NOT_NEEDED = '{"type":"TaskRevokedError","module":"celery.exceptions","message":"nothing failed"}'
 
+local told  -- the id of the job whose end somebody has told Celery's result backend
+
 local function finish_one(from, state, value)
   local known = redis.call('HMGET', job, 'ttl', 'owner', 'started_at', 'task', 'workflow', 'callback', 'queue')
   local time = now()
@@ -28,6 +30,7 @@ local function finish_one(from, state, value)
   redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'not_before', 'lost',
     'delayed', 'handed_on', 'is_part')
   set_value(value)
+  if id ~= told and (state == 'FAILURE' or state == 'REVOKED') then tell_end(state, value) end
   move_state(from, state)
   local left = redis.call('HINCRBY', prefix .. 'open', known[2], -1)
   if left <= 0 then redis.call('HDEL', prefix .. 'open', known[2]) end
