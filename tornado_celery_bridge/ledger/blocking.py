@@ -147,9 +147,26 @@ class WorkerLedger:
         """Note that a blob is about to be written, which is removed later if no job adopts it."""
         self._sure.run(calls.announce(blob=blob, grace=ms(BLOB_GRACE)))
 
-    def retry(self, task_id: str, token: str, error: Mapping[str, str], *, publish: bool) -> None:
+    def retry(
+        self,
+        task_id: str,
+        token: str,
+        error: Mapping[str, str],
+        *,
+        publish: bool,
+        result_entry: ResultEntry = _NO_ENTRY,
+    ) -> None:
         """Note that an attempt asks for another one. With *publish* its message is still to be published."""
-        self._sure.run(calls.retry(job_id=task_id, token=token, error=dumps(error), publish=publish))
+        call = calls.retry(
+            job_id=task_id,
+            token=token,
+            error=dumps(error),
+            publish=publish,
+            result_key=result_entry.key,
+            result=result_entry.value,
+            result_ttl=result_entry.seconds,
+        )
+        self._sure.run(call)
 
     def give_back(self, task_id: str, token: str, *, publish: bool) -> None:
         """Note that an attempt was given up through no fault of the job. *publish*: publish its message again."""

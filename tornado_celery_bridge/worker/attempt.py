@@ -172,16 +172,16 @@ class Attempt:
         )
         self.end = state
 
-    def retry(self, cause: Any) -> None:
+    def retry(self, cause: Any, entry: ResultEntry | None = None) -> None:
         """
-        Tell that the task asks for another attempt; *cause* is why, or None.
+        Tell that the task asks for another attempt; *cause* is why, or None, and *entry* is as for :meth:`finish`.
 
         If its message was published, it may have begun that attempt already, and the ledger knows. If not, as the code
         has raised ``Retry`` by itself, the ledger has it published.
         """
         if self.end is not None:
             return
-        self._ledger.retry(self.id, self.token, error_of(cause), publish=not self.asks_again)
+        self._ledger.retry(self.id, self.token, error_of(cause), publish=not self.asks_again, **_given(entry))
         self.end = states.RETRY
 
     def give_back(self) -> None:

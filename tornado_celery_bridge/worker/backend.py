@@ -84,7 +84,7 @@ class Recording:
         attempt = Attempt.of(self.app, request) if is_attempts else Attempt(self.app, task_id)
         entry = None
         is_codes = attempt.runs and state in (*ENDED, states.RETRY)  # the code's own word; its end is to come
-        if state in (*ENDED, states.STARTED) and not is_codes and has_results_beside(self.app):
+        if state in (*ENDED, states.STARTED, states.RETRY) and not is_codes and has_results_beside(self.app):
             stored = self.encode_result(result, state)  # type: ignore[attr-defined]
             entry = self._result_entry(task_id, stored, state, traceback, request)
         else:
@@ -97,7 +97,7 @@ class Recording:
         elif state in ENDED:
             self._ensure_retryable(attempt.finish, state, result, traceback, entry)  # type: ignore[attr-defined]
         elif state == states.RETRY:
-            attempt.retry(result)
+            attempt.retry(result, entry)
         elif state != states.PENDING:
             attempt.report(state, result)
         return stored
