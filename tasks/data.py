@@ -15,8 +15,6 @@ from typing_extensions import TypedDict
 from tasks.celery import app
 from tornado_celery_bridge.progress import progress
 
-__all__ = ("Column", "CsvProfile", "profile_csv")
-
 ColumnType = Literal["integer", "number", "boolean", "date", "datetime", "text", "empty"]
 
 #: A progress report costs a write to the result backend. A table has about 20 of them at most, a small one none.

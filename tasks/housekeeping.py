@@ -19,8 +19,6 @@ from typing_extensions import TypedDict
 
 from tasks.celery import app
 
-__all__ = ("Removed", "remove_old_files", "scratch_dir")
-
 #: Seconds. No task runs longer than `task_time_limit` (600), so nobody uses files that are a day old.
 MAX_AGE = 86_400.0
 

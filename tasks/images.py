@@ -13,8 +13,6 @@ from typing_extensions import TypedDict
 
 from tasks.celery import app
 
-__all__ = ("Thumbnail", "thumbnail")
-
 Side = Annotated[int, Field(ge=1, le=2048)]
 Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 

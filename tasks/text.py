@@ -13,8 +13,6 @@ from typing_extensions import TypedDict
 from tasks.celery import app
 from tornado_celery_bridge.progress import progress
 
-__all__ = ("WordCount", "WordCounts", "count_words", "merge_counts", "split_text")
-
 #: From this size on, a part is worth a message of its own: counting it takes about 2 ms, sending it 1 ms.
 MIN_PART_CHARS = 16_384
 #: More parts would not make a book faster: each part is a message, a result and a member of the chord.

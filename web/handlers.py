@@ -14,8 +14,6 @@ from tasks.text import count_words
 from tornado_celery_bridge import Bridge, TaskFailed
 from tornado_celery_bridge.handlers import TaskHandlerMixin
 
-__all__ = ("ROUTES",)
-
 PAGE = Path(__file__).parent / "page.html"
 
 

@@ -8,8 +8,6 @@ from celery.app.utils import find_app
 
 from tornado_celery_bridge.base.settings import SettingsError
 
-__all__ = ("load_celery_app",)
-
 
 def load_celery_app(name: str) -> Celery:
     """

@@ -13,8 +13,6 @@ from typing import Any
 
 from kombu.utils.objects import cached_property
 
-__all__ = ("OfOneProcess", "mend_locks")
-
 #: How many forks lie between this process and the first one that had this module.
 _forks = 0
 

@@ -20,8 +20,6 @@ from celery.concurrency import solo
 
 from tornado_celery_bridge.base.repeating import Repeating
 
-__all__ = ("INTERVAL", "Heartbeat", "WorkerHeartbeat", "of_environment", "watch_beat")
-
 #: Seconds between two touches, and the longest turn of an idle loop.
 INTERVAL = 2.0
 #: Seconds without a tick after which the process is asked for an excuse.

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from datetime import date, datetime, time
 from typing import Any
 
-__all__ = ("cleaned", "dumps")
-
 
 def dumps(value: Any) -> str:
     """Return *value* as JSON. Times become ISO 8601, bytes base64, NaN and infinities null, and unknown values text."""

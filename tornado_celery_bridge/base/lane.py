@@ -31,8 +31,6 @@ from typing import Any, Protocol
 
 from tornado_celery_bridge.base.repeating import Repeating
 
-__all__ = ("Call", "InDoubt", "Lane", "LaneDown", "LaneFull", "NotBegun", "Runner")
-
 log = logging.getLogger(__name__)
 
 #: Calls after which a batch takes no more: keeps a batch well under the watchdog's patience.

@@ -15,8 +15,6 @@ from celery import current_task, signals
 
 from tornado_celery_bridge.base.settings import log_format
 
-__all__ = ("JsonFormatter", "follow_environment")
-
 
 class JsonFormatter(logging.Formatter):
     """

@@ -30,8 +30,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-__all__ = ("Call", "Command", "Commands", "as_it_is", "nothing", "sha_of")
-
 R = TypeVar("R")
 
 _INCLUDE = re.compile(r"^-- include: (.+)\n", re.MULTILINE)

@@ -13,8 +13,6 @@ from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-__all__ = ("ConnectionPool", "blocking_client", "connection_pool", "master_of")
-
 ConnectionPool = redis.asyncio.ConnectionPool
 
 #: Seconds. Celery's own defaults (120, or no timeout) are for workers, which can wait.

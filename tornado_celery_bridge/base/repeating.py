@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 from tornado_celery_bridge.base.forks import OfOneProcess
 
-__all__ = ("Repeating",)
-
 log = logging.getLogger(__name__)
 
 #: Seconds to wait after a first exception, and after many in a row.

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-__all__ = ("BROKERS", "FORMATS", "Format", "Settings", "SettingsError", "log_format")
-
 Format = Literal["text", "json"]
 FORMATS: tuple[Format, ...] = ("text", "json")
 

@@ -2,8 +2,6 @@
 
 from celery import states
 
-__all__ = ("ENDED", "IGNORED", "SUCCEEDED")
-
 #: Celery's own state of a task whose code raised ``Ignore``. Celery stores it nowhere; a job's is stored.
 IGNORED = states.IGNORED
 #: The task has ended, and nothing went wrong.

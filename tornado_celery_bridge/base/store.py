@@ -28,8 +28,6 @@ from kombu.utils import json as kombu_json
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.exceptions import BlobLost, StoreUnavailable
 
-__all__ = ("MAX_INLINE", "Store", "Stored")
-
 log = logging.getLogger(__name__)
 
 #: The most bytes of JSON that an input or a result may have in messages and in Redis. A larger one goes to the store.

@@ -23,8 +23,6 @@ from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.redis import ConnectionPool
 
-__all__ = ("CONNECTION_ERRORS", "Subscriber", "cancelled", "chunks")
-
 log = logging.getLogger(__name__)
 
 #: Seconds between two checks of the connection. It is closed if a PING is not answered by the next check.

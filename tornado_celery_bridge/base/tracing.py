@@ -38,8 +38,6 @@ else:
     _W3C = TraceContextTextMapPropagator()
     _tracer = trace.get_tracer("tornado_celery_bridge", __version__)  # the provider may be set later
 
-__all__ = ("Span", "current_headers", "follow_publishing", "follow_tasks", "mark_message", "set_up")
-
 #: Milliseconds in which a process that ends may export its spans.
 FLUSH = 5_000
 

@@ -21,8 +21,6 @@ from tornado_celery_bridge.exceptions import (
     WaitersSaturated,
 )
 
-__all__ = ("Awaiting",)
-
 
 class Awaiting:
     """

@@ -40,8 +40,6 @@ from tornado_celery_bridge.ledger import Ledger, Purged
 from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.transports.publisher import Publisher, Target
 
-__all__ = ("Bridge",)
-
 T = TypeVar("T")
 
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ("RETRY_AFTER", "BridgeConfig")
-
 #: Seconds after which a caller may try again, if the broker or the backend did not answer in time.
 RETRY_AFTER = 1.0
 

@@ -6,8 +6,6 @@ from typing import Any
 from tornado_celery_bridge.base.lane import Call, Lane, Runner
 from tornado_celery_bridge.bridge.config import BridgeConfig
 
-__all__ = ("make_calling_lane", "make_lane")
-
 #: The most calls of Celery's remote control under way at once. Each may take its whole timeout.
 MAX_CALLS = 1_000
 

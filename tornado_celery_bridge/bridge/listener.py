@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from tornado_celery_bridge.bridge.states import Meta
 from tornado_celery_bridge.exceptions import ResultError
 
-__all__ = ("Listener", "Watcher")
-
 #: Called with each state of a task, or with a ResultError if what the backend has can't be read.
 Watcher = Callable[[str, Meta | ResultError], None]
 

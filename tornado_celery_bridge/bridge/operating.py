@@ -13,8 +13,6 @@ from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
 from tornado_celery_bridge.exceptions import BridgeError, BrokerUnavailable, ResultBackendUnavailable
 from tornado_celery_bridge.ledger import Ledger, Purged
 
-__all__ = ("Operating",)
-
 #: Seconds to wait for a worker's answer, and for an operator's call, which may stand behind other calls.
 REPLY_TIMEOUT, OPERATION_TIMEOUT = 3.0, 15.0
 #: Results that are written in one call. Each takes Celery about 2 ms.

@@ -17,8 +17,6 @@ from tornado_celery_bridge.bridge.states import Meta
 from tornado_celery_bridge.exceptions import ResultBackendUnavailable
 from tornado_celery_bridge.transports.publisher import connect
 
-__all__ = ("PollingListener", "RpcListener")
-
 #: The most seconds for one read.
 READ_TIMEOUT = 2.0
 #: Tasks in one query.

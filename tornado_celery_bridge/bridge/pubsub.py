@@ -22,8 +22,6 @@ from tornado_celery_bridge.bridge.listener import Listener
 from tornado_celery_bridge.bridge.states import Meta
 from tornado_celery_bridge.exceptions import ResultBackendUnavailable, ResultError
 
-__all__ = ("RedisListener",)
-
 log = logging.getLogger(__name__)
 
 #: Seconds between attempts to read, after a failure.

@@ -11,8 +11,6 @@ from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.bridge.states import Meta
 from tornado_celery_bridge.exceptions import TaskFailed, TaskRevoked, WouldBlock
 
-__all__ = ("AnyBridge", "AsyncResult", "GroupResult", "Result", "adopt", "ancestors", "failure", "leaves", "value")
-
 T = TypeVar("T")
 
 

@@ -25,8 +25,6 @@ from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, new_job
 from tornado_celery_bridge.transports.core import NotSent, SentInDoubt
 from tornado_celery_bridge.transports.publisher import Message, Target
 
-__all__ = ("Sending", "time_left")
-
 log = logging.getLogger(__name__)
 
 #: The most jobs that may wait in the ledger while the broker is away.

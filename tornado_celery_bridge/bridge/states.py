@@ -9,8 +9,6 @@ from celery import states
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.progress import STATE as PROGRESS
 
-__all__ = ("Meta", "Progress", "TaskError", "TaskState")
-
 #: A backend's data about a task, decoded. Exceptions are not rebuilt: they are still descriptions.
 Meta = Mapping[str, Any]
 

@@ -16,8 +16,6 @@ from tornado_celery_bridge.exceptions import (
     WaitersSaturated,
 )
 
-__all__ = ("as_completed", "stream")
-
 T = TypeVar("T")
 
 #: How many states a consumer may be behind. After that, the oldest progress is dropped first.

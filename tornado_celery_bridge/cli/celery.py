@@ -10,8 +10,6 @@ import click
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.cli.options import app
 
-__all__ = ("beat", "become_celery", "celerys_own", "files_ready", "worker")
-
 _all_others = click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[CELERY'S OPTIONS]")
 
 

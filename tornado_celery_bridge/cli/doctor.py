@@ -12,8 +12,6 @@ from tornado_celery_bridge.ledger.checks import NAMES, Finding, is_installed
 from tornado_celery_bridge.ledger.checks import check as look
 from tornado_celery_bridge.transports import describe
 
-__all__ = ("check", "doctor")
-
 #: Columns: of the verdict and the name, and at most of a line.
 INDENT = 25
 WIDEST = 120

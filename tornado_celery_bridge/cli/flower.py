@@ -9,8 +9,6 @@ from pathlib import Path
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.cli.celery import become_celery, celerys_own, files_ready
 
-__all__ = ("USER", "flower", "password")
-
 USER = "admin"
 
 

@@ -17,8 +17,6 @@ from tornado_celery_bridge.cli import tables
 from tornado_celery_bridge.service.access.keys import ROLES, SCOPES, ApiKey, load, new_key, tell_faults
 from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets
 
-__all__ = ("keys",)
-
 _COLUMNS = ("id", "owner", "scopes", "tasks", "rate", "max_unfinished", "created_at", "expires_at", "note")
 
 

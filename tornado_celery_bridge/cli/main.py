@@ -11,8 +11,6 @@ from tornado_celery_bridge import __version__
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.cli.options import app
 
-__all__ = ("main",)
-
 
 class Place(NamedTuple):
     """Where a command is, and its line in ``tcb --help``, which so imports none of them."""

@@ -11,8 +11,6 @@ from tornado_celery_bridge.cli.options import app
 from tornado_celery_bridge.service.process.routes import openapi_of
 from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
 
-__all__ = ("openapi",)
-
 
 @click.command()
 @app

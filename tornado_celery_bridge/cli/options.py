@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-__all__ = ("app", "setting")
-
 
 def setting(*names: str, variable: str, help: str, **attributes: Any) -> Callable[[Any], Any]:
     """Return an option that sets an environment variable, for this process and its children."""

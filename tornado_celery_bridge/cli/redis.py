@@ -5,8 +5,6 @@ import click
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.up import embedded
 
-__all__ = ("redis",)
-
 
 @click.command()
 def redis() -> None:

@@ -33,8 +33,6 @@ from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry
 from tornado_celery_bridge.schedules.schedules import BackfillTooLarge, Run, Scheduled, Schedules
 from tornado_celery_bridge.schedules.static import taking_after
 
-__all__ = ("schedules",)
-
 #: The exit status if not all that was asked for could be done.
 NOT_ALL = 1
 #: Entries that are read at a time, and runs that are shown.

@@ -10,8 +10,6 @@ from tornado_celery_bridge.service.process.logs import set_up_logs
 from tornado_celery_bridge.service.process.processes import run_processes
 from tornado_celery_bridge.service.process.server import serve as serve_
 
-__all__ = ("serve",)
-
 
 @click.command()
 @app

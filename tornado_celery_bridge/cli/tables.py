@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-__all__ = ("shown", "write")
-
 
 def write(rows: Iterable[Sequence[str]]) -> None:
     """Write rows to standard output, in columns."""

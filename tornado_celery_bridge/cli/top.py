@@ -14,8 +14,6 @@ import click
 
 from tornado_celery_bridge.base.settings import Settings
 
-__all__ = ("top",)
-
 #: Seconds for the service to answer.
 TIMEOUT = 10.0
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"

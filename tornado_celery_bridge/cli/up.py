@@ -10,8 +10,6 @@ from tornado_celery_bridge.base.settings import BROKERS
 from tornado_celery_bridge.cli.options import app, setting
 from tornado_celery_bridge.up import supervisor
 
-__all__ = ("up",)
-
 
 def _set_broker(_context: click.Context, _parameter: click.Parameter, kind: Any) -> None:
     if kind is not None:

@@ -6,8 +6,6 @@ from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.connection import Subject, ms
 from tornado_celery_bridge.ledger.jobs import SWEEP_SIZE
 
-__all__ = ("BLOB_GRACE", "Blobs")
-
 #: Seconds for which a blob that was announced may be on its way into a job: it is stored, and a chain handed on.
 BLOB_GRACE = 3_600.0
 

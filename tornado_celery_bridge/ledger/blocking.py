@@ -17,8 +17,6 @@ from tornado_celery_bridge.ledger.connection import BlockingConnection, ms
 from tornado_celery_bridge.ledger.jobs import REMEMBERED, SWEEP_SIZE
 from tornado_celery_bridge.ledger.records import pack_traceback
 
-__all__ = ("Limit", "ResultEntry", "WorkerLedger", "ending")
-
 log = logging.getLogger(__name__)
 
 #: How often Redis is tried for what must not be lost, up to 1 s apart: this outlasts a restart of Redis.

@@ -8,8 +8,6 @@ from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.connection import Subject, ms
 from tornado_celery_bridge.ledger.records import Claim, Delivery
 
-__all__ = ("Callbacks",)
-
 #: Receivers that one claim looks at.
 RECEIVER_LOOKS = 200
 #: Attempts to call back that are kept of a job.

@@ -26,8 +26,6 @@ from tornado_celery_bridge.ledger.records import (
     unpack_traceback,
 )
 
-__all__ = ("LUA", "LeasedJob", "UnderWay", "WorkflowJob")
-
 
 class WorkflowJob(NamedTuple):
     """A row of ``accept_workflow``."""

@@ -26,8 +26,6 @@ from redis.exceptions import RedisError
 from tornado_celery_bridge.base.redis import blocking_client
 from tornado_celery_bridge.ledger.connection import ledger_backend
 
-__all__ = ("NAMES", "Finding", "check", "is_installed", "refuse_unsafe")
-
 log = logging.getLogger(__name__)
 
 #: The names of what is unsafe, which may be allowed.

@@ -17,8 +17,6 @@ from tornado_celery_bridge.base.lua import Call, sha_of
 from tornado_celery_bridge.base.redis import ConnectionPool, blocking_client, master_of
 from tornado_celery_bridge.ledger.records import LedgerUnavailable
 
-__all__ = ("BlockingConnection", "Connection", "Subject", "ledger_backend", "ms", "prefix_of")
-
 R = TypeVar("R")
 
 #: Commands in one round trip. Alone a command costs the loop some 300 µs in redis-py, in company a tenth of it.

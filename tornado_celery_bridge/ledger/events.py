@@ -21,8 +21,6 @@ from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.connection import Connection, Subject
 from tornado_celery_bridge.ledger.records import Event
 
-__all__ = ("Events", "JobEvents")
-
 log = logging.getLogger(__name__)
 
 #: Followers at once.

@@ -4,8 +4,6 @@ from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.connection import Subject
 from tornado_celery_bridge.ledger.records import FailureGroup
 
-__all__ = ("Failures",)
-
 
 class Failures(Subject):
     """

@@ -3,8 +3,6 @@
 from tornado_celery_bridge.ledger.connection import Subject
 from tornado_celery_bridge.ledger.records import Reservation
 
-__all__ = ("KEY_LEASE", "KEY_TTL", "IdempotencyKeys")
-
 #: Seconds for which a key is held. After the second number another request may take it over, if there is no response.
 KEY_TTL = 86_400.0
 KEY_LEASE = 5.0

@@ -15,8 +15,6 @@ from tornado_celery_bridge.ledger.connection import Connection, Subject, ms
 from tornado_celery_bridge.ledger.idempotency import KEY_LEASE, KEY_TTL
 from tornado_celery_bridge.ledger.records import Acceptance, Gone, Job, JobRecord, Page, Reservation
 
-__all__ = ("REMEMBERED", "SWEEP_SIZE", "Jobs", "callback_of", "written")
-
 #: Seconds for which a forgotten job is remembered to have been.
 REMEMBERED = 7 * 86_400.0
 #: Jobs that one step of a sweep forgets, and that one page of a list looks at: some milliseconds of the server's time.

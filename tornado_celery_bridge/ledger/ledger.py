@@ -20,8 +20,6 @@ from tornado_celery_bridge.ledger.jobs import Jobs
 from tornado_celery_bridge.ledger.queues import Queues
 from tornado_celery_bridge.ledger.workflows import Workflows
 
-__all__ = ("Ledger",)
-
 
 class Ledger:
     """

@@ -10,8 +10,6 @@ from typing import Any, Literal, NamedTuple, Self
 from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.ledger import Ledger
 
-__all__ = ("BOUNDS", "PERIODS", "Counts", "Histogram", "Monitor", "Period", "QueueState", "Totals", "WorkerState")
-
 Period = Literal["minute", "hour", "day"]
 #: The seconds that each period takes, and how many periods are kept.
 PERIODS: dict[Period, tuple[int, int]] = {"minute": (60, 120), "hour": (3_600, 192), "day": (86_400, 400)}

@@ -7,8 +7,6 @@ from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.connection import Subject
 
-__all__ = ("Queues",)
-
 
 class Queues(Subject):
     """

@@ -13,28 +13,6 @@ from tornado_celery_bridge.base.states import ENDED, SUCCEEDED
 from tornado_celery_bridge.base.store import Stored
 from tornado_celery_bridge.exceptions import BridgeError
 
-__all__ = (
-    "FIELDS",
-    "Acceptance",
-    "Claim",
-    "Delivery",
-    "Event",
-    "FailureGroup",
-    "Gone",
-    "Job",
-    "JobRecord",
-    "LedgerUnavailable",
-    "Page",
-    "Purged",
-    "Reservation",
-    "Step",
-    "Workflow",
-    "WorkflowRecord",
-    "error_mark",
-    "pack_traceback",
-    "unpack_traceback",
-)
-
 #: The fields of a job's hash that are read. Each job has the first one.
 FIELDS = (
     *("task", "owner", "queue", "created_at", "priority", "eta", "tags", "options", "retry_of", "workflow"),

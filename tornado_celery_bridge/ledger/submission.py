@@ -9,8 +9,6 @@ from celery import Celery
 from tornado_celery_bridge.ledger.records import JobRecord
 from tornado_celery_bridge.transports import Priorities
 
-__all__ = ("new_job",)
-
 #: The options of a message that a retry of the job is submitted with.
 SENT_AGAIN = ("queue", "priority", "time_limit", "soft_time_limit")
 

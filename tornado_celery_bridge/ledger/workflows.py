@@ -12,8 +12,6 @@ from tornado_celery_bridge.ledger.idempotency import KEY_LEASE, KEY_TTL
 from tornado_celery_bridge.ledger.jobs import callback_of, written
 from tornado_celery_bridge.ledger.records import Acceptance, Gone, Reservation, Step, Workflow, WorkflowRecord
 
-__all__ = ("Workflows",)
-
 
 class Workflows(Subject):
     """

@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 from tornado_celery_bridge.base.lua import Commands, as_it_is, nothing
 from tornado_celery_bridge.ledger.calls import LUA as LEDGER_LUA
 
-__all__ = ("LATE", "DueRun", "PastRun", "StaticEntry")
-
 #: Milliseconds. Runs are counted by how late they were at most: a few ordinarily, and up to 6,000 in a fail-over.
 LATE = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 3_600_000)
 

@@ -17,8 +17,6 @@ from kombu.utils.json import loads as kombu_loads
 from tornado_celery_bridge.exceptions import BridgeError
 from tornado_celery_bridge.schedules import crontab as _crontab
 
-__all__ = ("Entry", "InvalidEntry", "Misfire", "Overlap", "from_ms", "to_ms")
-
 Overlap = Literal["allow", "skip", "queue", "cancel"]
 Misfire = Literal["skip", "once", "all"]
 

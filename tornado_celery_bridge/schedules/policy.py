@@ -7,8 +7,6 @@ from celery import states
 
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms, to_ms
 
-__all__ = ("HOLD", "Decision", "State", "decide", "next_slot", "slots_of")
-
 #: Milliseconds after which an entry that waits for the end of its last run is checked again.
 HOLD = 500
 

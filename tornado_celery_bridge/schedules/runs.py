@@ -12,8 +12,6 @@ from tornado_celery_bridge.ledger.submission import new_job
 from tornado_celery_bridge.schedules.calls import PastRun
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
 
-__all__ = ("KEPT_RUNS", "NewRun", "check_input", "new_run", "run_id", "ttl_of")
-
 #: The number of runs in an entry's history.
 KEPT_RUNS = 100
 

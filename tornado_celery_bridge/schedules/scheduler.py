@@ -43,8 +43,6 @@ from tornado_celery_bridge.schedules.static import is_same, static_entries, taki
 from tornado_celery_bridge.transports.core import NotSent, SentInDoubt
 from tornado_celery_bridge.transports.publisher import Message, Publisher
 
-__all__ = ("Scheduler",)
-
 log = logging.getLogger(__name__)
 
 #: Seconds for which a lease holds, and between two attempts to renew or to get it. After the leader was killed, another

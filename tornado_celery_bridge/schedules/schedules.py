@@ -19,17 +19,6 @@ from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms, 
 from tornado_celery_bridge.schedules.policy import next_slot, slots_of
 from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, check_input, new_run, run_id, ttl_of
 
-__all__ = (
-    "Backfill",
-    "BackfillTooLarge",
-    "Run",
-    "ScheduleConflict",
-    "ScheduleEntryNotFound",
-    "Scheduled",
-    "Schedules",
-    "Statistics",
-)
-
 #: How often a change is tried if somebody else changes the entry at the same time.
 ATTEMPTS = 5
 #: The most slots of one backfill, and the number of runs that Redis accepts in one step.

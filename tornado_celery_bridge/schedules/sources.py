@@ -23,8 +23,6 @@ from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry
 from tornado_celery_bridge.schedules.runs import check_input, new_run
 from tornado_celery_bridge.schedules.static import entry_of
 
-__all__ = ("Found", "NotADocument", "from_document", "from_redbeat", "from_settings", "to_document", "to_mapping")
-
 HEADER = "# Schedule entries. What a field means, and how they are imported: docs/schedules.md.\n"
 #: Seconds to wait for an answer of RedBeat's Redis.
 TIMEOUT = 5.0

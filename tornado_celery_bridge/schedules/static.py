@@ -13,8 +13,6 @@ from celery.utils.time import maybe_timedelta
 
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
 
-__all__ = ("entry_of", "is_same", "static_entries", "taking_after")
-
 log = logging.getLogger(__name__)
 
 

@@ -22,20 +22,6 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 import kombu.transport
 from kombu.exceptions import ChannelError
 
-__all__ = (
-    "AccessRefused",
-    "BrokerUrl",
-    "NotSent",
-    "PublishBatch",
-    "Refused",
-    "SentInDoubt",
-    "close_channels",
-    "due_time",
-    "hide_secrets",
-    "outcome_of",
-    "use_for",
-)
-
 # Outcomes.
 
 

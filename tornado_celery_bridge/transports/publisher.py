@@ -29,8 +29,6 @@ from tornado_celery_bridge.base.tracing import mark_message
 from tornado_celery_bridge.transports import rabbitmq, transport_of
 from tornado_celery_bridge.transports.core import NotSent, SentInDoubt, outcome_of
 
-__all__ = ("Message", "Publisher", "Target", "connect")
-
 #: What can be dispatched: a signature or canvas, a task, or a task's name.
 Target = Signature[Any] | Task[Any, Any] | str
 

@@ -25,8 +25,6 @@ from kombu.transport import native_delayed_delivery, pyamqp
 
 from tornado_celery_bridge.transports.core import PublishBatch, use_for
 
-__all__ = ("Channel", "Connection", "SSLTransport", "Transport", "declare", "register")
-
 log = logging.getLogger(__name__)
 
 #: Seconds for an answer of the server, unless the transport options have another ``answer_timeout``. Declaring a quorum

@@ -37,8 +37,6 @@ from kombu.utils.scheduling import priority_cycle
 
 from tornado_celery_bridge.transports.core import close_channels, use_for
 
-__all__ = ("Channel", "QoS", "Transport", "register")
-
 #: Messages taken at once at most. Redis does nothing else meanwhile: about 10 µs for a message of 1 kB.
 MAX_TAKEN = 100
 

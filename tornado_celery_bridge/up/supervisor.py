@@ -31,8 +31,6 @@ from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.up.brokers import make
 from tornado_celery_bridge.up.brokers.ports import free_port
 
-__all__ = ("Child", "Guardian", "back_off", "main", "read_procfile", "supervise")
-
 #: Seconds. A process that died is started again after FIRST_DELAY. If it keeps dying, the delay doubles each time, up
 #: to LONGEST_DELAY, counted from its last start. After it was up for STEADY, the delay begins anew.
 FIRST_DELAY, LONGEST_DELAY, STEADY = 0.25, 30.0, 60.0

@@ -22,8 +22,6 @@ from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedg
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from tornado_celery_bridge.worker.errors import error_of, place_of
 
-__all__ = ("AFTER", "Attempt", "JobCancelled", "current_attempt", "ledger_of")
-
 log = logging.getLogger(__name__)
 
 #: The header by which a message names the attempt that has published it to go on after itself.

@@ -23,8 +23,6 @@ from tornado_celery_bridge.ledger.blocking import ResultEntry
 from tornado_celery_bridge.worker.attempt import Attempt
 from tornado_celery_bridge.worker.values import load
 
-__all__ = ("Recording", "has_results_beside", "record_states")
-
 #: Whether what is read goes on to somebody else, so that references in it stay as they are.
 _passes_on: ContextVar[bool] = ContextVar("passes_on", default=False)
 

@@ -19,8 +19,6 @@ from tornado_celery_bridge.worker.loglines import LogLines
 from tornado_celery_bridge.worker.messages import keep_message
 from tornado_celery_bridge.worker.request import job_request
 
-__all__ = ("CheckSettings", "GuardTasks", "KeepJobs", "begin_beat")
-
 log = logging.getLogger(__name__)
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 
-__all__ = ("CodeExited", "ends_of_process", "error_of", "place_of")
-
 #: A frame in a traceback: the last two parts of the file's path, as folders differ from worker to worker; the function.
 _FRAME = re.compile(r'^  File "(?:[^"\n]*?/)??((?:[^"/\n]+/)?[^"/\n]+)", line \d+, in (.+)$', re.MULTILINE)
 #: The last frame is looked for in so many characters of a traceback's end.

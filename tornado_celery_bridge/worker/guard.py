@@ -18,8 +18,6 @@ from tornado_celery_bridge.worker.errors import CodeExited, ends_of_process
 from tornado_celery_bridge.worker.messages import name_queue
 from tornado_celery_bridge.worker.values import run_with_values
 
-__all__ = ("guard",)
-
 
 def guard(task: Any, app: Celery) -> None:
     """

@@ -45,8 +45,6 @@ from tornado_celery_bridge.transports import depth
 from tornado_celery_bridge.worker.backend import has_results_beside
 from tornado_celery_bridge.worker.request import GIVEN_BACK, TAKEN
 
-__all__ = ("Keeper", "is_keeper")
-
 log = logging.getLogger(__name__)
 
 #: Seconds between two renewals of leases, and between two searches for lost jobs.

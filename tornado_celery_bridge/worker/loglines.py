@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 
 from tornado_celery_bridge.worker.attempt import current_attempt
 
-__all__ = ("LogLines",)
-
 #: Characters of one log line that become an event.
 MAX_LINE = 4_000
 

@@ -13,8 +13,6 @@ from tornado_celery_bridge.worker.attempt import AFTER, current_attempt, ledger_
 from tornado_celery_bridge.worker.errors import error_of
 from tornado_celery_bridge.worker.keeper import is_keeper
 
-__all__ = ("destination", "keep_message", "name_queue")
-
 #: What Celery puts before a routing key for RabbitMQ to hold a message back: its delay in seconds, bit by bit.
 _DELAY = re.compile(r"^(?:[01]\.)+")
 

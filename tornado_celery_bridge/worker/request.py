@@ -19,8 +19,6 @@ from celery.worker.request import Request
 from tornado_celery_bridge.worker.attempt import AFTER, Attempt
 from tornado_celery_bridge.worker.errors import CodeExited
 
-__all__ = ("GIVEN_BACK", "TAKEN", "JobRequest", "job_request")
-
 #: Ids and tokens of attempts that this worker has given up, through no fault of theirs; the keeper tells the ledger.
 GIVEN_BACK: deque[tuple[str, str]] = deque()
 

@@ -10,8 +10,6 @@ from tornado_celery_bridge.base.store import Store, Stored
 from tornado_celery_bridge.exceptions import StoreUnavailable
 from tornado_celery_bridge.worker.attempt import ledger_of
 
-__all__ = ("load", "run_with_values", "store_of")
-
 
 @functools.cache
 def store_of(app: Celery) -> Store | None:

@@ -19,8 +19,6 @@ from tornado_celery_bridge.ledger.calls import LUA
 from tornado_celery_bridge.service.access.documents import AuditEntry
 from tornado_celery_bridge.service.http.problems import INVALID_CURSOR
 
-__all__ = ("Audit",)
-
 _log = logging.getLogger(__name__)
 
 #: The most entries of each kind that are kept (about 300 bytes each), that wait to be written, and in one step.

@@ -16,8 +16,6 @@ from tornado_celery_bridge.service.http.documents import rfc3339
 from tornado_celery_bridge.service.http.handler import SAFE, Handler, Site
 from tornado_celery_bridge.service.http.problems import FORBIDDEN, LEDGER_UNAVAILABLE, Kind, Problem, problem_of
 
-__all__ = ("Endpoint", "GuardedSite", "MethodNotAllowed", "NotFound")
-
 KEY_IN_QUERY = Kind("key-in-query", 400, "A key belongs into `Authorization`, not into the query.")
 UNAUTHORIZED = Kind("unauthorized", 401, "There is no valid key in `Authorization`.")
 FORBIDDEN_SCOPE = Kind("forbidden-scope", 403, "The key lacks the scope that this needs.")

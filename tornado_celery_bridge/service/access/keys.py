@@ -30,8 +30,6 @@ from tornado_celery_bridge.ledger import Gone, Job, Workflow
 from tornado_celery_bridge.schedules import Entry
 from tornado_celery_bridge.service.access.limits import Rate
 
-__all__ = ("EVERYBODY", "ROLES", "SCOPES", "ApiKey", "Keyring", "Principal", "load", "new_key", "tell_faults")
-
 _log = logging.getLogger(__name__)
 
 Scope = Literal["submit", "read", "cancel", "schedule", "monitor", "admin"]

@@ -8,8 +8,6 @@ from typing import NamedTuple, Self
 from tornado_celery_bridge.base.lua import Commands, as_it_is
 from tornado_celery_bridge.ledger import Ledger
 
-__all__ = ("Allowance", "Rate", "take")
-
 _WINDOWS = {"s": 1, "m": 60, "h": 3600}
 _RATE = re.compile(r"([1-9][0-9]{0,5})/([smh])", re.ASCII)
 

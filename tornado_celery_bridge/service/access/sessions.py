@@ -15,8 +15,6 @@ from tornado_celery_bridge.service.http.handler import SAFE
 if TYPE_CHECKING:
     from tornado_celery_bridge.service.access.guard import Guarded
 
-__all__ = ("begin", "end", "find", "is_from_our_page")
-
 #: The cookie's name with TLS at the root, when browsers take it from this very host alone; below a prefix, where the
 #: cookie has a path; and without TLS.
 _SECURE, _BELOW, _INSECURE = "__Host-session", "__Secure-session", "session"

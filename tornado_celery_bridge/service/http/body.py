@@ -24,8 +24,6 @@ from tornado_celery_bridge.service.http.faults import escape, faults_of
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.problems import Kind
 
-__all__ = ("MAX_DEPTH", "MAX_NODES", "Body", "Nothing", "parse", "parse_body")
-
 T = TypeVar("T", bound=BaseModel)
 
 #: Objects and arrays inside each other, the body itself included.

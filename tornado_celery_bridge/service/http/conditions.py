@@ -9,8 +9,6 @@ from tornado.httputil import HTTPHeaders
 from tornado_celery_bridge.service.http.headers import HeaderFields
 from tornado_celery_bridge.service.http.problems import Kind
 
-__all__ = ("PRECONDITION_FAILED", "Conditions", "IfNoneMatch")
-
 PRECONDITION_FAILED = Kind("precondition-failed", 412, "`If-Match` or `If-None-Match` does not hold of what is there.")
 
 _ETAG = re.compile(r'(?:W/)?"[^"]*"')

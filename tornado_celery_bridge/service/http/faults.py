@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import pydantic
 from pydantic_core import ErrorDetails
 
-__all__ = ("Fault", "escape", "faults_of")
-
 
 class Fault(NamedTuple):
     """One thing that is wrong with a document."""

@@ -21,8 +21,6 @@ from tornado_celery_bridge.service.http.lifecycle import Lifecycle
 from tornado_celery_bridge.service.http.problems import Problem, problem_of
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job, valid
 
-__all__ = ("MAX_BODY", "MAX_DISCARDED", "SAFE", "ClientLeft", "File", "Handler", "Site")
-
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)

@@ -5,8 +5,6 @@ from typing import Any, ClassVar, Self
 
 from tornado.httputil import HTTPHeaders
 
-__all__ = ("HeaderFields",)
-
 
 class HeaderFields:
     """One or several header fields of a request that belong together."""

@@ -17,15 +17,6 @@ from tornado_celery_bridge.ledger import Reservation
 from tornado_celery_bridge.service.http.headers import HeaderFields
 from tornado_celery_bridge.service.http.problems import Kind
 
-__all__ = (
-    "IDEMPOTENCY_KEY_IN_FLIGHT",
-    "IDEMPOTENCY_KEY_REUSED",
-    "INVALID_IDEMPOTENCY_KEY",
-    "IdempotencyKey",
-    "KeptAnswer",
-    "job_id_of",
-)
-
 INVALID_IDEMPOTENCY_KEY = Kind(
     "invalid-idempotency-key", 400, "The key is empty, longer than 255 characters, or not printable."
 )

@@ -6,8 +6,6 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from tornado_celery_bridge.base.json import cleaned
 
-__all__ = ("encode",)
-
 
 def encode(document: Any) -> bytes:
     """Return *document* as JSON: NaN and infinities as null, half of a surrogate pair as ``?``, no needless space."""

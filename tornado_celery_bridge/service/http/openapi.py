@@ -22,8 +22,6 @@ from tornado_celery_bridge.service.http.endpoint import Answer, Endpoint
 from tornado_celery_bridge.service.http.handler import SAFE
 from tornado_celery_bridge.service.http.problems import Kind, title, type_uri
 
-__all__ = ("Operation", "lifted", "make_document", "ref", "tabled_problems")
-
 Schema = dict[str, Any]
 
 SCHEMAS = "#/components/schemas/"

@@ -9,8 +9,6 @@ from tornado.httputil import HTTPHeaders
 
 from tornado_celery_bridge.service.http.headers import HeaderFields
 
-__all__ = ("MAX_WAIT", "Preferences", "preferences")
-
 # preference = token [ "=" ( token / quoted-string ) ] *( ";" parameter )
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'

@@ -12,8 +12,6 @@ from pydantic_core import PydanticCustomError
 from tornado_celery_bridge.service.http.faults import faults_of
 from tornado_celery_bridge.service.http.problems import INVALID_QUERY
 
-__all__ = ("Flag", "Moment", "Name", "Page", "Query", "Tag", "parse_query")
-
 Q = TypeVar("Q", bound=BaseModel)
 
 

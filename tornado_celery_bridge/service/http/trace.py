@@ -11,8 +11,6 @@ import secrets
 from contextvars import ContextVar
 from typing import NamedTuple, Self
 
-__all__ = ("Trace", "current", "current_job", "message_headers", "valid")
-
 # Version, trace id, parent id, flags; a later version may have more after a dash.
 _TRACEPARENT = re.compile("([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[^,]*)?")
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from tornado_celery_bridge.service.http.handler import File
 
-__all__ = ("DASHBOARD", "DOCS", "PAGES", "POLICY", "make_file", "read")
-
 #: Nothing but what is served here may be loaded, and nothing inline may run.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

@@ -23,8 +23,6 @@ from tornado_celery_bridge.service.http.endpoint import Answer, Route
 from tornado_celery_bridge.service.http.problems import NOT_FOUND, Kind
 from tornado_celery_bridge.service.pages.page import PageEndpoint
 
-__all__ = ("FLOWER_TIMEOUT", "FLOWER_UNAVAILABLE", "Flower")
-
 FLOWER_UNAVAILABLE = Kind("flower-unavailable", 502, "Flower cannot be reached, or has another password.")
 FLOWER_TIMEOUT = Kind("flower-timeout", 504, "Flower does not answer.")
 

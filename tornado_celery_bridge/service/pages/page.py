@@ -9,8 +9,6 @@ from tornado_celery_bridge.service.http.handler import File
 if TYPE_CHECKING:
     from tornado_celery_bridge.service.pages.flower import Flower
 
-__all__ = ("PageEndpoint", "PagesSite")
-
 
 class PagesSite(GuardedSite, Protocol):
     """What the pages need of the service."""

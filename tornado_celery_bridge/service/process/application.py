@@ -39,8 +39,6 @@ from tornado_celery_bridge.service.resources.jobs.service import Jobs
 from tornado_celery_bridge.service.resources.links import Links
 from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
 
-__all__ = ("GRACE", "REST", "Service")
-
 _log = logging.getLogger(__name__)
 
 #: Seconds for waits to finish by themselves, then for their answers to be written. `make up` kills after 30.

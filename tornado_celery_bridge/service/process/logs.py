@@ -6,8 +6,6 @@ from tornado_celery_bridge.base.logs import JsonFormatter
 from tornado_celery_bridge.base.settings import Format
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job
 
-__all__ = ("ids_of", "set_up_logs")
-
 # Control characters, and what else some viewer takes for the end of a line, as escapes.
 _ESCAPES = {
     code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -12,8 +12,6 @@ import tempfile
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.service.resources.monitoring.metrics import FOLDER, forget_process
 
-__all__ = ("CONFIGURATION_ERROR", "run_processes")
-
 _log = logging.getLogger(__name__)
 
 #: Exit status of a process that would fail in the same way again; EX_CONFIG of sysexits.h.

@@ -20,8 +20,6 @@ from tornado_celery_bridge.service.resources.tasks import endpoints as tasks
 from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
 from tornado_celery_bridge.service.resources.workflows import endpoints as workflows
 
-__all__ = ("ENDPOINTS", "openapi_of")
-
 _ROOMS = (tasks, jobs, streams, workflows, callbacks, failures, schedules, monitoring, access, pages, login, flower)
 #: Every route that the service has.
 ENDPOINTS = tuple(endpoint for room in _ROOMS for endpoint in endpoints_of(room))

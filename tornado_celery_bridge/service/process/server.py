@@ -16,8 +16,6 @@ from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.service.access.guard import NotFound
 from tornado_celery_bridge.service.process.application import GRACE, REST, Service
 
-__all__ = ("make_server", "serve")
-
 _log = logging.getLogger(__name__)
 
 

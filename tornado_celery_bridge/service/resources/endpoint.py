@@ -12,8 +12,6 @@ from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.service import Jobs
 from tornado_celery_bridge.service.resources.links import Links
 
-__all__ = ("JobId", "JobsSite", "ResourceEndpoint", "TaskName")
-
 T = TypeVar("T")
 
 JobId = Annotated[str, Field(description="A job's id.")]

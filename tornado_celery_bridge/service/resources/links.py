@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from urllib.parse import quote
 
-__all__ = ("Links",)
-
 
 @dataclass
 class Links:

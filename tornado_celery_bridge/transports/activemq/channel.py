@@ -41,11 +41,10 @@ from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
+from stomp.utils import Frame
 
-from tornado_celery_bridge.transports.activemq.link import Frame, Link
+from tornado_celery_bridge.transports.activemq.link import Link
 from tornado_celery_bridge.transports.core import PublishBatch, due_time
-
-__all__ = ("Channel", "QoS")
 
 log = logging.getLogger(__name__)
 

@@ -36,8 +36,6 @@ from tornado_celery_bridge.base.forks import OfOneProcess
 from tornado_celery_bridge.transports.activemq.settings import Settings
 from tornado_celery_bridge.transports.core import AccessRefused, NotSent, Refused, SentInDoubt
 
-__all__ = ("Frame", "Link")
-
 log = logging.getLogger(__name__)
 
 #: Seconds for the broker to answer a DISCONNECT: it has then read all that was sent.

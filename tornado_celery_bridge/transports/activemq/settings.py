@@ -8,8 +8,6 @@ from urllib.parse import urlsplit
 
 from tornado_celery_bridge.transports.core import BrokerUrl
 
-__all__ = ("DEFAULT_PORT", "Settings")
-
 DEFAULT_PORT = 61613
 
 

@@ -11,13 +11,12 @@ from urllib.parse import quote
 import stomp
 from kombu.exceptions import ChannelError
 from kombu.transport import base, virtual
+from stomp.utils import Frame
 
 from tornado_celery_bridge.transports.activemq.channel import Channel
-from tornado_celery_bridge.transports.activemq.link import Frame, Link
+from tornado_celery_bridge.transports.activemq.link import Link
 from tornado_celery_bridge.transports.activemq.settings import DEFAULT_PORT, Settings
 from tornado_celery_bridge.transports.core import NotSent, close_channels, hide_secrets
-
-__all__ = ("Transport",)
 
 _Arrived = SimpleQueue[Frame | ConnectionError]
 

@@ -14,8 +14,6 @@ from tornado_celery_bridge.transports.kafka.errors import BrokerLost
 from tornado_celery_bridge.transports.kafka.handles import end, hold
 from tornado_celery_bridge.transports.kafka.settings import Settings
 
-__all__ = ("ConsumerThread",)
-
 log = logging.getLogger(__name__)
 
 #: Seconds for which `poll` waits: an acknowledgement is told to Kafka after so long at most.

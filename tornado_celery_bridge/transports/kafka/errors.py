@@ -2,8 +2,6 @@
 
 from confluent_kafka import KafkaError, KafkaException
 
-__all__ = ("REFUSED", "TOO_LARGE", "BrokerLost", "MessageTooLarge", "error_of")
-
 
 class BrokerLost(ConnectionError):
     """

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, Producer
 
-__all__ = ("end", "hold")
-
 _Handle = TypeVar("_Handle")
 
 #: By id: two handles may be equal by librdkafka's notion.

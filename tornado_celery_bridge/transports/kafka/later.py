@@ -19,8 +19,6 @@ from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.transports.core import NotSent
 from tornado_celery_bridge.transports.kafka.writer import Batch, Record, Writer
 
-__all__ = ("LEAD", "Later", "Releasing")
-
 #: Seconds before its eta at which a message goes to Kafka, and between two looks for such.
 LEAD, BEAT = 3.0, 1.0
 #: Seconds to move what was taken, before another may take it; and messages taken at once.

@@ -10,8 +10,6 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping
 
-__all__ = ("PartitionProgress", "Ranges")
-
 #: Characters of the text: brokers refuse a commit with more than 4,096 bytes.
 MAX_TEXT = 3_500
 

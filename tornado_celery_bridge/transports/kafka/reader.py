@@ -30,8 +30,6 @@ from tornado_celery_bridge.transports.kafka.errors import error_of
 from tornado_celery_bridge.transports.kafka.progress import PartitionProgress, Ranges
 from tornado_celery_bridge.transports.kafka.settings import Settings
 
-__all__ = ("Reader", "time_of")
-
 log = logging.getLogger(__name__)
 
 #: Messages and bytes in one partition's buffer at which it is paused.

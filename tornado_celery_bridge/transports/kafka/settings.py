@@ -8,8 +8,6 @@ from typing import Any, Self
 
 from tornado_celery_bridge.transports.core import BrokerUrl
 
-__all__ = ("PriorityRefused", "Settings")
-
 #: What kombu itself takes out of the same options.
 KOMBUS = frozenset("max_retries interval_start interval_step interval_max errback callback timeout".split())
 

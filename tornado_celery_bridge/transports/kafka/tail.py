@@ -17,8 +17,6 @@ from tornado_celery_bridge.transports.kafka.consuming import ConsumerThread
 from tornado_celery_bridge.transports.kafka.errors import error_of
 from tornado_celery_bridge.transports.kafka.settings import Settings
 
-__all__ = ("Tail",)
-
 #: Messages that wait at most; then the oldest are dropped.
 MAX_WAITING = 10_000
 

@@ -42,8 +42,6 @@ from tornado_celery_bridge.transports.kafka.settings import Settings
 from tornado_celery_bridge.transports.kafka.tail import Tail
 from tornado_celery_bridge.transports.kafka.writer import Batch, Record, Writer
 
-__all__ = ("Channel", "QoS", "Transport")
-
 log = logging.getLogger(__name__)
 
 #: Settings of the broadcast topic: nobody reads what is older, and it must not grow.

@@ -16,8 +16,6 @@ from tornado_celery_bridge.transports.kafka.errors import REFUSED, TOO_LARGE, Me
 from tornado_celery_bridge.transports.kafka.handles import end, hold
 from tornado_celery_bridge.transports.kafka.settings import Settings
 
-__all__ = ("Batch", "Record", "Writer")
-
 log = logging.getLogger(__name__)
 
 #: Seconds that one poll waits, and so how late it may notice a callback that another thread ran.

@@ -14,8 +14,6 @@ from xml.sax.saxutils import quoteattr
 from tornado_celery_bridge.up.brokers.apt import ensure
 from tornado_celery_bridge.up.brokers.private import Private
 
-__all__ = ("ActiveMQ",)
-
 JAR = Path("/usr/share/java/activemq-run.jar")
 
 #: A server for trials must not fill the machine: this one stays below 150 MB.

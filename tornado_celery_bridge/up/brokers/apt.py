@@ -8,8 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-__all__ = ("ensure",)
-
 #: Seconds for one command of apt (a first installation also fetches Erlang or Java), and to wait for another apt.
 PATIENCE, TURN = 300, 240
 #: The policy during an installation. We start servers ourselves, so the machine must not start them as services.

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from tornado_celery_bridge.up.brokers.private import Private
 
-__all__ = ("Kafka",)
-
 
 class Kafka(Private):
     """

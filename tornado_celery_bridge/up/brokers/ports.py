@@ -2,8 +2,6 @@
 
 import socket
 
-__all__ = ("free_port",)
-
 
 def free_port() -> int:
     """Return a port of 127.0.0.1 that is free now."""

@@ -12,8 +12,6 @@ from typing import ClassVar, Self
 
 from tornado_celery_bridge.up.brokers.ports import free_port
 
-__all__ = ("Private", "end_group")
-
 
 class Private:
     """

@@ -19,8 +19,6 @@ from tornado_celery_bridge.up.brokers.apt import ensure
 from tornado_celery_bridge.up.brokers.ports import free_port
 from tornado_celery_bridge.up.brokers.private import Private, end_group
 
-__all__ = ("RabbitMQ",)
-
 BIN = Path("/usr/lib/rabbitmq/bin")
 
 #: A server for trials must not fill the machine: half a gigabyte of memory, and no busy waiting.

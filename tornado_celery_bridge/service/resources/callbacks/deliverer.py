@@ -35,8 +35,6 @@ from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.links import Links
 
-__all__ = ("Deliverer", "event")
-
 _log = logging.getLogger(__name__)
 
 #: Seconds for one attempt, and for its claim, which is long enough for an attempt and two calls of the ledger.

@@ -19,8 +19,6 @@ from tornado.netutil import Resolver
 
 from tornado_celery_bridge.base.settings import SettingsError
 
-__all__ = ("CheckedResolver", "ForbiddenAddress", "Receivers")
-
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -18,8 +18,6 @@ from pathlib import Path
 
 from tornado_celery_bridge.base.settings import SettingsError
 
-__all__ = ("Secrets", "sign")
-
 #: The fewest bytes of a master secret, as the specification says.
 LEAST = 24
 

@@ -9,8 +9,6 @@ from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.http.problems import Kind, Problem, problem_of
 from tornado_celery_bridge.service.resources.jobs.service import Jobs
 
-__all__ = ("UNKNOWN_FAILURE", "Failures", "Retried")
-
 UNKNOWN_FAILURE = Kind("unknown-failure", 404, "There is no group of failures of this id, or it is somebody else's.")
 
 #: The most jobs that one request retries, and how many of them at once.

@@ -12,8 +12,6 @@ from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.service import Submission
 
-__all__ = ("ACCEPTED", "JOB_LINKS", "AcceptingEndpoint")
-
 _log = logging.getLogger(__name__)
 
 #: Operations by which a job in an answer can be asked about.

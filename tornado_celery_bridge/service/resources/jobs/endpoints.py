@@ -28,8 +28,6 @@ from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.accepting import ACCEPTED, JOB_LINKS, AcceptingEndpoint
 from tornado_celery_bridge.service.resources.jobs.problems import JOB, JOB_UNFINISHED, NO_RESULT, SUBMISSION
 
-__all__ = ("JobFilters", "SubmitJob")
-
 #: Values that the body of many jobs may have, and how many of these jobs are seen to side by side.
 MAX_BATCH_NODES = 100_000
 BATCH_STEP = 50

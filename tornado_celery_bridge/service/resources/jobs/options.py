@@ -15,8 +15,6 @@ from tornado_celery_bridge.service.resources.callbacks.receivers import Receiver
 from tornado_celery_bridge.service.resources.jobs.problems import INVALID_OPTIONS
 from tornado_celery_bridge.transports import Priorities
 
-__all__ = ("JobOptions", "RunOptions", "misfit", "parse_options")
-
 #: Seconds; a longer delay is a schedule.
 YEAR = 366 * 86_400
 

@@ -56,8 +56,6 @@ from tornado_celery_bridge.service.resources.monitoring.metrics import Metrics
 from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue, ExposedTask
 from tornado_celery_bridge.service.resources.tasks.problems import unknown_task
 
-__all__ = ("UNKNOWN_DELIVERY", "WITHDRAW_TIMEOUT", "Blob", "Jobs", "Submission", "not_accepted", "unpublishable")
-
 UNKNOWN_DELIVERY = Kind("unknown-delivery", 404, "The job has no delivery of this id.")
 
 T = TypeVar("T")

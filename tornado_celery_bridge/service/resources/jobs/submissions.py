@@ -12,8 +12,6 @@ from tornado_celery_bridge.service.http.openapi import Operation, lifted, ref
 from tornado_celery_bridge.service.resources.jobs.endpoints import SubmitJob
 from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue, ExposedTask
 
-__all__ = ("submissions", "task_schemas")
-
 Schema = dict[str, Any]
 
 

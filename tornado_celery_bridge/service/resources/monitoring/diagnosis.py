@@ -8,8 +8,6 @@ from celery import Celery
 from tornado_celery_bridge.ledger.checks import Finding, check, is_installed
 from tornado_celery_bridge.transports import Broker, describe
 
-__all__ = ("Diagnosis", "diagnose")
-
 
 class Diagnosis(NamedTuple):
     """An app, and the servers behind it, as they are now."""

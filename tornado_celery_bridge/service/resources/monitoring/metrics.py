@@ -23,17 +23,6 @@ from tornado_celery_bridge import BridgeError, BrokerUnavailable, DispatchSatura
 from tornado_celery_bridge import ledger as ledgers
 from tornado_celery_bridge.service.resources.monitoring import documents
 
-__all__ = (
-    "CONTENT_TYPE",
-    "FOLDER",
-    "Metrics",
-    "forget_process",
-    "ledger_families",
-    "ledger_is_up",
-    "render",
-    "schedule_families",
-)
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: The variable with the folder that several processes share. prometheus_client reads it when it is imported.
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"

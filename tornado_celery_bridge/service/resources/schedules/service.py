@@ -38,8 +38,6 @@ from tornado_celery_bridge.service.resources.schedules.fields import (
 )
 from tornado_celery_bridge.service.resources.tasks.problems import unknown_task
 
-__all__ = ("SCHEDULE_EXISTS", "SCHEDULE_QUARANTINED", "STATIC_SCHEDULE", "Listing", "Timetable", "etag_of")
-
 SCHEDULE_EXISTS = Kind("schedule-exists", 409, "The name is taken: by a schedule of yours, or somebody else's.")
 STATIC_SCHEDULE = Kind("static-schedule", 409, "The configuration has this schedule: change it there, or pause it.")
 SCHEDULE_QUARANTINED = Kind("schedule-quarantined", 409, "What is stored by this name is malformed: PUT or DELETE it.")

@@ -20,8 +20,6 @@ from tornado_celery_bridge.service.http.faults import Fault, escape, faults_of
 from tornado_celery_bridge.service.resources.tasks.problems import INVALID_INPUT, unknown_task
 from tornado_celery_bridge.transports import Priorities
 
-__all__ = ("Arguments", "Catalogue", "ExposedTask")
-
 _log = logging.getLogger(__name__)
 
 JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"

@@ -54,8 +54,6 @@ from tornado_celery_bridge.service.resources.jobs.service import (
 )
 from tornado_celery_bridge.service.resources.tasks.catalogue import Arguments, ExposedTask
 
-__all__ = ("EXPIRED_WORKFLOW", "INVALID_WORKFLOW", "UNKNOWN_WORKFLOW", "WORKFLOW_TOO_LARGE", "Workflows")
-
 UNKNOWN_WORKFLOW = Kind("unknown-workflow", 404, "There is no workflow of this id, or it is somebody else's.")
 EXPIRED_WORKFLOW = Kind("expired-workflow", 410, "There was a workflow of this id, and its time is over.")
 INVALID_WORKFLOW = Kind(
