@@ -243,9 +243,9 @@ class Contract:
     # While it runs.
 
     async def test_progress(self, bridge: Bridge) -> None:
-        result = await bridge.dispatch("c.steps", (5,))
+        result = await bridge.dispatch("c.steps", (30,))
         told = [state.progress async for state in bridge.stream(result, timeout=PATIENCE) if state.progress]
-        assert (told[-1].current, told[-1].total, told[-1].message) == (5, 5, "step 5")
+        assert (told[-1].current, told[-1].total, told[-1].message) == (30, 30, "step 30")
 
     def test_cancel_queued(self, service: Service) -> None:
         with service.occupied():

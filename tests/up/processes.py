@@ -26,6 +26,7 @@ class Up:
         defaults = {"DATA_DIR": str(data / "data"), "PYTHONPATH": str(ROOT)}
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
+        ignored = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # by nohup, maybe; it would be so in the process, too
         self.process = subprocess.Popen(
             command,
             env=clean | defaults | environment,
@@ -35,6 +36,7 @@ class Up:
             text=True,
             start_new_session=True,
         )
+        signal.signal(signal.SIGHUP, ignored)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 

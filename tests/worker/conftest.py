@@ -1,16 +1,13 @@
 """A real worker for an app whose tasks end in every way."""
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.servers import Server, worker
+from tests.worker.processes import OPTIONS, ROOT
 from tests.worker.sample import make_app
 from tornado_celery_bridge import Bridge
-
-ROOT = Path(__file__).parents[2]
-OPTIONS = ("--concurrency", "2", "--without-gossip", "--without-mingle")
 
 
 @pytest.fixture(scope="session")

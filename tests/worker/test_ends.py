@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.worker.conftest import ROOT
+from tests.worker.processes import ROOT
 from tornado_celery_bridge import Bridge, TaskFailed, TaskRevoked
 from tornado_celery_bridge.ledger import Job
 

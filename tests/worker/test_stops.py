@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.servers import Database, wait_for, worker
-from tests.worker.conftest import OPTIONS, ROOT
+from tests.worker.processes import OPTIONS, ROOT
 from tests.worker.sample import make_app
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.ledger import Job, Monitor
