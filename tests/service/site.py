@@ -24,8 +24,8 @@ from tornado_celery_bridge.service.http.handler import MAX_BODY
 from tornado_celery_bridge.service.http.lifecycle import Lifecycle
 from tornado_celery_bridge.service.pages.flower import Flower
 from tornado_celery_bridge.service.process.server import make_server
+from tornado_celery_bridge.service.resources.catalogue import Catalogue
 from tornado_celery_bridge.service.resources.jobs.service import Jobs
-from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from tests.servers import wait_for
 from tests.service.site import Service, problem, until
 from tornado_celery_bridge.service.http.handler import MAX_BODY, MAX_DISCARDED
 from tornado_celery_bridge.service.process.logs import OneLineFormatter
-from tornado_celery_bridge.service.resources.monitoring.diagnosis import diagnose
+from tornado_celery_bridge.service.resources.diagnosis import diagnose
 
 MEMBERS = {
     *("id", "task", "state", "done", "progress", "queue", "priority", "attempt", "tags"),

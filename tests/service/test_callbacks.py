@@ -24,8 +24,8 @@ from tests.servers import free_port
 from tests.service.sample import make_app as make_celery
 from tests.service.site import Service, environment, problem, running, until
 from tornado_celery_bridge.base.settings import SettingsError
+from tornado_celery_bridge.service.access.receivers import Receivers
 from tornado_celery_bridge.service.resources.callbacks.deliverer import DELAYS, Deliverer
-from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
 from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets, sign
 
 # Signatures.

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from tornado_celery_bridge.service.http.problems import Problem
-from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue, ExposedTask
+from tornado_celery_bridge.service.resources.catalogue import Catalogue, ExposedTask
 
 if typing.TYPE_CHECKING:
     from array import array

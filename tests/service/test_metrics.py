@@ -15,7 +15,7 @@ from tests.service.monitoring import read, submit_many
 from tests.service.processes import serving
 from tests.service.sample import make_app as make_celery
 from tests.service.site import ROOT, Service, running, until
-from tornado_celery_bridge.service.resources.monitoring.metrics import CONTENT_TYPE
+from tornado_celery_bridge.service.resources.metrics import CONTENT_TYPE
 
 
 def parsed(text: str) -> dict[str, Metric]:

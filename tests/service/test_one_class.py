@@ -17,7 +17,7 @@ from tornado_celery_bridge.service.http.openapi import Operation, make_document
 from tornado_celery_bridge.service.http.problems import Kind
 from tornado_celery_bridge.service.http.query import Query
 from tornado_celery_bridge.service.process.routes import ENDPOINTS
-from tornado_celery_bridge.service.resources.endpoint import JobId, ResourceEndpoint
+from tornado_celery_bridge.service.resources.jobs.endpoint import JobId, ResourceEndpoint
 
 # The route. This is all of it.
 

@@ -25,7 +25,7 @@ from tests.service.site import ROOT, Service, environment, problem, running
 from tornado_celery_bridge.service.http.openapi import tabled_problems
 from tornado_celery_bridge.service.pages import files as docs
 from tornado_celery_bridge.service.process.routes import ENDPOINTS, openapi_of
-from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
+from tornado_celery_bridge.service.resources.catalogue import Catalogue
 
 
 @pytest.fixture

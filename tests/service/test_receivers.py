@@ -10,8 +10,8 @@ import pytest
 
 from tests.service.site import Service, problem
 from tornado_celery_bridge.base.settings import SettingsError
+from tornado_celery_bridge.service.access.receivers import Receivers
 from tornado_celery_bridge.service.resources.callbacks.deliverer import Deliverer
-from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
 from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets
 
 PRIVATE = [

@@ -9,7 +9,7 @@ from tornado_celery_bridge.base.app import load_celery_app
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.cli.options import app
 from tornado_celery_bridge.service.process.routes import openapi_of
-from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
+from tornado_celery_bridge.service.resources.catalogue import Catalogue
 
 
 @click.command()

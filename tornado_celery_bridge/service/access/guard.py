@@ -13,7 +13,7 @@ from tornado_celery_bridge.service.access.keys import EVERYBODY, Keyring, Princi
 from tornado_celery_bridge.service.access.limits import Allowance, take
 from tornado_celery_bridge.service.http import endpoint
 from tornado_celery_bridge.service.http.documents import rfc3339
-from tornado_celery_bridge.service.http.handler import SAFE, Handler, Site
+from tornado_celery_bridge.service.http.handler import SAFE
 from tornado_celery_bridge.service.http.problems import FORBIDDEN, LEDGER_UNAVAILABLE, Kind, Problem, problem_of
 
 KEY_IN_QUERY = Kind("key-in-query", 400, "A key belongs into `Authorization`, not into the query.")
@@ -26,21 +26,19 @@ RATE_LIMITED = Kind("rate-limited", 429, "More requests than the key may make.")
 _KEY_PARAMETERS = frozenset({"api_key", "key", "token", "access_token"})
 
 
-class GuardedSite(Site, Protocol):
+class GuardedSite(sessions.SessionSite, Protocol):
     """What the guard needs of the service."""
 
     #: Who may do what; None lets everybody do everything.
     keys: Keyring | None
     #: Whether, without keys, requests may come from anywhere: whoever listens sees to it that they do not.
     any_host: bool
-    #: Signs the sessions' cookies.
-    cookie_secret: str
     #: Where rates are counted.
     ledger: Ledger
     audit: Audit
 
 
-class Guarded(Handler):
+class Guarded(sessions.SessionHandler):
     """Finds out who asks, and turns away those who may not."""
 
     service: GuardedSite

@@ -5,15 +5,12 @@ A cookie notes the key that its owner logged in with, and when. What the key may
 key that ends ends its sessions. No server stores anything: every process with the secret knows all sessions.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tornado.web import create_signed_value, decode_signed_value
 
 from tornado_celery_bridge.service.access.keys import Keyring, Principal
-from tornado_celery_bridge.service.http.handler import SAFE
-
-if TYPE_CHECKING:
-    from tornado_celery_bridge.service.access.guard import Guarded
+from tornado_celery_bridge.service.http.handler import SAFE, Handler, Site
 
 #: The cookie's name with TLS at the root, when browsers take it from this very host alone; below a prefix, where the
 #: cookie has a path; and without TLS.
@@ -22,16 +19,29 @@ _SECURE, _BELOW, _INSECURE = "__Host-session", "__Secure-session", "session"
 _LENGTH = 0.5
 
 
-def _names(handler: "Guarded") -> tuple[str, str]:
+class SessionSite(Site, Protocol):
+    """What sessions need of the service."""
+
+    #: Signs the sessions' cookies.
+    cookie_secret: str
+
+
+class SessionHandler(Handler):
+    """A handler whose client may be a browser with a session."""
+
+    service: SessionSite
+
+
+def _names(handler: SessionHandler) -> tuple[str, str]:
     """Return what the cookie is called with TLS and without."""
     return _BELOW if handler.service.prefix else _SECURE, _INSECURE
 
 
-def _path(handler: "Guarded") -> str:
+def _path(handler: SessionHandler) -> str:
     return f"{handler.service.prefix}/"
 
 
-def find(handler: "Guarded", keys: Keyring) -> Principal | None:
+def find(handler: SessionHandler, keys: Keyring) -> Principal | None:
     """Return whose session a request's cookie stands for; None if there is none, or its key is no longer valid."""
     for name in _names(handler):
         cookie = handler.get_cookie(name)
@@ -41,7 +51,7 @@ def find(handler: "Guarded", keys: Keyring) -> Principal | None:
     return None
 
 
-def is_from_our_page(handler: "Guarded") -> bool:
+def is_from_our_page(handler: SessionHandler) -> bool:
     """
     Return whether a request with a session says whose page it is from, if it may change anything.
 
@@ -52,7 +62,7 @@ def is_from_our_page(handler: "Guarded") -> bool:
     return is_safe or "Origin" in headers or "Sec-Fetch-Site" in headers
 
 
-def begin(handler: "Guarded", note: str) -> None:
+def begin(handler: SessionHandler, note: str) -> None:
     """Give the client a cookie that stands for the key of a note."""
     # In Origin a browser says how it came by its page, whatever lies between it and us.
     has_tls = handler.request.protocol == "https" or handler.request.headers.get("Origin", "").startswith("https://")
@@ -63,7 +73,7 @@ def begin(handler: "Guarded", note: str) -> None:
     )
 
 
-def end(handler: "Guarded") -> None:
+def end(handler: SessionHandler) -> None:
     """Take the cookies back."""
     for name in _names(handler):
         handler.clear_cookie(name, path=_path(handler), httponly=True, samesite="Lax", secure=name != _INSECURE)

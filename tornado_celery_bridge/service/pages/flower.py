@@ -11,7 +11,7 @@ import base64
 import hashlib
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 from urllib.parse import urlsplit
 
 from tornado.httpclient import HTTPRequest
@@ -21,7 +21,7 @@ from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
 
 from tornado_celery_bridge.service.http.endpoint import Answer, Route
 from tornado_celery_bridge.service.http.problems import NOT_FOUND, Kind
-from tornado_celery_bridge.service.pages.page import PageEndpoint
+from tornado_celery_bridge.service.pages.page import PageEndpoint, PagesSite
 
 FLOWER_UNAVAILABLE = Kind("flower-unavailable", 502, "Flower cannot be reached, or has another password.")
 FLOWER_TIMEOUT = Kind("flower-timeout", 504, "Flower does not answer.")
@@ -107,9 +107,17 @@ class Flower:
             raise FLOWER_UNAVAILABLE("Flower cannot be reached.") from None
 
 
+class FlowerSite(PagesSite, Protocol):
+    """What Flower's pages need of the service."""
+
+    #: None: there is no Flower.
+    flower: Flower | None
+
+
 class ShowFlower(PageEndpoint):
     """Flower's pages."""
 
+    service: FlowerSite
     route = Route(("GET", "HEAD", "POST"), "/flower/{path...}", scope="admin")
     problems: ClassVar = (NOT_FOUND, FLOWER_UNAVAILABLE, FLOWER_TIMEOUT)
     is_page = True

@@ -1,13 +1,10 @@
 """What the pages for people share."""
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from tornado_celery_bridge.service.access.guard import Endpoint, GuardedSite
 from tornado_celery_bridge.service.http.endpoint import Answer
 from tornado_celery_bridge.service.http.handler import File
-
-if TYPE_CHECKING:
-    from tornado_celery_bridge.service.pages.flower import Flower
 
 
 class PagesSite(GuardedSite, Protocol):
@@ -15,8 +12,6 @@ class PagesSite(GuardedSite, Protocol):
 
     #: The OpenAPI document.
     openapi: File
-    #: The Flower that is shown under ``/flower/``; None: there is nothing.
-    flower: "Flower | None"
 
 
 class PageEndpoint(Endpoint):

@@ -25,6 +25,7 @@ from tornado_celery_bridge.ledger.checks import check, is_installed
 from tornado_celery_bridge.service.access.audit import Audit
 from tornado_celery_bridge.service.access.guard import MethodNotAllowed, NotFound
 from tornado_celery_bridge.service.access.keys import Keyring
+from tornado_celery_bridge.service.access.receivers import Receivers
 from tornado_celery_bridge.service.http.endpoint import rules
 from tornado_celery_bridge.service.http.handler import MAX_BODY, File
 from tornado_celery_bridge.service.http.json import encode
@@ -33,11 +34,10 @@ from tornado_celery_bridge.service.pages.files import make_file
 from tornado_celery_bridge.service.pages.flower import Flower
 from tornado_celery_bridge.service.process.routes import ENDPOINTS, openapi_of
 from tornado_celery_bridge.service.resources.callbacks.deliverer import Deliverer
-from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
 from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets
+from tornado_celery_bridge.service.resources.catalogue import Catalogue
 from tornado_celery_bridge.service.resources.jobs.service import Jobs
 from tornado_celery_bridge.service.resources.links import Links
-from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 
 from tornado_celery_bridge.base.settings import Settings
-from tornado_celery_bridge.service.resources.monitoring.metrics import FOLDER, forget_process
+from tornado_celery_bridge.service.resources.metrics import FOLDER, forget_process
 
 _log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from tornado_celery_bridge.service.http.openapi import Operation, make_document
 from tornado_celery_bridge.service.pages import endpoints as pages
 from tornado_celery_bridge.service.pages import flower, login
 from tornado_celery_bridge.service.resources.callbacks import endpoints as callbacks
+from tornado_celery_bridge.service.resources.catalogue import Catalogue
 from tornado_celery_bridge.service.resources.failures import endpoints as failures
 from tornado_celery_bridge.service.resources.jobs import endpoints as jobs
 from tornado_celery_bridge.service.resources.jobs import streams
@@ -17,7 +18,6 @@ from tornado_celery_bridge.service.resources.jobs.submissions import submissions
 from tornado_celery_bridge.service.resources.monitoring import endpoints as monitoring
 from tornado_celery_bridge.service.resources.schedules import endpoints as schedules
 from tornado_celery_bridge.service.resources.tasks import endpoints as tasks
-from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue
 from tornado_celery_bridge.service.resources.workflows import endpoints as workflows
 
 _ROOMS = (tasks, jobs, streams, workflows, callbacks, failures, schedules, monitoring, access, pages, login, flower)

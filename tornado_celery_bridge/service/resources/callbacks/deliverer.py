@@ -28,9 +28,9 @@ from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
 from tornado_celery_bridge import __version__
 from tornado_celery_bridge.base.tracing import Span
 from tornado_celery_bridge.ledger import Claim, Job, Ledger, LedgerUnavailable
+from tornado_celery_bridge.service.access.receivers import CheckedResolver, ForbiddenAddress, Receivers
 from tornado_celery_bridge.service.http.documents import milliseconds, rfc3339
 from tornado_celery_bridge.service.http.json import encode
-from tornado_celery_bridge.service.resources.callbacks.receivers import CheckedResolver, ForbiddenAddress, Receivers
 from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets, sign
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.links import Links

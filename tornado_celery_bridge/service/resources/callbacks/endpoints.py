@@ -6,7 +6,7 @@ from pydantic import Field
 
 from tornado_celery_bridge.service.http.endpoint import Answer, get, post
 from tornado_celery_bridge.service.resources.callbacks import documents
-from tornado_celery_bridge.service.resources.endpoint import JobId, ResourceEndpoint
+from tornado_celery_bridge.service.resources.jobs.endpoint import JobId, ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs.problems import JOB
 from tornado_celery_bridge.service.resources.jobs.service import UNKNOWN_DELIVERY
 

@@ -6,9 +6,9 @@ from pydantic import Field
 
 from tornado_celery_bridge.service.http.endpoint import Answer, get, post
 from tornado_celery_bridge.service.http.problems import SHUTTING_DOWN
-from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.failures import documents
 from tornado_celery_bridge.service.resources.failures.service import UNKNOWN_FAILURE, Failures
+from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
 
 GroupId = Annotated[str, Field(description="The id of a group of failures.")]
 

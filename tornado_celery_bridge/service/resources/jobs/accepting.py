@@ -8,8 +8,8 @@ from tornado_celery_bridge.service.http.endpoint import Answer
 from tornado_celery_bridge.service.http.handler import ClientLeft
 from tornado_celery_bridge.service.http.idempotency import IdempotencyKey, KeptAnswer
 from tornado_celery_bridge.service.http.json import encode
-from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs import documents
+from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs.service import Submission
 
 _log = logging.getLogger(__name__)

@@ -23,9 +23,9 @@ from tornado_celery_bridge.service.http.problems import (
     problem_of,
 )
 from tornado_celery_bridge.service.http.query import Flag, Moment, Name, Page, Tag
-from tornado_celery_bridge.service.resources.endpoint import JobId, ResourceEndpoint, TaskName
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.accepting import ACCEPTED, JOB_LINKS, AcceptingEndpoint
+from tornado_celery_bridge.service.resources.jobs.endpoint import JobId, ResourceEndpoint, TaskName
 from tornado_celery_bridge.service.resources.jobs.problems import JOB, JOB_UNFINISHED, NO_RESULT, SUBMISSION
 
 #: Values that the body of many jobs may have, and how many of these jobs are seen to side by side.

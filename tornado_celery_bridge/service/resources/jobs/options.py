@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
 
+from tornado_celery_bridge.service.access.receivers import Receivers
 from tornado_celery_bridge.service.http.body import Body, parse
 from tornado_celery_bridge.service.http.faults import Fault
 from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.http.query import Tag
-from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
 from tornado_celery_bridge.service.resources.jobs.problems import INVALID_OPTIONS
 from tornado_celery_bridge.transports import Priorities
 

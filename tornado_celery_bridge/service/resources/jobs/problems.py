@@ -13,7 +13,7 @@ from tornado_celery_bridge.service.http.problems import (
     STORE_UNAVAILABLE,
     Kind,
 )
-from tornado_celery_bridge.service.resources.tasks.problems import INVALID_INPUT, UNKNOWN_TASK
+from tornado_celery_bridge.service.resources.catalogue import INVALID_INPUT, UNKNOWN_TASK
 
 UNKNOWN_JOB = Kind("unknown-job", 404, "There is no job of this id, or it is somebody else's.")
 EXPIRED_JOB = Kind("expired-job", 410, "There was a job of this id, and its time is over.")

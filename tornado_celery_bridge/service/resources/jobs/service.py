@@ -30,6 +30,7 @@ from tornado_celery_bridge.ledger import (
     dumps,
 )
 from tornado_celery_bridge.service.access.keys import Principal
+from tornado_celery_bridge.service.access.receivers import Receivers
 from tornado_celery_bridge.service.http.documents import JobReference, milliseconds
 from tornado_celery_bridge.service.http.faults import Fault
 from tornado_celery_bridge.service.http.idempotency import (
@@ -40,7 +41,8 @@ from tornado_celery_bridge.service.http.idempotency import (
 )
 from tornado_celery_bridge.service.http.problems import DISPATCH_UNCERTAIN, INVALID_BODY, INVALID_CURSOR, Kind, Problem
 from tornado_celery_bridge.service.http.trace import current_job, message_headers
-from tornado_celery_bridge.service.resources.callbacks.receivers import Receivers
+from tornado_celery_bridge.service.resources.catalogue import Catalogue, ExposedTask, unknown_task
+from tornado_celery_bridge.service.resources.diagnosis import Diagnosis, diagnose
 from tornado_celery_bridge.service.resources.jobs.options import JobOptions, misfit, parse_options
 from tornado_celery_bridge.service.resources.jobs.problems import (
     EXPIRED_JOB,
@@ -51,10 +53,7 @@ from tornado_celery_bridge.service.resources.jobs.problems import (
     UNPUBLISHABLE,
 )
 from tornado_celery_bridge.service.resources.links import Links
-from tornado_celery_bridge.service.resources.monitoring.diagnosis import Diagnosis, diagnose
-from tornado_celery_bridge.service.resources.monitoring.metrics import Metrics
-from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue, ExposedTask
-from tornado_celery_bridge.service.resources.tasks.problems import unknown_task
+from tornado_celery_bridge.service.resources.metrics import Metrics
 
 UNKNOWN_DELIVERY = Kind("unknown-delivery", 404, "The job has no delivery of this id.")
 

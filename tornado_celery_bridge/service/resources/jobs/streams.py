@@ -16,8 +16,8 @@ from tornado_celery_bridge.service.http.headers import HeaderFields
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.problems import FORBIDDEN, INVALID_QUERY, WAITERS_SATURATED, Kind
 from tornado_celery_bridge.service.http.query import Query, Tag
-from tornado_celery_bridge.service.resources.endpoint import JobId, ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs import documents
+from tornado_celery_bridge.service.resources.jobs.endpoint import JobId, ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs.frames import (
     INVALID_EVENT_ID,
     Frame,

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from tornado_celery_bridge.service.http.openapi import Operation, lifted, ref
+from tornado_celery_bridge.service.resources.catalogue import Catalogue, ExposedTask
 from tornado_celery_bridge.service.resources.jobs.endpoints import SubmitJob
-from tornado_celery_bridge.service.resources.tasks.catalogue import Catalogue, ExposedTask
 
 Schema = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from tornado_celery_bridge.ledger import Counts, Histogram, Period, QueueState, Totals, WorkerState
 from tornado_celery_bridge.service.http.body import Body
 from tornado_celery_bridge.service.http.documents import Broker, Finding, Moment, rfc3339
-from tornado_celery_bridge.service.resources.monitoring.diagnosis import Diagnosis
+from tornado_celery_bridge.service.resources.diagnosis import Diagnosis
 
 
 class Purge(Body):

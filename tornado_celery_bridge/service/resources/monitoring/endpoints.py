@@ -23,8 +23,9 @@ from tornado_celery_bridge.service.http.problems import (
     Kind,
 )
 from tornado_celery_bridge.service.http.query import Moment, Name, Query
-from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint
-from tornado_celery_bridge.service.resources.monitoring import documents, metrics
+from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
+from tornado_celery_bridge.service.resources.metrics import CONTENT_TYPE, render
+from tornado_celery_bridge.service.resources.monitoring import documents, families
 
 _log = logging.getLogger(__name__)
 
@@ -279,15 +280,15 @@ class ReadMetrics(MonitorEndpoint):
             )
         except LedgerUnavailable as exc:
             _log.info("%s", exc)
-            families: Iterable[Metric] = metrics.ledger_is_up(False)
+            shown: Iterable[Metric] = families.ledger_is_up(False)
         else:
-            families = chain(
-                metrics.ledger_is_up(True),
-                metrics.ledger_families(counts, totals, queues, workers),
-                metrics.schedule_families(runs),
+            shown = chain(
+                families.ledger_is_up(True),
+                families.ledger_families(counts, totals, queues, workers),
+                families.schedule_families(runs),
             )
-        body = await asyncio.to_thread(metrics.render, self.jobs.metrics, families)
-        self.set_header("Content-Type", metrics.CONTENT_TYPE)
+        body = await asyncio.to_thread(render, self.jobs.metrics, shown)
+        self.set_header("Content-Type", CONTENT_TYPE)
         self.finish(body)
 
 

@@ -16,9 +16,10 @@ from tornado_celery_bridge.service.http.problems import (
     SHUTTING_DOWN,
     UNKNOWN_SCHEDULE,
 )
-from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint
+from tornado_celery_bridge.service.resources.catalogue import INVALID_INPUT, UNKNOWN_TASK
 from tornado_celery_bridge.service.resources.jobs.accepting import ACCEPTED, AcceptingEndpoint
 from tornado_celery_bridge.service.resources.jobs.documents import Job
+from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs.problems import UNPUBLISHABLE
 from tornado_celery_bridge.service.resources.jobs.service import Submission
 from tornado_celery_bridge.service.resources.schedules import documents
@@ -38,7 +39,6 @@ from tornado_celery_bridge.service.resources.schedules.service import (
     Timetable,
     etag_of,
 )
-from tornado_celery_bridge.service.resources.tasks.problems import INVALID_INPUT, UNKNOWN_TASK
 
 _SCHEDULE = (UNKNOWN_SCHEDULE, SCHEDULE_QUARANTINED)
 _CHANGE = (STATIC_SCHEDULE, SCHEDULE_CONFLICT, PRECONDITION_FAILED)

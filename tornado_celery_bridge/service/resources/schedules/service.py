@@ -25,6 +25,7 @@ from tornado_celery_bridge.service.http.body import parse
 from tornado_celery_bridge.service.http.conditions import Conditions
 from tornado_celery_bridge.service.http.faults import Fault
 from tornado_celery_bridge.service.http.problems import INVALID_SCHEDULE, UNKNOWN_SCHEDULE, Kind, Problem
+from tornado_celery_bridge.service.resources.catalogue import unknown_task
 from tornado_celery_bridge.service.resources.jobs.service import Jobs, unpublishable
 from tornado_celery_bridge.service.resources.schedules import documents
 from tornado_celery_bridge.service.resources.schedules.fields import (
@@ -36,7 +37,6 @@ from tornado_celery_bridge.service.resources.schedules.fields import (
     merged,
     writable,
 )
-from tornado_celery_bridge.service.resources.tasks.problems import unknown_task
 
 SCHEDULE_EXISTS = Kind("schedule-exists", 409, "The name is taken: by a schedule of yours, or somebody else's.")
 STATIC_SCHEDULE = Kind("static-schedule", 409, "The configuration has this schedule: change it there, or pause it.")

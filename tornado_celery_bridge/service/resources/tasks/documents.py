@@ -6,8 +6,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from tornado_celery_bridge.service.http.documents import Path
+from tornado_celery_bridge.service.resources.catalogue import ExposedTask
 from tornado_celery_bridge.service.resources.links import Links
-from tornado_celery_bridge.service.resources.tasks.catalogue import ExposedTask
 
 
 class TaskLinks(TypedDict):

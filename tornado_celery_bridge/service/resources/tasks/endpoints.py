@@ -3,9 +3,9 @@
 from typing import ClassVar
 
 from tornado_celery_bridge.service.http.endpoint import Answer, get
-from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint, TaskName
+from tornado_celery_bridge.service.resources.catalogue import UNKNOWN_TASK
+from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint, TaskName
 from tornado_celery_bridge.service.resources.tasks import documents
-from tornado_celery_bridge.service.resources.tasks.problems import UNKNOWN_TASK
 
 
 class ListTasks(ResourceEndpoint):

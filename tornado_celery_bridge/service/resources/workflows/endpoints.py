@@ -12,8 +12,8 @@ from tornado_celery_bridge.service.http.endpoint import Answer, get, post
 from tornado_celery_bridge.service.http.idempotency import IdempotencyKey
 from tornado_celery_bridge.service.http.prefer import Preferences
 from tornado_celery_bridge.service.http.problems import WAITERS_SATURATED
-from tornado_celery_bridge.service.resources.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs.accepting import AcceptingEndpoint
+from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs.endpoints import MAX_BATCH_NODES
 from tornado_celery_bridge.service.resources.jobs.problems import SUBMISSION
 from tornado_celery_bridge.service.resources.workflows import documents

@@ -42,6 +42,7 @@ from tornado_celery_bridge.service.http.faults import Fault, escape
 from tornado_celery_bridge.service.http.idempotency import job_id_of
 from tornado_celery_bridge.service.http.problems import INVALID_BODY, Kind, Problem
 from tornado_celery_bridge.service.http.trace import message_headers
+from tornado_celery_bridge.service.resources.catalogue import Arguments, ExposedTask
 from tornado_celery_bridge.service.resources.jobs.options import JobOptions, parse_options
 from tornado_celery_bridge.service.resources.jobs.problems import INVALID_OPTIONS
 from tornado_celery_bridge.service.resources.jobs.service import (
@@ -52,7 +53,6 @@ from tornado_celery_bridge.service.resources.jobs.service import (
     not_accepted,
     unpublishable,
 )
-from tornado_celery_bridge.service.resources.tasks.catalogue import Arguments, ExposedTask
 
 UNKNOWN_WORKFLOW = Kind("unknown-workflow", 404, "There is no workflow of this id, or it is somebody else's.")
 EXPIRED_WORKFLOW = Kind("expired-workflow", 410, "There was a workflow of this id, and its time is over.")

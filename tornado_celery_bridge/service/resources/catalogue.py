@@ -17,10 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import PydanticJsonSchemaWarning
 
 from tornado_celery_bridge.service.http.faults import Fault, escape, faults_of
-from tornado_celery_bridge.service.resources.tasks.problems import INVALID_INPUT, unknown_task
+from tornado_celery_bridge.service.http.problems import Kind, Problem
 from tornado_celery_bridge.transports import Priorities
 
 _log = logging.getLogger(__name__)
+
+UNKNOWN_TASK = Kind("unknown-task", 404, "There is no task of this name.")
+INVALID_INPUT = Kind("invalid-input", 422, "The input does not fit the task.")
 
 JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 #: Where a schema that stands alone has the schemas that it refers to.
@@ -28,6 +31,11 @@ DEFS = "#/$defs/{model}"
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def unknown_task() -> Problem:
+    """Return the one answer for every task that cannot be run, whatever the reason."""
+    return UNKNOWN_TASK("There is no task of this name.")
 
 
 class Arguments(NamedTuple):
