@@ -11,15 +11,11 @@ from typing import Any
 def dumps(value: Any) -> str:
     """Return *value* as JSON. Times become ISO 8601, bytes base64, NaN and infinities null, and unknown values text."""
     try:
-        text = _dumps(value)
+        text = _encode(value)
         text.encode()
     except ValueError:  # NaN, an infinity, or half of a surrogate pair
-        text = _dumps(cleaned(value))
+        text = _encode(cleaned(value))
     return text
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
 
 
 def _plain(value: Any) -> Any:
@@ -28,6 +24,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     return str(value)
+
+
+# json.dumps would make an encoder for each call.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 
 
 def cleaned(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import hiredis
 import redis
 import redis.asyncio
 from celery.exceptions import ImproperlyConfigured
@@ -103,11 +104,33 @@ def master_of(backend: Any) -> str:
     raise ImproperlyConfigured("sentinel:// needs result_backend_transport_options to have a master_name")
 
 
-def _asyncio_class(sync_class: type | None) -> type[redis.asyncio.Connection]:
-    if sync_class is None:
-        return redis.asyncio.Connection
-    if issubclass(sync_class, redis.SSLConnection):
-        return redis.asyncio.SSLConnection
-    if issubclass(sync_class, redis.UnixDomainSocketConnection):
-        return redis.asyncio.UnixDomainSocketConnection  # type: ignore[return-value]
-    return redis.asyncio.Connection
+class _Packing:
+    """
+    Packs commands by hiredis, as redis-py's blocking connections do.
+
+    redis-py's asyncio connections pack them in Python: 13 µs for a command of 25 arguments, and not 2.
+    """
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        name, *arguments = args
+        return [hiredis.pack_command((*name.split(), *arguments))]
+
+
+class _Connection(_Packing, redis.asyncio.Connection):
+    pass
+
+
+class _SSLConnection(_Packing, redis.asyncio.SSLConnection):
+    pass
+
+
+class _UnixDomainSocketConnection(_Packing, redis.asyncio.UnixDomainSocketConnection):
+    pass
+
+
+def _asyncio_class(sync_class: type | None) -> type[redis.asyncio.connection.AbstractConnection]:
+    if sync_class is not None and issubclass(sync_class, redis.SSLConnection):
+        return _SSLConnection
+    if sync_class is not None and issubclass(sync_class, redis.UnixDomainSocketConnection):
+        return _UnixDomainSocketConnection
+    return _Connection

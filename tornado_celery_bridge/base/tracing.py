@@ -66,7 +66,10 @@ class Span:
         self._span: Any = None
         if is_available:
             of = None if parent is None else _W3C.extract(_strings(parent), context.Context())
-            self._span = _tracer.start_span(name, of, trace.SpanKind[kind.upper()], attributes)
+            if _is_traced():
+                self._span = _tracer.start_span(name, of, trace.SpanKind[kind.upper()], attributes)
+            elif (given := trace.get_current_span(of)).get_span_context().is_valid:
+                self._span = given  # nobody makes spans: what is for the parent's trace is for its span
 
     def enter(self) -> Self:
         """Make this the span of the context, until :meth:`leave`."""
@@ -110,6 +113,11 @@ class Span:
 def current_headers() -> dict[str, str]:
     """Return the headers that make spans elsewhere children of this context's span; empty if it has none."""
     return _headers(None) if is_available else {}
+
+
+def _is_traced() -> bool:
+    """Return whether there is a tracer provider, and so spans are made."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def _headers(of: Any) -> dict[str, str]:
@@ -197,7 +205,7 @@ def set_up(service: str) -> None:
     .. versionadded:: 0.1.0
     """
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "none"
-    if exporter == "none" or (is_available and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)):
+    if exporter == "none" or (is_available and _is_traced()):
         return
     try:
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource

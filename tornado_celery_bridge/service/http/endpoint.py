@@ -30,7 +30,7 @@ from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 from pydantic import BaseModel
 from tornado.httputil import HTTPServerRequest
-from tornado.routing import PathMatches, Rule
+from tornado.routing import Matcher, PathMatches, Rule
 
 from tornado_celery_bridge.ledger import MAX_INLINE
 from tornado_celery_bridge.service.http.body import MAX_NODES, Nothing, parse
@@ -64,6 +64,11 @@ class Route:
     def name(self) -> str:
         """The path as metrics have it, with ``*`` for each parameter."""
         return re.sub(r"{.+?}", "*", self.path)
+
+    @property
+    def head(self) -> str:
+        """What the path begins with, up to a parameter or to its third segment: ``/healthz``, ``/v1/jobs``."""
+        return "/".join(self.path.partition("{")[0].split("/")[:3])
 
     @property
     def parameters(self) -> list[str]:
@@ -266,6 +271,16 @@ class NotFound(Handler):
     head = post = put = patch = delete = options = get
 
 
+class _Begins(Matcher):
+    """Matches paths by what they begin with, so that most of the regular expressions are not tried."""
+
+    def __init__(self, head: str) -> None:
+        self._head = head
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        return {} if request.path.startswith(self._head) else None
+
+
 class _Matches(PathMatches):
     """Matches a path, by some methods only."""
 
@@ -289,13 +304,13 @@ def rules(
         not_allowed: What answers methods that a path does not have.
         kwargs: What each handler is initialized with.
     """
-    made: list[Rule] = []
-    methods: dict[str, tuple[str, tuple[str, ...]]] = {}
+    heads: dict[str, list[Rule]] = {}
+    methods: dict[str, tuple[Route, tuple[str, ...]]] = {}
     for endpoint in endpoints:
         route, pattern = endpoint.route, endpoint.route.pattern(prefix)
-        made.append(Rule(_Matches(pattern, route.methods), endpoint, kwargs))
-        methods[pattern] = (route.name, methods.get(pattern, ("", ()))[1] + route.methods)
-    for pattern, (name, allowed) in methods.items():
-        options = {**kwargs, "allowed": allowed, "route_name": name}
-        made.append(Rule(PathMatches(pattern), not_allowed, options))
-    return made
+        heads.setdefault(route.head, []).append(Rule(_Matches(pattern, route.methods), endpoint, kwargs))
+        methods[pattern] = (route, methods.get(pattern, (route, ()))[1] + route.methods)
+    for pattern, (route, allowed) in methods.items():
+        options = {**kwargs, "allowed": allowed, "route_name": route.name}
+        heads[route.head].append(Rule(PathMatches(pattern), not_allowed, options))
+    return [Rule(_Begins(prefix + head), made) for head, made in heads.items()]

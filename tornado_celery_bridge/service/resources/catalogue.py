@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import PydanticJsonSchemaWarning
 
 from tornado_celery_bridge.service.http.faults import Fault, escape, faults_of
+from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.problems import Kind, Problem
 from tornado_celery_bridge.transports import Priorities
 
@@ -122,7 +123,7 @@ class ExposedTask:
             raise INVALID_INPUT.at(f"/input/{escape(taken)}", detail)
         named = given if isinstance(given, dict) else self._name(given, parameters)
         try:
-            model.__pydantic_validator__.validate_json(json.dumps(named), strict=True)
+            model.__pydantic_validator__.validate_json(encode(named), strict=True)
         except pydantic.ValidationError as exc:
             names = [parameter.name for parameter in parameters]
             positional = names if isinstance(given, list) else ()
