@@ -452,6 +452,7 @@ async def test_listing(service: Service) -> None:
         ("since=2026", "/since"),
         ("tag=", "/tag/0"),
         ("dead=1", "/dead"),
+        ("limit=1&limit=2", "/limit"),
     ],
 )
 async def test_listing_with_something_else(service: Service, query: str, pointer: str) -> None:

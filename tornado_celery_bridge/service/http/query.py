@@ -9,7 +9,7 @@ import pydantic
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from tornado_celery_bridge.service.http.faults import faults_of
+from tornado_celery_bridge.service.http.faults import Fault, escape, faults_of
 from tornado_celery_bridge.service.http.problems import INVALID_QUERY
 
 Q = TypeVar("Q", bound=BaseModel)
@@ -32,7 +32,7 @@ Tag = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
 class Query(BaseModel):
-    """A query of known members. A member that is a list may come several times; of any other, the last one counts."""
+    """A query of known members. A member that is a list may come several times; any other comes once."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,9 +62,13 @@ def parse_query(model: type[Q], query: Mapping[str, Sequence[bytes]]) -> Q:
     except UnicodeDecodeError:
         raise INVALID_QUERY("The query is not UTF-8.") from None
     lists = _lists(model)
-    single: dict[str, Any] = {name: values if name in lists else values[-1] for name, values in given.items()}
+    single: dict[str, Any] = {name: values if name in lists else values[0] for name, values in given.items()}
+    repeated = [name for name, values in given.items() if len(values) > 1 and name in model.model_fields.keys() - lists]
+    faults = [Fault(f"/{escape(name)}", "This parameter should come once.") for name in repeated]
     try:
-        return model.model_validate(single)
+        parsed = model.model_validate(single)
     except pydantic.ValidationError as exc:
-        faults = faults_of(exc, single, "", names=list(model.model_fields))
-        raise INVALID_QUERY("The query does not fit.", faults=faults) from None
+        faults += faults_of(exc, single, "", names=list(model.model_fields))
+    if faults:
+        raise INVALID_QUERY("The query does not fit.", faults=faults)
+    return parsed
