@@ -14,7 +14,7 @@ import ipaddress
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from celery import Celery
@@ -228,6 +228,11 @@ def failover(conf: Any) -> Finding | None:
     )
 
 
+NO_INSTALL = Finding(
+    "no-install",
+    "the app's workers would not say what becomes of jobs, nor look for lost ones",
+    "beside the app, call tornado_celery_bridge.worker.install(app)",
+)
 SERVER_RULES = (no_aof, eviction, no_password, unknown)
 SETTINGS_RULES = (early_acks, lost_fails, no_confirms, pickle, no_time_limit, visibility, prefetch, failover)
 
@@ -250,10 +255,8 @@ def check(app: Celery, *, installed: bool = True, environment: Mapping[str, str]
     found = [rule(server) for server in _servers(app) for rule in SERVER_RULES]
     found += [rule(app.conf) for rule in SETTINGS_RULES]
     if not installed:
-        found.append(_no_install())
-    findings = [
-        Finding(each.name, each.what, each.remedy, allowed=each.name in allowed) for each in found if each is not None
-    ]
+        found.append(NO_INSTALL)
+    findings = [replace(each, allowed=each.name in allowed) for each in found if each is not None]
     return sorted(findings, key=lambda each: not each.is_unsafe)
 
 
@@ -273,14 +276,6 @@ def refuse_unsafe(app: Celery) -> None:
         log.log(logging.CRITICAL if finding.is_unsafe else logging.WARNING, "%s", finding)
     if any(finding.is_unsafe for finding in findings):
         raise SystemExit(os.EX_CONFIG)
-
-
-def _no_install() -> Finding:
-    return Finding(
-        "no-install",
-        "the app's workers would not say what becomes of jobs, nor look for lost ones",
-        "beside the app, call tornado_celery_bridge.worker.install(app)",
-    )
 
 
 def _allowed(environment: Mapping[str, str]) -> set[str]:

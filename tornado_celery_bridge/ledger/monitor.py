@@ -182,6 +182,7 @@ class WorkerState(NamedTuple):
 class Monitor:
     """
     Reads what happens. Each call is one round trip to Redis; how long that takes does not depend on the number of jobs.
+    Every call raises :exc:`LedgerUnavailable` if there is no answer in time.
 
     Args:
         ledger: The ledger to watch.
@@ -206,7 +207,6 @@ class Monitor:
             queue: Only jobs of this queue; empty for all.
 
         Raises:
-            LedgerUnavailable: There was no answer.
             ValueError: More of them than are kept.
         """
         length, kept = PERIODS[period]
@@ -218,22 +218,12 @@ class Monitor:
         return await asyncio.to_thread(_history, answer, slots, length, queue, task)
 
     async def counts(self) -> dict[tuple[str, str], Counts]:
-        """
-        Return what has happened since the ledger's beginning, by queue and task.
-
-        Raises:
-            LedgerUnavailable: There was no answer.
-        """
+        """Return what has happened since the ledger's beginning, by queue and task."""
         answer = await self._redis.run(calls.history(queue="", task="", rows=["all"]))
         return await asyncio.to_thread(_by_series, answer)
 
     async def totals(self) -> Totals:
-        """
-        Return how many jobs there are now.
-
-        Raises:
-            LedgerUnavailable: There was no answer.
-        """
+        """Return how many jobs there are now."""
         names = ("PENDING", "RETRY", "STARTED", "SUCCESS", "IGNORED", "FAILURE", "REVOKED")
         keys = [*(f"index:state:{name}" for name in names), "index:dead", "outbox"]
         sizes = (self._redis.call("ZCARD", f"{self._redis.prefix}{key}") for key in keys)
@@ -245,12 +235,7 @@ class Monitor:
         return Totals(waiting, scheduled, running, succeeded + ignored, failed, revoked, dead, unpublished)
 
     async def queues(self) -> list[QueueState]:
-        """
-        Return the queues in which there are jobs, in the order of their names.
-
-        Raises:
-            LedgerUnavailable: There was no answer.
-        """
+        """Return the queues in which there are jobs, in the order of their names."""
         found: dict[str, QueueState] = {}
         for name, depth, scheduled, oldest in await self._redis.run(calls.queues()):
             queue = name.decode().rpartition(":")[0]
@@ -261,12 +246,7 @@ class Monitor:
         return [found[name] for name in sorted(found)]
 
     async def workers(self) -> list[WorkerState]:
-        """
-        Return the workers that were heard of within an hour and have not ended, in the order of their names.
-
-        Raises:
-            LedgerUnavailable: There was no answer.
-        """
+        """Return the workers that were heard of within an hour and have not ended, in the order of their names."""
         found = []
         for name, silence, about, jobs in await self._redis.run(calls.workers()):
             told = json.loads(about)

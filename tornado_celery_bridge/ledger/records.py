@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import zlib
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Self
 
 from celery import states
@@ -140,23 +139,13 @@ class Job:
         }
         given |= {name: json.loads(given[name]) for name in _JSON if name in given}
         record = JobRecord(id=job_id.decode(), **{name: given.pop(name) for name in _RECORD if name in given})
-        name, of_value = _name_of_value(given["state"], stored=given.pop("stored", None) is not None)
-        if value is not None:
-            given[name] = of_value(json.loads(value))
+        state, is_stored = given["state"], given.pop("stored", None) is not None
+        if value is not None and is_stored:
+            given["stored"] = Stored.decode(json.loads(value))
+        elif value is not None:
+            ended = "result" if state in SUCCEEDED else "error"
+            given[ended if state == states.RETRY or state in ENDED else "progress"] = json.loads(value)
         return cls(record=record, **given)
-
-
-def _name_of_value(state: str, *, stored: bool) -> tuple[str, Callable[[Any], Any]]:
-    """Return the name of a job's value in this state, and the function that makes it of its JSON."""
-    if stored:
-        return "stored", Stored.decode
-    if state in SUCCEEDED:
-        return "result", _same
-    return "error" if state == states.RETRY or state in ENDED else "progress", _same
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ from tornado_celery_bridge.schedules import calls
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
 from tornado_celery_bridge.schedules.policy import HOLD, Decision, State, decide, next_slot
 from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, new_run, run_id, ttl_of
-from tornado_celery_bridge.schedules.static import is_same, static_entries, taking_after
+from tornado_celery_bridge.schedules.static import static_entries, taking_after
 from tornado_celery_bridge.transports.core import NotSent, SentInDoubt
 from tornado_celery_bridge.transports.publisher import Message, Publisher
 
@@ -203,10 +203,11 @@ class Scheduler(celery.beat.Scheduler):
                 log.error("beat_schedule: %s is left out: an entry of this name was made at run time", entry.name)
                 continue
             stored = _stored(row[0]) if row else None
-            if stored is not None and is_same(stored, entry):
+            entry = taking_after(entry, stored)
+            if stored is not None and entry.encode() == stored.encode():
                 entries.append(calls.StaticEntry(entry.name))
                 continue
-            entry = taking_after(entry, stored).begun(now)
+            entry = entry.begun(now)
             slot = next_slot(entry, now)
             due = None if slot is None else entry.due(slot)
             entries.append(calls.StaticEntry(entry.name, entry.encode(), slot, due))

@@ -53,11 +53,6 @@ def entry_of(app: Celery, name: str, given: Mapping[str, Any]) -> Entry:
     return Entry.of_mapping({"name": name, "options": options, **fields, **rest})
 
 
-def is_same(stored: Entry, given: Entry) -> bool:
-    """Return whether the configuration's entry has not changed since it was stored."""
-    return taking_after(given, stored).encode() == stored.encode()
-
-
 def taking_after(given: Entry, stored: Entry | None) -> Entry:
     """Return the configuration's entry with what the stored one has set: whether it is paused, and its anchor."""
     if stored is None:

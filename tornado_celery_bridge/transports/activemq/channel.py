@@ -187,7 +187,7 @@ class Channel(virtual.Channel):
 
     def _frames(self, message: Any, exchange: str, routing_key: str) -> list[_Frame]:
         self._inplace_augment_message(message, exchange, routing_key)
-        queues = self._durable_queues(exchange, routing_key) if exchange else [routing_key]
+        queues = self._durable_queues(exchange, routing_key)
         if queues:
             return [self._frame(queue, message) for queue in queues]
         headers = {"destination": self.connection.topic(exchange), "persistent": "false", "routing_key": routing_key}
@@ -200,9 +200,11 @@ class Channel(virtual.Channel):
 
     def _durable_queues(self, exchange: str, routing_key: str) -> list[str]:
         """Return the queues known here that an exchange's messages go to; none if they go to whoever listens."""
-        if exchange not in self.state.exchanges or self.typeof(exchange).type == "fanout":
+        if not exchange:
+            return [routing_key]
+        if self.typeof(exchange).type == "fanout":
             return []
-        found = self.typeof(exchange).lookup(self.get_table(exchange), exchange, routing_key, None)
+        found = self._lookup(exchange, routing_key)
         return sorted(queue for queue in found if queue not in self.connection.listening)
 
     # Declaring.
@@ -312,7 +314,7 @@ class Channel(virtual.Channel):
         subscription = self._subscription_of(tag)
         if subscription is None:
             return
-        queues = self._durable_queues(info["exchange"], info["routing_key"]) if info["exchange"] else []
+        queues = self._durable_queues(info["exchange"], info["routing_key"])
         payload = {**message.serializable(), "redelivered": True}
         transaction = {"transaction": f"t{uuid.uuid4().hex}"}
         link.send("BEGIN", transaction)

@@ -3,7 +3,7 @@
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -40,6 +40,7 @@ class ConsumerThread(Repeating, ABC):
         name: The thread's.
         settings: Of the connection.
         changed: The connection's condition, which guards what the thread and others share.
+        make_topics: Makes those of these topics that are missing; called in the thread.
         defaults: librdkafka's settings that the connection's may replace.
         fixed: Those that it may not.
     """
@@ -49,12 +50,16 @@ class ConsumerThread(Repeating, ABC):
         name: str,
         settings: Settings,
         changed: threading.Condition,
+        make_topics: Callable[[Collection[str]], None],
         defaults: Mapping[str, Any],
         fixed: Mapping[str, Any],
     ) -> None:
         super().__init__(name, self._poll, failed=self._fail, ended=self._end)
         self._settings = settings
         self._changed = changed
+        self._make_topics = make_topics
+        #: The topics that it consumes.
+        self._topics: frozenset[str] = frozenset()
         self._consumer = hold(Consumer({**settings.for_consumer(**DEFAULTS, **defaults), **fixed}))
         #: Why nothing will come any more.
         self.failure: BaseException | None = None
@@ -71,10 +76,6 @@ class ConsumerThread(Repeating, ABC):
     def _came(self, message: KafkaMessage) -> None:
         """Take in what came."""
 
-    @abstractmethod
-    def _make_missing(self) -> None:
-        """Make the topics that the broker has lost."""
-
     def _poll(self) -> None:
         message = self._consumer.poll(POLL)
         if message is None:
@@ -84,7 +85,7 @@ class ConsumerThread(Repeating, ABC):
                 raise BrokerLost(error.str())
             log.warning("%s: %s", self.name, error.str())
             if error.code() in MISSING:
-                self._make_missing()
+                self._make_topics(self._topics)
         else:
             self._came(message)
 

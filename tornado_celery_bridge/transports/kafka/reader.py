@@ -19,8 +19,7 @@ the buffer is dropped: nobody has it in hands.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
@@ -101,10 +100,8 @@ class Reader(ConsumerThread):
             "queued.max.messages.kbytes": 16_384,
             "on_commit": self._on_commit,
         }
-        super().__init__("kafka-reader", settings, changed, defaults, {})
-        self._make_topics = make_topics
+        super().__init__("kafka-reader", settings, changed, make_topics, defaults, {})
         self._wanted: frozenset[str] = frozenset()
-        self._subscribed: frozenset[str] = frozenset()
         self._share: dict[Place, Partition] = {}
         self._past: dict[Place, PartitionProgress] = {}
         self._turn = 0
@@ -146,9 +143,6 @@ class Reader(ConsumerThread):
             if share is not None and share.keep(message):
                 self._changed.notify_all()
 
-    def _make_missing(self) -> None:
-        self._make_topics(self._subscribed)
-
     def _end(self) -> None:
         """Leave the group, so that others have its share at once."""
         try:
@@ -159,9 +153,9 @@ class Reader(ConsumerThread):
 
     def _subscribe(self) -> None:
         wanted = self._wanted
-        if wanted == self._subscribed:
+        if wanted == self._topics:
             return
-        self._subscribed = wanted
+        self._topics = wanted
         if wanted:
             self._consumer.subscribe(
                 sorted(wanted), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
@@ -204,7 +198,7 @@ class Reader(ConsumerThread):
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._forget([(each.topic, each.partition) for each in places])
         try:  # before the group begins again: librdkafka 2.16 never looks again for a topic that is missing then
-            self._make_missing()
+            self._make_topics(self._topics)
         except ConnectionError as exc:
             log.warning("it is not known whether all topics exist: %s", exc)
         consumer.incremental_unassign(places)
@@ -256,15 +250,14 @@ class Reader(ConsumerThread):
                     share.progress.told = each.offset
 
     def _take_changes(self, places: Sequence[Place]) -> list[TopicPartition]:
+        changes = []
         with self._changed:
-            return [*self._changes(places)]
-
-    def _changes(self, places: Sequence[Place]) -> Iterator[TopicPartition]:
-        for topic, number in places:
-            share = self._share.get((topic, number))
-            if share is not None and share.changed and (told := share.progress.to_commit()):
-                share.changed = False
-                yield TopicPartition(topic, number, *told)
+            for place in places:
+                share = self._share.get(place)
+                if share is not None and share.changed and (told := share.progress.to_commit()):
+                    share.changed = False
+                    changes.append(TopicPartition(*place, *told))
+        return changes
 
     def _all_places(self) -> list[Place]:
         with self._changed:
@@ -279,12 +272,9 @@ class Reader(ConsumerThread):
             free = [place for place, each in self._share.items() if each.has_room and each.paused]
         for places, act, paused in ((full, self._consumer.pause, True), (free, self._consumer.resume, False)):
             if places:
-                self._switch(places, act, paused)
-
-    def _switch(self, places: Sequence[Place], act: Callable[[list[TopicPartition]], Any], paused: bool) -> None:
-        act([TopicPartition(*place) for place in places])
-        for place in places:
-            self._share[place].paused = paused
+                act([TopicPartition(*place) for place in places])
+            for place in places:
+                self._share[place].paused = paused
 
 
 def _place(message: KafkaMessage) -> Place:

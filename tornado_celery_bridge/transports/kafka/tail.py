@@ -7,7 +7,7 @@ keeps what goes to an exchange that one of its queues is bound to. Nothing is ac
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
@@ -29,7 +29,7 @@ class Tail(ConsumerThread):
         settings: Of the connection.
         changed: The connection's condition, which guards what came.
         concerns: Says by a message's key whether it can be for this connection.
-        make_topic: Makes the topic unless it is there; called in the thread.
+        make_topics: Makes the topic unless it is there; called in the thread.
 
     Raises:
         NotSent: The broker does not say where "now" is.
@@ -40,13 +40,13 @@ class Tail(ConsumerThread):
         settings: Settings,
         changed: threading.Condition,
         concerns: Callable[[bytes | None], bool],
-        make_topic: Callable[[], None],
+        make_topics: Callable[[Collection[str]], None],
     ) -> None:
         # A group that nobody joins; librdkafka wants a name.
         fixed = {"group.id": f"{settings.group_id}.broadcast", "enable.auto.commit": False}
-        super().__init__("kafka-tail", settings, changed, {"auto.offset.reset": "latest"}, fixed)
+        super().__init__("kafka-tail", settings, changed, make_topics, {"auto.offset.reset": "latest"}, fixed)
         self._concerns = concerns
-        self._make_topic = make_topic
+        self._topics = frozenset({settings.broadcast_topic})
         #: What came and was not looked at yet.
         self.came: deque[KafkaMessage] = deque(maxlen=MAX_WAITING)
         place = TopicPartition(settings.broadcast_topic, 0)
@@ -56,9 +56,6 @@ class Tail(ConsumerThread):
         except KafkaException as exc:
             self._end()
             raise NotSent(f"the broadcast topic can't be read: {error_of(exc).str()}") from exc
-
-    def _make_missing(self) -> None:
-        self._make_topic()
 
     def _came(self, message: KafkaMessage) -> None:
         if self._concerns(message.key()):

@@ -44,8 +44,6 @@ from tornado_celery_bridge.transports.kafka.writer import Batch, Record, Writer
 
 log = logging.getLogger(__name__)
 
-#: Settings of the broadcast topic: nobody reads what is older, and it must not grow.
-BROADCAST: Mapping[str, str] = {"retention.ms": "600000", "cleanup.policy": "delete"}
 #: Seconds for a thread to end, while somebody waits for it.
 PATIENCE = 5.0
 #: AMQP's number for a message that may be lost with its broker.
@@ -63,9 +61,6 @@ class QoS(virtual.QoS):
         if requeue:
             self.channel.requeue(self._delivered[delivery_tag])
         self.ack(delivery_tag)
-
-    def restore_unacked_once(self, stderr: Any = None) -> None:
-        self._on_collect.cancel()
 
 
 class Channel(virtual.Channel):
@@ -138,7 +133,7 @@ class Channel(virtual.Channel):
     ) -> None:
         """Publish a message, and return when the broker has it; *send* is another way to the broker, a batch's."""
         self._inplace_augment_message(message, exchange, routing_key)
-        queues = [queue for queue in self._bound(exchange, routing_key) if not self._is_transient(queue, message)]
+        queues = [queue for queue in self._lookup(exchange, routing_key) if not self._is_transient(queue, message)]
         for queue in queues:
             self._put(queue, message, send)
         if not queues or self.typeof(exchange).type == "fanout":
@@ -154,14 +149,6 @@ class Channel(virtual.Channel):
         again = message.serializable()
         again["properties"]["delivery_info"]["redelivered"] = True
         self._put(self.connection.queue_of(message.delivery_tag), again)
-
-    def _bound(self, exchange: str, routing_key: str) -> list[str]:
-        """Return the queues that a message goes to, as far as this process knows."""
-        if not exchange:
-            return [routing_key]
-        if exchange not in self.state.exchanges:
-            return []
-        return [*self.typeof(exchange).lookup(self.get_table(exchange), exchange, routing_key, None)]
 
     def _is_transient(self, queue: str, message: dict[str, Any]) -> bool:
         """Return whether *queue* is transient; if another process declared it, *message* tells (``rpc://`` results)."""
@@ -184,7 +171,7 @@ class Channel(virtual.Channel):
 
     def _broadcast(self, exchange: str, routing_key: str, message: dict[str, Any]) -> None:
         connection = self.connection
-        connection.ensure_broadcast()
+        connection.writer.ensure([connection.settings.broadcast_topic])
         record = Record(connection.settings.broadcast_topic, *_pack(message), (exchange or routing_key).encode())
         if self.typeof(exchange).type == "topic":  # events: thousands, and each may be lost
             connection.writer.send_and_forget(record)
@@ -250,6 +237,7 @@ class Transport(virtual.Transport):
         self._queues: dict[str, str] = {}
         self._turn = 0
         self._parts = _Parts(self.settings)
+        self.later = self._parts.later
         weakref.finalize(self, _Parts.end, self._parts, wait=True)
 
     @classmethod
@@ -290,22 +278,13 @@ class Transport(virtual.Transport):
     def writer(self) -> Writer:
         return self._parts.writer
 
-    @property
-    def later(self) -> Later | None:
-        return self._parts.later
-
     # Topics.
 
     def ensure_topics(self, queue: str) -> None:
         """Make *queue*, unless it is there."""
         if queue not in self.durable:
-            for topic in self.settings.topics_of(queue):
-                self.writer.ensure(topic, self.settings.partitions)
+            self.writer.ensure(self.settings.topics_of(queue))
             self.durable.add(queue)
-
-    def ensure_broadcast(self) -> None:
-        """Make what carries broadcasts, unless it is there."""
-        self.writer.ensure(self.settings.broadcast_topic, 1, BROADCAST)
 
     def has_topic(self, queue: str) -> bool:
         """Return whether there is a durable queue of this name."""
@@ -333,7 +312,7 @@ class Transport(virtual.Transport):
 
     def add_transient(self, queue: str) -> None:
         """Follow broadcasts for *queue*, from now on."""
-        self.ensure_broadcast()
+        self.writer.ensure([self.settings.broadcast_topic])
         self._parts.follow(self._concerns)
         self.transient.add(queue)
 
@@ -355,8 +334,7 @@ class Transport(virtual.Transport):
         if queue not in self.transient:
             self._queues |= dict.fromkeys(self.settings.topics_of(queue), queue)
             self._parts.read(self._wanted())
-            if self._parts.later is not None:
-                self._parts.release(self._wanted)
+            self._parts.release(self._wanted)
 
     def cancel(self, queue: str) -> None:
         """Deliver nothing of *queue* any more."""
@@ -407,9 +385,8 @@ class Transport(virtual.Transport):
     def _bound(self, payload: dict[str, Any]) -> list[str]:
         """Return the transient queues here that a broadcast goes to."""
         info = payload["properties"]["delivery_info"]
-        exchange, routing_key = info["exchange"], info["routing_key"]
         channel = next(iter(self.channels), None)
-        bound = channel._bound(exchange, routing_key) if channel is not None else []
+        bound = channel._lookup(info["exchange"], info["routing_key"]) if channel is not None else []
         return [queue for queue in bound if queue in self.transient and queue in self._callbacks]
 
     def _deliver_to(self, queues: list[str], payload: dict[str, Any]) -> None:
@@ -483,12 +460,7 @@ class _Parts(OfOneProcess):
 
     def _make_topics(self, topics: Collection[str]) -> None:
         self.writer.forget_topics()
-        for topic in topics:
-            self.writer.ensure(topic, self._settings.partitions)
-
-    def _make_broadcast(self) -> None:
-        self.writer.forget_topics()
-        self.writer.ensure(self._settings.broadcast_topic, 1, BROADCAST)
+        self.writer.ensure(topics)
 
     def release(self, topics: Callable[[], list[str]]) -> None:
         if self._releasing is None and self.later is not None:
@@ -497,7 +469,7 @@ class _Parts(OfOneProcess):
 
     def follow(self, concerns: Callable[[bytes | None], bool] | None) -> None:
         if concerns is not None and self._tail is None:
-            self._tail = Tail(self._settings, self.changed, concerns, self._make_broadcast)
+            self._tail = Tail(self._settings, self.changed, concerns, self._make_topics)
             self._tail.start()
         elif concerns is None and self._tail is not None:
             self._tail.stop()

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -18,6 +18,8 @@ from tornado_celery_bridge.transports.kafka.settings import Settings
 
 log = logging.getLogger(__name__)
 
+#: Settings of the broadcast topic: nobody reads what is older, and it must not grow.
+BROADCAST: Mapping[str, str] = {"retention.ms": "600000", "cleanup.policy": "delete"}
 #: Seconds that one poll waits, and so how late it may notice a callback that another thread ran.
 LOOK = 0.05
 
@@ -107,24 +109,30 @@ class Writer:
         """Ask again which there are."""
         self._topics.clear()
 
-    def ensure(self, topic: str, partitions: int, config: Mapping[str, str] | None = None) -> None:
+    def ensure(self, topics: Collection[str]) -> None:
         """
-        Make a topic, unless it exists.
+        Make those of *topics* that do not exist.
 
         Raises:
-            NotSent: It does not exist and can't be made.
+            NotSent: One does not exist and can't be made.
         """
-        if not self._settings.create_topics or self.has(topic):
-            return
-        size = {"max.message.bytes": str(self._settings.config["message.max.bytes"])}
-        new = NewTopic(topic, partitions, self._settings.replication, config={**size, **(config or {})})
+        if self._settings.create_topics:
+            for topic in topics:
+                if not self.has(topic):
+                    self._make(topic)
+
+    def _make(self, topic: str) -> None:
+        settings = self._settings
+        partitions, config = (1, BROADCAST) if topic == settings.broadcast_topic else (settings.partitions, {})
+        size = {"max.message.bytes": str(settings.config["message.max.bytes"])}
+        new = NewTopic(topic, partitions, settings.replication, config={**size, **config})
         try:
             with self.admin() as admin:
-                admin.create_topics([new], request_timeout=self._settings.connect_timeout)[topic].result()
+                admin.create_topics([new], request_timeout=settings.connect_timeout)[topic].result()
         except KafkaException as exc:
             if error_of(exc).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise NotSent(f"topic {topic!r} can't be made: {error_of(exc).str()}") from exc
-        deadline = time.monotonic() + self._settings.connect_timeout
+        deadline = time.monotonic() + settings.connect_timeout
         while not self.has(topic) and time.monotonic() < deadline:
             time.sleep(LOOK)  # brokers hear of it one after the other
 
