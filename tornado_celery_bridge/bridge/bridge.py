@@ -11,6 +11,7 @@ This is the facade, with all that is documented. What it does, its parts do, eac
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, overload
@@ -27,9 +28,8 @@ from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.bridge import streams
 from tornado_celery_bridge.bridge.awaiting import Awaiting
 from tornado_celery_bridge.bridge.config import BridgeConfig
-from tornado_celery_bridge.bridge.lanes import make_calling_lane, make_lane
 from tornado_celery_bridge.bridge.listener import Listener
-from tornado_celery_bridge.bridge.operating import Operating
+from tornado_celery_bridge.bridge.operating import MAX_CALLS, Caller, Operating
 from tornado_celery_bridge.bridge.polling import PollingListener, RpcListener
 from tornado_celery_bridge.bridge.pubsub import RedisListener
 from tornado_celery_bridge.bridge.results import AsyncResult, GroupResult, Result, adopt, leaves
@@ -147,10 +147,14 @@ class Bridge:
         app, config = self.app, self.config
         listener = self._make_listener(backend)
         keep_reply_queue = listener.consume if isinstance(listener, RpcListener) else None
-        publisher = make_lane(
-            "publisher", lambda: Publisher(app, keep_reply_queue), config.max_pending_dispatches, config
+        lane = functools.partial(Lane, stuck_after=config.stuck_after, reset=config.breaker_reset)
+        publisher = lane(
+            "tornado_celery_bridge publisher",
+            lambda: Publisher(app, keep_reply_queue),
+            max_pending=config.max_pending_dispatches,
         )
-        caller, operator = make_calling_lane("control", config), make_calling_lane("operator", config)
+        caller = lane("tornado_celery_bridge control", Caller, max_pending=MAX_CALLS)
+        operator = lane("tornado_celery_bridge operator", Caller, max_pending=MAX_CALLS)
         return _Parts(
             Sending(self, config, publisher, caller, lambda: self.ledger),
             Awaiting(config, listener, backend, self.store),

@@ -1,22 +1,42 @@
 """What operators need: remote control, purging a queue, forgetting a result. Lanes make these blocking calls."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from celery import Celery
 from celery.backends.rpc import RPCBackend
 
 from tornado_celery_bridge import transports
-from tornado_celery_bridge.base.lane import InDoubt, Lane, LaneDown, LaneFull, NotBegun
+from tornado_celery_bridge.base.lane import Call, InDoubt, Lane, LaneDown, LaneFull, NotBegun
 from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
 from tornado_celery_bridge.exceptions import BridgeError, BrokerUnavailable, ResultBackendUnavailable
 from tornado_celery_bridge.ledger import Ledger, Purged
 
+#: The most calls of Celery's remote control under way at once. Each may take its whole timeout.
+MAX_CALLS = 1_000
 #: Seconds to wait for a worker's answer, and for an operator's call, which may stand behind other calls.
 REPLY_TIMEOUT, OPERATION_TIMEOUT = 3.0, 15.0
 #: Results that are written in one call. Each takes Celery about 2 ms.
 MARKED = 100
+
+
+class Caller:
+    """Makes Celery's own blocking calls in a lane's thread. The work of each is a callable without arguments."""
+
+    def ready(self) -> bool:
+        return True
+
+    def run(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            if call.begin():
+                try:
+                    call.value = call.work()
+                except Exception as exc:
+                    call.error = exc
+
+    def close(self) -> None:
+        """Do nothing: the connections belong to the app, and Celery pools them."""
 
 
 class Operating:

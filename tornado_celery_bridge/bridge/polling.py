@@ -28,15 +28,12 @@ MAX_KEPT = 10_000
 class _ThreadListener(Listener):
     """A listener with a daemon thread that asks again and again."""
 
+    connected = False
+
     def __init__(self, app: Celery) -> None:
         super().__init__()
-        self._connected = False
         self._app = app
         self._thread = Repeating("tornado_celery_bridge results", self._work, failed=self._failed)
-
-    @property
-    def connected(self) -> bool:
-        return self._connected
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -46,7 +43,7 @@ class _ThreadListener(Listener):
         await asyncio.to_thread(self._thread.stop, READ_TIMEOUT)
 
     def _failed(self, exc: BaseException) -> None:  # from the client of any backend
-        self._connected = False
+        self.connected = False
 
     @abstractmethod
     def _work(self) -> None:
@@ -110,7 +107,7 @@ class PollingListener(_ThreadListener):
             news = [(key, meta) for key, meta in found.items() if key in again or last.get(key) != meta]
             if news:
                 self._call_loop(news)
-        self._connected = True
+        self.connected = True
         self._thread.rest(self._interval)
 
 
@@ -169,7 +166,7 @@ class RpcListener(_ThreadListener):
                 on_message=self._reply,
             )
             with consumer:
-                self._connected = True
+                self.connected = True
                 while not self._thread.stopping and not self._added.is_set():
                     try:
                         connection.drain_events(timeout=0.5)

@@ -291,16 +291,12 @@ def _allowed(environment: Mapping[str, str]) -> set[str]:
 def _servers(app: Celery) -> list[Server]:
     ledger_url, broker_url = _ledger(app.conf), _broker(app.conf)
     shown = ";".join(map(maybe_sanitize_url, ledger_url.split(";")))  # of Sentinels there may be several
-    if ledger_url in (broker_url, app.conf.broker_url):
-        return [_ledger_server(app, f"Redis ({shown})")]
-    servers = [_ledger_server(app, f"the ledger's Redis ({shown})")]
-    if broker_url.startswith(("redis", "sentinel")):
+    is_both = ledger_url in (broker_url, app.conf.broker_url)
+    client = blocking_client(ledger_backend(app), socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+    servers = [_ask(client, f"Redis ({shown})" if is_both else f"the ledger's Redis ({shown})")]
+    if not is_both and broker_url.startswith(("redis", "sentinel")):
         servers.append(_broker_server(app, f"the broker's Redis ({maybe_sanitize_url(broker_url)})"))
     return servers
-
-
-def _ledger_server(app: Celery, role: str) -> Server:
-    return _ask(blocking_client(ledger_backend(app), socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT), role)
 
 
 def _broker_server(app: Celery, role: str) -> Server:

@@ -29,7 +29,7 @@ from typing import Any
 
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.up.brokers import make
-from tornado_celery_bridge.up.brokers.ports import free_port
+from tornado_celery_bridge.up.brokers.private import free_port
 
 #: Seconds. A process that died is started again after FIRST_DELAY. If it keeps dying, the delay doubles each time, up
 #: to LONGEST_DELAY, counted from its last start. After it was up for STEADY, the delay begins anew.

@@ -81,29 +81,19 @@ _Frame = tuple[str, Mapping[str, Any], bytes]
 class QoS(virtual.QoS):
     """What was delivered and not acknowledged. The broker counts it, and gives it to others when we are gone."""
 
-    def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
-        super().__init__(channel, prefetch_count)
-        self._messages: dict[str, Any] = {}
-
     def can_consume(self) -> bool:
         return True
 
-    def append(self, message: Any, delivery_tag: str) -> None:
-        self._messages[delivery_tag] = message
-
-    def get(self, delivery_tag: str) -> Any:
-        return self._messages[delivery_tag]
-
     def ack(self, delivery_tag: str) -> None:
-        if self._messages.pop(delivery_tag, None) is not None:
+        if self._delivered.pop(delivery_tag, None) is not None:
             self.channel._acknowledge("ACK", delivery_tag)
 
     def forget(self) -> None:
         """Ignore all acknowledgements from now on."""
-        self._messages.clear()
+        self._delivered.clear()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        message = self._messages.pop(delivery_tag, None)
+        message = self._delivered.pop(delivery_tag, None)
         if message is None:
             return
         if requeue:

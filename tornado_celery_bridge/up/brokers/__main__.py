@@ -14,7 +14,7 @@ from pathlib import Path
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.up import guardian
 from tornado_celery_bridge.up.brokers import KINDS, make
-from tornado_celery_bridge.up.brokers.ports import free_port
+from tornado_celery_bridge.up.brokers.private import free_port
 
 
 def main(kind: str = "", port: str = "") -> int:

@@ -79,12 +79,10 @@ class ActiveMQ(Private):
 
     @staticmethod
     def available() -> bool:
-        """Return whether the server and Java are installed, or could be installed now; see :func:`ensure`."""
         return bool(JAR.exists() and shutil.which("java")) or ensure("activemq", "openjdk-17-jre-headless")
 
     @property
     def url(self) -> str:
-        """The server's URL for Celery."""
         scheme = "activemq+ssl" if self._keystore else "activemq"
         login = "{}:{}@".format(*(quote(part, safe="") for part in self._login)) if self._login else ""
         return f"{scheme}://{login}127.0.0.1:{self.port}/"

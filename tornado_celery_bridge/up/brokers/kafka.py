@@ -32,7 +32,6 @@ class Kafka(Private):
 
     @staticmethod
     def available() -> bool:
-        """Return whether the server is installed. If not, say on standard error what to do."""
         try:
             return bool(_binary())
         except Exception as exc:  # the package is not installed, or not made for this platform
@@ -41,7 +40,6 @@ class Kafka(Private):
 
     @property
     def url(self) -> str:
-        """The server's URL for Celery."""
         return f"kafka://127.0.0.1:{self.port}/"
 
     def _command(self) -> list[str]:

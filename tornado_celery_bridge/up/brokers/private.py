@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
-from tornado_celery_bridge.up.brokers.ports import free_port
-
 
 class Private:
     """
@@ -121,6 +119,13 @@ class Private:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2.0):
             return True
         return False
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

@@ -16,8 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tornado_celery_bridge.up.brokers.apt import ensure
-from tornado_celery_bridge.up.brokers.ports import free_port
-from tornado_celery_bridge.up.brokers.private import Private, end_group
+from tornado_celery_bridge.up.brokers.private import Private, end_group, free_port
 
 BIN = Path("/usr/lib/rabbitmq/bin")
 
@@ -50,17 +49,14 @@ class RabbitMQ(Private):
 
     @staticmethod
     def available() -> bool:
-        """Return whether the server is installed, or could be installed now; see :func:`ensure`."""
         return (BIN / "rabbitmq-server").exists() or ensure("rabbitmq-server")
 
     @property
     def url(self) -> str:
-        """The server's URL for Celery."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
     @property
     def groups(self) -> list[int]:
-        """The process groups of the server."""
         return [process.pid for process in (self._process, self._epmd) if process]
 
     def control(self, *words: str) -> str:
@@ -71,7 +67,6 @@ class RabbitMQ(Private):
         ).stdout
 
     def kill(self) -> None:
-        """Kill the server, as a crash would."""
         super().kill()
         # The old epmd would know the dead node's name for a while, and refuse it to the next node.
         if self._epmd:
