@@ -28,7 +28,7 @@ from benchmarks.transport import is_empty
 from tests.servers import Server, wait_for, worker
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.ledger import JobRecord, Ledger
-from tornado_celery_bridge.transports import redis as transport
+from tornado_celery_bridge.transports import register
 from tornado_celery_bridge.worker import install
 
 WAY = os.environ.get("BENCH_WAY", "stock")
@@ -44,7 +44,7 @@ app.conf.update(imports=(), beat_schedule={}, broker_url=os.environ.get("BENCH_R
 app.conf.result_backend = app.conf.job_ledger_url = app.conf.broker_url  # type: ignore[misc]
 app.conf.redis_socket_keepalive = True
 if WAY != "stock":
-    transport.register()
+    register("redis://")
 if WAY == "ledger":
     install(app)
 

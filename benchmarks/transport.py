@@ -18,10 +18,10 @@ import redis
 from celery import Celery
 
 from tests.servers import Server, wait_for, worker
-from tornado_celery_bridge.transports import redis as transport
+from tornado_celery_bridge.transports import register
 
 if os.environ.get("BENCH_TRANSPORT") == "ours":
-    transport.register()
+    register("redis://")
 
 app = Celery("bench", broker=os.environ.get("BENCH_BROKER", "redis://"))
 app.conf.update(

@@ -36,7 +36,7 @@ DATABASES, FIRST = 128, 16
 linecache.checkcache = lambda filename=None: None
 
 
-private.free_port = free_port  # type: ignore[attr-defined]  # the product's own choice could be taken by another process of tests
+private.free_port = free_port  # the product's own choice could be taken by another process of tests
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

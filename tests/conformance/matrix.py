@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tornado_celery_bridge.transports import CAPABILITIES, MODULES
+from tornado_celery_bridge.transports import CAPABILITIES, TRANSPORTS
 
 DOCS = Path(__file__).parents[2] / "docs" / "brokers.md"
 
@@ -49,7 +49,7 @@ def table(matrix: Matrix) -> list[str]:
 
 def capabilities() -> list[str]:
     """Return what each transport says of itself as lines of Markdown."""
-    modules = list(dict.fromkeys(MODULES.values()))
+    modules = list(dict.fromkeys(name.partition(":")[0] for name in TRANSPORTS.values()))
     told = [import_module(f"tornado_celery_bridge.transports.{name}").Transport.capabilities for name in modules]
     lines = [f"| | {' | '.join(modules)} |", "| --- " * (len(modules) + 1) + "|"]
     return lines + [f"| {name} | {' | '.join(each[name] for each in told)} |" for name in CAPABILITIES]

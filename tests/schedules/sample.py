@@ -7,10 +7,10 @@ from typing import Any
 
 from celery import Celery
 
-from tornado_celery_bridge.transports.redis import register
+from tornado_celery_bridge.transports import register
 from tornado_celery_bridge.worker import install
 
-register()  # kombu's own ends a worker when Redis dies
+register("redis://")  # kombu's own ends a worker when Redis dies
 
 app = Celery("schedules", broker=os.environ["SAMPLE_BROKER"], backend=os.environ["SAMPLE_BROKER"])
 app.conf.update(

@@ -8,9 +8,9 @@ import redis
 from celery import Celery
 from celery.exceptions import Reject
 
-from tornado_celery_bridge.transports import activemq
+from tornado_celery_bridge.transports import register
 
-activemq.register()
+register("activemq://")
 
 
 def make_app(broker_url: str, redis_url: str) -> Celery:

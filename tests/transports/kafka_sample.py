@@ -8,10 +8,10 @@ import redis
 from celery import Celery
 from celery.exceptions import Reject
 
-from tornado_celery_bridge.transports import kafka
+from tornado_celery_bridge.transports import register
 from tornado_celery_bridge.worker import install
 
-kafka.register()
+register("kafka://")
 
 
 def make_app(broker_url: str | None = None, backend: str | None = None, **options: Any) -> Celery:

@@ -7,10 +7,10 @@ import redis
 from celery import Celery
 from celery.exceptions import Reject
 
-from tornado_celery_bridge.transports import redis as transport
+from tornado_celery_bridge.transports import register
 
 if os.environ.get("SAMPLE_TRANSPORT") == "ours":
-    transport.register()
+    register("redis://")
 
 
 def make_app(broker_url: str | None = None) -> Celery:

@@ -26,6 +26,7 @@ from tests.faults.proxy import Proxy
 from tests.servers import free_port, wait_for
 from tests.transports.brokers import need_activemq
 from tornado_celery_bridge.transports import activemq as transport
+from tornado_celery_bridge.transports import register
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 
 names = (f"n{number}" for number in itertools.count())
@@ -33,7 +34,7 @@ names = (f"n{number}" for number in itertools.count())
 
 @pytest.fixture(autouse=True, scope="module")
 def registered() -> Iterator[None]:
-    transport.register()
+    register("activemq://")
     yield
     del transports.TRANSPORT_ALIASES["activemq"]
 

@@ -21,7 +21,7 @@ def test_the_docs_say_the_same() -> None:
     assert matrix.written("capabilities") == matrix.capabilities(), "python -m tests.conformance writes it anew"
 
 
-@pytest.mark.parametrize("scheme", transports.MODULES)
+@pytest.mark.parametrize("scheme", [*transports.TRANSPORTS, "redis+socket", "activemq+ssl"])
 def test_each_scheme_has_its_transport(scheme: str) -> None:
     url = f"{scheme}:///run/redis.sock" if scheme == "redis+socket" else f"{scheme}://127.0.0.1"
     register(url)

@@ -26,6 +26,7 @@ from kombu.transport.virtual import base
 
 from tests.servers import Server, TlsProxy, wait_for
 from tornado_celery_bridge.transports import redis as ours
+from tornado_celery_bridge.transports import register
 
 log = logging.getLogger(__name__)
 
@@ -433,7 +434,7 @@ def test_what_is_under_way_when_it_is_closed_goes_back(server: Server, client: r
 @pytest.fixture
 def registered() -> Iterator[None]:
     before = {name: transports.TRANSPORT_ALIASES[name] for name in ("redis", "rediss")}
-    ours.register()
+    register("redis://")
     yield
     transports.TRANSPORT_ALIASES.update(before)
     for name in before:

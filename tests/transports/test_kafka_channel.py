@@ -20,7 +20,7 @@ from kombu.exceptions import ChannelError
 
 from tests.faults.proxy import Proxy
 from tests.servers import Server, TlsProxy, free_port, wait_for
-from tornado_celery_bridge.transports import kafka
+from tornado_celery_bridge.transports import kafka, register
 from tornado_celery_bridge.transports.kafka import AccessRefused, MessageTooLarge, NotSent, PriorityRefused, SentInDoubt
 from tornado_celery_bridge.up.brokers.kafka import Kafka
 
@@ -450,7 +450,7 @@ def test_a_lock_that_was_held_as_a_child_was_forked(broker: Kafka) -> None:
 
 
 def test_registered_and_by_an_apps_setting(broker: Kafka) -> None:
-    kafka.register()
+    register("kafka://")
     assert type(Connection("kafka://h1:9092,h2/").transport) is kafka.Transport
     assert Connection("kafka://u:p@h1:9092,h2/?a.b=1").as_uri() == "kafka://u:**@h1:9092,h2/?a.b=1"
     app = Celery("own", broker=broker.url, set_as_current=False)

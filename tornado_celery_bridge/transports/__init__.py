@@ -12,16 +12,18 @@ A transport says what its broker can do in ``capabilities``: short phrases for p
 "no" says that there is none. A transport that has priorities by a setting says so in ``has_priorities``.
 """
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import kombu.transport
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 __all__ = (
     "CAPABILITIES",
-    "MODULES",
+    "TRANSPORTS",
     "Broker",
     "Priorities",
     "capabilities",
@@ -38,17 +40,15 @@ CAPABILITIES = ("priority", "delay", "queue length", "broadcast", "durability")
 #: Seconds for a broker to say what it is.
 TIMEOUT = 2
 
-#: Which module's transport is for which scheme of a broker's URL.
-MODULES = {
-    "redis": "redis",
-    "rediss": "redis",
-    "redis+socket": "redis",
-    "amqp": "rabbitmq",
-    "amqps": "rabbitmq",
-    "pyamqp": "rabbitmq",
-    "kafka": "kafka",
-    "activemq": "activemq",
-    "activemq+ssl": "activemq",
+#: The module and the class for each scheme of a broker's URL. kombu cuts off what follows a "+".
+TRANSPORTS = {
+    "redis": "redis:Transport",
+    "rediss": "redis:Transport",
+    "amqp": "rabbitmq:Transport",
+    "pyamqp": "rabbitmq:Transport",
+    "amqps": "rabbitmq:SSLTransport",
+    "kafka": "kafka:Transport",
+    "activemq": "activemq:Transport",
 }
 
 
@@ -56,12 +56,29 @@ def register(broker_url: str) -> None:
     """
     Have every connection of this process to this kind of broker use our transport, if there is one for it.
 
-    Call it where the Celery app is made, so that workers, beat and publishers all do.
+    Call it where the Celery app is made, so that workers, beat and publishers all do. An app whose broker is at
+    ``redis://`` or ``kafka://`` can have the transport for itself by its setting ``broker_transport``, as in
+    ``"tornado_celery_bridge.transports.redis:Transport"``; of other URLs kombu takes the transport from the scheme.
+
+    For RabbitMQ it also allows a delay of less than a second, which is an error in Celery 5.7: RabbitMQ delays by whole
+    seconds, so such a delay is one second.
+
+    Raises:
+        ImportError: The broker's client is not installed. The message says which extra has it.
 
     .. versionadded:: 0.1.0
     """
-    if module := MODULES.get(broker_url.partition("://")[0]):
-        import_module(f"{__name__}.{module}").register()
+    scheme = re.split(r"\+|://", broker_url)[0]
+    if scheme not in TRANSPORTS:
+        return
+    name = TRANSPORTS[scheme].partition(":")[0]
+    module = import_module(f"{__name__}.{name}")
+    for each, transport in TRANSPORTS.items():
+        if transport.startswith(f"{name}:"):
+            kombu.transport.TRANSPORT_ALIASES[each] = f"{__name__}.{transport}"
+            kombu.transport._transport_cache.pop(each, None)  # type: ignore[attr-defined]
+    if name == "rabbitmq":
+        module.allow_short_delays()
 
 
 def transport_of(app: Celery) -> Any:

@@ -12,14 +12,13 @@ Publishing a message has one of three outcomes, whatever the broker:
 
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-import kombu.transport
 from kombu.exceptions import ChannelError
 
 # Outcomes.
@@ -174,13 +173,6 @@ def hide_secrets(url: str, mask: str) -> str:
 
 
 # Being kombu's transport.
-
-
-def use_for(schemes: Iterable[str], transport: str) -> None:
-    """Have kombu use a *transport*, spelt ``module:Class``, for URLs of these *schemes*, in this process."""
-    for scheme in schemes:
-        kombu.transport.TRANSPORT_ALIASES[scheme] = transport
-        kombu.transport._transport_cache.pop(scheme, None)  # type: ignore[attr-defined]
 
 
 def close_channels(transport: Any) -> None:

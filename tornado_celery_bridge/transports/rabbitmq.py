@@ -23,7 +23,7 @@ from celery.utils.quorum_queues import detect_quorum_queues
 from kombu import Queue
 from kombu.transport import native_delayed_delivery, pyamqp
 
-from tornado_celery_bridge.transports.core import PublishBatch, use_for
+from tornado_celery_bridge.transports.core import PublishBatch
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +33,6 @@ ANSWER_TIMEOUT = 10.0
 
 #: A queue that nobody consumes must not grow for ever: its oldest messages are dropped.
 DEAD_LETTERS = {"x-queue-type": "quorum", "x-max-length": 10_000}
-
-
-def register() -> None:
-    """
-    Have every connection of this process to ``amqp://``, ``pyamqp://`` and ``amqps://`` use this transport.
-
-    Call it where the Celery app is made, so that workers, beat and publishers all do. It also allows a delay of less
-    than a second, which is an error in Celery 5.7: RabbitMQ delays by whole seconds, so such a delay is one second.
-
-    .. versionadded:: 0.1.0
-    """
-    use_for(["amqp", "pyamqp"], "tornado_celery_bridge.transports.rabbitmq:Transport")
-    use_for(["amqps"], "tornado_celery_bridge.transports.rabbitmq:SSLTransport")
-    celery.app.base.calculate_routing_key = _routing_key  # type: ignore[attr-defined]
 
 
 def declare(app: Celery, connection: Any) -> None:
@@ -91,8 +77,13 @@ def _declare_unless_there(connection: Any, queue: Any) -> None:
             queue(channel).declare()
 
 
-def _routing_key(countdown: int, routing_key: str) -> str:
-    return native_delayed_delivery.calculate_routing_key(max(1, countdown), routing_key)
+def allow_short_delays() -> None:
+    """Make a second of each shorter delay, which is an error in Celery 5.7."""
+
+    def routing_key(countdown: int, key: str) -> str:
+        return native_delayed_delivery.calculate_routing_key(max(1, countdown), key)
+
+    celery.app.base.calculate_routing_key = routing_key  # type: ignore[attr-defined]
 
 
 class _Bounded:

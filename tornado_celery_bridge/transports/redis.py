@@ -35,26 +35,13 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from kombu.utils.scheduling import priority_cycle
 
-from tornado_celery_bridge.transports.core import close_channels, use_for
+from tornado_celery_bridge.transports.core import close_channels
 
 #: Messages taken at once at most. Redis does nothing else meanwhile: about 10 µs for a message of 1 kB.
 MAX_TAKEN = 100
 
 #: The script, without comments: it is sent with each question.
 TAKE = re.sub(r"^--.*\n", "", (Path(__file__).parent / "lua" / "take.lua").read_text(), flags=re.MULTILINE)
-
-
-def register() -> None:
-    """
-    Have every connection of this process to ``redis://``, ``rediss://`` and ``redis+socket://`` use this transport.
-
-    Call it where the Celery app is made, so that workers, beat and publishers all do. An app whose broker is at
-    ``redis://`` can have it for itself by ``broker_transport = "tornado_celery_bridge.transports.redis:Transport"``;
-    of other URLs kombu takes the transport from the scheme.
-
-    .. versionadded:: 0.1.0
-    """
-    use_for(["redis", "rediss"], "tornado_celery_bridge.transports.redis:Transport")
 
 
 class QoS(redis.QoS):

@@ -25,17 +25,6 @@ except ImportError as exc:
 
 from tornado_celery_bridge.transports.activemq.channel import Channel, QoS
 from tornado_celery_bridge.transports.activemq.transport import Transport
-from tornado_celery_bridge.transports.core import NotSent, Refused, SentInDoubt, use_for
+from tornado_celery_bridge.transports.core import NotSent, Refused, SentInDoubt
 
-__all__ = ("Channel", "NotSent", "QoS", "Refused", "SentInDoubt", "Transport", "register")
-
-
-def register() -> None:
-    """
-    Have kombu know ``activemq://`` and ``activemq+ssl://``, in this process.
-
-    Call it where the Celery app is made, so that workers, beat and publishers all do.
-
-    .. versionadded:: 0.1.0
-    """
-    use_for(["activemq"], "tornado_celery_bridge.transports.activemq:Transport")
+__all__ = ("Channel", "NotSent", "QoS", "Refused", "SentInDoubt", "Transport")

@@ -22,7 +22,7 @@ except ImportError as exc:
     raise ImportError("kafka:// needs confluent-kafka: pip install 'tornado-celery-bridge[kafka]'") from exc
 
 from tornado_celery_bridge.base.forks import mend_locks
-from tornado_celery_bridge.transports.core import AccessRefused, NotSent, SentInDoubt, use_for
+from tornado_celery_bridge.transports.core import AccessRefused, NotSent, SentInDoubt
 from tornado_celery_bridge.transports.kafka.errors import BrokerLost, MessageTooLarge
 from tornado_celery_bridge.transports.kafka.settings import PriorityRefused, Settings
 from tornado_celery_bridge.transports.kafka.transport import Channel, QoS, Transport
@@ -38,19 +38,6 @@ __all__ = (
     "SentInDoubt",
     "Settings",
     "Transport",
-    "register",
 )
 
 mend_locks()  # workers on this transport fork in a thread
-
-
-def register() -> None:
-    """
-    Have every connection of this process to ``kafka://`` use this transport, and not kombu's own.
-
-    Call it where the Celery app is made, so that workers, beat and publishers all do. An app can have it for itself by
-    ``broker_transport = "tornado_celery_bridge.transports.kafka:Transport"``.
-
-    .. versionadded:: 0.1.0
-    """
-    use_for(["kafka"], "tornado_celery_bridge.transports.kafka:Transport")
