@@ -21,7 +21,7 @@ from typing import Any
 from tests.faults.harness import ROOT, SLOTS, WORKERS, Broker, Figures, running
 from tests.faults.rows import ROWS, Row, soak
 from tests.servers import Server, free_port
-from tornado_celery_bridge.up.brokers import make
+from tornado_celery_bridge.up.brokers import KINDS
 
 RESULTS, REPORT = ROOT / ".test" / "faults.jsonl", ROOT / "docs" / "reliability.md"
 PLOT = REPORT.parent / "images" / "soak.svg"
@@ -110,7 +110,7 @@ def broker_of(row: Row, folder: Path) -> Iterator[Broker | None]:
     if not row.broker:
         yield None
         return
-    broker = make(row.broker, folder / row.broker, free_port())
+    broker = KINDS[row.broker](folder / row.broker, free_port())
     if not broker.available():
         raise SystemExit(f"{row.name} needs {row.broker}, which can't be had here")
     broker.start()

@@ -35,8 +35,6 @@ class Heartbeat:
     Args:
         path: The file. Its folder must exist.
         is_excused: Whether the loop may stand still now. It may take some seconds.
-
-    .. versionadded:: 0.1.0
     """
 
     def __init__(self, path: Path, is_excused: Callable[[], bool] = lambda: False) -> None:

@@ -22,8 +22,6 @@ class JsonFormatter(logging.Formatter):
 
     Args:
         ids: Returns the ids that an event is about, by name: of a request, a task, a job.
-
-    .. versionadded:: 0.1.0
     """
 
     def __init__(self, ids: Callable[[logging.LogRecord], Mapping[str, str]]) -> None:

@@ -47,11 +47,11 @@ class Span:
     A piece of work that takes time, as a part of a trace. It can be a ``with`` block, whose exception marks it as
     failed.
 
-    Args: kind: The side of a message or a request that does the work. name: What is done. There should be few different
-    names. attributes: Attributes that are known at the beginning. parent: The headers of the message or request that
-    the work is for; None: the parent is the span of this context.
-
-    .. versionadded:: 0.1.0
+    Args:
+        kind: The side of a message or a request that does the work.
+        name: What is done. There should be few different names.
+        attributes: Attributes that are known at the beginning.
+        parent: The headers of the message or request that the work is for; None: this context's span is the parent.
     """
 
     def __init__(
@@ -198,11 +198,11 @@ def set_up(service: str) -> None:
     Export spans as ``OTEL_TRACES_EXPORTER`` and OpenTelemetry's other variables say. An app that has set a tracer
     provider itself keeps it.
 
-    Args: service: The name of the process, if ``OTEL_SERVICE_NAME`` is not set.
+    Args:
+        service: The name of the process, if ``OTEL_SERVICE_NAME`` is not set.
 
-    Raises: ImproperlyConfigured: A package that the exporter needs is not installed.
-
-    .. versionadded:: 0.1.0
+    Raises:
+        ImproperlyConfigured: A package that the exporter needs is not installed.
     """
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "none"
     if exporter == "none" or (is_available and _is_traced()):

@@ -27,7 +27,6 @@ class Awaiting:
     Awaits results for a bridge. Methods and errors are those of :class:`.Bridge`.
 
     Args:
-        config: The bridge's.
         listener: It learns of results.
         backend: Rebuilds exceptions from what is stored; it does not read.
         store: Where large results are, if the app has a store.

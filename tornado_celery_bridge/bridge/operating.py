@@ -44,8 +44,6 @@ class Operating:
     Operates for a bridge. Methods and errors are those of :class:`.Bridge`.
 
     Args:
-        app: The Celery app.
-        config: The bridge's settings.
         caller: The lane for calls that somebody waits for.
         operator: The lane for calls that may take long. They have their own lane so that no revoke waits for them.
     """

@@ -39,7 +39,6 @@ class Sending:
 
     Args:
         bridge: Results get their values from it; what is published goes through its `dispatch`.
-        config: The bridge's.
         publisher: The lane that publishes.
         caller: The lane that runs eager tasks.
         ledger: Returns the app's ledger, or raises ImproperlyConfigured.

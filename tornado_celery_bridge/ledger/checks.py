@@ -37,11 +37,7 @@ TIMEOUT = 2
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """
-    Something that is unsafe or unwise.
-
-    .. versionadded:: 0.1.0
-    """
+    """Something that is unsafe or unwise."""
 
     #: The rule's name. Several servers may break the same rule.
     name: str
@@ -248,8 +244,6 @@ def check(app: Celery, *, installed: bool = True, environment: Mapping[str, str]
 
     Raises:
         ImproperlyConfigured: ALLOW_UNSAFE has an unknown name, or the ledger is not a Redis.
-
-    .. versionadded:: 0.1.0
     """
     allowed = _allowed(environment)
     found = [rule(server) for server in _servers(app) for rule in SERVER_RULES]

@@ -51,7 +51,8 @@ class Entry:
     reads the file of that zone, and a crontab that is rarely due takes some milliseconds to compute. So on an event
     loop, make entries and call their methods in a thread.
 
-    Raises: InvalidEntry: A field is wrong, or the entry makes no sense.
+    Raises:
+        InvalidEntry: A field is wrong, or the entry makes no sense.
 
     .. versionadded:: 0.1.0
     """

@@ -60,9 +60,6 @@ def new_run(app: Celery, entry: Entry, job_id: str, *, slot: int | None, now: in
     Return a run of an entry.
 
     Args:
-        app: The Celery app.
-        entry: The entry.
-        job_id: The id of the run's job.
         slot: The time at which the run is due, in milliseconds since 1970; None for a run on demand.
         now: Milliseconds since 1970.
 

@@ -154,7 +154,9 @@ class Schedules:
     Every call raises :exc:`LedgerUnavailable` if Redis does not answer in time. A change may have been made in that
     case.
 
-    Args: ledger: The ledger that holds the entries and the jobs of their runs. app: The Celery app.
+    Args:
+        ledger: The ledger that holds the entries and the jobs of their runs.
+        app: The Celery app.
 
     .. versionadded:: 0.1.0
     """

@@ -140,7 +140,9 @@ def from_redbeat(app: Celery) -> Found:
     ``redbeat_key_prefix`` say where they are. Entries that RedBeat has from ``beat_schedule`` are left out, because
     beat loads these by itself. An interval keeps the rhythm of its last run.
 
-    Raises: RedisError: Redis does not answer. ValueError: The URL is not that of a single Redis.
+    Raises:
+        RedisError: Redis does not answer.
+        ValueError: The URL is not that of a single Redis.
     """
     url = app.conf.get("redbeat_redis_url") or app.conf.broker_url
     prefix = app.conf.get("redbeat_key_prefix") or "redbeat:"

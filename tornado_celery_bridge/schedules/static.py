@@ -36,7 +36,8 @@ def entry_of(app: Celery, name: str, given: Mapping[str, Any]) -> Entry:
     Return an item of ``beat_schedule`` as an entry. Beside Celery's keys, the item may have the fields of
     :class:`Entry`.
 
-    Raises: InvalidEntry: The item is wrong, or its kind of schedule is not one of Celery's own.
+    Raises:
+        InvalidEntry: The item is wrong, or its kind of schedule is not one of Celery's own.
     """
     rest = dict(given)
     args, kwargs = list(rest.pop("args", None) or ()), dict(rest.pop("kwargs", None) or {})

@@ -43,8 +43,6 @@ def declare(app: Celery, connection: Any) -> None:
 
     Raises:
         The errors of *connection*.
-
-    .. versionadded:: 0.1.0
     """
     if connection.transport.driver_type != "amqp":
         return

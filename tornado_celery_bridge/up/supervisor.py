@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from tornado_celery_bridge.base.settings import Settings, SettingsError
-from tornado_celery_bridge.up.brokers import make
+from tornado_celery_bridge.up.brokers import KINDS
 from tornado_celery_bridge.up.brokers.private import free_port
 
 #: Seconds. A process that died is started again after FIRST_DELAY. If it keeps dying, the delay doubles each time, up
@@ -433,7 +433,7 @@ def main(procfile: Path) -> int:
     if settings.broker not in ("", "redis"):
         start = f"{PYTHON} -m tornado_celery_bridge.up.brokers {settings.broker} {broker_port}"
         commands = {"broker": start} | commands
-        os.environ["BROKER_URL"] = make(settings.broker, settings.data_dir, broker_port).url
+        os.environ["BROKER_URL"] = KINDS[settings.broker](settings.data_dir, broker_port).url
     os.environ.pop("BROKER", None)  # for the children it is a broker like any other
     lock = _lock(settings.data_dir)
     if "web" in commands:

@@ -76,14 +76,7 @@ class Later:
 
 
 class Releasing(Repeating):
-    """
-    Moves what is due into Kafka, in a thread.
-
-    Args:
-        later: Where it is.
-        writer: Who publishes it.
-        topics: Says of which topics.
-    """
+    """Moves what is due of *topics* into Kafka, in a thread."""
 
     def __init__(self, later: Later, writer: Writer, topics: Callable[[], Collection[str]]) -> None:
         super().__init__("kafka-later", self._release_all, pause=BEAT)

@@ -76,14 +76,7 @@ class Partition:
 
 
 class Reader(ConsumerThread):
-    """
-    Reads topics in a thread; the rest of the connection takes from it what it has room for.
-
-    Args:
-        settings: Of the connection.
-        changed: The connection's condition, which guards all of this.
-        make_topics: Makes those of these topics that are missing; called in the thread.
-    """
+    """Reads topics in a thread; the rest of the connection takes from it what it has room for."""
 
     def __init__(
         self, settings: Settings, changed: threading.Condition, make_topics: Callable[[Collection[str]], None]

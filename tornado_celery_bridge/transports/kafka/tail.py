@@ -26,10 +26,7 @@ class Tail(ConsumerThread):
     Reads the broadcast topic in a thread, from now on.
 
     Args:
-        settings: Of the connection.
-        changed: The connection's condition, which guards what came.
         concerns: Says by a message's key whether it can be for this connection.
-        make_topics: Makes the topic unless it is there; called in the thread.
 
     Raises:
         NotSent: The broker does not say where "now" is.

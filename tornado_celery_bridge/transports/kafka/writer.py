@@ -36,12 +36,7 @@ class Record(NamedTuple):
 
 
 class Writer:
-    """
-    A producer, and what it knows of topics. Any thread may use it.
-
-    Args:
-        settings: Of the connection.
-    """
+    """A producer, and what it knows of topics. Any thread may use it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -159,12 +154,7 @@ class Writer:
 
 
 class Batch:
-    """
-    Records that are published together, and waited for together.
-
-    Args:
-        writer: Who publishes them.
-    """
+    """Records that are published together, and waited for together."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.up import guardian
-from tornado_celery_bridge.up.brokers import KINDS, make
+from tornado_celery_bridge.up.brokers import KINDS
 from tornado_celery_bridge.up.brokers.private import free_port
 
 
@@ -27,7 +27,7 @@ def main(kind: str = "", port: str = "") -> int:
     except SettingsError as exc:
         print(f"broker: {exc}", file=sys.stderr)
         return os.EX_CONFIG
-    broker = make(kind, settings.data_dir / kind, int(port or free_port()))
+    broker = KINDS[kind](settings.data_dir / kind, int(port or free_port()))
     if not broker.available():
         print(f"broker: there is no server for BROKER={kind} here", file=sys.stderr)
         return os.EX_CONFIG

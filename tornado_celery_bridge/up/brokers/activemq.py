@@ -52,11 +52,9 @@ log4j.appender.console.layout.ConversionPattern=%d %-5p %m (%c{1})%n
 
 class ActiveMQ(Private):
     """
-    A broker that keeps its data in *folder*, and can be killed, frozen and started again.
+    A broker that keeps its data in its folder.
 
     Args:
-        folder: The folder of all its files.
-        port: The port for STOMP on 127.0.0.1; None: a free one.
         login: A user and a password, which clients must then give.
         keystore: A PKCS #12 file with a certificate and its key, and the file's password. The broker then speaks TLS.
         stock: Leave priorities and delays off, as in a stock configuration.

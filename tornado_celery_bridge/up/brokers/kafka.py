@@ -13,11 +13,9 @@ from tornado_celery_bridge.up.brokers.private import Private
 
 class Kafka(Private):
     """
-    A server that keeps its data in memory, and can be killed, frozen and started again.
+    A server that keeps its data in memory.
 
     Args:
-        folder: The folder of its log.
-        port: The port on 127.0.0.1; None: a free one.
         advertised: The port that it tells to clients, if a proxy stands in between.
         options: More words for its command line.
     """

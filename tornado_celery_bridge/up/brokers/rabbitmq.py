@@ -31,13 +31,7 @@ ERLANG = "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none +sbwtdcp
 
 
 class RabbitMQ(Private):
-    """
-    A node that keeps its data in *folder*, and can be killed, frozen and started again.
-
-    Args:
-        folder: The folder of all its files.
-        port: The port on 127.0.0.1; None: a free one.
-    """
+    """A node that keeps its data in its folder."""
 
     name, title = "rabbitmq", "RabbitMQ"
     patience = 90.0  # it takes 6 s on two idle cores
