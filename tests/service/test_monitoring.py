@@ -11,7 +11,7 @@ from tests.service.monitoring import read, submit_many
 from tests.service.site import Service, problem
 from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.http.query import parse_query
-from tornado_celery_bridge.service.resources.monitoring.endpoints import StatisticsQuery, selection
+from tornado_celery_bridge.service.resources.monitoring.endpoints import StatisticsQuery
 
 HOUR, DAY = 3_600, 86_400
 
@@ -80,12 +80,13 @@ async def test_queries(service: Service) -> None:
     assert told["summary"]["wait"] == {"p50": None, "p95": None}
 
 
-def test_selection() -> None:
+def test_the_period_that_a_query_asks_for() -> None:
     now = 1_795_604_280.0
 
     def selected(**given: str) -> tuple[float, float]:
-        found = selection(parse_query(StatisticsQuery, {name: [value.encode()] for name, value in given.items()}), now)
-        return found.since - now, found.until - now
+        query = parse_query(StatisticsQuery, {name: [value.encode()] for name, value in given.items()})
+        since, until = query.period(now)
+        return since - now, until - now
 
     assert selected() == (-59 * 60, 0)
     assert selected(step="hour") == (-23 * HOUR, 0)

@@ -2,9 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Self
-
-from tornado.httputil import HTTPHeaders
+from typing import ClassVar
 
 from tornado_celery_bridge.service.http.headers import HeaderFields
 from tornado_celery_bridge.service.http.problems import Kind
@@ -31,11 +29,6 @@ class Conditions(HeaderFields):
     if_match: str | None = None
     if_none_match: str | None = None
 
-    @classmethod
-    def of_headers(cls, headers: HTTPHeaders) -> Self:
-        """Return those of a request."""
-        return cls(headers.get("If-Match"), headers.get("If-None-Match"))
-
     def check(self, etag: str | None) -> None:
         """
         Return if they hold of what is there.
@@ -52,15 +45,13 @@ class Conditions(HeaderFields):
             raise PRECONDITION_FAILED("If-None-Match names what is there already.")
 
 
+@dataclass(frozen=True)
 class IfNoneMatch(HeaderFields):
     """The ``If-None-Match`` of a request that only reads; ``Handler.is_current`` looks at it."""
 
     PARAMETERS: ClassVar = _IF_NONE_MATCH
 
-    @classmethod
-    def of_headers(cls, headers: HTTPHeaders) -> Self:
-        """Return that of a request."""
-        return cls()
+    tags: str | None = None
 
 
 def _is_named(etag: str | None, header: str) -> bool:

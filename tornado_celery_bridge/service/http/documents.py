@@ -7,6 +7,8 @@ from pydantic import Field
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict  # before Python 3.12, pydantic cannot read typing's
 
+from tornado_celery_bridge.service.http.faults import Fault
+
 MOMENT: JsonDict = {"format": "date-time"}
 
 
@@ -34,13 +36,6 @@ class Finding(TypedDict):
     ]
     what: Annotated[str, Field(description="What is wrong, and what follows from it.")]
     remedy: str
-
-
-class Fault(TypedDict):
-    """One thing that is wrong with a body."""
-
-    pointer: Annotated[str, Field(description="JSON Pointer (RFC 6901) into the body.")]
-    detail: str
 
 
 class _Problem(TypedDict):

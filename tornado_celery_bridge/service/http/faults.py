@@ -2,16 +2,19 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import pydantic
+from pydantic import Field
 from pydantic_core import ErrorDetails
 
 
-class Fault(NamedTuple):
-    """One thing that is wrong with a document."""
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with a body."""
 
-    pointer: str  #: JSON Pointer into the document
+    pointer: Annotated[str, Field(description="JSON Pointer (RFC 6901) into the body.")]
     detail: str
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from tornado.httputil import HTTPHeaders
 
@@ -39,10 +39,9 @@ class Preferences(HeaderFields):
     respond_async: bool = False
 
     @classmethod
-    def of_headers(cls, headers: HTTPHeaders) -> Self:
+    def of_headers(cls, headers: HTTPHeaders) -> "Preferences":
         """Return those of a request."""
-        found = preferences(headers.get_list("Prefer"), MAX_WAIT)
-        return cls(found.wait, found.respond_async)
+        return preferences(headers.get_list("Prefer"))
 
     @property
     def applied(self) -> str:
@@ -55,7 +54,7 @@ class Preferences(HeaderFields):
         return {"Vary": "Prefer"} | ({"Preference-Applied": self.applied} if self.applied else {})
 
 
-def preferences(headers: Iterable[str], at_most: int) -> Preferences:
+def preferences(headers: Iterable[str]) -> Preferences:
     """
     Return what a client would like.
 
@@ -63,7 +62,6 @@ def preferences(headers: Iterable[str], at_most: int) -> Preferences:
 
     Args:
         headers: The values of all ``Prefer`` headers.
-        at_most: No longer a wait than this, in seconds.
     """
     found: dict[str, str] = {}
     for header in headers:
@@ -71,4 +69,4 @@ def preferences(headers: Iterable[str], at_most: int) -> Preferences:
             found.setdefault(name.lower(), value.strip('"'))
     seconds = found.get("wait", "")
     valid = seconds.isascii() and seconds.isdigit()
-    return Preferences(min(int(seconds[:9]), at_most) if valid else None, "respond-async" in found)
+    return Preferences(min(int(seconds[:9]), MAX_WAIT) if valid else None, "respond-async" in found)

@@ -11,7 +11,7 @@ An endpoint lists the kinds that it may answer with. The OpenAPI document and th
 
 import http
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import tornado.web
@@ -82,7 +82,7 @@ class Problem(tornado.web.HTTPError):
             **self.members,
         }
         if self.faults:
-            document["errors"] = [fault._asdict() for fault in self.faults[:MAX_FAULTS]]
+            document["errors"] = [asdict(fault) for fault in self.faults[:MAX_FAULTS]]
         return document
 
 

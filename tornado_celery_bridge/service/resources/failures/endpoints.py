@@ -1,19 +1,39 @@
 """``/v1/failures``: list groups of failures, try one again, resolve one."""
 
+import asyncio
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from tornado_celery_bridge import BridgeError
+from tornado_celery_bridge.ledger import FailureGroup, Job
 from tornado_celery_bridge.service.http.endpoint import Answer, get, post
-from tornado_celery_bridge.service.http.problems import SHUTTING_DOWN
-from tornado_celery_bridge.service.resources.failures import documents
-from tornado_celery_bridge.service.resources.failures.service import UNKNOWN_FAILURE, Failures
+from tornado_celery_bridge.service.http.problems import SHUTTING_DOWN, Kind, Problem, problem_of
 from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
+from tornado_celery_bridge.service.resources.failures import documents
+
+UNKNOWN_FAILURE = Kind("unknown-failure", 404, "There is no group of failures of this id, or it is somebody else's.")
+
+#: The most jobs that one request retries, and how many of them at once.
+MOST, STEP = 1_000, 20
 
 GroupId = Annotated[str, Field(description="The id of a group of failures.")]
 
 
-class ListFailures(ResourceEndpoint):
+class FailuresEndpoint(ResourceEndpoint):
+    """A route of failures. An admin sees all groups, and others see those of their own jobs."""
+
+    async def groups(self) -> list[FailureGroup]:
+        """Return the groups, the one that failed last first."""
+        return await self.jobs.ledger.failures.groups(None if self.caller.is_admin else self.caller.owner)
+
+    async def check_known(self, group_id: str) -> None:
+        """Raise a Problem if there is no such group."""
+        if group_id not in [group.id for group in await self.groups()]:
+            raise UNKNOWN_FAILURE("There is no group of failures of this id.")
+
+
+class ListFailures(FailuresEndpoint):
     """
     List the failures, those that are alike together.
 
@@ -25,11 +45,10 @@ class ListFailures(ResourceEndpoint):
     answers: ClassVar = {200: Answer("The groups, the one that failed last first.")}
 
     async def answer(self) -> documents.Failures:
-        found = await Failures(self.jobs).find(self.caller)
-        return {"failures": [documents.failure(each, self.links) for each in found], "next_cursor": None}
+        return {"failures": [documents.failure(each, self.links) for each in await self.groups()], "next_cursor": None}
 
 
-class RetryFailures(ResourceEndpoint):
+class RetryFailures(FailuresEndpoint):
     """
     Submit all jobs of a group again.
 
@@ -44,17 +63,26 @@ class RetryFailures(ResourceEndpoint):
         self.check_accepting()
 
     async def answer(self, failure: GroupId, body: documents.RetryAll = documents.RetryAll()) -> documents.Retried:
-        done = await Failures(self.jobs).retry(self.caller, failure, dry_run=body.dry_run)
-        self.set_status(200 if body.dry_run else 202)
-        refused: list[Any] = [
-            {"job_id": job_id, "problem": problem.document(f"{self.links.job(job_id)}/retry", self.trace)}
-            for job_id, problem in done.refused.items()
-        ]
-        job_ids = [job.record.id for job in done.submitted]
-        return {"dry_run": body.dry_run, "jobs": len(done.jobs), "job_ids": job_ids, "refused": refused}
+        await self.check_known(failure)
+        page = await self.jobs.find(self.caller, failure=failure, limit=MOST)
+        turns, submitted, refused = asyncio.Semaphore(STEP), list[str](), list[Any]()
+
+        async def retry(job: Job) -> None:
+            job_id = job.record.id
+            async with turns:
+                try:
+                    submitted.append((await self.jobs.retry(self.caller, job_id, {})).job.record.id)
+                except (Problem, BridgeError) as exc:
+                    problem = problem_of(exc).document(f"{self.links.job(job_id)}/retry", self.trace)
+                    refused.append({"job_id": job_id, "problem": problem})
+
+        if not body.dry_run:
+            await asyncio.gather(*map(retry, page.jobs))
+            self.set_status(202)
+        return {"dry_run": body.dry_run, "jobs": len(page.jobs), "job_ids": submitted, "refused": refused}
 
 
-class ResolveFailures(ResourceEndpoint):
+class ResolveFailures(FailuresEndpoint):
     """Forget a group until it fails again."""
 
     route = post("/v1/failures/{failure}/resolve", scope="cancel", tag="jobs")
@@ -62,4 +90,5 @@ class ResolveFailures(ResourceEndpoint):
     problems: ClassVar = (UNKNOWN_FAILURE,)
 
     async def answer(self, failure: GroupId) -> None:
-        await Failures(self.jobs).resolve(self.caller, failure)
+        await self.check_known(failure)
+        await self.jobs.ledger.failures.resolve(failure)

@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
-from tornado.httputil import HTTPHeaders
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from tornado_celery_bridge.service.http.endpoint import Answer, get
@@ -51,11 +50,6 @@ class LastEventId(HeaderFields):
     }
 
     text: str | None = None
-
-    @classmethod
-    def of_headers(cls, headers: HTTPHeaders) -> Self:
-        """Return that of a request."""
-        return cls(headers.get("Last-Event-ID"))
 
 
 class After(Query):

@@ -139,13 +139,6 @@ class Health(TypedDict):
     status: Literal["alive"]
 
 
-class Grounds(TypedDict):
-    """The servers that the service needs."""
-
-    broker: Broker
-    findings: list[Finding]
-
-
 class Readiness(TypedDict):
     """The servers that the service needs can be used."""
 
@@ -228,15 +221,14 @@ def worker(shown: WorkerState, now: float) -> Worker:
     }
 
 
-def diagnosis(found: Diagnosis) -> Grounds:
-    """Return what the service stands on, as a part of whether it is ready."""
-    findings: list[Finding] = [
-        {"name": each.name, "verdict": each.verdict, "what": each.what, "remedy": each.remedy}
-        for each in found.findings
-    ]
-    broker: Broker = {
-        "url": found.broker.url,
-        "server": found.broker.server,
-        "capabilities": dict(found.broker.capabilities),
-    }
-    return {"broker": broker, "findings": findings}
+def readiness(checks: Mapping[str, str | None], found: Diagnosis | None) -> Readiness:
+    """Return which servers can be used, or why not, and what a diagnosis found, if there was one."""
+    told: Readiness = {"status": "ready", "checks": {name: reason or "ok" for name, reason in checks.items()}}
+    if found is not None:
+        url, server, capabilities = found.broker
+        told["broker"] = {"url": url, "server": server, "capabilities": dict(capabilities)}
+        told["findings"] = [
+            {"name": each.name, "verdict": each.verdict, "what": each.what, "remedy": each.remedy}
+            for each in found.findings
+        ]
+    return told

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterable
 from itertools import chain
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 from prometheus_client import Metric
 from pydantic import ConfigDict, Field
@@ -46,37 +46,25 @@ WorkerName = Annotated[str, Field(description="A worker's node name.")]
 class StatisticsQuery(Query):
     """Which statistics."""
 
-    since: (
-        Annotated[
-            Moment,
-            Field(
-                description="A moment in the first step; without it, there are 60 minutes, 24 hours or 30 days.",
-            ),
-        ]
-        | None
-    ) = None
-    until: Annotated[Moment, Field(description="A moment in the last step; now, without it.")] | None = None
+    since: Annotated[
+        Moment | None,
+        Field(description="A moment in the first step; without it, there are 60 minutes, 24 hours or 30 days."),
+    ] = None
+    until: Annotated[Moment | None, Field(description="A moment in the last step; now, without it.")] = None
     step: Period = "minute"
     task: Annotated[Name, Field(description="Only jobs of this task.")] = ""
     queue: Annotated[Name, Field(description="Only jobs of this queue.")] = ""
 
+    def period(self, now: float) -> tuple[float, float]:
+        """
+        Return since when and until when, in seconds since 1970. If the one is after the other, there are no statistics.
 
-class Selection(NamedTuple):
-    """Which statistics, with moments in seconds since 1970. If *since* is after *until*, they are empty."""
-
-    step: Period
-    since: float
-    until: float
-    task: str
-    queue: str
-
-
-def selection(asked: StatisticsQuery, now: float) -> Selection:
-    """Return what a query asks for, of what there may be: nothing after *now*, and nothing that is no longer kept."""
-    length, kept = PERIODS[asked.step]
-    until = now if asked.until is None else min(now, asked.until.timestamp())
-    since = until - length * (DEFAULT_STEPS[asked.step] - 1) if asked.since is None else asked.since.timestamp()
-    return Selection(asked.step, max(since, now - length * (kept - 1)), until, asked.task, asked.queue)
+        Nothing is after *now*, and nothing before what is still kept.
+        """
+        length, kept = PERIODS[self.step]
+        until = now if self.until is None else min(now, self.until.timestamp())
+        since = until - length * (DEFAULT_STEPS[self.step] - 1) if self.since is None else self.since.timestamp()
+        return max(since, now - length * (kept - 1)), until
 
 
 class MonitorEndpoint(ResourceEndpoint):
@@ -130,11 +118,11 @@ class ReadStatistics(MonitorEndpoint):
     answers: ClassVar = {200: Answer("The statistics.")}
 
     async def answer(self, query: StatisticsQuery) -> documents.Statistics:
-        step, since, until, task, queue = selection(query, time.time())
         history, now = await asyncio.gather(
-            self.monitor.history(step, since, until, task=task, queue=queue), self.monitor.totals()
+            self.monitor.history(query.step, *query.period(time.time()), task=query.task, queue=query.queue),
+            self.monitor.totals(),
         )
-        return documents.statistics(step, history, now)
+        return documents.statistics(query.step, history, now)
 
 
 class ListQueues(MonitorEndpoint):
@@ -307,16 +295,13 @@ class Verbosity(Query):
 
     model_config = ConfigDict(extra="ignore")
 
-    verbose: (
-        Annotated[
-            str,
-            Field(
-                description="With it, whatever its value, admins are told of the broker and of what is unsafe.",
-                json_schema_extra={"allowEmptyValue": True},
-            ),
-        ]
-        | None
-    ) = None
+    verbose: Annotated[
+        str | None,
+        Field(
+            description="With it, whatever its value, admins are told of the broker and of what is unsafe.",
+            json_schema_extra={"allowEmptyValue": True},
+        ),
+    ] = None
 
 
 class CheckReadiness(ResourceEndpoint):
@@ -330,12 +315,8 @@ class CheckReadiness(ResourceEndpoint):
         if self.service.lifecycle.closing.is_set():
             raise SHUTTING_DOWN("This process is about to end.")
         checks = await self.jobs.check()
-        told: documents.Readiness = {
-            "status": "ready",
-            "checks": {name: reason or "ok" for name, reason in checks.items()},
-        }
-        if query.verbose is not None and self.is_by_an_admin():
-            told = {**told, **documents.diagnosis(await self.jobs.diagnose())}
+        is_verbose = query.verbose is not None and self.is_by_an_admin()
+        told = documents.readiness(checks, await self.jobs.diagnose() if is_verbose else None)
         if down := ", ".join(name for name, reason in checks.items() if reason):
             members = {name: value for name, value in told.items() if name != "status"}
             raise NOT_READY(f"Not reachable: {down}.", headers={"Retry-After": "1"}, members=members)

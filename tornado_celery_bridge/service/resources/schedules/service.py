@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from celery.exceptions import QueueNotFound
 
@@ -67,6 +67,11 @@ class Timetable:
     """
     The schedules of one Celery app, with the rules for who may see and change them.
 
+    Its methods raise a :class:`Problem` for what the client is told: 404 for an unknown schedule and for another
+    owner's, 409 for one that nobody can use or that is taken, 412 if *conditions* do not hold, 422 with a pointer for
+    everything that does not fit. They raise LedgerUnavailable when the ledger does not answer. What they were to change
+    may then have been changed.
+
     Args:
         jobs: The operations on jobs, because runs are jobs.
     """
@@ -78,13 +83,7 @@ class Timetable:
     # Reading.
 
     async def get(self, principal: Principal, name: str) -> Scheduled:
-        """
-        Return a schedule as it is now.
-
-        Raises:
-            Problem: 404, there is no such schedule, or it belongs to another owner; 409, it is in quarantine.
-            LedgerUnavailable: Redis does not answer.
-        """
+        """Return a schedule as it is now."""
         return _visible(principal, await self._look_up(name))
 
     async def find(self, principal: Principal, filters: ScheduleFilters) -> Listing:
@@ -105,12 +104,12 @@ class Timetable:
         return Listing(shown, after, quarantined)
 
     async def next_runs(self, principal: Principal, name: str, count: int) -> tuple[Entry, Sequence[datetime]]:
-        """Return an entry, and when it is due next, without jitter. Raises as :meth:`get` does."""
+        """Return an entry, and when it is due next, without jitter."""
         found = await self.get(principal, name)
         return found.entry, await self._schedules.next_runs(name, count)
 
     async def runs(self, principal: Principal, name: str) -> Sequence[Run]:
-        """Return what happened to the last runs of a schedule, the latest first. Raises as :meth:`get` does."""
+        """Return what happened to the last runs of a schedule, the latest first."""
         await self.get(principal, name)
         runs = await self._schedules.runs(name)
         return [run if run.job is None or principal.may_see(run.job) else run._replace(job=None) for run in runs]
@@ -118,13 +117,7 @@ class Timetable:
     # Changing.
 
     async def create(self, principal: Principal, body: dict[str, Any]) -> Scheduled:
-        """
-        Add a schedule.
-
-        Raises:
-            Problem: 409, there is a schedule with this name; 422, with a pointer for everything that does not fit.
-            LedgerUnavailable: Redis does not answer. The schedule may have been added.
-        """
+        """Add a schedule."""
         entry = await asyncio.to_thread(self._entry, principal, body, principal.owner)
         try:
             return await self._schedules.create(entry)
@@ -136,12 +129,7 @@ class Timetable:
     async def put(
         self, principal: Principal, name: str, body: dict[str, Any], conditions: Conditions
     ) -> tuple[Scheduled, bool]:
-        """
-        Replace the schedule with this name, or add it. Return it, and whether it is new.
-
-        Raises: Problem: As in :meth:`create`; 409, it belongs to somebody else or to the configuration; 412,
-        *conditions* do not hold. LedgerUnavailable: Redis does not answer. The schedule may have been stored.
-        """
+        """Replace the schedule with this name, or add it. Return it, and whether it is new."""
 
         def as_sent(found: _Found) -> dict[str, Any]:
             if found is None and not re.fullmatch(NAME, name):
@@ -153,33 +141,19 @@ class Timetable:
         return await self._change(principal, name, conditions, as_sent)
 
     async def patch(self, principal: Principal, name: str, patch: dict[str, Any], conditions: Conditions) -> Scheduled:
-        """
-        Change a schedule by a JSON merge patch of the members that a client may write.
-
-        Raises:
-            Problem: As in :meth:`put`, and 404.
-            LedgerUnavailable: Redis does not answer. The schedule may have been changed.
-        """
+        """Change a schedule by a JSON merge patch of the members that a client may write."""
         priorities = self._jobs.catalogue.priorities
 
         def patched(found: _Found) -> dict[str, Any]:
             shown = dict(documents.schedule(_visible(principal, found), self._jobs.links, priorities))
             del shown["name"]  # the name may be one that HTTP would not accept
-            changed: dict[str, Any] = merged(writable(shown), patch)
-            return changed
+            return cast("dict[str, Any]", merged(writable(shown), patch))
 
         changed, _ = await self._change(principal, name, conditions, patched)
         return changed
 
     async def delete(self, principal: Principal, name: str, conditions: Conditions) -> None:
-        """
-        Remove a schedule. Jobs that it has begun go on.
-
-        Raises:
-            Problem: 404, there is no such schedule, or it belongs to another owner; 409, it comes from the
-                configuration; 412, *conditions* do not hold.
-            LedgerUnavailable: Redis does not answer. The schedule may have been removed.
-        """
+        """Remove a schedule. Jobs that it has begun go on."""
         for attempt in range(1, ATTEMPTS + 1):
             found = await self._look_up(name)
             if found is None or not _may_see(principal, found):
@@ -192,23 +166,17 @@ class Timetable:
                     raise
 
     async def pause(self, principal: Principal, name: str, until: datetime | None) -> Scheduled:
-        """Pause a schedule until a time, or, with None, until it is resumed. Raises as :meth:`get` does."""
+        """Pause a schedule until a time, or, with None, until it is resumed."""
         await self.get(principal, name)
         return await self._schedules.pause(name, until=until)
 
     async def resume(self, principal: Principal, name: str) -> Scheduled:
-        """Let a schedule be due again that was paused or halted. Raises as :meth:`run` does."""
+        """Let a schedule be due again that was paused or halted. 404 if *principal* may not run its task."""
         await self._runnable(principal, name)
         return await self._schedules.resume(name)
 
     async def run(self, principal: Principal, name: str) -> Job:
-        """
-        Run a schedule now, whatever its times say. Return the job.
-
-        Raises:
-            Problem: As in :meth:`get`; 404, *principal* may not run the task; 422, Celery refuses the job.
-            LedgerUnavailable: Redis does not answer. The schedule may run.
-        """
+        """Run a schedule now, whatever its times say. Return the job. 404 if *principal* may not run its task."""
         await self._runnable(principal, name)
         try:
             job_id = await self._schedules.run(name)
@@ -221,9 +189,7 @@ class Timetable:
         Run a schedule once for each of its slots in a past period, or only return these slots.
 
         Raises:
-            Problem: As in :meth:`run`.
             BackfillTooLarge: There are too many slots.
-            LedgerUnavailable: Redis does not answer. Some runs may begin.
         """
         await self._runnable(principal, name)
         try:
@@ -268,12 +234,7 @@ class Timetable:
         raise conflict
 
     def _entry(self, principal: Principal, body: dict[str, Any], owner: str, name: str | None = None) -> Entry:
-        """
-        Return the entry for a body. It keeps the name of an existing entry. Blocks.
-
-        Raises:
-            Problem: 422, with a pointer for everything that does not fit.
-        """
+        """Return the entry for a body. It keeps the name of an existing entry. Blocks."""
         fields = parse(NewSchedule if name is None else ScheduleFields, writable(body), INVALID_SCHEDULE)
         if name is not None and fields.name not in (None, name):
             raise _misfit("/name", "The path has another name.")
