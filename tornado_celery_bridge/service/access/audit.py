@@ -31,12 +31,7 @@ _CURSOR = re.compile(r"[0-9]{1,15}-[0-9]{1,15}", re.ASCII)
 
 
 class Audit:
-    """
-    The log of one deployment.
-
-    Args:
-        ledger: Whose Redis it is in.
-    """
+    """The log of one deployment, in the ledger's Redis."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

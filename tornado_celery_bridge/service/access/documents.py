@@ -13,10 +13,7 @@ Login = Literal["key", "session", "none"]
 class Me(TypedDict):
     """Who asks, and what they may do."""
 
-    login: Annotated[
-        Login,
-        Field(description="By a key, by a session, or by neither: no keys are set up."),
-    ]
+    login: Annotated[Login, Field(description="By a key, by a session, or by neither: no keys are set up.")]
     key: Annotated[str | None, Field(description="The key's id; None where there are no keys.")]
     owner: Annotated[str, Field(description="Whose the jobs are that they submit.")]
     role: Annotated[str | None, Field(description="The most that they are of viewer, operator and admin.")]

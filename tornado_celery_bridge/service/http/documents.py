@@ -1,7 +1,7 @@
 """What problems look like, and the types and times that all documents share."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 from pydantic.config import JsonDict
@@ -11,10 +11,7 @@ from tornado_celery_bridge.service.http.faults import Fault
 
 MOMENT: JsonDict = {"format": "date-time"}
 
-
 Moment = Annotated[str, Field(json_schema_extra=MOMENT, description="RFC 3339, UTC.")]
-
-
 Path = Annotated[str, Field(json_schema_extra={"format": "uri-reference"})]
 
 
@@ -38,7 +35,16 @@ class Finding(TypedDict):
     remedy: str
 
 
-class _Problem(TypedDict):
+class JobReference(TypedDict):
+    """A job that may have been accepted."""
+
+    id: str
+    links: dict[str, str]
+
+
+class Problem(TypedDict):
+    """An error: RFC 9457."""
+
     type: Annotated[str, Field(json_schema_extra={"format": "uri"})]
     title: str
     status: int
@@ -47,23 +53,13 @@ class _Problem(TypedDict):
     code: Annotated[str, Field(description="For programs; a code does not change its meaning, but there may be more.")]
     request_id: str
     trace_id: str
-
-
-class JobReference(TypedDict):
-    """A job that may have been accepted."""
-
-    id: str
-    links: dict[str, str]
-
-
-class Problem(_Problem, total=False):
-    """An error: RFC 9457."""
-
-    errors: Annotated[list[Fault], Field(description="What is wrong with the body.")]
-    job: Annotated[JobReference, Field(description="With dispatch-uncertain: the job to ask about.")]
-    checks: Annotated[dict[str, str], Field(description="With not-ready: what can be used, and what cannot.")]
-    broker: Annotated[Broker, Field(description="With not-ready and `verbose`, for admins.")]
-    findings: Annotated[list[Finding], Field(description="With not-ready and `verbose`, for admins.")]
+    errors: NotRequired[Annotated[list[Fault], Field(description="What is wrong with the body.")]]
+    job: NotRequired[Annotated[JobReference, Field(description="With dispatch-uncertain: the job to ask about.")]]
+    checks: NotRequired[
+        Annotated[dict[str, str], Field(description="With not-ready: what can be used, and what cannot.")]
+    ]
+    broker: NotRequired[Annotated[Broker, Field(description="With not-ready and `verbose`, for admins.")]]
+    findings: NotRequired[Annotated[list[Finding], Field(description="With not-ready and `verbose`, for admins.")]]
 
 
 def milliseconds(moment: datetime) -> int:

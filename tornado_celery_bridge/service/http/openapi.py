@@ -7,7 +7,7 @@ The service as an OpenAPI 3.1 document, made of what the endpoints declare.
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from re import sub
@@ -74,56 +74,41 @@ _BODY = (
 class Operation:
     """A method of a path, as the document shows it."""
 
-    method: str
+    endpoint: type[Endpoint]
     path: str
     id: str
     summary: str
-    _: KW_ONLY
     description: str
-    tag: str
     answers: Mapping[int, Answer]
-    problems: tuple[Kind, ...]
     parameters: tuple[Schema, ...]
     body: Any  #: a type, or a JSON Schema; None for none
-    body_is_needed: bool
-    body_media_type: str
-    is_public: bool
 
     @classmethod
     def of(cls, endpoint: type[Endpoint]) -> Self:
         """Return what an endpoint declares."""
-        takes, route = endpoint.takes, endpoint.route
+        takes = endpoint.takes
         summary, _, description = inspect.cleandoc(endpoint.__doc__ or "").partition("\n\n")
         answered = tuple(name for fields in takes.headers.values() for name in fields.ANSWERED)
+        answers = {
+            status: replace(
+                answer, body=takes.returns if answer.body is ... else answer.body, headers=answer.headers + answered
+            )
+            for status, answer in endpoint.answers.items()
+        }
         return cls(
-            route.methods[0].lower(),
-            sub(r"\.\.\.}", "}", route.path),
+            endpoint,
+            sub(r"\.\.\.}", "}", endpoint.route.path),
             sub(r"(?<!^)(?=[A-Z])", "_", endpoint.__name__).lower(),
             " ".join(summary.removesuffix(".").split()),
-            description=description,
-            tag=route.tag,
-            answers={
-                status: _completed(answer, takes.returns, answered) for status, answer in endpoint.answers.items()
-            },
-            problems=tuple(dict.fromkeys(_problems(endpoint))),
-            parameters=tuple(_parameters(endpoint)),
-            body=takes.body_type,
-            body_is_needed=takes.body_is_needed,
-            body_media_type=endpoint.body_media_type,
-            is_public=route.is_public,
+            description,
+            answers,
+            tuple(_parameters(endpoint)),
+            takes.body_type,
         )
 
 
-def _completed(answer: Answer, returns: Any, answered: tuple[str, ...]) -> Answer:
-    """Return an answer with what follows from the endpoint's signature: its body, and headers."""
-    body = returns if answer.body is ... else answer.body
-    return Answer(
-        answer.description, body, media_types=answer.media_types, headers=answer.headers + answered, links=answer.links
-    )
-
-
 def _problems(endpoint: type[Endpoint]) -> Iterable[Kind]:
-    """Yield all problems that an endpoint may answer with."""
+    """Yield all problems that an endpoint may answer with; one of them perhaps twice."""
     yield from _ALWAYS
     yield from endpoint.guard_problems()
     if endpoint.route.methods[0] not in SAFE:
@@ -184,26 +169,28 @@ _Bodies = Mapping[Any, Schema]
 def _paths(operations: Iterable[Operation], bodies: _Bodies) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for operation in operations:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, bodies)
+        method = operation.endpoint.route.methods[0].lower()
+        paths.setdefault(operation.path, {})[method] = _operation(operation, bodies)
     return paths
 
 
 def _operation(operation: Operation, bodies: _Bodies) -> dict[str, Any]:
     answers = {str(status): _answer(answer, bodies) for status, answer in sorted(operation.answers.items())}
     problems = {key.split(".")[0]: ref("responses", key) for key in dict(_problem_responses(operation))}
+    endpoint = operation.endpoint
     shown: dict[str, Any] = {
         "operationId": operation.id,
-        "tags": [operation.tag],
+        "tags": [endpoint.route.tag],
         "summary": operation.summary,
         "description": operation.description,
         "parameters": [*operation.parameters],
         "responses": answers | problems,
         # Without a file of keys, no key is needed.
-        "security": [] if operation.is_public else [{}, {"key": []}],
+        "security": [] if endpoint.route.is_public else [{}, {"key": []}],
     }
     if operation.body is not None:
-        content = {operation.body_media_type: {"schema": _schema_of(operation.body, "validation", bodies)}}
-        shown["requestBody"] = {"required": operation.body_is_needed, "content": content}
+        content = {endpoint.body_media_type: {"schema": _schema_of(operation.body, "validation", bodies)}}
+        shown["requestBody"] = {"required": endpoint.takes.body_is_needed, "content": content}
     return {name: value for name, value in shown.items() if value != "" and (value != [] or name == "security")}
 
 
@@ -263,7 +250,7 @@ def _parameter(name: str, place: str, schema: Schema) -> Schema:
 def _problem_responses(operation: Operation) -> Iterable[tuple[str, dict[str, Any]]]:
     """Yield one response for each status with which an operation may fail; its name says the codes, so it is shared."""
     by_status: dict[int, list[Kind]] = {}
-    for kind in sorted(operation.problems, key=lambda kind: kind.code):
+    for kind in sorted(set(_problems(operation.endpoint)), key=lambda kind: kind.code):
         by_status.setdefault(kind.status, []).append(kind)
     for status, kinds in sorted(by_status.items()):
         yield ".".join([str(status), *(kind.code for kind in kinds)]), _problem_response(status, kinds)

@@ -190,17 +190,13 @@ def problem_of(error: BaseException | None, status: int = 500) -> Problem:
         case Problem():
             return error
         case BridgeError():
-            return _problem_of_bridge(error)
+            headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
+            return _OF_ERRORS.get(type(error), INTERNAL_ERROR)(str(error), headers=headers)
         case tornado.web.HTTPError():
             return _problem_of_status(error.status_code)
         case None:
             return _problem_of_status(status)
     return INTERNAL_ERROR("Something went wrong in the service; its log has the request's id.")
-
-
-def _problem_of_bridge(error: BridgeError) -> Problem:
-    headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
-    return _OF_ERRORS.get(type(error), INTERNAL_ERROR)(str(error), headers=headers)
 
 
 def _problem_of_status(status: int) -> Problem:

@@ -93,12 +93,7 @@ class Flower:
             return None
 
     async def fetch(self, request: HTTPRequest) -> None:
-        """
-        Make a request whose answer goes to its callbacks.
-
-        Raises:
-            Problem: 502, 504.
-        """
+        """Make a request whose answer goes to its callbacks. 502 if Flower is away, 504 if it does not answer."""
         try:
             await self._client.fetch(request, raise_error=False)
         except HTTPTimeoutError:
@@ -130,7 +125,8 @@ class ShowFlower(PageEndpoint):
         self._answer = HTTPHeaders()
         request = await flower.make_request(str(self.request.uri).removeprefix(f"{self.service.prefix}/flower"))
         request.method = str(self.request.method)
-        request.headers = HTTPHeaders({name: given for name in _REQUEST_HEADERS if (given := self._given(name))})
+        headers = self.request.headers
+        request.headers = HTTPHeaders({name: headers[name] for name in _REQUEST_HEADERS if headers.get(name)})
         if request.method == "POST":
             request.body = self.read_body()
         request.header_callback, request.streaming_callback = self._take_header, self._relay
@@ -138,9 +134,6 @@ class ShowFlower(PageEndpoint):
         if self.get_status() == 401:
             raise FLOWER_UNAVAILABLE("Flower has another password than the service was told.")
         await self.finish()
-
-    def _given(self, name: str) -> str | None:
-        return self.request.headers.get(name)
 
     def _take_header(self, line: str) -> None:
         if line.startswith("HTTP/"):

@@ -60,12 +60,7 @@ class Catalogue:
         return iter(self._tasks.values())
 
     def get(self, name: str) -> "ExposedTask":
-        """
-        Return the task of this name.
-
-        Raises:
-            Problem: 404, the same for a task that is not exposed as for one that is not there.
-        """
+        """Return the task of this name. 404, the same for a task that is not exposed as for one that is not there."""
         try:
             return self._tasks[name]
         except KeyError:

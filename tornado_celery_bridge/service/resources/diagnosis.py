@@ -1,4 +1,4 @@
-"""What the broker is and can do here, and what is unsafe: for ``tcb doctor`` and ``/readyz?verbose``."""
+"""What the broker is and can do here, and what is unsafe: for ``/readyz?verbose``."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

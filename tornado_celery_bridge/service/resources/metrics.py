@@ -120,7 +120,7 @@ def forget_process(pid: int, folder: str) -> None:
 
 class _Families(Collector):
     def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = list(families)
+        self._families = families
 
     def collect(self) -> Iterable[Metric]:
         return self._families
@@ -128,6 +128,4 @@ class _Families(Collector):
 
 def render(metrics: Metrics, families: Iterable[Metric]) -> bytes:
     """Return the answer to a scrape: *metrics*, then *families*. It reads files and takes some milliseconds."""
-    registry = CollectorRegistry()
-    registry.register(_Families(families))
-    return generate_latest(metrics.registry()) + generate_latest(registry)
+    return generate_latest(metrics.registry()) + generate_latest(_Families(families))

@@ -69,15 +69,7 @@ class _Answer(NamedTuple):
 
 
 class Deliverer:
-    """
-    Delivers callbacks. Any number of processes may do so.
-
-    Args:
-        ledger: The ledger of the jobs.
-        receivers: Knows who may be called.
-        secrets: The secrets that sign the bodies.
-        links: Makes the URLs of jobs.
-    """
+    """Delivers callbacks. Any number of processes may do so."""
 
     def __init__(self, ledger: Ledger, receivers: Receivers, secrets: Secrets, links: Links | None = None) -> None:
         self._ledger = ledger

@@ -46,12 +46,7 @@ class ResourceEndpoint(Endpoint):
             raise SHUTTING_DOWN("This process is about to end.", headers={"Retry-After": "1"})
 
     async def outcome(self, waiting: Coroutine[Any, Any, T]) -> T | None:
-        """
-        Return what *waiting* returns; None if the process has to end before.
-
-        Raises:
-            ClientLeft: The client hung up.
-        """
+        """Return what *waiting* returns; None if the process has to end before. ClientLeft if the client hung up."""
         return await self.unless_client_leaves(self.service.lifecycle.unless_expired(waiting))
 
     async def show(self, job: Job) -> documents.Job:

@@ -84,12 +84,7 @@ class JobOptions(RunOptions):
 
 
 def parse_options(given: Any, queues: Collection[str], receivers: Receivers) -> JobOptions:
-    """
-    Return the options that a body asks for.
-
-    Raises:
-        Problem: 422, with a pointer for everything that is unknown or does not fit.
-    """
+    """Return the options that a body asks for. 422, with a pointer for everything that is unknown or does not fit."""
     options = parse(JobOptions, given, INVALID_OPTIONS, "/options")
     if options.queue is not None and options.queue not in queues:
         raise misfit("/options/queue", "There is no queue of this name.")

@@ -83,24 +83,14 @@ class MonitorEndpoint(ResourceEndpoint):
         return documents.queues(queues, workers, self.jobs.catalogue.queues, paused)
 
     async def queue(self, name: str) -> documents.Queue:
-        """
-        Return a queue as it is.
-
-        Raises:
-            Problem: 404, no such name.
-        """
+        """Return a queue as it is. 404 for an unknown name."""
         for queue in await self.queues():
             if queue["name"] == name:
                 return queue
         raise UNKNOWN_QUEUE("There is no queue of this name.")
 
     async def worker(self, name: str) -> WorkerState:
-        """
-        Return a living worker.
-
-        Raises:
-            Problem: 404, no such name.
-        """
+        """Return a living worker. 404 for an unknown name."""
         for worker in await self.monitor.workers():
             if worker.name == name and worker.is_alive:
                 return worker

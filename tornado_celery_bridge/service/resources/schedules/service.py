@@ -71,9 +71,6 @@ class Timetable:
     owner's, 409 for one that nobody can use or that is taken, 412 if *conditions* do not hold, 422 with a pointer for
     everything that does not fit. They raise LedgerUnavailable when the ledger does not answer. What they were to change
     may then have been changed.
-
-    Args:
-        jobs: The operations on jobs, because runs are jobs.
     """
 
     def __init__(self, jobs: Jobs) -> None:

@@ -110,12 +110,7 @@ _Sequence = list[_Leaf | _Fork]
 
 
 class Workflows:
-    """
-    The workflows of one Celery app. Errors are as of :class:`Jobs`.
-
-    Args:
-        jobs: What a workflow is made of.
-    """
+    """The workflows of one Celery app. Errors are as of :class:`Jobs`."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
@@ -134,7 +129,7 @@ class Workflows:
         """
         plan = _Plan(self._jobs, principal, job_id_of(reservation))
         await asyncio.to_thread(plan.read, body)  # a thousand schemas: too long for the loop
-        kept = await self._keep_inputs(plan)
+        kept = {job_id: await self._jobs.keep(blob) for job_id, blob in plan.blobs.items()}
         begun = time.monotonic()
         accepted = await self._ledger.workflows.accept(
             plan.record,
@@ -153,10 +148,6 @@ class Workflows:
         await self._dispatch(plan, begun, reservation)
         await self._keep(plan.id, reservation)
         return Workflow(plan.record, {step.record.id: Job(record=step.record) for step in plan.steps})
-
-    async def _keep_inputs(self, plan: "_Plan") -> dict[str, Stored]:
-        """Write large inputs to the store; return where, by the ids of their jobs."""
-        return {job_id: await self._jobs.keep(blob) for job_id, blob in plan.blobs.items()}
 
     async def _dispatch(self, plan: "_Plan", begun: float, reservation: Reservation | None) -> None:
         try:
