@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.service.site import Service, nothing_new, problem, tasks_of, until
+from tornado_celery_bridge.service.resources.jobs import endpoint, streams
 from tornado_celery_bridge.service.resources.jobs import frames as events
-from tornado_celery_bridge.service.resources.jobs import streams
 
 
 class Event(NamedTuple):
@@ -121,7 +121,7 @@ async def test_a_reader_that_leaves_leaves_nothing(service: Service) -> None:
 
 
 async def test_a_slow_reader_is_dropped(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "WRITE_TIMEOUT", 0.2)
+    monkeypatch.setattr(endpoint, "WRITE_TIMEOUT", 0.2)
     text = "x" * 900_000  # comes back more often than any socket's buffers hold
     made = json.loads((await service.submit("s.echo", {"input": {"value": text}}, wait=20)).body)
 

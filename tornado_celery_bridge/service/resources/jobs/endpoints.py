@@ -2,13 +2,13 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, BinaryIO, ClassVar, Literal
 
 from pydantic import Field
 
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.service.http.endpoint import Answer, get, post
-from tornado_celery_bridge.service.http.handler import ClientLeft
 from tornado_celery_bridge.service.http.idempotency import INVALID_IDEMPOTENCY_KEY, IdempotencyKey
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.prefer import Preferences
@@ -33,8 +33,6 @@ MAX_BATCH_NODES = 100_000
 BATCH_STEP = 50
 #: Bytes of a large result that are in memory at once.
 PIECE = 256 * 1024
-#: Seconds for a client to take what was written.
-WRITE_TIMEOUT = 30.0
 
 
 class SubmitJob(AcceptingEndpoint):
@@ -162,22 +160,17 @@ class ReadJob(ResourceEndpoint):
 class ContentEndpoint(ResourceEndpoint):
     """A large part of a job: it is sent as it is kept, in pieces."""
 
-    async def send(self, file: BinaryIO) -> None:
+    async def send_file(self, file: BinaryIO) -> None:
         """Answer with a file of JSON, and close it."""
         try:
-            await self.unless_client_leaves(self._send(file))
-        except TimeoutError:  # a slow reader
-            self._left = True
-            raise ClientLeft from None
+            await self.send(_pieces(file))
         finally:
             await asyncio.to_thread(file.close)
 
-    async def _send(self, file: BinaryIO) -> None:
-        """Write a file in pieces; each is with the client before the next is read."""
-        while piece := await asyncio.to_thread(file.read, PIECE):
-            self.write(piece)
-            async with asyncio.timeout(WRITE_TIMEOUT):
-                await self.flush()
+
+async def _pieces(file: BinaryIO) -> AsyncGenerator[bytes]:
+    while piece := await asyncio.to_thread(file.read, PIECE):
+        yield piece
 
 
 class ReadInput(ContentEndpoint):
@@ -193,7 +186,7 @@ class ReadInput(ContentEndpoint):
 
     async def answer(self, id: JobId) -> None:
         await self.jobs.get(self.caller, id)
-        await self.send(await self.jobs.open_input(id))
+        await self.send_file(await self.jobs.open_input(id))
 
 
 class ReadResult(ContentEndpoint):
@@ -212,7 +205,7 @@ class ReadResult(ContentEndpoint):
         file = await self.jobs.open_result(job)
         if job.stored is not None:
             self.set_header("Content-Length", job.stored.size)
-        await self.send(file)
+        await self.send_file(file)
 
 
 class CancelJob(ResourceEndpoint):

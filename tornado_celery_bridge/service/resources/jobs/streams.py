@@ -10,13 +10,12 @@ from pydantic import ConfigDict, Field
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from tornado_celery_bridge.service.http.endpoint import Answer, get
-from tornado_celery_bridge.service.http.handler import ClientLeft
 from tornado_celery_bridge.service.http.headers import HeaderFields
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.problems import FORBIDDEN, INVALID_QUERY, WAITERS_SATURATED, Kind
 from tornado_celery_bridge.service.http.query import Query, Tag
 from tornado_celery_bridge.service.resources.jobs import documents
-from tornado_celery_bridge.service.resources.jobs.endpoint import JobId, ResourceEndpoint
+from tornado_celery_bridge.service.resources.jobs.endpoint import WRITE_TIMEOUT, JobId, ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs.frames import (
     INVALID_EVENT_ID,
     Frame,
@@ -34,8 +33,6 @@ UPGRADE_REQUIRED = Kind("upgrade-required", 426, "This path speaks WebSocket, ve
 #: Jobs in one stream of events, by their ids and by a tag.
 MAX_FOLLOWED = 100
 MAX_TAGGED = 1_000
-#: Seconds for a client of a stream to take what was written.
-WRITE_TIMEOUT = 30.0
 
 # OpenAPI 3.1 has no word for what a stream consists of: it is text, or, to a tool that takes it apart, events.
 _STREAM = Answer("The events.", str | documents.Event, media_types=("text/event-stream",))
@@ -74,22 +71,12 @@ class StreamEndpoint(ResourceEndpoint):
     """A stream of server-sent events."""
 
     async def relay(self, upcoming: AsyncGenerator[Frame]) -> None:
-        """Write events; each one is with the client before the next is looked for."""
+        """Write events."""
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")
-        try:
-            with self.jobs.metrics.streams.track_inprogress():
-                await self.unless_client_leaves(self._write(upcoming))
-        except TimeoutError:  # a slow reader
-            self._left = True
-            raise ClientLeft from None
-
-    async def _write(self, upcoming: AsyncGenerator[Frame]) -> None:
         async with aclosing(upcoming):
-            async for frame in upcoming:
-                self.write(frame.for_sse())
-                async with asyncio.timeout(WRITE_TIMEOUT):
-                    await self.flush()
+            with self.jobs.metrics.streams.track_inprogress():
+                await self.send(frame.for_sse() async for frame in upcoming)
 
 
 class FollowJob(StreamEndpoint):
