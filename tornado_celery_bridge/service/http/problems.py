@@ -41,32 +41,22 @@ _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 class Problem(tornado.web.HTTPError):
-    """
-    An error that a client is told about.
-
-    Args:
-        kind: Which one.
-        detail: What happened this time, for people.
-        faults: Where in the body.
-        headers: For the response.
-        members: More members of the document.
-    """
+    """An error that a client is told about. Its :class:`Kind` makes it."""
 
     def __init__(
         self,
         kind: "Kind",
         detail: str,
-        *,
-        faults: Sequence[Fault] = (),
-        headers: Mapping[str, str] | None = None,
-        members: Mapping[str, Any] | None = None,
+        faults: Sequence[Fault],
+        headers: Mapping[str, str],
+        members: Mapping[str, Any],
     ) -> None:
         super().__init__(kind.status)
         self.code = kind.code
         self.detail = detail
         self.faults = faults
-        self.headers = dict(headers or {})
-        self.members = dict(members or {})
+        self.headers = headers
+        self.members = members
 
     def document(self, instance: str, trace: Trace) -> dict[str, Any]:
         """Return the problem's body for one request."""
@@ -88,7 +78,7 @@ class Problem(tornado.web.HTTPError):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of problem. Call it with a detail, and with what :class:`Problem` takes besides, to make one."""
+    """A kind of problem. Call it to make one."""
 
     code: str  #: short name, for programs; it never changes
     status: int  #: HTTP status
@@ -99,10 +89,19 @@ class Kind:
         detail: str,
         *,
         faults: Sequence[Fault] = (),
-        headers: Mapping[str, str] | None = None,
-        members: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] = {},
+        members: Mapping[str, Any] = {},
     ) -> Problem:
-        return Problem(self, detail, faults=faults, headers=headers, members=members)
+        """
+        Return a problem of this kind.
+
+        Args:
+            detail: What happened this time, for people.
+            faults: Where in the body.
+            headers: For the response.
+            members: More members of the document.
+        """
+        return Problem(self, detail, faults, headers, members)
 
     def at(self, pointer: str, detail: str) -> Problem:
         """Return a problem whose detail is its one fault."""

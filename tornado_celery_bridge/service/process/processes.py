@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
 
 from tornado_celery_bridge.base.settings import Settings
+from tornado_celery_bridge.service.process.server import stop_signal
 from tornado_celery_bridge.service.resources.metrics import FOLDER, forget_process
 
 _log = logging.getLogger(__name__)
@@ -33,10 +33,7 @@ async def run_processes(settings: Settings, count: int) -> int:
         OSError: The port is taken.
     """
     _check_port(settings)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_signal()
     child_end, own_end = os.pipe()
     try:
         with tempfile.TemporaryDirectory(prefix="web-metrics-", ignore_cleanup_errors=True) as folder:

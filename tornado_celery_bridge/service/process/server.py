@@ -33,7 +33,7 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
             or of callbacks' secret cannot be used, or who may be called back makes no sense.
         OSError: The port is taken.
     """
-    stop = _stop_signal(parent)
+    stop = stop_signal(parent)
     app = await asyncio.to_thread(load_celery_app, settings.celery_app)
     async with AsyncExitStack() as stack:
         try:
@@ -73,7 +73,8 @@ def make_server(service: Service, *, behind_proxy: bool = False) -> HTTPServer:
     )
 
 
-def _stop_signal(parent: int | None) -> asyncio.Event:
+def stop_signal(parent: int | None = None) -> asyncio.Event:
+    """Return what SIGTERM and SIGINT set, and the end of the file of *parent*."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

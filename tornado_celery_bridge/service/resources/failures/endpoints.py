@@ -9,8 +9,8 @@ from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.ledger import FailureGroup, Job
 from tornado_celery_bridge.service.http.endpoint import Answer, get, post
 from tornado_celery_bridge.service.http.problems import SHUTTING_DOWN, Kind, Problem, problem_of
-from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.failures import documents
+from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
 
 UNKNOWN_FAILURE = Kind("unknown-failure", 404, "There is no group of failures of this id, or it is somebody else's.")
 

@@ -207,36 +207,33 @@ class ResizingEndpoint(MonitorEndpoint):
 
     answers: ClassVar = {200: Answer("What it said.")}
     problems: ClassVar = (UNKNOWN_WORKER, WORKER_REFUSED, WORKER_TIMEOUT, BROKER_UNAVAILABLE)
+    #: 1 for more tasks, -1 for fewer.
+    sign: ClassVar[int]
 
-    async def resize(self, name: str, by: int) -> documents.WorkerAnswer:
-        """Return what a worker says to running *by* more tasks at once."""
-        worker = await self.worker(name)
-        if worker.slots + by < 1:
-            raise WORKER_REFUSED(f"It runs {worker.slots} at once, and would run none: shut it down.")
-        answer = await self.jobs.bridge.resize_pool(name, by)
+    async def answer(self, worker: WorkerName, body: documents.Resize = documents.Resize()) -> documents.WorkerAnswer:
+        by, slots = self.sign * body.by, (await self.worker(worker)).slots
+        if slots + by < 1:
+            raise WORKER_REFUSED(f"It runs {slots} at once, and would run none: shut it down.")
+        answer = await self.jobs.bridge.resize_pool(worker, by)
         if answer is None:
             raise WORKER_TIMEOUT("The worker did not answer; it may do so all the same.")
         if "ok" not in answer:
             raise WORKER_REFUSED(f"The worker says: {answer.get('error', answer)}")
-        return {"name": name, "answer": answer["ok"]}
+        return {"name": worker, "answer": answer["ok"]}
 
 
 class GrowWorker(ResizingEndpoint):
     """Have a worker run more tasks at once."""
 
     route = post("/v1/workers/{worker}/grow", scope="admin", tag="monitoring")
-
-    async def answer(self, worker: WorkerName, body: documents.Resize = documents.Resize()) -> documents.WorkerAnswer:
-        return await self.resize(worker, body.by)
+    sign = 1
 
 
 class ShrinkWorker(ResizingEndpoint):
     """Have a worker run fewer tasks at once."""
 
     route = post("/v1/workers/{worker}/shrink", scope="admin", tag="monitoring")
-
-    async def answer(self, worker: WorkerName, body: documents.Resize = documents.Resize()) -> documents.WorkerAnswer:
-        return await self.resize(worker, -body.by)
+    sign = -1
 
 
 class ReadMetrics(MonitorEndpoint):

@@ -22,16 +22,7 @@ from tornado_celery_bridge.service.resources.jobs.documents import Job
 from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs.problems import UNPUBLISHABLE
 from tornado_celery_bridge.service.resources.jobs.service import Submission
-from tornado_celery_bridge.service.resources.schedules import documents
-from tornado_celery_bridge.service.resources.schedules.fields import (
-    Backfilling,
-    Count,
-    NewSchedule,
-    Pause,
-    ScheduleChange,
-    ScheduleFields,
-    ScheduleFilters,
-)
+from tornado_celery_bridge.service.resources.schedules import documents, fields
 from tornado_celery_bridge.service.resources.schedules.service import (
     SCHEDULE_EXISTS,
     SCHEDULE_QUARANTINED,
@@ -79,7 +70,7 @@ class ListSchedules(ScheduleEndpoint):
     route = get("/v1/schedules", scope="read", tag="schedules")
     answers: ClassVar = {200: Answer("A page, which may be shorter than its limit.")}
 
-    async def answer(self, query: ScheduleFilters) -> documents.Schedules:
+    async def answer(self, query: fields.ScheduleFilters) -> documents.Schedules:
         found = await self.timetable.find(self.caller, query)
         return {
             "schedules": [self.document(each) for each in found.schedules],
@@ -95,7 +86,7 @@ class CreateSchedule(ScheduleEndpoint):
     answers: ClassVar = {201: Answer("The schedule.", headers=("Location", "ETag"))}
     problems: ClassVar = (*_FIELDS, SCHEDULE_EXISTS)
 
-    async def answer(self, body: Annotated[dict[str, Any], NewSchedule]) -> documents.Schedule:
+    async def answer(self, body: Annotated[dict[str, Any], fields.NewSchedule]) -> documents.Schedule:
         return self.show_new(await self.timetable.create(self.caller, body))
 
 
@@ -129,7 +120,7 @@ class PutSchedule(ScheduleEndpoint):
     problems: ClassVar = (*_FIELDS, *_CHANGE, SCHEDULE_EXISTS)
 
     async def answer(
-        self, name: ScheduleName, body: Annotated[dict[str, Any], ScheduleFields], conditions: Conditions
+        self, name: ScheduleName, body: Annotated[dict[str, Any], fields.ScheduleFields], conditions: Conditions
     ) -> documents.Schedule:
         found, is_new = await self.timetable.put(self.caller, name, body, conditions)
         return self.show_new(found) if is_new else self.show_schedule(found)
@@ -144,7 +135,7 @@ class ChangeSchedule(ScheduleEndpoint):
     body_media_type: ClassVar = "application/merge-patch+json"
 
     async def answer(
-        self, name: ScheduleName, body: Annotated[dict[str, Any], ScheduleChange], conditions: Conditions
+        self, name: ScheduleName, body: Annotated[dict[str, Any], fields.ScheduleChange], conditions: Conditions
     ) -> documents.Schedule:
         return self.show_schedule(await self.timetable.patch(self.caller, name, body, conditions))
 
@@ -178,7 +169,7 @@ class PauseSchedule(ScheduleEndpoint):
     answers: ClassVar = {200: Answer("The schedule.", headers=("ETag",))}
     problems: ClassVar = (*_SCHEDULE, INVALID_SCHEDULE, SCHEDULE_CONFLICT)
 
-    async def answer(self, name: ScheduleName, body: Pause = Pause()) -> documents.Schedule:
+    async def answer(self, name: ScheduleName, body: fields.Pause = fields.Pause()) -> documents.Schedule:
         return self.show_schedule(await self.timetable.pause(self.caller, name, body.until))
 
 
@@ -204,7 +195,7 @@ class BackfillSchedule(ScheduleEndpoint):
     answers: ClassVar = {200: Answer("What it would begin."), 202: Answer("What it began.")}
     problems: ClassVar = (*_RUN, UNPUBLISHABLE, BACKFILL_TOO_LARGE)
 
-    async def answer(self, name: ScheduleName, body: Backfilling) -> documents.Backfill:
+    async def answer(self, name: ScheduleName, body: fields.Backfilling) -> documents.Backfill:
         found = await self.timetable.backfill(self.caller, name, body)
         self.set_status(200 if body.dry_run else 202)
         return documents.backfill(found, body.dry_run)
@@ -217,7 +208,7 @@ class ListNextRuns(ScheduleEndpoint):
     answers: ClassVar = {200: Answer("When, and the schedule in words.")}
     problems: ClassVar = _SCHEDULE
 
-    async def answer(self, name: ScheduleName, query: Count) -> documents.Slots:
+    async def answer(self, name: ScheduleName, query: fields.Count) -> documents.Slots:
         entry, moments = await self.timetable.next_runs(self.caller, name, query.count)
         return await asyncio.to_thread(documents.slots, entry, moments)
 
