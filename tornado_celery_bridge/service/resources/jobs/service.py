@@ -18,7 +18,6 @@ from tornado_celery_bridge import Bridge, BridgeError, DispatchUncertain, Stored
 from tornado_celery_bridge.base.states import SUCCEEDED
 from tornado_celery_bridge.ledger import (
     MAX_INLINE,
-    Delivery,
     Gone,
     Job,
     JobRecord,
@@ -39,7 +38,7 @@ from tornado_celery_bridge.service.http.idempotency import (
     KeptAnswer,
     job_id_of,
 )
-from tornado_celery_bridge.service.http.problems import DISPATCH_UNCERTAIN, INVALID_BODY, INVALID_CURSOR, Kind, Problem
+from tornado_celery_bridge.service.http.problems import DISPATCH_UNCERTAIN, INVALID_BODY, INVALID_CURSOR, Problem
 from tornado_celery_bridge.service.http.trace import current_job, message_headers
 from tornado_celery_bridge.service.resources.catalogue import Catalogue, ExposedTask, unknown_task
 from tornado_celery_bridge.service.resources.diagnosis import Diagnosis, diagnose
@@ -54,8 +53,6 @@ from tornado_celery_bridge.service.resources.jobs.problems import (
 )
 from tornado_celery_bridge.service.resources.links import Links
 from tornado_celery_bridge.service.resources.metrics import Metrics
-
-UNKNOWN_DELIVERY = Kind("unknown-delivery", 404, "The job has no delivery of this id.")
 
 T = TypeVar("T")
 
@@ -125,10 +122,6 @@ class Jobs:
         self._background: set[asyncio.Task[None]] = set()
 
     # Tasks.
-
-    def tasks(self, principal: Principal) -> list[ExposedTask]:
-        """Return the tasks that *principal* may run."""
-        return [task for task in self.catalogue if principal.may_run(task.name)]
 
     def task(self, principal: Principal, name: str) -> ExposedTask:
         """Return the task of this name. To a caller who may not run it, it is the 404 of a task that does not exist."""
@@ -230,7 +223,7 @@ class Jobs:
             raise self.uncertain(record.id) from exc
         except Exception as exc:
             if accepted.kind == "accepted":  # else whoever had the key before may have published it
-                await self._withdraw(record, reservation)
+                await self.undo(f"job {record.id}", self.ledger.jobs.withdraw(record.id, reservation))
             if not isinstance(exc, TypeError | EncodeError | QueueNotFound):
                 raise
             _log.warning("job %s of %s could not be published: %r", record.id, record.task, exc)
@@ -305,13 +298,13 @@ class Jobs:
     def _reference(self, job_id: str) -> JobReference:
         return {"id": job_id, "links": {"self": self.links.job(job_id)}}
 
-    async def _withdraw(self, record: JobRecord, reservation: Reservation | None) -> None:
-        """Remove the record of a job that was not published."""
+    async def undo(self, what: str, undoing: Coroutine[Any, Any, None]) -> None:
+        """Remove what was written down of a job or a workflow that was not published."""
         try:
             async with asyncio.timeout(WITHDRAW_TIMEOUT):
-                await self.ledger.jobs.withdraw(record.id, reservation)
+                await undoing
         except (LedgerUnavailable, TimeoutError) as exc:
-            _log.warning("the record of unpublished job %s stays: %s", record.id, exc)
+            _log.warning("the records of unpublished %s stay: %s", what, exc)
 
     async def retry(
         self,
@@ -418,23 +411,6 @@ class Jobs:
             seconds = min(LONGEST_RETRY_AFTER, max(1, math.ceil((waited or 0.0) + (ran or 0.0))))
             self._paces[task] = (time.monotonic() + PACE_TTL, seconds)
         return seconds
-
-    # Calling back.
-
-    async def deliveries(self, principal: Principal, job_id: str) -> tuple[Job, list[Delivery]]:
-        """Return a job, and the state of telling its receiver that it has ended: one delivery, or none."""
-        job = await self.get(principal, job_id)
-        delivery = await self.ledger.callbacks.delivery(job_id)
-        return job, [] if delivery is None else [delivery]
-
-    async def replay(self, principal: Principal, job_id: str, delivery_id: str) -> tuple[Job, Delivery]:
-        """Start a delivery again, whatever came of it; return the job and the delivery."""
-        job, deliveries = await self.deliveries(principal, job_id)
-        if delivery_id not in [delivery.id for delivery in deliveries]:
-            raise UNKNOWN_DELIVERY("This job has no delivery of this id.")
-        await self.ledger.callbacks.replay(job_id)
-        job, [delivery] = await self.deliveries(principal, job_id)
-        return job, delivery
 
     # Cancelling.
 

@@ -16,8 +16,8 @@ class ListTasks(ResourceEndpoint):
     needs_ledger = False
 
     async def answer(self) -> documents.Tasks:
-        tasks = [documents.task_summary(task, self.links) for task in self.jobs.tasks(self.caller)]
-        return {"tasks": tasks, "next_cursor": None}
+        tasks = [task for task in self.jobs.catalogue if self.caller.may_run(task.name)]
+        return {"tasks": [documents.task_summary(task, self.links) for task in tasks], "next_cursor": None}
 
 
 class ReadTask(ResourceEndpoint):

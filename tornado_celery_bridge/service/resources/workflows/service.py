@@ -13,7 +13,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -47,7 +47,6 @@ from tornado_celery_bridge.service.resources.jobs.options import JobOptions, par
 from tornado_celery_bridge.service.resources.jobs.problems import INVALID_OPTIONS
 from tornado_celery_bridge.service.resources.jobs.service import (
     CANCEL_GRACE,
-    WITHDRAW_TIMEOUT,
     Blob,
     Jobs,
     not_accepted,
@@ -159,25 +158,17 @@ class Workflows:
         except DispatchUncertain as exc:
             raise self._jobs.uncertain(plan.steps[0].record.id) from exc
         except BridgeError:
-            await self._undo(plan.id, self._ledger.workflows.withdraw(plan.id, reservation))
+            await self._jobs.undo(f"workflow {plan.id}", self._ledger.workflows.withdraw(plan.id, reservation))
             raise
         except Exception as exc:
             # Celery's own complaint, which may come of a later message than the first: those before it are under way,
             # so the jobs have to stay there, cancelled, for the workers to drop them.
             ids = [step.record.id for step in plan.steps]
-            await self._undo(plan.id, self._ledger.workflows.cancel(plan.id, ids, whole=True))
+            await self._jobs.undo(f"workflow {plan.id}", self._ledger.workflows.cancel(plan.id, ids, whole=True))
             if not isinstance(exc, _REFUSALS):
                 raise
             _log.warning("workflow %s could not be published: %r", plan.id, exc)
             raise unpublishable() from exc
-
-    async def _undo(self, workflow_id: str, undoing: Coroutine[Any, Any, None]) -> None:
-        """Remove what was written down of a workflow that was not published."""
-        try:
-            async with asyncio.timeout(WITHDRAW_TIMEOUT):
-                await undoing
-        except (LedgerUnavailable, TimeoutError) as exc:
-            _log.warning("the records of unpublished workflow %s stay: %s", workflow_id, exc)
 
     async def _keep(self, workflow_id: str, reservation: Reservation | None) -> None:
         """Note that the request was answered: the same request is then shown the workflow as it is at that time."""
