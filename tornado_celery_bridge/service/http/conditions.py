@@ -30,15 +30,7 @@ class Conditions(HeaderFields):
     if_none_match: str | None = None
 
     def check(self, etag: str | None) -> None:
-        """
-        Return if they hold of what is there.
-
-        Args:
-            etag: Its entity tag; empty if it has none, None if nothing is there.
-
-        Raises:
-            Problem: 412, they do not hold.
-        """
+        """Raise 412 if they do not hold. *etag* is that of what is there: empty if it has none, None if nothing is."""
         if self.if_match is not None and not _is_named(etag, self.if_match):
             raise PRECONDITION_FAILED("If-Match names another version: read it again.")
         if self.if_none_match is not None and _is_named(etag, self.if_none_match.replace("W/", "")):

@@ -34,13 +34,7 @@ class Lifecycle:
             self._idle.set()
 
     async def end(self, grace: float, rest: float) -> None:
-        """
-        Let the requests under way end.
-
-        Args:
-            grace: Seconds that waits may still take.
-            rest: Seconds after that for the answers to be written.
-        """
+        """Let the requests under way end: *grace* seconds for waits, then *rest* seconds for answers to be written."""
         self.closing.set()
         if not await self._is_idle_within(grace):
             self.expired.set()

@@ -56,12 +56,9 @@ class Preferences(HeaderFields):
 
 def preferences(headers: Iterable[str]) -> Preferences:
     """
-    Return what a client would like.
+    Return what a client would like, by the values of all its ``Prefer`` headers.
 
     A preference that cannot be understood is left out. Of two that contradict each other, the first counts.
-
-    Args:
-        headers: The values of all ``Prefer`` headers.
     """
     found: dict[str, str] = {}
     for header in headers:

@@ -23,12 +23,7 @@ class Trace(NamedTuple):
 
     @classmethod
     def begun(cls, traceparent: str | None) -> Self:
-        """
-        Return a new request's.
-
-        Args:
-            traceparent: As it came in; in the place of none, or of one that is not valid, there is a new one.
-        """
+        """Return a new request's; without a valid *traceparent* from the client, with a new one."""
         request_id = secrets.token_hex(8)
         return cls(request_id, valid(traceparent) or f"00-{secrets.token_hex(16)}-{request_id}-00")
 
