@@ -175,7 +175,7 @@ def _is_let_in(document: Any, max_nodes: int) -> bool:
                 below += value.values()
             elif kind is list:
                 below += value
-            elif kind is _Refused or kind is _RefusedKey:
+            elif kind is _Refused:
                 return False
         if nodes > max_nodes:
             return False
