@@ -22,7 +22,7 @@ from tests.servers import Database, worker
 from tests.service.browser import Tab
 from tests.service.sample import make_app as make_celery
 from tests.service.site import ROOT, Service, environment, problem, running
-from tornado_celery_bridge.service.http.openapi import tabled_problems
+from tornado_celery_bridge.service.http.openapi import problems_of
 from tornado_celery_bridge.service.pages import files as docs
 from tornado_celery_bridge.service.process.routes import ENDPOINTS, openapi_of
 from tornado_celery_bridge.service.resources.catalogue import Catalogue
@@ -74,7 +74,7 @@ def test_every_code_is_known_and_documented() -> None:
     assert len(declared) == len(set(declared)) == len(calls)
     # What answers where there is no endpoint, no application of ours, or something that is not Tornado's to say.
     others = {"not-found", "method-not-allowed", "forbidden-host", "http-error"}
-    known = tabled_problems(ENDPOINTS)
+    known = {kind.code: kind for endpoint in ENDPOINTS for kind in problems_of(endpoint)}
     assert {*declared} - others == known.keys() - others
     rows = re.findall(r"^\| (\d{3}) \| (`.+?`) \|", (ROOT / "docs" / "http.md").read_text("utf-8"), re.MULTILINE)
     told = {code: int(status) for status, codes in rows for code in re.findall("`(.+?)`", codes)}

@@ -243,13 +243,11 @@ class Handler(RequestHandler):
 
     # Writing.
 
-    def write_json(self, document: Mapping[str, Any], status: int | None = None) -> None:
+    def write_json(self, document: Mapping[str, Any]) -> None:
         """Answer with *document*."""
         if self._headers_written:  # it was refused early
             self._give_up()
             return
-        if status is not None:
-            self.set_status(status)
         self.finish(encode(document))
 
     def write_nothing(self) -> None:

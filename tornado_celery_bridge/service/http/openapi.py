@@ -107,7 +107,7 @@ class Operation:
         )
 
 
-def _problems(endpoint: type[Endpoint]) -> Iterable[Kind]:
+def problems_of(endpoint: type[Endpoint]) -> Iterable[Kind]:
     """Yield all problems that an endpoint may answer with; one of them perhaps twice."""
     yield from _ALWAYS
     yield from endpoint.guard_problems()
@@ -118,11 +118,6 @@ def _problems(endpoint: type[Endpoint]) -> Iterable[Kind]:
     if endpoint.takes.query is not None:
         yield problems.INVALID_QUERY
     yield from endpoint.problems
-
-
-def tabled_problems(endpoints: Iterable[type[Endpoint]]) -> dict[str, Kind]:
-    """Return all kinds of problems that *endpoints* may answer with, by their codes."""
-    return {kind.code: kind for endpoint in endpoints for kind in _problems(endpoint)}
 
 
 def make_document(
@@ -250,7 +245,7 @@ def _parameter(name: str, place: str, schema: Schema) -> Schema:
 def _problem_responses(operation: Operation) -> Iterable[tuple[str, dict[str, Any]]]:
     """Yield one response for each status with which an operation may fail; its name says the codes, so it is shared."""
     by_status: dict[int, list[Kind]] = {}
-    for kind in sorted(set(_problems(operation.endpoint)), key=lambda kind: kind.code):
+    for kind in sorted(set(problems_of(operation.endpoint)), key=lambda kind: kind.code):
         by_status.setdefault(kind.status, []).append(kind)
     for status, kinds in sorted(by_status.items()):
         yield ".".join([str(status), *(kind.code for kind in kinds)]), _problem_response(status, kinds)

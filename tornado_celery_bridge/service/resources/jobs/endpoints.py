@@ -110,13 +110,10 @@ class JobFilters(Page):
     dead: Annotated[
         Flag, Field(description="With `true` only jobs that were given up, as worker after worker was lost with them.")
     ] = False
-    failure: (
-        Annotated[
-            str,
-            Field(max_length=50, description="Only those of this group of failures that have not been tried again."),
-        ]
-        | None
-    ) = None
+    failure: Annotated[
+        str | None,
+        Field(max_length=50, description="Only those of this group of failures that have not been tried again."),
+    ] = None
 
 
 class ListJobs(ResourceEndpoint):
