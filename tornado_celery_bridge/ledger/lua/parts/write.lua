@@ -4,14 +4,14 @@
 -- *fields*: JSON of the record's fields. *delay*: ms until it is due; nil for a job that others come before.
 local function write(fields, input, ttl, delay, message, callback)
   local time, record, packed = now(), cjson.decode(fields), pack(id)
-  for name, value in pairs(record) do redis.call('HSET', job, name, value) end
-  redis.call('HSET', job, 'ttl', ttl, 'state', 'PENDING')
-  if callback ~= '' then redis.call('HSET', job, 'callback', callback) end
-  if delay then
-    redis.call('HSET', job, 'due', time + delay)
-    if tonumber(delay) > 0 then redis.call('HSET', job, 'delayed', 1) end
-    enqueued(time + delay)
-  end
+  local first = {'ttl', ttl, 'state', 'PENDING'}
+  local function set(name, value) first[#first + 1], first[#first + 2] = name, value end
+  for name, value in pairs(record) do set(name, value) end
+  if callback ~= '' then set('callback', callback) end
+  if delay then set('due', time + delay) end
+  if delay and tonumber(delay) > 0 then set('delayed', 1) end
+  redis.call('HSET', job, unpack(first))
+  if delay then enqueued(time + delay) end
   redis.call('SET', prefix .. 'input:' .. id, input)
   local blob = string.match(input, '^"(.*)"$')
   if blob then adopt_blob(blob) end
