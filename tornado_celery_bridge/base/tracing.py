@@ -66,10 +66,7 @@ class Span:
         self._span: Any = None
         if is_available:
             of = None if parent is None else _W3C.extract(_strings(parent), context.Context())
-            if _is_traced():
-                self._span = _tracer.start_span(name, of, trace.SpanKind[kind.upper()], attributes)
-            elif (given := trace.get_current_span(of)).get_span_context().is_valid:
-                self._span = given  # nobody makes spans: what is for the parent's trace is for its span
+            self._span = _tracer.start_span(name, of, trace.SpanKind[kind.upper()], attributes)
 
     def enter(self) -> Self:
         """Make this the span of the context, until :meth:`leave`."""
@@ -113,11 +110,6 @@ class Span:
 def current_headers() -> dict[str, str]:
     """Return the headers that make spans elsewhere children of this context's span; empty if it has none."""
     return _headers(None) if is_available else {}
-
-
-def _is_traced() -> bool:
-    """Return whether there is a tracer provider, and so spans are made."""
-    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def _headers(of: Any) -> dict[str, str]:
@@ -205,7 +197,7 @@ def set_up(service: str) -> None:
         ImproperlyConfigured: A package that the exporter needs is not installed.
     """
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "none"
-    if exporter == "none" or (is_available and _is_traced()):
+    if exporter == "none" or (is_available and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)):
         return
     try:
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource
