@@ -65,6 +65,21 @@ async def test_a_task_has_it_the_first_time_after_a_retry_and_published_by_a_wor
         assert json.loads(each.body)["result"] == told
 
 
+async def test_the_next_request_on_the_connection_has_it_not(service: Service) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    told = []
+    for header in (f"traceparent: {TRACEPARENT}\r\n", ""):
+        head = "POST /v1/tasks/s.headers/jobs HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=20\r\nContent-Length: 2\r\n"
+        writer.write(f"{head}{header}\r\n{{}}".encode())
+        answered = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(answered.partition(b"content-length: ")[2].split()[0])
+        told.append(json.loads(await reader.readexactly(length))["result"]["traceparent"])
+    writer.close()
+    await writer.wait_closed()
+    assert told[0] == TRACEPARENT
+    assert TRACE not in told[1]
+
+
 async def test_the_steps_of_a_workflow_have_it(service: Service) -> None:
     body = {"chain": [{"task": "s.headers"}, {"group": [{"task": "s.headers"}, {"task": "s.headers"}]}]}
     answer = await service.post("/v1/workflows", body, {"traceparent": TRACEPARENT, "Prefer": "wait=20"})
