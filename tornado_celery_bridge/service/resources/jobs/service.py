@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -391,14 +392,16 @@ class Jobs:
 
     async def wait(self, principal: Principal, job: Job, timeout: float) -> Job:
         """Return a job once it is done, or as it is after *timeout* seconds."""
-        with self.metrics.waiters.track_inprogress(), self.ledger.events.follow(job.record.id, job.number) as events:
-            try:
-                async with asyncio.timeout(timeout):
+        await self.wait_for_end(job.record.id, job.number, timeout)
+        return await self.get(principal, job.record.id)
+
+    async def wait_for_end(self, followed: str, after: int, timeout: float) -> None:
+        """Return at the end of the events of a job or a workflow, or after *timeout* seconds."""
+        with self.metrics.waiters.track_inprogress(), suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                with self.ledger.events.follow(followed, after) as events:
                     async for _ in events:
                         pass
-            except TimeoutError:
-                pass
-        return await self.get(principal, job.record.id)
 
     async def retry_after(self, task: str) -> int:
         """Return after how many seconds a job of *task* is likely to be done, as jobs went of late; at least 1."""

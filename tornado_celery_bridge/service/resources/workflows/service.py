@@ -194,13 +194,7 @@ class Workflows:
         """Return a workflow once all its jobs are done, or as it is after *timeout* seconds."""
         if workflow.done:
             return workflow
-        with self._jobs.metrics.waiters.track_inprogress(), self._ledger.events.follow(workflow.record.id) as events:
-            try:
-                async with asyncio.timeout(timeout):
-                    async for _ in events:
-                        pass
-            except TimeoutError:
-                pass
+        await self._jobs.wait_for_end(workflow.record.id, 0, timeout)
         return await self.get(principal, workflow.record.id)
 
     # Cancelling.
