@@ -23,8 +23,7 @@ try:
 except ImportError as exc:
     raise ImportError("activemq:// needs stomp.py: pip install 'tornado-celery-bridge[activemq]'") from exc
 
-from tornado_celery_bridge.transports.activemq.channel import Channel, QoS
 from tornado_celery_bridge.transports.activemq.transport import Transport
 from tornado_celery_bridge.transports.core import NotSent, Refused, SentInDoubt
 
-__all__ = ("Channel", "NotSent", "QoS", "Refused", "SentInDoubt", "Transport")
+__all__ = ("NotSent", "Refused", "SentInDoubt", "Transport")

@@ -23,18 +23,15 @@ except ImportError as exc:
 
 from tornado_celery_bridge.base.forks import mend_locks
 from tornado_celery_bridge.transports.core import AccessRefused, NotSent, SentInDoubt
-from tornado_celery_bridge.transports.kafka.errors import BrokerLost, MessageTooLarge
+from tornado_celery_bridge.transports.kafka.errors import MessageTooLarge
 from tornado_celery_bridge.transports.kafka.settings import PriorityRefused, Settings
-from tornado_celery_bridge.transports.kafka.transport import Channel, QoS, Transport
+from tornado_celery_bridge.transports.kafka.transport import Transport
 
 __all__ = (
     "AccessRefused",
-    "BrokerLost",
-    "Channel",
     "MessageTooLarge",
     "NotSent",
     "PriorityRefused",
-    "QoS",
     "SentInDoubt",
     "Settings",
     "Transport",

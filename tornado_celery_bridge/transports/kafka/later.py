@@ -79,24 +79,19 @@ class Releasing(Repeating):
     """Moves what is due of *topics* into Kafka, in a thread."""
 
     def __init__(self, later: Later, writer: Writer, topics: Callable[[], Collection[str]]) -> None:
-        super().__init__("kafka-later", self._release_all, pause=BEAT)
+        super().__init__("kafka-later", self._release, pause=BEAT)
         self._later = later
         self._writer = writer
         self._topics = topics
 
-    def _release_all(self) -> None:  # what is taken, and fails to be moved, is due again after the lease
-        while (topics := self._topics()) and self._release(topics):
-            pass
-
-    def _release(self, topics: Collection[str]) -> bool:
-        records = self._later.take(topics)
-        batch = Batch(self._writer)
-        for record in records:
-            batch.add(record)
-        batch.wait()
-        for record in records:
-            self._later.forget(record)
-        return bool(records)
+    def _release(self) -> None:  # what is taken, and fails to be moved, is due again after the lease
+        while (topics := self._topics()) and (records := self._later.take(topics)):
+            batch = Batch(self._writer)
+            for record in records:
+                batch.add(record)
+            batch.wait()
+            for record in records:
+                self._later.forget(record)
 
 
 def _key(topic: str) -> str:

@@ -132,7 +132,7 @@ class Reader(ConsumerThread):
 
     def _came(self, message: KafkaMessage) -> None:
         with self._changed:
-            share = self._share.get(_place(message))
+            share = self._share.get((message.topic() or "", message.partition() or 0))
             if share is not None and share.keep(message):
                 self._changed.notify_all()
 
@@ -268,10 +268,6 @@ class Reader(ConsumerThread):
                 act([TopicPartition(*place) for place in places])
             for place in places:
                 self._share[place].paused = paused
-
-
-def _place(message: KafkaMessage) -> Place:
-    return message.topic() or "", message.partition() or 0
 
 
 def time_of(message: KafkaMessage) -> int:
