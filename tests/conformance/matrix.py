@@ -10,8 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tornado_celery_bridge.transports import CAPABILITIES, TRANSPORTS
+from tornado_celery_bridge.transports import TRANSPORTS
 
+#: What a transport says of itself.
+CAPABILITIES = ("priority", "delay", "queue length", "broadcast", "durability")
 DOCS = Path(__file__).parents[2] / "docs" / "brokers.md"
 
 #: check → broker → what came of it.

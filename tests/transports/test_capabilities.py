@@ -26,7 +26,7 @@ def test_each_scheme_has_its_transport(scheme: str) -> None:
     url = f"{scheme}:///run/redis.sock" if scheme == "redis+socket" else f"{scheme}://127.0.0.1"
     register(url)
     told = capabilities(app_of(url))
-    assert told.keys() == {*transports.CAPABILITIES}
+    assert told.keys() == {*matrix.CAPABILITIES}
     assert all(told.values())
 
 

@@ -22,7 +22,6 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 __all__ = (
-    "CAPABILITIES",
     "TRANSPORTS",
     "Broker",
     "Priorities",
@@ -33,9 +32,6 @@ __all__ = (
     "register",
     "transport_of",
 )
-
-#: What a transport says of itself.
-CAPABILITIES = ("priority", "delay", "queue length", "broadcast", "durability")
 
 #: Seconds for a broker to say what it is.
 TIMEOUT = 2
