@@ -11,6 +11,7 @@ from tests.service.browser import Tab, find_chromium, open_tab
 from tests.service.keys import KEYS, Guarded, guarded, made, write
 from tests.service.sample import make_app as make_celery
 from tests.service.site import ROOT, Service, running
+from tornado_celery_bridge import BridgeConfig
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +43,19 @@ async def tab(chromium: str, blockbuster: BlockBuster) -> AsyncIterator[Tab]:
 async def service(web_url: str) -> AsyncIterator[Service]:
     app = make_celery(web_url)
     async with running(app) as made:
+        yield made
+    app.close()
+
+
+@pytest.fixture
+async def patient_service(web_url: str) -> AsyncIterator[Service]:
+    """
+    A service that gives the broker more time than the product does.
+
+    A thousand messages at once take a busy machine over 2 s. What is late is accepted as well, but a worker publishes it.
+    """
+    app = make_celery(web_url)
+    async with running(app, config=BridgeConfig(dispatch_timeout=30)) as made:
         yield made
     app.close()
 

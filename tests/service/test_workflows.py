@@ -409,7 +409,8 @@ async def test_too_much_to_carry(service: Service) -> None:
     ],
     ids=("group", "chain", "chord"),
 )
-async def test_a_thousand(service: Service, body: Node) -> None:
+async def test_a_thousand(patient_service: Service, body: Node) -> None:
+    service = patient_service
     before = await service.messages()
     accepted = await submit(service, body, wait=None)
     assert accepted.code == 202, accepted.body
