@@ -52,7 +52,7 @@ async def patient_service(web_url: str) -> AsyncIterator[Service]:
     """
     A service that gives the broker more time than the product does.
 
-    A thousand messages at once take a busy machine over 2 s. What is late is accepted as well, but a worker publishes it.
+    A thousand messages at once take a busy machine over 2 s. What is late is accepted as well; a worker publishes it.
     """
     app = make_celery(web_url)
     async with running(app, config=BridgeConfig(dispatch_timeout=30)) as made:
