@@ -211,6 +211,10 @@ def full(system: System, count: int, faults: int, seed: int) -> Figures:
 def _is_back(system: System) -> bool:
     if system.redis.process.poll() is not None:
         system.redis.spawn()
+    return _answers(system)
+
+
+def _answers(system: System) -> bool:
     with contextlib.suppress(RedisError), system.redis.client() as client:
         return bool(client.ping())
     return False
@@ -225,13 +229,15 @@ def disk_full(system: System, count: int, faults: int, seed: int) -> Figures:
     def inject(_: random.Random) -> None:
         keys: list[str] = []
         full = system.fill_disk()
-        with contextlib.suppress(RedisError), system.redis.client() as client:
-            client.set("one more", "x" * 100_000)  # whatever room is left in the last page
         end = time.monotonic() + 3.0
         while time.monotonic() < end:
-            statuses.add(_probe(system, keys))
             if system.redis.process.poll() is not None:
                 system.redis.spawn()
+            while system.redis.process.poll() is None and not _answers(system):
+                time.sleep(0.01)
+            with contextlib.suppress(RedisError), system.redis.client() as client:
+                client.set("one more", "x" * 100_000)  # the last page of its file has room for a short command
+            statuses.add(_probe(system, keys))
         full.unlink()
         while not _is_back(system):  # what was started with the disk full may still end of it
             time.sleep(0.05)

@@ -111,15 +111,18 @@ def dead_letters(connection: Connection) -> list[str]:
 # Consuming.
 
 
+@pytest.mark.nightly  # it fails 1 to 4 times in 10 by the fault that docs/brokers/activemq.md, "Limits", tells of
 def test_as_many_as_prefetch_allows_over_all_queues_and_the_rest_to_others(url: str) -> None:
     with connected(url) as connection, connected(url) as other:
-        publish(connection, "a", 0, 1, 2, 3)
-        publish(connection, "b", 4, 5, 6, 7)
         first = Consuming(connection, "a", "b", prefetch=3)
-        assert len(first.just(3)) == 3
+        for number, queue in enumerate("aba"):
+            publish(connection, queue, number)
+            first.drain(number + 1)
+        publish(connection, "a", 3, 4, 5)
+        publish(connection, "b", 6, 7)
+        assert first.just(3) == [0, 1, 2]
         second = Consuming(other, "a", "b", prefetch=10)
-        assert len(second.drain(5)) == 5
-        assert sorted(first.numbers + second.numbers) == [*range(8)]
+        assert sorted(second.drain(5)) == [3, 4, 5, 6, 7]
         publish(connection, "a", 8)
         first.messages[0].ack()
         wait_for(lambda: sorted(first.drain() + second.drain()) == [*range(9)])
