@@ -15,7 +15,7 @@ export PYTEST_ON_A_HANG := -o faulthandler_timeout=300 -o faulthandler_exit_on_t
 # The tests wait most of the time, so there are more processes than cores. The tests of a file share servers and workers,
 # so a file stays in one process. One that is killed ends the run: with another in its place, --dist loadfile would wait
 # for ever (xdist 3.8).
-PROCESSES := 4
+PROCESSES := 3
 PYTEST := .venv/bin/python -m pytest --durations 10 $(PYTEST_ON_A_HANG) \
 	--numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 COVERAGE := --cov tornado_celery_bridge --cov-report term:skip-covered
