@@ -1,6 +1,6 @@
 # make up     the whole service on this machine; Ctrl-C ends it
-# make test   everything that CI runs, in less than 12 minutes on two cores
-# make unit   the tests that need no server, in less than 30 seconds
+# make test   everything that CI runs, in some 12 to 15 minutes on two cores
+# make unit   the tests that need no server, in less than a minute
 # make nightly   all tests, those that take minutes included, and the fault matrix with larger numbers: under two hours
 # make weekly    that, and whatever can be had in large numbers: hours
 # make faults   the fault matrix with large numbers (COUNT=10000, hours), into docs/reliability.md
