@@ -47,7 +47,7 @@ wheel:
 needs:
 	.venv/bin/python -m tests.needs
 suite: needs
-	+$(PYTEST) -m "not nightly" $(COVERAGE) || { test $$? = 1 && .ci/alone; }
+	+$(PYTEST) -m "not nightly" $(COVERAGE)
 
 unit: PROCESSES := 2
 unit: .venv

@@ -111,7 +111,6 @@ def dead_letters(connection: Connection) -> list[str]:
 # Consuming.
 
 
-@pytest.mark.nightly  # it fails 1 to 4 times in 10 by the fault that docs/brokers/activemq.md, "Limits", tells of
 def test_as_many_as_prefetch_allows_over_all_queues_and_the_rest_to_others(url: str) -> None:
     with connected(url) as connection, connected(url) as other:
         first = Consuming(connection, "a", "b", prefetch=3)
@@ -122,7 +121,10 @@ def test_as_many_as_prefetch_allows_over_all_queues_and_the_rest_to_others(url: 
         publish(connection, "b", 6, 7)
         assert first.just(3) == [0, 1, 2]
         second = Consuming(other, "a", "b", prefetch=10)
-        assert sorted(second.drain(5)) == [3, 4, 5, 6, 7]
+        for done in range(5):  # each is acknowledged: one may wait behind another (docs/brokers/activemq.md, "Limits")
+            second.drain(done + 1)
+            second.messages[done].ack()
+        assert sorted(second.numbers) == [3, 4, 5, 6, 7]
         publish(connection, "a", 8)
         first.messages[0].ack()
         wait_for(lambda: sorted(first.drain() + second.drain()) == [*range(9)])
