@@ -18,6 +18,8 @@ export PYTEST_ON_A_HANG := -o faulthandler_timeout=300 -o faulthandler_exit_on_t
 PROCESSES := 3
 PYTEST := .venv/bin/python -m pytest --durations 10 $(PYTEST_ON_A_HANG) \
 	--numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# The tests start hundreds of Pythons, each of which would compile the package anew where this is set.
+test unit nightly weekly: export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov tornado_celery_bridge --cov-report term:skip-covered
 
 .DEFAULT_GOAL := up
@@ -49,7 +51,6 @@ needs:
 suite: needs
 	+$(PYTEST) -m "not nightly" $(COVERAGE)
 
-unit: PROCESSES := 2
 unit: .venv
 	$(PYTEST) -m "not server and not up and not nightly"
 

@@ -1,5 +1,6 @@
 """Servers are started once a session; every test runs under blockbuster and asyncio's debug mode."""
 
+import gc
 import itertools
 import linecache
 import os
@@ -45,6 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function):
             add_marks(item)
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector leave alone what is there for good: one that a test asks for looks at what is new."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
