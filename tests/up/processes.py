@@ -55,10 +55,12 @@ class Up:
                 return match
         pytest.fail(f"no line matches {pattern!r} in:\n" + "\n".join(self.lines))
 
-    def seen(self, pattern: str) -> None:
-        """Return once a line has matched *pattern*, this one or an earlier one."""
-        if not any(re.search(pattern, line) for line in self.lines):
-            self.line(pattern)
+    def seen(self, pattern: str, times: int = 1) -> re.Match[str]:
+        """Return the match of the line that is the first to match *pattern*, or the second…, this one or an earlier."""
+        found = [match for line in self.lines if (match := re.search(pattern, line))]
+        while len(found) < times:
+            found.append(self.line(pattern))
+        return found[times - 1]
 
     def pid(self, name: str) -> int:
         """Return the pid that the line called *name* prints when it starts."""

@@ -29,23 +29,27 @@ def beats(folder: Path, name: str) -> Callable[[], bool]:
     return (folder / "data" / f"{name}.heartbeat").exists
 
 
-@pytest.mark.parametrize("name", ["web", "worker", "beat"])
-def test_what_hangs_is_started_again(up: Start, server: Server, tmp_path: Path, name: str) -> None:
-    one = up(line(name), stale=STALE, REDIS_URL=server.url, PORT=str(free_port()))
-    pid = one.pid(name)
-    one.line(READY[name])
-    wait_for(beats(tmp_path, name))
-    os.kill(pid, signal.SIGSTOP)
+def test_what_hangs_is_started_again(up: Start, server: Server, tmp_path: Path) -> None:
+    names = ("web", "worker", "beat")
+    one = up("\n".join(map(line, names)), stale=STALE, REDIS_URL=server.url, PORT=str(free_port()))
+    for name in names:
+        one.seen(READY[name])
+        wait_for(beats(tmp_path, name))
+    pids = [int(one.seen(rf"^{name} *\| pid (\d+)")[1]) for name in names]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
     stopped = time.monotonic()
-    one.line(f"{name} hangs: no heartbeat for 10 s; killing it")
-    one.line(f"{name} was ended by SIGKILL; starting it again")
-    assert one.pid(name) != pid
-    assert STALE - 2 < time.monotonic() - stopped < STALE + 2
-    one.line(READY[name])
-    wait_for(beats(tmp_path, name))
+    for name in names:
+        one.seen(f"{name} hangs: no heartbeat for 10 s; killing it")
+        one.seen(f"{name} was ended by SIGKILL; starting it again")
+        assert STALE - 2 < time.monotonic() - stopped < STALE + 2
+    for name in names:
+        one.seen(READY[name], times=2)
+        wait_for(beats(tmp_path, name))
+        assert int(one.seen(rf"^{name} *\| pid (\d+)", times=2)[1]) not in pids
     one.signal()
     assert one.end() == 0
-    assert not beats(tmp_path, name)()
+    assert not [name for name in names if beats(tmp_path, name)()]
 
 
 def test_a_killed_worker_is_back_within_two_seconds(up: Start, server: Server) -> None:

@@ -1,9 +1,10 @@
 """A worker that is stopped in order gives back what it runs: that costs a job nothing but time."""
 
 import asyncio
+import itertools
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +18,38 @@ from tornado_celery_bridge.ledger import Job, Monitor
 
 
 @pytest.fixture
-def settings(database: Database) -> dict[str, str]:
-    return {"SAMPLE_URL": database.url, "PYTHONPATH": str(ROOT)}
+def three(databases: Iterator[Database]) -> list[Database]:
+    """A database for each way to stop: they are tried side by side."""
+    return list(itertools.islice(databases, 3))
 
 
-@pytest.fixture
-def bridge_app(database: Database) -> Iterator[Any]:
+async def test_stopped_three_times_under_one_job(three: list[Database], tmp_path: Path) -> None:
+    hows = ("QUIT", "TERM to the group", "three INT")
+    async with asyncio.TaskGroup() as ways:
+        for how, database in zip(hows, three, strict=True):
+            ways.create_task(stopped_three_times(how, database, tmp_path))
+
+
+async def stopped_three_times(how: str, database: Database, folder: Path) -> None:
     app = make_app(database.url)
-    yield app
+    async with Bridge(app) as bridge:
+        result = await bridge.submit(app.tasks["e.waits"].s(str(folder / f"{how}.marks"), 25.0))
+        await asyncio.to_thread(stop_three_times, database, folder, how)
+        assert await bridge.get(result, timeout=10) == "done", how
+        job = await bridge.ledger.jobs.get(result.id)
+        assert isinstance(job, Job)
+        assert (job.state, job.attempt) == ("SUCCESS", 4), how
+        (counts,) = (await Monitor(bridge.ledger).counts()).values()
+        assert (counts.lost, counts.republished) == (0, 0), how
     app.close()
 
 
-@pytest.fixture
-async def bridge(bridge_app: Any) -> AsyncIterator[Bridge]:
-    async with Bridge(bridge_app) as made:
-        yield made
+def stop_three_times(database: Database, folder: Path, how: str) -> None:
+    path, log = folder / f"{how}.marks", folder / f"{how}.log"
+    settings = {"SAMPLE_URL": database.url, "PYTHONPATH": str(ROOT)}
 
-
-@pytest.mark.parametrize("how", ["QUIT", "TERM to the group", "three INT"])
-async def test_stopped_three_times_under_one_job(
-    bridge: Bridge, database: Database, settings: dict[str, str], tmp_path: Path, how: str
-) -> None:
-    path = tmp_path / "marks"
-    result = await bridge.submit(bridge.app.tasks["e.waits"].s(str(path), 25.0))
-    await asyncio.to_thread(stop_three_times, database, settings, tmp_path, how)
-    assert await bridge.get(result, timeout=10) == "done"
-    job = await bridge.ledger.jobs.get(result.id)
-    assert isinstance(job, Job)
-    assert (job.state, job.attempt) == ("SUCCESS", 4)
-    (counts,) = (await Monitor(bridge.ledger).counts()).values()
-    assert (counts.lost, counts.republished) == (0, 0)
-
-
-def worker_of(settings: dict[str, str], tmp_path: Path) -> Any:
-    return worker("tests.worker.sample", settings, tmp_path / "worker.log", *OPTIONS)
-
-
-def stop_three_times(database: Database, settings: dict[str, str], tmp_path: Path, how: str) -> None:
-    path, log = tmp_path / "marks", tmp_path / "worker.log"
+    def start() -> Any:
+        return worker("tests.worker.sample", settings, log, *OPTIONS)
 
     def has_begun(times: int) -> Callable[[], bool]:
         return lambda: path.exists() and len(path.read_text()) == times
@@ -68,7 +63,7 @@ def stop_three_times(database: Database, settings: dict[str, str], tmp_path: Pat
         return lambda: words in log.read_bytes()
 
     for number in range(1, 4):
-        with worker_of(settings, tmp_path) as process:
+        with start() as process:
             wait_for(has_begun(number))
             wait_for(is_held)  # Celery does not end a task that its main process has not heard of
             if how == "QUIT":
@@ -80,5 +75,5 @@ def stop_three_times(database: Database, settings: dict[str, str], tmp_path: Pat
                     os.killpg(process.pid, signal.SIGINT)
                     wait_for(has_said(words))
             process.wait(30)
-    with worker_of(settings, tmp_path):
+    with start():
         wait_for(has_said(b" succeeded in "))
