@@ -312,7 +312,15 @@ class Contract:
         finally:
             flower.kill()
 
-    # Large ones.
+    # Odd and large ones.
+
+    async def test_values_come_as_they_were(self, bridge: Bridge) -> None:
+        """Also those that look like a type of kombu's, as an argument, a result, and a header."""
+        value = [{"__type__": kind, "__value__": "x"} for kind in ("datetime", "nowhere")]
+        echo = bridge.app.tasks["c.echo"]
+        headers: dict[str, Any] = {"told": value[0]}
+        first = echo.s(value).set(headers=headers)
+        assert await (await bridge.dispatch(chain(first, echo.s()))) == value
 
     async def test_a_message_of_1_mb(self, bridge: Bridge) -> None:
         """Of every plane of Unicode, with every ASCII character."""

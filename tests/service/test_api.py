@@ -233,7 +233,6 @@ async def test_input_that_does_not_fit(service: Service, body: Any, pointer: str
         (b"[1]", "invalid-json"),
         (b'{"input": {"x": NaN}}', "unacceptable-json"),
         (b'{"input": {"x": 1, "x": 2}}', "unacceptable-json"),
-        (b'{"input": {"x": {"__type__": "uuid", "__value__": "x"}}}', "unacceptable-json"),
         (b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "too-deep"),
         (b'{"input": [' + b"1," * 20_000 + b"1]}", "too-large"),
     ],

@@ -81,8 +81,6 @@ def test_the_pointer_leads_to_what_is_refused(path: list[str], data: st.DataObje
         (b'{"i": [0, {"k": NaN}]}', "unacceptable-json", "/i/1/k"),
         (b'{"i": ' + b"9" * 5000 + b"}", "unacceptable-json", "/i"),
         (b'{"i": -9223372036854775809}', "unacceptable-json", "/i"),
-        (b'{"i": {"__type__": "datetime", "__value__": "x"}}', "unacceptable-json", "/i"),
-        (b'{"i": {"__type__": "datetime", "__value__": "x", "z": 1}}', "unacceptable-json", "/i"),
         (b'{"i": {"\\udfff": 1}}', "unacceptable-json", "/i"),
     ],
 )
@@ -97,7 +95,7 @@ def test_refused(body: bytes, code: str, pointer: str) -> None:
     "body",
     [
         b'{"i": "\\ud83d\\ude00 \\u0000 [[[[ {{{{ ,,,,"}',
-        b'{"i": {"__type__": 1}}',
+        b'{"i": {"__type__": "datetime", "__value__": "x"}}',
         b'{"i": [-9223372036854775808, 9223372036854775807, 1e308, -0.0]}',
         b'{"": {"": ""}}',
     ],

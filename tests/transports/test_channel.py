@@ -189,6 +189,32 @@ def test_what_lua_cannot_read_is_noted_all_the_same(
         assert client.hlen("unacked") == client.zcard("unacked_index") == 3
 
 
+def test_a_header_that_looks_like_a_type_is_none(server: Server, client: redis.Redis) -> None:
+    headers = {"like": [{"__type__": "datetime", "__value__": "x"}]}
+    publish(server, "a", 1, transport="ours", headers=headers)
+    with connected(server) as connection:
+        consuming = Consuming(connection, "a")
+        assert consuming.drain() == [1]
+        assert consuming.messages[0].headers == headers
+
+
+@pytest.mark.parametrize("poison", ["no JSON", "[]", "{}", "a type"])
+def test_what_is_no_message_is_dropped(
+    server: Server, client: redis.Redis, poison: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(server, "a", 1)
+    if poison == "a type":
+        publish(server, "a", 2, headers={"like": {"__type__": "nowhere", "__value__": 1}})
+    else:
+        client.lpush("a", poison)
+    publish(server, "a", 3)
+    with connected(server) as connection:
+        consuming = Consuming(connection, "a")
+        assert consuming.drain() == [1, 3]
+        assert client.hlen("unacked") == client.zcard("unacked_index") == 2
+    assert "a message in a is not one of kombu's, and is dropped" in caplog.text
+
+
 def test_all_keys_have_the_prefix(server: Server, client: redis.Redis) -> None:
     options = {"global_keyprefix": "p-"}
     publish(server, "a", 1, options=options)

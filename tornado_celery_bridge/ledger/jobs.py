@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from kombu.utils.json import dumps as kombu_dumps
-
+from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.base.store import Stored
 from tornado_celery_bridge.ledger import calls
@@ -79,7 +78,7 @@ class Jobs(Subject):
             fingerprint=fingerprint,
             key_ttl=ms(KEY_TTL),
             key_lease=ms(KEY_LEASE),
-            message=kombu_dumps(message),
+            message=encoding.dumps(message),
             unique=unique,
             callback=callback_of(record),
         )

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kombu.utils.json import dumps as kombu_dumps
-
+from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.connection import Connection, Subject, ms
@@ -64,7 +63,7 @@ class Workflows(Subject):
             key_ttl=ms(KEY_TTL),
             key_lease=ms(KEY_LEASE),
             after=dumps(after),
-            message=kombu_dumps(message),
+            message=encoding.dumps(message),
             on_error=record.on_error,
             rows=[_row(step) for step in steps],
         )
@@ -102,5 +101,5 @@ def _row(step: Step) -> calls.WorkflowJob:
         delay=None if step.delay is None else ms(step.delay),
         before=step.before,
         callback=callback_of(step.record),
-        message=None if step.message is None else kombu_dumps(step.message),
+        message=None if step.message is None else encoding.dumps(step.message),
     )

@@ -11,9 +11,8 @@ from zoneinfo import ZoneInfo
 
 from celery.exceptions import ImproperlyConfigured
 from celery.schedules import solar
-from kombu.utils.json import dumps as kombu_dumps
-from kombu.utils.json import loads as kombu_loads
 
+from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.exceptions import BridgeError
 from tornado_celery_bridge.schedules import crontab as _crontab
 
@@ -213,7 +212,7 @@ class Entry:
         """Return the fields that are not empty as JSON."""
         given = {name: getattr(self, name) for name in _FIELDS}
         given |= {name: given[name] and given[name].isoformat() for name in _TIMES}
-        return kombu_dumps({name: value for name, value in given.items() if value not in (None, "", [], {})})
+        return encoding.dumps({name: value for name, value in given.items() if value not in (None, "", [], {})})
 
     @classmethod
     def decode(cls, stored: bytes | str) -> Self:
@@ -224,7 +223,7 @@ class Entry:
             InvalidEntry: The stored text is not an entry.
         """
         try:
-            return cls.of_mapping(kombu_loads(stored))
+            return cls.of_mapping(encoding.loads(stored))
         except InvalidEntry:
             raise
         except Exception as exc:  # the text may hold anything

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from celery import Celery
 from celery.utils.time import maybe_timedelta
-from kombu.utils.json import dumps as kombu_dumps
 
+from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.ledger.submission import new_job
 from tornado_celery_bridge.schedules.calls import PastRun
@@ -31,7 +31,7 @@ class NewRun(NamedTuple):
 
     def row(self) -> PastRun:
         """Return the run as the commands take it."""
-        return PastRun(self.job_id, self.record, self.input, kombu_dumps(self.message), self.note)
+        return PastRun(self.job_id, self.record, self.input, encoding.dumps(self.message), self.note)
 
 
 def run_id(name: str, slot: int) -> str:

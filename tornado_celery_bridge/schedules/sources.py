@@ -112,7 +112,7 @@ def _name_of(item: Any) -> str:
 def _read(item: Any, times: int) -> Entry:
     if times > 1:
         raise InvalidEntry("name", f"there are {times} of this name")
-    return Entry.decode(kombu_dumps(item))
+    return Entry.decode(kombu_dumps(item))  # not our own encoding: what the file has as a type is one
 
 
 def _yaml() -> Any:

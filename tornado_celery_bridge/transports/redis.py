@@ -23,6 +23,7 @@ inside against the version installed.
 """
 
 import contextlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,10 +33,12 @@ from typing import Any
 
 from kombu.transport import redis, virtual
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
 from kombu.utils.scheduling import priority_cycle
 
+from tornado_celery_bridge.base.encoding import escaped, loads
 from tornado_celery_bridge.transports.core import close_channels
+
+log = logging.getLogger(__name__)
 
 #: Messages taken at once at most. Redis does nothing else meanwhile: about 10 µs for a message of 1 kB.
 MAX_TAKEN = 100
@@ -91,6 +94,19 @@ class Channel(redis.Channel):
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         (self._unacknowledged.add if no_ack else self._unacknowledged.discard)(queue)
         return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def prepare_message(
+        self,
+        body: Any,
+        priority: Any = None,
+        content_type: Any = None,
+        content_encoding: Any = None,
+        headers: Any = None,
+        properties: Any = None,
+    ) -> Any:
+        # kombu writes the headers into JSON of its own, where a dict among them may look like a type.
+        headers = escaped(headers)
+        return super().prepare_message(body, priority, content_type, content_encoding, headers, properties)
 
     # kombu's poller calls the next two by these names.
 
@@ -154,12 +170,25 @@ class Channel(redis.Channel):
             self._queue_cycle.rotate(queues[queue])
             self._noted = tag and bytes_to_str(tag)
             try:
-                self.connection._deliver(loads(bytes_to_str(message)), queues[queue])
+                if (payload := self._payload(queues[queue], message)) is not None:
+                    self.connection._deliver(payload, queues[queue])
+                elif tag:
+                    self.qos._remove_from_indices(self._noted).execute()
             except BaseException:
                 self._give_back(taken[position + 1 :])
                 raise
             finally:
                 self._noted = None
+
+    def _payload(self, queue: str, message: bytes) -> Any:
+        """Return a message as kombu has it; None for one that is none, which would end each worker that takes it."""
+        try:
+            payload = loads(bytes_to_str(message))
+            payload["properties"]["delivery_tag"]
+        except Exception as exc:
+            log.error("a message in %s is not one of kombu's, and is dropped: %r", queue, exc)
+            return None
+        return payload
 
     def _give_back(self, taken: Sequence[tuple[int, Any, bytes]]) -> None:
         with contextlib.suppress(*self.connection_errors):  # else they come back after the visibility timeout

@@ -35,9 +35,9 @@ from celery import Celery, states
 from celery.exceptions import QueueNotFound
 from celery.worker import state as worker_state
 from kombu.exceptions import EncodeError
-from kombu.utils import json
 from redis.exceptions import RedisError
 
+from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
@@ -202,7 +202,7 @@ class Keeper:
             if not late:
                 log.warning("job %s is published again: its worker or its message was lost", job_id)
             try:
-                self._app.signature(json.loads(message)).apply_async(producer=producer)
+                self._app.signature(encoding.loads(message)).apply_async(producer=producer)
             except producer.connection.connection_errors + producer.connection.channel_errors:
                 if late:  # they were the next to be published, and are again
                     self._ledger.defer([job_id for job_id, _ in messages[place:]])

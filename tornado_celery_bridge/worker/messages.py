@@ -7,8 +7,8 @@ from typing import Any
 
 from celery import Celery
 from celery.app.task import Context
-from kombu.utils import json
 
+from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.worker.attempt import AFTER, current_attempt, ledger_of
 from tornado_celery_bridge.worker.errors import error_of
 from tornado_celery_bridge.worker.keeper import is_keeper
@@ -48,7 +48,7 @@ def keep_message(
         if not attempt.is_replaced:
             attempt.asks_again = True
             why = error_of(sys.exc_info()[1])  # what the code handles; nearly always what it asks for the retry by
-    ledger_of(app).keep(headers["id"], json.dumps(message), seconds, token=token, why=why)
+    ledger_of(app).keep(headers["id"], encoding.dumps(message), seconds, token=token, why=why)
     if token:
         headers[AFTER] = token
 

@@ -1,8 +1,8 @@
 """
 Bodies: what a body must be before anything else looks at it, and how it becomes a model.
 
-A worker's main process dies of deep nesting, drops messages with kombu's own type markers, and a lone surrogate or an
-infinite number breaks whoever reads the result. So none of these gets in. Three steps, each linear in the body:
+A worker's main process dies of deep nesting, and a lone surrogate or an infinite number breaks whoever reads the
+result. So none of these gets in. Three steps, each linear in the body:
 
 1. a scan by one regular expression counts depth and size, so that nothing recursive ever sees a deep document;
 2. ``json.loads``, whose hooks put a :class:`_Refused` in the place of what is refused, as they do not know where
@@ -147,8 +147,6 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
             if key in seen:
                 return _Refused("This member is there twice.", key)
             seen.add(key)
-    if "__type__" in made and "__value__" in made:
-        return _Refused("An object with both __type__ and __value__ means something else to Celery.")
     return made
 
 

@@ -40,9 +40,9 @@ from typing import Any
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.transport import virtual
-from kombu.utils.json import dumps, loads
 from stomp.utils import Frame
 
+from tornado_celery_bridge.base.encoding import dumps, loads
 from tornado_celery_bridge.transports.activemq.link import Link
 from tornado_celery_bridge.transports.core import PublishBatch, due_time
 

@@ -20,8 +20,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 from kombu.exceptions import ChannelError
 from kombu.transport import virtual
-from kombu.utils.json import dumps, loads
 
+from tornado_celery_bridge.base.encoding import dumps, loads
 from tornado_celery_bridge.base.forks import OfOneProcess
 from tornado_celery_bridge.transports.core import (
     AccessRefused,

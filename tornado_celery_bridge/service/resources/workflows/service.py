@@ -22,9 +22,9 @@ from celery import chain, chord, group
 from celery.canvas import Signature
 from celery.exceptions import QueueNotFound
 from kombu.exceptions import EncodeError
-from kombu.utils import json as kombu_json
 
 from tornado_celery_bridge import BridgeError, DispatchUncertain, Stored
+from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.ledger import (
     Gone,
     Job,
@@ -375,7 +375,7 @@ class _Plan:
             task=task,
             given=given if blob is None else blob.stored,
             arguments=arguments,
-            size=SIGNATURE_SIZE + len(kombu_json.dumps(arguments)),
+            size=SIGNATURE_SIZE + len(encoding.dumps(arguments)),
             options=options,
             asked={name: value for name, value in asked.items() if name != "tags"},
             receives=receives,
