@@ -115,7 +115,7 @@ async def test_what_curl_sends_by_default(service: Service) -> None:
 async def test_a_chunked_body(service: Service) -> None:
     body = json.dumps({"input": {"x": 1}}).encode()
     pieces = b"".join(b"1\r\n" + bytes([byte]) + b"\r\n" for byte in body)
-    head = b"POST /v1/tasks/s.add/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    head = b"POST /v1/tasks/s.add/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     reader, writer = await service.raw(head + pieces + b"0\r\n\r\n")
     assert b" 202 " in await reader.readline()
     writer.close()
@@ -313,7 +313,7 @@ async def test_the_largest_body_gets_in(service: Service) -> None:
 
 
 async def test_a_body_that_says_that_it_is_huge_is_answered_at_once(service: Service) -> None:
-    head = b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n"
+    head = b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n%s\r\n"
     for length, more in ((10**10, b""), (10**30, b""), (2_000_000, b"Expect: 100-continue\r\n")):
         reader, writer = await service.raw(head % (length, more))
         answer = await asyncio.wait_for(reader.read(), 5)
@@ -324,7 +324,7 @@ async def test_a_body_that_says_that_it_is_huge_is_answered_at_once(service: Ser
 
 
 async def test_a_chunked_body_without_end_is_cut(service: Service) -> None:
-    head = b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     reader, writer = await service.raw(head)
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     sent = 0
@@ -342,7 +342,7 @@ async def test_a_chunked_body_without_end_is_cut(service: Service) -> None:
 
 
 async def test_a_client_that_leaves_while_it_sends(service: Service) -> None:
-    _, writer = await service.raw(b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    _, writer = await service.raw(b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     await until(lambda: service.lifecycle._requests)
     writer.close()
     await asyncio.wait_for(service.lifecycle._idle.wait(), 5)

@@ -12,7 +12,7 @@ async def hang_up_while_waiting(service: Service, body: object, wait: int = 30) 
     """Submit a job, hang up once it runs, return its id."""
     content = json.dumps(body).encode()
     head = (
-        f"POST /v1/tasks/s.nap/jobs HTTP/1.1\r\nHost: x\r\n"
+        f"POST /v1/tasks/s.nap/jobs HTTP/1.1\r\nHost: localhost\r\n"
         f"Prefer: wait={wait}\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     before = {key async for key in service.jobs.ledger.redis.client.scan_iter("{tcb}job:*", count=10_000)}
@@ -47,7 +47,7 @@ async def test_cancelled_the_job_is_stopped(service: Service, tmp_path: Path) ->
 
 async def test_a_waiting_reader_that_leaves(service: Service) -> None:
     made = json.loads((await service.submit("s.add", {"input": [1], "options": {"queue": "quiet"}})).body)
-    head = f"GET {made['links']['self']} HTTP/1.1\r\nHost: x\r\nPrefer: wait=30\r\n\r\n"
+    head = f"GET {made['links']['self']} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=30\r\n\r\n"
     _, writer = await service.raw(head.encode())
     await until(lambda: service.jobs.ledger.events.following)
     writer.close()

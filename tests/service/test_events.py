@@ -46,7 +46,7 @@ class Stream:
 @asynccontextmanager
 async def reading(service: Service, job_id: str, query: str = "") -> AsyncIterator[Stream]:
     path = f"/v1/jobs/{job_id}/events" if job_id else "/v1/events"
-    head = f"GET {path}{query} HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = f"GET {path}{query} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     reader, writer = await service.raw(head.encode())
     answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
     assert b"\r\nContent-Type: text/event-stream\r\n" in answer
@@ -130,7 +130,7 @@ async def test_a_slow_reader_is_dropped(service: Service, monkeypatch: pytest.Mo
             yield events.Frame("state", text)
 
     monkeypatch.setattr(streams, "frames", often)
-    _, writer = await service.raw(f"GET {made['links']['events']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    _, writer = await service.raw(f"GET {made['links']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     await until(lambda: service.lifecycle._requests)
     await until(lambda: not service.lifecycle._requests)
     writer.close()

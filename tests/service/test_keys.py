@@ -382,7 +382,7 @@ async def test_jobs_from_before_the_keys_are_the_admins(site: Guarded, service: 
 
 
 async def test_a_refusal_does_not_wait_for_a_large_body_nor_end_a_connection_for_a_small_one(site: Guarded) -> None:
-    head = b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: x\r\n%s\r\n"
+    head = b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: localhost\r\n%s\r\n"
     for more in (
         b"Content-Length: %d\r\n" % 10**10,
         b"Content-Length: %d\r\n" % 10**30,
@@ -402,7 +402,7 @@ async def test_a_refusal_does_not_wait_for_a_large_body_nor_end_a_connection_for
 
 
 async def test_a_refused_body_is_not_kept_and_is_cut(site: Guarded) -> None:
-    head = b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     reader, writer = await site.service.raw(head)
     answered = asyncio.ensure_future(reader.readline())
     sent = 0

@@ -71,7 +71,7 @@ async def test_what_a_stranger_sends_makes_no_series(service: Service) -> None:
 async def test_waits_and_streams(service: Service) -> None:
     job_id = json.loads((await service.submit("s.add", {"input": [1], "options": {"queue": "quiet"}})).body)["id"]
     waiting = asyncio.ensure_future(service.fetch(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=30"}))
-    _, writer = await service.raw(f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    _, writer = await service.raw(f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     metrics = service.jobs.metrics
     await until(lambda: metrics.streams._value.get() == metrics.waiters._value.get() == 1)
     found = await scrape(service)

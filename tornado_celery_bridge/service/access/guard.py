@@ -123,13 +123,13 @@ class Guarded(sessions.SessionHandler):
             raise FORBIDDEN("With a session, Origin or Sec-Fetch-Site must say whose page this is from.")
         return caller
 
-    def is_by_an_admin(self) -> bool:
-        """Return whether an admin asks, where everybody gets an answer."""
+    def known_caller(self) -> Principal | None:
+        """Return who asks where everybody gets an answer; None for whoever has no valid key."""
         keys = self.service.keys
         try:
-            return (EVERYBODY if keys is None else self._authenticated(keys)).is_admin
+            return EVERYBODY if keys is None else self._authenticated(keys)
         except Problem:
-            return False
+            return None
 
     async def _check_rate(self) -> None:
         """Take the request off what the key may make. Without the ledger nothing is counted and all may go on."""

@@ -1,6 +1,6 @@
 """What problems look like, and the types and times that all documents share."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
@@ -62,12 +62,22 @@ class Problem(TypedDict):
     findings: NotRequired[Annotated[list[Finding], Field(description="With not-ready and `verbose`, for admins.")]]
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: The bounds of RFC 3339, in milliseconds since 1970.
+_EARLIEST, _LATEST = -62_135_596_800_000, 253_402_300_799_999
+
+
 def milliseconds(moment: datetime) -> int:
     """Return *moment*, which has a time zone, in milliseconds since 1970, as the ledger stores times."""
     return round(moment.timestamp() * 1000)
 
 
 def rfc3339(moment: int) -> str:
-    """Return milliseconds since 1970 as RFC 3339 has a time."""
-    text = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
+    """
+    Return milliseconds since 1970 as RFC 3339 has a time.
+
+    A time that RFC 3339 does not have, before the year 1 or after 9999, is shown as the first or the last that it has:
+    one job of the library's must not keep a list of others from being shown.
+    """
+    text = (_EPOCH + timedelta(milliseconds=min(max(moment, _EARLIEST), _LATEST))).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")

@@ -1,12 +1,11 @@
 """Queries: how a request's query becomes a model."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_origin
 
 import pydantic
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from tornado_celery_bridge.service.http.faults import Fault, escape, faults_of
@@ -23,8 +22,6 @@ def _flag(text: Any) -> bool:
 
 #: ``true`` or ``false``.
 Flag = Annotated[bool, PlainValidator(_flag, json_schema_input_type=bool)]
-#: A time in RFC 3339. pydantic alone would take the number 2026 for a time in 1970.
-Moment = Annotated[AwareDatetime, BeforeValidator(datetime.fromisoformat)]
 #: The name of a task or of a queue.
 Name = Annotated[str, Field(max_length=500)]
 #: A job's or a schedule's tag.

@@ -22,13 +22,18 @@ def _page(description: str, *media_types: str) -> dict[int, Answer]:
 
 
 class ReadOpenapi(PageEndpoint):
-    """This document."""
+    """
+    This document, with the tasks that the caller may run.
+
+    Without a key it names neither tasks nor queues.
+    """
 
     route = get("/openapi.json", is_public=True, tag="service")
     answers: ClassVar = {200: Answer("OpenAPI 3.1.", {"type": "object"}, headers=("ETag",)), 304: _NOT_MODIFIED}
 
     async def answer(self) -> None:
-        self.write_file(self.service.openapi)
+        self.set_header("Vary", "Authorization, Cookie")
+        self.write_file(await self.service.openapi(self.known_caller()))
 
 
 class FileEndpoint(PageEndpoint):

@@ -3,6 +3,7 @@
 from typing import ClassVar, Protocol
 
 from tornado_celery_bridge.service.access.guard import Endpoint, GuardedSite
+from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.http.endpoint import Answer
 from tornado_celery_bridge.service.http.handler import File
 
@@ -10,8 +11,8 @@ from tornado_celery_bridge.service.http.handler import File
 class PagesSite(GuardedSite, Protocol):
     """What the pages need of the service."""
 
-    #: The OpenAPI document.
-    openapi: File
+    async def openapi(self, caller: Principal | None) -> File:
+        """Return the OpenAPI document as *caller* may see it; None for whoever has no key."""
 
 
 class PageEndpoint(Endpoint):

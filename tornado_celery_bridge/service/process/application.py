@@ -24,7 +24,7 @@ from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store
 from tornado_celery_bridge.ledger.checks import check, is_installed
 from tornado_celery_bridge.service.access.audit import Audit
 from tornado_celery_bridge.service.access.guard import MethodNotAllowed, NotFound
-from tornado_celery_bridge.service.access.keys import Keyring
+from tornado_celery_bridge.service.access.keys import Keyring, Principal
 from tornado_celery_bridge.service.access.receivers import Receivers
 from tornado_celery_bridge.service.http.endpoint import rules
 from tornado_celery_bridge.service.http.handler import MAX_BODY, File
@@ -69,7 +69,6 @@ class Service:
     """
 
     jobs: Jobs
-    openapi: File
 
     def __init__(self, bridge: Bridge, settings: Settings | None = None) -> None:
         self._settings = settings
@@ -82,6 +81,8 @@ class Service:
         self.cookie_secret = secrets.token_hex(32)  # without keys nobody has a session
         self.flower: Flower | None = None
         self._deliverer: Deliverer | None = None
+        self._openapi: dict[frozenset[str] | None, File] = {}
+        self._describing = asyncio.Lock()
         self._running: list[asyncio.Future[None]] = []
 
     # Mounting.
@@ -123,6 +124,16 @@ class Service:
         """Where jobs, rates and the audit log are."""
         return self.jobs.ledger
 
+    async def openapi(self, caller: Principal | None) -> File:
+        """Return the OpenAPI document as *caller* may see it; None for whoever has no key."""
+        catalogue = self.jobs.catalogue
+        tasks = None if caller is None else frozenset(task.name for task in catalogue if caller.may_run(task.name))
+        async with self._describing:  # a document takes some tenths of a second of a thread, and is made once
+            if tasks not in self._openapi:
+                document = await asyncio.to_thread(lambda: encode(openapi_of(catalogue, caller)))
+                self._openapi[tasks] = make_file(document, "application/json")
+            return self._openapi[tasks]
+
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
         self.jobs.metrics.request(method, route, status, seconds)
@@ -157,7 +168,7 @@ class Service:
         bridge = self.bridge
         catalogue = await asyncio.to_thread(Catalogue, bridge.app)
         jobs = Jobs(bridge, bridge.ledger, catalogue, receivers, self.links)
-        await asyncio.to_thread(self.use, jobs)  # the OpenAPI document takes some tenths of a second
+        self.use(jobs)
         self.flower = Flower(settings.flower_url, settings.flower_password_file)
         self._deliverer = Deliverer(bridge.ledger, receivers, signing, self.links)
         self._run(self._deliverer.run())
@@ -168,7 +179,7 @@ class Service:
         """Serve these jobs."""
         self.jobs = jobs
         self.audit = Audit(jobs.ledger)
-        self.openapi = make_file(encode(openapi_of(jobs.catalogue)), "application/json")
+        self._openapi = {}
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._running.append(asyncio.ensure_future(work))

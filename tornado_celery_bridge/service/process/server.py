@@ -58,10 +58,12 @@ def make_server(service: Service, *, behind_proxy: bool = False) -> HTTPServer:
 
     Args:
         service: What answers.
-        behind_proxy: Whether to take the client's address and scheme from ``X-Real-IP`` and ``X-Forwarded-Proto``.
+        behind_proxy:
+            Whether a proxy alone can connect. Then the client's address and scheme are those of ``X-Real-IP`` and
+            ``X-Forwarded-Proto``, and without API keys it is the proxy that decides for which names it asks.
     """
-    # Who may connect is decided by BIND, so the service need not ask for whom a request is.
-    routes = service.routes(any_host=True)
+    # BIND decides who may connect, but a page of another site connects from this machine, too (DNS rebinding).
+    routes = service.routes(any_host=behind_proxy)
     application = Application(routes, default_handler_class=NotFound, default_handler_args={"service": service})
     return HTTPServer(
         application,

@@ -11,6 +11,7 @@ from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.service.http.endpoint import Answer, get, post
 from tornado_celery_bridge.service.http.idempotency import INVALID_IDEMPOTENCY_KEY, IdempotencyKey
 from tornado_celery_bridge.service.http.json import encode
+from tornado_celery_bridge.service.http.moments import MomentInQuery
 from tornado_celery_bridge.service.http.prefer import Preferences
 from tornado_celery_bridge.service.http.problems import (
     BLOB_LOST,
@@ -22,7 +23,7 @@ from tornado_celery_bridge.service.http.problems import (
     Problem,
     problem_of,
 )
-from tornado_celery_bridge.service.http.query import Flag, Moment, Name, Page, Tag
+from tornado_celery_bridge.service.http.query import Flag, Name, Page, Tag
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.accepting import ACCEPTED, JOB_LINKS, AcceptingEndpoint
 from tornado_celery_bridge.service.resources.jobs.endpoint import JobId, ResourceEndpoint, TaskName
@@ -106,7 +107,7 @@ class JobFilters(Page):
     # A job in a state of its own is among the running ones.
     state: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "IGNORED", "FAILURE", "REVOKED"] | None = None
     tag: Annotated[list[Tag], Field(max_length=20, description="Only those with all of these.")] = []
-    since: Annotated[Moment, Field(description="Only jobs accepted at this time or later.")] | None = None
+    since: Annotated[MomentInQuery, Field(description="Only jobs accepted at this time or later.")] | None = None
     dead: Annotated[
         Flag, Field(description="With `true` only jobs that were given up, as worker after worker was lost with them.")
     ] = False

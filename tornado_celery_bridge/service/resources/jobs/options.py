@@ -1,15 +1,16 @@
 """A job's options: the few that we know, checked, and what they are to Celery."""
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
 
 from tornado_celery_bridge.service.access.receivers import Receivers
 from tornado_celery_bridge.service.http.body import Body, parse
 from tornado_celery_bridge.service.http.faults import Fault
+from tornado_celery_bridge.service.http.moments import Moment
 from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.http.query import Tag
 from tornado_celery_bridge.service.resources.jobs.problems import INVALID_OPTIONS
@@ -30,12 +31,18 @@ _BOTH_TIMES: JsonDict = {
 }
 
 
+def _check_is_near(moment: datetime) -> datetime:
+    if moment > datetime.now(UTC) + timedelta(seconds=YEAR):
+        raise ValueError("this should be at most 366 days from now")
+    return moment
+
+
 class RunOptions(Body):
     """What a client may ask for each run of a schedule. All durations are seconds."""
 
     queue: str | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    expires: Annotated[float, Field(gt=0, le=YEAR)] | AwareDatetime | None = None
+    expires: Annotated[float, Field(gt=0, le=YEAR)] | Moment | None = None
     time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
     soft_time_limit: Annotated[float, Field(gt=0, le=YEAR)] | None = None
 
@@ -56,7 +63,7 @@ class JobOptions(RunOptions):
     model_config = ConfigDict(json_schema_extra={"not": _BOTH_TIMES})
 
     countdown: Annotated[float, Field(ge=0, le=YEAR)] | None = None
-    eta: AwareDatetime | None = None
+    eta: Annotated[Moment, AfterValidator(_check_is_near)] | None = None
     tags: Annotated[list[Tag], Field(max_length=20)] = []
     on_disconnect: Literal["detach", "cancel", "cancel-if-unstarted"] = "detach"
     callback_url: Url | None = None

@@ -3,30 +3,30 @@
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from tornado_celery_bridge.service.http.openapi import Operation, lifted, ref
-from tornado_celery_bridge.service.resources.catalogue import Catalogue, ExposedTask
+from tornado_celery_bridge.service.resources.catalogue import ExposedTask
 from tornado_celery_bridge.service.resources.jobs.endpoints import SubmitJob
 
 Schema = dict[str, Any]
 
 
-def _named(catalogue: Catalogue) -> Iterator[tuple[ExposedTask, str]]:
+def _named(tasks: Collection[ExposedTask]) -> Iterator[tuple[ExposedTask, str]]:
     """Yield each task and what stands for it in identifiers. A checksum tells apart what would be the same."""
-    plain = {task: re.sub(r"[^A-Za-z0-9_]", "_", task.name) for task in catalogue}
+    plain = {task: re.sub(r"[^A-Za-z0-9_]", "_", task.name) for task in tasks}
     count = Counter(plain.values())
     for task, slug in plain.items():
         yield task, slug if count[slug] == 1 else f"{slug}_{zlib.crc32(task.name.encode()):08x}"
 
 
-def submissions(catalogue: Catalogue) -> Iterator[Operation]:
+def submissions(tasks: Collection[ExposedTask]) -> Iterator[Operation]:
     """Yield the operations that submit a job, one for each task."""
     declared = Operation.of(SubmitJob)
-    for task, slug in _named(catalogue):
+    for task, slug in _named(tasks):
         job = ref("schemas", f"{slug}.job")
         yield replace(
             declared,
@@ -40,10 +40,10 @@ def submissions(catalogue: Catalogue) -> Iterator[Operation]:
         )
 
 
-def task_schemas(catalogue: Catalogue) -> dict[str, Schema]:
+def task_schemas(tasks: Collection[ExposedTask]) -> dict[str, Schema]:
     """Return what the tasks take, as the body of a request; and what they return, as part of a job."""
     schemas: dict[str, Schema] = {}
-    for task, slug in _named(catalogue):
+    for task, slug in _named(tasks):
         schemas |= _schemas_of(task, slug)
     return schemas
 

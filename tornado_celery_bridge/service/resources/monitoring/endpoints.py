@@ -16,13 +16,14 @@ from pydantic import ConfigDict, Field
 
 from tornado_celery_bridge.ledger import PERIODS, LedgerUnavailable, Monitor, Period, WorkerState
 from tornado_celery_bridge.service.http.endpoint import Answer, get, post
+from tornado_celery_bridge.service.http.moments import MomentInQuery
 from tornado_celery_bridge.service.http.problems import (
     BROKER_UNAVAILABLE,
     RESULT_BACKEND_UNAVAILABLE,
     SHUTTING_DOWN,
     Kind,
 )
-from tornado_celery_bridge.service.http.query import Moment, Name, Query
+from tornado_celery_bridge.service.http.query import Name, Query
 from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.metrics import CONTENT_TYPE, render
 from tornado_celery_bridge.service.resources.monitoring import documents, families
@@ -47,10 +48,10 @@ class StatisticsQuery(Query):
     """Which statistics."""
 
     since: Annotated[
-        Moment | None,
+        MomentInQuery | None,
         Field(description="A moment in the first step; without it, there are 60 minutes, 24 hours or 30 days."),
     ] = None
-    until: Annotated[Moment | None, Field(description="A moment in the last step; now, without it.")] = None
+    until: Annotated[MomentInQuery | None, Field(description="A moment in the last step; now, without it.")] = None
     step: Period = "minute"
     task: Annotated[Name, Field(description="Only jobs of this task.")] = ""
     queue: Annotated[Name, Field(description="Only jobs of this queue.")] = ""
@@ -301,8 +302,10 @@ class CheckReadiness(ResourceEndpoint):
     async def answer(self, query: Verbosity) -> documents.Readiness:
         if self.service.lifecycle.closing.is_set():
             raise SHUTTING_DOWN("This process is about to end.")
-        checks = await self.jobs.check()
-        is_verbose = query.verbose is not None and self.is_by_an_admin()
+        checks, caller = await self.jobs.check(), self.known_caller()
+        if caller is None or not caller.may("monitor"):  # why names servers and their addresses
+            checks = {name: reason and "not reachable" for name, reason in checks.items()}
+        is_verbose = query.verbose is not None and caller is not None and caller.is_admin
         told = documents.readiness(checks, await self.jobs.diagnose() if is_verbose else None)
         if down := ", ".join(name for name, reason in checks.items() if reason):
             members = {name: value for name, value in told.items() if name != "status"}

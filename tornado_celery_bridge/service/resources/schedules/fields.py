@@ -1,14 +1,14 @@
 """What a client may say of a schedule. What of it can't be meant, :class:`Entry` knows."""
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from tornado_celery_bridge.schedules import Entry
 from tornado_celery_bridge.service.http.body import Body
+from tornado_celery_bridge.service.http.moments import Moment
 from tornado_celery_bridge.service.http.query import Flag, Name, Page, Query, Tag
 from tornado_celery_bridge.service.resources.jobs.options import RunOptions
 
@@ -26,15 +26,6 @@ def _complete(schema: JsonDict) -> None:
     assert isinstance(given, dict)
     given.update({name: {"readOnly": True} for name in READ_ONLY})
     schema["oneOf"] = [{"required": [way], "properties": {way: {"not": {"type": "null"}}}} for way in _WAYS]
-
-
-def _check_year(moment: datetime) -> datetime:
-    if not 1970 <= moment.year <= 9000:
-        raise ValueError("this should be between the years 1970 and 9000")
-    return moment
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_check_year)]
 
 
 class Solar(Body):

@@ -1,0 +1,1 @@
+"""What attackers and careless neighbours try, against the delivered settings: docs/security.md says what holds."""
