@@ -115,7 +115,8 @@ async def test_what_curl_sends_by_default(service: Service) -> None:
 async def test_a_chunked_body(service: Service) -> None:
     body = json.dumps({"input": {"x": 1}}).encode()
     pieces = b"".join(b"1\r\n" + bytes([byte]) + b"\r\n" for byte in body)
-    head = b"POST /v1/tasks/s.add/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    head = b"POST /v1/tasks/s.add/jobs HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     reader, writer = await service.raw(head + pieces + b"0\r\n\r\n")
     assert b" 202 " in await reader.readline()
     writer.close()
@@ -342,7 +343,8 @@ async def test_a_chunked_body_without_end_is_cut(service: Service) -> None:
 
 
 async def test_a_client_that_leaves_while_it_sends(service: Service) -> None:
-    _, writer = await service.raw(b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+    head = b"POST /v1/tasks/s.echo/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+    _, writer = await service.raw(head + b"{")
     await until(lambda: service.lifecycle._requests)
     writer.close()
     await asyncio.wait_for(service.lifecycle._idle.wait(), 5)

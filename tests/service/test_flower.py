@@ -210,7 +210,8 @@ async def test_a_large_answer_is_not_kept(real: RealFlower, tmp_path: Path) -> N
     async with server, behind(real.url, f"http://127.0.0.1:{port}/flower", tmp_path, tmp_path) as site:
         key = site.keys["admin"]
         reader, writer = await site.service.raw(
-            f"GET /flower/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+            b"GET /flower/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            + f"Authorization: Bearer {key}\r\n\r\n".encode()
         )
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
         held = -1

@@ -116,7 +116,8 @@ def test_ends_gracefully(sample: dict[str, str], tmp_path: Path, number: signal.
         waiting = socket.create_connection(("127.0.0.1", made.port), 20)
         stream.sendall(f"GET {accepted['links']['events']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert b"event: state" in stream.recv(4096)
-        waiting.sendall(f"GET {accepted['links']['self']} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=30\r\n\r\n".encode())
+        head = f"GET {accepted['links']['self']} HTTP/1.1\r\nHost: localhost\r\n"
+        waiting.sendall(f"{head}Prefer: wait=30\r\n\r\n".encode())
         time.sleep(0.3)
         made.process.send_signal(number)
         made.process.send_signal(number)

@@ -90,7 +90,7 @@ async def swept(service: Service, folder: Path) -> None:
     sweeper = asyncio.ensure_future(keep_swept(ledger, service.bridge.store))
     try:
         async with asyncio.timeout(10):
-            while await asyncio.to_thread(lambda: list(folder.iterdir())) or await ledger.blobs.orphans():
+            while await asyncio.to_thread(lambda: list(folder.glob("*"))) or await ledger.blobs.orphans():
                 await asyncio.sleep(0.02)
     finally:
         sweeper.cancel()
