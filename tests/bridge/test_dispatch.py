@@ -17,6 +17,7 @@ from tornado_celery_bridge import (
     DispatchSaturated,
     ResultBackendUnavailable,
     WaitersSaturated,
+    testing,
 )
 
 
@@ -121,3 +122,24 @@ async def test_eager_mode(sample_worker: str) -> None:
         result = await bridge.dispatch(bridge.app.tasks["sample.add"].s(1, 2))
         assert await result == 3
         assert result.state == "SUCCESS"
+
+
+@pytest.fixture
+def class_based() -> Celery:
+    app = Celery("classes", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+    class Double(app.Task):  # type: ignore[name-defined,misc]
+        name = "classes.double"
+
+        def run(self, number: int) -> int:
+            return 2 * number
+
+    app.register_task(Double())
+    return app
+
+
+async def test_a_class_based_task_runs_as_any_other(class_based: Celery) -> None:
+    """Celery makes no check of arguments for it, and neither do we."""
+    async with testing.bridge(class_based) as bridge:
+        assert await (await bridge.dispatch(class_based.tasks["classes.double"].s(3))) == 6
+        assert await (await bridge.dispatch("classes.double", (4,))) == 8

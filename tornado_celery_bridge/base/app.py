@@ -1,6 +1,7 @@
 """The Celery app of a deployment, found as Celery's command line finds it."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery import Celery
@@ -25,3 +26,14 @@ def load_celery_app(name: str) -> Celery:
     if not isinstance(app, Celery):
         raise SettingsError(f"CELERY_APP={name}: that is not a Celery app")
     return app
+
+
+def check_arguments(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """
+    Check that *task* takes these arguments, as its ``apply_async`` does: of a class-based task it does not.
+
+    Raises:
+        TypeError: It does not take them.
+    """
+    if task.typing and (header := getattr(task, "__header__", None)):
+        header(*args, **kwargs)

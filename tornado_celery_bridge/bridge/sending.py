@@ -17,6 +17,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.utils.uuid import uuid
 
 from tornado_celery_bridge.base import tracing
+from tornado_celery_bridge.base.app import check_arguments
 from tornado_celery_bridge.base.lane import InDoubt, Lane, LaneDown, LaneFull, NotBegun
 from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
 from tornado_celery_bridge.bridge.results import AnyBridge, AsyncResult, adopt
@@ -232,8 +233,8 @@ def _input(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[st
         TypeError: The arguments do not fit *task* (None if the app does not know it), or some are named while
             positional ones have no names.
     """
-    if task is not None and task.typing:
-        task.__header__(*args, **kwargs)
+    if task is not None:
+        check_arguments(task, args, kwargs)
     if not kwargs:
         return list(args)
     if not args:

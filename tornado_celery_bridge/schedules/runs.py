@@ -7,6 +7,7 @@ from celery import Celery
 from celery.utils.time import maybe_timedelta
 
 from tornado_celery_bridge.base import encoding
+from tornado_celery_bridge.base.app import check_arguments
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.ledger.submission import new_job
 from tornado_celery_bridge.schedules.calls import PastRun
@@ -47,10 +48,10 @@ def check_input(app: Celery, entry: Entry) -> None:
         InvalidEntry: It does not, so no worker could publish such a job.
     """
     task: Any = app.tasks.get(entry.task)
-    if task is not None and task.typing:
+    if task is not None:
         args, kwargs = _arguments(entry)
         try:
-            task.__header__(*args, **kwargs)
+            check_arguments(task, args, kwargs)
         except TypeError as exc:
             raise InvalidEntry("input", str(exc)) from exc
 

@@ -236,7 +236,7 @@ class Publisher:
         return _Plan(
             defaults=defaults,
             route=route,
-            check=task.__header__ if task.typing else None,
+            check=getattr(task, "__header__", None) if task.typing else None,  # a class-based task has none
             dump=task._dump_pydantic_arguments,
             ignore_result=bool(task.ignore_result),
             name=name,

@@ -43,6 +43,7 @@ A task that is no job costs one question to Redis when it starts and one when it
 """
 
 import functools
+import os
 
 from celery import Celery, signals
 
@@ -67,7 +68,9 @@ def install(app: Celery) -> None:
     tracing.follow_tasks()
     app.steps["worker"].update((CheckSettings, GuardTasks, KeepJobs, WorkerHeartbeat))
     signals.beat_init.connect(functools.partial(begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
-    if app.configured:  # type: ignore[attr-defined]
+    is_configured: bool = app.configured  # type: ignore[attr-defined]
+    # The variable alone names the backend, so Celery may make it while nothing has read the app's settings yet.
+    if is_configured or os.environ.get("CELERY_RESULT_BACKEND"):
         record_states(app)
-    else:
+    if not is_configured:
         app.on_after_configure.connect(lambda **_: record_states(app), weak=False)

@@ -7,6 +7,7 @@ ledger are in one Redis, both are written in one step.
 """
 
 import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -127,3 +128,6 @@ def record_states(app: Celery) -> None:
         name = f"Recording{cls.__name__}"
         globals().setdefault(name, type(name, (Recording, cls), {}))
         app.loader.override_backends = {**app.loader.override_backends, scheme: f"{__name__}:{name}"}
+    made: Any = app
+    if made._backend is not None and not isinstance(made._backend, Recording):  # made before: it tells nobody
+        made._local, made._backend_cache = threading.local(), None
