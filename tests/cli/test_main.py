@@ -66,7 +66,8 @@ def test_a_wrong_setting_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.mark.parametrize("arguments", [["-A", "proj", "worker"], ["worker", "-A", "proj"], ["worker", "--app=proj"]])
 def test_the_app_stands_before_or_after_the_command(arguments: list[str], words: list[str]) -> None:
     main([*arguments, "-c", "2", "-Q", "a,b", "--loglevel", "DEBUG"])
-    assert words[:5] == ["-m", "celery", "-A", "proj", "worker"]
+    assert words[:5] == ["-m", "celery", "-A", "tornado_celery_bridge.cli.deployment", "worker"]
+    assert os.environ["CELERY_APP"] == "proj"
     assert words[-6:] == ["-c", "2", "-Q", "a,b", "--loglevel", "DEBUG"]
 
 

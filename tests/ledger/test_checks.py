@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from celery.exceptions import ImproperlyConfigured
 
 from tests.servers import Server
+from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.ledger import checks
 from tornado_celery_bridge.ledger.checks import Finding, check
+from tornado_celery_bridge.worker import install
 
 Start = Callable[..., Server]
 
@@ -43,6 +44,7 @@ REFUSED = "redis://127.0.0.1:1/0"
 def look(url: str = REFUSED, broker: str | None = None, allow: str = "", **settings: Any) -> list[Finding]:
     app = Celery(broker=broker or url, backend=url, set_as_current=False)
     app.conf.update(SAFE | settings)
+    install(app)
     try:
         return check(app, environment={"ALLOW_UNSAFE": allow})
     finally:
@@ -182,7 +184,7 @@ def test_by_sentinel_no_confirmation_is_for_ever() -> None:
 def test_without_install(server: Server) -> None:
     app = Celery(broker=server.url, backend=server.url, set_as_current=False)
     app.conf.update(SAFE)
-    (found,) = check(app, installed=False)
+    (found,) = check(app)
     assert (found.name, found.is_unsafe) == ("no-install", True)
     app.close()
 
@@ -206,5 +208,5 @@ def test_what_is_unsafe_comes_first(server: Server) -> None:
 
 
 def test_a_name_that_is_none(server: Server) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"ALLOW_UNSAFE=no-aoff: there is only no-aof, "):
+    with pytest.raises(SettingsError, match=r"ALLOW_UNSAFE=no-aoff: there is only no-aof, "):
         look(server.url, allow="no-aoff,pickle")

@@ -13,6 +13,7 @@ from tests.up.processes import ROOT, VARIABLES
 
 SERVE = ["tornado_celery_bridge", "serve"]
 CHECK = ["tornado_celery_bridge", "check"]
+DOCTOR = ["tornado_celery_bridge", "doctor"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_a_name_that_is_none_is_said(forgetful: Server, tmp_path: Path, words: l
 
 def test_the_table(forgetful: Server, tmp_path: Path) -> None:
     settings = {"REDIS_URL": forgetful.url, "BROKER_URL": "redis://:secret@127.0.0.1:1/0"}
-    status, said = run(CHECK, tmp_path, **settings)
+    status, said = run(DOCTOR, tmp_path, **settings)
     assert status == 1
     lines = said.splitlines()
     assert lines[0].startswith("UNSAFE   no-aof          the ledger's Redis (redis://127.0.0.1:")
@@ -73,28 +74,52 @@ def test_the_table(forgetful: Server, tmp_path: Path) -> None:
     assert any(
         line.startswith("unwise   unknown         the broker's Redis (redis://:**@127.0.0.1:1/0) ") for line in lines
     )
-    assert any(line.startswith("ok                       eviction, no-password, ") for line in lines)
-    assert lines[-1] == "1 unsafe, 1 allowed or unwise"
+    assert any(
+        line.startswith("ok                       no-results, no-ledger, eviction, no-password,") for line in lines
+    )
+    assert "1 unsafe, 1 allowed or unwise" in lines
     assert max(map(len, lines)) <= 100
     assert "secret" not in said
-    status, said = run(CHECK, tmp_path, **settings, ALLOW_UNSAFE="no-aof")
+    status, said = run(DOCTOR, tmp_path, **settings, ALLOW_UNSAFE="no-aof")
     assert status == 0
     assert "allowed  no-aof " in said
 
 
 @pytest.mark.parametrize("broker", ["", "amqp://"])
 def test_the_product_as_it_is_delivered_is_safe(server: Server, tmp_path: Path, broker: str) -> None:
-    status, said = run(CHECK, tmp_path, REDIS_URL=server.url, BROKER_URL=broker)
+    status, said = run(DOCTOR, tmp_path, REDIS_URL=server.url, BROKER_URL=broker)
     assert status == 0
     assert said.startswith("ok  ")
 
 
 def test_an_app_without_the_ledger(server: Server, tmp_path: Path) -> None:
     settings = {"CELERY_APP": "tests.sample", "SAMPLE_BROKER": server.url, "SAMPLE_BACKEND": server.url}
-    status, said = run(CHECK, tmp_path, **settings)
+    status, said = run(DOCTOR, tmp_path, **settings)
     assert status == 1
     assert [line.split()[1] for line in said.splitlines() if line.startswith("UNSAFE")] == [
         "early-acks",
         "lost-fails",
         "no-install",
     ]
+
+
+@pytest.mark.parametrize(
+    "command", [["serve"], ["worker", "--pool", "solo"], ["beat"], ["doctor"]], ids=lambda words: words[0]
+)
+def test_all_agree_about_an_app_as_it_is_and_say_all_at_once(
+    server: Server, tmp_path: Path, command: list[str]
+) -> None:
+    """With no result backend: what runs a task can't do without, and what a trial of it alone would not show."""
+    (tmp_path / "plain.py").write_text(f"from celery import Celery\napp = Celery('plain', broker={server.url!r})\n")
+    settings = {"CELERY_APP": "plain", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    status, said = run(["tornado_celery_bridge", command], tmp_path, **settings)
+    assert status == (1 if command == "doctor" else os.EX_CONFIG)
+    said = " ".join(said.split())
+    for line in (
+        "`app.conf.update(result_backend='redis://localhost:6379/0')` beside the app",
+        "`app.conf.update(job_ledger_url='redis://localhost:6379/0')` beside the app",
+        "`app.conf.update(task_acks_late=True)` beside the app",
+        "`app.conf.update(task_reject_on_worker_lost=True)` beside the app",
+        "`from tornado_celery_bridge.worker import install; install(app)` beside the app",
+    ):
+        assert line in said

@@ -50,4 +50,5 @@ def files_ready() -> Settings:
 
 def become_celery(settings: Settings, *words: str) -> NoReturn:
     """Become `celery` by exec, so that signals, pids and restarts are those of Celery's own process."""
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", settings.celery_app, *words])
+    os.environ["CELERY_APP"] = settings.celery_app
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "tornado_celery_bridge.cli.deployment", *words])

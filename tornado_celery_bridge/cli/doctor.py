@@ -1,14 +1,14 @@
-"""``tcb doctor``: what is unsafe or unwise about the settings and servers, and what the broker can."""
+"""``tcb check`` and ``tcb doctor``: what is unsafe or unwise about the settings, and about the servers as well."""
 
 import shutil
 import textwrap
+from collections.abc import Sequence
 
 import click
 
-from tornado_celery_bridge.base.app import load_celery_app
-from tornado_celery_bridge.base.settings import Settings
+from tornado_celery_bridge.cli.deployment import load
 from tornado_celery_bridge.cli.options import app
-from tornado_celery_bridge.ledger.checks import NAMES, Finding, is_installed
+from tornado_celery_bridge.ledger.checks import IMPOSSIBLE, NAMES, OF_SERVERS, Finding
 from tornado_celery_bridge.ledger.checks import check as look
 from tornado_celery_bridge.transports import describe
 
@@ -17,35 +17,54 @@ INDENT = 25
 WIDEST = 120
 
 
-@click.command(epilog=f"ALLOW_UNSAFE=NAME,... allows it all the same. Names: {', '.join(NAMES)}.")
+ALLOW = f"ALLOW_UNSAFE=NAME,... allows it all the same. Names: {', '.join(NAMES)}."
+
+
+@click.command(epilog=ALLOW)
+@app
+def check() -> int:
+    """
+    Say what is unsafe about the app's settings. It asks no server: `tcb doctor` does.
+
+    Ends with 1 if something is unsafe: then no worker, beat or service starts.
+    """
+    return _tell(look(load(), servers=False), [*IMPOSSIBLE, *(name for name in NAMES if name not in OF_SERVERS)])
+
+
+@click.command(epilog=ALLOW)
 @app
 def doctor() -> int:
     """
-    Say what is unsafe about the settings and servers, and what the broker can do.
+    Say what is unsafe about the app's settings and its servers, and what the broker can do.
 
-    Ends with 1 if something is unsafe: then nothing starts.
+    Ends with 1 if something is unsafe: then no worker, beat or service starts.
     """
-    celery = load_celery_app(Settings.from_environment().celery_app)
-    findings, broker = look(celery, installed=is_installed(celery)), describe(celery)
-    for finding in findings:
-        print("\n".join(_rows(finding)))
-    found = {finding.name for finding in findings}
-    print("\n".join(_cell("ok", "", ", ".join(name for name in NAMES if name not in found))))
+    celery = load()
+    status = _tell(look(celery), [*IMPOSSIBLE, *NAMES])
+    broker = describe(celery)
+    print()
     print("\n".join(_cell("broker", "", f"{broker.server} ({broker.url})")))
     for name, phrase in broker.capabilities.items():
         print("\n".join(_cell("", name, phrase)))
+    return status
+
+
+def _tell(findings: Sequence[Finding], names: Sequence[str]) -> int:
+    """Write what was found, and which of the rules of *names* found nothing; return the exit status."""
+    for finding in findings:
+        print("\n".join(_rows(finding)))
+    found = {finding.name for finding in findings}
+    if kept := [name for name in names if name not in found]:
+        print("\n".join(_cell("ok", "", ", ".join(kept))))
     unsafe = sum(finding.is_unsafe for finding in findings)
     print(f"\n{unsafe} unsafe, {len(findings) - unsafe} allowed or unwise")
     return 1 if unsafe else 0
 
 
-check = doctor
-
-
 def _rows(finding: Finding) -> list[str]:
     word = finding.verdict.upper() if finding.is_unsafe else finding.verdict
     rows = _cell(word, finding.name, finding.what) + _cell("", "", f"remedy: {finding.remedy}")
-    return rows + _cell("", "", f"or ALLOW_UNSAFE={finding.name}") if finding.is_unsafe else rows
+    return rows + _cell("", "", f"or ALLOW_UNSAFE={finding.name}") if finding.may_be_allowed else rows
 
 
 def _cell(verdict: str, name: str, text: str) -> list[str]:

@@ -110,9 +110,7 @@ def _load() -> Celery:
 
 
 def _find(name: str) -> Celery:
-    app = load_celery_app(name)
-    app.loader.import_default_modules()
-    return app
+    return load_celery_app(name)
 
 
 NAME = click.argument("name")

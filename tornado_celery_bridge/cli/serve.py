@@ -5,6 +5,7 @@ import asyncio
 import click
 
 from tornado_celery_bridge.base.settings import Settings, SettingsError
+from tornado_celery_bridge.cli.deployment import load_safe
 from tornado_celery_bridge.cli.options import app
 from tornado_celery_bridge.service.process.logs import set_up_logs
 from tornado_celery_bridge.service.process.processes import run_processes
@@ -28,5 +29,5 @@ def serve(processes: int, child: int | None) -> int:
 async def _run(settings: Settings, processes: int, child: int | None) -> int:
     if child is None and processes > 1:
         return await run_processes(settings, processes)
-    await serve_(settings, reuse_port=child is not None, parent=child)
+    await serve_(settings, load_safe, reuse_port=child is not None, parent=child)
     return 0

@@ -3,36 +3,51 @@ Finds what is unsafe in an app's settings, and in the servers that they name, as
 
 What is *unsafe* breaks the promise that an accepted job is never lost. No process starts with it, unless its name is in
 ``ALLOW_UNSAFE``. That is for the operator of the processes to decide, so it is a variable of their environment and not
-a setting of the app. What is *unwise* is only logged. So is what can't be found out: a server that is away must not
-keep a process from starting.
+a setting of the app. What is *impossible* can't be allowed: nothing could run. What is *unwise* is only logged. So is
+what can't be found out: a server that is away must not keep a process from starting.
 
-Each function below is one rule. The servers are asked by ``INFO``, which managed servers answer even if they forbid
-``CONFIG``. ``CONFIG`` is only needed to see whether Redis lets the network in.
+Each function below is one rule. A remedy is a line in the app's own spelling. The servers are asked by ``INFO``, which
+managed servers answer even if they forbid ``CONFIG``. ``CONFIG`` is only needed to see whether Redis lets the network
+in.
 """
 
 import ipaddress
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from celery import Celery
+from celery.backends.base import DisabledBackend
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.redis import blocking_client
+from tornado_celery_bridge.base.settings import SettingsError
+from tornado_celery_bridge.base.spelling import Spelling
 from tornado_celery_bridge.ledger.connection import ledger_backend
 
 log = logging.getLogger(__name__)
 
 #: The names of what is unsafe, which may be allowed.
-NAMES = ("no-aof", "eviction", "no-password", "no-install", "early-acks", "lost-fails", "no-confirms", "pickle")
+NAMES = (
+    *("no-aof", "eviction", "no-password", "no-install", "early-acks", "lost-fails", "eager", "no-confirms", "pickle"),
+)
+
+#: Those of them that a server has to be asked for.
+OF_SERVERS = ("no-aof", "eviction")
+
+#: The names of what can't be allowed.
+IMPOSSIBLE = ("no-results", "no-ledger")
 
 #: Seconds that a server has for an answer.
 TIMEOUT = 2
+
+#: What a remedy says where the app names no Redis.
+A_REDIS = "redis://localhost:6379/0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +66,7 @@ class Finding:
     @property
     def is_unsafe(self) -> bool:
         """Whether no process should start with it."""
-        return self.name in NAMES and not self.allowed
+        return self.name in IMPOSSIBLE or (self.name in NAMES and not self.allowed)
 
     @property
     def verdict(self) -> Literal["unsafe", "allowed", "unwise"]:
@@ -60,11 +75,21 @@ class Finding:
 
     def __str__(self) -> str:
         text = f"{self.name}: {self.what}. Remedy: {self.remedy}"
-        return f"{text}; or ALLOW_UNSAFE={self.name}" if self.is_unsafe else text
+        return f"{text}; or ALLOW_UNSAFE={self.name}" if self.may_be_allowed else text
+
+    @property
+    def may_be_allowed(self) -> bool:
+        """Whether ``ALLOW_UNSAFE`` would help."""
+        return self.is_unsafe and self.name in NAMES
 
 
 def is_installed(app: Celery) -> bool:
-    """Return whether *app*'s workers keep the ledger: whether ``worker.install(app)`` was called."""
+    """
+    Return whether *app*'s workers keep the ledger: whether ``worker.install(app)`` was called.
+
+    Raises:
+        Exception: Whatever Celery raises for a result backend that can't be used.
+    """
     return bool(getattr(app.backend, "keeps_the_ledger", False))
 
 
@@ -136,63 +161,131 @@ def unknown(server: Server) -> Finding | None:
     )
 
 
-# Rules for settings.
+# Rules for an app.
 
 
-def early_acks(conf: Any) -> Finding | None:
-    if conf.task_acks_late:
+def no_results(app: Celery) -> Finding | None:
+    try:
+        if not isinstance(app.backend, DisabledBackend):
+            return None
+        what = "there is no result backend: whoever runs a job could not get its result"
+    except Exception as exc:  # of any backend's own client
+        what = f"the result backend can't be used: {' '.join(str(exc).split())}"
+    return Finding("no-results", what, _line(app, result_backend=A_REDIS))
+
+
+def no_ledger(app: Celery) -> Finding | None:
+    try:
+        ledger_backend(app)
+    except ImproperlyConfigured as exc:
+        return Finding("no-ledger", str(exc), _line(app, job_ledger_url=A_REDIS))
+    return None
+
+
+def no_install(app: Celery) -> Finding | None:
+    try:
+        if is_installed(app):
+            return None
+    except Exception:  # no-results says so
         return None
     return Finding(
-        "early-acks",
-        "task_acks_late is off: a job whose process is killed ends as a FAILURE",
-        "task_acks_late = True",
+        "no-install",
+        "the app's workers would not say what becomes of jobs, nor look for lost ones",
+        "`from tornado_celery_bridge.worker import install; install(app)` beside the app",
     )
 
 
-def lost_fails(conf: Any) -> Finding | None:
-    if conf.task_reject_on_worker_lost and not conf.task_retry_on_worker_lost:
+def early_acks(app: Celery) -> Finding | None:
+    if not app.conf.task_acks_late:
+        return Finding(
+            "early-acks",
+            f"{_name(app, 'task_acks_late')} is off: a job whose process is killed ends as a FAILURE",
+            _line(app, task_acks_late=True),
+        )
+    return _of_tasks(app, "early-acks", _acks_early, "acks_late = False", "acks_late=True")
+
+
+def lost_fails(app: Celery) -> Finding | None:
+    lost = {"task_reject_on_worker_lost": True}
+    if app.conf.get("task_retry_on_worker_lost"):
+        lost["task_retry_on_worker_lost"] = False
+    if not app.conf.task_reject_on_worker_lost or len(lost) > 1:
+        return Finding(
+            "lost-fails",
+            f"{_name(app, 'task_reject_on_worker_lost')} is off, or {_name(app, 'task_retry_on_worker_lost')} on: a "
+            "job whose process is killed ends as a FAILURE, at once or when its retries are used up",
+            _line(app, **lost),
+        )
+    return _of_tasks(app, "lost-fails", _fails_when_lost, "reject_on_worker_lost = False", "reject_on_worker_lost=True")
+
+
+def own_acks(app: Celery) -> Finding | None:
+    """Of tasks that are not exposed, and so may be no jobs."""
+    found = [
+        name
+        for name, task in _own_tasks(app)
+        if not _is_exposed(task) and (_acks_early(task) or _fails_when_lost(task))
+    ]
+    if not found or not app.conf.task_acks_late or not app.conf.task_reject_on_worker_lost:
         return None
     return Finding(
-        "lost-fails",
-        "task_reject_on_worker_lost is off, or task_retry_on_worker_lost on: a job whose process is killed ends as a "
-        "FAILURE, at once or when its retries are used up",
-        "task_reject_on_worker_lost = True, task_retry_on_worker_lost = False",
+        "own-acks",
+        f"{_some(found)} acknowledge early, or fail when their process is lost, whatever the app's settings say: a job "
+        "of theirs, by the library, whose process is killed ends as a FAILURE",
+        "acks_late=True, reject_on_worker_lost=True in the task's options; or set the app's settings before its first "
+        "task is used",
     )
 
 
-def no_confirms(conf: Any) -> Finding | None:
+def eager(app: Celery) -> Finding | None:
+    if not app.conf.task_always_eager:
+        return None
+    return Finding(
+        "eager",
+        f"{_name(app, 'task_always_eager')} is on: whoever dispatches a task runs it, no worker sees it, and a job "
+        "never ends",
+        _line(app, task_always_eager=False),
+    )
+
+
+def no_confirms(app: Celery) -> Finding | None:
+    conf: Any = app.conf
     if not _broker(conf).startswith(("amqp", "pyamqp")) or conf.broker_transport_options.get("confirm_publish"):
         return None
     return Finding(
         "no-confirms",
         "RabbitMQ is not asked to confirm: a message that it lost counts as published",
-        'broker_transport_options = {"confirm_publish": True, "confirm_timeout": 2.0}',
+        _line(app, broker_transport_options={"confirm_publish": True, "confirm_timeout": 2.0}),
     )
 
 
-def pickle(conf: Any) -> Finding | None:
+def pickle(app: Celery) -> Finding | None:
+    conf: Any = app.conf
     accepted = {*conf.accept_content, *(conf.result_accept_content or ())}
     executable = sorted(name for name in accepted if any(word in name for word in ("pickle", "python", "yaml")))
     if not executable:
         return None
     return Finding(
         "pickle",
-        f"accept_content has {', '.join(executable)}: whoever can write to the broker runs code in every worker",
-        'accept_content = ["json"]',
+        f"{_name(app, 'accept_content')} has {', '.join(executable)}: whoever can write to the broker runs code in "
+        "every worker",
+        _line(app, accept_content=["json"]),
     )
 
 
-def no_time_limit(conf: Any) -> Finding | None:
-    if conf.task_time_limit:
+def no_time_limit(app: Celery) -> Finding | None:
+    if app.conf.task_time_limit:
         return None
     return Finding(
         "no-time-limit",
-        "there is no task_time_limit: a task that hangs has its process for ever, and its job never ends",
-        "task_time_limit = 600, and task_soft_time_limit below it; a task may have its own",
+        f"there is no {_name(app, 'task_time_limit')}: a task that hangs has its process for ever, and its job never "
+        "ends",
+        f"{_line(app, task_time_limit=600, task_soft_time_limit=570)}; a task may have its own",
     )
 
 
-def visibility(conf: Any) -> Finding | None:
+def visibility(app: Celery) -> Finding | None:
+    conf: Any = app.conf
     timeout, limit = conf.broker_transport_options.get("visibility_timeout", 3600), conf.task_time_limit or 0
     if not _broker(conf).startswith(("redis", "sentinel")) or timeout > limit:
         return None
@@ -200,22 +293,24 @@ def visibility(conf: Any) -> Finding | None:
         "visibility",
         f"Redis delivers a message again after {timeout:g} s and a task may run for {limit:g} s: tasks that are no "
         "jobs run twice (jobs do not: their lease is renewed)",
-        "broker_transport_options with a visibility_timeout above task_time_limit and the longest countdown",
+        f"{_name(app, 'broker_transport_options')} with a visibility_timeout above task_time_limit and the longest "
+        "countdown",
     )
 
 
-def prefetch(conf: Any) -> Finding | None:
-    if conf.worker_prefetch_multiplier == 1:
+def prefetch(app: Celery) -> Finding | None:
+    if app.conf.worker_prefetch_multiplier == 1:
         return None
     return Finding(
         "prefetch",
-        f"worker_prefetch_multiplier is {conf.worker_prefetch_multiplier}: jobs wait in the hands of busy workers",
-        "worker_prefetch_multiplier = 1",
+        f"{_name(app, 'worker_prefetch_multiplier')} is {app.conf.worker_prefetch_multiplier}: jobs wait in the hands "
+        "of busy workers",
+        _line(app, worker_prefetch_multiplier=1),
     )
 
 
-def failover(conf: Any) -> Finding | None:
-    if not _ledger(conf).startswith("sentinel"):
+def failover(app: Celery) -> Finding | None:
+    if not _ledger(app.conf).startswith("sentinel"):
         return None
     return Finding(
         "failover",
@@ -224,91 +319,102 @@ def failover(conf: Any) -> Finding | None:
     )
 
 
-NO_INSTALL = Finding(
-    "no-install",
-    "the app's workers would not say what becomes of jobs, nor look for lost ones",
-    "beside the app, call tornado_celery_bridge.worker.install(app)",
-)
 SERVER_RULES = (no_aof, eviction, no_password, unknown)
-SETTINGS_RULES = (early_acks, lost_fails, no_confirms, pickle, no_time_limit, visibility, prefetch, failover)
+APP_RULES = (
+    *(no_results, no_ledger, early_acks, lost_fails, own_acks, no_install, eager, no_confirms, pickle),
+    *(no_time_limit, visibility, prefetch, failover),
+)
 
 
-def check(app: Celery, *, installed: bool = True, environment: Mapping[str, str] = os.environ) -> list[Finding]:
+def check(
+    app: Celery, *, servers: bool = True, environment: Mapping[str, str] = os.environ, is_logged: bool = False
+) -> list[Finding]:
     """
-    Return what is unsafe or unwise about *app*, what is unsafe first. Blocks; for some seconds if a server is away.
+    Return what is unsafe or unwise about *app*, what is unsafe first.
 
     Args:
-        app: The Celery app.
-        installed: Whether its workers keep the ledger.
+        app: The Celery app, with its tasks.
+        servers: Whether to ask them. This blocks, and for some seconds if one is away.
         environment: Where ALLOW_UNSAFE is read.
+        is_logged: Whether to log what is not unsafe, as a warning.
 
     Raises:
-        ImproperlyConfigured: ALLOW_UNSAFE has an unknown name, or the ledger is not a Redis.
+        SettingsError: ALLOW_UNSAFE has an unknown name.
     """
     allowed = _allowed(environment)
-    found = [rule(server) for server in _servers(app) for rule in SERVER_RULES]
-    found += [rule(app.conf) for rule in SETTINGS_RULES]
-    if not installed:
-        found.append(NO_INSTALL)
+    found = [rule(app) for rule in APP_RULES]
+    if no_ledger(app) is None:
+        rules = SERVER_RULES if servers else (no_password,)
+        found = [rule(server) for server in _servers(app, servers) for rule in rules] + found
     findings = [replace(each, allowed=each.name in allowed) for each in found if each is not None]
+    for finding in findings:
+        if is_logged and not finding.is_unsafe:
+            log.warning("%s", finding)
     return sorted(findings, key=lambda each: not each.is_unsafe)
 
 
-def refuse_unsafe(app: Celery) -> None:
+def refuse_unsafe(app: Celery, *, is_logged: bool = True) -> None:
     """
-    Log what :func:`check` finds in an app whose worker or beat starts, and end the process if it is unsafe.
+    Refuse an app that is unsafe; blocks.
+
+    Args:
+        app: The Celery app, with its tasks.
+        is_logged: Whether to log what is not unsafe, as a warning.
 
     Raises:
-        SystemExit: Something is unsafe. The status is EX_CONFIG (78): to start it again would not help.
+        SettingsError: Something is unsafe; the message has all of it, a line each.
     """
-    try:
-        findings = check(app)
-    except ImproperlyConfigured as exc:
-        log.critical("%s", exc)
-        raise SystemExit(os.EX_CONFIG) from exc
-    for finding in findings:
-        log.log(logging.CRITICAL if finding.is_unsafe else logging.WARNING, "%s", finding)
-    if any(finding.is_unsafe for finding in findings):
-        raise SystemExit(os.EX_CONFIG)
+    findings = check(app, is_logged=is_logged)
+    if unsafe := [str(finding) for finding in findings if finding.is_unsafe]:
+        raise SettingsError("\n     ".join(unsafe))
 
 
 def _allowed(environment: Mapping[str, str]) -> set[str]:
     names = {name.strip() for name in (environment.get("ALLOW_UNSAFE") or "").split(",")} - {""}
     if strangers := sorted(names - {*NAMES}):
-        raise ImproperlyConfigured(f"ALLOW_UNSAFE={','.join(strangers)}: there is only {', '.join(NAMES)}")
+        raise SettingsError(f"ALLOW_UNSAFE={','.join(strangers)}: there is only {', '.join(NAMES)}")
     return names
 
 
 # The servers.
 
 
-def _servers(app: Celery) -> list[Server]:
+def _servers(app: Celery, are_asked: bool) -> list[Server]:
     ledger_url, broker_url = _ledger(app.conf), _broker(app.conf)
     shown = ";".join(map(maybe_sanitize_url, ledger_url.split(";")))  # of Sentinels there may be several
     is_both = ledger_url in (broker_url, app.conf.broker_url)
     client = blocking_client(ledger_backend(app), socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
-    servers = [_ask(client, f"Redis ({shown})" if is_both else f"the ledger's Redis ({shown})")]
+    role = f"Redis ({shown})" if is_both else f"the ledger's Redis ({shown})"
+    servers = [_asked(client, role) if are_asked else _seen(client, role)]
     if not is_both and broker_url.startswith(("redis", "sentinel")):
-        servers.append(_broker_server(app, f"the broker's Redis ({maybe_sanitize_url(broker_url)})"))
+        servers.append(_broker_server(app, f"the broker's Redis ({maybe_sanitize_url(broker_url)})", are_asked))
     return servers
 
 
-def _broker_server(app: Celery, role: str) -> Server:
+def _broker_server(app: Celery, role: str, is_asked: bool) -> Server:
     options = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
     connection: Any
     with app.connection_for_write(transport_options=options) as connection:
+        trouble = ""
         try:
-            connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
-            return _ask(connection.default_channel.client, role)
+            if is_asked:
+                connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
+                return _asked(connection.default_channel.client, role)
         except (OperationalError, RedisError, OSError) as exc:
-            has_password = bool(connection.password or connection.credential_provider)
-            return Server(role, connection.hostname, has_password, trouble=str(exc))
+            trouble = str(exc)
+        has_password = bool(connection.password or connection.credential_provider)
+        return Server(role, connection.hostname, has_password, trouble=trouble)
 
 
-def _ask(client: Any, role: str) -> Server:
+def _seen(client: Any, role: str) -> Server:
+    """Return what the settings say of a server."""
     arguments = client.connection_pool.connection_kwargs
     host = None if "path" in arguments else arguments.get("host")
-    has_password = bool(arguments.get("password") or arguments.get("credential_provider"))
+    return Server(role, host, bool(arguments.get("password") or arguments.get("credential_provider")))
+
+
+def _asked(client: Any, role: str) -> Server:
+    """Return what the settings say of a server, and what it answers."""
     info: dict[str, Any] = {}
     config: dict[str, str] = {}
     trouble = ""
@@ -320,11 +426,57 @@ def _ask(client: Any, role: str) -> Server:
         trouble = str(exc)
     finally:
         client.close()
-    return Server(role, host, has_password, info, config, trouble)
+    return replace(_seen(client, role), info=info, config=config, trouble=trouble)
+
+
+# What an app says of itself.
+
+
+def _own_tasks(app: Celery) -> list[tuple[str, Any]]:
+    return [(name, task) for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
+
+
+def _acks_early(task: Any) -> bool:
+    return not task.acks_late
+
+
+def _fails_when_lost(task: Any) -> bool:
+    return not task.reject_on_worker_lost or bool(getattr(task, "retry_on_worker_lost", False))
+
+
+def _is_exposed(task: Any) -> bool:
+    return getattr(task, "exposed", False) is True
+
+
+def _of_tasks(app: Celery, name: str, is_unsafe: Callable[[Any], bool], found: str, remedy: str) -> Finding | None:
+    """Return what is unsafe about exposed tasks: one that was used before the app's settings were made has its own."""
+    names = [each for each, task in _own_tasks(app) if _is_exposed(task) and is_unsafe(task)]
+    if not names:
+        return None
+    return Finding(
+        name,
+        f"{_some(names)} {'has' if len(names) == 1 else 'have'} {found}, whatever the app's settings say: a job whose "
+        "process is killed ends as a FAILURE",
+        f"{remedy} in the task's options; or set the app's settings before its first task is used",
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
+
+
+def _name(app: Celery, setting: str) -> str:
+    return Spelling.of(app).name(setting)
+
+
+def _line(app: Celery, **settings: Any) -> str:
+    """Return the line that sets *settings*, and where."""
+    spelling = Spelling.of(app)
+    return f"`{spelling.line(**settings)}` {spelling.where}"
 
 
 def _ledger(conf: Any) -> str:
-    return str(conf.get("job_ledger_url") or conf.result_backend)
+    return str(conf.get("job_ledger_url") or conf.result_backend or "")
 
 
 def _broker(conf: Any) -> str:

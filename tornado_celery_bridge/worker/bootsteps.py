@@ -11,6 +11,7 @@ from celery.utils.imports import symbol_by_name
 
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.heartbeat import watch_beat
+from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.checks import refuse_unsafe
 from tornado_celery_bridge.worker.guard import guard
@@ -26,12 +27,11 @@ class CheckSettings(bootsteps.Step):
     """Before anything is forked, and once the log is set up."""
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
-        refuse_unsafe(worker.app)
         try:
+            refuse_unsafe(worker.app)
             tracing.set_up("worker")
-        except ImproperlyConfigured as exc:
-            log.critical("%s", exc)
-            raise SystemExit(os.EX_CONFIG) from exc
+        except (ImproperlyConfigured, SettingsError) as exc:
+            raise _refused(exc) from exc
 
 
 class GuardTasks(bootsteps.Step):
@@ -83,5 +83,14 @@ class KeepJobs(bootsteps.StartStopStep):
 def begin_beat(app: Celery, *, sender: Any, **_: Any) -> None:
     """Check the settings of a beat, and have its supervisor see that it lives; connected to ``beat_init``."""
     if sender.app is app:
-        refuse_unsafe(app)
+        try:
+            refuse_unsafe(app)
+        except SettingsError as exc:
+            raise _refused(exc) from exc
         watch_beat(sender)
+
+
+def _refused(why: Exception) -> SystemExit:
+    """Log why a process does not start, and return what ends it: to start it again would not help."""
+    log.critical("%s", why)
+    return SystemExit(os.EX_CONFIG)

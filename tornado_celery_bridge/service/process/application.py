@@ -13,15 +13,14 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
-from celery import Celery
 from tornado.routing import PathMatches, Rule
 
 from tornado_celery_bridge import Bridge, StoreUnavailable
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.heartbeat import INTERVAL, Heartbeat, of_environment
-from tornado_celery_bridge.base.settings import Settings, SettingsError
+from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store
-from tornado_celery_bridge.ledger.checks import check, is_installed
+from tornado_celery_bridge.ledger.checks import refuse_unsafe
 from tornado_celery_bridge.service.access.audit import Audit
 from tornado_celery_bridge.service.access.guard import MethodNotAllowed, NotFound
 from tornado_celery_bridge.service.access.keys import Keyring, Principal
@@ -209,21 +208,6 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def refuse_unsafe(app: Celery) -> None:
-    """
-    Log what is unwise about *app* and its servers; blocks.
-
-    Raises:
-        SettingsError: Something is unsafe.
-    """
-    findings = check(app, installed=is_installed(app))
-    for finding in findings:
-        if not finding.is_unsafe:
-            _log.warning("%s", finding)
-    if unsafe := [str(finding) for finding in findings if finding.is_unsafe]:
-        raise SettingsError("\n     ".join(unsafe))
 
 
 async def keep_beating(heartbeat: Heartbeat) -> None:

@@ -3,15 +3,16 @@
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import tornado
+from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from tornado_celery_bridge import Bridge, BridgeConfig
-from tornado_celery_bridge.base.app import load_celery_app
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.service.access.guard import NotFound
 from tornado_celery_bridge.service.process.application import GRACE, REST, Service
@@ -19,12 +20,15 @@ from tornado_celery_bridge.service.process.application import GRACE, REST, Servi
 _log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | None = None) -> None:
+async def serve(
+    settings: Settings, load: Callable[[], Celery], *, reuse_port: bool = False, parent: int | None = None
+) -> None:
     """
     Serve until SIGTERM or SIGINT, then end gracefully.
 
     Args:
-        settings: Where, and which tasks.
+        settings: Where.
+        load: Returns the app whose tasks are served; it may block.
         reuse_port: Share the port with other processes that do so too.
         parent: A file descriptor whose end of file stands for SIGTERM: the parent process is gone.
 
@@ -34,7 +38,7 @@ async def serve(settings: Settings, *, reuse_port: bool = False, parent: int | N
         OSError: The port is taken.
     """
     stop = stop_signal(parent)
-    app = await asyncio.to_thread(load_celery_app, settings.celery_app)
+    app = await asyncio.to_thread(load)
     async with AsyncExitStack() as stack:
         try:
             bridge = await stack.enter_async_context(Bridge(app, BridgeConfig(job_ttl=settings.job_ttl)))

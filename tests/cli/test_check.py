@@ -1,0 +1,261 @@
+"""``tcb check`` over apps that are spelt in every way, and what is said of one that can't be imported."""
+
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from tornado_celery_bridge.cli import doctor
+from tornado_celery_bridge.cli.main import main
+
+#: Where nothing listens: `tcb check` asks no server.
+URL = "redis://127.0.0.1:1/0"
+INSTALL = "from tornado_celery_bridge.worker import install; install(app)"
+
+Check = Callable[..., tuple[int, str, str]]
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
+    """Write modules, of which the first has the app, and run `tcb check` over it in their folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("CELERY_APP", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "BROKER_URL", "ALLOW_UNSAFE"):
+        monkeypatch.setenv(name, "")
+
+    def run(text: str, *, name: str = "", **modules: str) -> tuple[int, str, str]:
+        folder = tmp_path / f"{next(_numbers)}"
+        folder.mkdir()
+        monkeypatch.syspath_prepend(str(folder))
+        own = f"checked{next(_numbers)}"
+        for each, code in {own: text, **modules}.items():
+            path = folder / f"{each.replace('__', '/')}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(dedent(code))
+            sys.modules.pop(each, None)
+        monkeypatch.setenv("COLUMNS", "999")
+        monkeypatch.setattr(doctor, "WIDEST", 999)
+        status = main(["check", "-A", name or own])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def remedies(said: str) -> dict[str, str]:
+    """Return the line of Python of each remedy, by the name of what it is for."""
+    found = re.findall(r"^UNSAFE +(\S+) .*\n +remedy: `(.*?)`", said, re.MULTILINE)
+    return dict(found)
+
+
+#: An app, its module of settings (if it has one) and how early-acks is mended in it. %s is where lines are added.
+SPELLINGS = {
+    "new names beside the app": (
+        f"""
+        from celery import Celery
+        app = Celery("x", broker="{URL}", backend="{URL}")
+        app.conf.update(accept_content=["json"])
+        %s
+        """,
+        "",
+        "app.conf.update(task_acks_late=True)",
+    ),
+    "old names beside the app": (
+        f"""
+        from celery import Celery
+        app = Celery("x", broker="{URL}")
+        app.conf.update({{"CELERY_RESULT_BACKEND": "{URL}", "CELERY_ACCEPT_CONTENT": ["json"]}})
+        %s
+        """,
+        "",
+        "app.conf.update(CELERY_ACKS_LATE=True)",
+    ),
+    "a namespace, as Django projects have it": (
+        """
+        from celery import Celery
+        app = Celery("x")
+        app.config_from_object("named_settings", namespace="CELERY")
+        %s
+        """,
+        f'CELERY_BROKER_URL = CELERY_RESULT_BACKEND = "{URL}"',
+        "CELERY_TASK_ACKS_LATE = True",
+    ),
+    "a module": (
+        """
+        from celery import Celery
+        app = Celery("x")
+        app.config_from_object("named_settings")
+        %s
+        """,
+        f'broker_url = result_backend = "{URL}"',
+        "task_acks_late = True",
+    ),
+    "a module of old names": (
+        """
+        from celery import Celery
+        app = Celery("x")
+        app.config_from_object("named_settings")
+        %s
+        """,
+        f'BROKER_URL = CELERY_RESULT_BACKEND = "{URL}"',
+        "CELERY_ACKS_LATE = True",
+    ),
+}
+
+
+@pytest.mark.parametrize("style", SPELLINGS)
+def test_each_remedy_is_a_line_that_mends_it(check: Check, style: str) -> None:
+    app, settings, line = SPELLINGS[style]
+    modules = {"named_settings": settings} if settings else {}
+    status, said, _ = check(app % "", **modules)
+    assert status == 1
+    found = remedies(said)
+    assert list(found) == ["early-acks", "lost-fails", "no-install"]
+    assert found["early-acks"] == line
+    lines = [found["early-acks"], found["lost-fails"]]
+    if settings:
+        modules["named_settings"] = "\n".join([settings, *lines])
+    place = "\n        ".join([*([] if settings else lines), found["no-install"]])
+    status, said, _ = check(app % place, **modules)
+    assert (status, remedies(said)) == (0, {}), said
+
+
+def test_a_dictionary_has_its_spelling_too(check: Check) -> None:
+    _, said, _ = check(f"""
+        from celery import Celery
+        app = Celery("x")
+        app.config_from_object({{"broker_url": "{URL}", "result_backend": "{URL}"}})
+        """)
+    assert remedies(said)["early-acks"] == "'task_acks_late': True,"
+
+
+SAFE = f"""
+        from celery import Celery
+        app = Celery("x", broker="{URL}", backend="{URL}")
+        app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)
+        {INSTALL}
+"""
+
+
+def test_no_server_is_asked(check: Check) -> None:
+    assert check(SAFE)[0] == 0  # it would be unknown, and tcb doctor says so
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("app.conf.task_always_eager = True", "eager"),
+        ("@app.task(shared=False, exposed=True, acks_late=False)\n        def f(): pass", "early-acks"),
+        ("@app.task(shared=False, exposed=True, reject_on_worker_lost=False)\n        def f(): pass", "lost-fails"),
+        ("app.conf.job_ledger_url = 'memcached://x'", "no-ledger"),
+    ],
+)
+def test_what_the_settings_alone_do_not_show(check: Check, code: str, name: str) -> None:
+    status, said, _ = check(f"{SAFE}        {code}\n")
+    assert status == 1
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("UNSAFE")] == [name]
+
+
+def test_a_task_that_was_used_before_the_settings_keeps_its_own(check: Check) -> None:
+    status, said, _ = check(f"""
+        from celery import Celery
+        app = Celery("x", broker="{URL}", backend="{URL}")
+        @app.task(shared=False, exposed=True, name="early")
+        def f(): pass
+        f.delay  # Celery makes the task now
+        app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)
+        {INSTALL}
+        """)
+    assert status == 1
+    assert "early has acks_late = False, whatever the app's settings say" in said
+    assert "early-acks" in said
+    assert "lost-fails" in said
+
+
+def test_without_a_result_backend_or_a_ledger(check: Check) -> None:
+    status, said, _ = check(f"""
+        from celery import Celery
+        app = Celery("x", broker="{URL}")
+        app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, job_ledger_url="{URL}")
+        {INSTALL}
+        """)
+    assert status == 1
+    assert remedies(said) == {"no-results": "app.conf.update(result_backend='redis://localhost:6379/0')"}
+    assert "ALLOW_UNSAFE" not in said  # nothing could run
+
+
+def test_a_result_backend_that_there_is_not(check: Check) -> None:
+    _, said, _ = check(f"from celery import Celery\napp = Celery('x', broker='{URL}', backend='no-such-thing://')")
+    assert "no-results      the result backend can't be used: No module named 'no-such-thing'\n" in said
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os\nos.environ['NO_SUCH_KEY']", "the environment variable NO_SUCH_KEY is not set ({}, line 2)"),
+        ("import no_such_module", "No module named 'no_such_module' ({}, line 1)"),
+        ("x = 1\n1/0", "ZeroDivisionError: division by zero ({}, line 2)"),
+        ("import sys\nsys.exit(3)", "it ends the process, with status 3 ({}, line 2)"),
+        ("def f(:\n", "SyntaxError: invalid syntax ({}, line 1)"),
+        (
+            f"from celery import Celery\nCelery(broker='{URL}').connection().ensure_connection(max_retries=1)",
+            "OperationalError: Error 111 connecting to 127.0.0.1:1. Connection refused. ({}, line 2)",
+        ),
+    ],
+)
+def test_an_app_that_can_not_be_imported_is_one_sentence(check: Check, code: str, said: str) -> None:
+    status, _, complaint = check(code)
+    name = os.environ["CELERY_APP"]
+    (path,) = Path.cwd().rglob(f"{name}.py")
+    assert status == os.EX_CONFIG
+    expected = f"tcb: CELERY_APP={name}: it can't be imported: {said.format(path.relative_to(Path.cwd()))}\n"
+    assert complaint == expected
+
+
+def test_an_error_within_proj_celery_is_told(check: Check) -> None:
+    code = {"packaged__celery": "import no_such_module", "packaged__unused": ""}
+    status, _, complaint = check("", name="packaged", **code)
+    assert status == os.EX_CONFIG
+    assert "no Celery app was found there: No module named 'no_such_module' (" in complaint
+
+
+def test_settings_that_celery_refuses(check: Check) -> None:
+    status, _, complaint = check("""
+        from celery import Celery
+        app = Celery("x")
+        app.conf.update(task_acks_late=True, CELERY_RESULT_BACKEND="redis://")
+        """)
+    assert status == os.EX_CONFIG
+    assert "its settings or tasks can't be read: ImproperlyConfigured: Cannot mix new" in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_something_else_than_a_celery_app(check: Check) -> None:
+    status, _, complaint = check("""
+        from types import SimpleNamespace
+        from celery import Celery
+        app = SimpleNamespace(extensions={})
+        queue = Celery("x")
+        """)
+    assert status == os.EX_CONFIG
+    name = os.environ["CELERY_APP"]
+    assert f"that is no Celery app but a types.SimpleNamespace; did you mean -A {name}:queue?" in complaint
+    _, _, complaint = check("""
+        from types import SimpleNamespace
+        def create_app():
+            from celery import Celery
+            return SimpleNamespace(extensions={"celery": Celery("x")})
+        app = create_app()
+        """)
+    assert 'write `celery_app = app.extensions["celery"]` there, and name that' in complaint
+
+
+def test_every_process_reads_what_the_command_celery_reads(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROKER_URL", "amqp://elsewhere")
+    status, said, _ = check(SAFE)
+    assert status == 1
+    assert list(remedies(said)) == ["no-confirms"]
