@@ -103,12 +103,8 @@ def test_an_app_without_the_ledger(server: Server, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "command", [["serve"], ["worker", "--pool", "solo"], ["beat"], ["doctor"]], ids=lambda words: words[0]
-)
-def test_all_agree_about_an_app_as_it_is_and_say_all_at_once(
-    server: Server, tmp_path: Path, command: list[str]
-) -> None:
+@pytest.mark.parametrize("command", ["serve", "worker", "beat", "doctor"])
+def test_all_agree_about_an_app_as_it_is_and_say_all_at_once(server: Server, tmp_path: Path, command: str) -> None:
     """With no result backend: what runs a task can't do without, and what a trial of it alone would not show."""
     (tmp_path / "plain.py").write_text(f"from celery import Celery\napp = Celery('plain', broker={server.url!r})\n")
     settings = {"CELERY_APP": "plain", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
