@@ -1,5 +1,6 @@
 # make up     the whole service on this machine; Ctrl-C ends it
 # make test   everything that CI runs, in some 12 to 15 minutes on two cores
+# make site   the documentation, with the API reference, into .test/site
 # make unit   the tests that need no server, in less than a minute
 # make nightly   all tests, those that take minutes included, and the fault matrix with larger numbers: under two hours
 # make weekly    that, and whatever can be had in large numbers: hours
@@ -23,7 +24,7 @@ test unit nightly weekly: export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov tornado_celery_bridge --cov-report term:skip-covered
 
 .DEFAULT_GOAL := up
-.PHONY: up test lint types frontend needs suite wheel unit nightly weekly faults lock .venv
+.PHONY: up test lint types frontend site needs suite wheel unit nightly weekly faults lock .venv
 
 up:
 	@deploy/venv.sh $(if $(filter kafka,$(BROKER)),kafka-server,service)
@@ -34,7 +35,7 @@ up:
 
 # Side by side. What the suite writes is seen at once (that is what + does), and each other's output whole, at its end.
 test: .venv
-	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types frontend wheel suite
+	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types frontend site wheel suite
 
 lint:
 	.venv/bin/ruff check .
@@ -44,6 +45,8 @@ types:
 	.venv/bin/mypy
 frontend:
 	.ci/frontend/check
+site: needs
+	.ci/site/build
 wheel:
 	.ci/wheel
 needs:
@@ -54,7 +57,7 @@ suite: needs
 unit: .venv
 	$(PYTEST) -m "not server and not up and not nightly"
 
-nightly: .venv lint types frontend wheel needs
+nightly: .venv lint types frontend site wheel needs
 	$(PYTEST) $(COVERAGE)
 	.ci/pythons
 	.venv/bin/python -m tests.faults --count 500 --no-report

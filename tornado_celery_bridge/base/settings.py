@@ -39,7 +39,7 @@ class Settings:
     celery_app: str
     #: The Redis of the ledger and its schedules; empty: ``tcb up`` starts an embedded server.
     redis_url: str
-    #: Which private broker ``tcb up`` starts, of :data:`BROKERS`; empty: none.
+    #: Which private broker ``tcb up`` starts: redis, rabbitmq, kafka or activemq; empty: none.
     broker: str
     #: Seconds for which a job is kept after its end.
     job_ttl: float

@@ -2,8 +2,8 @@
 The ledger of jobs, which the web processes, the workers and the beats share.
 
 In come jobs, and what happens to them; out go what is known of them, their events, and messages to publish. An event
-loop uses the ledger by :class:`Ledger`, a worker by :class:`.blocking.WorkerLedger`. Both send the commands of
-:mod:`.calls`, which are written in Lua (``lua/``, with the table of keys): each changes a job in one step, so a process
+loop uses the ledger by :class:`Ledger`, a worker by ``WorkerLedger``. Both send the commands of
+``calls``, which are written in Lua (``lua/``, with the table of keys): each changes a job in one step, so a process
 may die at any moment. The rooms above may use this one; it knows none of them.
 """
 

@@ -21,7 +21,7 @@ SILENT = 10.0
 
 class Histogram(NamedTuple):
     """
-    How often something took how long. The buckets are those of :data:`BOUNDS`, and one more.
+    How often something took how long. The buckets are those of ``BOUNDS``, and one more.
 
     .. versionadded:: 0.1.0
     """

@@ -130,7 +130,7 @@ class Job:
 
     @classmethod
     def of_row(cls, row: list[Any]) -> Self:
-        """Return the job of a row: its id, its :data:`FIELDS` and its value."""
+        """Return the job of a row: its id, its ``FIELDS`` and its value."""
         job_id, *fields, value = row
         given: dict[str, Any] = {
             name: int(field) if name in _NUMBERS else field.decode()

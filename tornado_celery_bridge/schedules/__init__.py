@@ -1,7 +1,7 @@
 """
 Schedules that change while beat runs: :class:`Scheduler` is beat's side, :class:`Schedules` the loop's.
 
-How they are kept: :mod:`.calls` and ``lua/README.md``; what an entry says: :class:`Entry`.
+How they are kept: ``calls`` and ``lua/README.md``; what an entry says: :class:`Entry`.
 """
 
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry

@@ -61,11 +61,11 @@ class Entry:
     task: str
     #: The task's keyword arguments (a dict) or positional ones (a list).
     input: dict[str, Any] | list[Any] = dataclasses.field(default_factory=dict)
-    #: Options of ``apply_async``, except :data:`RESERVED`.
+    #: Options of ``apply_async``, except ``task_id``, ``eta`` and ``countdown``.
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     enabled: bool = True
 
-    #: Five fields; see :mod:`._crontab`.
+    #: Five fields, as cron has them.
     crontab: str | None = None
     #: Seconds from one run to the next, counted from ``anchor``. Without an anchor, the time when the entry was made.
     interval: float | None = None
