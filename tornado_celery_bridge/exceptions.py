@@ -44,6 +44,16 @@ __all__ = (
 )
 
 
+def message_of(exc: BaseException) -> str:
+    """Return an exception's message. An exception that came from elsewhere may be unable to tell its own."""
+    for tell in (str, lambda exc: ", ".join(map(str, exc.args))):
+        try:
+            return tell(exc)
+        except Exception:
+            continue
+    return "(its message can't be shown)"
+
+
 class BridgeError(Exception):
     """
     The base class of all errors that the bridge raises when it is used correctly.

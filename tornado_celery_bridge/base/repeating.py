@@ -1,15 +1,60 @@
-"""A thread that does one thing again and again until it is told to stop, with one rule for its exceptions."""
+"""A thread and a task that do one thing again and again until they are told to stop, with one rule for exceptions."""
 
+import asyncio
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from tornado_celery_bridge.base.forks import OfOneProcess
+from tornado_celery_bridge.exceptions import message_of
 
 log = logging.getLogger(__name__)
 
 #: Seconds to wait after a first exception, and after many in a row.
 FIRST_DELAY, MAX_DELAY = 0.1, 1.0
+#: Seconds to wait after a task's first exception, when others wait for what it does.
+FIRST_DELAY_OF_TASK = 0.02
+#: Seconds after which the step of a task has done some good: the pause after it is the shortest one.
+LASTING = 0.01
+
+
+class _Trouble:
+    """
+    A series of exceptions. Each kind is logged once, each pause is longer than the last, and the end is logged.
+
+    Args:
+        name: The beginning of the log lines.
+        first: Seconds of the first pause.
+    """
+
+    def __init__(self, name: str, first: float) -> None:
+        self._name = name
+        self._first = first
+        self._delay = 0.0
+        self._told: set[type[BaseException]] = set()
+
+    def add(self, exc: BaseException, *, stopping: bool = False) -> float:
+        """Note one more exception, and return how many seconds to wait."""
+        if type(exc) not in self._told:
+            self._told.add(type(exc))
+            traceback = exc if log.isEnabledFor(logging.DEBUG) else None
+            then = "it ends" if stopping else "it tries again"
+            log.warning("%s: %s: %s; %s", self._name, type(exc).__name__, message_of(exc), then, exc_info=traceback)
+        self._delay = min(MAX_DELAY, self._delay * 2 or self._first)
+        return self._delay
+
+    def shorten(self) -> None:
+        """Begin again with the shortest pause."""
+        self._delay = 0.0
+
+    def end(self) -> None:
+        """Note that it works again."""
+        self._delay = 0.0
+        if self._told:
+            self._told.clear()
+            log.info("%s: it works again", self._name)
 
 
 class Repeating(OfOneProcess):
@@ -73,7 +118,7 @@ class Repeating(OfOneProcess):
         return self._stopping.wait(seconds)
 
     def _run(self) -> None:
-        delay, told = 0.0, None
+        trouble = _Trouble(self.name, FIRST_DELAY)
         try:
             while not self._stopping.is_set():
                 try:
@@ -81,19 +126,59 @@ class Repeating(OfOneProcess):
                 except BaseException as exc:  # whatever it is, nobody else is there to take care of it
                     if self._failed is not None:
                         self._failed(exc)
-                    if type(exc) is not told:
-                        self._log(exc)
-                    delay, told = min(MAX_DELAY, delay * 2 or FIRST_DELAY), type(exc)
-                    self.rest(delay)
+                    self.rest(trouble.add(exc, stopping=self.stopping))
                 else:
-                    delay, told = 0.0, None
+                    trouble.end()
                     if self._pause:
                         self.rest(self._pause)
         finally:
             if self._ended is not None:
                 self._ended()
 
-    def _log(self, exc: BaseException) -> None:
-        traceback = exc if log.isEnabledFor(logging.DEBUG) else None
-        then = "it ends" if self.stopping else "it tries again"
-        log.warning("%s: %s: %s; %s", self.name, type(exc).__name__, exc, then, exc_info=traceback)
+
+class RepeatingTask:
+    """
+    A task of the event loop that repeats one step, by the rule of :class:`Repeating`.
+
+    A step may also go on for as long as all is well, such as one that reads from a connection. It then calls
+    :meth:`works` when it knows that all is well.
+
+    Args:
+        name: The task's name, and the beginning of its log lines.
+        step: What to repeat.
+    """
+
+    def __init__(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
+        self._name = name
+        self._step = step
+        self._trouble = _Trouble(name, FIRST_DELAY_OF_TASK)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, in the running loop."""
+        empty = Context()  # the task outlives the request that starts it
+        self._task = asyncio.create_task(self._run(), name=self._name, context=empty)
+
+    async def stop(self) -> None:
+        """End, in the middle of a step."""
+        task, self._task = self._task, None
+        # redis-py sometimes takes a cancellation for a lost connection, and goes on: cancelled until it ends.
+        while task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=0.1)
+
+    def works(self) -> None:
+        """Note, in a step that goes on, that all is well."""
+        self._trouble.end()
+
+    async def _run(self) -> None:
+        while True:
+            begun = time.monotonic()
+            try:
+                await self._step()
+            except Exception as exc:
+                if time.monotonic() - begun > LASTING:
+                    self._trouble.shorten()
+                await asyncio.sleep(self._trouble.add(exc))
+            else:
+                self._trouble.end()

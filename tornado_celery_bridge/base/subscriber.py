@@ -5,7 +5,8 @@ Theory of operation. A message may be missed: before the subscription is in plac
 the connection is half-open. Three rules make up for that. *Every* confirmation of a subscription is reported to the
 owner, who then reads what is stored. A new connection subscribes to all channels again, which brings all the
 confirmations. A connection whose server does not answer a PING is closed. (redis-py's own PubSub reconnects without
-telling anybody.)
+telling anybody.) After any error, also one that the server answers (to a user who may not subscribe, say), there is a
+pause before the next connection, and it grows up to a second.
 
 The *writer* sends the subscriptions that were asked for since its last command, many in one command. The *reader* takes
 messages and confirmations. Unsubscribing waits for the next beat, because a channel that nobody wants costs only a
@@ -15,13 +16,13 @@ discarded message.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextvars import Context
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.redis import ConnectionPool
+from tornado_celery_bridge.base.repeating import RepeatingTask
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,6 @@ log = logging.getLogger(__name__)
 BEAT = 1.0
 #: Channels in one command. This limits how long a command keeps the server busy, and its answer the loop.
 CHUNK = 500
-#: The most seconds between two attempts to connect.
-MAX_DELAY = 1.0
 
 CONNECTION_ERRORS = (RedisError, OSError, asyncio.IncompleteReadError)
 
@@ -42,14 +41,14 @@ class Subscriber:
     Args:
         pool: Makes the one connection.
         on_subscribed: Called for each confirmation, the first one of a channel and all later ones.
-        on_message: Awaited for each message, in order.
+        on_message: Called for each message, in order.
     """
 
     def __init__(
         self,
         pool: ConnectionPool,
         on_subscribed: Callable[[bytes], None],
-        on_message: Callable[[bytes, bytes], Awaitable[None]],
+        on_message: Callable[[bytes, bytes], None],
     ) -> None:
         self._pool = pool
         self._on_subscribed = on_subscribed
@@ -58,21 +57,19 @@ class Subscriber:
         self._to_subscribe: set[bytes] = set()
         self._to_unsubscribe: set[bytes] = set()
         self._write_wanted = asyncio.Event()
+        self._beat_wanted = False
         self._heard = False
-        self._task: asyncio.Task[None] | None = None
-        #: Whether the server answered when it was last asked, or has sent something since.
+        self._task = RepeatingTask("the subscriptions in Redis", self._listen)
+        #: Whether the server has answered on this connection, and when it was last asked.
         self.connected = False
 
     def start(self) -> None:
         """Begin to listen. It connects, and connects again, by itself."""
-        empty = Context()  # the task outlives the request that starts it
-        self._task = asyncio.create_task(self._listen(), name="tornado_celery_bridge subscriber", context=empty)
+        self._task.start()
 
     async def close(self) -> None:
         """Stop listening, and close the connection."""
-        if self._task is not None:
-            await cancelled(self._task)
-            self._task = None
+        await self._task.stop()
         await self._pool.disconnect()
 
     def subscribe(self, channel: bytes) -> None:
@@ -89,71 +86,63 @@ class Subscriber:
         self._to_unsubscribe.add(channel)
 
     async def _listen(self) -> None:
-        delay = 0.0
-        while True:
-            connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
-            try:
-                async with asyncio.timeout(2 * BEAT):
-                    await connection.connect()
-                delay = 0.0
-                await self._follow(connection)
-            except (*CONNECTION_ERRORS, ExceptionGroup) as exc:
-                if self.connected or not delay:
-                    log.warning("Redis is not reachable: %s", _first(exc))
-                self.connected = False
-            finally:
-                with contextlib.suppress(*CONNECTION_ERRORS):
-                    await connection.disconnect(nowait=True)
-            await asyncio.sleep(delay)
-            delay = min(MAX_DELAY, delay * 2 or 0.05)
-
-    async def _follow(self, connection: Any) -> None:
-        """Subscribe to all channels, and read until the connection fails."""
-        self.connected = True
-        self._to_unsubscribe.clear()
-        self._to_subscribe = set(self._channels)
-        self._write_wanted.set()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._write(connection))
-            group.create_task(self._beat(connection))
-            group.create_task(self._read(connection))
+        """Subscribe to all channels over a new connection, and read until it fails."""
+        connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(2 * BEAT):
+                await connection.connect()
+            self._to_unsubscribe.clear()
+            self._to_subscribe = set(self._channels)
+            self._write_wanted.set()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write(connection))
+                group.create_task(self._beat(connection))
+                group.create_task(self._read(connection))
+        except ExceptionGroup as exc:
+            raise _first(exc) from exc
+        finally:
+            self.connected = False
+            with contextlib.suppress(*CONNECTION_ERRORS):
+                await connection.disconnect(nowait=True)
 
     async def _write(self, connection: Any) -> None:
+        """Send all commands: they are sent by one task alone, so that none overtakes another."""
         while True:
             await self._write_wanted.wait()
             self._write_wanted.clear()
             keys, self._to_subscribe = self._to_subscribe, set()
             for chunk in chunks(list(keys)):
                 await _send(connection, "SUBSCRIBE", *chunk)
+            if self._beat_wanted:
+                self._beat_wanted = False
+                keys, self._to_unsubscribe = self._to_unsubscribe, set()
+                for chunk in chunks(list(keys)):
+                    # Whoever wants one of them again meanwhile has put it among those to be subscribed to.
+                    await _send(connection, "UNSUBSCRIBE", *chunk)
+                await _send(connection, "PING")
 
     async def _beat(self, connection: Any) -> None:
         while True:
-            self._heard = False
-            keys, self._to_unsubscribe = self._to_unsubscribe, set()
-            for chunk in chunks(list(keys)):
-                await _send(connection, "UNSUBSCRIBE", *chunk)
-            await _send(connection, "PING")
+            self._heard, self._beat_wanted = False, True
+            self._write_wanted.set()
             await asyncio.sleep(BEAT)
             if not self._heard:
                 await connection.disconnect(nowait=True)  # ends the reader, which may ignore a cancellation
                 raise ConnectionError(f"no answer to a PING in {BEAT} s")
+            self._task.works()
 
     async def _read(self, connection: Any) -> None:
         while True:
             response = await connection.read_response(disconnect_on_error=False)
-            self._heard = True
+            self._heard = self.connected = True
             kind = response[0]
-            if kind == b"message":
-                await self._on_message(response[1], response[2])
-            elif kind == b"subscribe":
-                self._on_subscribed(response[1])
-
-
-async def cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel *task* until it ends: redis-py sometimes takes a cancellation for a lost connection, and goes on."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)
+            try:
+                if kind == b"message":
+                    self._on_message(response[1], response[2])
+                elif kind == b"subscribe":
+                    self._on_subscribed(response[1])
+            except Exception:  # what one channel brings must not cost the others their connection
+                log.exception("a message of the channel %r can't be read", response[1])
 
 
 async def _send(connection: Any, *command: Any) -> None:

@@ -19,6 +19,7 @@ from tornado_celery_bridge.exceptions import (
     ResultTimeout,
     StoreUnavailable,
     WaitersSaturated,
+    message_of,
 )
 
 
@@ -55,8 +56,10 @@ class Awaiting:
         return TaskState.from_meta(wait.task_id, wait.seen[wait.task_id])
 
     async def state(self, task_id: str) -> TaskState:
-        found = await self.listener.read([task_id])
-        return TaskState.from_meta(task_id, found.get(task_id) or {"status": states.PENDING, "result": None})
+        found = (await self.listener.read([task_id])).get(task_id)
+        if isinstance(found, ResultError):
+            raise found
+        return TaskState.from_meta(task_id, found or {"status": states.PENDING, "result": None})
 
     async def close(self) -> None:
         for task_id in self.listener.watched:
@@ -72,8 +75,8 @@ class Awaiting:
         """
         if self.waits >= self.config.max_waiters:
             raise WaitersSaturated("too many waits are under way", task_id=task_id, retry_after=RETRY_AFTER)
-        self.waits += 1
         self.listener.watch(task_ids, watcher)
+        self.waits += 1
 
     def unwatch(self, task_ids: Iterable[str], watcher: Watcher) -> None:
         """Stop reporting to *watcher*."""
@@ -108,8 +111,8 @@ class Awaiting:
                 timer.cancel()
 
     async def _look_once(self, wait: "_Wait") -> None:
-        for task_id, meta in (await self.listener.read(wait.task_ids)).items():
-            wait.heard(task_id, meta)
+        for task_id, news in (await self.listener.read(wait.task_ids)).items():
+            wait(task_id, news)
         if not wait.future.done():
             self._expire(wait, 0)
         wait.future.result()
@@ -194,7 +197,9 @@ class _Wait:
         try:
             meta = self._rebuild(meta)
         except Exception as exc:  # Celery cannot rebuild what is stored
-            self.fail(ResultError(f"the failure of task {task_id} can't be rebuilt: {exc}", task_id=task_id))
+            self.fail(
+                ResultError(f"the failure of task {task_id} can't be rebuilt: {message_of(exc)}", task_id=task_id)
+            )
             return
         if leaf is not None:
             leaf._cache = meta

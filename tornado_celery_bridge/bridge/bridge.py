@@ -340,6 +340,7 @@ class Bridge:
             ResultBackendUnavailable: Not known in time: the backend does not answer.
             WaitersSaturated: Too many waits are under way.
             BlobLost, StoreUnavailable: The task succeeded, but its large result can't be read from the store.
+            ResultError: What is stored of the task can't be read.
 
         .. versionadded:: 0.1.0
         """

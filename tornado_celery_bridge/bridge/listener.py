@@ -5,14 +5,17 @@ A listener knows which tasks somebody waits for, and calls the watchers of a tas
 the event loop, and no watcher costs it a thread or a connection.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from tornado_celery_bridge.bridge.states import Meta
-from tornado_celery_bridge.exceptions import ResultError
+from tornado_celery_bridge.bridge.states import News
+from tornado_celery_bridge.exceptions import ResultError, message_of
 
-#: Called with each state of a task, or with a ResultError if what the backend has can't be read.
-Watcher = Callable[[str, Meta | ResultError], None]
+log = logging.getLogger(__name__)
+
+#: Called with each state of a task, and with an error where there is one.
+Watcher = Callable[[str, News], None]
 
 
 class Listener(ABC):
@@ -35,9 +38,9 @@ class Listener(ABC):
         """End, and close every connection."""
 
     @abstractmethod
-    async def read(self, task_ids: Sequence[str]) -> Mapping[str, Meta]:
+    async def read(self, task_ids: Sequence[str]) -> Mapping[str, News]:
         """
-        Return what the backend has of *task_ids* now, without unknown ids.
+        Return what the backend has of *task_ids* now, without unknown ids; an error where it can't be read.
 
         Raises:
             ResultBackendUnavailable: The backend did not answer.
@@ -70,7 +73,16 @@ class Listener(ABC):
         """The ids of the tasks that are watched."""
         return tuple(self._watchers)
 
-    def tell(self, task_id: str, news: Meta | ResultError) -> None:
+    def tell(self, task_id: str, news: News) -> None:
         """Call the watchers of a task."""
         for watcher in tuple(self._watchers.get(task_id, ())):
-            watcher(task_id, news)
+            try:
+                watcher(task_id, news)
+            except Exception as exc:  # of values that somebody else's code has stored: it concerns who waits for them
+                self._tell_error(watcher, task_id, exc)
+
+    def _tell_error(self, watcher: Watcher, task_id: str, exc: Exception) -> None:
+        try:
+            watcher(task_id, ResultError(f"what is stored of task {task_id} can't be read: {message_of(exc)}"))
+        except Exception:
+            log.exception("nobody can be told of task %s", task_id)

@@ -1,20 +1,22 @@
 """Learns of results if the backend's own client blocks: one thread for all waiters of the process."""
 
 import asyncio
+import functools
 import threading
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from celery import Celery, states
+from celery import Celery
 from celery.backends.base import BaseKeyValueStoreBackend
+from celery.states import PENDING
 from kombu import Consumer, Queue
 
 from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.bridge.listener import Listener
-from tornado_celery_bridge.bridge.states import Meta
-from tornado_celery_bridge.exceptions import ResultBackendUnavailable
+from tornado_celery_bridge.bridge.states import News, meta_of
+from tornado_celery_bridge.exceptions import ResultBackendUnavailable, ResultError, message_of
 from tornado_celery_bridge.transports.publisher import connect
 
 #: The most seconds for one read.
@@ -49,11 +51,11 @@ class _ThreadListener(Listener):
     def _work(self) -> None:
         """Learn of some states, in the thread; raises if the backend fails."""
 
-    def _told(self, news: Sequence[tuple[str, Meta]]) -> None:
-        for task_id, meta in news:
-            self.tell(task_id, meta)
+    def _told(self, news: Sequence[tuple[str, News]]) -> None:
+        for task_id, told in news:
+            self.tell(task_id, told)
 
-    def _call_loop(self, news: Sequence[tuple[str, Meta]]) -> None:
+    def _call_loop(self, news: Sequence[tuple[str, News]]) -> None:
         try:
             self._loop.call_soon_threadsafe(self._told, news)
         except RuntimeError:  # the loop is closed: nobody waits any more
@@ -72,7 +74,7 @@ class PollingListener(_ThreadListener):
     def __init__(self, app: Celery, *, interval: float) -> None:
         super().__init__(app)
         self._interval = interval
-        self._last: dict[str, Meta] = {}
+        self._last: dict[str, News] = {}
         self._again: set[str] = set()
         self._wanted = threading.Event()
 
@@ -81,12 +83,12 @@ class PollingListener(_ThreadListener):
         self._wanted.set()
         await super().close()
 
-    async def read(self, task_ids: Sequence[str]) -> Mapping[str, Meta]:
+    async def read(self, task_ids: Sequence[str]) -> Mapping[str, News]:
         try:
             async with asyncio.timeout(READ_TIMEOUT):
                 return await asyncio.to_thread(lambda: _read(self._app.backend, task_ids))
         except Exception as exc:  # of any backend's own client
-            raise ResultBackendUnavailable(f"the result backend did not answer: {exc}") from exc
+            raise ResultBackendUnavailable(f"the result backend did not answer: {message_of(exc)}") from exc
 
     def _watched(self, task_id: str) -> None:
         self._again.add(task_id)
@@ -104,7 +106,7 @@ class PollingListener(_ThreadListener):
         for start in range(0, len(watched), CHUNK):
             found = _read(self._app.backend, watched[start : start + CHUNK])
             self._last.update(found)
-            news = [(key, meta) for key, meta in found.items() if key in again or last.get(key) != meta]
+            news = [(key, each) for key, each in found.items() if key in again or _differs(last.get(key), each)]
             if news:
                 self._call_loop(news)
         self.connected = True
@@ -123,7 +125,7 @@ class RpcListener(_ThreadListener):
         self._backend: Any = app.backend
         self._queues: dict[str, Queue] = {}
         self._added = threading.Event()
-        self._kept: OrderedDict[str, Meta] = OrderedDict()
+        self._kept: OrderedDict[str, News] = OrderedDict()
 
     def consume(self, reply_queue: str) -> None:
         """Also consume *reply_queue*. Any thread may call this."""
@@ -137,16 +139,16 @@ class RpcListener(_ThreadListener):
         )
         self._added.set()
 
-    async def read(self, task_ids: Sequence[str]) -> Mapping[str, Meta]:
+    async def read(self, task_ids: Sequence[str]) -> Mapping[str, News]:
         return {task_id: self._kept[task_id] for task_id in task_ids if task_id in self._kept}
 
     def _watched(self, task_id: str) -> None:
         if task_id in self._kept:
             self._loop.call_soon(self._told, [(task_id, self._kept[task_id])])
 
-    def _told(self, news: Sequence[tuple[str, Meta]]) -> None:
-        for task_id, meta in news:
-            self._kept[task_id] = meta
+    def _told(self, news: Sequence[tuple[str, News]]) -> None:
+        for task_id, told in news:
+            self._kept[task_id] = told
             self._kept.move_to_end(task_id)
         while len(self._kept) > MAX_KEPT:
             self._kept.popitem(last=False)
@@ -174,11 +176,12 @@ class RpcListener(_ThreadListener):
                         continue
 
     def _reply(self, message: Any) -> None:
-        meta = message.payload
-        self._call_loop([(meta["task_id"], meta)])
+        task_id = message.properties.get("correlation_id")
+        if isinstance(task_id, str):
+            self._call_loop([(task_id, _news_of(task_id, lambda: message.payload))])
 
 
-def _read(backend: Any, task_ids: Iterable[str]) -> dict[str, Meta]:
+def _read(backend: Any, task_ids: Iterable[str]) -> dict[str, News]:
     """Return what *backend* has: by one query if it is a store of keys and values, else by one for each task."""
     task_ids = list(task_ids)
     if isinstance(backend, BaseKeyValueStoreBackend):
@@ -186,9 +189,31 @@ def _read(backend: Any, task_ids: Iterable[str]) -> dict[str, Meta]:
         values = backend.mget(keys)
         payloads = [values.get(key) for key in keys] if hasattr(values, "get") else values
         return {
-            task_id: backend.decode(payload)
+            task_id: _news_of(task_id, functools.partial(backend.decode, payload))
             for task_id, payload in zip(task_ids, payloads, strict=True)
             if payload is not None
         }
-    metas = {task_id: backend.get_task_meta(task_id, cache=False) for task_id in task_ids}
-    return {task_id: meta for task_id, meta in metas.items() if meta["status"] != states.PENDING}
+    read = functools.partial(backend.get_task_meta, cache=False)
+    found = {task_id: _news_of(task_id, functools.partial(read, task_id)) for task_id in task_ids}
+    if any(isinstance(news, ResultError) for news in found.values()):
+        read("no-such-task")  # raises if it is the backend's fault, and not that of what it has
+    return {
+        task_id: news for task_id, news in found.items() if isinstance(news, ResultError) or news["status"] != PENDING
+    }
+
+
+def _news_of(task_id: str, read: Callable[[], Any]) -> News:
+    try:
+        return meta_of(task_id, read)
+    except ResultError as exc:
+        return exc
+
+
+def _differs(before: News | None, now: News) -> bool:
+    """Return whether there is news: an error is no news twice, and values of the tasks' own may not be comparable."""
+    if isinstance(now, ResultError):
+        return not isinstance(before, ResultError)
+    try:
+        return bool(before != now)
+    except Exception:
+        return True

@@ -9,7 +9,7 @@ from celery import Celery, states
 
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.bridge.states import Meta
-from tornado_celery_bridge.exceptions import TaskFailed, TaskRevoked, WouldBlock
+from tornado_celery_bridge.exceptions import TaskFailed, TaskRevoked, WouldBlock, message_of
 
 T = TypeVar("T")
 
@@ -225,11 +225,12 @@ def failure(task_id: str, meta: Meta) -> TaskFailed | TaskRevoked:
     cause = meta["result"]
     if not isinstance(cause, BaseException):
         cause = None
+    told = None if cause is None else message_of(cause)
     error: TaskFailed | TaskRevoked
     if meta["status"] == states.REVOKED:
-        error = TaskRevoked(f"task {task_id} was revoked: {cause}", task_id=task_id)
+        error = TaskRevoked(f"task {task_id} was revoked: {told}", task_id=task_id)
     else:
-        what = f"{type(cause).__name__}: {cause}" if cause is not None else "no reason is stored"
+        what = f"{type(cause).__name__}: {told}" if cause is not None else "no reason is stored"
         error = TaskFailed(f"task {task_id} failed: {what}", task_id=task_id, traceback=meta.get("traceback"))
     error.__cause__ = cause
     return error

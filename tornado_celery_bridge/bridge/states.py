@@ -1,16 +1,38 @@
 """What a result backend knows about a task, as values."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from celery import states
 
 from tornado_celery_bridge.base.states import ENDED
+from tornado_celery_bridge.exceptions import ResultError, message_of
 from tornado_celery_bridge.progress import STATE as PROGRESS
 
 #: A backend's data about a task, decoded. Exceptions are not rebuilt: they are still descriptions.
 Meta = Mapping[str, Any]
+
+#: What a backend has of a task, or why that can't be read.
+News = Meta | ResultError
+
+
+def meta_of(task_id: str, read: Callable[[], Any]) -> Meta:
+    """
+    Return what *read* returns: what a backend has of a task, decoded.
+
+    Raises:
+        ResultError: It can't be decoded, or is not what Celery stores.
+    """
+    try:
+        decoded = read()
+    except Exception as exc:  # any serializer may raise anything
+        why = message_of(exc)
+    else:
+        if isinstance(decoded, Mapping) and isinstance(decoded.get("status"), str) and "result" in decoded:
+            return decoded
+        why = "it is no state of a task"
+    raise ResultError(f"what is stored of task {task_id} can't be read: {why}", task_id=task_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +133,7 @@ class TaskState:
 def _describe(stored: Any) -> TaskError:
     if isinstance(stored, BaseException):  # from a backend that rebuilds exceptions, or from pickle
         cls = type(stored)
-        return TaskError(cls.__qualname__, cls.__module__, str(stored))
+        return TaskError(cls.__qualname__, cls.__module__, message_of(stored))
     if not isinstance(stored, Mapping):
         return TaskError("Exception", "builtins", "" if stored is None else str(stored))
     message = stored.get("exc_message", "")

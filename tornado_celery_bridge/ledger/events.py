@@ -94,7 +94,7 @@ class Events(Subject):
         for follower in self._followers.get(channel, ()):
             follower.subscribed()
 
-    async def _published(self, channel: bytes, message: bytes) -> None:
+    def _published(self, channel: bytes, message: bytes) -> None:
         number, kind, data = message.decode().split(" ", 2)
         event = Event(int(number), kind, data)
         for follower in self._followers.get(channel, ()):
