@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import threading
+import time
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,8 @@ READ_TIMEOUT = 2.0
 CHUNK = 500
 #: States that came while nobody waited, kept for a later waiter: replies can't be read again.
 MAX_KEPT = 10_000
+#: Seconds after which what can't be read is read once more.
+AGAIN = 0.1
 
 
 class _ThreadListener(Listener):
@@ -182,8 +185,16 @@ class RpcListener(_ThreadListener):
 
 
 def _read(backend: Any, task_ids: Iterable[str]) -> dict[str, News]:
+    """Return what *backend* has. What can't be read is read twice: a file may be written just now."""
+    found = _read_once(backend, list(task_ids))
+    if unreadable := [task_id for task_id, news in found.items() if isinstance(news, ResultError)]:
+        time.sleep(AGAIN)
+        found |= _read_once(backend, unreadable)
+    return found
+
+
+def _read_once(backend: Any, task_ids: list[str]) -> dict[str, News]:
     """Return what *backend* has: by one query if it is a store of keys and values, else by one for each task."""
-    task_ids = list(task_ids)
     if isinstance(backend, BaseKeyValueStoreBackend):
         keys = [backend.get_key_for_task(task_id) for task_id in task_ids]
         values = backend.mget(keys)
