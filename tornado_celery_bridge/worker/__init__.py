@@ -52,7 +52,7 @@ from tornado_celery_bridge.base.heartbeat import WorkerHeartbeat
 from tornado_celery_bridge.base.logs import follow_environment
 from tornado_celery_bridge.worker.attempt import JobCancelled
 from tornado_celery_bridge.worker.backend import record_states
-from tornado_celery_bridge.worker.bootsteps import CheckSettings, GuardTasks, KeepJobs, begin_beat
+from tornado_celery_bridge.worker.bootsteps import CheckSettings, EndUnreadable, GuardTasks, KeepJobs, begin_beat
 
 __all__ = ("JobCancelled", "install")
 
@@ -67,6 +67,7 @@ def install(app: Celery) -> None:
     tracing.follow_publishing()  # before what keeps messages
     tracing.follow_tasks()
     app.steps["worker"].update((CheckSettings, GuardTasks, KeepJobs, WorkerHeartbeat))
+    app.steps["consumer"].add(EndUnreadable)
     signals.beat_init.connect(functools.partial(begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
     is_configured: bool = app.configured  # type: ignore[attr-defined]
     # The variable alone names the backend, so Celery may make it while nothing has read the app's settings yet.

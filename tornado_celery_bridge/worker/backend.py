@@ -79,7 +79,8 @@ class Recording:
         Raises:
             JobCancelled: The task tells of its progress, and its job was cancelled.
         """
-        is_attempts = request is not None and request.id == task_id
+        # Of a task that the worker does not have, Celery gives a request without an id.
+        is_attempts = getattr(request, "id", None) == task_id
         attempt = Attempt.of(self.app, request) if is_attempts else Attempt(self.app, task_id)
         entry = None
         is_codes = attempt.runs and state in (*ENDED, states.RETRY)  # the code's own word; its end is to come

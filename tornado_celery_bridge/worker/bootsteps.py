@@ -3,11 +3,13 @@
 import functools
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
-from celery import Celery, bootsteps, signals
+from celery import Celery, bootsteps, signals, states
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.imports import symbol_by_name
+from kombu.exceptions import DecodeError
 
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.heartbeat import watch_beat
@@ -50,6 +52,60 @@ def _close_attempt(*, task: Any, state: str | None = None, retval: Any = None, *
     request = task.request
     if (attempt := vars(request).get("attempt")) is not None:
         attempt.close(task, request, state, retval)
+
+
+class EndUnreadable(bootsteps.Step):
+    """
+    In the consumer: a task whose message nobody can read fails, with the reason.
+
+    Celery drops such a message without telling anybody. If it is not a message of Celery's at all, Celery ends the
+    worker, and with it each one that takes the message after that.
+    """
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        decode_error, invalid_task = consumer.on_decode_error, consumer.on_invalid_task
+        create_task_handler = consumer.create_task_handler
+
+        def on_decode_error(message: Any, exc: Exception) -> None:
+            decode_error(message, exc)
+            _fail(consumer.app, message, exc)
+
+        def on_invalid_task(body: Any, message: Any, exc: Exception) -> None:
+            invalid_task(body, message, exc)
+            _fail(consumer.app, message, exc)
+
+        def create(**options: Any) -> Callable[[Any], Any]:
+            handle = create_task_handler(**options)
+
+            def on_task_received(message: Any) -> Any:
+                return handle(message) if _is_task(message) else consumer.on_unknown_message(None, message)
+
+            return on_task_received
+
+        consumer.on_decode_error, consumer.on_invalid_task = on_decode_error, on_invalid_task
+        consumer.create_task_handler = create
+
+
+def _is_task(message: Any) -> bool:
+    """Return whether *message* has the shape of a task's, or can't be read."""
+    try:
+        headers, payload = message.headers or {}, message.payload
+    except Exception:
+        return True  # which is told as what it is
+    match headers, payload:
+        case {"task": str(), "id": str()}, [list() | tuple(), dict(), _] | {"args": _}:
+            return True
+        case _, {"task": str(), "id": str()} if "task" not in headers:  # of Celery's first protocol
+            return True
+    return False
+
+
+def _fail(app: Celery, message: Any, exc: Exception) -> None:
+    """End the task of a message that can't be read."""
+    task_id = (message.headers or {}).get("id")
+    if isinstance(task_id, str):
+        told = DecodeError(f"the worker can't read the task's message: {exc}")
+        app.backend.store_result(task_id, told, states.FAILURE)
 
 
 class KeepJobs(bootsteps.StartStopStep):

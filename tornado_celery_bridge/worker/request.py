@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakSet
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
-from celery.exceptions import Terminated, WorkerLostError
+from celery.exceptions import InvalidTaskError, Terminated, WorkerLostError
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
@@ -48,7 +48,12 @@ class JobRequest(Request):
     _request_dict: dict[str, Any]
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(message, *args, **kwargs)
+        try:
+            super().__init__(message, *args, **kwargs)
+            for limit in self.time_limits:
+                float(limit or 0)
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:  # by which Celery would end the worker
+            raise InvalidTaskError(f"not a task's message: {exc!r}") from exc
         self.token = uuid.uuid4().hex
         TAKEN.add(self)
         # Not among the headers, which are the task's to see and go on to its retries.
