@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,8 @@ from tests.conformance.contract import PATIENCE, Contract
 from tests.conformance.sample import OTHER, make_app
 from tests.faults.harness import System
 from tests.servers import free_port, wait_for
-from tornado_celery_bridge import Bridge
+from tornado_celery_bridge import AsyncResult, Bridge
+from tornado_celery_bridge.ledger import new_job
 from tornado_celery_bridge.transports import describe
 
 
@@ -65,6 +67,18 @@ class TestRabbitMQ(Contract):
     def test_what_no_worker_can_read_is_put_aside(self, app: Celery) -> None:
         app.send_task("no.such.task")
         wait_for(lambda: depth(app, "celery.dead"), PATIENCE)
+
+    async def test_an_exchange_that_is_not_there_holds_up_nobody(self, bridge: Bridge) -> None:
+        results = []
+        for options in ({"exchange": "nowhere", "routing_key": "to"}, {}):
+            job_id = str(uuid.uuid4())
+            now = round(time.time() * 1000)
+            made = new_job(bridge.app, "c.add", (1,), {}, {"task_id": job_id, **options}, now=now, owner="", tags=[])
+            await bridge.ledger.jobs.accept(made[0], [1], message=made[1])
+            await bridge.ledger.jobs.defer(job_id, 10)
+            results.append(AsyncResult[int](job_id, bridge))
+        assert await bridge.get(results[1], timeout=PATIENCE) == 2
+        assert await bridge.ledger.jobs.cancel(results[0].id) == "PENDING"
 
     def test_what_is_patched_is_still_wrong(self) -> None:
         """When this fails, `register` has nothing to mend any more."""

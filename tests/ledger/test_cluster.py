@@ -87,6 +87,7 @@ async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
     await asyncio.to_thread(worker.reconcile, "me", 60, 10, ["q"])
     _, messages = await asyncio.to_thread(worker.take, "me", 10)
     assert [job_id for job_id, _ in messages] == ["c"]
+    await asyncio.to_thread(worker.in_hand, ["c"])
     assert await begin(worker, "c", "1") == "go"
     await asyncio.to_thread(worker.lease, "w@here", [], [("c", "1")], {"slots": 1, "queues": ["q"]})
     messages, _ = await asyncio.to_thread(worker.reconcile, "me", 60, 10, [])

@@ -190,6 +190,45 @@ async def test_a_retry_is_kept_until_it_is_due(ledger: Ledger, worker: WorkerLed
     assert (await job(ledger, "a")).state == "RETRY"
 
 
+async def copies(ledger: Ledger, worker: WorkerLedger, many: int, apart: float = 11) -> None:
+    """Have a job's message be lost so many times, so many seconds apart."""
+    for _ in range(many):
+        await age(ledger, "queued:q:", "a", apart)
+        assert await reconcile(worker, "q") == (["a"], set())
+
+
+async def test_a_message_that_leads_nowhere(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    await copies(ledger, worker, 10)
+    await age(ledger, "queued:q:", "a", 11)
+    assert await reconcile(worker, "q") == ([], set())
+    given_up = await job(ledger, "a")
+    assert given_up.error is not None
+    assert (given_up.state, given_up.error["kind"]) == ("FAILURE", "undelivered")
+    assert "published 10 times more" in given_up.error["message"]
+    assert await asyncio.to_thread(worker.doubted) == set()
+
+
+async def test_a_message_that_somebody_has_leads_somewhere(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+    for _ in range(3):  # a worker that is busy
+        await copies(ledger, worker, 5)
+        assert await asyncio.to_thread(worker.doubted) == set()
+        await copies(ledger, worker, 5)
+        assert await asyncio.to_thread(worker.doubted) == {"a"}
+        await asyncio.to_thread(worker.in_hand, ["a"])
+        assert await asyncio.to_thread(worker.doubted) == set()
+    await copies(ledger, worker, 12, apart=70)  # a broker that lost its messages again and again
+    await copies(ledger, worker, 9)
+    assert await begin(worker, "a", "1") == "go"
+    assert await asyncio.to_thread(worker.doubted) == set()
+    error = {"type": "E", "module": "m", "message": "not yet"}
+    await asyncio.to_thread(lambda: worker.retry("a", "1", error, publish=False))
+    await copies(ledger, worker, 10)
+    await ledger.jobs.cancel("a")
+    assert await asyncio.to_thread(worker.doubted) == set()
+
+
 async def test_a_workflow_that_was_never_published(ledger: Ledger, worker: WorkerLedger) -> None:
     steps = [
         Step(JobRecord(**_fields(name), queue="q", workflow="w"), {}, delay, before)

@@ -1,4 +1,4 @@
-"""What a worker can't read fails, with the reason, and harms nobody else."""
+"""What a worker can't read, or never gets, fails, with the reason, and harms nobody else."""
 
 import asyncio
 import json
@@ -74,3 +74,30 @@ async def test_a_task_that_the_worker_does_not_have(ends: Bridge, tmp_path: Path
         with pytest.raises(TaskFailed, match="NotRegistered"):
             await ends.get(result, timeout=20)
     await is_well(ends, tmp_path / "marks")
+
+
+async def test_an_exchange_that_leads_nowhere(ends: Bridge, tmp_path: Path) -> None:
+    result = await ends.submit("e.returns", (str(tmp_path / "marks"),), exchange="nowhere", routing_key="to")
+    key, packed = f"{{tcb}}job:{result.id}", uuid.UUID(result.id).bytes
+    redis = ends.ledger.redis.client
+    await redis.hset(key, "copies", 9)  # as it is after a minute
+    async with asyncio.timeout(20):
+        while await redis.hget(key, "copies"):
+            seconds, _ = await redis.time()
+            await redis.zadd("{tcb}queued:ends:", {packed: (seconds - 20) * 1000}, xx=True)
+            await asyncio.sleep(0.5)
+    with pytest.raises(TaskFailed, match="published 10 times more, and no worker has begun it"):
+        await ends.get(result, timeout=5)
+
+
+async def test_a_worker_says_what_it_has_in_hand(ends: Bridge, tmp_path: Path) -> None:
+    result = await ends.submit("e.returns", (str(tmp_path / "marks"),), countdown=60)
+    key = f"{{tcb}}job:{result.id}"
+    redis = ends.ledger.redis.client
+    await redis.hset(key, "copies", 10)
+    await redis.sadd("{tcb}doubted", result.id)
+    async with asyncio.timeout(20):
+        while await redis.hget(key, "copies"):
+            await asyncio.sleep(0.1)
+    assert not await redis.exists("{tcb}doubted")
+    assert await ends.ledger.jobs.cancel(result.id) == "PENDING"

@@ -252,6 +252,15 @@ class WorkerLedger:
         """
         return self._once.run(calls.reconcile(me=me, leadership=ms(leadership), most=most, rows=empty))
 
+    def doubted(self) -> set[str]:
+        """Return the ids of jobs that are given up soon, unless a worker has their message :meth:`in_hand`."""
+        found: Any = self._once.client.smembers(f"{self._once.prefix}doubted")
+        return {job_id.decode() for job_id in found}
+
+    def in_hand(self, job_ids: Collection[str]) -> None:
+        """Note that a worker has taken the messages of jobs, and will begin them."""
+        self._once.run(calls.in_hand(rows=list(job_ids)))
+
     def note_results(self, prefix: bytes | str, ttl: int) -> None:
         """Note where in the ledger's Redis Celery's results are, and for how many seconds (0 for ever)."""
         self._once.client.hset(f"{self._once.prefix}results", mapping={"prefix": prefix, "ttl": ttl})

@@ -152,6 +152,7 @@ keep = command("keep", bool)
 take = command("take", _taken)
 lease = command("lease", _texts)
 reconcile = command("reconcile", _lost)
+in_hand = command("in_hand", nothing)
 sweep = command("sweep", int)
 # Reading.
 read = command("read", _job, fields=_FIELDS)

@@ -106,7 +106,8 @@ class Job:
     #: Where the result is, if it is large; then :attr:`result` is None.
     stored: Stored | None = None
     #: ``{"type", "module", "message"}`` if it failed, was cancelled or will be tried again. If it was given up, because
-    #: its workers were lost again and again, also ``"kind": "dead-lettered"``.
+    #: its workers were lost again and again, also ``"kind": "dead-lettered"``; because no worker began it, however
+    #: often its message was published, ``"kind": "undelivered"``.
     error: dict[str, str] | None = None
     #: The traceback of a failure, as text, if its worker told it. None in a list of jobs. It may quote values of the
     #: task's code, so not everybody who may see the job may see it.

@@ -11,7 +11,8 @@ things to be told apart from a job that is merely slow:
 - *A waiting job whose message is gone.* In a queue the first come are the first begun. So a message that others
   overtook by eight seconds was lost, or is held up in the hands of a busy worker; either way a copy helps. It helps a
   job, too, that waits for longer than that in a queue that is empty. A queue that is long is no reason for anything:
-  nobody overtakes in it. (Each priority of a queue is one by itself here.)
+  nobody overtakes in it. (Each priority of a queue is one by itself here.) Should ten copies in a row not help, the
+  job is given up, unless a worker says that it has one in hand: its message leads nowhere.
 
 Beside that, no worker takes from a queue that is paused. Each asks which are, every two seconds, and has itself stop or
 begin by Celery's own remote control; so it needs to be told by nobody, holds for a worker that is started later, and
@@ -31,6 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from amqp.exceptions import NotFound
 from celery import Celery, states
 from celery.exceptions import QueueNotFound
 from celery.worker import state as worker_state
@@ -131,6 +133,8 @@ class Keeper:
         about = {"slots": self._slots(), "queues": queues, "memory": _memory()}
         late = self._ledger.lease(self._hostname, running, self._running - running, about)
         self._running = running
+        if mine := self._ledger.doubted() & {job_id for job_id, _ in _attempts(TAKEN)}:
+            self._ledger.in_hand(mine)
         for job_id in late:
             log.warning("job %s was cancelled and goes on: its process is ended", job_id)
             self._app.control.revoke(job_id, terminate=True, destination=[self._hostname])
@@ -202,7 +206,7 @@ class Keeper:
             if not late:
                 log.warning("job %s is published again: its worker or its message was lost", job_id)
             try:
-                self._app.signature(encoding.loads(message)).apply_async(producer=producer)
+                self._send(producer, job_id, message)
             except producer.connection.connection_errors + producer.connection.channel_errors:
                 if late:  # they were the next to be published, and are again
                     self._ledger.defer([job_id for job_id, _ in messages[place:]])
@@ -212,6 +216,17 @@ class Keeper:
                 self._app.backend.store_result(job_id, exc, states.FAILURE)
             except Exception:  # this one can't be; the others can
                 log.exception("job %s can't be published", job_id)
+
+    def _send(self, producer: Any, job_id: str, message: str) -> None:
+        signature = self._app.signature(encoding.loads(message))
+        for _ in range(2):  # without confirmations, it may be the message before that leads nowhere
+            try:
+                signature.apply_async(producer=producer)
+                return
+            except NotFound as exc:  # of RabbitMQ, which closes the channel; what comes next can be published
+                told = exc
+                producer.revive(producer.connection.channel())
+        log.warning("job %s can't be published: %s", job_id, told)
 
     # Forgetting.
 

@@ -1,6 +1,7 @@
 -- reconcile: look for jobs whose worker or message was lost, if nobody else leads the search.
 -- Lost are those whose lease is over, and those that wait for longer than GRACE in a queue that is empty, or in which
--- jobs have begun that came after them by more than that.
+-- jobs have begun that came after them by more than that. One whose message was published MAX_COPIES times more, each
+-- time within IN_A_ROW, is given up: its message leads nowhere, or to workers that don't keep this ledger.
 -- KEYS: leader, held, reached
 -- ARGV: prefix, me, leadership, most
 -- ROWS: queues
@@ -9,6 +10,13 @@
 -- include: lapse, messages, rows
 
 local GRACE = 8000  -- ms after which a job that others have overtaken is looked for
+local IN_A_ROW = 60000  -- ms
+-- After so many copies the workers are asked who has one in hand; after so many the job is given up.
+local DOUBTED, MAX_COPIES = 6, 10
+local WHY = 'given up: its message was published ' .. MAX_COPIES .. ' times more, and no worker has begun it. ' ..
+  'See that its queue or exchange leads to a worker, and that this worker has install(app)'
+local UNDELIVERED = '{"type":"OperationalError","module":"kombu.exceptions","kind":"undelivered","message":"' .. WHY ..
+  '"}'
 most = tonumber(most)
 local leader, time, found = redis.call('GET', prefix .. 'leader'), now(), {}
 if leader and leader ~= me then
@@ -47,10 +55,18 @@ for place = 1, #reached, 2 do
     turn(unpacked(each))
     local state = redis.call('HGET', job, 'state')
     if state and not ENDED[state] and bucket(state) ~= 'STARTED' then
-      redis.call('ZADD', queued, time, each)
-      publish_again()
+      if time - redis.call('ZSCORE', queued, each) > IN_A_ROW then arrived() end
+      local copies = redis.call('HINCRBY', job, 'copies', 1)
+      if copies > MAX_COPIES then
+        finish(state, 'FAILURE', UNDELIVERED, 'kombu.exceptions.OperationalError', WHY, '')
+      else
+        if copies >= DOUBTED then redis.call('SADD', prefix .. 'doubted', id) end
+        redis.call('ZADD', queued, time, each)
+        publish_again()
+      end
     else
       dequeued()
+      arrived()
     end
   end
   local first = redis.call('ZRANGE', queued, 0, 0, 'WITHSCORES')

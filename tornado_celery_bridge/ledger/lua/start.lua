@@ -25,6 +25,7 @@ if known[5] then
   return 'REVOKED'
 end
 if known[3] == token then return 'go' end
+arrived()
 retries = tonumber(retries)
 local time, packed = now(), pack(id)
 local runs = bucket(state) == 'STARTED'

@@ -201,7 +201,7 @@ def error(state: str, failure: Mapping[str, str]) -> JobError:
         "title": title,
         "detail": failure["message"],
         "exception": f"{module}.{name}" if module else name,
-        "retryable": code != "dead-lettered" and (state == "RETRY" or name in _RETRYABLE),
+        "retryable": code not in ("dead-lettered", "undelivered") and (state == "RETRY" or name in _RETRYABLE),
     }
 
 
@@ -209,6 +209,8 @@ def _kind_of(state: str, failure: Mapping[str, str]) -> tuple[str, str]:
     exception = failure["type"]
     if failure.get("kind") == "dead-lettered":
         return "dead-lettered", "The job was given up: worker after worker was lost while it ran the task."
+    if failure.get("kind") == "undelivered":
+        return "undelivered", "The job was given up: its message was published again and again, and no worker began it."
     if state == "REVOKED":
         return "task-revoked", "The job was cancelled, expired before it ran, or waited for one that did not succeed."
     if state == "RETRY":
