@@ -4,15 +4,18 @@ import csv as csvlib
 import io
 import math
 import re
-from array import array
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
-from typing import Annotated, Literal
+from fractions import Fraction
+from itertools import islice
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from tasks.celery import app
+from tornado_celery_bridge.checkpoints import checkpoint
 from tornado_celery_bridge.progress import progress
 
 ColumnType = Literal["integer", "number", "boolean", "date", "datetime", "text", "empty"]
@@ -20,6 +23,10 @@ ColumnType = Literal["integer", "number", "boolean", "date", "datetime", "text",
 #: A progress report costs a write to the result backend. A table has about 20 of them at most, a small one none.
 MIN_CHUNK_ROWS = 1000
 MAX_CHUNKS = 20
+#: What is known of so many columns fits into a checkpoint.
+MAX_SAVED_COLUMNS = 64
+#: Each float is a whole number of these parts of 1.
+UNITS = 2**1074
 
 _INTEGER = re.compile(r"[+-]?\d{1,19}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -55,6 +62,8 @@ def profile_csv(csv: str, delimiter: Annotated[str, Field(min_length=1, max_leng
     The first row names the columns. Blank lines are skipped. A column's type is the narrowest type that
     all of its cells have. Dates and times are recognised as ISO 8601, and compared as they are written.
 
+    If the worker is stopped, the next one goes on with the rows that are left, unless there are many columns.
+
     Args:
         csv: The table, as text in the format of RFC 4180.
         delimiter: The character that separates cells.
@@ -64,15 +73,19 @@ def profile_csv(csv: str, delimiter: Annotated[str, Field(min_length=1, max_leng
     header = next(rows, None)
     if header is None:
         raise ValueError("the CSV is empty: there is no header line")
-    columns = [_Tally(name) for name in header[1]]
+    here = checkpoint()
+    saved = here.value or {"rows": 0, "columns": [_Tally(name).saved() for name in header[1]]}
+    columns = list(map(_Tally.of_saved, saved["columns"]))
     lines = csv.count("\n") + 1
     chunk = max(MIN_CHUNK_ROWS, lines // MAX_CHUNKS)
-    count = 0
-    for count, (line, cells) in enumerate(rows, start=1):
+    count = done = saved["rows"]
+    for count, (line, cells) in enumerate(islice(rows, done, None), start=done + 1):
         _check_width(line, cells, columns)
         for tally, cell in zip(columns, cells, strict=True):
             tally.add(cell)
         if count % chunk == 0:
+            if len(columns) <= MAX_SAVED_COLUMNS:
+                here.save({"rows": count, "columns": [tally.saved() for tally in columns]})
             progress(line, lines, "reading lines")
     return {"rows": count, "columns": [tally.column() for tally in columns]}
 
@@ -105,63 +118,61 @@ def _check_width(line: int, cells: list[str], columns: list["_Tally"]) -> None:
         raise ValueError(f"line {line}: {len(cells)} cells, but the header has {len(columns)}")
 
 
+@dataclass
 class _Tally:
     """
     What is known about a column so far.
 
-    Every type in ``_types`` fits all cells that were added. A cell removes the types that it does not fit. Text always
-    fits.
+    Every type in ``types`` fits all cells that were added. A cell removes the types that it does not fit. Text always
+    fits. However long the table is, this is small: so it can be saved.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._types: list[ColumnType] = ["integer", "number", "boolean", "date", "datetime"]
-        self._missing = 0
-        self._seen = False
-        self._numbers = array("d")
-        self._integers: list[int] = []
-        self._least: str | None = None
-        self._greatest: str | None = None
+    name: str
+    types: list[ColumnType] = field(default_factory=lambda: ["integer", "number", "boolean", "date", "datetime"])
+    missing: int = 0
+    #: Cells that are not missing.
+    count: int = 0
+    #: The smallest and the largest cell, as long as the column may be one of numbers, dates or times.
+    least: int | float | str | None = None
+    greatest: int | float | str | None = None
+    #: The exact sum of the numbers, in units of the smallest float.
+    total: int = 0
+
+    @classmethod
+    def of_saved(cls, saved: dict[str, Any]) -> "_Tally":
+        return cls(**saved | {"total": int(Fraction(saved["total"]) * UNITS)})
+
+    def saved(self) -> dict[str, Any]:
+        """Return the same as JSON, which has no exact numbers of that size."""
+        return asdict(self) | {"total": str(Fraction(self.total, UNITS))}
 
     def add(self, cell: str) -> None:
         cell = cell.strip()
         if not cell:
-            self._missing += 1
+            self.missing += 1
             return
-        self._seen = True
-        self._types = [kind for kind in self._types if _FITS[kind](cell)]
-        if "integer" in self._types:
-            self._integers.append(int(cell))
-        if "number" in self._types:
-            self._numbers.append(float(cell))
-        elif self._types:
-            self._least = cell if self._least is None else min(self._least, cell)
-            self._greatest = cell if self._greatest is None else max(self._greatest, cell)
+        self.count += 1
+        self.types = [kind for kind in self.types if _FITS[kind](cell)]
+        if not self.types:
+            return
+        value: Any = cell
+        if "number" in self.types:
+            value = int(cell) if "integer" in self.types else float(cell)
+            numerator, denominator = value.as_integer_ratio()
+            self.total += numerator << (UNITS.bit_length() - denominator.bit_length())
+        self.least = value if self.least is None else min(self.least, value)
+        self.greatest = value if self.greatest is None else max(self.greatest, value)
 
     def column(self) -> Column:
-        kind: ColumnType = "empty" if not self._seen else self._types[0] if self._types else "text"
-        column: Column = {
-            "name": self._name,
-            "type": kind,
-            "missing": self._missing,
-            "min": None,
-            "max": None,
-            "mean": None,
-        }
-        if kind == "integer":
-            column |= {"min": min(self._integers), "max": max(self._integers), "mean": _mean(self._integers)}
-        elif kind == "number":
-            column |= {"min": min(self._numbers), "max": max(self._numbers), "mean": _mean(self._numbers)}
-        elif kind in ("date", "datetime"):
-            column |= {"min": self._least, "max": self._greatest}
-        return column
-
-
-def _mean(values: "list[int] | array[float]") -> float:
-    try:
-        return math.fsum(values) / len(values)
-    except OverflowError:  # the sum does not fit into a float, but the mean does
-        return math.fsum(value / len(values) for value in values)
+        kind: ColumnType = "empty" if not self.count else self.types[0] if self.types else "text"
+        least, greatest, mean = self.least, self.greatest, None
+        if kind in ("integer", "number"):
+            mean = self.total / (self.count * UNITS)
+        if kind == "number":
+            least, greatest = float(least or 0), float(greatest or 0)
+        if kind in ("boolean", "text"):
+            least = greatest = None
+        return {"name": self.name, "type": kind, "missing": self.missing, "min": least, "max": greatest, "mean": mean}
 
 
 def _is_integer(cell: str) -> bool:

@@ -156,6 +156,10 @@ class Contract:
         assert len(service.starts([job["id"]])) == 3
         assert time.monotonic() - begun >= 2 * countdown
 
+    def test_a_job_goes_on_where_it_was(self, service: Service) -> None:
+        job = service.run("goes_on")
+        assert (job["state"], job["result"], job["attempt"]) == ("SUCCESS", [4, 5], 2)
+
     # When it does.
 
     def test_short_eta(self, service: Service) -> None:

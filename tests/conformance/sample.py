@@ -15,6 +15,7 @@ from unittest.mock import patch
 from celery import Celery, Task
 
 from tests.faults.sample import QUEUE, journal, note
+from tornado_celery_bridge.checkpoints import checkpoint, resumable
 from tornado_celery_bridge.progress import progress
 from tornado_celery_bridge.transports import register
 from tornado_celery_bridge.worker import install
@@ -90,6 +91,17 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
         if self.request.retries < 2:
             raise self.retry(countdown=countdown, max_retries=2)
         return str(self.request.delivery_info["routing_key"]).split(".")[-1:]  # type: ignore[index]
+
+    @app.task(name="c.goes_on", shared=False, exposed=True, bind=True)
+    def goes_on(self: Task[..., Any]) -> list[int]:
+        """Return the items of the last attempt; the first one ends its process."""
+        note("start", self.request.id)
+        is_first, mine = checkpoint("items").value is None, []
+        for number in resumable(range(6)):
+            mine.append(number)
+            if is_first and number == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return mine
 
     @app.task(name="c.poison", shared=False, exposed=True, bind=True)
     def poison(self: Task[..., Any]) -> None:

@@ -54,11 +54,13 @@ async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
     blob = Stored.new(1_000_000)
     await ledger.blobs.announce(blob.name)
     first = record("a", owner="o", tags=("x",), callback_url="https://x.test/")
-    await accept(ledger, first, blob, reservation=Reservation("key", "print"), unique="one", max_unfinished=9)
+    more = {"reservation": Reservation("key", "print"), "unique": "one", "max_unfinished": 9, "goes_on": "z"}
+    await accept(ledger, first, blob, **more)
     with ledger.events.follow("a") as events:
         limit = Limit("one at once", 1, 0.001)
         assert await begin(worker, "a", "1", limit=limit, result_entry=entry_of_result) in ("go", "parked")
         await asyncio.to_thread(worker.report, "a", "1", "progress", {"current": 1}, "PROGRESS", {"current": 1})
+        await asyncio.to_thread(worker.save_checkpoint, "a", "1", "t", "{}")
         error = {"type": "E", "module": "m", "message": "no"}
         await asyncio.to_thread(lambda: worker.keep("a", "{}", None, token="1", why=error))
         await end(worker, "a", "FAILURE", {"type": "E", "module": "m", "message": "no"})

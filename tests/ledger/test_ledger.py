@@ -469,3 +469,34 @@ async def test_what_a_job_that_had_ended_returns_is_nobodys(ledger: Ledger, work
     await end(worker, "a", value=late)
     await ledger.blobs.adopt("nothing", late.name)
     assert await ledger.redis.client.zrange("pre.{tcb}blobs", 0, -1) == [late.name.encode()]
+
+
+async def test_a_checkpoint_is_the_attempts_that_is_under_way(ledger: Ledger, worker: WorkerLedger) -> None:
+    await accept(ledger, record("a"), {})
+
+    async def save(token: str, value: str) -> str:
+        return await asyncio.to_thread(worker.save_checkpoint, "a", token, "t", value)
+
+    assert await save("1", "{}") == "late", "it has not begun"
+    await begin(worker, "a", "1")
+    assert await save("1", '{"n":1}') == "saved"
+    await asyncio.to_thread(lambda: worker.give_back("a", "1", publish=True))
+    assert await save("1", '{"n":2}') == "late"
+    await begin(worker, "a", "2")
+    assert await save("1", '{"n":3}') == "late", "of a worker that was frozen, say"
+    shown = (await job(ledger, "a")).checkpoint
+    assert shown is not None
+    assert (shown.value, shown.attempt) == ({"n": 1}, 1)
+    assert await asyncio.to_thread(worker.checkpoint, "a", "t") == '{"n":1}'
+    assert await asyncio.to_thread(worker.checkpoint, "a", "t/1") is None, "of the task that takes its place"
+    await ledger.jobs.cancel("a")
+    assert await save("2", '{"n":4}') == "cancelled"
+    await end(worker, "a", "REVOKED", {"type": "E", "module": "m", "message": "no"})
+    assert await save("2", '{"n":5}') == "late"
+
+    await accept(ledger, record("b"), {}, goes_on="a")
+    assert await asyncio.to_thread(worker.checkpoint, "b", "t") == '{"n":4}'
+    await begin(worker, "b", "1")
+    await end(worker, "b")
+    assert (await job(ledger, "b")).checkpoint is None
+    assert "pre.{tcb}checkpoint:b" not in await keys(ledger)

@@ -10,6 +10,7 @@ from celery import Celery, Task
 from celery.utils.log import get_task_logger
 from pydantic import BaseModel, Field
 
+from tornado_celery_bridge.checkpoints import checkpoint, resumable
 from tornado_celery_bridge.progress import progress
 from tornado_celery_bridge.worker import install
 
@@ -57,6 +58,16 @@ def make_app(url: str) -> Celery:
     @app.task(name="s.fail", shared=False, exposed=True)
     def fail(message: str = "as asked") -> None:
         raise ValueError(message)
+
+    @app.task(name="s.goes_on", shared=False, exposed=True)
+    def goes_on(count: int = 6) -> list[int]:
+        """Fail half way, unless this goes on from there; return the items that were left."""
+        is_first, mine = checkpoint("items").value is None, []
+        for number in resumable(range(count)):
+            mine.append(number)
+            if is_first and number == count // 2:
+                raise ValueError("half way")
+        return mine
 
     @app.task(name="s.steps", shared=False, exposed=True, bind=True)
     def steps(self: Task[..., Any], count: Annotated[int, Field(ge=1, le=100)] = 3) -> int:

@@ -26,7 +26,7 @@ def job(response: Any, status: int) -> dict[str, Any]:
     assert response.code == status, response.body
     assert response.headers["Content-Type"] == "application/json"
     document: dict[str, Any] = json.loads(response.body)
-    assert MEMBERS <= document.keys() <= MEMBERS | {"result", "error", "queue_depth"}
+    assert MEMBERS <= document.keys() <= MEMBERS | {"result", "error", "queue_depth", "checkpoint"}
     return document
 
 
@@ -474,6 +474,26 @@ async def test_trying_again(service: Service) -> None:
     assert edited["result"] == 5
     waiting = job(await service.submit("s.add", {"input": [1], "options": {"queue": "quiet"}}), 202)
     problem(await service.post(f"{waiting['links']['self']}/retry"), 409, "job-unfinished")
+
+
+async def test_trying_again_from_where_it_was(service: Service) -> None:
+    failed = job(await service.submit("s.goes_on", wait=10), 200)
+    path = failed["links"]["self"]
+    saved = failed["checkpoint"]
+    assert (failed["state"], saved["value"], saved["attempt"]) == ("FAILURE", {"items": {"done": 3}}, 1)
+    assert failed["started_at"] <= saved["saved_at"] <= failed["finished_at"]
+    wait = {"Prefer": "wait=10"}
+    assert job(await service.post(f"{path}/retry", {}, wait), 200)["state"] == "FAILURE"
+    again = job(await service.post(f"{path}/retry", {"from_checkpoint": True}, wait), 200)
+    assert (again["state"], again["result"], again["links"]["retry_of"]) == ("SUCCESS", [3, 4, 5], path)
+    assert "checkpoint" not in again
+    longer = {"from_checkpoint": True, "input": {"count": 5}, "options": {"tags": ["longer"]}}
+    edited = job(await service.post(f"{path}/retry", longer, wait), 200)
+    assert (edited["result"], edited["tags"]) == ([3, 4], ["longer"])
+    response = await service.post(f"{again['links']['self']}/retry", {"from_checkpoint": True})
+    problem(response, 409, "no-checkpoint")
+    response = await service.post(f"{path}/retry", {"from_checkpoint": 1})
+    assert problem(response, 422, "invalid-body")["errors"][0]["pointer"] == "/from_checkpoint"
 
 
 async def test_a_cancelled_job_is_told_when_it_reports(service: Service) -> None:

@@ -75,6 +75,16 @@ async def test_states_progress_and_end(service: Service) -> None:
     assert told[-1].data == json.loads((await service.fetch(f"/v1/jobs/{job_id}")).body)
 
 
+async def test_checkpoints(service: Service) -> None:
+    job_id = await submitted(service, "s.goes_on", {})
+    async with reading(service, job_id) as stream:
+        told = await stream.rest()
+    assert [event.name for event in told] == ["state", "state", "checkpoint", "checkpoint", "end"]
+    first, last = (event.data for event in told if event.name == "checkpoint")
+    assert first == {"saved_at": first["saved_at"], "attempt": 1, "size": len('{"items":{"done": 1}}')}
+    assert last["saved_at"] == told[-1].data["checkpoint"]["saved_at"]
+
+
 async def test_nothing_comes_after_the_end(service: Service) -> None:
     job_id = await submitted(service, "s.fail", {})
     async with reading(service, job_id) as stream:

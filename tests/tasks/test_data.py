@@ -1,6 +1,7 @@
 """Profiles of good and broken tables."""
 
 import json
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from tasks import data
 from tasks.data import profile_csv
+from tornado_celery_bridge import checkpoints
 
 
 def column(csv: str) -> dict[str, Any]:
@@ -107,6 +109,41 @@ def test_reports_progress_per_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "progress", lambda current, total, message: reported.append((current, total)))
     profile_csv("x\n" + "1\n" * 5000)
     assert reported == [(1001 + 1000 * n, 5002) for n in range(5)]
+
+
+def test_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        f"{n},{n / 3},{n if n < 3000 else 'x'},{date(2000, 1, 1) + timedelta(n)},{'1e308' if n % 2 else ''}"
+        for n in range(5000)
+    ]
+    csv, added, add = "a,b,c,d,e\n" + "\n".join(rows), 0, data._Tally.add
+
+    def counted(tally: data._Tally, cell: str) -> None:
+        nonlocal added
+        added += 1
+        add(tally, cell)
+
+    def going_on(saved: str | None) -> tuple[data.CsvProfile, list[str]]:
+        """Return what the task returns, and what it saves meanwhile."""
+        written: list[str] = []
+
+        def write(text: str) -> bool:
+            written.append(text)
+            return True
+
+        document = checkpoints.Document(lambda: saved, write)
+        monkeypatch.setattr(data, "checkpoint", lambda: checkpoints.Checkpoint(document, "main"))
+        return profile_csv(csv), written
+
+    monkeypatch.setattr(checkpoints, "MIN_INTERVAL", 0)
+    monkeypatch.setattr(data._Tally, "add", counted)
+    whole, written = going_on(None)
+    for number, saved in enumerate(written, start=1):
+        added = 0
+        assert going_on(saved) == (whole, written[number:])
+        assert added == 5 * (5000 - 1000 * number)
+    assert len(written) == 5
+    assert max(map(len, written)) * data.MAX_SAVED_COLUMNS < checkpoints.MAX_BYTES * 5
 
 
 @given(st.text(alphabet='ab1,."\n\r\0-eE ٣', max_size=60))

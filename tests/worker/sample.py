@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from celery import Celery, Task, chord
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
 
+from tornado_celery_bridge.checkpoints import checkpoint, resumable
 from tornado_celery_bridge.worker import install
 
 
@@ -186,7 +187,52 @@ def make_app(url: str) -> Celery:
             time.sleep(0.05)
         return "done"
 
+    @app.task(shared=False, bind=True, name="e.goes_on", max_retries=None)
+    def goes_on(self: Any, path: str, how: str) -> list[Any]:
+        """Note each item as it is begun, and stop at item 5 the first time."""
+        before = checkpoint("sum").value
+        first = not Path(path).exists()
+        for number in resumable(range(8)):
+            with Path(path).open("a") as file:
+                file.write(f"{number}\n")
+            checkpoint("sum").save((checkpoint("sum").value or 0) + number)
+            if number == 5 and first:
+                stop(self, how)
+        return [before, checkpoint("sum").value]
+
+    @app.task(shared=False, bind=True, name="e.saves_and_replaces")
+    def saves_and_replaces(self: Any, path: str) -> Any:
+        checkpoint().save("of the first")
+        raise self.replace(reads_checkpoint.s())
+
+    @app.task(shared=False, bind=True, name="e.reads_checkpoint")
+    def reads_checkpoint(self: Any) -> Any:
+        return checkpoint().value
+
+    @app.task(shared=False, name="e.saves_until_cancelled")
+    def saves_until_cancelled() -> None:
+        for number in range(10_000):
+            checkpoint().save(number)
+            time.sleep(0.05)
+
     return app
+
+
+def stop(task: Any, how: str) -> None:
+    """End an attempt before its time."""
+    match how:
+        case "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "is terminated":
+            os.kill(os.getpid(), signal.SIGTERM)
+        case "asks for a retry":
+            raise task.retry(countdown=0)
+        case "raises Retry":
+            raise Retry("again")
+        case "goes back into its queue":
+            raise Reject("again", requeue=True)
+        case "fails":
+            raise ValueError("mine")
 
 
 def __getattr__(name: str) -> Celery:

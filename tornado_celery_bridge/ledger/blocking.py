@@ -183,6 +183,19 @@ class WorkerLedger:
             log.warning("an event of task %s is lost: %s", task_id, exc)
             return "unknown"
 
+    def checkpoint(self, task_id: str, code: str) -> str | None:
+        """Return what attempts of a job have saved, as JSON; None if nothing, or if other code has."""
+        saved: Any = self._sure.client.hmget(f"{self._sure.prefix}checkpoint:{task_id}", "code", "value")
+        return saved[1].decode() if saved[0] == code.encode() else None
+
+    def save_checkpoint(self, task_id: str, token: str, code: str, value: str) -> str:
+        """Save JSON for a job's next attempt. Return ``saved``, ``cancelled``, ``late``, or ``unavailable``."""
+        try:
+            return self._once.run(calls.checkpoint(job_id=task_id, token=token, code=code, value=value))
+        except RedisError as exc:
+            log.warning("a checkpoint of task %s is not saved yet: %s", task_id, exc)
+            return "unavailable"
+
     def keep(
         self,
         task_id: str,

@@ -15,6 +15,7 @@ from tornado_celery_bridge.base.lua import Commands, as_it_is, nothing
 from tornado_celery_bridge.ledger.records import (
     FIELDS,
     Acceptance,
+    Checkpoint,
     Claim,
     Delivery,
     FailureGroup,
@@ -84,9 +85,10 @@ def _lost(answer: list[bytes]) -> tuple[list[tuple[str, str]], set[str]]:
 def _job(answer: list[Any]) -> Job | Gone | None:
     if len(answer) < 2:
         return Gone(answer[0].decode()) if answer else None
-    *row, depth, packed = answer
+    *row, saved, depth, packed = answer
     traceback = None if packed is None else unpack_traceback(packed)
-    return dataclasses.replace(Job.of_row(row), queue_depth=depth, traceback=traceback)
+    checkpoint = Checkpoint(json.loads(saved[0]), int(saved[1]), int(saved[2])) if saved else None
+    return dataclasses.replace(Job.of_row(row), queue_depth=depth, traceback=traceback, checkpoint=checkpoint)
 
 
 def _workflow(answer: list[Any]) -> Workflow | Gone | None:
@@ -133,7 +135,7 @@ LUA = Path(__file__).parent / "lua"
 command = Commands(LUA)
 _FIELDS = ",".join(FIELDS)
 
-accept = command("accept", _acceptance)
+accept = command("accept", _acceptance, goes_on=None)
 accept_workflow = command("accept_workflow", _acceptance)
 withdraw = command("withdraw", bool)
 withdraw_workflow = command("withdraw_workflow", bool)
@@ -141,6 +143,7 @@ defer = command("defer", bool, place=None)
 # A job that runs.
 start = command("start", _text)
 report = command("report", _text)
+checkpoint = command("checkpoint", _text)
 retry = command("retry", bool)
 give_back = command("give_back", bool)
 hand_on = command("hand_on", bool)

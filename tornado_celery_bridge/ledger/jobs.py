@@ -48,6 +48,7 @@ class Jobs(Subject):
         max_unfinished: int | None = None,
         reservation: Reservation | None = None,
         unique: str = "",
+        goes_on: str = "",
     ) -> Acceptance:
         """
         Write a new job down, and who holds its idempotency key, in one step. From then on it will run: if nobody
@@ -61,6 +62,7 @@ class Jobs(Subject):
             max_unfinished: How many unfinished jobs its owner may have, with this one; None for any number.
             reservation: Its idempotency key, if the request has one.
             unique: While a job with the same text is unfinished, this one is not accepted. Empty for no such check.
+            goes_on: The id of the job from whose checkpoint it goes on. Empty for a job that begins at the beginning.
 
         Raises:
             LedgerUnavailable: It may have been written all the same.
@@ -81,6 +83,7 @@ class Jobs(Subject):
             message=encoding.dumps(message),
             unique=unique,
             callback=callback_of(record),
+            goes_on=goes_on,
         )
         return await self._redis.run(call)
 

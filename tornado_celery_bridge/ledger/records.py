@@ -83,6 +83,21 @@ class JobRecord:
         return dumps(stored)
 
 
+class Checkpoint(NamedTuple):
+    """
+    Where a job is, as its task has saved it (:mod:`tornado_celery_bridge.checkpoints`).
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: What was saved, by its names.
+    value: dict[str, Any]
+    #: Milliseconds since 1970, by the server's clock.
+    saved_at: int
+    #: Which attempt saved it, counted from 1. (Of another try that goes on: which attempt of the job before.)
+    attempt: int
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """
@@ -112,6 +127,8 @@ class Job:
     #: The traceback of a failure, as text, if its worker told it. None in a list of jobs. It may quote values of the
     #: task's code, so not everybody who may see the job may see it.
     traceback: str | None = None
+    #: Where its next attempt goes on, if its task has saved that; None once it succeeded, and in a list of jobs.
+    checkpoint: Checkpoint | None = None
     #: How many jobs are in its queue; None if it does not wait in one, and in a list of jobs.
     queue_depth: int | None = None
     #: The last event's number; 0 if there was none since it was accepted.
@@ -310,7 +327,8 @@ class Event(NamedTuple):
 
     #: Counted from 1 for each job, without gaps.
     number: int
-    #: ``state``, ``progress``, ``log`` or ``end``; or ``snapshot``, in the place of events that are no longer kept.
+    #: ``state``, ``progress``, ``log``, ``checkpoint`` or ``end``; or ``snapshot``, in the place of events that are no
+    #: longer kept.
     kind: str
     #: JSON.
     data: str

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.states import ENDED, IGNORED, SUCCEEDED
+from tornado_celery_bridge.checkpoints import Document
 from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedger
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from tornado_celery_bridge.worker.errors import error_of, place_of
@@ -32,7 +33,7 @@ _current: ContextVar["Attempt | None"] = ContextVar("attempt", default=None)
 
 class JobCancelled(Ignore):
     """
-    Raised by ``progress()`` in a job that was cancelled: clean up, and let it pass.
+    Raised by ``progress()``, and as a checkpoint is saved, in a job that was cancelled: clean up, and let it pass.
 
     .. versionadded:: 0.1.0
     """
@@ -77,6 +78,8 @@ class Attempt:
         self.stored: tuple[str, Any, str | None] | None = None
         #: Whether a message that begins the next attempt was published, and whether one of the task that goes on.
         self.asks_again = self.is_replaced = False
+        #: What the code saves for the next attempt.
+        self.checkpoints = Document()
 
     @classmethod
     def of(cls, app: Celery, request: Any) -> Self:
@@ -109,6 +112,7 @@ class Attempt:
             Reject: Whether it may is not known, as Redis is away: the message goes back into its queue.
         """
         self.token = self.token or uuid.uuid4().hex
+        replaced = request.get("replaced_task_nesting") or 0
         try:
             verdict = self._ledger.start(
                 self.id,
@@ -116,7 +120,7 @@ class Attempt:
                 self.token,
                 worker=request.hostname or "",
                 after=(request.delivery_info or {}).get("after") or "",
-                replaced=bool(request.get("replaced_task_nesting")),
+                replaced=bool(replaced),
                 retries=request.retries or 0,
                 limit=limit,
                 **_given(self.entry_at_begin),
@@ -125,6 +129,9 @@ class Attempt:
             raise Reject(exc, requeue=True) from exc
         if verdict in ("go", "unknown"):
             self.has_begun, self.is_job = True, verdict == "go"
+            if self.is_job:
+                self.checkpoints = self._document(f"{task.name}/{replaced}" if replaced else task.name)
+                request.checkpoints = self.checkpoints
             return
         log.info("task %s[%s] is not run: %s", task.name, self.id, verdict)
         if verdict == states.REVOKED:  # for whoever waits by the result backend
@@ -141,6 +148,7 @@ class Attempt:
         try:
             yield
         finally:
+            self.checkpoints.flush()
             self.runs = False
             _current.reset(before)
 
@@ -235,6 +243,17 @@ class Attempt:
         kind, data = ("progress", meta) if state == PROGRESS else ("state", {"state": state})
         if self._ledger.report(self.id, self.token, kind, data, state, meta) == "cancelled":
             raise JobCancelled(f"job {self.id} was cancelled")
+
+    def _document(self, code: str) -> Document:
+        """Return the job's checkpoints; those that other code has saved are not this one's."""
+
+        def write(text: str) -> bool:
+            answer = self._ledger.save_checkpoint(self.id, self.token, code, text)
+            if answer == "cancelled":
+                raise JobCancelled(f"job {self.id} was cancelled")
+            return answer != "unavailable"
+
+        return Document(functools.partial(self._ledger.checkpoint, self.id, code), write)
 
     def note(self, line: dict[str, str]) -> None:
         """Note a line that the task has logged."""

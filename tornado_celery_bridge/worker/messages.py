@@ -46,6 +46,7 @@ def keep_message(
     if attempt is not None and attempt.id == headers["id"]:
         token = attempt.token
         if not attempt.is_replaced:
+            attempt.checkpoints.flush()  # the next attempt may begin before this one's code ends
             attempt.asks_again = True
             why = error_of(sys.exc_info()[1])  # what the code handles; nearly always what it asks for the retry by
     ledger_of(app).keep(headers["id"], encoding.dumps(message), seconds, token=token, why=why)

@@ -1,10 +1,10 @@
 -- accept: write a new job down, and hold its idempotency key. A job that is there already stays as it is.
--- KEYS: job:{job_id}, input:{job_id}, message:{job_id}, open, key:{key}, unique:{unique}
+-- KEYS: job:{job_id}, input:{job_id}, message:{job_id}, open, key:{key}, unique:{unique}, checkpoint:{goes_on}
 -- ARGV: prefix, job_id, record, input, owner, ttl, delay, most, key, fingerprint, key_ttl, key_lease, message,
---   unique, callback
+--   unique, callback, goes_on
 -- Answers: {accepted | taken-over | exists | full | other | in-flight}, {replay, response} or {unique, the other's id}
 --   record: JSON of the record's fields. most: unfinished jobs of the owner, '' for any number. key, unique, callback:
---   '' for none. Times in ms.
+--   '' for none. goes_on: the job from whose checkpoint it goes on, '' for none. Times in ms.
 -- include: reserve, full, write
 
 turn(job_id)
@@ -22,6 +22,10 @@ write(record, input, ttl, delay, message, callback)
 if its_unique then
   redis.call('SET', its_unique, id)
   redis.call('HSET', job, 'unique', unique)
+end
+if goes_on ~= '' then
+  local saved = redis.call('HGETALL', prefix .. 'checkpoint:' .. goes_on)
+  if saved[1] then redis.call('HSET', prefix .. 'checkpoint:' .. id, unpack(saved)) end
 end
 if hold then hold() end
 return {'accepted'}

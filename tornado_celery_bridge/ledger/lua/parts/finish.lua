@@ -34,6 +34,7 @@ local function finish_one(from, state, value)
   move_state(from, state)
   local left = redis.call('HINCRBY', prefix .. 'open', known[2], -1)
   if left <= 0 then redis.call('HDEL', prefix .. 'open', known[2]) end
+  if ENDS[state] == 's' then redis.call('DEL', prefix .. 'checkpoint:' .. id) end
   if ran and state == 'SUCCESS' then note_pace(known[4] .. ' run', ran) end
   count(time, known[7], known[4], ENDS[state] .. (ran and bucket_of(ran) or ''))
   if ran then count(time, known[7], known[4], 'T', ran) end

@@ -24,6 +24,14 @@ class Progress(TypedDict):
     message: str | None
 
 
+class Checkpoint(TypedDict):
+    """What a task has saved of a job, to go on from there."""
+
+    value: Annotated[dict[str, Any], Field(description="What it saved, by the checkpoints' names.")]
+    saved_at: Moment
+    attempt: Annotated[int, Field(description="Which attempt saved it, counted from 1.")]
+
+
 class JobError(TypedDict):
     """Why a job failed, was cancelled, or is tried again."""
 
@@ -75,6 +83,9 @@ class Job(_Job, total=False):
     result_size: Annotated[int, Field(description="Instead of a large result: its bytes. It is at links.result.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
     schedule: Annotated[str, Field(description="The name of its schedule.")]
+    checkpoint: Annotated[
+        Checkpoint, Field(description="If the job is read alone: where its next attempt goes on, if its task saved it.")
+    ]
     queue_depth: Annotated[
         int, Field(description="In state PENDING, if the job is read alone: how many jobs its queue has.")
     ]
@@ -83,7 +94,7 @@ class Job(_Job, total=False):
 class Event(TypedDict):
     """One server-sent event."""
 
-    event: Literal["state", "progress", "log", "end", "snapshot", "close"]
+    event: Literal["state", "progress", "log", "checkpoint", "end", "snapshot", "close"]
     data: Annotated[str, Field(json_schema_extra={"contentMediaType": "application/json"})]
     id: NotRequired[str]
     retry: NotRequired[Annotated[int, Field(description="Milliseconds.")]]
@@ -96,6 +107,14 @@ class Submission(TypedDict, total=False):
 
     input: Annotated[dict[str, Any] | list[Any], Field(description="Named arguments, or positional ones.")]
     options: JobOptions
+
+
+class Retry(Submission, total=False):
+    """What is other than in the job that is submitted again."""
+
+    from_checkpoint: Annotated[
+        bool, Field(description="Go on from the job's checkpoint, and not from the beginning.", default=False)
+    ]
 
 
 class Batch(Body):
@@ -187,6 +206,9 @@ def job(shown: ledger.Job, links: Links, *, traceback: bool = False) -> Job:
         document["error"] = error(shown.state, shown.error)
         if traceback and shown.traceback is not None:
             document["error"]["traceback"] = shown.traceback
+    if shown.checkpoint is not None:
+        value, saved_at, attempt = shown.checkpoint
+        document["checkpoint"] = {"value": value, "saved_at": rfc3339(saved_at), "attempt": attempt}
     if shown.queue_depth is not None:
         document["queue_depth"] = shown.queue_depth
     return document

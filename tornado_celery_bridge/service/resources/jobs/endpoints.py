@@ -27,7 +27,13 @@ from tornado_celery_bridge.service.http.query import Flag, Name, Page, Tag
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.accepting import ACCEPTED, JOB_LINKS, AcceptingEndpoint
 from tornado_celery_bridge.service.resources.jobs.endpoint import JobId, ResourceEndpoint, TaskName
-from tornado_celery_bridge.service.resources.jobs.problems import JOB, JOB_UNFINISHED, NO_RESULT, SUBMISSION
+from tornado_celery_bridge.service.resources.jobs.problems import (
+    JOB,
+    JOB_UNFINISHED,
+    NO_CHECKPOINT,
+    NO_RESULT,
+    SUBMISSION,
+)
 
 #: Values that the body of many jobs may have, and how many of these jobs are seen to side by side.
 MAX_BATCH_NODES = 100_000
@@ -227,14 +233,14 @@ class RetryJob(AcceptingEndpoint):
 
     route = post("/v1/jobs/{id}/retry", scope="submit", tag="jobs")
     answers: ClassVar = ACCEPTED
-    problems: ClassVar = (*JOB, *SUBMISSION, JOB_UNFINISHED, BLOB_LOST)
+    problems: ClassVar = (*JOB, *SUBMISSION, JOB_UNFINISHED, NO_CHECKPOINT, BLOB_LOST)
 
     async def answer(
         self,
         id: JobId,
         prefer: Preferences,
         key: IdempotencyKey,
-        body: Annotated[dict[str, Any], documents.Submission] = {},
+        body: Annotated[dict[str, Any], documents.Retry] = {},
     ) -> documents.Job | None:
         reserved = self.reservation(key)
         submission = await self.jobs.retry(self.caller, id, body, size=self.size, reservation=reserved)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.ledger import Event, Job
 from tornado_celery_bridge.service.access.keys import Principal
+from tornado_celery_bridge.service.http.documents import rfc3339
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.problems import Kind, Problem, problem_of
 from tornado_celery_bridge.service.resources.jobs import documents
@@ -65,7 +66,7 @@ async def frames(
         after: The number of the last event that the client has; None for a client that begins.
         closing: Set when the process is about to end.
     """
-    shown = Job(record=job.record) if not after else replace(job, progress=None, error=None)
+    shown = Job(record=job.record) if not after else replace(job, progress=None, error=None, checkpoint=None)
     if after is None:
         yield Frame("state", documents.job(shown, jobs.links), 0)
     try:
@@ -78,7 +79,7 @@ async def frames(
                     if event.kind in ("snapshot", "end"):
                         shown = await jobs.get(caller, job.record.id)
                     elif event.kind == "state":
-                        shown = replace(shown, **{"error": None} | json.loads(event.data))
+                        shown = replace(shown, **{"error": None, "checkpoint": None} | json.loads(event.data))
                     yield _frame_of(event, shown, jobs.links, caller)
                     if event.kind == "end":
                         return
@@ -88,6 +89,9 @@ async def frames(
 
 
 def _frame_of(event: Event, shown: Job, links: Links, caller: Principal) -> Frame:
+    if event.kind == "checkpoint":
+        told = json.loads(event.data)
+        return Frame(event.kind, told | {"saved_at": rfc3339(told["saved_at"])}, event.number)
     if event.kind in ("progress", "log"):
         return Frame(event.kind, json.loads(event.data), event.number)
     document = documents.job(replace(shown, queue_depth=None), links, traceback=caller.sees_tracebacks)

@@ -19,6 +19,7 @@ UNKNOWN_JOB = Kind("unknown-job", 404, "There is no job of this id, or it is som
 EXPIRED_JOB = Kind("expired-job", 410, "There was a job of this id, and its time is over.")
 JOB_UNFINISHED = Kind("job-unfinished", 409, "The job has not ended.")
 NO_RESULT = Kind("no-result", 409, "The job ended without a result: `error` in the job says why.")
+NO_CHECKPOINT = Kind("no-checkpoint", 409, "The job's task has saved no checkpoint to go on from.")
 INVALID_OPTIONS = Kind("invalid-options", 422, "The options do not fit.")
 UNPUBLISHABLE = Kind("unpublishable", 422, "Celery itself refused it.")
 TOO_MANY_UNFINISHED_JOBS = Kind(

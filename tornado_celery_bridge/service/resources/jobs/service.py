@@ -47,6 +47,7 @@ from tornado_celery_bridge.service.resources.jobs.options import JobOptions, mis
 from tornado_celery_bridge.service.resources.jobs.problems import (
     EXPIRED_JOB,
     JOB_UNFINISHED,
+    NO_CHECKPOINT,
     NO_RESULT,
     TOO_MANY_UNFINISHED_JOBS,
     UNKNOWN_JOB,
@@ -141,6 +142,7 @@ class Jobs:
         size: int = 0,
         reservation: Reservation | None = None,
         retry_of: str | None = None,
+        goes_on: bool = False,
     ) -> Submission:
         """
         Accept a job: write its record, then publish its message.
@@ -152,6 +154,7 @@ class Jobs:
             size: Its bytes. A large one is handled off the loop.
             reservation: Of the request's idempotency key.
             retry_of: The job of which this is another try.
+            goes_on: Whether it goes on from that job's checkpoint.
 
         Raises:
             Problem: Not accepted; with ``dispatch-uncertain`` it may have been.
@@ -202,6 +205,7 @@ class Jobs:
             max_unfinished=principal.max_unfinished,
             reservation=reservation,
             unique=task.unique_by(principal.owner, given),
+            goes_on=retry_of if retry_of and goes_on else "",
         )
         await self.settle(accepted.kind, {} if stored is None else {record.id: stored})
         if accepted.kind == "replay" and accepted.response is not None:
@@ -316,17 +320,29 @@ class Jobs:
         size: int = 0,
         reservation: Reservation | None = None,
     ) -> Submission:
-        """Submit a job again that has ended, with exactly its input and options, or with those in *body*."""
+        """
+        Submit a job again that has ended, with exactly its input and options, or with those in *body*.
+
+        With ``from_checkpoint`` in *body* it goes on from what the job has saved.
+        """
         job = await self.get(principal, job_id)
         if not job.done:
             raise JOB_UNFINISHED("The job has not ended: cancel it first, or wait for it.")
+        body = dict(body)
+        goes_on = body.pop("from_checkpoint", False)
+        if not isinstance(goes_on, bool):
+            raise INVALID_BODY.at("/from_checkpoint", "This should be true or false.")
+        if goes_on and job.checkpoint is None:
+            raise NO_CHECKPOINT("The job has no checkpoint: its task saved none, or it succeeded. Retry it without.")
         record = job.record
         options = {name: value for name, value in record.options.items() if name not in ("eta", "countdown", "expires")}
         again = {"options": options | {"tags": record.tags}} | body
         if "input" not in body:
             again["input"], stored_size = await self._input_of(job_id)
             size = max(size, stored_size)
-        return await self.submit(principal, record.task, again, size=size, reservation=reservation, retry_of=job_id)
+        return await self.submit(
+            principal, record.task, again, size=size, reservation=reservation, retry_of=job_id, goes_on=goes_on
+        )
 
     async def _input_of(self, job_id: str) -> tuple[Any, int]:
         """Return a job's exact input, and how many bytes of JSON it is."""

@@ -91,6 +91,7 @@ class FollowJob(StreamEndpoint):
     | `state` | the job, at its acceptance and when its state changed |
     | `progress` | `{"current", "total", "message"}` |
     | `log` | `{"level", "message", "at"}`: a line that the task logged |
+    | `checkpoint` | `{"saved_at", "attempt", "size"}`: the task has saved where it is; the job has what it saved |
     | `end` | the job, done: the last event |
     | `snapshot` | the job as it is, in the place of events that are no longer kept |
     | `close` | `{"reason"}`: the server ends the stream before the job's end; connect again |
