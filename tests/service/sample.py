@@ -60,11 +60,12 @@ def make_app(url: str) -> Celery:
         raise ValueError(message)
 
     @app.task(name="s.goes_on", shared=False, exposed=True)
-    def goes_on(count: int = 6) -> list[int]:
+    def goes_on(count: int = 6, pause: Annotated[float, Field(ge=0, le=1)] = 0) -> list[int]:
         """Fail half way, unless this goes on from there; return the items that were left."""
         is_first, mine = checkpoint("items").value is None, []
         for number in resumable(range(count)):
             mine.append(number)
+            time.sleep(pause)
             if is_first and number == count // 2:
                 raise ValueError("half way")
         return mine

@@ -170,6 +170,27 @@ async def test_a_retry_has_the_exact_input(site: Service, page: Page) -> None:
     await expect(page.get_by_role("region", name="Lineage")).to_contain_text(again["id"][:8])
 
 
+async def test_a_checkpoint_as_it_comes_and_a_retry_from_it(site: Service, page: Page) -> None:
+    begun = await submit(site, "s.goes_on", {"count": 60, "pause": 0.1}, wait=None)
+    await page.goto(url(site, f"#/jobs/{begun['id']}"))
+    shown = page.get_by_role("group", name="Checkpoint")
+    places = set()
+    async with asyncio.timeout(60):
+        while len(places) < 2:
+            places.add(await shown.inner_text())
+            await asyncio.sleep(0.1)
+    await expect(page.locator("h1")).to_contain_text("Failed")
+    await expect(shown).to_contain_text('"done": 30')
+    if folder := os.environ.get("SCREENSHOTS"):
+        await page.screenshot(path=f"{folder}/checkpoint.png", full_page=True)
+    await page.get_by_role("button", name="Retry from checkpoint").click()
+    await page.wait_for_url(lambda address: begun["id"] not in address)
+    again = await job_of(site, page)
+    await expect(page.locator("h1")).to_contain_text("Succeeded")
+    assert (await read(site, again["links"]["self"]))["result"] == list(range(30, 60))
+    await expect(page.get_by_role("button", name="Retry from checkpoint")).to_have_count(0)
+
+
 async def test_a_traceback_as_it_comes_and_later(site: Service, page: Page) -> None:
     waiting = await submit(site, "s.fail", {"message": "no such order"}, wait=None, countdown=2)
     await page.goto(url(site, f"#/jobs/{waiting['id']}"))

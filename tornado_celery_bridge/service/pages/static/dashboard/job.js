@@ -27,6 +27,8 @@ export function JobPage({ path: [, id] }) {
   useEvents(ended || !answer.data ? null : address(["v1", "jobs", id, "events"]), (kind, data) => {
     if (kind === "log") return setLines((before) => [...before, data].slice(-MAX_LINES));
     if (kind === "progress") return setNews((before) => ({ ...(before ?? answer.data), state: PROGRESS.name, progress: data }));
+    // Many may come at first, of what the answer has already.
+    if (kind === "checkpoint") return !answer.data.done && data.saved_at > (answer.data.checkpoint?.saved_at ?? "") && answer.reload();
     if (kind === "state") setAttempts((before) => noted(before, data));
     if (kind === "end") setEnded(true);
     return setNews(data);
@@ -45,6 +47,7 @@ export function JobPage({ path: [, id] }) {
               <${Card} title="Timeline"><${Timeline} job=${job} attempts=${attempts} /><//>
               <${Result} job=${job} />
               <${Input} id=${id} />
+              <${Checkpoint} of=${job.done ? job.checkpoint : answer.data?.checkpoint} done=${job.done} />
               <${Log} lines=${lines} />
               <${Lineage} job=${job} />
             </div>
@@ -71,6 +74,7 @@ function Actions({ job }) {
       <${Action} scope="cancel" kind="danger" action=${() => cancelJob(job.id, true)}>Cancel and end its process<//>`}
     ${job.done && html`
       <${Action} scope="submit" kind="primary" action=${() => retry()}>Retry<//>
+      ${job.checkpoint && html`<${Action} scope="submit" action=${() => retry({ from_checkpoint: true })}>Retry from checkpoint<//>`}
       <${Action} scope="submit" action=${async () => setEditing(true)}>Edit and retry…<//>`}
     ${may("admin") && html`<a class="button" href="flower/task/${encodeURIComponent(job.id)}">Flower</a>`}
     ${editing && html`<${Edit} job=${job} retry=${retry} close=${() => setEditing(false)} />`}
@@ -135,6 +139,18 @@ function Result({ job }) {
       ${job.links.result
         ? html`<p>Too large to show here (${bytes(job.result_size)}): <a href=${path}>open it</a>.</p>`
         : html`<${Shown} of=${{ data: { value: job.result, size: JSON.stringify(job.result ?? null).length }, path }} label="Result" />`}
+    <//>
+  `;
+}
+
+/** Where the job's next attempt goes on. */
+function Checkpoint({ of: checkpoint, done }) {
+  if (!checkpoint) return null;
+  const { value, saved_at: savedAt, attempt } = checkpoint;
+  return html`
+    <${Card} title="Checkpoint">
+      <p>Saved <${Ago} at=${savedAt} /> by attempt ${attempt}. ${done ? "A retry can go on" : "The next attempt goes on"} from it.</p>
+      <${Scroll} label="Checkpoint"><pre>${json(shortened(value))}</pre><//>
     <//>
   `;
 }

@@ -68,7 +68,7 @@ export function WorkflowPage({ path: [, id] }) {
   }, [workflow]);
   useEffect(() => () => clearTimeout(timer.current), []);
   useEvents(following, (kind) => {
-    if (kind === "log" || kind === "progress") return;
+    if (["log", "progress", "checkpoint"].includes(kind)) return;
     timer.current ??= setTimeout(() => {
       timer.current = null;
       answer.reload();
