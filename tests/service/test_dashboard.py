@@ -174,7 +174,7 @@ async def test_a_checkpoint_as_it_comes_and_a_retry_from_it(site: Service, page:
     begun = await submit(site, "s.goes_on", {"count": 60, "pause": 0.1}, wait=None)
     await page.goto(url(site, f"#/jobs/{begun['id']}"))
     shown = page.get_by_role("group", name="Checkpoint")
-    places = set()
+    places: set[str] = set()
     async with asyncio.timeout(60):
         while len(places) < 2:
             places.add(await shown.inner_text())
