@@ -10,7 +10,7 @@ import pytest
 from tornado_celery_bridge import __version__
 from tornado_celery_bridge.cli import celery
 from tornado_celery_bridge.cli.main import COMMANDS, main
-from tornado_celery_bridge.up import supervisor
+from tornado_celery_bridge.up import project
 
 SETTINGS = ("CELERY_APP", "PORT", "FLOWER_PORT", "BROKER", "BROKER_URL", "FLOWER_BASIC_AUTH", "FLOWER_URL_PREFIX")
 
@@ -85,7 +85,7 @@ def test_worker_beat_and_flower_keep_their_files_in_data_dir(tmp_path: Path, wor
 
 
 def test_up_sets_what_its_children_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "main", lambda _: 0)
+    monkeypatch.setattr(project, "main", lambda *_: 0)
     monkeypatch.setenv("BROKER_URL", "amqp://elsewhere")
     assert main(["up", "-A", "proj.celery:app", "--port", "9000", "--flower-port", "9001", "--broker", "redis"]) == 0
     assert {name: os.environ.get(name) for name in SETTINGS[:5]} == {

@@ -8,23 +8,24 @@ import pytest
 
 from tests.up.processes import ROOT, VARIABLES, Up
 
-#: `tcb up` whose patience with a heartbeat is another.
-IMPATIENT = """
+#: `tcb up` that runs any Procfile, and whose patience with a heartbeat may be another.
+OTHER = """
 import sys
 from tornado_celery_bridge.cli.main import main
-from tornado_celery_bridge.up import supervisor
+from tornado_celery_bridge.up import project, supervisor
 
-supervisor.STALE = {stale}
-sys.exit(main(["up"]))
+project.is_ours = lambda text: True
+supervisor.STALE = {stale} or supervisor.STALE
+sys.exit(main(["up", *sys.argv[1:]]))
 """
 
 
 @pytest.fixture
 def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Up]]:
     """
-    Start a supervisor: ``up("name: command", PORT="1234")``. Ended with the test.
+    Start a supervisor: ``up("name: command", "--option", PORT="1234")``. Ended with the test.
 
-    Without a Procfile of its own it is the whole product, by `make up`, or in a *folder* without any Procfile. With
+    Without a Procfile of its own it is the whole product, by `make up`, or over the app in a *folder*. With
     *stale*, a heartbeat is so after as many seconds.
     """
     for variable in VARIABLES:
@@ -32,12 +33,15 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...
     started: list[Up] = []
 
     def start(
-        procfile: str | None = None, *, stale: float | None = None, folder: Path = ROOT, **environment: str
+        procfile: str | None = None,
+        *options: str,
+        stale: float | None = None,
+        folder: Path = ROOT,
+        **environment: str,
     ) -> Up:
-        command = [sys.executable, "-m", "tornado_celery_bridge", "up"]
-        if stale is not None:
-            command = [sys.executable, "-c", IMPATIENT.format(stale=stale)]
+        command = [sys.executable, "-m", "tornado_celery_bridge", "up", *options]
         if procfile:
+            command = [sys.executable, "-c", OTHER.format(stale=stale), *options]
             (tmp_path / "Procfile").write_text(procfile, "utf-8")
             folder = tmp_path
         elif (

@@ -10,7 +10,7 @@ import pytest
 
 from tests.servers import Server, free_port, wait_for
 from tests.up.processes import ROOT, Up
-from tornado_celery_bridge.up.supervisor import read_procfile
+from tornado_celery_bridge.up.project import read_procfile
 
 Start = Callable[..., Up]
 COMMANDS = read_procfile(ROOT / "Procfile")

@@ -13,7 +13,8 @@ import pytest
 from tests.servers import free_port
 from tests.up.processes import ROOT, Up, gone
 from tornado_celery_bridge.base.settings import SettingsError
-from tornado_celery_bridge.up.supervisor import FIRST_DELAY, LONGEST_DELAY, STEADY, back_off, read_procfile
+from tornado_celery_bridge.up.project import read_procfile
+from tornado_celery_bridge.up.supervisor import FIRST_DELAY, LONGEST_DELAY, STEADY, back_off
 
 Start = Callable[..., Up]
 

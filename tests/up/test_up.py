@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import os
-import re
 import signal
 import socket
 import time
@@ -18,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.servers import free_port, wait_for
-from tests.up.processes import ROOT, Up, gone
+from tests.up.processes import Up, gone
 
 
 def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
@@ -164,16 +163,3 @@ def test_with_a_broker_of_its_own(up: Callable[..., Up]) -> None:
     assert all(gone(pid) for pid in everyone)
     assert is_free(port)
     assert is_free(broker_port)
-
-
-def test_a_project_of_ones_own(up: Callable[..., Up], tmp_path: Path) -> None:
-    """The one in docs/cli.md, in a folder without a Procfile."""
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "cli.md").read_text("utf-8"), re.DOTALL)
-    assert code
-    (tmp_path / "proj.py").write_text(code[1], "utf-8")
-    port = free_port()
-    one = up(folder=tmp_path, CELERY_APP="proj", PORT=str(port), FLOWER_PORT=str(free_port()))
-    one.line("stop      Ctrl-C")
-    assert run(f"http://127.0.0.1:{port}", "proj.add", x=2, y=3)["result"] == 5
-    one.signal()
-    assert one.end() == 0

@@ -3,8 +3,9 @@
 import os
 import sys
 import sysconfig
+import threading
 import traceback
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -13,16 +14,7 @@ from typing import Any
 from celery import Celery
 from celery.app.utils import find_app
 
-from tornado_celery_bridge.base.settings import SettingsError
-
-#: What `celery` takes from the environment for its options (--broker...), and where it puts that for the app to read.
-#: See https://docs.celeryq.dev/en/stable/reference/cli.html
-_OF_COMMAND_LINE = {
-    "BROKER_URL": "CELERY_BROKER_URL",
-    "RESULT_BACKEND": "CELERY_RESULT_BACKEND",
-    "LOADER": "CELERY_LOADER",
-    "CONFIG_MODULE": "CELERY_CONFIG_MODULE",
-}
+from tornado_celery_bridge.base.settings import SettingsError, follow_command_line
 
 
 def load_celery_app(name: str) -> Celery:
@@ -55,15 +47,9 @@ def load_celery_app(name: str) -> Celery:
     return found
 
 
-def follow_command_line(environment: MutableMapping[str, str]) -> None:
-    """
-    Have every process read the variables that ``celery`` alone reads.
-
-    A worker with ``BROKER_URL`` would else have one broker, and the web process another.
-    """
-    for variable, other in _OF_COMMAND_LINE.items():
-        if given := environment.get(variable):
-            environment[other] = given
+def forget_backend(app: Any) -> None:
+    """Have *app* make its result backend anew when it is next needed."""
+    app._local, app._backend_cache = threading.local(), None
 
 
 def cause(exc: BaseException) -> str:

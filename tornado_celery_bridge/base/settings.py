@@ -7,7 +7,7 @@ imports the standard library alone.
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -21,6 +21,16 @@ BROKERS = ("redis", "rabbitmq", "kafka", "activemq")
 
 #: Bytes. The path of a Unix socket must fit in 108 on Linux and in 104 on macOS, with the zero at its end.
 LONGEST_SOCKET_PATH = 100
+
+
+#: What `celery` takes from the environment for its options (--broker...), and where it puts that for the app to read.
+#: See https://docs.celeryq.dev/en/stable/reference/cli.html
+_OF_COMMAND_LINE = {
+    "BROKER_URL": "CELERY_BROKER_URL",
+    "RESULT_BACKEND": "CELERY_RESULT_BACKEND",
+    "LOADER": "CELERY_LOADER",
+    "CONFIG_MODULE": "CELERY_CONFIG_MODULE",
+}
 
 
 class SettingsError(Exception):
@@ -120,6 +130,17 @@ class Settings:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
             raise SettingsError(f"DATA_DIR={self.data_dir} cannot be made: {exc.strerror}") from exc
+
+
+def follow_command_line(environment: MutableMapping[str, str]) -> None:
+    """
+    Have every process read the variables that ``celery`` alone reads.
+
+    A worker with ``BROKER_URL`` would else have one broker, and the web process another.
+    """
+    for variable, other in _OF_COMMAND_LINE.items():
+        if given := environment.get(variable):
+            environment[other] = given
 
 
 def log_format(environment: Mapping[str, str] = os.environ) -> Format:

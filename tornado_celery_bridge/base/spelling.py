@@ -65,6 +65,13 @@ class Spelling(NamedTuple):
             return ", ".join(f"{name!r}: {value}" for name, value in named.items()) + ","
         return f"app.conf.update({', '.join(f'{name}={value}' for name, value in named.items())})"
 
+    def block(self, **settings: Any) -> list[str]:
+        """Return the lines of Python that give *settings* these values, each on its own."""
+        named = {self.name(setting): repr(value) for setting, value in settings.items()}
+        if self.form == "update":
+            return ["app.conf.update(", *(f"    {name}={value}," for name, value in named.items()), ")"]
+        return [self.line(**{setting: value}) for setting, value in settings.items()]
+
 
 def _name(source: Any) -> str:
     """Return what people call the module or class that has an app's settings."""

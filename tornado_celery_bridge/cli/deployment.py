@@ -13,17 +13,21 @@ from celery import Celery
 
 from tornado_celery_bridge.base.app import load_celery_app
 from tornado_celery_bridge.base.settings import Settings, SettingsError
+from tornado_celery_bridge.cli.trial import Trial
 from tornado_celery_bridge.ledger.checks import is_installed, refuse_unsafe
 
 
 def load() -> Celery:
     """
-    Return the app that CELERY_APP names.
+    Return the app that CELERY_APP names; in a process of ``tcb up``, with what that sets in its place.
 
     Raises:
         SettingsError: A setting is wrong, or the app can't be imported.
     """
-    return load_celery_app(Settings.from_environment().celery_app)
+    app = load_celery_app(Settings.from_environment().celery_app)
+    if trial := Trial.of_environment():
+        trial.apply(app)
+    return app
 
 
 def load_safe() -> Celery:

@@ -139,8 +139,8 @@ def no_password(server: Server) -> Finding | None:
     """Whoever can reach the server can run tasks and remove jobs."""
     config = server.config
     lets_all_in = config.get("requirepass") == "" and config.get("protected-mode") == "no" and config.get("port") != "0"
-    is_open = lets_all_in and not all(map(_is_loopback, config.get("bind", "").split() or ["*"]))
-    if not (is_open or (server.host and not server.has_password and not _is_loopback(server.host))):
+    is_open = lets_all_in and not all(map(is_loopback, config.get("bind", "").split() or ["*"]))
+    if not (is_open or (server.host and not server.has_password and not is_loopback(server.host))):
         return None
     return Finding(
         "no-password",
@@ -484,7 +484,7 @@ def _broker(conf: Any) -> str:
     return str(url if isinstance(url, str) else url[0]).split(";")[0]
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Return whether *host*, which may be spelt as Redis' ``bind`` spells it, is of this machine alone."""
     host = host.removeprefix("-")
     if host == "localhost":

@@ -1,8 +1,8 @@
 """
 The supervisor: ``tcb up``, which is what `make up` runs.
 
-It starts the processes of the Procfile, or :data:`PROCFILE` if there is no Procfile. The servers come first (the
-embedded one, and a private broker if BROKER names a kind: see ``up.brokers``), and the others when the servers answer.
+It starts the processes that ``up.project`` names. The servers come first (the embedded one, and a private broker if
+BROKER names a kind: see ``up.brokers``), and the others when the servers answer.
 It starts a process again that dies or hangs. It ends everything at Ctrl-C or TERM, or if a process cannot run with its
 settings. The servers end last, because a worker needs them to put its unfinished jobs back.
 
@@ -17,17 +17,17 @@ import contextlib
 import ctypes
 import fcntl
 import os
-import re
 import shlex
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tornado_celery_bridge.base.settings import Settings, SettingsError
+from tornado_celery_bridge.base.settings import Settings, SettingsError, follow_command_line
 from tornado_celery_bridge.up.brokers import KINDS
 from tornado_celery_bridge.up.brokers.private import free_port
 
@@ -52,32 +52,16 @@ STEPS = {"worker": [(TERM, 10.0), (QUIT, 35.0)], "flower": [(TERM, 3.0), (TERM, 
 OTHER_STEPS = [(TERM, 30.0)]
 MOST_STEPS = 2
 
-#: What replaces ``python`` and ``tcb`` at the beginning of a command: this environment's Python. So neither need be on
-#: PATH, and those of another environment are never run.
+#: This environment's Python: it need not be on PATH, and another environment's is never run.
 PYTHON = shlex.quote(sys.executable)
-OWN = {"python": PYTHON, "tcb": f"{PYTHON} -m tornado_celery_bridge"}
 
-#: The Procfile of a folder that has none.
-PROCFILE = """
-redis: tcb redis
-web: tcb serve
-worker: tcb worker
-beat: tcb beat
-flower: tcb flower
-"""
+#: What Celery reads the broker from.
+BROKER_VARIABLES = ("BROKER_URL", "CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+
+#: What is started anew, with --reload, when a file changes.
+RELOADED = ("web", "worker", "beat")
 
 Print = Callable[[str, str], None]
-
-
-def read_procfile(path: Path) -> dict[str, str]:
-    """Return the commands of a Procfile by name, in order; those of :data:`PROCFILE` if there is no such file."""
-    commands = {}
-    for line in (path.read_text("utf-8") if path.exists() else PROCFILE).splitlines():
-        if match := re.fullmatch(r"([A-Za-z0-9_-]+):\s*(\S+)(.*)", line.strip()):
-            commands[match[1]] = OWN.get(match[2], match[2]) + match[3]
-        elif line.strip() and not line.startswith("#"):
-            raise SettingsError(f"{path}: not a line of the form 'name: command': {line!r}")
-    return commands
 
 
 def back_off(delay: float, lived: float) -> tuple[float, float]:
@@ -128,6 +112,9 @@ class Child:
         self._print = print_
         self._give_up = give_up
         self._stopping = asyncio.Event()
+        self._awake = asyncio.Event()
+        self._over = asyncio.Event()
+        self._is_restarted = False
         self._spawning = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._heartbeat = data_dir / f"{name}.heartbeat"
@@ -137,9 +124,14 @@ class Child:
         delay, has_run = FIRST_DELAY, False
         while not self._stopping.is_set():
             started = time.monotonic()
+            self._over.clear()
             code = await self._run_once()
+            self._over.set()
             if self._stopping.is_set():
                 break
+            if self._is_restarted:
+                self._is_restarted, has_run, delay = False, True, FIRST_DELAY
+                continue
             if code == os.EX_CONFIG and not has_run:  # later, somebody has edited a setting, and may correct it
                 self._print("up", f"{self.name} cannot run with these settings (it says why above); ending everything")
                 self._give_up()
@@ -147,8 +139,9 @@ class Child:
             has_run = True
             pause, delay = back_off(delay, time.monotonic() - started)
             self._print("up", f"{self.name} {_ending(code)}; starting it again in {pause:.2f} s")
+            self._awake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                await asyncio.wait_for(self._awake.wait(), pause)
 
     async def _run_once(self) -> int:
         async with self._spawning:
@@ -208,29 +201,45 @@ class Child:
     async def stop(self, hurry: Sequence[asyncio.Event] = ()) -> None:
         """End the process, gently at first, and return when it is gone. An event of *hurry* ends its step early."""
         self._stopping.set()
+        self._awake.set()
         async with self._spawning:  # after this the process either runs or never will
             pass
+        await self._end(self._task, hurry)
+        await self._task
+
+    async def restart(self) -> None:
+        """End the process as :meth:`stop` does, and start it again; at once if it waits to be started."""
+        self._awake.set()
+        async with self._spawning:
+            pass
+        if self._process is not None and not self._stopping.is_set():
+            self._is_restarted = True
+            await self._end(asyncio.ensure_future(self._over.wait()))
+
+    async def _end(self, gone: "asyncio.Future[Any]", hurry: Sequence[asyncio.Event] = ()) -> None:
+        """Signal the process, step by step, until *gone* is done; kill it in the end."""
         for step, (number, patience) in enumerate(STEPS.get(self.name, OTHER_STEPS)):
             self._signal(number)
-            if await self._gone(patience, hurry[step] if hurry else asyncio.Event()):
+            if await _is_done(gone, patience, hurry[step] if hurry else asyncio.Event()):
                 return
         self._print("up", f"{self.name} does not end; killing it")
         if self._process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-        await self._task
+        await asyncio.wait([gone])
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    async def _gone(self, patience: float, hurried: asyncio.Event) -> bool:
-        """Wait until the process is gone, for *patience* seconds at most, or until *hurried* is set."""
-        hurry = asyncio.create_task(hurried.wait())
-        await asyncio.wait({self._task, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        return self._task.done()
+
+async def _is_done(task: "asyncio.Future[Any]", patience: float, hurried: asyncio.Event) -> bool:
+    """Wait until *task* is done, for *patience* seconds at most, or until *hurried* is set."""
+    hurry = asyncio.create_task(hurried.wait())
+    await asyncio.wait({task, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    return task.done()
 
 
 async def _pipe() -> tuple[asyncio.StreamReader, int]:
@@ -269,9 +278,20 @@ def _ending(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
-async def supervise(commands: dict[str, str], settings: Settings, lock: int, broker_port: int = 0) -> int:
+class Plan(NamedTuple):
+    """What is run."""
+
+    #: By name.
+    commands: Mapping[str, str]
+    #: What is said before they start.
+    opening: Sequence[str] = ()
+    #: Whether web, worker and beat start anew when a file of the project changes.
+    reloads: bool = False
+
+
+async def supervise(plan: Plan, settings: Settings, lock: int, broker_port: int = 0) -> int:
     """
-    Run *commands* until INT, TERM or HUP. Each further signal moves the processes that are still ending one step on.
+    Run a plan until INT, TERM or HUP. Each further signal moves the processes that are still ending one step on.
 
     Returns:
         The exit status: 1 if a process cannot run with its settings, which ends all.
@@ -294,8 +314,11 @@ async def supervise(commands: dict[str, str], settings: Settings, lock: int, bro
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores HUP
             loop.add_signal_handler(number, on_signal)
 
+    commands = plan.commands
     _adopt_orphans()
     print_ = _printer(max(map(len, commands), default=2))
+    for line in plan.opening:
+        print_("up", line)
     guardian = await Guardian.start(lock)
     children: list[Child] = []
 
@@ -313,6 +336,9 @@ async def supervise(commands: dict[str, str], settings: Settings, lock: int, bro
             if "web" in commands and await _first(_listens(_reachable(settings.bind), settings.port), stop.wait()):
                 for line in _banner(settings, "flower" in commands):
                     print_("up", line)
+        if plan.reloads:
+            reloaded = [child for child in children if child.name in RELOADED]
+            await _first(stop.wait(), _reload(reloaded, settings.data_dir, print_))
         await stop.wait()
     finally:
         await asyncio.gather(*(child.stop(hurry) for child in children if child.name not in SERVERS))
@@ -320,6 +346,18 @@ async def supervise(commands: dict[str, str], settings: Settings, lock: int, bro
         await guardian.close()
         print_("up", "all ended")
     return 1 if failed.is_set() else 0
+
+
+async def _reload(children: Sequence[Child], data_dir: Path, print_: Print) -> None:
+    """Start *children* anew whenever a Python file below this folder changes."""
+    from watchfiles import PythonFilter, awatch
+
+    here = Path.cwd()
+    async for changes in awatch(here, watch_filter=PythonFilter(ignore_paths=[data_dir]), raise_interrupt=False):
+        names = sorted(path.removeprefix(f"{here}/") for _, path in changes)
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        print_("up", f"{names[0]}{more} changed; starting {', '.join(child.name for child in children)} anew")
+        await asyncio.gather(*(child.restart() for child in children))
 
 
 async def _first(awaited: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object]) -> bool:
@@ -413,28 +451,43 @@ def _check_port(variable: str, host: str, port: int) -> None:
         ) from exc
 
 
-def main(procfile: Path) -> int:
+#: Makes a plan of the settings, the URLs of the servers that are to be started, and the commands.
+Prepare = Callable[[Settings, Sequence[str], Mapping[str, str]], Plan]
+
+
+def main(commands: Mapping[str, str], prepare: Prepare | None = None, *, reloads: bool = False) -> int:
     """
-    Run what *procfile* lists, or :data:`PROCFILE` if there is no such file; return the exit status.
+    Run commands by their names, or what *prepare* makes of them; return the exit status.
+
+    Args:
+        commands: By name; `redis` is left out if REDIS_URL is set.
+        prepare: What is done before they start.
+        reloads: Whether web, worker and beat start anew when a file of the project changes.
 
     Raises:
         SettingsError: A setting is wrong, a port is taken, or another supervisor runs on DATA_DIR.
     """
-    commands = read_procfile(procfile)
+    if reloads and find_spec("watchfiles") is None:
+        raise SettingsError("--reload needs watchfiles: pip install watchfiles")
     settings = Settings.from_environment()
     settings.make_data_dir()
     if settings.port == settings.flower_port:
         raise SettingsError(f"PORT and FLOWER_PORT are both {settings.port}: give each its own")
+    servers, broker_port = dict[str, str](), free_port()
     if settings.redis_url:
-        commands.pop("redis", None)
-    if "redis" in commands:
+        commands = {name: command for name, command in commands.items() if name != "redis"}
+    elif "redis" in commands:
         os.environ["REDIS_URL"] = f"redis+socket://{settings.redis_socket}?virtual_host=0"
-    broker_port = free_port()
+        servers["redis"] = os.environ["REDIS_URL"]
     if settings.broker not in ("", "redis"):
         start = f"{PYTHON} -m tornado_celery_bridge.up.brokers {settings.broker} {broker_port}"
-        commands = {"broker": start} | commands
-        os.environ["BROKER_URL"] = KINDS[settings.broker](settings.data_dir, broker_port).url
+        commands = {"broker": start, **commands}
+        servers["broker"] = KINDS[settings.broker](settings.data_dir, broker_port).url
+    if settings.broker and (url := servers.get("broker") or os.environ.get("REDIS_URL")):
+        for name in BROKER_VARIABLES:  # they come before what the app says
+            os.environ[name] = url
     os.environ.pop("BROKER", None)  # for the children it is a broker like any other
+    follow_command_line(os.environ)
     lock = _lock(settings.data_dir)
     if "web" in commands:
         _check_port("PORT", settings.bind, settings.port)
@@ -444,4 +497,5 @@ def main(procfile: Path) -> int:
     os.environ["DATA_DIR"] = str(settings.data_dir)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ["PYTHONUNBUFFERED"] = "1"
-    return asyncio.run(supervise(commands, settings, lock, broker_port))
+    plan = prepare(settings, list(servers.values()), commands) if prepare else Plan(commands)
+    return asyncio.run(supervise(plan._replace(reloads=reloads), settings, lock, broker_port))

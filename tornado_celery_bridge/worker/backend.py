@@ -7,7 +7,6 @@ ledger are in one Redis, both are written in one step.
 """
 
 import functools
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from celery.app.backends import by_name
 from celery.backends.redis import RedisBackend, SentinelBackend
 from redis.exceptions import OutOfMemoryError
 
+from tornado_celery_bridge.base.app import forget_backend
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.base.store import Stored
 from tornado_celery_bridge.ledger.blocking import ResultEntry
@@ -131,4 +131,4 @@ def record_states(app: Celery) -> None:
         app.loader.override_backends = {**app.loader.override_backends, scheme: f"{__name__}:{name}"}
     made: Any = app
     if made._backend is not None and not isinstance(made._backend, Recording):  # made before: it tells nobody
-        made._local, made._backend_cache = threading.local(), None
+        forget_backend(app)

@@ -1,0 +1,111 @@
+"""
+What ``tcb up`` sets in an app's place, so that any Celery project runs without a line of it changed.
+
+``tcb up`` asks ``python -m tornado_celery_bridge.cli.survey`` what an app lacks: a :class:`Trial`. It gives that to the
+processes that it starts, by their environment. In each of them the app gets it when it is loaded
+(:mod:`.deployment`), after the app's own modules were imported, so it counts for an app with a loader of its own, and
+for tasks that were made before.
+"""
+
+import dataclasses
+import fnmatch
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from celery import Celery
+from celery.app.routes import MapRoute
+
+from tornado_celery_bridge import transports
+from tornado_celery_bridge.worker import install
+
+#: The variable that has a trial.
+VARIABLE = "TCB_TRIAL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What is set in an app's place."""
+
+    #: Celery's settings, by their new names. A dictionary is merged into the app's.
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    #: Patterns of the names of tasks that are served over HTTP, as in ``proj.*``.
+    expose: Sequence[str] = ()
+
+    @classmethod
+    def of_environment(cls) -> Self | None:
+        """Return the trial that ``tcb up`` gave to this process; None: it is none of its processes."""
+        text = os.environ.get(VARIABLE)
+        return cls(**json.loads(text)) if text else None
+
+    def to_environment(self) -> str:
+        """Return what :meth:`of_environment` reads."""
+        return json.dumps(dataclasses.asdict(self))
+
+    def apply(self, app: Celery) -> None:
+        """
+        Set it all. The app is loaded, with its tasks.
+
+        Raises:
+            ImportError: The broker's client is not installed; the message says how to install it.
+        """
+        conf: Any = app.conf
+        for name, value in self.settings.items():
+            conf[name] = {**(conf.get(name) or {}), **value} if isinstance(value, dict) else value
+        for url in {url_of(conf.broker_read_url), url_of(conf.broker_write_url)}:
+            transports.register(url)
+        install(app)
+        for name, task in own_tasks(app):
+            task.acks_late = task.reject_on_worker_lost = True
+            if getattr(task, "retry_on_worker_lost", False):
+                task.retry_on_worker_lost = False
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.expose):
+                task.exposed = True
+        for queue in sorted(queues_named(app)):
+            app.amqp.queues.select_add(app.amqp.queues[queue])
+
+
+def own_tasks(app: Celery) -> list[tuple[str, Any]]:
+    """Return the tasks that are not Celery's, by name."""
+    return [(name, task) for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
+
+
+def queues_named(app: Celery) -> set[str]:
+    """Return the queues that an app's settings, routes, tasks and schedule name, and that it can have."""
+    named = {app.conf.task_default_queue, *app.amqp.queues}
+    for router in _routes(app):
+        if isinstance(router, MapRoute):
+            routes: Any = router
+            named |= {_queue_of(route) for route in (*routes.map.values(), *routes.patterns.values())}
+    named |= {_queue_of(getattr(task, "queue", None)) for _, task in own_tasks(app)}
+    for entry in (app.conf.beat_schedule or {}).values():
+        if isinstance(entry, Mapping):
+            named.add(_queue_of(entry.get("options")))
+    queues: Any = app.amqp.queues
+    return {name for name in named if name and (name in queues or queues.create_missing)}
+
+
+def routers(app: Celery) -> Iterator[str]:
+    """Yield the names of functions that route tasks: what queues they name is known when a task is sent."""
+    for router in _routes(app):
+        if not isinstance(router, MapRoute):
+            yield getattr(router, "__qualname__", None) or type(router).__qualname__
+
+
+def _routes(app: Celery) -> list[Any]:
+    router: Any = app.amqp.router
+    return list(router.routes)
+
+
+def _queue_of(route: Any) -> str:
+    """Return the queue that a route, a task's option or a schedule entry's options name; empty if none."""
+    if isinstance(route, Mapping):
+        route = route.get("queue")
+    return str(getattr(route, "name", route) or "")
+
+
+def url_of(url: Any) -> str:
+    """Return the first of a broker's URLs."""
+    return str((url if isinstance(url, str) or not url else url[0]) or "amqp://").split(";")[0]
