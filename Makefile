@@ -60,6 +60,7 @@ unit: .venv
 nightly: .venv lint types frontend site wheel needs
 	$(PYTEST) $(COVERAGE)
 	.ci/pythons
+	.ci/image
 	.venv/bin/python -m tests.faults --count 500 --no-report
 	.venv/bin/python -m tests.faults --count 500 --no-report --stock
 	.venv/bin/python -m tests.faults --minutes 10 --no-report
