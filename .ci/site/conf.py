@@ -55,7 +55,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(asyncio|_asyncio|celery|collections|datetime|kombu|pathlib|redis|tornado|types|typing|zoneinfo)\..*"),
     (r"py:.*", r".*\.(T|P|R)"),  # type variables
     (r"py:exc", r"(ImproperlyConfigured|QueueNotFound)"),  # Celery's
-    (r"py:.*", r".*\.(AnyBridge|File|Jobs|Principal)|dict\[str"),  # what annotations name and users need not
+    (r"py:class", r"tornado_celery_bridge\..*|dict\[str"),  # what an annotation names and users need not
 ]
 suppress_warnings = ["misc.highlighting_failure"]  # … stands for what an example leaves out
 
