@@ -22,6 +22,7 @@ ROWS: dict[str, Any] = {
     "load": schedules_calls.StaticEntry,
     "run": schedules_calls.DueRun,
     "backfill": schedules_calls.PastRun,
+    "tell_owners": schedules_calls.Owner,
 }
 
 

@@ -65,7 +65,7 @@ async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
         await asyncio.to_thread(lambda: worker.keep("a", "{}", None, token="1", why=error))
         await end(worker, "a", "FAILURE", {"type": "E", "module": "m", "message": "no"})
         assert [event.kind async for event in events][-1] == "end"
-    (claim,) = await ledger.callbacks.claim(10, share=3, lease=60, under_way={})
+    (claim,) = await ledger.callbacks.claim(10, owner_share=9, share=3, lease=60, under_way={})
     await ledger.callbacks.record_attempt(claim, {"status": 500}, "waiting", 60)
     await ledger.callbacks.replay("a")
     assert await ledger.callbacks.delivery("a")

@@ -113,8 +113,13 @@ async def test_it_is_bounded(ledger: Ledger, app: Celery, monkeypatch: pytest.Mo
     monkeypatch.setattr(calls.finish, "text", calls.finish.text.replace(bound.format(500), bound.format(MOST)))
     worker = await asyncio.to_thread(WorkerLedger, app)
     detail, place = "ö" * 5_000, "p" * 5_000
+    await fail(ledger, worker, "of alice", owner="alice")
     for number in range(MOST + 20):
         await fail(ledger, worker, f"job {number}", detail, f"{number} {place}")
+    # The bound is each owner's: nobody's groups push out another's.
+    assert [group.owner for group in await ledger.failures.groups("alice")] == ["alice"]
+    await ledger.failures.resolve((await ledger.failures.groups("alice"))[0].id)
+    assert await ledger.failures.groups("alice") == []
     groups = await ledger.failures.groups()
     assert len(groups) == MOST
     assert {group.place.split()[0] for group in groups} == {str(number) for number in range(20, MOST + 20)}

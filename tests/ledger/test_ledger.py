@@ -328,7 +328,7 @@ def test_a_task_goes_back_into_its_queue_while_the_ledger_is_away(monkeypatch: p
 
 
 async def claim(ledger: Ledger, lease: float = 60.0, **under_way: int) -> list[Claim]:
-    return await ledger.callbacks.claim(10, share=3, lease=lease, under_way=under_way)
+    return await ledger.callbacks.claim(10, owner_share=9, share=3, lease=lease, under_way=under_way)
 
 
 async def cancelled(ledger: Ledger, job_id: str, url: str) -> None:
@@ -343,7 +343,7 @@ async def test_the_step_that_ends_a_job_queues_its_callback(ledger: Ledger, work
     assert (await claim(ledger), await ledger.callbacks.delivery("a")) == ([], None)
     await end(worker, "a")
     [found] = await claim(ledger)
-    assert (found.job_id, found.receiver, found.tries) == ("a", "x.test:1", 0)
+    assert (found.job_id, found.receiver, found.tries) == ("a", "/x.test:1", 0)
     told = await ledger.callbacks.delivery("a")
     assert told is not None
     assert (told.id, told.state, told.attempts) == (found.id, "waiting", [])
@@ -375,7 +375,7 @@ async def test_a_callback_whose_job_was_deleted_by_hand_is_dropped(ledger: Ledge
     await cancelled(ledger, "b", "https://x.test/")
     await ledger.redis.call("DEL", "pre.{tcb}job:a")
     assert [each.job_id for each in await claim(ledger)] == ["b"]
-    assert await ledger.redis.call("ZRANGE", "pre.{tcb}callbacks:x.test", 0, -1) == [b"b"]
+    assert await ledger.redis.call("ZRANGE", "pre.{tcb}callbacks:/x.test", 0, -1) == [b"b"]
 
 
 async def test_no_receiver_takes_all_and_nobody_waits_behind_it(ledger: Ledger) -> None:
@@ -384,13 +384,33 @@ async def test_no_receiver_takes_all_and_nobody_waits_behind_it(ledger: Ledger) 
     await cancelled(ledger, "fast0", "https://fast.test/")
     await cancelled(ledger, "fast1", "https://fast.test/")
     assert [each.job_id for each in await claim(ledger)] == ["slow0", "slow1", "slow2", "fast0", "fast1"]
-    assert await claim(ledger, **{"slow.test": 3}) == []
-    assert [each.job_id for each in await claim(ledger, **{"slow.test": 2})] == ["slow3"]
+    assert await claim(ledger, **{"/slow.test": 3}) == []
+    assert [each.job_id for each in await claim(ledger, **{"/slow.test": 2})] == ["slow3"]
     # One place is free, and it goes to the receiver that has fewer.
     await cancelled(ledger, "fast2", "https://fast.test/")
-    under_way = {"slow.test": 2, "fast.test": 1}
-    [found] = await ledger.callbacks.claim(1, share=3, lease=60, under_way=under_way)
+    under_way = {"/slow.test": 2, "/fast.test": 1}
+    [found] = await ledger.callbacks.claim(1, owner_share=9, share=3, lease=60, under_way=under_way)
     assert found.job_id == "fast2"
+
+
+async def test_no_owner_takes_all_with_many_receivers(ledger: Ledger) -> None:
+    async def ended(job_id: str, owner: str, url: str) -> None:
+        await accept(ledger, record(job_id, owner=owner, callback_url=url), {})
+        await ledger.jobs.cancel(job_id)
+
+    for number in range(300):  # more than a claim looks at
+        await ended(f"bob{number}", "bob", f"https://hangs{number}.test/")
+    await ended("alice0", "alice", "https://alice.test/")
+    found = await ledger.callbacks.claim(20, owner_share=4, share=3, lease=60, under_way={})
+    assert sorted(each.receiver.partition("/")[0] for each in found) == ["alice", *["bob"] * 4]
+    await ended("alice1", "alice", "https://alice.test/")
+    full = {f"bob/hangs{number}.test": 1 for number in range(4)}
+    [found_one] = await ledger.callbacks.claim(20, owner_share=4, share=3, lease=60, under_way=full)
+    assert found_one.job_id == "alice1"
+    # One place is free, and it goes to the owner who has fewer.
+    await ended("alice2", "alice", "https://alice.test/")
+    [found_one] = await ledger.callbacks.claim(1, owner_share=4, share=3, lease=60, under_way={"bob/x.test": 1})
+    assert found_one.job_id == "alice2"
 
 
 async def test_few_attempts_are_kept_and_none_longer_than_the_job(

@@ -29,13 +29,14 @@ from tornado_celery_bridge.schedules import (
     ScheduleEntryNotFound,
     Scheduler,
     Schedules,
+    TooManySchedules,
     calls,
 )
 from tornado_celery_bridge.schedules.entry import from_ms, to_ms
 from tornado_celery_bridge.schedules.runs import run_id
 from tornado_celery_bridge.worker import install
 
-HOURLY = {"name": "e", "task": "t", "crontab": "0 * * * *", "input": {"n": 1}, "tags": ["x"], "owner": "o"}
+HOURLY = {"name": "e", "task": "t", "crontab": "0 * * * *", "input": {"n": 1}, "tags": ["x"]}
 
 
 @pytest.fixture
@@ -126,7 +127,8 @@ async def test_a_life(schedules: Schedules) -> None:
         with pytest.raises(ScheduleEntryNotFound):
             await call("e")
     left = await schedules._redis.call("KEYS", "*")
-    assert {key.decode() for key in left} == {"pre.{tcb}schedules:wake"}
+    assert {key.decode() for key in left} == {"pre.{tcb}schedules:wake", "pre.{tcb}schedules:deleted"}
+    assert (await schedules.create(entry(**HOURLY))).version == 6  # so that a stale version is nobody's
 
 
 async def test_what_is_never_due_is_refused(schedules: Schedules) -> None:
@@ -150,11 +152,17 @@ async def test_an_owners_entries(schedules: Schedules) -> None:
 
     for name, owner in {"a": "me", "b": "you", "c": "me", "d": ""}.items():
         await schedules.create(entry(name=name, owner=owner))
-    assert [await names(owner) for owner in ("me", "you", "")] == [["a", "c"], ["b"], ["a", "b", "c", "d"]]
-    await schedules.replace(entry(name="a", owner="you"))
-    await schedules.replace(entry(name="b", owner=""))
-    await schedules.delete("c")
-    assert [await names(owner) for owner in ("me", "you", "")] == [[], ["a"], ["a", "b", "d"]]
+    assert [await names(owner) for owner in ("me", "you", "")] == [["a", "c"], ["b"], ["d", "a", "c", "b"]]
+    await schedules.create(entry(name="a", owner="you"))  # a name is its owner's
+    await schedules.create(entry(name="a"))
+    await schedules.delete("me~a")
+    assert [await names(owner) for owner in ("me", "you", "")] == [["c"], ["a", "b"], ["a", "d", "c", "a", "b"]]
+    with pytest.raises(TooManySchedules):
+        await schedules.create(entry(name="e", owner="me"), most=1)
+    assert (await schedules.create(entry(name="e", owner="me"), most=2)).entry.key == "me~e"
+    for wrong in ({"name": "a~b"}, {"owner": "a~b"}):
+        with pytest.raises(InvalidEntry, match="parts an owner from a name"):
+            entry(**wrong)
 
 
 async def test_through_a_bridge(app: Celery) -> None:
@@ -174,27 +182,27 @@ async def test_through_a_bridge(app: Celery) -> None:
 
 
 async def test_a_run_is_a_job(schedules: Schedules, beat: Beat, worker: WorkerLedger) -> None:
-    await schedules.create(entry(**HOURLY, options={"priority": 0}))
+    await schedules.create(entry(**HOURLY, owner="o", options={"priority": 0}))
     await look(beat)
     assert await messages(beat) == []
-    slot = await be_due(schedules)
+    slot = await be_due(schedules, "o~e")
     await look(beat)
     await look(beat)
-    job_id = run_id("e", slot)
+    job_id = run_id("o~e", slot)
     assert await messages(beat) == [job_id]
     accepted = await job(schedules, job_id)
     assert accepted.record.owner == "o"
     assert accepted.record.tags == ["x"]
     assert (accepted.record.task, accepted.record.queue, accepted.record.priority) == ("t", "q", 9)
-    assert accepted.record.schedule == "e"
+    assert accepted.record.schedule == "o~e"
     assert await schedules._jobs.input_of(job_id) == b'{"n":1}'
-    found = await schedules.get("e")
+    found = await schedules.get("o~e")
     assert (found.runs, found.last_job) == (1, job_id)
     assert found.last_run is not None
     assert abs(found.last_run - datetime.now(UTC)) < timedelta(minutes=1)
     assert found.next_run is not None
     assert found.next_run > datetime.now(UTC)
-    [run] = await schedules.runs("e")
+    [run] = await schedules.runs("o~e")
     assert (run.job_id, run.job, run.why) == (job_id, accepted, "")
     assert await begin(worker, job_id, "1") == "go"
 

@@ -1,6 +1,7 @@
 """The service as a real HTTP server in the test's own loop, and what the tests ask of it."""
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.web import Application
 
 from tornado_celery_bridge import Bridge, BridgeConfig
-from tornado_celery_bridge.ledger import Ledger
+from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable
 from tornado_celery_bridge.service import Service as Product
 from tornado_celery_bridge.service.access.keys import Keyring
 from tornado_celery_bridge.service.http.handler import MAX_BODY
@@ -112,6 +113,8 @@ async def running(
         product = Product(bridge)
         product.keys, product.flower, product.max_body = keys, flower, max_body
         product.use(Jobs(bridge, ledger, await asyncio.to_thread(Catalogue, app), links=product.links))
+        with contextlib.suppress(LedgerUnavailable):
+            await product.tell_owners()
         server = make_server(product)
         sockets = bind_sockets(0, "127.0.0.1")
         server.add_sockets(sockets)

@@ -528,14 +528,14 @@ async def test_another_owners_schedule_is_no_schedule(keyed: tuple[Service, dict
             for name in ("hers", "never")
         ]
         assert theirs == nobodys
-    for method, path in {"POST": "", "PUT": "/hers"}.items():
-        problem(await send(service, method, path, HOURLY | {"name": "hers"}, keys["bob"]), 409, "schedule-exists")
+    assert (await send(service, "PUT", "/hers", HOURLY | {"name": "hers"}, keys["bob"])).code == 201  # his own
+    assert (await send(service, "DELETE", "/hers", None, keys["bob"])).code == 204
     for name, names in {"alice": ["hers"], "reader": ["hers"], "bob": ["his"], "admin": ["hers", "his"]}.items():
         document = shown(await send(service, "GET", "", None, keys[name]))
         assert [each["name"] for each in document["schedules"]] == names
-    changed = shown(await send(service, "PATCH", "/hers", {"note": "seen"}, keys["admin"]))
+    changed = shown(await send(service, "PATCH", "/alice~hers", {"note": "seen"}, keys["admin"]))
     assert (changed["owner"], changed["note"]) == ("alice", "seen")
-    job = json.loads((await send(service, "POST", "/hers/run", None, keys["admin"])).body)
+    job = json.loads((await send(service, "POST", "/alice~hers/run", None, keys["admin"])).body)
     assert shown(await service.fetch(job["links"]["self"], headers=keys["reader"]))["schedule"] == "hers"
     problem(await service.fetch(job["links"]["self"], headers=keys["bob"]), 404, "unknown-job")
 
@@ -557,7 +557,7 @@ async def test_an_entry_that_nobody_can_use_is_the_admins(keyed: tuple[Service, 
     service, keys = keyed
     await service.jobs.ledger.redis.call("HSET", "{tcb}schedule:bad", "entry", "{", "version", 1)
     problem(await send(service, "GET", "/bad", None, keys["alice"]), 404, "unknown-schedule")
-    problem(await send(service, "PUT", "/bad", HOURLY | {"name": "bad"}, keys["alice"]), 409, "schedule-exists")
+    assert (await send(service, "PUT", "/bad", HOURLY | {"name": "bad"}, keys["alice"])).code == 201  # her own
     problem(await send(service, "GET", "/bad", None, keys["admin"]), 409, "schedule-quarantined")
     assert (await send(service, "DELETE", "/bad", None, keys["admin"])).code == 204
 

@@ -44,6 +44,8 @@ def keys() -> None:
 )
 @click.option("--rate", help="Requests, as in 10/s, 600/m or 5000/h; unlimited if left out.")
 @click.option("--max-unfinished", type=int, metavar="N", help="Jobs at a time; unlimited if left out.")
+@click.option("--max-schedules", type=int, metavar="N", help="Schedules of the owner's; 100 if left out.")
+@click.option("--max-followed", type=int, metavar="N", help="Jobs followed at a time; 1,000 if left out.")
 @click.option("--expires-at", metavar="TIME", help="As in 2027-01-31T00:00:00Z; never if left out.")
 @click.option("--note", help="For whoever reads the list.")
 def make(scopes: list[str] | None, role: str | None, **given: Any) -> None:

@@ -125,7 +125,7 @@ async def list_(schedules: Schedules, _: Celery) -> None:
     rows = [("name", "task", "when", "next run", "runs", "state")]
     for one in await _all(schedules):
         entry = one.entry
-        rows.append((entry.name, entry.task, _when(entry), _time(one.next_run), str(one.runs), _state(one)))
+        rows.append((entry.key, entry.task, _when(entry), _time(one.next_run), str(one.runs), _state(one)))
     for name, why in (await schedules.quarantined()).items():
         rows.append((name, "-", "-", "-", "-", f"set aside: {why}"))
     tables.write(rows)
@@ -271,9 +271,9 @@ async def import_(
     if sum(map(bool, (file, from_app, from_redbeat))) != 1:
         raise click.UsageError("give one of FILE, --from-app and --from-redbeat")
     found = await asyncio.to_thread(_found, app, file, from_app)
-    stored = {one.entry.name: one for one in await _all(schedules)}
+    stored = {one.entry.key: one for one in await _all(schedules)}
     aside = await schedules.quarantined()
-    changes = [_change(entry, stored, entry.name in aside) for entry in found.entries]
+    changes = [_change(entry, stored, entry.key in aside) for entry in found.entries]
     changes += [Change("left out", name, why) for name, why in found.left_out.items()]
     if prune:
         gone = stored.keys() - {change.name for change in changes}
@@ -320,20 +320,20 @@ def _found(app: Celery, file: Path | None, from_app: str | None) -> sources.Foun
 
 def _change(entry: Entry, stored: Mapping[str, Scheduled], is_aside: bool) -> Change:
     """Return what is to be done so that an entry is as it should be."""
-    before = stored.get(entry.name)
+    before = stored.get(entry.key)
     if before is not None and before.static:
-        return Change("left out", entry.name, "it is beat_schedule's: change it there")
+        return Change("left out", entry.key, "it is beat_schedule's: change it there")
     if before is not None and entry.anchor is None:
         entry = dataclasses.replace(entry, anchor=taking_after(entry, before.entry).anchor)
     fields = sources.to_mapping(entry)
     if before is not None and (old := sources.to_mapping(before.entry)) == fields:
-        return Change("unchanged", entry.name)
+        return Change("unchanged", entry.key)
     if entry.enabled and entry.next_run(datetime.now(UTC)) is None:
-        return Change("left out", entry.name, "it is never due again")
+        return Change("left out", entry.key, "it is never due again")
     if before is None:
-        return Change("changed" if is_aside else "created", entry.name, entry=entry)
+        return Change("changed" if is_aside else "created", entry.key, entry=entry)
     different = ", ".join(name for name in {**old, **fields} if old.get(name) != fields.get(name))
-    return Change("changed", entry.name, different, entry, before.version)
+    return Change("changed", entry.key, different, entry, before.version)
 
 
 async def _apply(schedules: Schedules, change: Change) -> None:
@@ -350,7 +350,7 @@ async def _apply(schedules: Schedules, change: Change) -> None:
 
 async def _all(schedules: Schedules) -> list[Scheduled]:
     found: list[Scheduled] = []
-    while page := await schedules.find(after=found[-1].entry.name if found else "", limit=PAGE):
+    while page := await schedules.find(after=found[-1].entry.key if found else "", limit=PAGE):
         found += page
     return found
 

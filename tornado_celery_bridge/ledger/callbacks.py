@@ -8,8 +8,8 @@ from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.connection import Subject, ms
 from tornado_celery_bridge.ledger.records import Claim, Delivery
 
-#: Receivers that one claim looks at.
-RECEIVER_LOOKS = 200
+#: Owners that one claim looks at, and receivers of each.
+LOOKS = 200
 #: Attempts to call back that are kept of a job.
 KEPT_ATTEMPTS = 20
 
@@ -21,18 +21,23 @@ class Callbacks(Subject):
     .. versionadded:: 0.1.0
     """
 
-    async def claim(self, most: int, *, share: int, lease: float, under_way: Mapping[str, int]) -> list[Claim]:
+    async def claim(
+        self, most: int, *, owner_share: int, share: int, lease: float, under_way: Mapping[str, int]
+    ) -> list[Claim]:
         """
         Return callbacks that are due now. Nobody else gets them for *lease* seconds.
 
         Args:
             most: At most so many.
-            share: At most so many to one receiver, with those under way.
+            owner_share: At most so many of one owner, with those under way; where there are no owners, of all.
+            share: At most so many to one receiver of an owner's, with those under way.
             lease: Seconds. If no attempt is recorded by then, somebody else may claim the callback.
-            under_way: How many callbacks are under way already, by receiver.
+            under_way: How many callbacks are under way already, by :attr:`.Claim.receiver`.
         """
         rows = [calls.UnderWay(*pair) for pair in under_way.items()]
-        call = calls.claim_callbacks(most=most, share=share, lease=ms(lease), looks=RECEIVER_LOOKS, rows=rows)
+        call = calls.claim_callbacks(
+            most=most, owner_share=owner_share, share=share, lease=ms(lease), looks=LOOKS, rows=rows
+        )
         return await self._redis.run(call)
 
     async def record_attempt(

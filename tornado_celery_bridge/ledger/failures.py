@@ -14,7 +14,8 @@ class Failures(Subject):
 
     async def groups(self, owner: str | None = None) -> list[FailureGroup]:
         """
-        Return the groups of failed jobs, the one with the last failure first: at most 500, of the last 30 days.
+        Return the groups of failed jobs, the one with the last failure first: at most 500, of the last 30 days. Of each
+        owner 500 are kept.
 
         Args:
             owner: Only groups of this owner's jobs; None for everybody's.

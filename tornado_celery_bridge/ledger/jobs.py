@@ -195,9 +195,9 @@ class Jobs(Subject):
 
 
 def callback_of(record: JobRecord) -> str:
-    """Return how a job calls back: the delivery's id, which no other job has, a space, and the receiver; '' if not."""
+    """Return how a job calls back: the delivery's id, which no other job has, a space, owner/receiver; '' if not."""
     url = record.callback_url
-    return f"msg_{uuid.uuid4().hex} {urlsplit(url).netloc.lower()}" if url else ""
+    return f"msg_{uuid.uuid4().hex} {record.owner}/{urlsplit(url).netloc.lower()}" if url else ""
 
 
 def written(given: dict[str, Any] | list[Any] | Stored) -> str:

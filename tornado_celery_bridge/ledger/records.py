@@ -374,7 +374,7 @@ class Claim(NamedTuple):
     job_id: str
     #: The delivery's id; the same at every attempt.
     id: str
-    #: The host and port of the URL.
+    #: The job's owner, a slash, and the host and port of the URL.
     receiver: str
     #: How many attempts have failed.
     tries: int

@@ -10,11 +10,13 @@ from tornado_celery_bridge.schedules.schedules import (
     Backfill,
     BackfillTooLarge,
     Run,
+    RunRefused,
     ScheduleConflict,
     Scheduled,
     ScheduleEntryNotFound,
     Schedules,
     Statistics,
+    TooManySchedules,
 )
 
 __all__ = (
@@ -23,10 +25,12 @@ __all__ = (
     "Entry",
     "InvalidEntry",
     "Run",
+    "RunRefused",
     "ScheduleConflict",
     "ScheduleEntryNotFound",
     "Scheduled",
     "Scheduler",
     "Schedules",
     "Statistics",
+    "TooManySchedules",
 )

@@ -51,13 +51,25 @@ class DueRun(NamedTuple):
     since: int | None
 
 
+class Owner(NamedTuple):
+    """A row of ``tell_owners``: what an owner's API keys allow their entries."""
+
+    owner: str
+    #: When the last of the keys expires, in ms since 1970; None for never.
+    ends: int | None
+    #: Unfinished jobs that they may have; None for any number.
+    most: int | None
+    #: Of the tasks that they may run, with blanks between them.
+    patterns: str
+
+
 def _texts(found: list[bytes] | None) -> Any:
     return None if found is None else [text.decode() for text in found]
 
 
 command = Commands(Path(__file__).parent / "lua", parts=[LEDGER_LUA])
 
-put = command("put", as_it_is)
+put = command("put", as_it_is, most=None)
 delete = command("delete", as_it_is)
 load = command("load", nothing)
 read_entries = command("read_entries", as_it_is)
@@ -68,5 +80,6 @@ due = command("due", as_it_is)
 run = command("run", _texts, bounds=",".join(map(str, LATE)))
 halt = command("halt", bool)
 quarantine = command("quarantine", bool)
-run_now = command("run_now", bool)
+run_now = command("run_now", as_it_is)
+tell_owners = command("tell_owners", nothing)
 backfill = command("backfill", _texts)

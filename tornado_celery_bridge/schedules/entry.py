@@ -22,6 +22,8 @@ Misfire = Literal["skip", "once", "all"]
 #: Seconds. To run more often, write a loop, not a schedule.
 MIN_INTERVAL = 0.1
 MAX_NAME, MAX_NOTE, MAX_TAGS, MAX_CAP = 200, 4_000, 20, 1_000
+#: Between an owner and a name in an entry's key. Neither of them has it, and a URL need not escape it.
+OWNED = "~"
 #: Options that an entry may not have, because the scheduler sets them.
 RESERVED = frozenset({"task_id", "eta", "countdown"})
 
@@ -104,6 +106,15 @@ class Entry:
     #: The tags of the entry and of its jobs.
     tags: list[str] = dataclasses.field(default_factory=list)
 
+    @property
+    def key(self) -> str:
+        """
+        The entry's name among those of all owners, by which it is stored and asked for: ``owner~name``.
+
+        An entry without an owner is stored by its name alone.
+        """
+        return f"{self.owner}{OWNED}{self.name}" if self.owner else self.name
+
     def __post_init__(self) -> None:
         for field, is_right, message in self._checks():
             if not is_right:
@@ -129,6 +140,7 @@ class Entry:
         times = {field: getattr(self, field) for field in ("anchor", "once", "start", "end", "paused_until")}
         return [
             ("name", _is_text(name) and len(name) <= MAX_NAME, f"1 to {MAX_NAME} characters, all of them printable"),
+            ("name", OWNED not in str(name), f"{OWNED} parts an owner from a name: use another character"),
             ("task", _is_text(self.task), "this should be a task's name"),
             ("input", isinstance(self.input, dict | list), "this should be an object, or a list"),
             ("options", isinstance(self.options, dict), "this should be an object"),
@@ -146,6 +158,7 @@ class Entry:
             ("grace", _is_number(self.grace, 0), "this should be 0 or more"),
             ("pause_after", _is_count(self.pause_after), positive),
             ("owner", self.owner == "" or _is_text(self.owner), "this should be printable text"),
+            ("owner", OWNED not in str(self.owner), f"{OWNED} parts an owner from a name: use another character"),
             ("note", isinstance(self.note, str) and len(self.note) <= MAX_NOTE, f"at most {MAX_NOTE} characters"),
             ("tags", isinstance(tags, list) and all(map(_is_text, tags)) and len(tags) <= MAX_TAGS, "a list of words"),
         ]
@@ -190,7 +203,7 @@ class Entry:
     def due(self, slot: int) -> int:
         """Return when the run of *slot* begins: the slot plus jitter. Both are milliseconds since 1970."""
         spread = round(self.jitter * 1000)
-        return slot + (zlib.crc32(f"{self.name}@{slot}".encode()) % (spread + 1) if spread else 0)
+        return slot + (zlib.crc32(f"{self.key}@{slot}".encode()) % (spread + 1) if spread else 0)
 
     def next_runs(self, after: datetime, count: int) -> list[datetime]:
         """Return the first *count* due times later than *after*, without jitter; fewer if the entry ends."""

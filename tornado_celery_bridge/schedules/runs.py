@@ -35,9 +35,9 @@ class NewRun(NamedTuple):
         return PastRun(self.job_id, self.record, self.input, encoding.dumps(self.message), self.note)
 
 
-def run_id(name: str, slot: int) -> str:
+def run_id(key: str, slot: int) -> str:
     """Return the id of the job for an entry's run at *slot*. It is always the same, so that no slot can run twice."""
-    return str(uuid.uuid5(_NAMESPACE, f"{name}@{slot}"))
+    return str(uuid.uuid5(_NAMESPACE, f"{key}@{slot}"))
 
 
 def check_input(app: Celery, entry: Entry) -> None:
@@ -72,7 +72,7 @@ def new_run(app: Celery, entry: Entry, job_id: str, *, slot: int | None, now: in
     told = {"celery_beat_task": True} | ({} if slot is None else {"schedule_slot": from_ms(slot).isoformat()})
     options = {**entry.options, "task_id": job_id, "headers": {**entry.options.get("headers", {}), **told}}
     record, message = new_job(
-        app, entry.task, args, kwargs, options, now=now, owner=entry.owner, tags=entry.tags, schedule=entry.name
+        app, entry.task, args, kwargs, options, now=now, owner=entry.owner, tags=entry.tags, schedule=entry.key
     )
     return NewRun(
         job_id,

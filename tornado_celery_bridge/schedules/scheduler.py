@@ -196,21 +196,21 @@ class Scheduler(celery.beat.Scheduler):
         """Load the entries of the configuration. An entry that has not changed goes on as before."""
         server = self._redis.client.time()
         now = server[0] * 1000 + server[1] // 1000
-        rows = self._redis.run(calls.read_entries(rows=[entry.name for entry in self._static]))
+        rows = self._redis.run(calls.read_entries(rows=[entry.key for entry in self._static]))
         entries: list[calls.StaticEntry] = []
         for entry, row in zip(self._static, rows, strict=True):
             if row and not row[8] and not row[7]:
-                log.error("beat_schedule: %s is left out: an entry of this name was made at run time", entry.name)
+                log.error("beat_schedule: %s is left out: an entry of this name was made at run time", entry.key)
                 continue
             stored = _stored(row[0]) if row else None
             entry = taking_after(entry, stored)
             if stored is not None and entry.encode() == stored.encode():
-                entries.append(calls.StaticEntry(entry.name))
+                entries.append(calls.StaticEntry(entry.key))
                 continue
             entry = entry.begun(now)
             slot = next_slot(entry, now)
             due = None if slot is None else entry.due(slot)
-            entries.append(calls.StaticEntry(entry.name, entry.encode(), slot, due))
+            entries.append(calls.StaticEntry(entry.key, entry.encode(), slot, due))
         self._redis.run(calls.load(rows=entries))
         self._is_loaded = True
 
@@ -239,7 +239,7 @@ class Scheduler(celery.beat.Scheduler):
         try:
             entry, version, state = _decoded(name, known)
             decision = decide(entry, state, now)
-            runs = [new_run(self.app, entry, run_id(entry.name, slot), slot=slot, now=now) for slot in decision.runs]
+            runs = [new_run(self.app, entry, run_id(entry.key, slot), slot=slot, now=now) for slot in decision.runs]
         except Exception as exc:  # one bad entry must not stop the others
             self._set_aside(name, leader, exc)
             return None
@@ -253,11 +253,11 @@ class Scheduler(celery.beat.Scheduler):
         for (entry, *_, decision, runs), answer in zip(due, answers, strict=True):
             if isinstance(answer, Exception):
                 if "WRONGTYPE" in str(answer):  # somebody else's key has the name of one of the entry's keys
-                    self._set_aside(entry.name, leader, answer)
+                    self._set_aside(entry.key, leader, answer)
                 else:
                     failed = answer
             elif decision.why == "paused":
-                log.warning("beat: %s is paused after %s failures in a row", entry.name, decision.failures)
+                log.warning("beat: %s is paused after %s failures in a row", entry.key, decision.failures)
             elif answer == ["fenced"]:
                 leads = False
             elif isinstance(answer, list):
@@ -272,11 +272,11 @@ class Scheduler(celery.beat.Scheduler):
         entry, version, state, decision, runs = due
         if decision.why == "paused":
             why = f"{decision.failures} failures in a row"
-            return calls.halt(name=entry.name, leader=leader, version=version, why=why)
+            return calls.halt(name=entry.key, leader=leader, version=version, why=why)
         following = decision.next
         at = now + HOLD if decision.hold else None if following is None else entry.due(following)
         return calls.run(
-            name=entry.name,
+            name=entry.key,
             leader=leader,
             version=version,
             slot=state.slot,
@@ -350,8 +350,8 @@ def _decoded(name: bytes, known: list[Any]) -> tuple[Entry, str, State]:
         raise InvalidEntry("entry", "not a hash")
     stored, version, slot, runs, failures, last, counted, held, last_state = known
     entry = Entry.decode(stored)
-    if entry.name.encode() != name:
-        raise InvalidEntry("name", f"it is {entry.name!r}")
+    if entry.key.encode() != name:
+        raise InvalidEntry("name", f"it is {entry.key!r}")
     from_ms(int(slot))
     state = State(
         slot=int(slot),

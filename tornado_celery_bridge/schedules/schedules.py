@@ -7,8 +7,9 @@ import itertools
 import json
 import math
 import uuid
+from collections.abc import Collection
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from celery import Celery
 
@@ -46,6 +47,35 @@ class ScheduleConflict(BridgeError):
     http_status_hint = 409
 
 
+class TooManySchedules(BridgeError):
+    """
+    The owner has as many schedule entries as they may. Delete one before you add another.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 429
+
+
+class RunRefused(BridgeError):
+    """
+    The owner of a schedule entry may not begin another run now: ``why`` says the reason.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 429
+
+    def __init__(self, key: str, why: Literal["full", "revoked"]) -> None:
+        told = {
+            "full": "as many unfinished jobs, or runs of schedules, as they may",
+            "revoked": "no API key that may run it",
+        }
+        super().__init__(f"the owner of schedule entry {key!r} has {told[why]}")
+        #: ``full``: wait until jobs of theirs have ended. ``revoked``: they need a key that may run it.
+        self.why = why
+
+
 class BackfillTooLarge(BridgeError):
     """
     There are more than a thousand slots in this period. Backfill shorter periods, one after the other.
@@ -77,7 +107,7 @@ class Scheduled(NamedTuple):
     """
 
     entry: Entry
-    #: It counts the changes, from 1 on.
+    #: It rises with each change. Of one name no version comes twice, not even after the entry was deleted.
     version: int
     #: The next run, without jitter; None if the entry is never due again.
     next_run: datetime | None = None
@@ -108,7 +138,8 @@ class Run(NamedTuple):
     at: datetime
     #: The id of its job; None if the run did not begin.
     job_id: str | None = None
-    #: Why it did not begin: ``missed`` (from this slot on) or ``skipped`` (the last run was unfinished).
+    #: Why it did not begin: ``missed`` (from this slot on), ``skipped`` (the last run was unfinished), ``full`` (its
+    #: owner had as many unfinished jobs, or runs, as they may) or ``revoked`` (its owner had no API key that may).
     why: str = ""
     #: Its job, as long as the job is kept.
     job: Job | None = None
@@ -166,15 +197,20 @@ class Schedules:
         self._jobs = ledger.jobs
         self._app = app
 
-    async def create(self, entry: Entry) -> Scheduled:
+    async def create(self, entry: Entry, *, most: int | None = None) -> Scheduled:
         """
         Add an entry.
 
+        Args:
+            entry: The entry. Its name is its owner's: another owner may have an entry of the same name.
+            most: How many entries its owner may have, with this one; None for any number.
+
         Raises:
-            ScheduleConflict: There is an entry with this name.
+            ScheduleConflict: Its owner has an entry with this name.
+            TooManySchedules: Its owner has as many entries as they may.
             InvalidEntry: The entry is never due.
         """
-        return await self._put(entry, 0, must_be_due=True)
+        return await self._put(entry, 0, must_be_due=True, most=most)
 
     async def replace(self, entry: Entry, *, version: int | None = None) -> Scheduled:
         """
@@ -207,6 +243,9 @@ class Schedules:
         """
         Return an entry.
 
+        Args:
+            name: As in all methods here, the entry's :attr:`Entry.key`: its name, or ``owner~name``.
+
         Raises:
             ScheduleEntryNotFound: There is no such entry.
             InvalidEntry: The entry is in quarantine, because it cannot be used.
@@ -237,6 +276,15 @@ class Schedules:
             low = b"(" + names[-1]
         return found
 
+    async def tell_owners(self, owners: Collection[calls.Owner] | None) -> None:
+        """
+        Tell beat whose entries may run, now and until this is told anew.
+
+        Args:
+            owners: Each owner who has a key that may have schedules; None: there are no keys, and all may run.
+        """
+        await self._redis.run(calls.tell_owners(has_keys=owners is not None, rows=owners or ()))
+
     async def count(self) -> int:
         """Return how many entries there are."""
         return int(await self._redis.call("ZCARD", f"{self._redis.prefix}schedules"))
@@ -264,13 +312,17 @@ class Schedules:
         Raises:
             ScheduleEntryNotFound, InvalidEntry: As in :meth:`get`, or the task does not take the entry's input.
             QueueNotFound: The app does not have the entry's queue.
+            RunRefused: The entry's owner may not begin another run now.
         """
         entry, job_id = (await self.get(name)).entry, str(uuid.uuid4())
         check_input(self._app, entry)
         run = new_run(self._app, entry, job_id, slot=None, now=await self._now())
         call = calls.run_now(name=name, **run.row()._asdict(), kept=KEPT_RUNS, ttl=ttl_of(self._app))
-        if not await self._redis.run(call):
+        answer = (await self._redis.run(call)).decode()
+        if answer == "unknown":
             raise _not_found(name)
+        if answer != "accepted":
+            raise RunRefused(name, answer)
         return job_id
 
     async def backfill(self, name: str, since: datetime, until: datetime, *, dry_run: bool = False) -> Backfill:
@@ -285,7 +337,8 @@ class Schedules:
         does not change: whether it is paused or halted, its next slot, ``max_runs`` and ``pause_after`` stay the same.
         No due run waits for a run of the backfill.
 
-        If Redis goes away meanwhile, some runs may have begun: call this again.
+        If Redis goes away meanwhile, some runs may have begun: call this again. If the entry's owner may not begin so
+        many, the first that they may begin have begun, and are returned.
 
         Args:
             name: The name of the entry.
@@ -297,6 +350,7 @@ class Schedules:
         Raises:
             BackfillTooLarge: There are more than 1,000 slots, including those that have a job.
             ScheduleEntryNotFound, InvalidEntry, QueueNotFound: As in :meth:`run`.
+            RunRefused: As in :meth:`run`; none has begun.
         """
         entry = (await self.get(name)).entry
         check_input(self._app, entry)
@@ -307,10 +361,15 @@ class Schedules:
         for first in range(0, len(runs), BACKFILL_STEP):
             rows = [run.row() for _, run in runs[first : first + BACKFILL_STEP]]
             call = calls.backfill(name=name, kept=KEPT_RUNS, ttl=ttl_of(self._app), dry_run=dry_run, rows=rows)
-            job_ids = await self._redis.run(call)
-            if job_ids is None:
+            answer = await self._redis.run(call)
+            if answer is None:
                 raise _not_found(name)
+            refused, *job_ids = answer
             begun.update(job_ids)
+            if refused and not begun:
+                raise RunRefused(name, refused)
+            if refused:
+                break
         found = [(slot, run.job_id) for slot, run in runs if run.job_id in begun]
         return Backfill([slot for slot, _ in found], [] if dry_run else [job_id for _, job_id in found])
 
@@ -371,7 +430,13 @@ class Schedules:
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def _put(
-        self, entry: Entry, version: int | None, *, must_be_due: bool = False, may_be_static: bool = False
+        self,
+        entry: Entry,
+        version: int | None,
+        *,
+        must_be_due: bool = False,
+        may_be_static: bool = False,
+        most: int | None = None,
     ) -> Scheduled:
         now = await self._now()
         entry = entry.begun(now)
@@ -379,15 +444,16 @@ class Schedules:
         if must_be_due and entry.enabled and slot is None:
             raise InvalidEntry("once" if entry.once else "end", "it is never due again")
         call = calls.put(
-            name=entry.name,
+            name=entry.key,
             version=version,
             entry=entry.encode(),
             slot=slot,
             due=None if slot is None else entry.due(slot),
             may_be_static=may_be_static,
+            most=most,
         )
-        _check(entry.name, await self._redis.run(call))
-        return await self.get(entry.name)
+        _check(entry.key, await self._redis.run(call))
+        return await self.get(entry.key)
 
     async def _change(self, name: str, **fields: Any) -> Scheduled:
         for _ in range(ATTEMPTS):
@@ -412,10 +478,10 @@ def _runs_of(app: Celery, entry: Entry, since: int, last: int, now: int) -> list
     slots = list(itertools.islice(slots_of(entry, since - 1, last), MAX_BACKFILL + 1))
     if len(slots) > MAX_BACKFILL:
         raise BackfillTooLarge(
-            f"schedule entry {entry.name!r} has more than {MAX_BACKFILL:,} slots in this time; "
+            f"schedule entry {entry.key!r} has more than {MAX_BACKFILL:,} slots in this time; "
             f"the last of the first {MAX_BACKFILL:,} is {from_ms(slots[-2]).isoformat()}"
         )
-    runs = [new_run(app, entry, run_id(entry.name, slot), slot=slot, now=now) for slot in slots]
+    runs = [new_run(app, entry, run_id(entry.key, slot), slot=slot, now=now) for slot in slots]
     return list(zip(map(from_ms, slots), runs, strict=True))
 
 
@@ -466,6 +532,8 @@ def _who(leader: bytes | None) -> str | None:
 
 
 def _check(name: str, answer: int) -> None:
+    if answer == -3:
+        raise TooManySchedules(f"the owner of schedule entry {name!r} has as many as they may: delete one first")
     if answer == -1:
         raise ScheduleConflict(f"schedule entry {name!r} has another version: read it again")
     if answer == -2:

@@ -6,10 +6,11 @@
 -- include: failures
 
 local found = {}
-for _, name in ipairs(redis.call('ZREVRANGEBYSCORE', prefix .. 'failures', '+inf', now() - GROUP_TTL)) do
+local groups = of_one == '' and prefix .. 'failures' or groups_of(owner)
+for _, name in ipairs(redis.call('ZREVRANGEBYSCORE', groups, '+inf', now() - GROUP_TTL, 'LIMIT', 0, MAX_GROUPS)) do
   local known = redis.call('HMGET', prefix .. 'failure:' .. name, 'owner', 'task', 'exception', 'place', 'detail',
     'first', 'last', 'count')
-  if known[1] and (of_one == '' or known[1] == owner) then
+  if known[1] then
     table.insert(known, 1, name)
     known[#known + 1] = redis.call('ZCARD', index('failure:' .. name))
     found[#found + 1] = known

@@ -3,7 +3,7 @@
 -- KEYS: job:{job_id}, key:{key}
 -- ARGV: prefix, job_id, key
 -- Answers: whether the job was forgotten
--- include: let_go, forget, history, tried_again
+-- include: let_go, forget, history, tried_again, open
 
 turn(job_id)
 if redis.call('HGET', job, 'state') ~= 'PENDING' then return 0 end
@@ -12,6 +12,6 @@ local known = forget()
 local owner = known[1]
 count(now(), known[7], known[2], 'x')
 if known[9] then tried_again(known[9], true) end
-if redis.call('HINCRBY', prefix .. 'open', owner, -1) <= 0 then redis.call('HDEL', prefix .. 'open', owner) end
+opened(owner, nil, -1)
 if key ~= '' then redis.call('DEL', prefix .. 'key:' .. key) end
 return 1

@@ -3,7 +3,7 @@
 -- KEYS: workflow:{workflow_id}, message:{workflow_id}, key:{key}
 -- ARGV: prefix, workflow_id, key
 -- Answers: whether the workflow was forgotten
--- include: let_go, forget, history
+-- include: let_go, forget, history, open
 
 local workflow = prefix .. 'workflow:' .. workflow_id
 local jobs = redis.call('HGET', workflow, 'jobs')
@@ -18,7 +18,7 @@ for _, each in ipairs(jobs) do
   local known = forget()
   local owner = known[1]
   count(now(), known[7], known[2], 'x')
-  if redis.call('HINCRBY', prefix .. 'open', owner, -1) <= 0 then redis.call('HDEL', prefix .. 'open', owner) end
+  opened(owner, nil, -1)
 end
 redis.call('DEL', workflow, prefix .. 'message:' .. workflow_id)
 if key ~= '' then redis.call('DEL', prefix .. 'key:' .. key) end

@@ -10,7 +10,8 @@
 --   ttl: of a job. counted: the last run that failures know of. bounds: by which late runs are counted, between commas.
 --   since: when the run could have begun, '' for one that waited for the last run, as that is why it is late.
 --   leader: what schedules:leader has while this beat leads.
--- include: write, cancel, statistics, notes, rows
+-- A run that its owner may not begin now is left out, and noted so.
+-- include: write, cancel, statistics, notes, allowed, rows
 
 if redis.call('GET', schedules .. ':leader') ~= leader then return {'fenced'} end
 local known = redis.call('HMGET', key_of(name), 'version', 'slot')
@@ -29,7 +30,13 @@ redis.call('HSET', key_of(name), 'failures', failures, 'counted', counted)
 for job_id, record, input, message, its_note, since in rows() do
   turn(job_id)
   -- The slot's job may have been accepted for an entry of this name that was there before.
-  if redis.call('EXISTS', job) == 0 and redis.call('EXISTS', prefix .. 'gone:' .. id) == 0 then
+  local is_new = redis.call('EXISTS', job) == 0 and redis.call('EXISTS', prefix .. 'gone:' .. id) == 0
+  local refused = is_new and why_not_run(record)
+  if refused then
+    local its = cjson.decode(its_note)
+    note(name, cjson.encode({slot = its.slot, at = its.at, why = refused}), kept)
+    tally(refused)
+  elseif is_new then
     write(record, input, ttl, 0, message, '')
     accepted[#accepted + 1] = id
     redis.call('HINCRBY', key_of(name), 'runs', 1)

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -28,7 +28,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.ledger import Gone, Job, Workflow
 from tornado_celery_bridge.schedules import Entry
+from tornado_celery_bridge.schedules.calls import Owner
 from tornado_celery_bridge.service.access.limits import Rate
+from tornado_celery_bridge.service.http.documents import milliseconds
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +65,11 @@ class Principal:
     rate: Rate | None = None
     #: The most unfinished jobs at a time; None is unlimited.
     max_unfinished: int | None = None
+    #: The most schedules of their owner; None is unlimited.
+    max_schedules: int | None = None
+    #: The most jobs that they may follow at a time in one web process: by streams, and by requests that wait; None is
+    #: unlimited.
+    max_followed: int | None = None
     key_id: str = ""
 
     @property
@@ -119,6 +126,8 @@ class ApiKey(BaseModel):
     #: In the form that :meth:`.limits.Rate.parse` reads.
     rate: str | None = None
     max_unfinished: Annotated[int, Field(ge=1)] | None = None
+    max_schedules: Annotated[int, Field(ge=0)] = 100
+    max_followed: Annotated[int, Field(ge=0)] = 1_000
     created_at: AwareDatetime
     expires_at: AwareDatetime | None = None
     note: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")] = ""
@@ -142,6 +151,8 @@ class ApiKey(BaseModel):
             tasks=self.tasks,
             rate=Rate.parse(self.rate) if self.rate else None,
             max_unfinished=self.max_unfinished,
+            max_schedules=self.max_schedules,
+            max_followed=self.max_followed,
             key_id=self.id,
         )
 
@@ -268,6 +279,14 @@ class Keyring:
             return None
         return entry.principal
 
+    def owners(self) -> list[Owner]:
+        """Return the owners who may have schedules, and what their keys allow these."""
+        found: dict[str, list[ApiKey]] = {}
+        for key in self._keys.values():
+            if key.principal.may("schedule") and not key.has_expired:
+                found.setdefault(key.owner, []).append(key)
+        return [_owner(name, keys) for name, keys in sorted(found.items())]
+
     async def watch(self) -> None:
         """Check the file every second, for ever."""
         while True:
@@ -286,6 +305,17 @@ class Keyring:
             _log.error("%s; the keys stay as they were", exc)
         else:
             _log.info("API keys read again: %d", len(self._keys))
+
+
+def _owner(name: str, keys: Sequence[ApiKey]) -> Owner:
+    ends = [None if key.expires_at is None else milliseconds(key.expires_at) for key in keys]
+    most = [key.max_unfinished for key in keys]
+    return Owner(
+        name,
+        None if None in ends else max(filter(None, ends)),
+        None if None in most else max(filter(None, most)),
+        " ".join(sorted({pattern for key in keys for pattern in key.tasks})),
+    )
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

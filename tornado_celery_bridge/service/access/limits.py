@@ -1,12 +1,22 @@
-"""Limits the requests of a key. They are counted in Redis, for all processes together."""
+"""
+Limits of a key: its requests, which are counted in Redis for all processes together, and the jobs that it follows.
+
+What a process has for all keys together, connections of its own loop and its memory, is counted in that process.
+"""
 
 import math
 import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from tornado_celery_bridge.base.lua import Commands, as_it_is
 from tornado_celery_bridge.ledger import Ledger
+from tornado_celery_bridge.service.http.problems import Kind
+
+TOO_MANY_FOLLOWED = Kind("too-many-followed", 429, "The key follows as many jobs, in this process, as it may.")
 
 _WINDOWS = {"s": 1, "m": 60, "h": 3600}
 _RATE = re.compile(r"([1-9][0-9]{0,5})/([smh])", re.ASCII)
@@ -41,6 +51,37 @@ class Rate(NamedTuple):
     def interval(self) -> int:
         """Microseconds after which one used request becomes available again."""
         return max(1, self.window * 1_000_000 // self.requests)
+
+
+class Following:
+    """How many jobs the callers follow now in this process: by streams of events, and by requests that wait."""
+
+    def __init__(self) -> None:
+        self._followed: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, key_id: str, most: int | None, count: int = 1) -> Iterator[None]:
+        """
+        Count jobs as followed by a key while the block runs.
+
+        Args:
+            key_id: The key.
+            most: How many it may follow, with these; None for any number.
+            count: How many jobs.
+
+        Raises:
+            Problem: 429.
+        """
+        if most is not None and self._followed[key_id] + count > most:
+            detail = f"With this key {most:,} jobs may be followed at a time: end a stream, or a wait, first."
+            raise TOO_MANY_FOLLOWED(detail, headers={"Retry-After": "1"})
+        self._followed[key_id] += count
+        try:
+            yield
+        finally:
+            self._followed[key_id] -= count
+            if not self._followed[key_id]:
+                del self._followed[key_id]
 
 
 class Allowance(NamedTuple):

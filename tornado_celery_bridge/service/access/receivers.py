@@ -29,6 +29,16 @@ _URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+", re.ASCII)
 #: The IPv6 addresses that IANA gives out, and those that stand for an IPv4 address behind a NAT64 (RFC 6052).
 _UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+#: Addresses that Python calls global and that belong to no host on the internet: those of protocols, relays and AS 112
+#: (IANA's special-purpose registries), which lead wherever a network has them lead; and the one by which Azure's
+#: machines reach their host, which gives out secrets.
+_SPECIAL = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        *("192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24"),
+        *("168.63.129.16/32", "2001::/23", "2002::/16", "2620:4f:8000::/48", "3fff::/20"),
+    )
+)
 #: Names that are looked up at once, in threads of their own, so that a silent name server holds up only callbacks.
 LOOKUPS = 16
 
@@ -113,14 +123,14 @@ def _literal(host: str) -> _Address | None:
 
 def _is_global(address: _Address) -> bool:
     """Return whether an address, or the IPv4 address that it stands for, belongs to one host on the internet."""
+    if any(address in network for network in _SPECIAL):
+        return False
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not address.is_multicast
     if address.ipv4_mapped is not None:
         return _is_global(address.ipv4_mapped)
     if address in _NAT64:
         return _is_global(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    if address.sixtofour is not None:
-        return _is_global(address.sixtofour)
     return address in _UNICAST and address.is_global
 
 

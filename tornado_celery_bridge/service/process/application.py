@@ -21,6 +21,7 @@ from tornado_celery_bridge.base.heartbeat import INTERVAL, Heartbeat, of_environ
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store
 from tornado_celery_bridge.ledger.checks import refuse_unsafe
+from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.service.access.audit import Audit
 from tornado_celery_bridge.service.access.guard import MethodNotAllowed, NotFound
 from tornado_celery_bridge.service.access.keys import Keyring, Principal
@@ -42,6 +43,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds for waits to finish by themselves, then for their answers to be written. `make up` kills after 30.
 GRACE, REST = 10.0, 2.0
+#: Seconds between two words to beat of whose schedules may run: so long a revoked key's go on.
+TELL_INTERVAL = 2.0
 #: Seconds between two looks for jobs to forget.
 SWEEP_INTERVAL = 5.0
 
@@ -171,6 +174,7 @@ class Service:
         self.flower = Flower(settings.flower_url, settings.flower_password_file)
         self._deliverer = Deliverer(bridge.ledger, receivers, signing, self.links)
         self._run(self._deliverer.run())
+        self._run(self._keep_owners_told())
         self._run(keep_swept(bridge.ledger, bridge.store))
         self._run(self.jobs.metrics.watch(bridge.ping_broker))
 
@@ -179,6 +183,20 @@ class Service:
         self.jobs = jobs
         self.audit = Audit(jobs.ledger)
         self._openapi = {}
+
+    async def tell_owners(self) -> None:
+        """Tell beat whose schedules may run, by the keys that there are now."""
+        owners = None if self.keys is None else self.keys.owners()
+        await Schedules(self.ledger, self.bridge.app).tell_owners(owners)
+
+    async def _keep_owners_told(self) -> None:
+        """Do so again and again, for as long as this is not cancelled: keys change, and Redis may be emptied."""
+        while True:
+            try:
+                await self.tell_owners()
+            except LedgerUnavailable as exc:
+                _log.info("%s", exc)
+            await asyncio.sleep(TELL_INTERVAL)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._running.append(asyncio.ensure_future(work))

@@ -1,5 +1,5 @@
 -- finish: ends the job, and with it what could only have run after it.
--- include: clock, job, state, events, pace, history, let_go, callbacks, failures, tell
+-- include: clock, job, state, events, pace, history, let_go, callbacks, failures, tell, open
 
 -- The last job of a workflow has ended.
 local function finish_workflow(name)
@@ -22,7 +22,8 @@ local NOT_NEEDED = '{"type":"TaskRevokedError","module":"celery.exceptions","mes
 local told  -- the id of the job whose end somebody has told Celery's result backend
 
 local function finish_one(from, state, value)
-  local known = redis.call('HMGET', job, 'ttl', 'owner', 'started_at', 'task', 'workflow', 'callback', 'queue')
+  local known = redis.call('HMGET', job, 'ttl', 'owner', 'started_at', 'task', 'workflow', 'callback', 'queue',
+    'schedule')
   local time = now()
   local ran = known[3] and time - known[3]
   let_go()
@@ -32,8 +33,7 @@ local function finish_one(from, state, value)
   set_value(value)
   if id ~= told and (state == 'FAILURE' or state == 'REVOKED') then tell_end(state, value) end
   move_state(from, state)
-  local left = redis.call('HINCRBY', prefix .. 'open', known[2], -1)
-  if left <= 0 then redis.call('HDEL', prefix .. 'open', known[2]) end
+  opened(known[2], known[8], -1)
   if ENDS[state] == 's' then redis.call('DEL', prefix .. 'checkpoint:' .. id) end
   if ran and state == 'SUCCESS' then note_pace(known[4] .. ' run', ran) end
   count(time, known[7], known[4], ENDS[state] .. (ran and bucket_of(ran) or ''))

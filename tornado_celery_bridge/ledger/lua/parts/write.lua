@@ -1,5 +1,5 @@
 -- write: writes a new job down.
--- include: clock, job, queues, history, blobs, tried_again
+-- include: clock, job, queues, history, blobs, tried_again, open
 
 -- *fields*: JSON of the record's fields. *delay*: ms until it is due; nil for a job that others come before.
 local function write(fields, input, ttl, delay, message, callback)
@@ -16,7 +16,7 @@ local function write(fields, input, ttl, delay, message, callback)
   local blob = string.match(input, '^"(.*)"$')
   if blob then adopt_blob(blob) end
   if message ~= '' then redis.call('SET', prefix .. 'message:' .. id, message) end
-  redis.call('HINCRBY', prefix .. 'open', record.owner, 1)
+  opened(record.owner, record.schedule, 1)
   count(time, record.queue, record.task, 'a')
   redis.call('DEL', prefix .. 'gone:' .. id)
   if record.retry_of then tried_again(record.retry_of) end

@@ -46,8 +46,10 @@ DELAYS = (5.0, 60.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 25_200.0, 32_400.0)
 JITTER = 0.1
 #: The most seconds for which a receiver may ask us to wait.
 LONGEST_RETRY_AFTER = 3_600.0
-#: The most attempts of one process at once, and of these to one receiver, so that a slow one leaves room for others.
-MAX_ATTEMPTS = 64
+#: The most attempts of one process at once; of these of one owner, and to one receiver of theirs. So slow receivers
+#: leave room for others, and an owner with many of them leaves room for other owners.
+MAX_ATTEMPTS = 128
+MAX_OWNER_SHARE = 32
 MAX_SHARE = 8
 #: Seconds between two reads of the queue.
 POLL = 0.5
@@ -109,7 +111,9 @@ class Deliverer:
         if room == 0:
             return
         try:
-            claims = await self._ledger.callbacks.claim(room, share=MAX_SHARE, lease=LEASE, under_way=self._under_way)
+            claims = await self._ledger.callbacks.claim(
+                room, owner_share=MAX_OWNER_SHARE, share=MAX_SHARE, lease=LEASE, under_way=self._under_way
+            )
         except LedgerUnavailable as exc:
             _log.info("%s", exc)
             return

@@ -8,6 +8,7 @@ from tornado_celery_bridge.service.http.endpoint import Answer
 from tornado_celery_bridge.service.http.handler import ClientLeft
 from tornado_celery_bridge.service.http.idempotency import IdempotencyKey, KeptAnswer
 from tornado_celery_bridge.service.http.json import encode
+from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs.service import Submission
@@ -58,7 +59,7 @@ class AcceptingEndpoint(ResourceEndpoint):
         """Return the job once it is done, or as it is: it is accepted, so no error may come of waiting for it."""
         try:
             return await self.outcome(self.jobs.wait(self.caller, job, seconds)) or job
-        except (LedgerUnavailable, WaitersSaturated):
+        except (LedgerUnavailable, WaitersSaturated, Problem):
             return job
 
     async def keep(self, reserved: Reservation | None, job: Job) -> None:

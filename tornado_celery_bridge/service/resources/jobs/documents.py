@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 from tornado_celery_bridge import ledger
 from tornado_celery_bridge.base.states import SUCCEEDED
 from tornado_celery_bridge.progress import STATE as PROGRESS
+from tornado_celery_bridge.schedules.entry import OWNED
 from tornado_celery_bridge.service.http.body import Body
 from tornado_celery_bridge.service.http.documents import Moment, Path, Problem, rfc3339
 from tornado_celery_bridge.service.http.problems import type_uri
@@ -195,7 +196,7 @@ def job(shown: ledger.Job, links: Links, *, traceback: bool = False) -> Job:
         "links": more,
     }
     if record.schedule is not None:
-        document["schedule"] = record.schedule
+        document["schedule"] = record.schedule.removeprefix(f"{record.owner}{OWNED}")
         more["schedule"] = links.schedule(record.schedule)
     if shown.stored is not None:
         document["result_size"] = shown.stored.size

@@ -8,6 +8,7 @@ from typing import Annotated, Any, BinaryIO, ClassVar, Literal
 from pydantic import Field
 
 from tornado_celery_bridge import BridgeError
+from tornado_celery_bridge.service.access.limits import TOO_MANY_FOLLOWED
 from tornado_celery_bridge.service.http.endpoint import Answer, get, post
 from tornado_celery_bridge.service.http.idempotency import INVALID_IDEMPOTENCY_KEY, IdempotencyKey
 from tornado_celery_bridge.service.http.json import encode
@@ -152,7 +153,7 @@ class ReadJob(ResourceEndpoint):
     answers: ClassVar = {
         200: Answer("The job; `done` tells whether it is done.", headers=("Retry-After",), links=JOB_LINKS)
     }
-    problems: ClassVar = (*JOB, WAITERS_SATURATED)
+    problems: ClassVar = (*JOB, WAITERS_SATURATED, TOO_MANY_FOLLOWED)
 
     async def answer(self, id: JobId, prefer: Preferences) -> documents.Job:
         job = await self.jobs.get(self.caller, id)

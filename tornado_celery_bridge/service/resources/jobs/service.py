@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -30,6 +30,7 @@ from tornado_celery_bridge.ledger import (
     dumps,
 )
 from tornado_celery_bridge.service.access.keys import Principal
+from tornado_celery_bridge.service.access.limits import Following
 from tornado_celery_bridge.service.access.receivers import Receivers
 from tornado_celery_bridge.service.http.documents import JobReference, milliseconds
 from tornado_celery_bridge.service.http.faults import Fault
@@ -119,6 +120,7 @@ class Jobs:
         self.links = links or Links()
         #: What is counted of them, and of the process.
         self.metrics = Metrics()
+        self._following = Following()
         self._diagnosing = asyncio.Lock()
         self._paces: dict[str, tuple[float, int]] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -143,18 +145,20 @@ class Jobs:
         reservation: Reservation | None = None,
         retry_of: str | None = None,
         goes_on: bool = False,
+        owner: str | None = None,
     ) -> Submission:
         """
         Accept a job: write its record, then publish its message.
 
         Args:
-            principal: Whose job it will be.
+            principal: Who submits it.
             task_name: A task that they may run.
             body: The request's body.
             size: Its bytes. A large one is handled off the loop.
             reservation: Of the request's idempotency key.
             retry_of: The job of which this is another try.
             goes_on: Whether it goes on from that job's checkpoint.
+            owner: Whose job it will be; without one, whoever submits it.
 
         Raises:
             Problem: Not accepted; with ``dispatch-uncertain`` it may have been.
@@ -170,12 +174,13 @@ class Jobs:
         if blob is not None:
             stored = await self.keep(blob)
             arguments = task.called_with(stored.in_place_of(given))
+        owner = principal.owner if owner is None else owner
         now, begun = datetime.now(UTC), time.monotonic()
         due = options.due(now)
         record = JobRecord(
             id=job_id_of(reservation),
             task=task.name,
-            owner=principal.owner,
+            owner=owner,
             options={name: value for name, value in body.get("options", {}).items() if name != "tags"},
             tags=list(options.tags),
             queue=options.queue or task.queue,
@@ -204,7 +209,7 @@ class Jobs:
             delay=delay,
             max_unfinished=principal.max_unfinished,
             reservation=reservation,
-            unique=task.unique_by(principal.owner, given),
+            unique=task.unique_by(owner, given),
             goes_on=retry_of if retry_of and goes_on else "",
         )
         await self.settle(accepted.kind, {} if stored is None else {record.id: stored})
@@ -341,7 +346,12 @@ class Jobs:
             again["input"], stored_size = await self._input_of(job_id)
             size = max(size, stored_size)
         return await self.submit(
-            principal, record.task, again, size=size, reservation=reservation, retry_of=job_id, goes_on=goes_on
+            *(principal, record.task, again),
+            size=size,
+            reservation=reservation,
+            retry_of=job_id,
+            owner=record.owner,  # it stays theirs if an admin tries it again
+            goes_on=goes_on,
         )
 
     async def _input_of(self, job_id: str) -> tuple[Any, int]:
@@ -408,8 +418,13 @@ class Jobs:
 
     async def wait(self, principal: Principal, job: Job, timeout: float) -> Job:
         """Return a job once it is done, or as it is after *timeout* seconds."""
-        await self.wait_for_end(job.record.id, job.number, timeout)
+        with self.follows(principal):
+            await self.wait_for_end(job.record.id, job.number, timeout)
         return await self.get(principal, job.record.id)
+
+    def follows(self, principal: Principal, count: int = 1) -> AbstractContextManager[None]:
+        """Count jobs that *principal* follows while a block runs; 429 if they may not follow so many."""
+        return self._following.hold(principal.key_id, principal.max_followed, count)
 
     async def wait_for_end(self, followed: str, after: int, timeout: float) -> None:
         """Return at the end of the events of a job or a workflow, or after *timeout* seconds."""
@@ -463,7 +478,8 @@ class Jobs:
 
     async def _terminate(self, principal: Principal, job: Job) -> None:
         try:
-            if not (await self.wait(principal, job, CANCEL_GRACE)).done:
+            await self.wait_for_end(job.record.id, job.number, CANCEL_GRACE)
+            if not (await self.get(principal, job.record.id)).done:
                 await self.bridge.revoke(job.record.id, terminate=True)
         except (BridgeError, Problem) as exc:
             _log.warning("cancelled job %s may run on: %s", job.record.id, exc)

@@ -9,10 +9,11 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from tornado_celery_bridge.service.access.limits import TOO_MANY_FOLLOWED
 from tornado_celery_bridge.service.http.endpoint import Answer, get
 from tornado_celery_bridge.service.http.headers import HeaderFields
 from tornado_celery_bridge.service.http.json import encode
-from tornado_celery_bridge.service.http.problems import FORBIDDEN, INVALID_QUERY, WAITERS_SATURATED, Kind
+from tornado_celery_bridge.service.http.problems import FORBIDDEN, INVALID_QUERY, WAITERS_SATURATED, Kind, Problem
 from tornado_celery_bridge.service.http.query import Query, Tag
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.endpoint import WRITE_TIMEOUT, JobId, ResourceEndpoint
@@ -70,12 +71,12 @@ class Followed(After):
 class StreamEndpoint(ResourceEndpoint):
     """A stream of server-sent events."""
 
-    async def relay(self, upcoming: AsyncGenerator[Frame]) -> None:
-        """Write events."""
-        self.set_header("Content-Type", "text/event-stream")
-        self.set_header("X-Accel-Buffering", "no")
+    async def relay(self, upcoming: AsyncGenerator[Frame], count: int = 1) -> None:
+        """Write the events of so many jobs."""
         async with aclosing(upcoming):
-            with self.jobs.metrics.streams.track_inprogress():
+            with self.jobs.follows(self.caller, count), self.jobs.metrics.streams.track_inprogress():
+                self.set_header("Content-Type", "text/event-stream")
+                self.set_header("X-Accel-Buffering", "no")
                 await self.send(frame.for_sse() async for frame in upcoming)
 
 
@@ -101,7 +102,7 @@ class FollowJob(StreamEndpoint):
 
     route = get("/v1/jobs/{id}/events", scope="read", tag="jobs")
     answers: ClassVar = {200: _STREAM, 204: Answer("The job is done, and the client has had all its events.", None)}
-    problems: ClassVar = (*JOB, INVALID_EVENT_ID, WAITERS_SATURATED)
+    problems: ClassVar = (*JOB, INVALID_EVENT_ID, WAITERS_SATURATED, TOO_MANY_FOLLOWED)
 
     async def answer(self, id: JobId, query: After, last: LastEventId) -> None:
         after = position_of(last.text or query.after)
@@ -122,7 +123,7 @@ class FollowJobs(StreamEndpoint):
 
     route = get("/v1/events", scope="read", tag="jobs")
     answers: ClassVar = {200: _STREAM, 204: Answer("The jobs are done, and the client has had all their events.", None)}
-    problems: ClassVar = (*JOB, INVALID_EVENT_ID, WAITERS_SATURATED)
+    problems: ClassVar = (*JOB, INVALID_EVENT_ID, WAITERS_SATURATED, TOO_MANY_FOLLOWED)
 
     async def answer(self, query: Followed, last: LastEventId) -> None:
         if bool(query.job) == bool(query.tag) or len(query.job) > MAX_FOLLOWED:
@@ -136,7 +137,7 @@ class FollowJobs(StreamEndpoint):
             self.write_nothing()  # an EventSource does not come back after that
         else:
             closing = self.service.lifecycle.closing
-            await self.relay(frames_of_many(self.jobs, self.caller, jobs, after, closing, name))
+            await self.relay(frames_of_many(self.jobs, self.caller, jobs, after, closing, name), len(jobs))
 
     async def _tagged(self, tags: list[str], last_event_id: str | None) -> tuple[str, list[str], str | None]:
         """Return what begins the ids of the stream's events, its jobs, and where in each of them the client is."""
@@ -155,12 +156,12 @@ class FollowJobByWebsocket(ResourceEndpoint, WebSocketHandler):
     Follow a job on a WebSocket.
 
     The same events on a WebSocket, each a text message `{"event", "id", "data"}`. Closed with 1000 after `end`, 1001
-    after `close`, 1008 if the reader is too slow.
+    after `close`, 1008 if the reader is too slow, 1013 if the key follows as many jobs as it may.
     """
 
     route = get("/v1/jobs/{id}/ws", scope="read", tag="jobs")
     answers: ClassVar = {101: Answer("The WebSocket is open.")}
-    problems: ClassVar = (*JOB, INVALID_EVENT_ID, NOT_A_WEBSOCKET, FORBIDDEN, UPGRADE_REQUIRED)
+    problems: ClassVar = (*JOB, INVALID_EVENT_ID, NOT_A_WEBSOCKET, FORBIDDEN, UPGRADE_REQUIRED, TOO_MANY_FOLLOWED)
 
     # Not the application's settings, which may be somebody else's.
     ping_interval: ClassVar = 15.0
@@ -173,7 +174,8 @@ class FollowJobByWebsocket(ResourceEndpoint, WebSocketHandler):
         self._check_handshake()
         self._after = position_of(query.after)
         self._job = await self.jobs.get(self.caller, id)  # while a refusal can still be said
-        await WebSocketHandler.get(self, id)
+        with self.jobs.follows(self.caller):  # likewise
+            await WebSocketHandler.get(self, id)
 
     def _check_handshake(self) -> None:
         """Refuse what Tornado would refuse, but with a problem."""
@@ -194,7 +196,7 @@ class FollowJobByWebsocket(ResourceEndpoint, WebSocketHandler):
         code, reason = 1000, "end"
         upcoming = frames(self.jobs, self.caller, self._job, self._after, self.service.lifecycle.closing)
         try:
-            with self.jobs.metrics.streams.track_inprogress():
+            with self.jobs.follows(self.caller), self.jobs.metrics.streams.track_inprogress():
                 async with aclosing(upcoming):
                     async for frame in upcoming:
                         if frame.event is None:
@@ -205,6 +207,8 @@ class FollowJobByWebsocket(ResourceEndpoint, WebSocketHandler):
                             await self.write_message(encode(frame._asdict()))
         except TimeoutError:
             code, reason = 1008, "slow-reader"
+        except Problem as exc:  # others were faster
+            code, reason = 1013, exc.code
         except WebSocketClosedError:
             return
         self.close(code, reason)

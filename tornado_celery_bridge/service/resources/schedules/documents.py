@@ -28,7 +28,7 @@ class ScheduleLinks(TypedDict):
 
 
 class _Schedule(TypedDict):
-    name: str
+    name: Annotated[str, Field(description="The owner's; others have schedules of this name, too.")]
     task: str
     input: Annotated[Any, Field(description="Named arguments, or a list of positional ones.")]
     options: Annotated[dict[str, Any], Field(description="RunOptions, and what else Python or the configuration set.")]
@@ -105,7 +105,7 @@ class ScheduleRun(TypedDict):
     delay: Annotated[float | None, Field(description="Seconds from the one to the other.")]
     job_id: str | None
     job: Annotated[Job | None, Field(description="While it is kept.")]
-    reason: Annotated[str | None, Field(description="Why it did not begin: missed, skipped or paused.")]
+    reason: Annotated[str | None, Field(description="Why it did not begin: missed, skipped, paused, full or revoked.")]
 
 
 class ScheduleRuns(TypedDict):
@@ -124,7 +124,7 @@ class Backfill(TypedDict):
 
 def schedule(shown: schedules.Scheduled, links: Links, priorities: Priorities) -> Schedule:
     """Return a schedule: what was asked for, and what it has come to."""
-    entry, path = shown.entry, links.schedule(shown.entry.name)
+    entry, path = shown.entry, links.schedule(shown.entry.key)
     options = dict(entry.options)
     if isinstance(priority := options.get("priority"), int):
         options["priority"] = priorities.to_broker(priority)  # and back

@@ -20,13 +20,15 @@ from tornado_celery_bridge.service.resources.catalogue import INVALID_INPUT, UNK
 from tornado_celery_bridge.service.resources.jobs.accepting import ACCEPTED, AcceptingEndpoint
 from tornado_celery_bridge.service.resources.jobs.documents import Job
 from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
-from tornado_celery_bridge.service.resources.jobs.problems import UNPUBLISHABLE
+from tornado_celery_bridge.service.resources.jobs.problems import TOO_MANY_UNFINISHED_JOBS, UNPUBLISHABLE
 from tornado_celery_bridge.service.resources.jobs.service import Submission
 from tornado_celery_bridge.service.resources.schedules import documents, fields
 from tornado_celery_bridge.service.resources.schedules.service import (
     SCHEDULE_EXISTS,
     SCHEDULE_QUARANTINED,
+    SCHEDULE_REVOKED,
     STATIC_SCHEDULE,
+    TOO_MANY_SCHEDULES,
     Timetable,
     etag_of,
 )
@@ -36,8 +38,12 @@ _CHANGE = (STATIC_SCHEDULE, SCHEDULE_CONFLICT, PRECONDITION_FAILED)
 _FIELDS = (INVALID_SCHEDULE, INVALID_INPUT)
 # A run of it is a job that the ledger accepts, and a worker publishes.
 _RUN = (*_SCHEDULE, INVALID_SCHEDULE, SCHEDULE_CONFLICT, UNKNOWN_TASK)
+# Its owner may not begin a run now.
+_REFUSED = (TOO_MANY_UNFINISHED_JOBS, SCHEDULE_REVOKED)
 
-ScheduleName = Annotated[str, Field(description="A schedule's name.")]
+ScheduleName = Annotated[
+    str, Field(description="A schedule's name. An admin calls somebody else's by its owner, too: `owner~name`.")
+]
 
 
 class ScheduleEndpoint(ResourceEndpoint):
@@ -60,7 +66,7 @@ class ScheduleEndpoint(ResourceEndpoint):
     def show_new(self, found: Scheduled) -> documents.Schedule:
         """Return a schedule that was made just now, with its place in the header."""
         self.set_status(201)
-        self.set_header("Location", self.links.schedule(found.entry.name))
+        self.set_header("Location", self.links.schedule(found.entry.key))
         return self.show_schedule(found)
 
 
@@ -84,7 +90,7 @@ class CreateSchedule(ScheduleEndpoint):
 
     route = post("/v1/schedules", scope="schedule", tag="schedules")
     answers: ClassVar = {201: Answer("The schedule.", headers=("Location", "ETag"))}
-    problems: ClassVar = (*_FIELDS, SCHEDULE_EXISTS)
+    problems: ClassVar = (*_FIELDS, SCHEDULE_EXISTS, TOO_MANY_SCHEDULES)
 
     async def answer(self, body: Annotated[dict[str, Any], fields.NewSchedule]) -> documents.Schedule:
         return self.show_new(await self.timetable.create(self.caller, body))
@@ -117,7 +123,7 @@ class PutSchedule(ScheduleEndpoint):
         200: Answer("The schedule, replaced.", headers=("ETag",)),
         201: Answer("The schedule, which is new.", headers=("Location", "ETag")),
     }
-    problems: ClassVar = (*_FIELDS, *_CHANGE, SCHEDULE_EXISTS)
+    problems: ClassVar = (*_FIELDS, *_CHANGE, UNKNOWN_SCHEDULE, TOO_MANY_SCHEDULES)
 
     async def answer(
         self, name: ScheduleName, body: Annotated[dict[str, Any], fields.ScheduleFields], conditions: Conditions
@@ -156,7 +162,7 @@ class RunSchedule(AcceptingEndpoint, ScheduleEndpoint):
 
     route = post("/v1/schedules/{name}/run", scope="schedule", tag="schedules")
     answers: ClassVar = ACCEPTED
-    problems: ClassVar = (*_RUN, UNPUBLISHABLE, SHUTTING_DOWN)
+    problems: ClassVar = (*_RUN, *_REFUSED, UNPUBLISHABLE, SHUTTING_DOWN)
 
     async def answer(self, name: ScheduleName, prefer: Preferences) -> Job | None:
         return await self.accepted(Submission(await self.timetable.run(self.caller, name)), None, prefer.wait)
@@ -193,7 +199,7 @@ class BackfillSchedule(ScheduleEndpoint):
 
     route = post("/v1/schedules/{name}/backfill", scope="schedule", tag="schedules")
     answers: ClassVar = {200: Answer("What it would begin."), 202: Answer("What it began.")}
-    problems: ClassVar = (*_RUN, UNPUBLISHABLE, BACKFILL_TOO_LARGE)
+    problems: ClassVar = (*_RUN, *_REFUSED, UNPUBLISHABLE, BACKFILL_TOO_LARGE)
 
     async def answer(self, name: ScheduleName, body: fields.Backfilling) -> documents.Backfill:
         found = await self.timetable.backfill(self.caller, name, body)

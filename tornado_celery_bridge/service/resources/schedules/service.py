@@ -15,18 +15,21 @@ from tornado_celery_bridge.schedules import (
     Entry,
     InvalidEntry,
     Run,
+    RunRefused,
     ScheduleConflict,
     Scheduled,
     ScheduleEntryNotFound,
     Schedules,
+    TooManySchedules,
 )
+from tornado_celery_bridge.schedules.entry import OWNED
 from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.http.body import parse
 from tornado_celery_bridge.service.http.conditions import Conditions
 from tornado_celery_bridge.service.http.faults import Fault
 from tornado_celery_bridge.service.http.problems import INVALID_SCHEDULE, UNKNOWN_SCHEDULE, Kind, Problem
 from tornado_celery_bridge.service.resources.catalogue import unknown_task
-from tornado_celery_bridge.service.resources.jobs.service import Jobs, unpublishable
+from tornado_celery_bridge.service.resources.jobs.service import Jobs, not_accepted, unpublishable
 from tornado_celery_bridge.service.resources.schedules import documents
 from tornado_celery_bridge.service.resources.schedules.fields import (
     NAME,
@@ -38,7 +41,9 @@ from tornado_celery_bridge.service.resources.schedules.fields import (
     writable,
 )
 
-SCHEDULE_EXISTS = Kind("schedule-exists", 409, "The name is taken: by a schedule of yours, or somebody else's.")
+SCHEDULE_EXISTS = Kind("schedule-exists", 409, "The name is taken, by a schedule of yours.")
+SCHEDULE_REVOKED = Kind("schedule-revoked", 409, "The schedule's owner has no key, any more, that may run it.")
+TOO_MANY_SCHEDULES = Kind("too-many-schedules", 429, "The key's owner has as many schedules as they may.")
 STATIC_SCHEDULE = Kind("static-schedule", 409, "The configuration has this schedule: change it there, or pause it.")
 SCHEDULE_QUARANTINED = Kind("schedule-quarantined", 409, "What is stored by this name is malformed: PUT or DELETE it.")
 
@@ -46,6 +51,8 @@ _log = logging.getLogger(__name__)
 
 #: The most entries that a page of a list looks at, and how many it reads at a time.
 LOOKS, STEP = 2_000, 200
+#: The least interval of a schedule whose owner has a key, in seconds.
+LEAST_INTERVAL = 1.0
 #: How often a change is tried if somebody else changes the schedule at the same time.
 ATTEMPTS = 5
 
@@ -81,7 +88,8 @@ class Timetable:
 
     async def get(self, principal: Principal, name: str) -> Scheduled:
         """Return a schedule as it is now."""
-        return _visible(principal, await self._look_up(name))
+        _, found = await self._look_up(principal, name)
+        return _visible(principal, found)
 
     async def find(self, principal: Principal, filters: ScheduleFilters) -> Listing:
         """Return a page of the schedules that *principal* may see, in the order of their names."""
@@ -93,22 +101,22 @@ class Timetable:
             for each in page:
                 if filters.fit(each.entry):
                     if len(shown) == filters.limit:
-                        return Listing(shown, shown[-1].entry.name, quarantined)
+                        return Listing(shown, shown[-1].entry.key, quarantined)
                     shown.append(each)
             if len(page) < STEP:
                 return Listing(shown, None, quarantined)
-            after = page[-1].entry.name
+            after = page[-1].entry.key
         return Listing(shown, after, quarantined)
 
     async def next_runs(self, principal: Principal, name: str, count: int) -> tuple[Entry, Sequence[datetime]]:
         """Return an entry, and when it is due next, without jitter."""
         found = await self.get(principal, name)
-        return found.entry, await self._schedules.next_runs(name, count)
+        return found.entry, await self._schedules.next_runs(found.entry.key, count)
 
     async def runs(self, principal: Principal, name: str) -> Sequence[Run]:
         """Return what happened to the last runs of a schedule, the latest first."""
-        await self.get(principal, name)
-        runs = await self._schedules.runs(name)
+        found = await self.get(principal, name)
+        runs = await self._schedules.runs(found.entry.key)
         return [run if run.job is None or principal.may_see(run.job) else run._replace(job=None) for run in runs]
 
     # Changing.
@@ -117,7 +125,7 @@ class Timetable:
         """Add a schedule."""
         entry = await asyncio.to_thread(self._entry, principal, body, principal.owner)
         try:
-            return await self._schedules.create(entry)
+            return await self._create(principal, entry)
         except ScheduleConflict:
             raise _taken() from None
         except InvalidEntry as exc:
@@ -129,11 +137,13 @@ class Timetable:
         """Replace the schedule with this name, or add it. Return it, and whether it is new."""
 
         def as_sent(found: _Found) -> dict[str, Any]:
-            if found is None and not re.fullmatch(NAME, name):
+            if found is None and not re.fullmatch(NAME, _split(key)[1]):
                 raise _misfit("/name", f"A name should fit {NAME}")
-            if found is not None and not _may_see(principal, found):
-                raise _taken()
+            if not principal.is_admin and _split(key)[0] != principal.owner:
+                raise _unknown()
             return body
+
+        key = _key(principal, name)
 
         return await self._change(principal, name, conditions, as_sent)
 
@@ -152,33 +162,34 @@ class Timetable:
     async def delete(self, principal: Principal, name: str, conditions: Conditions) -> None:
         """Remove a schedule. Jobs that it has begun go on."""
         for attempt in range(1, ATTEMPTS + 1):
-            found = await self._look_up(name)
+            key, found = await self._look_up(principal, name)
             if found is None or not _may_see(principal, found):
                 raise _unknown()
             _check(found, conditions)
             try:
-                return await self._schedules.delete(name, version=_version_of(found))
+                return await self._schedules.delete(key, version=_version_of(found))
             except ScheduleConflict:
                 if attempt == ATTEMPTS:
                     raise
 
     async def pause(self, principal: Principal, name: str, until: datetime | None) -> Scheduled:
         """Pause a schedule until a time, or, with None, until it is resumed."""
-        await self.get(principal, name)
-        return await self._schedules.pause(name, until=until)
+        found = await self.get(principal, name)
+        return await self._schedules.pause(found.entry.key, until=until)
 
     async def resume(self, principal: Principal, name: str) -> Scheduled:
         """Let a schedule be due again that was paused or halted. 404 if *principal* may not run its task."""
-        await self._runnable(principal, name)
-        return await self._schedules.resume(name)
+        return await self._schedules.resume(await self._runnable(principal, name))
 
     async def run(self, principal: Principal, name: str) -> Job:
         """Run a schedule now, whatever its times say. Return the job. 404 if *principal* may not run its task."""
-        await self._runnable(principal, name)
+        key = await self._runnable(principal, name)
         try:
-            job_id = await self._schedules.run(name)
+            job_id = await self._schedules.run(key)
         except QueueNotFound as exc:
             raise _unpublishable(name, exc) from exc
+        except RunRefused as exc:
+            raise _refused(exc) from None
         return await self._jobs.get(principal, job_id)
 
     async def backfill(self, principal: Principal, name: str, asked: Backfilling) -> Backfill:
@@ -188,41 +199,58 @@ class Timetable:
         Raises:
             BackfillTooLarge: There are too many slots.
         """
-        await self._runnable(principal, name)
+        key = await self._runnable(principal, name)
         try:
-            return await self._schedules.backfill(name, asked.since, asked.until, dry_run=asked.dry_run)
+            return await self._schedules.backfill(key, asked.since, asked.until, dry_run=asked.dry_run)
         except QueueNotFound as exc:
             raise _unpublishable(name, exc) from exc
+        except RunRefused as exc:
+            raise _refused(exc) from None
 
     # Internals.
 
-    async def _look_up(self, name: str) -> _Found:
-        try:
-            return await self._schedules.get(name)
-        except ScheduleEntryNotFound:
-            return None
-        except InvalidEntry as exc:
-            return exc
+    async def _look_up(self, principal: Principal, name: str) -> tuple[str, _Found]:
+        """Return the key that a name stands for, and what it is: an admin also asks for those without an owner."""
+        key = _key(principal, name)
+        for each in (key, name) if principal.is_admin and key != name else (key,):
+            try:
+                return each, await self._schedules.get(each)
+            except ScheduleEntryNotFound:
+                continue
+            except InvalidEntry as exc:
+                return each, exc
+        return key, None
 
-    async def _runnable(self, principal: Principal, name: str) -> None:
-        """Check that *principal* may run a schedule. Its task must be exposed, unless it was not made over HTTP."""
+    async def _runnable(self, principal: Principal, name: str) -> str:
+        """
+        Return the key of a schedule that *principal* may run.
+
+        Its task must be exposed, unless it was not made over HTTP.
+        """
         found = await self.get(principal, name)
         if not principal.may_run(found.entry.task):
             raise unknown_task()
+        return found.entry.key
+
+    async def _create(self, principal: Principal, entry: Entry) -> Scheduled:
+        try:
+            return await self._schedules.create(entry, most=principal.max_schedules)
+        except TooManySchedules:
+            detail = f"You have {principal.max_schedules} schedules, and may have no more: delete one first."
+            raise TOO_MANY_SCHEDULES(detail) from None
 
     async def _change(
         self, principal: Principal, name: str, conditions: Conditions, body_for: Callable[[_Found], dict[str, Any]]
     ) -> tuple[Scheduled, bool]:
         """Store what *body_for* makes of the schedule, if that has not changed. Return it, and whether it is new."""
         for _ in range(ATTEMPTS):
-            found = await self._look_up(name)
+            key, found = await self._look_up(principal, name)
             body = body_for(found)
             _check(found, conditions)
-            owner = found.entry.owner if isinstance(found, Scheduled) else principal.owner
-            entry = await asyncio.to_thread(self._entry, principal, body, owner, name)
+            entry = await asyncio.to_thread(self._entry, principal, body, *_split(key))
             try:
                 if found is None:
-                    return await self._schedules.create(entry), True
+                    return await self._create(principal, entry), True
                 return await self._schedules.replace(entry, version=_version_of(found)), False
             except ScheduleConflict as exc:
                 conflict = exc
@@ -238,6 +266,8 @@ class Timetable:
         catalogue = self._jobs.catalogue
         if fields.options.queue is not None and fields.options.queue not in catalogue.queues:
             raise _misfit("/options/queue", "There is no queue of this name.")
+        if principal.key_id and fields.interval is not None and fields.interval < LEAST_INTERVAL:
+            raise _misfit("/interval", f"This should be {LEAST_INTERVAL:g} seconds or more.")
         self._check_input(principal, fields)
         given = {field: getattr(fields, field) for field in fields.model_fields_set}
         given |= {"name": name or fields.name, "owner": owner}
@@ -258,6 +288,23 @@ class Timetable:
             raise _misfit("/input", "The task takes some of its parameters by position only: give a list.")
         if len(dumps(fields.input)) > MAX_INLINE:
             raise _misfit("/input", f"A schedule's input has at most {MAX_INLINE:,} bytes.")
+
+
+def _key(principal: Principal, name: str) -> str:
+    """Return the key of the schedule that *principal* calls so: by its name if it is theirs, else by ``owner~name``."""
+    return name if OWNED in name or not principal.owner else f"{principal.owner}{OWNED}{name}"
+
+
+def _split(key: str) -> tuple[str, str]:
+    """Return the owner, empty for none, and the name in a key."""
+    owner, _, name = key.rpartition(OWNED)
+    return owner, name
+
+
+def _refused(exc: RunRefused) -> Problem:
+    if exc.why == "full":
+        return not_accepted("full", {})
+    return SCHEDULE_REVOKED("The schedule's owner has no key, any more, that may run it.")
 
 
 def _may_see(principal: Principal, found: Scheduled | InvalidEntry) -> bool:
@@ -294,7 +341,7 @@ def _unknown() -> Problem:
 
 
 def _taken() -> Problem:
-    return SCHEDULE_EXISTS("There is a schedule of this name already: yours, or another's.")
+    return SCHEDULE_EXISTS("You have a schedule of this name already.")
 
 
 def _misfit(pointer: str, detail: str) -> Problem:

@@ -8,10 +8,11 @@ from pydantic import Field
 
 from tornado_celery_bridge import WaitersSaturated
 from tornado_celery_bridge.ledger import LedgerUnavailable, Workflow
+from tornado_celery_bridge.service.access.limits import TOO_MANY_FOLLOWED
 from tornado_celery_bridge.service.http.endpoint import Answer, get, post
 from tornado_celery_bridge.service.http.idempotency import IdempotencyKey
 from tornado_celery_bridge.service.http.prefer import Preferences
-from tornado_celery_bridge.service.http.problems import WAITERS_SATURATED
+from tornado_celery_bridge.service.http.problems import WAITERS_SATURATED, Problem
 from tornado_celery_bridge.service.resources.jobs.accepting import AcceptingEndpoint
 from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
 from tornado_celery_bridge.service.resources.jobs.endpoints import MAX_BATCH_NODES
@@ -73,7 +74,7 @@ class SubmitWorkflow(WorkflowEndpoint, AcceptingEndpoint):
         workflow = await self.workflows.submit(self.caller, body, reservation=self.reservation(key))
         self.set_header("Location", self.links.workflow(workflow.record.id))
         if prefer.wait:
-            with suppress(LedgerUnavailable, WaitersSaturated):  # it is accepted: no error may come of waiting for it
+            with suppress(LedgerUnavailable, WaitersSaturated, Problem):  # it is accepted: waiting may raise no error
                 workflow = await self.outcome_of(workflow, prefer.wait)
         self.set_status(200 if workflow.done else 202)
         return await self.show_workflow(workflow)
@@ -84,7 +85,7 @@ class ReadWorkflow(WorkflowEndpoint):
 
     route = get("/v1/workflows/{id}", scope="read", tag="jobs")
     answers: ClassVar = {200: Answer("The workflow.", headers=("Retry-After",))}
-    problems: ClassVar = (*WORKFLOW, WAITERS_SATURATED)
+    problems: ClassVar = (*WORKFLOW, WAITERS_SATURATED, TOO_MANY_FOLLOWED)
 
     async def answer(self, id: WorkflowId, prefer: Preferences) -> documents.Workflow:
         workflow = await self.workflows.get(self.caller, id)

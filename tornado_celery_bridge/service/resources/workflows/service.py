@@ -194,7 +194,8 @@ class Workflows:
         """Return a workflow once all its jobs are done, or as it is after *timeout* seconds."""
         if workflow.done:
             return workflow
-        await self._jobs.wait_for_end(workflow.record.id, 0, timeout)
+        with self._jobs.follows(principal):
+            await self._jobs.wait_for_end(workflow.record.id, 0, timeout)
         return await self.get(principal, workflow.record.id)
 
     # Cancelling.
