@@ -62,7 +62,7 @@ async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
         await asyncio.to_thread(worker.report, "a", "1", "progress", {"current": 1}, "PROGRESS", {"current": 1})
         await asyncio.to_thread(worker.save_checkpoint, "a", "1", "t", "{}")
         error = {"type": "E", "module": "m", "message": "no"}
-        await asyncio.to_thread(lambda: worker.keep("a", "{}", None, token="1", why=error))
+        await asyncio.to_thread(lambda: worker.keep("a", "{}", None, queue="q2", token="1", why=error))
         await end(worker, "a", "FAILURE", {"type": "E", "module": "m", "message": "no"})
         assert [event.kind async for event in events][-1] == "end"
     (claim,) = await ledger.callbacks.claim(10, owner_share=9, share=3, lease=60, under_way={})

@@ -113,9 +113,9 @@ async def test_it_is_bounded(ledger: Ledger, app: Celery, monkeypatch: pytest.Mo
     monkeypatch.setattr(calls.finish, "text", calls.finish.text.replace(bound.format(500), bound.format(MOST)))
     worker = await asyncio.to_thread(WorkerLedger, app)
     detail, place = "ö" * 5_000, "p" * 5_000
-    await fail(ledger, worker, "of alice", owner="alice")
+    await fail(ledger, worker, "of-alice", owner="alice")
     for number in range(MOST + 20):
-        await fail(ledger, worker, f"job {number}", detail, f"{number} {place}")
+        await fail(ledger, worker, f"job-{number}", detail, f"{number} {place}")
     # The bound is each owner's: nobody's groups push out another's.
     assert [group.owner for group in await ledger.failures.groups("alice")] == ["alice"]
     await ledger.failures.resolve((await ledger.failures.groups("alice"))[0].id)

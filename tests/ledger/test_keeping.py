@@ -22,8 +22,8 @@ async def take(worker: WorkerLedger, me: str = "me") -> tuple[float | None, list
 
 
 async def age(ledger: Ledger, name: str, job_id: str, seconds: float) -> None:
-    """Have what is written of a job in a sorted set be older by so many seconds."""
-    await ledger.redis.call("ZINCRBY", f"{ledger.redis.prefix}{name}", -seconds * 1000, job_id)
+    """Have what is written of a job in a sorted set (see pack() in lua/parts/job.lua) be older by so many seconds."""
+    await ledger.redis.call("ZINCRBY", f"{ledger.redis.prefix}{name}", -seconds * 1000, f"={job_id}")
 
 
 async def lease(worker: WorkerLedger, running: list[str], gone: list[str], name: str = "w@here") -> list[str]:
@@ -129,7 +129,7 @@ async def test_a_message_that_others_overtook_is_published_again(ledger: Ledger,
         await accept(ledger, JobRecord(**_fields(job_id), queue=queue, priority=priority), {})
     for name in ("queued:q:", "queued:other:", "queued:q:9"):
         for job_id in ("lost", "same", "other", "urgent"):
-            await ledger.redis.call("ZADD", f"{ledger.redis.prefix}{name}", "XX", 1, job_id)
+            await ledger.redis.call("ZADD", f"{ledger.redis.prefix}{name}", "XX", 1, f"={job_id}")
     assert await reconcile(worker) == ([], {"q", "other"})  # long waits are no reason
     await accept(ledger, record("late"), {})
     await ledger.redis.call("HSET", f"{ledger.redis.prefix}job:same", "due", 8_000)
@@ -151,7 +151,7 @@ async def test_what_begins_out_of_turn_overtakes_nobody(ledger: Ledger, worker: 
     await begin(worker, "first", "1")
     for name in ("held", "queued:q:"):  # so is the backlog
         for job_id in ("first", "patient"):
-            await ledger.redis.call("ZADD", f"{ledger.redis.prefix}{name}", "XX", 1, job_id)
+            await ledger.redis.call("ZADD", f"{ledger.redis.prefix}{name}", "XX", 1, f"={job_id}")
     await ledger.redis.call("HSET", f"{ledger.redis.prefix}reached", "q:", 1)
     assert await reconcile(worker) == (["first"], {"q"})
     assert await begin(worker, "first", "2") == "go"
@@ -179,7 +179,7 @@ async def test_a_retry_is_kept_until_it_is_due(ledger: Ledger, worker: WorkerLed
     await accept(ledger, record("a"), {})
     await begin(worker, "a", "1")
     message = json.dumps({"task": "t", "options": {"task_id": "a", "retries": 1}})
-    await asyncio.to_thread(worker.keep, "a", message, time.time() + 60)
+    await asyncio.to_thread(lambda: worker.keep("a", message, time.time() + 60, queue="q"))
     error = {"type": "E", "module": "m", "message": "not yet"}
     await asyncio.to_thread(lambda: worker.retry("a", "1", error, publish=False))
     await age(ledger, "held", "a", 11)
@@ -241,7 +241,8 @@ async def test_a_workflow_that_was_never_published(ledger: Ledger, worker: Worke
     assert found == [("a", '{"all": "of it"}')]
     await begin(worker, "a", "1")
     await end(worker, "a")
-    await asyncio.to_thread(worker.keep, "b", '{"b": 1}', None)  # as the worker does before it publishes it
+    # As the worker does before it publishes it.
+    await asyncio.to_thread(lambda: worker.keep("b", '{"b": 1}', None, queue="q"))
     await age(ledger, "queued:q:", "b", 11)
     found, _ = await asyncio.to_thread(worker.reconcile, "me", 60.0, 100, ["q"])
     assert found == [("b", '{"b": 1}')]

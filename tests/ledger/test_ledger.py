@@ -63,7 +63,7 @@ async def test_a_retry_runs_again(ledger: Ledger, worker: WorkerLedger) -> None:
     again = await job(ledger, "a")
     assert (again.state, again.attempt, again.error) == ("STARTED", 2, None)
     # The next one's message comes to another worker before this one has said that there will be one.
-    await asyncio.to_thread(lambda: worker.keep("a", "{}", None, token="2", why=error))
+    await asyncio.to_thread(lambda: worker.keep("a", "{}", None, queue="q", token="2", why=error))
     assert await begin(worker, "a", "0", retries=2, after="1") == "duplicate"  # by one that was given up
     assert await begin(worker, "a", "3", retries=2, after="2") == "go"
     await ask_for_another("2")
@@ -157,8 +157,6 @@ async def test_a_record_comes_back_as_it_was(ledger: Ledger) -> None:
     await accept(ledger, full, [])
     assert await job(ledger, full.id) == Job(record=full, queue_depth=1)
     assert (await ledger.jobs.find(tags=["☃"])).jobs == [Job(record=full)]
-    with pytest.raises(ValueError, match="16 characters"):
-        await accept(ledger, record("a" * 16), {})
 
 
 async def test_a_finished_job_takes_a_kilobyte(ledger: Ledger, worker: WorkerLedger) -> None:
@@ -198,7 +196,7 @@ async def test_a_traceback_is_bounded_and_goes_with_its_job(ledger: Ledger, work
     assert 16_384 - 2 <= len(kept.encode()) <= 16_384 + 3
     assert (await job(ledger, "b")).traceback is None
     assert [key async for key in ledger.redis.client.scan_iter("*traceback*")] == [b"pre.{tcb}traceback:a"]
-    await ledger.redis.client.zadd("pre.{tcb}due", {"a": 0})
+    await ledger.redis.client.zadd("pre.{tcb}due", {"=a": 0})
     assert await ledger.jobs.sweep() == 1
     assert [key async for key in ledger.redis.client.scan_iter("*traceback*")] == []
 
@@ -463,7 +461,7 @@ async def test_a_blob_goes_with_its_job_and_one_that_is_nobodys_goes(ledger: Led
     assert await ledger.redis.client.zrange("pre.{tcb}blobs", 0, -1) == [orphan.name.encode()]
     await ledger.blobs.disown(orphan.name)
     assert await ledger.blobs.orphans() == [orphan.name]
-    await ledger.redis.client.zadd("pre.{tcb}due", {"a": 0})
+    await ledger.redis.client.zadd("pre.{tcb}due", {"=a": 0})
     assert await ledger.jobs.sweep() == 1
     assert set(await ledger.blobs.orphans()) == {given.name, returned.name, orphan.name}
     await ledger.blobs.removed([given.name, returned.name, orphan.name])

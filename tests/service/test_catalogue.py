@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 from celery import Celery, Task
+from celery.exceptions import ImproperlyConfigured
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
@@ -187,3 +188,17 @@ def test_the_queue_is_where_celery_would_send_it(app: Celery) -> None:
     app.task(name="plain", shared=False, exposed=True)(nothing)
     queues = {task.name: task.queue for task in Catalogue(app) if "." not in task.name}
     assert queues == {"own": "mine", "plain": "celery", "routed": "away"}
+
+
+@pytest.mark.filterwarnings("ignore::celery.exceptions.CDeprecationWarning")
+def test_a_queue_that_is_not_there(app: Celery) -> None:
+    app.conf.task_create_missing_queues = False
+    app.task(name="lost", shared=False, exposed=True, queue="nowhere")(nothing)
+    with pytest.raises(ImproperlyConfigured, match="'nowhere' missing.* the task lost goes there"):
+        Catalogue(app)
+
+
+def test_a_router_that_needs_arguments(app: Celery) -> None:
+    app.conf.task_routes = lambda name, args, kwargs, options, task=None, **_: {"queue": args[0]}
+    app.task(name="plain", shared=False, exposed=True)(nothing)
+    assert Catalogue(app).get("plain").queue == "celery"

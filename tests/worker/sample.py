@@ -100,6 +100,10 @@ def make_app(url: str) -> Celery:
             raise self.retry(countdown=0, exc=ValueError("not yet"))
         return "done"
 
+    @app.task(shared=False, bind=True, name="e.moves")
+    def moves(self: Any, queue: str, options: dict[str, Any]) -> NoReturn:
+        raise self.retry(countdown=60, queue=queue, **options)
+
     @app.task(shared=False, bind=True, name="e.raises_retry")
     def raises_retry(self: Any, path: str) -> str:
         if mark(path) < 5:

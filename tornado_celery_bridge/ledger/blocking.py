@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 30
 #: Characters of an exception's message, and of its name, that are kept in a group of failures.
 MAX_DETAIL, MAX_NAME = 300, 200
+#: The priority of a message that has the one that its job had before.
+KEPT = -1
 
 
 class Limit(NamedTuple):
@@ -202,6 +204,8 @@ class WorkerLedger:
         message: str,
         due: float | None,
         *,
+        queue: str,
+        priority: int | None = None,
         token: str = "",
         why: Mapping[str, str] | None = None,
     ) -> None:
@@ -212,12 +216,17 @@ class WorkerLedger:
             task_id: The job's id.
             message: The signature, as JSON.
             due: When it is due, in seconds since 1970; None for now.
+            queue: The name of the queue that it goes to.
+            priority: From 0 to 9, where 9 is the most urgent; None leaves it to the broker, and ``KEPT`` as it was.
             token: Of the job's own attempt, if it publishes this.
             why: Of a retry that a task asks for, the error that it gives as its reason.
         """
         reason = None if why is None else dumps(why)
         at = None if due is None else ms(due)
-        self._sure.run(calls.keep(job_id=task_id, token=token, message=message, due=at, why=reason))
+        call = calls.keep(
+            job_id=task_id, token=token, message=message, due=at, why=reason, queue=queue, priority=priority
+        )
+        self._sure.run(call)
 
     # All jobs.
 

@@ -20,6 +20,8 @@ FIELDS = (
 )
 _JSON = ("tags", "options")
 _RECORD = FIELDS[: FIELDS.index("state")]
+#: Bytes that a job's id may have: as many as RabbitMQ's ``correlation_id``, where Celery puts it.
+MAX_ID = 255
 #: Bytes of a traceback that are kept. They are its last ones, which say where the exception was raised.
 MAX_TRACEBACK = 16 * 1024
 _NUMBERS = ("priority", "created_at", "eta", "attempt", "started_at", "finished_at", "number")
@@ -43,7 +45,7 @@ class JobRecord:
     .. versionadded:: 0.1.0
     """
 
-    #: The Celery task's id. Not 16 characters long: the indexes would take it for a packed UUID.
+    #: The Celery task's id; see :func:`check_id`.
     id: str
     #: The task's name.
     task: str
@@ -75,8 +77,7 @@ class JobRecord:
 
     def encode(self) -> str:
         """Return the fields that are not empty, as JSON: so the commands take them."""
-        if len(self.id) == 16:
-            raise ValueError("a job's id must not have 16 characters: the ledger would take it for a packed UUID")
+        check_id(self.id)
         given = {name: getattr(self, name) for name in _RECORD}
         given |= {name: given[name] and dumps(given[name]) for name in _JSON}
         stored = {name: str(value) for name, value in given.items() if value not in (None, [], {})}
@@ -233,6 +234,22 @@ class Step(NamedTuple):
     before: str | None
     #: The signature of the job that runs on an error, as a mapping, with :func:`error_mark` among its arguments.
     message: dict[str, Any] | None = None
+
+
+def check_id(job_id: str) -> None:
+    """
+    Check a job's id: printable characters without blanks and commas, 1 to 255 bytes in UTF-8.
+
+    RabbitMQ takes no longer one; a comma separates ids in lists.
+
+    Raises:
+        ValueError: It is not of this form.
+    """
+    if not job_id.isprintable() or " " in job_id or "," in job_id or not 1 <= len(job_id.encode()) <= MAX_ID:
+        raise ValueError(
+            f"the id {job_id[:40]!r} is not one of a job: it should be 1 to {MAX_ID} bytes of printable characters "
+            "without blanks and commas"
+        )
 
 
 def pack_traceback(text: str) -> bytes:

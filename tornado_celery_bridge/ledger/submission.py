@@ -6,8 +6,8 @@ from typing import Any
 
 from celery import Celery
 
+from tornado_celery_bridge.ledger.destinations import destination, priorities_of
 from tornado_celery_bridge.ledger.records import JobRecord
-from tornado_celery_bridge.transports import Priorities
 
 #: The options of a message that a retry of the job is submitted with.
 SENT_AGAIN = ("queue", "priority", "time_limit", "soft_time_limit")
@@ -25,6 +25,8 @@ def new_job(
 ) -> tuple[JobRecord, dict[str, Any]]:
     """
     Return a job's record, and the signature of its task as a mapping. The signature may be published more than once.
+
+    It names the queue that the record has, so each message goes there, whoever publishes it.
 
     Args:
         app: The Celery app.
@@ -49,22 +51,16 @@ def new_job(
         options["expires"] = made + timedelta(seconds=expires)
     sent = {name: options[name] for name in SENT_AGAIN if options.get(name) is not None}
     if isinstance(sent.get("priority"), int):
-        sent["priority"] = Priorities(app).to_broker(sent["priority"])  # and back
+        sent["priority"] = priorities_of(app).to_broker(sent["priority"])  # and back
+    goes_to = destination(app, task, args, kwargs, options)
     record = JobRecord(
         id=options["task_id"],
         task=task,
-        queue=_queue(app, task, options),
+        queue=goes_to.queue,
         created_at=now,
         eta=None if due is None else round(due.timestamp() * 1000),
-        priority=sent.get("priority"),
+        priority=goes_to.priority,
         options=sent,
         **fields,
     )
-    return record, {"task": task, "args": list(args), "kwargs": dict(kwargs), "options": options}
-
-
-def _queue(app: Celery, task: str, options: Mapping[str, Any]) -> str:
-    known: Any = app.tasks.get(task)
-    route: dict[str, Any] = app.amqp.router.route(dict(options), task, (), {}, known)
-    queue = route.get("queue") or app.conf.task_default_queue
-    return str(getattr(queue, "name", queue))
+    return record, {"task": task, "args": list(args), "kwargs": dict(kwargs), "options": options | goes_to.options}

@@ -27,6 +27,6 @@ for before, ids_after in pairs(cjson.decode(after)) do
 end
 if on_error ~= '' then redis.call('HSET', workflow, 'on_error', on_error) end
 redis.call('SET', prefix .. 'message:' .. workflow_id, message)
-redis.call('DEL', prefix .. 'gone:workflow:' .. workflow_id)
+redis.call('DEL', prefix .. 'gone-workflow:' .. workflow_id)
 if hold then hold() end
 return {'accepted'}

@@ -7,7 +7,7 @@
 --   go on after among those of newest, '' to begin.
 -- include: read, rows
 
-most, looks, after = tonumber(most), tonumber(looks), pack(after)
+most, looks, after = tonumber(most), tonumber(looks), after ~= '' and pack(after)
 local names = names_in(fields)
 local smallest, others = nil, {}
 for its_name in rows() do
@@ -27,7 +27,7 @@ while looked < looks do
   for place = 1, #chunk, 2 do
     local each, score = chunk[place], chunk[place + 1]
     -- At one score ids come in falling order; the one to come after and all above it were seen before.
-    if not (after ~= '' and score == newest and each >= after) then
+    if not (after and score == newest and each >= after) then
       looked = looked + 1
       local fits = true
       for _, name in ipairs(others) do fits = fits and redis.call('ZSCORE', name, each) end

@@ -1,9 +1,9 @@
 -- keep: a worker is about to publish a message. Keep it if it is a job's.
 -- KEYS: job:{job_id}, message:{job_id}, retry:{job_id}
--- ARGV: prefix, job_id, token, message, due, why
+-- ARGV: prefix, job_id, token, message, due, why, queue, priority
 -- Answers: whether it is
 --   token: of the job's own attempt that publishes it, '' for somebody else. due: ms since 1970, '' for now. why: of a
---   retry, JSON of its error, else ''.
+--   retry, JSON of its error, else ''. queue, priority: where it goes; priority '' for none, '-1' as it was.
 -- include: clock, queues
 
 turn(job_id)
@@ -14,6 +14,7 @@ if token ~= '' and token ~= known[2] then return 0 end  -- of an attempt that wa
 local at = tonumber(due) or now()
 redis.call('SET', prefix .. 'message:' .. id, message)
 if why ~= '' then redis.call('SET', prefix .. 'retry:' .. id, why) end
+goes_to(queue, priority)
 redis.call('HSET', job, 'due', at)
 if due ~= '' then redis.call('HSET', job, 'delayed', 1) else redis.call('HDEL', job, 'delayed') end
 if bucket(state) ~= 'STARTED' then enqueued(at) end

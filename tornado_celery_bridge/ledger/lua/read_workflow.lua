@@ -6,7 +6,7 @@
 -- include: read
 
 local known = redis.call('HMGET', prefix .. 'workflow:' .. workflow_id, 'record', 'cancelled', 'jobs')
-if not known[1] then return {redis.call('GET', prefix .. 'gone:workflow:' .. workflow_id) or nil} end
+if not known[1] then return {redis.call('GET', prefix .. 'gone-workflow:' .. workflow_id) or nil} end
 local found, names = {known[1], known[2] or ''}, names_in(fields)
 for _, each in ipairs(cjson.decode(known[3])) do
   turn(each)

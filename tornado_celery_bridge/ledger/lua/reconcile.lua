@@ -7,7 +7,7 @@
 -- ROWS: queues
 -- Answers: the id and the message of each job to publish; then '', and the names of queues that may be empty
 --   leadership: ms for which nobody else looks. queues: those that are known to be empty.
--- include: lapse, messages, rows
+-- include: lapse, messages, each, rows
 
 local GRACE = 8000  -- ms after which a job that others have overtaken is looked for
 local IN_A_ROW = 60000  -- ms
@@ -33,16 +33,15 @@ local function publish_again()
   add_message(found)
 end
 
-for _, each in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'held', '-inf', time, 'LIMIT', 0, most)) do
-  turn(unpacked(each))
-  local state = redis.call('HGET', job, 'state')
-  if state and bucket(state) == 'STARTED' then
+local held = prefix .. 'held'
+each_job(held, redis.call('ZRANGEBYSCORE', held, '-inf', time, 'LIMIT', 0, most), function(state, packed)
+  if bucket(state) == 'STARTED' then
     lapse(state)
     if not ENDED[redis.call('HGET', job, 'state')] then publish_again() end
   else
-    redis.call('ZREM', prefix .. 'held', each)
+    redis.call('ZREM', held, packed)
   end
-end
+end)
 
 local empty, suspects = {}, {}
 for queue in rows() do empty[queue] = true end
@@ -51,25 +50,25 @@ for place = 1, #reached, 2 do
   local name, queued = reached[place], prefix .. 'queued:' .. reached[place]
   local queue = string.match(name, '^(.*):[^:]*$')
   local until_then = (empty[queue] and time or tonumber(reached[place + 1])) - GRACE
-  for _, each in ipairs(redis.call('ZRANGEBYSCORE', queued, '-inf', until_then, 'LIMIT', 0, most)) do
-    turn(unpacked(each))
-    local state = redis.call('HGET', job, 'state')
-    if state and not ENDED[state] and bucket(state) ~= 'STARTED' then
-      if time - redis.call('ZSCORE', queued, each) > IN_A_ROW then arrived() end
+  local late = redis.call('ZRANGEBYSCORE', queued, '-inf', until_then, 'LIMIT', 0, most)
+  each_job(queued, late, function(state, packed)
+    if not ENDED[state] and bucket(state) ~= 'STARTED' then
+      if time - redis.call('ZSCORE', queued, packed) > IN_A_ROW then arrived() end
       local copies = redis.call('HINCRBY', job, 'copies', 1)
       if copies > MAX_COPIES then
         finish(state, 'FAILURE', UNDELIVERED, 'kombu.exceptions.OperationalError', WHY, '')
       else
         if copies >= DOUBTED then redis.call('SADD', prefix .. 'doubted', id) end
-        redis.call('ZADD', queued, time, each)
+        redis.call('ZADD', queued, time, packed)
         publish_again()
       end
     else
-      dequeued()
+      redis.call('ZREM', queued, packed)
       arrived()
     end
-  end
+  end)
   local first = redis.call('ZRANGE', queued, 0, 0, 'WITHSCORES')
+  if not first[1] then redis.call('HDEL', prefix .. 'reached', name) end
   if first[1] and not empty[queue] and tonumber(first[2]) < time - GRACE then
     suspects[#suspects + 1] = queue
   end

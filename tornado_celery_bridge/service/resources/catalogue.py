@@ -13,9 +13,11 @@ from typing import Any, Literal, NamedTuple
 
 import pydantic
 from celery import Celery, Task
+from celery.exceptions import ImproperlyConfigured, QueueNotFound
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import PydanticJsonSchemaWarning
 
+from tornado_celery_bridge.ledger.destinations import Destination, destination
 from tornado_celery_bridge.service.http.faults import Fault, escape, faults_of
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.problems import Kind, Problem
@@ -47,7 +49,12 @@ class Arguments(NamedTuple):
 
 
 class Catalogue:
-    """The tasks of an app that were exposed on purpose: ``@app.task(exposed=True)``."""
+    """
+    The tasks of an app that were exposed on purpose: ``@app.task(exposed=True)``.
+
+    Raises:
+        ImproperlyConfigured: A task is to go to a queue that the app does not have.
+    """
 
     def __init__(self, app: Celery) -> None:
         self.app = app
@@ -73,7 +80,9 @@ class ExposedTask:
     def __init__(self, app: Celery, task: Task[..., Any]) -> None:
         self.task = task
         self.name = str(task.name)
-        self.queue = _default_queue(app, task)
+        default = _default_destination(app, task)
+        #: Where its jobs go unless their options, or a router that looks at arguments, say otherwise.
+        self.queue, self.priority = default.queue, default.priority
         self.summary, self.description = _docstring(task)
         signature, hints = _signature(task)
         self._hints = hints
@@ -175,12 +184,17 @@ class ExposedTask:
         return pydantic.create_model("Input", __config__=config, **fields)
 
 
-def _default_queue(app: Celery, task: Task[..., Any]) -> str:
-    """Return where Celery sends the task when nobody says otherwise."""
-    asked = {name: value for name in ("queue", "routing_key") if (value := getattr(task, name, None))}
-    route: dict[str, Any] = app.amqp.router.route(asked, task.name, (), {})
-    queue = route.get("queue") or app.conf.task_default_queue
-    return str(getattr(queue, "name", queue))
+def _default_destination(app: Celery, task: Task[..., Any]) -> Destination:
+    """Return where Celery sends the task when no options and no arguments say otherwise."""
+    try:
+        return destination(app, str(task.name), (), {}, {})
+    except QueueNotFound as exc:
+        raise ImproperlyConfigured(
+            f"{exc}, and the task {task.name} goes there: add the queue, or change the task's queue or its route"
+        ) from exc
+    except Exception as exc:  # a router of the app's own, which needs arguments
+        _log.info("%s: its queue depends on its arguments: %r", task.name, exc)
+        return Destination(app.conf.task_default_queue, {})
 
 
 def _docstring(task: Task[..., Any]) -> tuple[str, str]:

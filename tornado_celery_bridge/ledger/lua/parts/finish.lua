@@ -44,11 +44,11 @@ local function finish_one(from, state, value)
     redis.call('HSET', job, 'delivery', 'waiting')
     call_back(receiver_of(known[6]), time)
   end
-  if not known[5] then
+  local workflow = known[5] and prefix .. 'workflow:' .. known[5]
+  if not workflow or redis.call('EXISTS', workflow) == 0 then
     redis.call('ZADD', prefix .. 'due', time + known[1], pack(id))
     return
   end
-  local workflow = prefix .. 'workflow:' .. known[5]
   local me, unfinished = id, redis.call('HINCRBY', workflow, 'open', -1)
   local on_error = redis.call('HGET', workflow, 'on_error')
   if on_error == me then redis.call('HDEL', workflow, 'on_error') end
@@ -56,7 +56,7 @@ local function finish_one(from, state, value)
     finish_workflow(known[5])
   elseif unfinished == 1 and on_error and on_error ~= me then  -- all that could fail has succeeded
     turn(on_error)
-    finish_one('PENDING', 'REVOKED', NOT_NEEDED)
+    if redis.call('EXISTS', job) == 1 then finish_one('PENDING', 'REVOKED', NOT_NEEDED) end
     turn(me)
   end
 end
@@ -71,6 +71,7 @@ local function call_for_help(state, value)
   redis.call('HDEL', workflow, 'on_error')
   turn(on_error)
   local message, mark = redis.call('GET', prefix .. 'message:' .. id), '"error of ' .. known[1] .. '"'
+  if not message or redis.call('EXISTS', job) == 0 then return turn(me) end
   local from, to = string.find(message, mark, 1, true)
   local told = '{"job":' .. cjson.encode(me) .. ',"task":' .. cjson.encode(known[2]) .. ',"state":' ..
     cjson.encode(state) .. ',"error":' .. value .. '}'

@@ -17,23 +17,23 @@ end
 
 local function index(name) return prefix .. 'index:' .. name end
 
--- An id as it is in an index: a UUID takes 16 bytes there, not 36. The ledger accepts no other id of 16 characters.
+-- An id as it is in an index. A UUID as Python writes it takes 16 bytes there, not 36. Any other id has a '=' before it,
+-- or, as it would be taken for a UUID if that were 16 bytes, a '~' before and after it.
 local packed_ids = {}
 local function pack(name)
   if packed_ids[name] then return packed_ids[name] end
-  local packed = name
-  if #name == 36 then
-    local bytes, count = string.gsub(string.gsub(name, '-', ''), '%x%x', function(hex)
-      return string.char(tonumber(hex, 16))
-    end)
-    if count == 16 and #bytes == 16 then packed = bytes end
+  local packed = #name == 15 and '~' .. name .. '~' or '=' .. name
+  local x4 = '%x%x%x%x'
+  if #name == 36 and not string.find(name, '%u')
+    and string.find(name, '^' .. x4 .. x4 .. '%-' .. x4 .. '%-' .. x4 .. '%-' .. x4 .. '%-%x+$') then
+    packed = string.gsub(string.gsub(name, '-', ''), '%x%x', function(hex) return string.char(tonumber(hex, 16)) end)
   end
   packed_ids[name] = packed
   return packed
 end
 
 local function unpacked(packed)
-  if #packed ~= 16 then return packed end
+  if #packed ~= 16 then return string.sub(packed, 2, string.sub(packed, 1, 1) == '~' and -2 or -1) end
   local hex = string.gsub(packed, '.', function(byte) return string.format('%02x', string.byte(byte)) end)
   return (string.gsub(hex, '^(........)(....)(....)(....)', '%1-%2-%3-%4-'))
 end

@@ -6,9 +6,12 @@ local function release(limit)
   local slots, parked, me = prefix .. 'slots:' .. limit, prefix .. 'parked:' .. limit, id
   redis.call('SREM', slots, pack(id))
   redis.call('HDEL', job, 'slot')
-  local first = redis.call('ZPOPMIN', parked)[1]
-  if not first then return end
-  turn(unpacked(first))
+  local first
+  repeat
+    first = redis.call('ZPOPMIN', parked)[1]
+    if not first then return turn(me) end
+    turn(unpacked(first))
+  until redis.call('EXISTS', job) == 1
   redis.call('SADD', slots, first)
   redis.call('HSET', job, 'slot', limit)
   redis.call('HDEL', job, 'parked')

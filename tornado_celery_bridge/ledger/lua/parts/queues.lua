@@ -19,3 +19,15 @@ local function dequeued()
   redis.call('ZREM', prefix .. 'queued:' .. name, pack(id))
   if redis.call('EXISTS', prefix .. 'queued:' .. name) == 0 then redis.call('HDEL', prefix .. 'reached', name) end
 end
+
+-- Note where the job's next message goes: another queue, or another priority, than the one before.
+local function goes_to(queue, priority)
+  if redis.call('HGET', job, 'queue') == queue and priority == '-1' then return end
+  dequeued()
+  redis.call('HSET', job, 'queue', queue)
+  if priority == '' then
+    redis.call('HDEL', job, 'priority')
+  elseif priority ~= '-1' then
+    redis.call('HSET', job, 'priority', priority)
+  end
+end

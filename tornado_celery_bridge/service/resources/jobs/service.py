@@ -29,6 +29,7 @@ from tornado_celery_bridge.ledger import (
     Store,
     dumps,
 )
+from tornado_celery_bridge.ledger.destinations import Destination, destination
 from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.access.limits import Following
 from tornado_celery_bridge.service.access.receivers import Receivers
@@ -42,7 +43,7 @@ from tornado_celery_bridge.service.http.idempotency import (
 )
 from tornado_celery_bridge.service.http.problems import DISPATCH_UNCERTAIN, INVALID_BODY, INVALID_CURSOR, Problem
 from tornado_celery_bridge.service.http.trace import current_job, message_headers
-from tornado_celery_bridge.service.resources.catalogue import Catalogue, ExposedTask, unknown_task
+from tornado_celery_bridge.service.resources.catalogue import Arguments, Catalogue, ExposedTask, unknown_task
 from tornado_celery_bridge.service.resources.diagnosis import Diagnosis, diagnose
 from tornado_celery_bridge.service.resources.jobs.options import JobOptions, misfit, parse_options
 from tornado_celery_bridge.service.resources.jobs.problems import (
@@ -177,14 +178,20 @@ class Jobs:
         owner = principal.owner if owner is None else owner
         now, begun = datetime.now(UTC), time.monotonic()
         due = options.due(now)
+        celery_options = options.for_celery(now, self.catalogue.priorities) | {"headers": message_headers()}
+        if task.task.ignore_result:
+            celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
+        args, kwargs = arguments
+        goes_to = self.destination(task, arguments, celery_options)
+        celery_options |= goes_to.options
         record = JobRecord(
             id=job_id_of(reservation),
             task=task.name,
             owner=owner,
             options={name: value for name, value in body.get("options", {}).items() if name != "tags"},
             tags=list(options.tags),
-            queue=options.queue or task.queue,
-            priority=options.priority,
+            queue=goes_to.queue,
+            priority=goes_to.priority,
             created_at=milliseconds(now),
             eta=None if due is None else milliseconds(due),
             retry_of=retry_of,
@@ -192,10 +199,6 @@ class Jobs:
         )
         current_job.set(record.id)
         delay = max(0.0, (due - now).total_seconds()) if due else 0.0
-        celery_options = options.for_celery(now, self.catalogue.priorities) | {"headers": message_headers()}
-        if task.task.ignore_result:
-            celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
-        args, kwargs = arguments
         message = {
             "task": task.name,
             "args": args,
@@ -239,6 +242,14 @@ class Jobs:
             _log.warning("job %s of %s could not be published: %r", record.id, record.task, exc)
             raise unpublishable() from exc
         return Submission(Job(record=record), options.on_disconnect)
+
+    def destination(self, task: ExposedTask, arguments: Arguments, options: Mapping[str, Any]) -> Destination:
+        """Return where Celery sends a job. 422 if a router of the app's own names a queue that is not there."""
+        try:
+            return destination(self.bridge.app, task.name, *arguments, options)
+        except QueueNotFound as exc:
+            _log.warning("a job of %s is refused: %s", task.name, exc)
+            raise unpublishable() from exc
 
     def set_apart(self, given: dict[str, Any] | list[Any]) -> Blob | None:
         """Return the blob that an input is to be in; None for one that goes with its message."""

@@ -22,7 +22,9 @@ class TaskSummary(TypedDict):
 
     name: str
     summary: str
-    queue: str
+    queue: Annotated[
+        str, Field(description="Where its jobs go by default; a router that looks at arguments may send one elsewhere.")
+    ]
     links: TaskLinks
 
 
@@ -79,7 +81,7 @@ def _defaults(shown: ExposedTask) -> TaskDefaults:
     task, conf = shown.task, shown.task.app.conf
     return {
         "queue": shown.queue,
-        "priority": None,
+        "priority": shown.priority,
         "time_limit": task.time_limit or conf.task_time_limit,
         "soft_time_limit": task.soft_time_limit or conf.task_soft_time_limit,
         "rate_limit": getattr(task, "rate_limit", None),

@@ -36,6 +36,7 @@ from tornado_celery_bridge.ledger import (
     WorkflowRecord,
     error_mark,
 )
+from tornado_celery_bridge.ledger.destinations import Destination
 from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.http.documents import milliseconds
 from tornado_celery_bridge.service.http.faults import Fault, escape
@@ -89,6 +90,9 @@ class _Leaf:
     given: dict[str, Any] | list[Any] | Stored
     arguments: Arguments
     options: JobOptions
+    #: What they are to Celery.
+    celery_options: dict[str, Any]
+    goes_to: Destination
     #: The options as they were sent, without tags.
     asked: dict[str, Any]
     #: Whether it gets a result of what comes before it.
@@ -371,8 +375,12 @@ class _Plan:
         if blob is not None:
             self.blobs[job_id] = blob
             arguments = task.called_with(blob.stored.in_place_of(given))
+        celery_options = self._celery_options(task, options, receives=receives)
+        goes_to = self._destination(task, arguments, celery_options, receives=receives)
         return _Leaf(
             id=job_id,
+            celery_options=celery_options if receives else celery_options | goes_to.options,
+            goes_to=goes_to,
             task=task,
             given=given if blob is None else blob.stored,
             arguments=arguments,
@@ -420,14 +428,30 @@ class _Plan:
         return _chained(after), jobs, size
 
     def _signature(self, leaf: _Leaf) -> Signature[Any]:
-        # A countdown begins when the step before has ended.
-        options = leaf.options.for_celery(None if leaf.receives else self._now, self._jobs.catalogue.priorities)
-        options["headers"] = message_headers()
-        if leaf.task.task.ignore_result:
-            options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
         args, kwargs = leaf.arguments
-        made: Signature[Any] = leaf.task.task.signature(tuple(args), kwargs).set(task_id=leaf.id, **options)
+        made: Signature[Any] = leaf.task.task.signature(tuple(args), kwargs).set(task_id=leaf.id, **leaf.celery_options)
         return made
+
+    def _celery_options(self, task: ExposedTask, options: JobOptions, *, receives: bool) -> dict[str, Any]:
+        # A countdown begins when the step before has ended.
+        made = options.for_celery(None if receives else self._now, self._jobs.catalogue.priorities)
+        made["headers"] = message_headers()
+        if task.task.ignore_result:
+            made["ignore_result"] = False  # a worker says nothing of the end of a task without a result
+        return made
+
+    def _destination(
+        self, task: ExposedTask, arguments: Arguments, options: dict[str, Any], *, receives: bool
+    ) -> Destination:
+        """Return where a job goes. Of one that gets a result, the worker that publishes it may find another queue."""
+        try:
+            return self._jobs.destination(task, arguments, options)
+        except Problem:
+            raise
+        except Exception:  # a router of the app's own, that looks at the result which is to come
+            if not receives:
+                raise
+            return Destination(task.queue, {}, task.priority)
 
     def _step(self, leaf: _Leaf) -> Step:
         options = leaf.options
@@ -438,8 +462,8 @@ class _Plan:
             owner=self._principal.owner,
             options=leaf.asked,
             tags=options.tags,
-            queue=options.queue or leaf.task.queue,
-            priority=options.priority,
+            queue=leaf.goes_to.queue,
+            priority=leaf.goes_to.priority,
             created_at=milliseconds(self._now),
             eta=None if due is None else milliseconds(due),
             workflow=self.id,
