@@ -194,7 +194,7 @@ def test_the_queue_is_where_celery_would_send_it(app: Celery) -> None:
 def test_a_queue_that_is_not_there(app: Celery) -> None:
     app.conf.task_create_missing_queues = False
     app.task(name="lost", shared=False, exposed=True, queue="nowhere")(nothing)
-    with pytest.raises(ImproperlyConfigured, match="'nowhere' missing.* the task lost goes there"):
+    with pytest.raises(ImproperlyConfigured, match=r"'nowhere' missing.* the task lost goes there"):
         Catalogue(app)
 
 
