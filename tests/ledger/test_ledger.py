@@ -13,8 +13,9 @@ from celery.exceptions import Reject
 from tests.ledger.records import NOW, accept, begin, end, job, keys, record
 from tests.servers import free_port
 from tornado_celery_bridge import Stored
-from tornado_celery_bridge.ledger import Claim, Gone, Job, JobRecord, Ledger, Reservation, ledger_backend
+from tornado_celery_bridge.ledger import Claim, Gone, Job, JobRecord, Ledger, Reservation, calls, ledger_backend
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
+from tornado_celery_bridge.ledger.connection import BlockingConnection
 from tornado_celery_bridge.worker.attempt import Attempt
 
 
@@ -518,3 +519,13 @@ async def test_a_checkpoint_is_the_attempts_that_is_under_way(ledger: Ledger, wo
     await end(worker, "b")
     assert (await job(ledger, "b")).checkpoint is None
     assert "pre.{tcb}checkpoint:b" not in await keys(ledger)
+
+
+async def test_what_can_not_be_encoded_fails_alone(app: Celery, ledger: Ledger) -> None:
+    """Calls share a round trip, of the loop's side and of the blocking one."""
+    half = "\ud800"
+    answers = await asyncio.gather(*(ledger.jobs.get(job_id) for job_id in ("a", half, "b")), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [type(None), UnicodeEncodeError, type(None)]
+    commands = [calls.read(job_id=job_id) for job_id in ("a", half, "b")]
+    blocking = await asyncio.to_thread(lambda: BlockingConnection(app).run_all(commands))
+    assert [type(answer) for answer in blocking] == [type(None), UnicodeEncodeError, type(None)]

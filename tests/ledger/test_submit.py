@@ -14,6 +14,7 @@ from tests.ledger.sample import make_app
 from tests.servers import Server, worker
 from tornado_celery_bridge import Bridge, BrokerUnavailable, DispatchUncertain, TaskFailed
 from tornado_celery_bridge.ledger import Job
+from tornado_celery_bridge.worker import install
 
 IDS = [f"00000000-0000-0000-0000-00000000000{number}" for number in range(10)]
 
@@ -102,6 +103,7 @@ async def test_while_the_broker_is_away(
     assert await bridge.ledger.jobs.get(IDS[2]) is None
     stranger = Celery("stranger", broker=broker.url, backend=broker.url, set_as_current=False)
     stranger.conf.update(job_ledger_url=ledger.url, task_default_queue="sample")
+    install(stranger)
     async with Bridge(stranger) as other:  # which can't know what the task takes
         misfit = await other.submit("sample.add", kwargs={"z": 1})
     stranger.close()

@@ -6,9 +6,10 @@ batch. The outcomes go back to the loop together. Either the thread *begins* a c
 deadline passes; only the first of the two succeeds. So a call that the loop gave up has not begun and never will
 (:class:`NotBegun`), and a call that began and did not finish in time is in doubt (:class:`InDoubt`).
 
-A thread can't be killed. One that is stuck in a batch for too long is abandoned: it is told to end when it comes back,
-and another thread takes over the queue. The number of abandoned threads is limited; at the limit calls wait, and fail
-as not begun, until one of these threads comes back.
+A thread can't be killed. One that is stuck for too long is abandoned: it is told to end when it comes back, and another
+thread takes over the queue. Stuck is a thread that makes no progress: one that has much to send, and sends it, is not.
+The number of abandoned threads is limited; at the limit calls wait, and fail as not begun, until one of these threads
+comes back.
 
 The thread makes itself ready (it connects, say) before it takes calls, and again after a failure or a second without
 calls. While it can't, the lane is *down*: submitting raises :class:`LaneDown` at once, and calls in the queue wait
@@ -26,6 +27,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -33,7 +35,7 @@ from tornado_celery_bridge.base.repeating import Repeating
 
 log = logging.getLogger(__name__)
 
-#: Calls after which a batch takes no more: keeps a batch well under the watchdog's patience.
+#: The most calls in one batch. This limits how long a call waits for those that it shares a batch with.
 MAX_BATCH = 256
 #: Threads that may be stuck at once, of one lane.
 MAX_ABANDONED = 8
@@ -74,6 +76,11 @@ class Call:
         """Return whether the thread may begin the call: False if the loop gave it up."""
         return self._decided.acquire(blocking=False)
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether it has begun, or was given up."""
+        return self._decided.locked()
+
     def give_up(self) -> bool:
         """Return whether the loop gave the call up: False if it has begun."""
         return self._decided.acquire(blocking=False)
@@ -82,11 +89,14 @@ class Call:
 class Runner(Protocol):
     """What a lane's thread works by. Made and used in that thread. After an exception another one is made."""
 
+    #: time.monotonic() when a part of the work on a batch was last done; 0 for a runner that does not note it.
+    progress: float
+
     def ready(self) -> bool:
         """Connect if need be, and return whether calls can be made now."""
 
     def run(self, calls: Sequence[Call]) -> None:
-        """Begin each call, and give each that began a ``value`` or an ``error``."""
+        """Begin each call, and give each that began a ``value`` or an ``error``. Others were given up."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -100,6 +110,13 @@ class _Thread(Repeating):
         #: time.monotonic() since when it works on `batch`, or None while it waits for work.
         self.busy_since: float | None = None
         self.batch: Sequence[Call] = ()
+
+    def is_stuck(self, after: float) -> bool:
+        """Return whether it has been at work without progress for over *after* seconds."""
+        since, runner = self.busy_since, self._runner
+        if since is None:
+            return False
+        return time.monotonic() - max(since, 0.0 if runner is None else runner.progress) > after
 
     def _work(self) -> None:
         lane = self._lane
@@ -139,8 +156,10 @@ class Lane:
         name: Of the thread.
         make_runner: Makes, in the thread, what does the work.
         max_pending: Calls under way at once; one more raises `LaneFull`.
-        stuck_after: Seconds of work on one batch after which a thread is abandoned.
+        stuck_after: Seconds without progress after which a thread at work is abandoned.
         reset: Seconds between two attempts to become ready.
+        max_batch: The most calls in one batch.
+        lazy: Whether the thread starts, and connects, for the first call; else with the lane.
     """
 
     def __init__(
@@ -151,19 +170,27 @@ class Lane:
         max_pending: int,
         stuck_after: float,
         reset: float,
+        max_batch: int = MAX_BATCH,
+        lazy: bool = False,
     ) -> None:
         self.make_runner = make_runner
         self._name = name
         self._max_pending = max_pending
         self._stuck_after = stuck_after
         self._reset = reset
-        self._pending = 0
+        self._max_batch = max_batch
+        #: Whether there is, or will soon be, a thread.
+        self._wanted = not lazy
+        #: Calls under way.
+        self.pending = 0
         self._closing = threading.Event()
         #: Whether the thread tried to become ready, and could not. Written by the thread.
         self.down = False
         #: Submitted in this iteration of the loop; they go to the thread together, which wakes it once.
         self._gathered: list[Call] = []
         self._queue: queue.SimpleQueue[list[Call] | None] = queue.SimpleQueue()
+        #: What was taken from the queue and did not fit into a batch. Only the thread that takes has it.
+        self._left: deque[Call] = deque()
         self._abandoned: list[_Thread] = []
         self._thread: _Thread | None = None
         self._idle = asyncio.Event()
@@ -174,7 +201,8 @@ class Lane:
         """Start the thread and its watchdog, for the running loop."""
         self._loop = asyncio.get_running_loop()
         self._idle.set()
-        self._start_thread()
+        if self._wanted:
+            self._start_thread()
         self._watchdog = self._loop.call_later(self._stuck_after / 4, self._watch)
 
     def submit(self, work: Any, timeout: float) -> asyncio.Future[Any]:
@@ -186,12 +214,15 @@ class Lane:
         """
         if self.down:
             raise LaneDown
-        if self._pending >= self._max_pending:
+        if self.pending >= self._max_pending:
             raise LaneFull
-        self._pending += 1
+        self.pending += 1
         self._idle.clear()
         call = Call(work, self._loop.create_future())
         call.timer = self._loop.call_later(timeout, self._expire, call)
+        if not self._wanted:
+            self._wanted = True
+            self._start_thread()
         if not self._gathered:
             self._loop.call_soon(self._hand_over)
         self._gathered.append(call)
@@ -207,7 +238,7 @@ class Lane:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("%s: closed with %d calls under way", self._name, self._pending)
+            log.warning("%s: closed with %d calls under way", self._name, self.pending)
         self._watchdog.cancel()
         thread, self._thread = self._thread, None
         self._closing.set()
@@ -224,8 +255,8 @@ class Lane:
             return  # resolved before
         call.timer.cancel()
         call.timer = None
-        self._pending -= 1
-        if not self._pending:
+        self.pending -= 1
+        if not self.pending:
             self._idle.set()
         if call.future.done():
             return  # nobody waits any more
@@ -246,10 +277,9 @@ class Lane:
         self._watchdog = self._loop.call_later(self._stuck_after / 4, self._watch)
         self._abandoned = [thread for thread in self._abandoned if thread.is_alive]
         thread = self._thread
-        since = None if thread is None else thread.busy_since
-        if thread is not None and since is not None and time.monotonic() - since > self._stuck_after:
+        if thread is not None and thread.is_stuck(self._stuck_after):
             self._abandon(thread)
-        if self._thread is None and len(self._abandoned) < MAX_ABANDONED:
+        if self._wanted and self._thread is None and len(self._abandoned) < MAX_ABANDONED:
             self._start_thread()
 
     def _abandon(self, thread: _Thread) -> None:
@@ -266,20 +296,19 @@ class Lane:
 
     def take(self) -> Sequence[Call] | None:
         """Return the calls that have gathered, waiting a little for the first; None to end."""
-        batch: list[Call] = []
+        left = self._left
         try:
-            calls = self._queue.get(timeout=IDLE)
-            while calls is not None:
-                batch += calls
-                if len(batch) >= MAX_BATCH:
-                    return batch
-                calls = self._queue.get_nowait()
+            while len(left) < self._max_batch:
+                more = self._queue.get_nowait() if left else self._queue.get(timeout=IDLE)
+                if more is None:
+                    if not left:
+                        return None
+                    self._queue.put(None)  # calls first, then the end
+                    break
+                left.extend(more)
         except queue.Empty:
-            return batch
-        if not batch:
-            return None
-        self._queue.put(None)  # calls first, then the end
-        return batch
+            pass
+        return [left.popleft() for _ in range(min(len(left), self._max_batch))]
 
     def rest(self) -> Sequence[Call] | None:
         """Wait before the next attempt to become ready; return None to end instead."""

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 
@@ -16,8 +15,6 @@ log = logging.getLogger(__name__)
 FIRST_DELAY, MAX_DELAY = 0.1, 1.0
 #: Seconds to wait after a task's first exception, when others wait for what it does.
 FIRST_DELAY_OF_TASK = 0.02
-#: Seconds after which the step of a task has done some good: the pause after it is the shortest one.
-LASTING = 0.01
 
 
 class _Trouble:
@@ -141,7 +138,7 @@ class RepeatingTask:
     A task of the event loop that repeats one step, by the rule of :class:`Repeating`.
 
     A step may also go on for as long as all is well, such as one that reads from a connection. It then calls
-    :meth:`works` when it knows that all is well.
+    :meth:`progressed` and :meth:`works`.
 
     Args:
         name: The task's name, and the beginning of its log lines.
@@ -167,18 +164,19 @@ class RepeatingTask:
             task.cancel()
             await asyncio.wait([task], timeout=0.1)
 
+    def progressed(self) -> None:
+        """Note, in a step that goes on, that it did some good: the next pause is the shortest one."""
+        self._trouble.shorten()
+
     def works(self) -> None:
         """Note, in a step that goes on, that all is well."""
         self._trouble.end()
 
     async def _run(self) -> None:
         while True:
-            begun = time.monotonic()
             try:
                 await self._step()
             except Exception as exc:
-                if time.monotonic() - begun > LASTING:
-                    self._trouble.shorten()
                 await asyncio.sleep(self._trouble.add(exc))
             else:
                 self._trouble.end()

@@ -132,10 +132,15 @@ class Subscriber:
             self._task.works()
 
     async def _read(self, connection: Any) -> None:
+        answered: set[bytes] = set()
         while True:
             response = await connection.read_response(disconnect_on_error=False)
             self._heard = self.connected = True
-            kind = response[0]
+            kind = b"pong" if response == b"PONG" else response[0]
+            if len(answered) < 2 and kind in (b"pong", b"subscribe"):
+                answered.add(kind)
+                if len(answered) == 2 or not self._channels:  # it answers both, and may be lost at any time
+                    self._task.progressed()
             try:
                 if kind == b"message":
                     self._on_message(response[1], response[2])

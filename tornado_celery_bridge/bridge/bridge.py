@@ -32,15 +32,19 @@ from tornado_celery_bridge.bridge.listener import Listener
 from tornado_celery_bridge.bridge.operating import MAX_CALLS, Caller, Operating
 from tornado_celery_bridge.bridge.polling import PollingListener, RpcListener
 from tornado_celery_bridge.bridge.pubsub import RedisListener
-from tornado_celery_bridge.bridge.results import AsyncResult, GroupResult, Result, adopt, leaves
-from tornado_celery_bridge.bridge.sending import Sending, time_left
+from tornado_celery_bridge.bridge.results import AsyncResult, GroupResult, Result, adopt, checked_id, leaves
+from tornado_celery_bridge.bridge.sending import PublishingLanes, Sending, time_left
 from tornado_celery_bridge.bridge.states import TaskState
 from tornado_celery_bridge.exceptions import BridgeClosed, BridgeError
 from tornado_celery_bridge.ledger import Ledger, Purged
+from tornado_celery_bridge.ledger.checks import is_installed
 from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.transports.publisher import Publisher, Target
 
 T = TypeVar("T")
+
+#: Large canvases that are published at once, each by a thread and a connection that are made for the first one.
+LARGE_AT_ONCE = 4
 
 
 class _Parts(NamedTuple):
@@ -128,6 +132,7 @@ class Bridge:
         with contextlib.suppress(ImproperlyConfigured):  # it connects at first use
             self._ledger = Ledger(self.app, ttl=self.config.job_ttl)
         backend: Any = self.app.backend
+        self._installed = is_installed(self.app)
         if isinstance(backend, DisabledBackend):
             raise ImproperlyConfigured("the app has no result_backend: set one, because a bridge awaits results")
         if backend.thread_safe:
@@ -148,20 +153,27 @@ class Bridge:
         listener = self._make_listener(backend)
         keep_reply_queue = listener.consume if isinstance(listener, RpcListener) else None
         lane = functools.partial(Lane, stuck_after=config.stuck_after, reset=config.breaker_reset)
-        publisher = lane(
-            "tornado_celery_bridge publisher",
-            lambda: Publisher(app, keep_reply_queue),
-            max_pending=config.max_pending_dispatches,
+        publishing = functools.partial(
+            lane, make_runner=lambda: Publisher(app, keep_reply_queue), max_pending=config.max_pending_dispatches
         )
-        caller = lane("tornado_celery_bridge control", Caller, max_pending=MAX_CALLS)
-        operator = lane("tornado_celery_bridge operator", Caller, max_pending=MAX_CALLS)
+        calling = functools.partial(lane, make_runner=Caller, max_pending=MAX_CALLS, max_batch=1)
+        lanes = PublishingLanes(
+            plain=publishing("tornado_celery_bridge publisher"),
+            canvases=publishing("tornado_celery_bridge canvases", max_batch=1, lazy=True),
+            large=tuple(
+                publishing(f"tornado_celery_bridge large canvases {number}", max_batch=1, lazy=True)
+                for number in range(1, LARGE_AT_ONCE + 1)
+            ),
+            caller=calling("tornado_celery_bridge control"),
+        )
+        operator = calling("tornado_celery_bridge operator")
         return _Parts(
-            Sending(self, config, publisher, caller, lambda: self.ledger),
+            Sending(self, config, lanes, lambda: self.ledger, installed=self._installed),
             Awaiting(config, listener, backend, self.store),
-            Operating(app, config, caller, operator),
+            Operating(app, config, lanes.caller, operator),
             listener,
-            publisher,
-            (publisher, caller, operator),
+            lanes.plain,
+            (lanes.plain, lanes.canvases, *lanes.large, lanes.caller, operator),
         )
 
     @property
@@ -227,6 +239,8 @@ class Bridge:
             DispatchSaturated: Not sent; too many dispatches are under way.
             DispatchUncertain: The message may have been sent.
             TypeError, kombu.exceptions.EncodeError, celery.exceptions.QueueNotFound: Not sent; Celery raises these.
+            TypeError, ValueError: Not sent, as it could never end: a ``task_id`` that is no text or is empty, an empty
+                chain, a chord of tasks that ignore their results (with a result backend other than Redis).
 
         .. versionadded:: 0.1.0
         """
@@ -265,7 +279,8 @@ class Bridge:
             BrokerUnavailable, DispatchSaturated: Not accepted; the broker is away, and too many jobs wait for it.
             TypeError, kombu.exceptions.EncodeError, celery.exceptions.QueueNotFound: Not accepted; as Celery raises
                 them, and TypeError for a canvas, or arguments of which only some have names.
-            ImproperlyConfigured: There is no ledger; see :attr:`ledger`.
+            ImproperlyConfigured: There is no ledger (see :attr:`ledger`), no worker keeps it (:func:`install` was not
+                called for this app), or tasks run eagerly.
 
         .. versionadded:: 0.1.0
         """
@@ -357,7 +372,9 @@ class Bridge:
         return await self._opened.awaiting.wait(self._result(result), timeout)
 
     def _result(self, result: Result | str) -> Result:
-        return AsyncResult(result, self) if isinstance(result, str) else adopt(result, self)
+        if result is None or isinstance(result, str):
+            return AsyncResult(checked_id(result), self)
+        return adopt(result, self)
 
     async def state(self, result: AsyncResult[Any] | str) -> TaskState:
         """
@@ -511,4 +528,4 @@ class Bridge:
 
 
 def _id_of(result: AsyncResult[Any] | str) -> str:
-    return result if isinstance(result, str) else str(result.id)
+    return checked_id(getattr(result, "id", result))

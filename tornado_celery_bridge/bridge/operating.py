@@ -24,6 +24,8 @@ MARKED = 100
 class Caller:
     """Makes Celery's own blocking calls in a lane's thread. The work of each is a callable without arguments."""
 
+    progress = 0.0
+
     def ready(self) -> bool:
         return True
 

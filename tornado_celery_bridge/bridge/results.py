@@ -168,10 +168,27 @@ class GroupResult(celery.result.GroupResult):
 Result = AsyncResult[Any] | GroupResult
 
 
+def checked_id(task_id: Any) -> str:
+    """
+    Return *task_id*.
+
+    Raises:
+        TypeError, ValueError: It is no text (a UUID, say), or can't be a task's id: nothing would ever be heard of it.
+    """
+    if not isinstance(task_id, str):
+        raise TypeError(f"a task's id is a text, and {task_id!r} is none: give str() of it")
+    if not task_id:
+        raise ValueError("a task's id is not empty")
+    task_id.encode()  # half of a surrogate pair can't be sent
+    return task_id
+
+
 def adopt(result: Any, bridge: AnyBridge) -> Result:
     """Return a *result* that Celery made as ours, with its parents (a long chain has many) and children."""
     line: list[Any] = []
     while result is not None and not isinstance(result, AsyncResult | GroupResult):
+        if not isinstance(result, celery.result.ResultBase):
+            raise TypeError(f"{result!r} is neither a result nor a task's id")
         line.append(result)
         result = result.parent
     for each in reversed(line):
@@ -184,7 +201,7 @@ def _adopt(result: Any, bridge: AnyBridge, parent: Result | None) -> Result:
     if isinstance(result, celery.result.ResultSet):
         children = [adopt(child, bridge) for child in result.results or ()]
         return GroupResult(getattr(result, "id", None) or "", children, bridge, parent)
-    ours: AsyncResult[Any] = AsyncResult(result.id, bridge, parent)
+    ours: AsyncResult[Any] = AsyncResult(checked_id(result.id), bridge, parent)
     ours._ignored = bool(getattr(result, "_ignored", False))
     if isinstance(result, celery.result.EagerResult):
         ours._cache = result._cache  # type: ignore[attr-defined]

@@ -28,16 +28,19 @@ async def stream(awaiting: Awaiting, task_id: str, timeout: float | None) -> Asy
     if first.ready:
         return
     timeout = awaiting.config.result_timeout if timeout is None else timeout
+    deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
     coming = _States(first)
     awaiting.watch([task_id], coming, task_id)
     try:
-        async with asyncio.timeout(timeout) as deadline:
-            async for state in coming:
-                yield state
-    except TimeoutError:
-        if not deadline.expired():
-            raise
-        raise awaiting.timed_out(task_id, timeout or 0.0) from None
+        while not coming.ended:
+            try:
+                async with asyncio.timeout_at(deadline):  # not around `yield`: it would cancel the consumer (PEP 789)
+                    state = await coming.next()
+            except ResultTimeout:
+                raise
+            except TimeoutError:
+                raise awaiting.timed_out(task_id, timeout or 0.0) from None
+            yield state
     finally:
         awaiting.unwatch([task_id], coming)
 
@@ -87,12 +90,13 @@ class _States:
             self._states.append(state)
         self._wake.set()
 
-    def __aiter__(self) -> "_States":
-        return self
+    @property
+    def ended(self) -> bool:
+        """Whether the task's last state was taken."""
+        return self._last.ready
 
-    async def __anext__(self) -> TaskState:
-        if self._last.ready:
-            raise StopAsyncIteration
+    async def next(self) -> TaskState:
+        """Wait for the next state, and take it."""
         while not self._states:
             self._wake.clear()
             await self._wake.wait()

@@ -10,7 +10,7 @@ import redis.asyncio
 from celery import Celery
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import ImproperlyConfigured
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import DataError, NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tornado_celery_bridge.base.lua import Call, sha_of
@@ -23,6 +23,8 @@ R = TypeVar("R")
 MAX_BATCH = 100
 #: A deadline is so many waits, one after the other.
 SLICES = 20
+#: What an argument raises that can't be encoded: half of a surrogate pair, an object.
+UNENCODABLE = (UnicodeError, TypeError, DataError)
 
 #: A command, and where its answer goes.
 _Pending = tuple[tuple[Any, ...], asyncio.Future[Any]]
@@ -133,6 +135,8 @@ class Connection:
             pipeline.execute_command(*command)
         try:
             return await pipeline.execute(raise_on_error=False)
+        except UNENCODABLE as exc:  # nothing was sent: all commands are encoded first
+            return [exc] if len(batch) == 1 else [(await self._execute([each]))[0] for each in batch]
         except Exception as exc:  # each caller gets it
             return [exc] * len(batch)
 
@@ -165,7 +169,11 @@ class BlockingConnection:
         pipeline = self.client.pipeline(transaction=False)
         for call in calls:
             pipeline.evalsha(sha_of(call.command.text), *call.arguments(self.prefix))
-        return [self._answer(*each) for each in zip(calls, pipeline.execute(raise_on_error=False), strict=True)]
+        try:
+            answers = pipeline.execute(raise_on_error=False)
+        except UNENCODABLE as exc:  # nothing was sent
+            return [exc] if len(calls) == 1 else [self.run_all([call])[0] for call in calls]
+        return [self._answer(*each) for each in zip(calls, answers, strict=True)]
 
     def _answer(self, call: Call[Any], answer: Any) -> Any:
         try:

@@ -7,8 +7,11 @@ then Celery's own ``amqp.as_task_v2`` and ``amqp.send_task_message`` build and s
 ``apply_async``. tests/bridge/test_publish.py checks that both ways make equal messages, field by field.
 """
 
+import functools
+import itertools
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +19,13 @@ from typing import Any
 from celery import Celery, Task
 from celery.app.amqp import AMQP
 from celery.app.routes import MapRoute
+from celery.backends.redis import RedisBackend
 from celery.canvas import Signature
 from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.nodenames import anon_nodename
 from celery.utils.quorum_queues import detect_quorum_queues
 from celery.utils.saferepr import saferepr
+from kombu import Producer
 from kombu.exceptions import OperationalError
 from kombu.transport import pyamqp
 
@@ -36,6 +41,11 @@ log = logging.getLogger(__name__)
 
 #: Seconds for one answer of the broker, unless the app's own settings are shorter.
 SOCKET_TIMEOUT = 2.0
+
+#: More tasks than these in one canvas, and it has a lane of its own: this many take some 100 ms.
+LARGE = 200
+#: The most messages of a canvas in one round trip.
+CANVAS_BATCH = 500
 
 #: Options that the short way handles as `apply_async` does. A link, a group, an exchange… takes the long way.
 PLAIN_OPTIONS = frozenset(
@@ -58,6 +68,8 @@ class Message:
     options: dict[str, Any]
     #: The caller's, so that hooks such as `before_task_publish` see its trace.
     context: Context
+    #: Makes of Celery's result what the caller gets, in the publisher's thread: a canvas may have thousands.
+    finish: Callable[[Any], Any] | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +98,10 @@ class Publisher:
         self._app = app
         self._connection: Any = None
         self._producer: Any = None
+        #: time.monotonic() when a message, or a task of a canvas, was last dealt with.
+        self.progress = 0.0
+        #: How many messages of a canvas were given to the broker.
+        self._produced = 0
         self._plans: dict[tuple[str, Any], _Plan | None] = {}
         self._backend = app.backend  # this thread's own
         # Looked up once: each look-up in Celery's settings takes some microseconds.
@@ -117,21 +133,67 @@ class Publisher:
 
     def run(self, calls: Sequence[Call]) -> None:
         """Publish each call's message; the broker has confirmed it when the call has its value."""
-        taken = [call for call in calls if call.begin()]
+        calls = [call for call in calls if not is_canvas(call.work.target) or self._expand(call)]
+        begun: list[Call] = []
         done = 0
         try:
-            # One command for each message, and more for events and declarations: never flushed half-way.
-            with self._producer.batch(max_size=len(taken) * 64 + 1):
-                for call in taken:
-                    self._publish(call)
+            with self._producer.batch(max_size=self._batch_size(calls)):
+                for call in calls:
+                    if call.begin():
+                        begun.append(call)
+                        self._publish(call)
                     done += 1
         except Exception as exc:
             outcome = outcome_of(exc)
-            before = self._outcome_before(exc) if done < len(taken) else outcome
-            for place, call in enumerate(taken):
+            before = outcome if done == len(calls) else self._outcome_before(exc)
+            for call in begun:
                 if call.error is None:
-                    call.error = before if place < done else outcome
+                    call.error = before
+            for call in calls[done:]:  # the connection broke before their turn
+                if call.begin():
+                    call.error = NotSent(str(exc))
+                    call.error.__cause__ = exc
             self.close()
+
+    def _batch_size(self, calls: Sequence[Call]) -> int:
+        if any(is_canvas(call.work.target) for call in calls):  # of tens of thousands of messages, perhaps
+            return CANVAS_BATCH
+        # One command for each message, and more for events and declarations: never flushed half-way.
+        return len(calls) * 64 + 1
+
+    def _expand(self, call: Call) -> bool:
+        """
+        Go through a canvas before it begins: run the caller's generators, and find what could never end.
+
+        Returns:
+            Whether it can be published: not if it was given up meanwhile, or has an error.
+        """
+        try:
+            call.work.context.run(self._go_through, call)
+        except Exception as exc:
+            if call.begin():
+                call.error = exc
+        return not call.is_decided
+
+    def _go_through(self, call: Call) -> None:
+        ignored_is_lost = not isinstance(self._backend, RedisBackend)
+        for task in tasks_of(call.work.target):
+            if call.is_decided:
+                return
+            self.progress = time.monotonic()
+            if ignored_is_lost and kind_of(task) == "chord":
+                self._check_header(task)
+
+    def _check_header(self, canvas: Any) -> None:
+        """Raise ValueError for a chord whose body would wait for ever for a result that its task does not store."""
+        for task in _header(canvas):
+            while kind_of(task) == "chain" and task.tasks:
+                task = task.tasks[-1]
+            if kind_of(task) is None and ignores_result(self._app, task, {}):
+                raise ValueError(
+                    f"the body of a chord needs the results of its header, and {task.task!r} ignores its own:"
+                    " give it ignore_result=False"
+                )
 
     def _outcome_before(self, exc: Exception) -> Exception | None:
         """Return what became of the first messages of a batch when a later one raised *exc*."""
@@ -159,7 +221,9 @@ class Publisher:
         self._connection_errors = tuple(error for error in errors if error is not KeyError)
         self._declared.clear()
         rabbitmq.declare(self._app, self._connection)
-        self._producer = self._app.amqp.Producer(self._connection.channel())
+        producer: Any = self._app.amqp.Producer(self._connection.channel())
+        producer.publish = functools.partial(self._produce, producer)
+        self._producer = producer
 
     def _check_connection(self) -> None:
         if ping := getattr(self._producer.channel, "conn_or_acquire", None):
@@ -169,14 +233,14 @@ class Publisher:
             check(self._connection.connection)
 
     def _publish(self, call: Call) -> None:
+        self._produced = 0
         try:
             call.value = call.work.context.run(self._send, call.work)
         except (OperationalError, *self._connection_errors) as exc:
-            if _is_canvas(call.work.target):  # went over the app's own connections, perhaps in part
+            call.error = outcome_of(exc)
+            if self._produced and is_canvas(call.work.target):  # a part of it may be on its way
                 call.error = SentInDoubt(str(exc))
                 call.error.__cause__ = exc
-                return
-            call.error = outcome_of(exc)
             # The rest of the batch would meet the same. What is buffered, if anything is, is never sent.
             raise NotSent(str(exc)) from exc
         except Exception as exc:  # the caller's mistake: bad arguments, an unknown queue, what JSON can't hold
@@ -195,7 +259,16 @@ class Publisher:
         target, options = message.target, {"retry": False, **message.options}
         if isinstance(target, str):
             return self._app.send_task(target, message.args, message.kwargs, producer=self._producer, **options)
-        return target.apply_async(message.args, message.kwargs, producer=self._producer, **options)
+        made = target.apply_async(message.args, message.kwargs, producer=self._producer, **options)
+        if made is None:
+            raise ValueError("an empty chain has nothing to run")
+        return made if message.finish is None else message.finish(made)
+
+    def _produce(self, producer: Any, *args: Any, **kwargs: Any) -> None:
+        """Publish one message, of a canvas perhaps."""
+        Producer.publish(producer, *args, **kwargs)
+        self.progress = time.monotonic()
+        self._produced += 1
 
     # The short way.
 
@@ -331,8 +404,72 @@ def _has_receivers(signal: Any) -> bool:
     return any(receiver is not mark_message for _, receiver in signal.receivers)
 
 
-def _is_canvas(target: Target) -> bool:
-    return isinstance(target, Signature) and target.subtask_type is not None
+def is_canvas(target: Target) -> bool:
+    """Return whether *target* is a chain, group, chord, or something else that is made of tasks."""
+    return kind_of(target) is not None
+
+
+def kind_of(target: Any) -> str | None:
+    """Return what a canvas is: ``chain``, ``group``, ``chord``…; None for what is no canvas."""
+    return target.subtask_type if isinstance(target, Signature) else None
+
+
+def tasks_of(target: Any) -> Iterator[Any]:
+    """Yield a canvas and all canvases and tasks in it. What is in a generator is made as it comes, and kept."""
+    stack: list[Iterator[Any]] = [iter([target])]
+    while stack:
+        for task in stack[-1]:
+            yield task
+            if parts := _parts(task):
+                stack.append(parts)
+                break
+        else:
+            stack.pop()
+
+
+def _parts(task: Any) -> Iterator[Any] | None:
+    kind = kind_of(task)
+    if kind == "chord":
+        return itertools.chain(_header(task), [task.kwargs.get("body")])
+    return iter(task.tasks) if kind in ("chain", "group") else None
+
+
+def _header(task: Any) -> Any:
+    header = task.kwargs["header"]
+    return header.tasks if kind_of(header) == "group" else header
+
+
+def is_large(target: Any) -> bool:
+    """Return whether it may take long to publish a canvas: it has many tasks, or a generator makes them."""
+    count, stack = 0, [target]
+    while stack:
+        task = stack.pop()
+        kind = kind_of(task)
+        if kind == "chunks":
+            return True
+        if kind in ("chain", "group", "chord"):
+            tasks = _header(task) if kind == "chord" else task.tasks
+            if type(tasks) not in (list, tuple):
+                return True
+            count += len(tasks)
+            if count > LARGE:
+                return True
+            stack += tasks
+        if kind == "chord":
+            stack.append(task.kwargs.get("body"))
+    return False
+
+
+def ignores_result(app: Celery, target: Target, options: Mapping[str, Any]) -> bool:
+    """Return whether nobody stores the result of a task, sent with these options."""
+    told = options.get("ignore_result")
+    task: Any = target
+    if isinstance(target, Signature):
+        told = target.options.get("ignore_result") if told is None else told
+        task = target.task
+    if isinstance(task, str):
+        task = app.tasks.get(task)
+    return bool(getattr(task, "ignore_result", False) if told is None else told)
 
 
 def _is_stock(app: Celery, task: Any) -> bool:
