@@ -321,6 +321,7 @@ async def supervise(plan: Plan, settings: Settings, lock: int, broker_port: int 
         print_("up", line)
     guardian = await Guardian.start(lock)
     children: list[Child] = []
+    watching: asyncio.Future[None] = loop.create_future()
 
     def start(names: Iterable[str]) -> None:
         children.extend(Child(name, commands[name], settings.data_dir, guardian, print_, give_up) for name in names)
@@ -333,14 +334,15 @@ async def supervise(plan: Plan, settings: Settings, lock: int, broker_port: int 
             await _first(stop.wait(), _listens("127.0.0.1", broker_port))
         if not stop.is_set():
             start(name for name in commands if name not in SERVERS)
+            if plan.reloads:
+                reloaded = [child for child in children if child.name in RELOADED]
+                watching = asyncio.create_task(_reload(reloaded, settings.data_dir, print_))
             if "web" in commands and await _first(_listens(_reachable(settings.bind), settings.port), stop.wait()):
                 for line in _banner(settings, "flower" in commands):
                     print_("up", line)
-        if plan.reloads:
-            reloaded = [child for child in children if child.name in RELOADED]
-            await _first(stop.wait(), _reload(reloaded, settings.data_dir, print_))
         await stop.wait()
     finally:
+        watching.cancel()
         await asyncio.gather(*(child.stop(hurry) for child in children if child.name not in SERVERS))
         await asyncio.gather(*(child.stop() for child in children if child.name in SERVERS))
         await guardian.close()
@@ -352,12 +354,20 @@ async def _reload(children: Sequence[Child], data_dir: Path, print_: Print) -> N
     """Start *children* anew whenever a Python file below this folder changes."""
     from watchfiles import PythonFilter, awatch
 
-    here = Path.cwd()
-    async for changes in awatch(here, watch_filter=PythonFilter(ignore_paths=[data_dir]), raise_interrupt=False):
-        names = sorted(path.removeprefix(f"{here}/") for _, path in changes)
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        print_("up", f"{names[0]}{more} changed; starting {', '.join(child.name for child in children)} anew")
-        await asyncio.gather(*(child.restart() for child in children))
+    here, is_told = Path.cwd(), False
+    kind = PythonFilter(ignore_paths=[data_dir])
+    # With a first answer after a second, even if nothing has changed, it is known that changes are seen from now on.
+    async for changes in awatch(
+        here, watch_filter=kind, raise_interrupt=False, rust_timeout=1000, yield_on_timeout=True
+    ):
+        if not is_told:
+            print_("up", "watching the Python files of this folder")
+            is_told = True
+        if changes:
+            names = sorted(path.removeprefix(f"{here}/") for _, path in changes)
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            print_("up", f"{names[0]}{more} changed; starting {', '.join(child.name for child in children)} anew")
+            await asyncio.gather(*(child.restart() for child in children))
 
 
 async def _first(awaited: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object]) -> bool:
