@@ -204,6 +204,15 @@ def make_app(url: str) -> Celery:
                 stop(self, how)
         return [before, checkpoint("sum").value]
 
+    @app.task(shared=False, name="e.works")
+    def works(steps: int, seconds: float) -> str:
+        """Do so many steps, and count those of all jobs."""
+        backend: Any = app.backend
+        for _ in resumable(range(steps)):
+            backend.client.incr("q:steps")
+            time.sleep(seconds)
+        return "done"
+
     @app.task(shared=False, bind=True, name="e.saves_and_replaces")
     def saves_and_replaces(self: Any, path: str) -> Any:
         checkpoint().save("of the first")
