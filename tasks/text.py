@@ -45,7 +45,7 @@ class _Routing(NamedTuple):
 
 
 @app.task(bind=True, exposed=True)
-def count_words(self: Task[..., WordCounts], text: str, top: Annotated[int, Field(ge=0, le=1000)] = 20) -> WordCounts:
+def count_words(self: "Task[..., WordCounts]", text: str, top: Annotated[int, Field(ge=0, le=1000)] = 20) -> WordCounts:
     """
     Count the words of a text.
 
@@ -116,7 +116,7 @@ def _end_of_word(text: str, position: int) -> int:
     return position
 
 
-def _routing(task: Task[..., WordCounts]) -> _Routing:
+def _routing(task: "Task[..., WordCounts]") -> _Routing:
     delivery = task.request.delivery_info or {}
     return _Routing(delivery.get("routing_key"), delivery.get("priority"))
 

@@ -68,7 +68,7 @@ async def test_a_task_group_ends_at_the_first_failure(bridge: Bridge) -> None:
     assert caught.group_contains(TaskFailed)
 
 
-@pytest.mark.parametrize("call", ["get", "ready", "forget", "revoke", "then", "exists", "failed", "collect"])
+@pytest.mark.parametrize("call", ["get", "ready", "forget", "revoke", "then", "failed", "collect"])
 async def test_blocking_calls_are_refused_on_the_loop(results: list[AsyncResult[Any]], call: str) -> None:
     with pytest.raises(WouldBlock):
         outcome = getattr(results[0], call)(*([lambda: None] if call == "then" else []))

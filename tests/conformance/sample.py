@@ -62,7 +62,7 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
         raise ValueError("as asked")
 
     @app.task(name="c.nap", shared=False, exposed=True, bind=True)
-    def nap(self: Task[..., Any], seconds: float) -> str:
+    def nap(self: "Task[..., Any]", seconds: float) -> str:
         """Sleep, and say which worker did."""
         note("start", self.request.id)
         time.sleep(seconds)
@@ -70,14 +70,14 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
         return str(self.request.hostname)
 
     @app.task(name="c.hold", shared=False, exposed=True, bind=True)
-    def hold(self: Task[..., Any], key: str) -> None:
+    def hold(self: "Task[..., Any]", key: str) -> None:
         """Wait for somebody to write to the journal's server under *key*."""
         note("start", self.request.id)
         while not journal().exists(key):
             time.sleep(0.05)
 
     @app.task(name="c.steps", shared=False, exposed=True, bind=True)
-    def steps(self: Task[..., Any], count: int) -> int:
+    def steps(self: "Task[..., Any]", count: int) -> int:
         note("start", self.request.id)
         for number in range(1, count + 1):
             progress(number, count, f"step {number}")
@@ -85,7 +85,7 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
         return count
 
     @app.task(name="c.again", shared=False, exposed=True, bind=True)
-    def again(self: Task[..., Any], countdown: float) -> list[str]:
+    def again(self: "Task[..., Any]", countdown: float) -> list[str]:
         """Ask for two retries; return by which routing key the last came, and when each began."""
         note("start", self.request.id)
         if self.request.retries < 2:
@@ -104,7 +104,7 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
         return mine
 
     @app.task(name="c.poison", shared=False, exposed=True, bind=True)
-    def poison(self: Task[..., Any]) -> None:
+    def poison(self: "Task[..., Any]") -> None:
         note("start", self.request.id)
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -61,24 +61,24 @@ def make_app(url: str, broker_url: str | None = None, *, stock: bool = False) ->
         install(app)
 
     @app.task(name="faults.work", shared=False, exposed=True, bind=True)
-    def work(self: Task[..., Any], seconds: float = 0.0) -> None:
+    def work(self: "Task[..., Any]", seconds: float = 0.0) -> None:
         note("start", self.request.id)
         time.sleep(seconds)
         note("end", self.request.id)
 
     @app.task(name="faults.gather", shared=False, exposed=True, bind=True)
-    def gather(self: Task[..., Any], parts: list[None]) -> int:
+    def gather(self: "Task[..., Any]", parts: list[None]) -> int:
         note("start", self.request.id)
         note("end", self.request.id)
         return len(parts)
 
     @app.task(name="faults.poison", shared=False, exposed=True, bind=True)
-    def poison(self: Task[..., Any]) -> None:
+    def poison(self: "Task[..., Any]") -> None:
         note("start", self.request.id)
         os.kill(os.getpid(), signal.SIGSEGV)
 
     @app.task(name="faults.stubborn", shared=False, exposed=True, bind=True, soft_time_limit=2, time_limit=3)
-    def stubborn(self: Task[..., Any]) -> None:
+    def stubborn(self: "Task[..., Any]") -> None:
         note("start", self.request.id)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         while True:
@@ -86,7 +86,7 @@ def make_app(url: str, broker_url: str | None = None, *, stock: bool = False) ->
                 time.sleep(60)
 
     @app.task(name="faults.echo", shared=False, exposed=True, bind=True)
-    def echo(self: Task[..., Any], value: Any = None) -> Any:
+    def echo(self: "Task[..., Any]", value: Any = None) -> Any:
         note("start", self.request.id)
         note("end", self.request.id)
         return value

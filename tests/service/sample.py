@@ -71,7 +71,7 @@ def make_app(url: str) -> Celery:
         return mine
 
     @app.task(name="s.steps", shared=False, exposed=True, bind=True)
-    def steps(self: Task[..., Any], count: Annotated[int, Field(ge=1, le=100)] = 3) -> int:
+    def steps(self: "Task[..., Any]", count: Annotated[int, Field(ge=1, le=100)] = 3) -> int:
         for number in range(1, count + 1):
             progress(number, count, f"step {number}")
             time.sleep(0.05)
@@ -157,7 +157,7 @@ def make_app(url: str) -> Celery:
         return sorted({type(value).__name__ for value in values})
 
     @app.task(name="s.again", shared=False, exposed=True, bind=True, default_retry_delay=0)
-    def again(self: Task[..., Any], text: str, note: str = "") -> list[Any]:
+    def again(self: "Task[..., Any]", text: str, note: str = "") -> list[Any]:
         """Ask for two retries: with the arguments of before, then with another note."""
         if self.request.retries < 2:
             changed = {**self.request.kwargs, "note": "changed"} if self.request.retries else None  # type: ignore[dict-item]
@@ -172,11 +172,11 @@ def make_app(url: str) -> Celery:
         return [begun, time.monotonic()]
 
     @app.task(name="s.paced", shared=False, exposed=True, max_rate="10/s", bind=True)
-    def paced(self: Task[..., Any]) -> Any:
+    def paced(self: "Task[..., Any]") -> Any:
         return self.request.headers
 
     @app.task(name="s.headers", shared=False, exposed=True, bind=True, default_retry_delay=0)
-    def headers(self: Task[..., Any], before: Any = None) -> Any:
+    def headers(self: "Task[..., Any]", before: Any = None) -> Any:
         """Return what came with its message, the second time."""
         if not self.request.retries:
             raise self.retry(countdown=0)

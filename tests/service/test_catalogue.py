@@ -142,7 +142,7 @@ def test_parameters_may_be_called_anything(expose: Expose) -> None:
 
 
 def test_a_bound_task_is_without_itself(expose: Expose) -> None:
-    def f(self: Task[..., Any], x: int) -> int:
+    def f(self: "Task[..., Any]", x: int) -> int:
         return x
 
     assert list(expose(f, bind=True, autoretry_for=(OSError,)).input_schema["properties"]) == ["x"]

@@ -16,6 +16,6 @@ def fail() -> None:
 
 
 @app.task(name="extra.split_and_fail", bind=True)
-def split_and_fail(self: Task[..., Any]) -> None:
+def split_and_fail(self: "Task[..., Any]") -> None:
     """Replace itself as count_words does, by a chord of which one part fails."""
     self.replace(chord([count_part.s("a"), fail.si(), count_part.s("b")], merge_counts.s(5)))

@@ -1,5 +1,6 @@
 """Clients of the Redis of a Celery result backend, from Celery's own settings: asyncio's and blocking ones."""
 
+import ssl
 from typing import Any
 
 import hiredis
@@ -19,6 +20,9 @@ ConnectionPool = redis.asyncio.ConnectionPool
 #: Seconds. Celery's own defaults (120, or no timeout) are for workers, which can wait.
 MAX_TIMEOUT = 2.0
 
+#: redis-py 5's asyncio connections know the words alone, where Celery has the numbers.
+_CERT_REQS = {ssl.CERT_NONE: "none", ssl.CERT_OPTIONAL: "optional", ssl.CERT_REQUIRED: "required"}
+
 
 def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
     """
@@ -36,6 +40,8 @@ def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
     params["connection_class"] = _asyncio_class(params.get("connection_class"))
     for name in ("socket_connect_timeout", "socket_timeout"):
         params[name] = min(params.get(name) or MAX_TIMEOUT, MAX_TIMEOUT)
+    if isinstance(needed := params.get("ssl_cert_reqs"), ssl.VerifyMode):
+        params["ssl_cert_reqs"] = _CERT_REQS[needed]
     if issubclass(params["connection_class"], redis.asyncio.UnixDomainSocketConnection):
         params.pop("socket_connect_timeout")
     # RESP2, because the messages of a subscriber are then ordinary replies, which are read in order.

@@ -145,7 +145,7 @@ class Bridge:
         if isinstance(backend, RedisBackend):
             return RedisListener(backend, sweep_interval=self.config.sweep_interval)
         if isinstance(backend, RPCBackend):
-            return RpcListener(self.app)
+            return RpcListener(self.app, backend)
         return PollingListener(self.app, interval=self.config.poll_interval)
 
     def _make_parts(self, backend: Any) -> _Parts:

@@ -121,11 +121,15 @@ class RpcListener(_ThreadListener):
     Consumes the reply queues of ``rpc://``. It learns only of what this process sent.
 
     Celery has one reply queue for each thread; :meth:`consume` adds the publisher thread's.
+
+    Args:
+        app: The Celery app.
+        backend: Its result backend; any thread's.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, backend: Any) -> None:
         super().__init__(app)
-        self._backend: Any = app.backend
+        self._backend = backend
         self._queues: dict[str, Queue] = {}
         self._added = threading.Event()
         self._kept: OrderedDict[str, News] = OrderedDict()

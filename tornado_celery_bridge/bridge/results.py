@@ -1,6 +1,7 @@
 """The results that a bridge returns: Celery's own, but they can be awaited and never do I/O on an event loop."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Generator, Iterator
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
@@ -8,6 +9,7 @@ import celery.result
 from celery import Celery, states
 
 from tornado_celery_bridge.base.states import ENDED
+from tornado_celery_bridge.base.versions import CelerysResult
 from tornado_celery_bridge.bridge.states import Meta
 from tornado_celery_bridge.exceptions import TaskFailed, TaskRevoked, WouldBlock, message_of
 
@@ -28,7 +30,7 @@ class AnyBridge(Protocol):
     def dispatch(self, *args: Any, **kwargs: Any) -> Awaitable[Any]: ...
 
 
-class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
+class AsyncResult(CelerysResult, Generic[T]):
     """
     Celery's ``AsyncResult`` that can be awaited: ``value = await result``.
 
@@ -81,7 +83,12 @@ class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
 
     def get(self, *args: Any, **kwargs: Any) -> Any:
         _refuse_on_loop("AsyncResult.get()", "`await result`, or bridge.get(result, timeout=…)")
-        return celery.result.AsyncResult(self.id, app=self.app, parent=self.parent).get(*args, **kwargs)
+        waiting: Any = _Waiting(self.id, app=self.app, parent=self.parent)
+        try:
+            return waiting.get(*args, **kwargs)
+        finally:
+            with contextlib.suppress(Exception):  # as of Celery's own __del__
+                waiting.backend.remove_pending_result(waiting)
 
     wait = get
 
@@ -112,6 +119,13 @@ class AsyncResult(celery.result.AsyncResult[Any], Generic[T]):
 
     def __del__(self) -> None:
         """Do nothing: Celery's would unsubscribe, in whichever thread the collector runs."""
+
+
+class _Waiting(CelerysResult):
+    """Celery's result, for one ``get`` off the loop. It is part of a cycle: the collector may find it on the loop."""
+
+    def __del__(self) -> None:
+        """Do nothing, as in :class:`AsyncResult`."""
 
 
 class GroupResult(celery.result.GroupResult):

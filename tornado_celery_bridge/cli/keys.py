@@ -20,14 +20,9 @@ from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets
 _COLUMNS = ("id", "owner", "scopes", "tasks", "rate", "max_unfinished", "created_at", "expires_at", "note")
 
 
-class Words(click.ParamType[list[str]]):
-    """A list, with commas or spaces between its words."""
-
-    name = "LIST"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        """Return the words."""
-        return value if isinstance(value, list) else [word for word in value.replace(",", " ").split() if word]
+def words(value: str | list[str]) -> list[str]:
+    """Return the words of a list that has commas or spaces between them."""
+    return value if isinstance(value, list) else value.replace(",", " ").split()
 
 
 @click.group()
@@ -37,10 +32,14 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--owner", required=True, help="Whose the jobs are; several keys may have the same.")
-@click.option("--scopes", type=Words(), help=f"Of {','.join(SCOPES)}; submit,read,cancel if left out.")
+@click.option("--scopes", type=words, metavar="LIST", help=f"Of {','.join(SCOPES)}; submit,read,cancel if left out.")
 @click.option("--role", type=click.Choice(list(ROLES)), help="A name for some scopes, instead of them.")
 @click.option(
-    "--tasks", type=Words(), default="*", help="Names, as in tasks.text.*,tasks.data.profile_csv; all if left out."
+    "--tasks",
+    type=words,
+    metavar="LIST",
+    default="*",
+    help="Names, as in tasks.text.*,tasks.data.profile_csv; all if left out.",
 )
 @click.option("--rate", help="Requests, as in 10/s, 600/m or 5000/h; unlimited if left out.")
 @click.option("--max-unfinished", type=int, metavar="N", help="Jobs at a time; unlimited if left out.")

@@ -39,17 +39,14 @@ NOT_ALL = 1
 PAGE, SHOWN_RUNS = 500, 10
 
 
-class Moment(click.ParamType[datetime]):
-    """A time, with or without its zone."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Return the time."""
-        try:
-            return value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"not a time: {value!r}; as in 2027-01-31T06:00, in the entry's time zone, or 2027-01-31T06:00Z")
+def moment(value: str | datetime) -> datetime:
+    """Return a time, with or without its zone."""
+    try:
+        return value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except ValueError as exc:
+        raise click.BadParameter(
+            f"not a time: {value!r}; as in 2027-01-31T06:00, in the entry's time zone, or 2027-01-31T06:00Z"
+        ) from exc
 
 
 class Wrong(click.ClickException):
@@ -183,7 +180,7 @@ async def run(schedules: Schedules, _: Celery, name: str) -> None:
 
 @action
 @NAME
-@click.option("--until", type=Moment(), help="When it goes on; if left out, when it is resumed.")
+@click.option("--until", type=moment, metavar="TIME", help="When it goes on; if left out, when it is resumed.")
 async def pause(schedules: Schedules, _: Celery, name: str, until: datetime | None) -> None:
     """Pause an entry: it is not due."""
     until = until and _aware(until, (await schedules.get(name)).entry)
@@ -208,8 +205,8 @@ async def delete(schedules: Schedules, _: Celery, name: str) -> None:
 
 @action
 @NAME
-@click.option("--since", type=Moment(), required=True, help="The first slot is then, or later.")
-@click.option("--until", type=Moment(), help="The last slot is before then; now if left out.")
+@click.option("--since", type=moment, metavar="TIME", required=True, help="The first slot is then, or later.")
+@click.option("--until", type=moment, metavar="TIME", help="The last slot is before then; now if left out.")
 @click.option("--dry-run", is_flag=True, help="Only show the slots.")
 async def backfill(
     schedules: Schedules, _: Celery, name: str, since: datetime, until: datetime | None, dry_run: bool

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from celery import Celery
 
+from tornado_celery_bridge.base.versions import dump_arguments
 from tornado_celery_bridge.transports import Priorities
 
 #: What Celery puts before a routing key for RabbitMQ to hold a message back: its delay in seconds, bit by bit.
@@ -47,8 +48,8 @@ def destination(
     asked = dict(options)
     if task is not None:
         asked = task._get_exec_options() | asked
-        if task._dump_pydantic_arguments is not None and asked.get("serializer") != "pickle":
-            args, kwargs = task._dump_pydantic_arguments(tuple(args), dict(kwargs))
+        if (dump := dump_arguments(task)) is not None and asked.get("serializer") != "pickle":
+            args, kwargs = dump(tuple(args), dict(kwargs))
     route: dict[str, Any] = app.amqp.router.route(asked, name, tuple(args), dict(kwargs), task)
     queue, exchange, routing_key = route.get("queue"), route.get("exchange"), route.get("routing_key")
     if queue is None and exchange is None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from celery import Celery, Task
 from celery.app.amqp import AMQP
@@ -23,19 +23,19 @@ from celery.backends.redis import RedisBackend
 from celery.canvas import Signature
 from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.nodenames import anon_nodename
-from celery.utils.quorum_queues import detect_quorum_queues
 from celery.utils.saferepr import saferepr
 from kombu import Producer
 from kombu.exceptions import OperationalError
 from kombu.transport import pyamqp
 
+from tornado_celery_bridge.base import versions
 from tornado_celery_bridge.base.lane import Call
 from tornado_celery_bridge.base.tracing import mark_message
 from tornado_celery_bridge.transports import rabbitmq, transport_of
 from tornado_celery_bridge.transports.core import NotSent, SentInDoubt, outcome_of
 
 #: What can be dispatched: a signature or canvas, a task, or a task's name.
-Target = Signature[Any] | Task[Any, Any] | str
+Target: TypeAlias = "Signature[Any] | Task[Any, Any] | str"
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +105,10 @@ class Publisher:
         self._plans: dict[tuple[str, Any], _Plan | None] = {}
         self._backend = app.backend  # this thread's own
         # Looked up once: each look-up in Celery's settings takes some microseconds.
-        self._maxlevels = app.conf.task_repr_maxlevels
+        self._maxlevels = versions.repr_maxlevels(app)
         self._sent_event = app.conf.task_send_sent_event
         self._driver = transport_of(app).driver_type
-        self._delays_by_server = detect_quorum_queues(app, self._driver)[0]
+        self._delays_by_server = versions.delays_by_server(app, self._driver)
         self._reply_to = app.thread_oid
         self._origin = anon_nodename()
         #: Queues that this connection has declared: asking kombu each time costs a fifth of a publish.
@@ -137,7 +137,7 @@ class Publisher:
         begun: list[Call] = []
         done = 0
         try:
-            with self._producer.batch(max_size=self._batch_size(calls)):
+            with versions.publish_batch(self._producer, self._batch_size(calls)):
                 for call in calls:
                     if call.begin():
                         begun.append(call)
@@ -197,8 +197,7 @@ class Publisher:
 
     def _outcome_before(self, exc: Exception) -> Exception | None:
         """Return what became of the first messages of a batch when a later one raised *exc*."""
-        channel = self._producer.channel
-        if not hasattr(channel, "create_publish_batch") or not getattr(channel, "supports_batch_publish", True):
+        if not versions.is_batched(self._producer):
             return None  # each was sent, and confirmed, before the next
         # On Redis they were only buffered, and will never be sent; elsewhere they are on their way.
         outcome: Exception = (NotSent if self._driver == "redis" else SentInDoubt)(str(exc))
@@ -310,7 +309,7 @@ class Publisher:
             defaults=defaults,
             route=route,
             check=getattr(task, "__header__", None) if task.typing else None,  # a class-based task has none
-            dump=task._dump_pydantic_arguments,
+            dump=versions.dump_arguments(task),
             ignore_result=bool(task.ignore_result),
             name=name,
             queue=queue,

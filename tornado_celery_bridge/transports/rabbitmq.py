@@ -19,10 +19,10 @@ from typing import Any
 import celery.app.base
 from amqp.exceptions import MessageNacked, NotFound, RecoverableConnectionError, ResourceLocked
 from celery import Celery
-from celery.utils.quorum_queues import detect_quorum_queues
 from kombu import Queue
-from kombu.transport import native_delayed_delivery, pyamqp
+from kombu.transport import pyamqp
 
+from tornado_celery_bridge.base.versions import delays_by_server, native_delayed_delivery
 from tornado_celery_bridge.transports.core import PublishBatch
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def declare(app: Celery, connection: Any) -> None:
     with connection.channel() as channel:
         for queue in queues:
             queue(channel).declare()
-    if detect_quorum_queues(app, "amqp")[0]:
+    if delays_by_server(app, "amqp"):
         kind = app.conf.broker_native_delayed_delivery_queue_type
         native_delayed_delivery.declare_native_delayed_delivery_exchanges_and_queues(connection, kind)
         for queue in queues:

@@ -36,6 +36,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.scheduling import priority_cycle
 
 from tornado_celery_bridge.base.encoding import escaped, loads
+from tornado_celery_bridge.base.versions import flush_reauth
 from tornado_celery_bridge.transports.core import close_channels
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class Channel(redis.Channel):
                 raise
         finally:
             self._in_poll = None
-            self._flush_brpop_reauth()
+            flush_reauth(self)
         if not taken:
             raise Empty
         if self._closing and taken[0][1]:  # kombu reads what is under way before it closes

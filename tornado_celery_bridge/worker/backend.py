@@ -7,7 +7,9 @@ ledger are in one Redis, both are written in one step.
 """
 
 import functools
-from collections.abc import Iterator
+import itertools
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -15,14 +17,18 @@ from typing import Any
 from celery import Celery, states
 from celery.app.backends import by_name
 from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.utils.time import get_exponential_backoff_interval
 from redis.exceptions import OutOfMemoryError
 
 from tornado_celery_bridge.base.app import forget_backend
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.base.store import Stored
+from tornado_celery_bridge.base.versions import seconds_kept
 from tornado_celery_bridge.ledger.blocking import ResultEntry
 from tornado_celery_bridge.worker.attempt import Attempt
 from tornado_celery_bridge.worker.values import load
+
+log = logging.getLogger(__name__)
 
 #: Whether what is read goes on to somebody else, so that references in it stay as they are.
 _passes_on: ContextVar[bool] = ContextVar("passes_on", default=False)
@@ -95,21 +101,33 @@ class Recording:
         elif state == states.STARTED:
             attempt.entry_at_begin = entry
         elif state in ENDED:
-            self._ensure_retryable(attempt.finish, state, result, traceback, entry)  # type: ignore[attr-defined]
+            self._retried(functools.partial(attempt.finish, state, result, traceback, entry))
         elif state == states.RETRY:
             attempt.retry(result, entry)
         elif state != states.PENDING:
             attempt.report(state, result)
         return stored
 
+    def _retried(self, call: Callable[[], None]) -> None:
+        """Call, and call again as the settings ``result_backend_...retry`` say, which is how Celery stores results."""
+        backend: Any = self
+        for retries in itertools.count(1):
+            try:
+                return call()
+            except Exception as exc:
+                is_safe = backend.always_retry and backend.exception_safe_to_retry(exc)
+                if not is_safe or retries > backend.max_retries:
+                    raise
+                log.warning("a result can't be stored, and is tried again: %s", exc)
+            pauses = backend.base_sleep_between_retries_ms, retries, backend.max_sleep_between_retries_ms
+            backend._sleep(get_exponential_backoff_interval(*pauses, full_jitter=True) / 1000)
+
     def _result_entry(self, task_id: str, stored: Any, state: str, traceback: Any, request: Any) -> ResultEntry:
         """Return what Celery would write; whether it may is asked where it is written."""
         backend: Any = self
         meta = backend._get_result_meta(result=stored, state=state, traceback=traceback, request=request)
         meta["task_id"] = task_id
-        seconds = backend.failure_expires if state == states.FAILURE else None
-        seconds = backend.expires if seconds is None else seconds
-        return ResultEntry(backend.get_key_for_task(task_id), backend.encode(meta), seconds or 0)
+        return ResultEntry(backend.get_key_for_task(task_id), backend.encode(meta), seconds_kept(backend, state))
 
 
 @functools.cache

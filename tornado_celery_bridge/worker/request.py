@@ -16,6 +16,7 @@ from celery.exceptions import InvalidTaskError, Terminated, WorkerLostError
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
+from tornado_celery_bridge.base.versions import record_rejected
 from tornado_celery_bridge.worker.attempt import AFTER, Attempt
 from tornado_celery_bridge.worker.errors import CodeExited
 
@@ -93,6 +94,7 @@ class JobRequest(Request):
             exc_info = _info(exc, exc_info)
         if isinstance(exc, _LOST) and _is_stopping():
             GIVEN_BACK.append((self.id, self.token))
+        record_rejected(self, exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
 

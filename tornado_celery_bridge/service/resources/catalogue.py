@@ -77,7 +77,7 @@ class Catalogue:
 class ExposedTask:
     """One task: where it runs, and what it takes and returns."""
 
-    def __init__(self, app: Celery, task: Task[..., Any]) -> None:
+    def __init__(self, app: Celery, task: "Task[..., Any]") -> None:
         self.task = task
         self.name = str(task.name)
         default = _default_destination(app, task)
@@ -184,7 +184,7 @@ class ExposedTask:
         return pydantic.create_model("Input", __config__=config, **fields)
 
 
-def _default_destination(app: Celery, task: Task[..., Any]) -> Destination:
+def _default_destination(app: Celery, task: "Task[..., Any]") -> Destination:
     """Return where Celery sends the task when no options and no arguments say otherwise."""
     try:
         return destination(app, str(task.name), (), {}, {})
@@ -197,13 +197,13 @@ def _default_destination(app: Celery, task: Task[..., Any]) -> Destination:
         return Destination(app.conf.task_default_queue, {})
 
 
-def _docstring(task: Task[..., Any]) -> tuple[str, str]:
+def _docstring(task: "Task[..., Any]") -> tuple[str, str]:
     """Return the first paragraph of what the task says about itself, and all of it."""
     text = inspect.getdoc(inspect.unwrap(task.run)) or ""
     return " ".join(text.split("\n\n")[0].split()), text
 
 
-def _signature(task: Task[..., Any]) -> tuple[inspect.Signature, dict[str, Any]]:
+def _signature(task: "Task[..., Any]") -> tuple[inspect.Signature, dict[str, Any]]:
     """Return what the task takes (of a bound one, without itself) and its evaluated type hints."""
     signature = inspect.signature(task.run)
     function = inspect.unwrap(task.run)
@@ -213,7 +213,7 @@ def _signature(task: Task[..., Any]) -> tuple[inspect.Signature, dict[str, Any]]
     return signature, {name: _hint(task, name, given, module) for name, given in annotations.items()}
 
 
-def _hint(task: Task[..., Any], name: str, annotation: Any, module: dict[str, Any]) -> Any:
+def _hint(task: "Task[..., Any]", name: str, annotation: Any, module: dict[str, Any]) -> Any:
     """Return a type hint that pydantic can check; Any for one that it can't, as the task runs all the same."""
     if annotation is inspect.Parameter.empty:
         return Any

@@ -1,0 +1,120 @@
+"""
+What differs between the supported versions of Celery and kombu. No other module knows of a version.
+
+A newer version's word is used where there is one; where there is none, the module says what stands for it. What a user
+loses by an older version is in :func:`lacking`, which ``tcb check`` tells.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import celery
+import celery.result
+from celery import Celery, states
+from celery.exceptions import Reject
+from kombu import Producer
+
+if TYPE_CHECKING:
+    #: Celery's class, which only Celery 5.7 allows to be written with a type in brackets.
+    CelerysResult = celery.result.AsyncResult[Any]
+else:
+    CelerysResult = celery.result.AsyncResult
+
+try:  # Celery 5.5 and kombu 5.5
+    from celery.utils.quorum_queues import detect_quorum_queues
+    from kombu.transport import native_delayed_delivery as native_delayed_delivery
+except ImportError:
+    native_delayed_delivery = None  # type: ignore[assignment]
+
+#: Celery's version, as (5, 7).
+CELERY = (celery.VERSION.major, celery.VERSION.minor)
+
+#: Whether kombu can publish many messages for one answer of the broker: ``Producer.batch()``, of kombu 5.7.
+HAS_BATCHES = hasattr(Producer, "batch")
+
+
+class Lack(NamedTuple):
+    """Something that an installed version can't do."""
+
+    #: The package, and the version that is installed.
+    package: str
+    installed: str
+    #: The first version that can.
+    since: str
+    #: What is different without it, for people.
+    what: str
+
+
+def lacking(app: Celery, driver: str) -> Iterator[Lack]:
+    """
+    Yield what the installed versions can't do for *app*.
+
+    Args:
+        app: The Celery app.
+        driver: The ``driver_type`` of its broker's transport, such as "redis".
+    """
+    if not HAS_BATCHES:
+        yield _lack("kombu", "5.7", "each message waits for its own answer of the broker: fewer are sent in a second")
+    if native_delayed_delivery is None and driver == "amqp":
+        yield _lack(
+            "celery",
+            "5.5",
+            "RabbitMQ does not hold delayed tasks: workers do, which quorum queues do not allow",
+        )
+
+
+def _lack(package: str, since: str, what: str) -> Lack:
+    return Lack(package, version(package), since, what)
+
+
+def publish_batch(producer: Any, max_size: int) -> AbstractContextManager[Any]:
+    """Return a block whose messages the broker confirms together, at its end; or, by an older kombu, each by itself."""
+    return producer.batch(max_size=max_size) if HAS_BATCHES else contextlib.nullcontext()
+
+
+def is_batched(producer: Any) -> bool:
+    """Return whether *producer*'s messages in a :func:`publish_batch` are not confirmed before the block ends."""
+    channel = producer.channel
+    return (
+        HAS_BATCHES
+        and hasattr(channel, "create_publish_batch")
+        and bool(getattr(channel, "supports_batch_publish", True))
+    )
+
+
+def delays_by_server(app: Celery, driver: str) -> bool:
+    """Return whether Celery has the broker hold *app*'s tasks with an ETA: RabbitMQ with quorum queues, from 5.5 on."""
+    return native_delayed_delivery is not None and detect_quorum_queues(app, driver)[0]
+
+
+def repr_maxlevels(app: Celery) -> int:
+    """Return how deep Celery shows arguments in a message's headers: a setting from Celery 5.7 on."""
+    return int(app.conf.get("task_repr_maxlevels", 3))
+
+
+def dump_arguments(task: Any) -> Any:
+    """Return what makes a pydantic task's arguments plain as they are sent, from Celery 5.7 on; else None."""
+    return getattr(task, "_dump_pydantic_arguments", None)
+
+
+def seconds_kept(backend: Any, state: str) -> int:
+    """Return for how long a result backend keeps a state; 0 for ever. Failures have a time of theirs from 5.7 on."""
+    seconds = getattr(backend, "failure_expires", None) if state == states.FAILURE else None
+    return int((backend.expires if seconds is None else seconds) or 0)
+
+
+def flush_reauth(channel: Any) -> None:
+    """Have a connection of kombu's Redis channel log in anew, if its credentials have changed: from kombu 5.7 on."""
+    if flush := getattr(channel, "_flush_brpop_reauth", None):
+        flush()
+
+
+def record_rejected(request: Any, exc: BaseException) -> None:
+    """Record that a task has failed whose code rejects its message for good, as Celery itself does from 5.7 on."""
+    if CELERY < (5, 7) and isinstance(exc, Reject) and not vars(exc)["requeue"]:
+        request.task.backend.mark_as_failure(
+            request.id, exc, request=request._context, store_result=request.store_errors
+        )
