@@ -22,7 +22,7 @@ class Me(TypedDict):
 
 
 class AuditEntry(TypedDict):
-    """A request to change something."""
+    """A request to change something that was not refused."""
 
     at: Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="When it was answered.")]
     key: Annotated[str | None, Field(description="The key's id; None where there are no keys.")]
@@ -36,10 +36,20 @@ class AuditEntry(TypedDict):
     request_id: Annotated[str, Field(description="As in the access log, and in X-Request-Id.")]
 
 
+class Refused(TypedDict):
+    """Requests of a key to change something that were refused alike."""
+
+    key: Annotated[str | None, Field(description="The key's id; None where there are no keys.")]
+    status: int
+    times: int
+    last_at: Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="When the last was counted.")]
+
+
 class AuditEntries(TypedDict):
     """A page of the audit log, newest first."""
 
     entries: list[AuditEntry]
+    refused: Annotated[list[Refused], Field(description="On the first page: what was refused since the beginning.")]
     next_cursor: Annotated[str | None, Field(description="Where the next page begins.")]
 
 

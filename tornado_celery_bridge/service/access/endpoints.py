@@ -29,4 +29,5 @@ class ListAudit(Endpoint):
 
     async def answer(self, query: Page) -> documents.AuditEntries:
         entries, cursor = await self.service.audit.find(query.limit, query.cursor)
-        return {"entries": entries, "next_cursor": cursor}
+        refused = [] if query.cursor else await self.service.audit.refused()
+        return {"entries": entries, "refused": refused, "next_cursor": cursor}
