@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tornado.httpclient import AsyncHTTPClient
 
 from tests.servers import Database, free_port, wait_for, worker
 from tests.service.browser import Tab
@@ -288,3 +290,27 @@ async def test_its_pages_work_in_a_browser(site: Guarded, tab: Tab) -> None:
 async def test_where_there_is_none(site: Guarded) -> None:
     site.service.product.flower = None
     problem(await site.fetch("admin", "/flower/"), 404, "not-found")
+
+
+async def test_its_own_port_answers_nothing_without_the_password(real: RealFlower) -> None:
+    """Nor do its files let anybody in, in a DATA_DIR that others may look into."""
+    client = AsyncHTTPClient(force_instance=True)
+    password = (await asyncio.to_thread((real.folder / "flower-password").read_text)).strip()
+    for path in ("/metrics", "/healthcheck", "/", "/api/workers", "/api/tasks", "/workers"):
+        url = f"http://127.0.0.1:{real.port}/flower{path}"
+        assert (await client.fetch(url, raise_error=False)).code == 401, path
+        wrong = await client.fetch(url, auth_username=flower.USER, auth_password="wrong", raise_error=False)
+        assert wrong.code == 401, path
+        let_in = await client.fetch(url, auth_username=flower.USER, auth_password=password, raise_error=False)
+        assert let_in.code == 200, path
+    client.close()
+
+
+def test_its_files_are_for_their_owner_alone(flower_url: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "flower.dat").touch(mode=0o644)  # of a version that left it open
+    with flower_running(flower_url, tmp_path):
+        pass
+    kept = [path for path in tmp_path.glob("flower*") if path.is_file()]
+    assert len(kept) > 1
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}

@@ -351,8 +351,9 @@ async def test_another_owners_job_is_no_job(site: Guarded) -> None:
     body = b'{"input": [1], "options": {"queue": "quiet", "tags": ["theirs"]}}'
     tagged = json.loads((await site.fetch("alice", "/v1/tasks/s.add/jobs", "POST", body=body)).body)["id"]
     assert (await site.fetch("bob", "/v1/events?tag=theirs")).code == 204
-    stream = await site.service.jobs.ledger.jobs.note_list([tagged])  # as the ids of her stream's events have it
-    problem(await site.fetch("bob", f"/v1/events?tag=theirs&after={stream}:0"), 404, "unknown-job")
+    # As the ids of her stream's events have it.
+    stream = await site.service.jobs.ledger.jobs.note_list("alice", [tagged])
+    problem(await site.fetch("bob", f"/v1/events?tag=theirs&after={stream}:0"), 400, "invalid-event-id")
     for name in ("alice", "alice2", "reader", "admin"):  # the same owner, and who sees all
         assert json.loads((await site.fetch(name, f"/v1/jobs/{job['id']}")).body) == job
         events = await site.fetch(name, f"/v1/jobs/{job['id']}/events")

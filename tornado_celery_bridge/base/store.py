@@ -15,6 +15,7 @@ Do not call this on the event loop: fsspec blocks. https://filesystem-spec.readt
 
 import json
 import logging
+import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -94,6 +95,13 @@ class Stored:
         return replace(self, member=member)
 
 
+def _make_private(files: Any, folder: str) -> None:
+    """Make a folder, on a disk for its owner alone: what jobs take and return is nobody else's on this machine."""
+    files.makedirs(folder, exist_ok=True)
+    if "file" in ([files.protocol] if isinstance(files.protocol, str) else files.protocol):
+        os.chmod(folder, 0o700)
+
+
 kombu_json.register_type(Stored, "tornado_celery_bridge.Stored", Stored.encode, Stored.decode)
 
 
@@ -162,7 +170,7 @@ class Store:
             try:
                 files.pipe_file(path, data)
             except FileNotFoundError:  # the folder does not exist yet
-                files.makedirs(path.rpartition("/")[0], exist_ok=True)
+                _make_private(files, path.rpartition("/")[0])
                 files.pipe_file(path, data)
 
         try:

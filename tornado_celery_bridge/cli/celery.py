@@ -48,7 +48,7 @@ def files_ready() -> Settings:
     return settings
 
 
-def become_celery(settings: Settings, *words: str) -> NoReturn:
-    """Become `celery` by exec, so that signals, pids and restarts are those of Celery's own process."""
+def become_celery(settings: Settings, *words: str, module: str = "deployment") -> NoReturn:
+    """Become `celery` by exec, with the app of one of our modules. Signals, pids and restarts are Celery's own."""
     os.environ["CELERY_APP"] = settings.celery_app
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "tornado_celery_bridge.cli.deployment", *words])
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", f"tornado_celery_bridge.cli.{module}", *words])

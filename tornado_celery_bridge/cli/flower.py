@@ -17,8 +17,8 @@ def flower(options: tuple[str, ...]) -> None:
     """
     Run Flower on 127.0.0.1, whatever BIND is: its pages can stop workers and show every argument.
 
-    The service shows it to admins, at /flower/. The password is made at the first start and kept in DATA_DIR, for its
-    owner alone. All other options are Flower's own: see `celery flower --help`.
+    The service shows it to admins, at /flower/. It answers nothing without its password, which is made at the first
+    start and kept in DATA_DIR, for its owner alone. All other options are Flower's own: see `celery flower --help`.
     """
     if not find_spec("flower"):
         raise SettingsError("Flower is not installed: pip install 'tornado-celery-bridge[service]'")
@@ -29,7 +29,11 @@ def flower(options: tuple[str, ...]) -> None:
     words = ["--address=127.0.0.1", f"--port={settings.flower_port}"]
     words += ["--persistent=True", f"--db={settings.data_dir / 'flower'}"]
     words += ["--state_save_interval=30000"]  # milliseconds: a kill -9 loses half a minute of its pages, no job
-    become_celery(settings, "flower", *words, *options)
+    os.umask(0o077)  # its pages' data are for nobody else on this machine, whoever may look into DATA_DIR
+    for kept in settings.data_dir.glob("flower*"):
+        if kept.is_file():
+            kept.chmod(0o600)
+    become_celery(settings, "flower", *words, *options, module="flower_app")
 
 
 def password(path: Path) -> str:

@@ -181,17 +181,20 @@ class Jobs(Subject):
         waited, ran = (None if value is None else int(value) / 1000 for value in found)
         return waited, ran
 
-    async def note_list(self, ids: Sequence[str]) -> str:
-        """Keep a list of jobs for ``LIST_TTL`` seconds; return its name. The same list has the same name."""
+    async def note_list(self, owner: str, ids: Sequence[str]) -> str:
+        """Keep an owner's list of jobs for ``LIST_TTL`` seconds; return its name. The same list has the same name."""
         text = ",".join(ids)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
-        await self._redis.call("SET", f"{self._redis.prefix}list:{name}", text, "PX", ms(LIST_TTL))
+        await self._redis.call("SET", self._list(owner, name), text, "PX", ms(LIST_TTL))
         return name
 
-    async def noted_list(self, name: str) -> list[str] | None:
-        """Return the list of jobs with this name; None if it is not kept."""
-        text: bytes | None = await self._redis.call("GETEX", f"{self._redis.prefix}list:{name}", "PX", ms(LIST_TTL))
+    async def noted_list(self, owner: str, name: str) -> list[str] | None:
+        """Return the owner's list of jobs with this name; None if it is not kept, or is another's."""
+        text: bytes | None = await self._redis.call("GETEX", self._list(owner, name), "PX", ms(LIST_TTL))
         return None if text is None else text.decode().split(",")
+
+    def _list(self, owner: str, name: str) -> str:
+        return f"{self._redis.prefix}list:{hashlib.sha256(owner.encode()).hexdigest()[:16]}:{name}"
 
 
 def callback_of(record: JobRecord) -> str:

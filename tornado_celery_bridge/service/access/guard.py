@@ -1,6 +1,5 @@
 """The guard: who asks, and whether they may. Every endpoint of the service is behind it."""
 
-import ipaddress
 import time
 from typing import ClassVar, Protocol
 from urllib.parse import quote
@@ -81,7 +80,7 @@ class Guarded(sessions.SessionHandler):
             if not _KEY_PARAMETERS.isdisjoint(map(str.lower, self.request.query_arguments)):
                 raise KEY_IN_QUERY("Logs keep a path's query: send the key as Authorization: Bearer.")
             if not self.is_public:
-                self.caller = self._authenticated(keys)
+                self.caller = await self._authenticated(keys)
                 await self._check_rate()
                 self._check_scope()
         except (Problem, LedgerUnavailable) as exc:
@@ -94,19 +93,21 @@ class Guarded(sessions.SessionHandler):
 
         The name tells a page of another site apart whose own name was made to stand for 127.0.0.1 (DNS rebinding).
         """
-        if self.service.any_host or (_is_loopback(self.request.host_name) and _is_loopback(self.request.remote_ip)):
+        if self.service.any_host or all(map(sessions.is_loopback, (self.request.host_name, self.request.remote_ip))):
             return
         raise FORBIDDEN_HOST(
             "Without API keys this service answers requests from this machine alone, sent to localhost, 127.0.0.1 or "
             "[::1]: set API_KEYS_FILE to let others in."
         )
 
-    def _authenticated(self, keys: Keyring) -> Principal:
+    async def _authenticated(self, keys: Keyring) -> Principal:
         """
         Return whose key the request came with, or whose session.
 
         Raises:
             Problem: 401; 403 for a session in whose name some other site may have asked.
+            LedgerUnavailable: It is not known whether the session has ended, and the answer needs the ledger, or the
+                request is to change something.
         """
         given = self.request.headers.get("Authorization")
         if given is not None:
@@ -115,7 +116,13 @@ class Guarded(sessions.SessionHandler):
             caller = keys.find(key.strip(" ")) if scheme.lower() == "bearer" else None
         else:
             self.login = "session"
-            caller = sessions.find(self, keys)
+            try:
+                caller = await sessions.find(self, keys, self.service.ledger)
+            except LedgerUnavailable:
+                if self.needs_ledger or self.request.method not in SAFE:
+                    raise
+                session = sessions.session_of(self)
+                caller = None if session is None else keys.find_noted(session.note)
         if caller is None:
             detail = "This needs a valid API key, as Authorization: Bearer <key>."
             raise UNAUTHORIZED(detail, headers={"WWW-Authenticate": "Bearer"})
@@ -123,12 +130,12 @@ class Guarded(sessions.SessionHandler):
             raise FORBIDDEN("With a session, Origin or Sec-Fetch-Site must say whose page this is from.")
         return caller
 
-    def known_caller(self) -> Principal | None:
+    async def known_caller(self) -> Principal | None:
         """Return who asks where everybody gets an answer; None for whoever has no valid key."""
         keys = self.service.keys
         try:
-            return EVERYBODY if keys is None else self._authenticated(keys)
-        except Problem:
+            return EVERYBODY if keys is None else await self._authenticated(keys)
+        except (Problem, LedgerUnavailable):
             return None
 
     async def _check_rate(self) -> None:
@@ -179,16 +186,6 @@ class Guarded(sessions.SessionHandler):
             "request_id": self.trace.request_id,
         }
         self.service.audit.record(entry, is_submission=self.scope == "submit")
-
-
-def _is_loopback(host: str | None) -> bool:
-    """Return whether a host's name or address is this machine's own."""
-    if host in ("localhost", "localhost."):
-        return True
-    try:
-        return ipaddress.ip_address((host or "").strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class Endpoint(Guarded, endpoint.Endpoint):

@@ -2,13 +2,17 @@
 Sessions of browsers, in a signed cookie.
 
 A cookie notes the key that its owner logged in with, and when. What the key may do is looked up at each request, so a
-key that ends ends its sessions. No server stores anything: every process with the secret knows all sessions.
+key that ends ends its sessions. Every process with the secret knows all sessions. Only those that were ended are
+stored, in Redis, until their cookies are too old.
 """
 
-from typing import Protocol
+import ipaddress
+import secrets
+from typing import NamedTuple, Protocol
 
 from tornado.web import create_signed_value, decode_signed_value
 
+from tornado_celery_bridge.ledger import Ledger
 from tornado_celery_bridge.service.access.keys import Keyring, Principal
 from tornado_celery_bridge.service.http.handler import SAFE, Handler, Site
 
@@ -41,14 +45,73 @@ def _path(handler: SessionHandler) -> str:
     return f"{handler.service.prefix}/"
 
 
-def find(handler: SessionHandler, keys: Keyring) -> Principal | None:
-    """Return whose session a request's cookie stands for; None if there is none, or its key is no longer valid."""
-    for name in _names(handler):
-        cookie = handler.get_cookie(name)
-        note = decode_signed_value(handler.service.cookie_secret, name, cookie, max_age_days=_LENGTH)
-        if note is not None:
-            return keys.find_noted(note.decode())
+class Session(NamedTuple):
+    """A session, as a cookie has it."""
+
+    #: What the keyring notes of its key.
+    note: str
+    #: Its own id, by which it is ended.
+    id: str
+
+    @property
+    def value(self) -> str:
+        """What the cookie signs."""
+        return f"{self.note}/{self.id}"
+
+
+def session_of(handler: SessionHandler) -> Session | None:
+    """
+    Return the session that a request's cookie stands for; None if there is none.
+
+    With TLS the cookie without TLS counts for nothing: a page of another host of the domain, or whoever is on the way
+    of a request without TLS, could set it, and have others work in a session of theirs.
+    """
+    secure, insecure = _names(handler)
+    for name in (secure,) if _has_tls(handler) or handler.get_cookie(secure) else (secure, insecure):
+        value = decode_signed_value(handler.service.cookie_secret, name, handler.get_cookie(name), max_age_days=_LENGTH)
+        if value is not None:
+            return Session(*value.decode().split("/"))
     return None
+
+
+async def find(handler: SessionHandler, keys: Keyring, ledger: Ledger) -> Principal | None:
+    """
+    Return whose session a request's cookie stands for; None if there is none, it ended, or its key is no longer valid.
+
+    Raises:
+        LedgerUnavailable: It is not known whether the session has ended.
+    """
+    session = session_of(handler)
+    principal = None if session is None else keys.find_noted(session.note)
+    if session is None or principal is None or await ledger.redis.call("EXISTS", _ended(ledger, session)):
+        return None
+    return principal
+
+
+def _ended(ledger: Ledger, session: Session) -> str:
+    return f"{ledger.redis.prefix}session:ended:{session.id}"
+
+
+def _has_tls(handler: SessionHandler) -> bool:
+    """
+    Return whether the browser speaks TLS, whatever lies between it and us.
+
+    It says so in ``Origin``, if that is there. Only to a site with TLS, or on its own machine, it sends ``Sec-Fetch-``.
+    """
+    headers = handler.request.headers
+    if handler.request.protocol == "https" or headers.get("Origin", "") == f"https://{handler.request.host}":
+        return True
+    return "Sec-Fetch-Site" in headers and "Origin" not in headers and not is_loopback(handler.request.host_name)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Return whether a host's name or address is this machine's own."""
+    if host in ("localhost", "localhost."):
+        return True
+    try:
+        return ipaddress.ip_address((host or "").strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def is_from_our_page(handler: SessionHandler) -> bool:
@@ -64,16 +127,23 @@ def is_from_our_page(handler: SessionHandler) -> bool:
 
 def begin(handler: SessionHandler, note: str) -> None:
     """Give the client a cookie that stands for the key of a note."""
-    # In Origin a browser says how it came by its page, whatever lies between it and us.
-    has_tls = handler.request.protocol == "https" or handler.request.headers.get("Origin", "").startswith("https://")
+    has_tls = _has_tls(handler)
     name = _names(handler)[0 if has_tls else 1]
-    value = create_signed_value(handler.service.cookie_secret, name, note)
+    session = Session(note, secrets.token_hex(16))
+    value = create_signed_value(handler.service.cookie_secret, name, session.value)
     handler.set_cookie(
         name, value, expires_days=_LENGTH, path=_path(handler), httponly=True, samesite="Lax", secure=has_tls
     )
 
 
-def end(handler: SessionHandler) -> None:
-    """Take the cookies back."""
+async def end(handler: SessionHandler, ledger: Ledger) -> None:
+    """
+    Take the cookies back, and end the session, for whoever has a copy of its cookie, too.
+
+    Raises:
+        LedgerUnavailable: The session goes on for whoever has a copy.
+    """
     for name in _names(handler):
         handler.clear_cookie(name, path=_path(handler), httponly=True, samesite="Lax", secure=name != _INSECURE)
+    if (session := session_of(handler)) is not None:
+        await ledger.redis.call("SET", _ended(ledger, session), 1, "EX", round(_LENGTH * 86_400))

@@ -33,7 +33,7 @@ class ReadOpenapi(PageEndpoint):
 
     async def answer(self) -> None:
         self.set_header("Vary", "Authorization, Cookie")
-        self.write_file(await self.service.openapi(self.known_caller()))
+        self.write_file(await self.service.openapi(await self.known_caller()))
 
 
 class FileEndpoint(PageEndpoint):

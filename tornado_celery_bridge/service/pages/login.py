@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from contextlib import suppress
 from typing import ClassVar
 from urllib.parse import parse_qs, quote
 
@@ -50,9 +51,16 @@ class ShowLogin(LoginEndpoint):
 
     route = Route(("GET",), "/login", is_public=True)
 
+    async def _session(self) -> Principal | None:
+        assert self.service.keys is not None
+        try:
+            return await sessions.find(self, self.service.keys, self.service.ledger)
+        except LedgerUnavailable:
+            return None
+
     async def answer(self) -> None:
         assert self.service.keys is not None
-        self.show(200, self.get_query_argument("next", ""), session=sessions.find(self, self.service.keys))
+        self.show(200, self.get_query_argument("next", ""), session=await self._session())
 
 
 class LogIn(LoginEndpoint):
@@ -106,6 +114,7 @@ class LogOut(PageEndpoint):
     needs_ledger = False
 
     async def answer(self) -> None:
-        sessions.end(self)
+        with suppress(LedgerUnavailable):  # the cookies are taken back at least
+            await sessions.end(self, self.service.ledger)
         self.see_other("login")
         self.finish()

@@ -143,9 +143,9 @@ class FollowJobs(StreamEndpoint):
         """Return what begins the ids of the stream's events, its jobs, and where in each of them the client is."""
         if not last_event_id:
             ids = await self.jobs.unfinished(self.caller, tags, MAX_TAGGED)
-            return f"{await self.jobs.ledger.jobs.note_list(ids)}:" if ids else "", ids, None
+            return f"{await self.jobs.ledger.jobs.note_list(self.caller.owner, ids)}:" if ids else "", ids, None
         name, _, position = last_event_id.partition(":")
-        noted = await self.jobs.ledger.jobs.noted_list(name)
+        noted = await self.jobs.ledger.jobs.noted_list(self.caller.owner, name)
         if noted is None:
             raise no_event_of_this_stream()
         return f"{name}:", noted, position

@@ -302,7 +302,7 @@ class CheckReadiness(ResourceEndpoint):
     async def answer(self, query: Verbosity) -> documents.Readiness:
         if self.service.lifecycle.closing.is_set():
             raise SHUTTING_DOWN("This process is about to end.")
-        checks, caller = await self.jobs.check(), self.known_caller()
+        checks, caller = await self.jobs.check(), await self.known_caller()
         if caller is None or not caller.may("monitor"):  # why names servers and their addresses
             checks = {name: reason and "not reachable" for name, reason in checks.items()}
         is_verbose = query.verbose is not None and caller is not None and caller.is_admin
