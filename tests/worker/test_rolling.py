@@ -44,8 +44,8 @@ def signalled(number: signal.Signals, url: str, folder: Path) -> Iterator[Callab
 @contextmanager
 def supervised(url: str, folder: Path) -> Iterator[Callable[[], object]]:
     """The same under ``tcb up``, which gives a worker ten seconds after TERM, and then sends QUIT."""
-    options = " ".join(("--loglevel INFO", *OPTIONS, f"--hostname {folder.name}@%h"))
-    (folder / "Procfile").write_text(f"worker: python -m celery -A tests.worker.sample worker {options}\n")
+    options = " ".join((*OPTIONS, f"--hostname {folder.name}@%h"))
+    (folder / "Procfile").write_text(f"worker: tcb worker -A tests.worker.sample:app {options}\n")
     command = [sys.executable, "-m", "tornado_celery_bridge", "up"]
     settings = {"SAMPLE_URL": url, "REDIS_URL": url, "DATA_DIR": str(folder), "PYTHONPATH": str(ROOT)}
     log = folder / "worker.log"
