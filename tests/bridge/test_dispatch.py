@@ -1,6 +1,7 @@
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tornado_celery_bridge import (
     BridgeConfig,
     DispatchSaturated,
     ResultBackendUnavailable,
+    ResultTimeout,
     WaitersSaturated,
     testing,
 )
@@ -143,3 +145,24 @@ async def test_a_class_based_task_runs_as_any_other(class_based: Celery) -> None
     async with testing.bridge(class_based) as bridge:
         assert await (await bridge.dispatch(class_based.tasks["classes.double"].s(3))) == 6
         assert await (await bridge.dispatch("classes.double", (4,))) == 8
+
+
+@pytest.fixture
+def app_in_kolkata(app: Celery) -> Celery:
+    app.conf.update(timezone="Asia/Kolkata")
+    _ = app.timezone  # looked up now, which reads files
+    return app
+
+
+async def test_a_time_without_a_zone_is_of_the_apps(app_in_kolkata: Celery, bridge: Bridge) -> None:
+    """``eta`` and ``expires`` alike, given with the call or set before."""
+    soon = datetime.now(app_in_kolkata.timezone).replace(tzinfo=None)
+    add = bridge.app.tasks["sample.add"].s(1, 2)
+    assert await bridge.get(await bridge.dispatch(add, expires=soon + timedelta(seconds=60)), timeout=10) == 3
+    for late in (
+        await bridge.dispatch(add, eta=soon + timedelta(seconds=60)),
+        await bridge.dispatch(add.set(eta=soon + timedelta(seconds=60))),
+    ):
+        with pytest.raises(ResultTimeout):
+            await bridge.get(late, timeout=0.3)
+        await bridge.revoke(late)

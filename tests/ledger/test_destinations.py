@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -132,3 +133,11 @@ def test_a_job_is_published_where_its_record_says(app: Celery) -> None:
     record, message = new_job(app, "t", ["two"], {}, {"task_id": "a"}, now=0, owner="")
     assert (record.queue, record.priority, record.options) == ("two", 5, {})
     assert message["options"]["queue"] == "two"
+
+
+@pytest.mark.parametrize("name", ["eta", "expires"])
+@pytest.mark.parametrize("written", [lambda time: time, datetime.isoformat])
+def test_a_time_without_a_zone_is_of_the_apps(app: Celery, name: str, written: Callable[[datetime], Any]) -> None:
+    app.conf.update(timezone="America/New_York")
+    _, message = new_job(app, "t", [], {}, {"task_id": "a", name: written(datetime(2026, 7, 1, 12))}, now=0, owner="")
+    assert message["options"][name] == datetime(2026, 7, 1, 16, tzinfo=UTC)

@@ -97,7 +97,7 @@ async def test_resolved_is_gone_until_it_fails_again(ledger: Ledger, worker: Wor
 
 
 async def test_what_is_forgotten_leaves_its_group(ledger: Ledger, worker: WorkerLedger) -> None:
-    ledger.jobs._ttl = 0.0
+    ledger.jobs.ttl = 0.0
     await fail(ledger, worker, "a")
     (group,) = await ledger.failures.groups()
     while await ledger.jobs.sweep():

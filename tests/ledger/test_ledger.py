@@ -3,6 +3,7 @@
 import asyncio
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,15 @@ async def test_so_many_unfinished_jobs_and_no_more(ledger: Ledger, worker: Worke
     assert [await ask(job_id) for job_id in "efg"] == ["accepted", "accepted", "full"]
 
 
+async def test_a_run_of_a_schedule_is_none_of_an_owners_unfinished_jobs(ledger: Ledger, worker: WorkerLedger) -> None:
+    for job_id in "rs":  # a run has a bound of its own
+        assert (await accept(ledger, replace(record(job_id, owner="o"), schedule="e"), {})).kind == "accepted"
+    asked = [await accept(ledger, record(job_id, owner="o"), {}, max_unfinished=1) for job_id in "ab"]
+    assert [each.kind for each in asked] == ["accepted", "full"]
+    await end(worker, "r")
+    assert (await accept(ledger, record("c", owner="o"), {}, max_unfinished=1)).kind == "full"
+
+
 async def test_withdrawn_it_never_was(ledger: Ledger, worker: WorkerLedger) -> None:
     held = Reservation("name", "print")
     await accept(ledger, record("a", owner="o", tags=("x", "y")), {}, reservation=held)
@@ -122,7 +132,7 @@ async def test_withdrawn_it_never_was(ledger: Ledger, worker: WorkerLedger) -> N
 
 
 async def test_forgotten_and_remembered(ledger: Ledger, worker: WorkerLedger) -> None:
-    ledger.jobs._ttl = 0.01
+    ledger.jobs.ttl = 0.01
     for number in range(5):
         await accept(ledger, record(f"j{number}", owner="o", tags=("x",)), {})
         await end(worker, f"j{number}")
@@ -415,7 +425,7 @@ async def test_no_owner_takes_all_with_many_receivers(ledger: Ledger) -> None:
 async def test_few_attempts_are_kept_and_none_longer_than_the_job(
     ledger: Ledger,
 ) -> None:
-    ledger.jobs._ttl = 0.0
+    ledger.jobs.ttl = 0.0
     await cancelled(ledger, "a", "https://x.test/")
     for number in range(25):
         [found] = await claim(ledger)

@@ -181,6 +181,23 @@ async def test_through_a_bridge(app: Celery) -> None:
 # Runs.
 
 
+async def test_a_run_is_kept_as_long_as_any_job(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JOB_TTL holds for the runs that beat begins and for those on demand."""
+    ledger = await asyncio.to_thread(lambda: Ledger(app, ttl=3.0))
+    monkeypatch.setenv("JOB_TTL", "4")
+    beat = await asyncio.to_thread(Beat, app)
+    await asyncio.to_thread(beat.ask)
+    schedules = Schedules(ledger, app)
+    await schedules.create(entry(**HOURLY))
+    run = await schedules.run("e")
+    assert await ledger.redis.client.hget(f"pre.{{tcb}}job:{run}", "ttl") == b"3000"
+    slot = await be_due(schedules, "e")
+    await look(beat)
+    assert await ledger.redis.client.hget(f"pre.{{tcb}}job:{run_id('e', slot)}", "ttl") == b"4000"
+    await asyncio.to_thread(beat.close)
+    await ledger.close()
+
+
 async def test_a_run_is_a_job(schedules: Schedules, beat: Beat, worker: WorkerLedger) -> None:
     await schedules.create(entry(**HOURLY, owner="o", options={"priority": 0}))
     await look(beat)

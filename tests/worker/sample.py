@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from celery import Celery, Task, chord
+from celery import Celery, Task, chain, chord
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
 
 from tornado_celery_bridge.checkpoints import checkpoint, resumable
@@ -103,6 +103,17 @@ def make_app(url: str) -> Celery:
     @app.task(shared=False, bind=True, name="e.moves")
     def moves(self: Any, queue: str, options: dict[str, Any]) -> NoReturn:
         raise self.retry(countdown=60, queue=queue, **options)
+
+    @app.task(shared=False, bind=True, name="e.tells_request")
+    def tells_request(self: Any, how: str) -> Any:
+        """Return the id of the HTTP request, once something else has taken the task's place."""
+        if how == "replace":
+            return self.replace(tells_request.s("tell"))
+        if how == "replace by a chain":
+            return self.replace(chain(naps.si(0, 1), tells_request.si("tell")))
+        if how == "retry" and not self.request.retries:
+            raise self.retry(countdown=0, headers={"x": "y"})
+        return self.request.headers["request_id"]
 
     @app.task(shared=False, bind=True, name="e.raises_retry")
     def raises_retry(self: Any, path: str) -> str:

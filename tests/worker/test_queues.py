@@ -1,4 +1,4 @@
-"""A job is noted in the queue that its message is in, whoever has decided on that, and in no other."""
+"""What a job's next message has of the one before: its queue is noted, and its request is known."""
 
 import asyncio
 import uuid
@@ -55,6 +55,12 @@ async def test_a_retry_into_another_queue(
     result = await ends.submit("e.moves", (queue, options))
     await retried(ends, result)
     assert await where(ends, result) == (queue, priority)
+
+
+@pytest.mark.parametrize("how", ["tell", "retry", "replace", "replace by a chain"])
+async def test_the_request_goes_with_the_job(ends: Bridge, how: str) -> None:
+    result = await ends.submit("e.tells_request", (how,), headers={"request_id": "3b3f"})
+    assert await ends.get(result, timeout=10) == "3b3f"
 
 
 async def test_a_retry_in_its_own_queue(ends: Bridge) -> None:

@@ -6,6 +6,7 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,17 @@ def load_celery_app(name: str) -> Celery:
     except (Exception, SystemExit) as exc:
         raise SettingsError(f"CELERY_APP={name}: its settings or tasks can't be read: {cause(exc)}") from exc
     return found
+
+
+def moment(app: Celery, time: datetime | str) -> datetime:
+    """
+    Return an ``eta`` or an ``expires`` with its time zone. One that has none is of the app's (Celery's ``timezone``).
+
+    Raises:
+        ValueError: The text is not a time in ISO 8601.
+    """
+    found = datetime.fromisoformat(time) if isinstance(time, str) else time
+    return found if found.tzinfo else found.replace(tzinfo=app.timezone)
 
 
 def forget_backend(app: Any) -> None:

@@ -88,7 +88,7 @@ class Settings:
             celery_app=environment.get("CELERY_APP") or "tasks",
             redis_url=environment.get("REDIS_URL") or "",
             broker=_broker(environment),
-            job_ttl=_number(environment, "JOB_TTL", 86_400, 1, 10 * 366 * 86_400),
+            job_ttl=job_ttl(environment),
             max_body=int(_number(environment, "MAX_BODY", 1024 * 1024, 1024, 1024**3)),
             api_keys_file=Path(keys) if keys else None,
             callback_allow=environment.get("CALLBACK_ALLOW") or "",
@@ -177,6 +177,16 @@ def _flower_url(environment: Mapping[str, str]) -> str | None:
     if not is_known:  # not quoted: it may have a password
         raise SettingsError("FLOWER_URL should be the URL of Flower's first page, as in http://127.0.0.1:5555/flower")
     return given
+
+
+def job_ttl(environment: Mapping[str, str] = os.environ) -> float:
+    """
+    Return for how many seconds a job is kept after its end.
+
+    Raises:
+        SettingsError: JOB_TTL is not a whole number.
+    """
+    return _number(environment, "JOB_TTL", 86_400, 1, 10 * 366 * 86_400)
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

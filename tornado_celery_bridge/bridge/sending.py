@@ -11,6 +11,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from celery.canvas import Signature
@@ -18,7 +19,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.utils.uuid import uuid
 
 from tornado_celery_bridge.base import tracing
-from tornado_celery_bridge.base.app import check_arguments
+from tornado_celery_bridge.base.app import check_arguments, moment
 from tornado_celery_bridge.base.lane import InDoubt, Lane, LaneDown, LaneFull, NotBegun
 from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
 from tornado_celery_bridge.bridge.results import AnyBridge, AsyncResult, GroupResult, Result, adopt, checked_id
@@ -178,6 +179,10 @@ class Sending:
         if task_id is None and isinstance(target, Signature):
             task_id = target.options.get("task_id")
         task_id = options["task_id"] = uuid() if task_id is None else checked_id(task_id)
+        set_before = target.options if isinstance(target, Signature) else {}
+        for name in ("eta", "expires"):
+            if isinstance(time := options.get(name) or set_before.get(name), datetime):
+                options[name] = moment(self._app, time)  # Celery would take a naive one for UTC
         with tracing.Span("producer", *_described(target, options)):
             finish = functools.partial(self._finish, target) if is_canvas(target) else None
             message = Message(target, tuple(args), dict(kwargs or {}), options, contextvars.copy_context(), finish)

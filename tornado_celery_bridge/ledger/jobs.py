@@ -36,7 +36,8 @@ class Jobs(Subject):
 
     def __init__(self, redis: Connection, ttl: float) -> None:
         super().__init__(redis)
-        self._ttl = ttl
+        #: Seconds for which a job is kept after its end.
+        self.ttl = ttl
 
     async def accept(
         self,
@@ -73,7 +74,7 @@ class Jobs(Subject):
             record=record.encode(),
             input=written(given),
             owner=record.owner,
-            ttl=ms(self._ttl),
+            ttl=ms(self.ttl),
             delay=ms(delay),
             most=max_unfinished,
             key=name,

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import Celery
 
+from tornado_celery_bridge.base.app import moment
 from tornado_celery_bridge.ledger.destinations import destination, priorities_of
 from tornado_celery_bridge.ledger.records import JobRecord
 
@@ -46,9 +47,11 @@ def new_job(
     if countdown := options.pop("countdown", None):
         due = made + timedelta(seconds=countdown)
     if due is not None:
-        options["eta"] = due = due if due.tzinfo else due.replace(tzinfo=app.timezone)
+        options["eta"] = due = moment(app, due)
     if isinstance(expires := options.get("expires"), int | float):  # not counted anew each time that it is published
         options["expires"] = made + timedelta(seconds=expires)
+    elif expires is not None:
+        options["expires"] = moment(app, expires)
     sent = {name: options[name] for name in SENT_AGAIN if options.get(name) is not None}
     if isinstance(sent.get("priority"), int):
         sent["priority"] = priorities_of(app).to_broker(sent["priority"])  # and back

@@ -4,7 +4,6 @@ import uuid
 from typing import Any, NamedTuple
 
 from celery import Celery
-from celery.utils.time import maybe_timedelta
 
 from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.base.app import check_arguments
@@ -81,12 +80,6 @@ def new_run(app: Celery, entry: Entry, job_id: str, *, slot: int | None, now: in
         message,
         dumps({"slot": slot, "at": now, "job": job_id}),
     )
-
-
-def ttl_of(app: Celery) -> int:
-    """Return how many milliseconds a job is kept after its end: as long as Celery keeps its result."""
-    expires = maybe_timedelta(app.conf.result_expires)
-    return round(expires.total_seconds() * 1000) if expires else 86_400_000
 
 
 def _arguments(entry: Entry) -> tuple[list[Any], dict[str, Any]]:

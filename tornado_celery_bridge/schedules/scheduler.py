@@ -31,6 +31,7 @@ from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.base.lane import Call
 from tornado_celery_bridge.base.lua import Call as LuaCall
 from tornado_celery_bridge.base.repeating import Repeating
+from tornado_celery_bridge.base.settings import job_ttl
 from tornado_celery_bridge.ledger import calls as ledger_calls
 from tornado_celery_bridge.ledger.blocking import ending
 from tornado_celery_bridge.ledger.checks import is_installed
@@ -38,7 +39,7 @@ from tornado_celery_bridge.ledger.connection import BlockingConnection, ms
 from tornado_celery_bridge.schedules import calls
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
 from tornado_celery_bridge.schedules.policy import HOLD, Decision, State, decide, next_slot
-from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, new_run, run_id, ttl_of
+from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, new_run, run_id
 from tornado_celery_bridge.schedules.static import static_entries, taking_after
 from tornado_celery_bridge.transports.core import NotSent, SentInDoubt
 from tornado_celery_bridge.transports.publisher import Message, Publisher
@@ -157,7 +158,7 @@ class Scheduler(celery.beat.Scheduler):
         self._redis = _connection(self.app)
         self._static = static_entries(self.app)
         self._is_loaded = False
-        self._ttl = ttl_of(self.app)
+        self._ttl = ms(job_ttl())
         self._lease = Lease(_connection(self.app))
         self._lease.start()
 

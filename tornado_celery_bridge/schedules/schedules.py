@@ -15,10 +15,11 @@ from celery import Celery
 
 from tornado_celery_bridge.exceptions import BridgeError
 from tornado_celery_bridge.ledger import Job, Ledger
+from tornado_celery_bridge.ledger.connection import ms
 from tornado_celery_bridge.schedules import calls
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms, to_ms
 from tornado_celery_bridge.schedules.policy import next_slot, slots_of
-from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, check_input, new_run, run_id, ttl_of
+from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, check_input, new_run, run_id
 
 #: How often a change is tried if somebody else changes the entry at the same time.
 ATTEMPTS = 5
@@ -317,7 +318,7 @@ class Schedules:
         entry, job_id = (await self.get(name)).entry, str(uuid.uuid4())
         check_input(self._app, entry)
         run = new_run(self._app, entry, job_id, slot=None, now=await self._now())
-        call = calls.run_now(name=name, **run.row()._asdict(), kept=KEPT_RUNS, ttl=ttl_of(self._app))
+        call = calls.run_now(name=name, **run.row()._asdict(), kept=KEPT_RUNS, ttl=ms(self._jobs.ttl))
         answer = (await self._redis.run(call)).decode()
         if answer == "unknown":
             raise _not_found(name)
@@ -360,7 +361,7 @@ class Schedules:
         begun: set[str] = set()
         for first in range(0, len(runs), BACKFILL_STEP):
             rows = [run.row() for _, run in runs[first : first + BACKFILL_STEP]]
-            call = calls.backfill(name=name, kept=KEPT_RUNS, ttl=ttl_of(self._app), dry_run=dry_run, rows=rows)
+            call = calls.backfill(name=name, kept=KEPT_RUNS, ttl=ms(self._jobs.ttl), dry_run=dry_run, rows=rows)
             answer = await self._redis.run(call)
             if answer is None:
                 raise _not_found(name)

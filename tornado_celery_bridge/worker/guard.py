@@ -15,7 +15,7 @@ from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.ledger.blocking import Limit
 from tornado_celery_bridge.worker.attempt import Attempt, JobCancelled, current_attempt
 from tornado_celery_bridge.worker.errors import CodeExited, ends_of_process
-from tornado_celery_bridge.worker.messages import name_queue
+from tornado_celery_bridge.worker.messages import mark_signature, name_queue
 from tornado_celery_bridge.worker.values import run_with_values
 
 
@@ -71,6 +71,7 @@ def guard(task: Any, app: Celery) -> None:
     def replaced(signature: Any) -> Any:
         if (attempt := current_attempt()) is not None and attempt.id == task.request.id:
             attempt.is_replaced = True
+            mark_signature(signature, task.request)
         return on_replace(signature)
 
     guarded.guarded = True  # type: ignore[attr-defined]

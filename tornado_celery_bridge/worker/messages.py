@@ -33,6 +33,11 @@ def keep_message(
     if is_keeper() or not isinstance(body, tuple):
         return
     args, kwargs, embed = body
+    attempt, task = current_attempt(), app.current_worker_task
+    is_its_own = attempt is not None and attempt.id == headers["id"]
+    request: Any = task.request if is_its_own and task is not None else None
+    if request is not None:
+        _mark(headers, request)
     goes_to = destination_of(app, exchange, routing_key)
     options = Context(headers, **embed).as_execution_options() | goes_to.options
     options["priority"] = priority = properties.get("priority")
@@ -41,22 +46,39 @@ def keep_message(
     given = {name: value for name, value in options.items() if value is not None} | ({"eta": due} if due else {})
     message = {"task": headers["task"], "args": args, "kwargs": kwargs, "options": given}
     seconds = None if due is None else (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
-    attempt, why, token = current_attempt(), None, ""
-    its_own = None if priority is None else priorities_of(app).to_broker(priority)
-    if attempt is not None and attempt.id == headers["id"]:
+    why, token = None, ""
+    urgency = None if priority is None else priorities_of(app).to_broker(priority)
+    if request is not None and priority == (request.delivery_info or {}).get("priority"):
+        urgency = KEPT  # the broker may have given it one, which nobody asked for
+    if attempt is not None and is_its_own:
         token = attempt.token
-        task: Any = app.current_worker_task
-        if task is not None and priority == (task.request.delivery_info or {}).get("priority"):
-            its_own = KEPT  # the broker may have given it one, which nobody asked for
         if not attempt.is_replaced:
             attempt.checkpoints.flush()  # the next attempt may begin before this one's code ends
             attempt.asks_again = True
             why = error_of(sys.exc_info()[1])  # what the code handles; nearly always what it asks for the retry by
     ledger_of(app).keep(
-        headers["id"], encoding.dumps(message), seconds, queue=goes_to.queue, priority=its_own, token=token, why=why
+        headers["id"], encoding.dumps(message), seconds, queue=goes_to.queue, priority=urgency, token=token, why=why
     )
     if token:
         headers[AFTER] = token
+
+
+#: Headers of a message that go on to whatever takes its place.
+_MARKS = ("request_id", "traceparent", "tracestate")
+
+
+def mark_signature(signature: Any, request: Any) -> None:
+    """Have what takes a task's place know the request and the trace that the task belongs to."""
+    for each in (signature, *getattr(signature, "tasks", ())):
+        headers = dict(each.options.get("headers") or {})
+        _mark(headers, request)
+        if headers:
+            each.set(headers=headers)
+
+
+def _mark(headers: dict[str, Any], request: Any) -> None:
+    found = request.headers or {}
+    headers.update({name: found[name] for name in _MARKS if name in found and name not in headers})
 
 
 def name_queue(app: Celery, request: Any) -> None:

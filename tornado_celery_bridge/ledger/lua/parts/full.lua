@@ -1,6 +1,8 @@
--- full: whether an owner may have more unfinished jobs.
+-- full: whether an owner may have more unfinished jobs. Runs of schedules have a bound of their own.
 -- include: job
 
 local function is_full(owner, most, more)
-  return most ~= '' and tonumber(redis.call('HGET', prefix .. 'open', owner) or 0) + more > tonumber(most)
+  if most == '' then return false end
+  local runs = tonumber(redis.call('HGET', prefix .. 'open:runs', owner) or 0)
+  return tonumber(redis.call('HGET', prefix .. 'open', owner) or 0) - runs + more > tonumber(most)
 end
