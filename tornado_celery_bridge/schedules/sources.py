@@ -20,7 +20,7 @@ from kombu.utils.json import dumps as kombu_dumps
 from redis import Redis
 
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry
-from tornado_celery_bridge.schedules.runs import check_input, new_run
+from tornado_celery_bridge.schedules.runs import check_input, new_run, run_id
 from tornado_celery_bridge.schedules.static import entry_of
 
 HEADER = "# Schedule entries. What a field means, and how they are imported: docs/schedules.md.\n"
@@ -55,7 +55,7 @@ def _checked(app: Celery, entry: Entry) -> Entry:
     """Return the entry as beat will read it. Raise if its queue does not exist, or its task does not take its input."""
     check_input(app, entry)
     try:
-        new_run(app, entry, "", slot=None, now=0)
+        new_run(app, entry, run_id(entry.key, 0), slot=None, now=0)
     except QueueNotFound as exc:
         raise InvalidEntry("options", f"the app has no queue {entry.options.get('queue')!r}") from exc
     return Entry.decode(entry.encode())
