@@ -43,6 +43,7 @@ lint:
 	.venv/bin/lint-imports --no-logo
 types:
 	.venv/bin/mypy
+	.ci/pyright
 frontend:
 	.ci/frontend/check
 site: needs

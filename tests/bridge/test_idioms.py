@@ -1,12 +1,14 @@
 """A result is at home in every way that Tornado and asyncio have of waiting."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, group
 from celery.result import AsyncResult as CelerysResult
+from celery.result import GroupResult, ResultSet
 from tornado import gen
 
 from tornado_celery_bridge import AsyncResult, Bridge, TaskFailed, WouldBlock
@@ -78,6 +80,44 @@ async def test_blocking_calls_are_refused_on_the_loop(results: list[AsyncResult[
 async def test_blocking_calls_work_off_the_loop(results: list[AsyncResult[Any]]) -> None:
     assert await asyncio.to_thread(results[1].get, timeout=10) == 2
     assert await asyncio.to_thread(lambda: results[1].state) == "SUCCESS"
+
+
+def in_a_result_set(app: Celery, results: list[Any]) -> Any:
+    return ResultSet(results, app=app).get(timeout=10)
+
+
+def in_a_group(app: Celery, results: list[Any]) -> Any:
+    return GroupResult("group", results, app=app).get(timeout=10)
+
+
+def in_a_group_in_a_set(app: Celery, results: list[Any]) -> Any:
+    members: Any = GroupResult("group", results, app=app)
+    [values] = ResultSet([members], app=app).join(timeout=10)
+    return values
+
+
+def added_one_by_one(app: Celery, results: list[Any]) -> Any:
+    made = ResultSet([], app=app)
+    for result in results:
+        made.add(result)
+    return made.join_native(timeout=10)
+
+
+@pytest.mark.parametrize("collect", [in_a_result_set, in_a_group, in_a_group_in_a_set, added_one_by_one])
+async def test_in_a_thread_they_are_celerys_own(
+    bridge: Bridge, results: list[AsyncResult[Any]], collect: Callable[..., Any]
+) -> None:
+    assert await asyncio.to_thread(collect, bridge.app, results) == [0, 2, 4]
+
+
+async def test_a_group_in_a_thread_is_celerys_own(bridge: Bridge) -> None:
+    add = bridge.app.tasks["sample.add"]
+    result = await bridge.dispatch(group(add.s(number, number) for number in range(3)))
+    with pytest.raises(WouldBlock, match="await"):
+        result.then(lambda _: None)
+    for wait in (result.get, result.join, result.join_native):
+        assert await asyncio.to_thread(wait, timeout=10) == [0, 2, 4]
+    assert await asyncio.to_thread(lambda: [result.ready(), result.completed_count()]) == [True, 3]
 
 
 async def test_result_class_is_celerys(app: Celery, results: list[AsyncResult[Any]]) -> None:

@@ -101,7 +101,7 @@ async def test_no_wait_is_lost_while_our_connection_is_killed(bridge: Bridge, se
         await asyncio.to_thread(client.close)
 
     async def run(number: int) -> float:
-        return await bridge.get(await bridge.dispatch(add.s(number, 1), dispatch_timeout=20), timeout=60)  # type: ignore[no-any-return]
+        return await bridge.get(await bridge.dispatch(add.s(number, 1), dispatch_timeout=20), timeout=60)
 
     killer = asyncio.ensure_future(kill())
     values = []

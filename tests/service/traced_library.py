@@ -15,7 +15,7 @@ async def main() -> None:
         for name, dispatching in (
             ("plain", lambda: bridge.dispatch(add.s(1, 2).set(queue="websample"))),
             ("by name", lambda: bridge.dispatch("s.add", (1, 2))),
-            ("canvas", lambda: bridge.dispatch(add.s(1, 2) | chord([add.s(3), add.s(4)], total.s()))),  # type: ignore[arg-type]
+            ("canvas", lambda: bridge.dispatch(add.s(1, 2) | chord([add.s(3), add.s(4)], total.s()))),  # type: ignore[call-overload]
             ("submitted", lambda: bridge.submit("s.add", (1, 2))),
         ):
             with trace.get_tracer("tests").start_as_current_span(name):

@@ -14,12 +14,13 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
-from celery import Celery
+from celery import Celery, Task
 from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend
 from celery.backends.rpc import RPCBackend
+from celery.canvas import Signature, chain, chunks, group
 from celery.exceptions import ImproperlyConfigured
 
 from tornado_celery_bridge.base import tracing
@@ -41,6 +42,8 @@ from tornado_celery_bridge.ledger.checks import is_installed
 from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.transports.publisher import Publisher, Target
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 #: Large canvases that are published at once, each by a thread and a connection that are made for the first one.
@@ -209,6 +212,47 @@ class Bridge:
 
     # Dispatching.
 
+    @overload
+    async def dispatch(
+        self,
+        target: group | chunks,
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        dispatch_timeout: float | None = ...,
+        **options: Any,
+    ) -> GroupResult: ...
+    @overload
+    async def dispatch(
+        self,
+        target: chain,
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        dispatch_timeout: float | None = ...,
+        **options: Any,
+    ) -> Any: ...
+    @overload
+    async def dispatch(
+        self,
+        target: Task[P, R] | Signature[R],
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        dispatch_timeout: float | None = ...,
+        **options: Any,
+    ) -> AsyncResult[R]: ...
+    @overload
+    async def dispatch(
+        self,
+        target: str,
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        dispatch_timeout: float | None = ...,
+        **options: Any,
+    ) -> AsyncResult[Any]: ...
+
     async def dispatch(
         self,
         target: Target,
@@ -232,7 +276,8 @@ class Bridge:
                 https://docs.celeryq.dev/en/stable/reference/celery.app.task.html#celery.app.task.Task.apply_async
 
         Returns:
-            An :class:`AsyncResult`; for a group, a :class:`GroupResult`.
+            An :class:`AsyncResult`, of the type that the task's hints say; for a group, and a chain that ends in one, a
+            :class:`GroupResult`.
 
         Raises:
             BrokerUnavailable: Not sent.
@@ -245,6 +290,31 @@ class Bridge:
         .. versionadded:: 0.1.0
         """
         return await self._opened.sending.dispatch(target, args, kwargs, options, dispatch_timeout)
+
+    @overload
+    async def submit(
+        self,
+        target: Task[P, R] | Signature[R],
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        owner: str = ...,
+        tags: Sequence[str] = ...,
+        dispatch_timeout: float | None = ...,
+        **options: Any,
+    ) -> AsyncResult[R]: ...
+    @overload
+    async def submit(
+        self,
+        target: str,
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        owner: str = ...,
+        tags: Sequence[str] = ...,
+        dispatch_timeout: float | None = ...,
+        **options: Any,
+    ) -> AsyncResult[Any]: ...
 
     async def submit(
         self,

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Generator, Iterator
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import celery.result
+import vine
 from celery import Celery, states
 
 from tornado_celery_bridge.base.states import ENDED
@@ -71,15 +72,17 @@ class AsyncResult(CelerysResult, Generic[T]):
         _refuse_on_loop("AsyncResult.backend", "await the result, or bridge.state(result)")
         return self.app.backend
 
-    @property
-    def on_ready(self) -> NoReturn:  # type: ignore[override]
-        raise WouldBlock("await the result, or its future()")
+    def __getattr__(self, name: str) -> Any:
+        """Make Celery's promise when somebody asks for it: a `ResultSet` does, and no one on the loop."""
+        if name != "on_ready":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        _refuse_on_loop("AsyncResult.on_ready", "await the result, or its future()")
+        self.on_ready = vine.promise(self._on_fulfilled, weak=True)
+        return self.on_ready
 
-    def then(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise WouldBlock("AsyncResult.then waits for the network: await the result, or its future()")
-
-    def throw(self, exc: BaseException, *args: Any, **kwargs: Any) -> NoReturn:
-        raise exc
+    def then(self, *args: Any, **kwargs: Any) -> Any:
+        _refuse_on_loop("AsyncResult.then()", "await the result, or its future()")
+        return super().then(*args, **kwargs)
 
     def get(self, *args: Any, **kwargs: Any) -> Any:
         _refuse_on_loop("AsyncResult.get()", "`await result`, or bridge.get(result, timeout=…)")
@@ -106,7 +109,9 @@ class AsyncResult(CelerysResult, Generic[T]):
 
     def _maybe_set_cache(self, meta: Any) -> Any:
         if meta and meta["status"] in ENDED:
-            return self._set_cache(self.backend.meta_from_decoded(meta))  # type: ignore[attr-defined]
+            meta = self._set_cache(self.backend.meta_from_decoded(meta))
+            if "on_ready" in self.__dict__:
+                self.on_ready(self)
         return meta
 
     def __copy__(self) -> "AsyncResult[T]":
@@ -156,9 +161,23 @@ class GroupResult(celery.result.GroupResult):
 
     def get(self, *args: Any, **kwargs: Any) -> Any:
         _refuse_on_loop("GroupResult.get()", "`await result`, or bridge.get(result, timeout=…)")
-        return [result.get(*args, **kwargs) for result in self.results]
+        return super().get(*args, **kwargs)
 
-    join = join_native = get
+    def join(self, *args: Any, **kwargs: Any) -> Any:
+        _refuse_on_loop("GroupResult.join()", "`await result`, or bridge.get(result, timeout=…)")
+        return super().join(*args, **kwargs)
+
+    def join_native(self, *args: Any, **kwargs: Any) -> Any:
+        _refuse_on_loop("GroupResult.join_native()", "`await result`, or bridge.get(result, timeout=…)")
+        return super().join_native(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Make Celery's promises when somebody asks for one, as in :class:`AsyncResult`."""
+        if name not in ("on_ready", "_on_full"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        _refuse_on_loop("GroupResult.on_ready", "await the result, or its future()")
+        self._set_ready_barrier(vine.barrier(self.results))
+        return self.__dict__[name]
 
     def save(self, backend: Any = None) -> Any:
         _refuse_on_loop("GroupResult.save()", "call it in an executor")
@@ -168,8 +187,9 @@ class GroupResult(celery.result.GroupResult):
         _refuse_on_loop("GroupResult.delete()", "call it in an executor")
         super().delete(backend)
 
-    def then(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise WouldBlock("GroupResult.then waits for the network: await the result, or its future()")
+    def then(self, *args: Any, **kwargs: Any) -> Any:
+        _refuse_on_loop("GroupResult.then()", "await the result, or its future()")
+        return super().then(*args, **kwargs)
 
     def __reduce__(self) -> Any:
         return celery.result.GroupResult, (self.id, self.results)
