@@ -20,6 +20,7 @@ class Place(NamedTuple):
 
 
 COMMANDS = {
+    "init": Place("init", "Write the files of a new project."),
     "up": Place("up", "Run everything on this machine: servers, service, worker, beat and Flower."),
     "serve": Place("serve", "Run the service: jobs over HTTP."),
     "worker": Place("celery", "Run a Celery worker."),
