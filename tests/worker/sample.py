@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,7 +14,7 @@ from celery import Celery, Task, chain, chord
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
 
 from tornado_celery_bridge.checkpoints import checkpoint, resumable
-from tornado_celery_bridge.worker import install
+from tornado_celery_bridge.worker import install, pool
 
 
 class Unusual(BaseException):
@@ -32,6 +34,25 @@ def mark(path: str) -> int:
         return file.tell()
 
 
+def goes_on(seconds: float, tell: Callable[[], object] = lambda: None) -> None:
+    """Go on for some seconds, whatever is raised here."""
+    end = time.time() + seconds
+    while time.time() < end:
+        try:
+            tell()
+            time.sleep(0.02)
+        except BaseException:
+            pass
+
+
+def returns_once_ended() -> str:
+    try:
+        time.sleep(30)
+    except BaseException:
+        return "swallowed"
+    return "done"
+
+
 def make_app(url: str) -> Celery:
     app = Celery("ends", broker=url, backend=url, set_as_current=False)
     app.conf.update(
@@ -43,8 +64,10 @@ def make_app(url: str) -> Celery:
         worker_prefetch_multiplier=1,
         broker_connection_retry_on_startup=True,
         result_extended=True,
+        task_soft_time_limit=570,
     )
     install(app)
+    pool.PATIENCE = 1.0  # seconds; tests are not to wait for longer
 
     @app.task(shared=False, bind=True, name="e.returns")
     def returns(self: Any, path: str) -> str:
@@ -179,6 +202,50 @@ def make_app(url: str) -> Celery:
     def exceeds_limit(self: Any, path: str) -> None:
         mark(path)
         time.sleep(30)
+
+    @app.task(shared=False, bind=True, name="e.exceeds_limit_and_returns", time_limit=1)
+    def exceeds_limit_and_returns(self: Any, path: str) -> str:
+        mark(path)
+        return returns_once_ended()
+
+    @app.task(shared=False, bind=True, name="e.terminated")
+    def terminated(self: Any, path: str) -> None:
+        mark(path)
+        time.sleep(30)
+
+    @app.task(shared=False, bind=True, name="e.terminated_and_returns")
+    def terminated_and_returns(self: Any, path: str) -> str:
+        mark(path)
+        Path(f"{path}.pid").write_text(str(os.getpid()))
+        return returns_once_ended()
+
+    @app.task(shared=False, bind=True, name="e.terminated_and_raises")
+    def terminated_and_raises(self: Any, path: str) -> None:
+        mark(path)
+        try:
+            time.sleep(30)
+        finally:
+            raise ValueError("mine")
+
+    @app.task(shared=False, bind=True, name="e.terminated_and_goes_on")
+    def terminated_and_goes_on(self: Any, path: str) -> None:
+        mark(path)
+        goes_on(30)
+
+    @app.task(shared=False, bind=True, name="e.alone", max_concurrency=1)
+    def alone(self: Any, path: str, seconds: float) -> None:
+        """Note all the time that it runs."""
+        goes_on(seconds, lambda: Path(path).write_text(str(time.time())))
+
+    @app.task(shared=False, bind=True, name="e.has_children")
+    def has_children(self: Any, path: str) -> None:
+        child = subprocess.Popen(["sleep", "600"])
+        Path(path).write_text(f"{child.pid} {os.getpid()}\n")
+        time.sleep(60)
+
+    @app.task(shared=False, bind=True, name="e.process", time_limit=60)
+    def process(self: Any) -> int:
+        return os.getpid()
 
     @app.task(shared=False, bind=True, name="e.dies")
     def dies(self: Any, path: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.servers import wait_for
 from tests.worker.processes import ROOT
 from tornado_celery_bridge import Bridge, TaskFailed, TaskRevoked
 from tornado_celery_bridge.ledger import Job
@@ -35,6 +36,11 @@ TASKS = {
     "raises `MemoryError`": "runs_out_of_memory",
     "exceeds its `soft_time_limit`": "exceeds_soft_limit",
     "exceeds its `time_limit`": "exceeds_limit",
+    "exceeds its `time_limit`, and returns a value then": "exceeds_limit_and_returns",
+    "is ended by a cancel": "terminated",
+    "is ended by a cancel, and returns a value then": "terminated_and_returns",
+    "is ended by a cancel, and raises an exception then": "terminated_and_raises",
+    "is ended by a cancel, and goes on": "terminated_and_goes_on",
     "its process dies once": "dies_once",
     "its process dies each time": "dies",
 }
@@ -61,6 +67,9 @@ def test_the_table_has_every_end() -> None:
 async def test_it_ends_as_the_table_says(ends: Bridge, tmp_path: Path, row: Row) -> None:
     path = tmp_path / "marks"
     result = await ends.submit(ends.app.tasks[f"e.{TASKS[row.what]}"].s(str(path)))
+    if "cancel" in row.what:
+        await asyncio.to_thread(wait_for, path.exists)
+        await ends.ledger.jobs.cancel(result.id, grace=0.001)
     assert await said_of(ends, result) == row.get
     async with asyncio.timeout(10):
         with ends.ledger.events.follow(result.id) as events:
@@ -90,3 +99,6 @@ async def said_of(bridge: Bridge, result: Any) -> str:
     except TaskFailed as exc:
         words = re.sub(r"^task \S+ failed: ", "", str(exc))
         return f"`TaskFailed`: {words}"
+    except TaskRevoked as exc:
+        words = re.sub(r"^task \S+ ", "", str(exc))
+        return f"`TaskRevoked`: {words}"

@@ -53,6 +53,7 @@ from tornado_celery_bridge.base.logs import follow_environment
 from tornado_celery_bridge.worker.attempt import JobCancelled
 from tornado_celery_bridge.worker.backend import record_states
 from tornado_celery_bridge.worker.bootsteps import CheckSettings, EndUnreadable, GuardTasks, KeepJobs, begin_beat
+from tornado_celery_bridge.worker.guard import settle_limits
 
 __all__ = ("JobCancelled", "install")
 
@@ -69,6 +70,10 @@ def install(app: Celery) -> None:
     app.steps["worker"].update((CheckSettings, GuardTasks, KeepJobs, WorkerHeartbeat))
     app.steps["consumer"].add(EndUnreadable)
     signals.beat_init.connect(functools.partial(begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
+    if app.finalized:  # type: ignore[attr-defined]
+        settle_limits(app)
+    else:
+        app.on_after_finalize.connect(lambda **_: settle_limits(app), weak=False)
     is_configured: bool = app.configured  # type: ignore[attr-defined]
     # The variable alone names the backend, so Celery may make it while nothing has read the app's settings yet.
     if is_configured or os.environ.get("CELERY_RESULT_BACKEND"):

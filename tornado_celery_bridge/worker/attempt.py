@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from celery import Celery, states
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: The header by which a message names the attempt that has published it to go on after itself.
 AFTER = "tcb_after"
+#: Characters of one log line that become an event.
+MAX_LINE = 4_000
 
 _current: ContextVar["Attempt | None"] = ContextVar("attempt", default=None)
 
@@ -255,9 +258,10 @@ class Attempt:
 
         return Document(functools.partial(self._ledger.checkpoint, self.id, code), write)
 
-    def note(self, line: dict[str, str]) -> None:
-        """Note a line that the task has logged."""
-        self._ledger.report(self.id, self.token, "log", line)
+    def note(self, level: str, message: str) -> None:
+        """Note a line of the job's log."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._ledger.report(self.id, self.token, "log", {"level": level, "message": message[:MAX_LINE], "at": at})
 
 
 def _given(entry: ResultEntry | None) -> dict[str, ResultEntry]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, bootsteps, signals, states
+from celery.concurrency import prefork
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.imports import symbol_by_name
 from kombu.exceptions import DecodeError
@@ -16,10 +17,11 @@ from tornado_celery_bridge.base.heartbeat import watch_beat
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.checks import refuse_unsafe
-from tornado_celery_bridge.worker.guard import guard
+from tornado_celery_bridge.worker.guard import guard, settle_limits
 from tornado_celery_bridge.worker.keeper import Keeper
 from tornado_celery_bridge.worker.loglines import LogLines
 from tornado_celery_bridge.worker.messages import keep_message
+from tornado_celery_bridge.worker.pool import TaskPool, can_end_tasks
 from tornado_celery_bridge.worker.request import job_request
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,18 @@ class GuardTasks(bootsteps.Step):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         Store.of_app(worker.app)  # a store that can't be used is to be known now
+        if worker.pool_cls is prefork.TaskPool:
+            worker.pool_cls = TaskPool
+        can_end = can_end_tasks(worker.pool_cls)
+        if not can_end:
+            log.warning(
+                "%s can't end a task: time limits do not hold, and a cancel with terminate waits for the task's code. "
+                "A worker with --pool prefork can",
+                worker.pool_cls.__module__,
+            )
+        settle_limits(worker.app)  # of tasks that were made late, too
         for task in worker.app.tasks.values():
-            guard(task, worker.app)
+            guard(task, worker.app, can_end=can_end)
             task.Request = job_request(symbol_by_name(task.Request))
         signals.task_postrun.connect(_close_attempt, weak=False, dispatch_uid=__name__)
         LogLines.install()
@@ -114,10 +126,7 @@ class KeepJobs(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
-        # Of a pool that grows and shrinks, as many as there are now.
-        self._keeper = Keeper(
-            worker.app, worker.hostname, lambda: getattr(worker.pool, "num_processes", None) or worker.concurrency
-        )
+        self._keeper = Keeper(worker.app, worker.hostname, lambda: worker.pool)
         self._keeper.hold_back()
         keep = functools.partial(keep_message, worker.app)
         signals.before_task_publish.connect(keep, weak=False, dispatch_uid=f"keep-{id(worker.app)}")
@@ -129,7 +138,8 @@ class KeepJobs(bootsteps.StartStopStep):
         self._keeper.start()
 
     def terminate(self, worker: Any) -> None:
-        """End, before the pool is ended with what it runs: a cold shutdown, of which Celery sends no signal."""
+        """End, once the pool has ended with what it runs: a cold shutdown, of which Celery sends no signal."""
+        worker.pool.terminate()
         self._keeper.stop()
 
     def _end(self, **_: Any) -> None:

@@ -5,8 +5,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
-
 #: A frame in a traceback: the last two parts of the file's path, as folders differ from worker to worker; the function.
 _FRAME = re.compile(r'^  File "(?:[^"\n]*?/)??((?:[^"/\n]+/)?[^"/\n]+)", line \d+, in (.+)$', re.MULTILINE)
 #: The last frame is looked for in so many characters of a traceback's end.
@@ -26,12 +24,10 @@ class CodeExited(Exception):
         )
 
 
-def ends_of_process() -> tuple[type[BaseException], ...]:
-    """Return what is raised in a task's code by somebody who ends it from outside, and so has to pass."""
+def ends_from_outside() -> tuple[type[BaseException], ...]:
+    """Return what a pool of greenlets raises in a task's code that it ends, and so has to pass."""
     gevent, greenlet = sys.modules.get("gevent"), sys.modules.get("greenlet")
-    by_pool = () if gevent is None or greenlet is None else (gevent.Timeout, greenlet.GreenletExit)
-    # Of a signal that ends a pool's process; see billiard.common. Whatever the code makes of it passes, too.
-    return (BaseException,) if terminate_handler_fired() else by_pool
+    return () if gevent is None or greenlet is None else (gevent.Timeout, greenlet.GreenletExit)
 
 
 def error_of(result: Any) -> dict[str, str]:

@@ -6,24 +6,30 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from billiard.common import EX_SOFTWARE, terminate_handler_fired  # type: ignore[attr-defined]
 from celery import Celery
 from celery.app.trace import task_has_custom
-from celery.exceptions import ImproperlyConfigured
+from celery.exceptions import ImproperlyConfigured, TaskPredicate
 from celery.utils.time import rate
 
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.ledger.blocking import Limit
 from tornado_celery_bridge.worker.attempt import Attempt, JobCancelled, current_attempt
-from tornado_celery_bridge.worker.errors import CodeExited, ends_of_process
+from tornado_celery_bridge.worker.errors import CodeExited, ends_from_outside
 from tornado_celery_bridge.worker.messages import mark_signature, name_queue
 from tornado_celery_bridge.worker.values import run_with_values
 
 
-def guard(task: Any, app: Celery) -> None:
+def guard(task: Any, app: Celery, *, can_end: bool = True) -> None:
     """
     Have *task* ask the ledger before its code runs, and its ends be what they mean; a guarded task stays as it is.
 
     Celery itself wraps ``run`` in this way for ``autoretry_for``.
+
+    Args:
+        task: The task.
+        app: Its app.
+        can_end: Whether the worker's pool can end it at a time limit.
 
     Raises:
         ImproperlyConfigured: The task's limits make no sense.
@@ -44,6 +50,8 @@ def guard(task: Any, app: Celery) -> None:
         if not attempt.has_begun:
             name_queue(app, request)
             attempt.begin(task, request, limit_of(args, kwargs) if limit_of else None)
+            if not can_end and any(request.timelimit or ()):
+                attempt.note("WARNING", "its time limit does not hold: its worker's pool can't end a task")
         return attempt
 
     @functools.wraps(run)
@@ -53,14 +61,21 @@ def guard(task: Any, app: Celery) -> None:
             return run(*args, **kwargs)
         try:
             with attempt.running():
-                return run_with_values(run, args, kwargs, app, is_job=attempt.is_job)
+                value = run_with_values(run, args, kwargs, app, is_job=attempt.is_job)
+            if terminate_handler_fired():
+                raise SystemExit(EX_SOFTWARE)
+            return value
         except JobCancelled:
             task.backend.mark_as_revoked(attempt.id, "cancelled", request=task.request)
             raise
-        except Exception:
+        except TaskPredicate:  # Ignore, Reject, Retry
             raise
         except BaseException as exc:
-            if isinstance(exc, ends_of_process()):
+            if terminate_handler_fired():
+                # Whatever the code makes of it, the process was told to end. What that means for the task knows who
+                # has told it: its time limit, a cancel, or a worker that stops.
+                raise SystemExit(EX_SOFTWARE) from exc
+            if isinstance(exc, (Exception, *ends_from_outside())):
                 raise
             raise CodeExited(exc) from exc
 
@@ -78,6 +93,17 @@ def guard(task: Any, app: Celery) -> None:
     task.run, task.on_replace = guarded, replaced
     if task_has_custom(task, "before_start"):
         task.before_start = before
+
+
+def settle_limits(app: Celery) -> None:
+    """
+    Have no task whose own ``time_limit`` is below the app's ``task_soft_time_limit`` take that: it has no soft limit.
+
+    Celery refuses to publish such a task.
+    """
+    for task in app.tasks.values():
+        if task.time_limit and task.soft_time_limit and task.soft_time_limit > task.time_limit:
+            task.soft_time_limit = None
 
 
 def _limit_of(task: Any) -> Callable[[Any, Any], Limit] | None:

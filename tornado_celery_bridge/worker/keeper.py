@@ -45,7 +45,8 @@ from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.transports import depth
 from tornado_celery_bridge.worker.backend import has_results_beside
-from tornado_celery_bridge.worker.request import GIVEN_BACK, TAKEN
+from tornado_celery_bridge.worker.processes import children, text
+from tornado_celery_bridge.worker.request import GIVEN_BACK, LOST, TAKEN
 
 log = logging.getLogger(__name__)
 
@@ -74,16 +75,16 @@ class Keeper:
     Args:
         app: The worker's app.
         hostname: The worker's node name.
-        slots: Returns how many tasks it runs at once.
+        pool: Returns its pool, once there is one.
 
     Raises:
         ImproperlyConfigured: The ledger is no Redis.
     """
 
-    def __init__(self, app: Celery, hostname: str, slots: Callable[[], int]) -> None:
+    def __init__(self, app: Celery, hostname: str, pool: Callable[[], Any]) -> None:
         self._app = app
         self._hostname = hostname
-        self._slots = slots
+        self._pool = pool
         self._ledger = WorkerLedger(app)
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         #: The attempts that run here, as ids and tokens.
@@ -131,16 +132,28 @@ class Keeper:
         self._give_back()
         queues = sorted(self._app.amqp.queues.consume_from)
         about = {"slots": self._slots(), "queues": queues, "memory": _memory()}
-        late = self._ledger.lease(self._hostname, running, self._running - running, about)
+        lost = [*LOST]
+        late = self._ledger.lease(self._hostname, running, {*self._running, *lost} - running, about)
+        for _ in lost:
+            LOST.popleft()
         self._running = running
         if mine := self._ledger.doubted() & {job_id for job_id, _ in _attempts(TAKEN)}:
             self._ledger.in_hand(mine)
-        for job_id in late:
-            log.warning("job %s was cancelled and goes on: its process is ended", job_id)
-            self._app.control.revoke(job_id, terminate=True, destination=[self._hostname])
+        self._terminate(set(late))
         if has_results_beside(self._app):  # each time, as a Redis may lose what it has
             backend: Any = self._app.backend
             self._ledger.note_results(backend.task_keyprefix, int(backend.expires or 0))
+
+    def _slots(self) -> int:
+        """Return how many tasks run at once: in a pool that grows and shrinks, as many as there are now."""
+        pool = self._pool()
+        return int(getattr(pool, "num_processes", None) or pool.limit)  # a pool that has ended has no processes
+
+    def _terminate(self, job_ids: set[str]) -> None:
+        """End the processes of jobs that were cancelled, and have not ended in time."""
+        for request in list(worker_state.active_requests) if job_ids else ():
+            if request.id in job_ids and (request.id, request.token) in self._running:
+                request.terminate(self._pool())
 
     def _give_back(self) -> None:
         """Have others begin what this worker has given up, through no fault of the jobs."""
@@ -253,13 +266,5 @@ def _memory() -> int | None:
     """
     Return how many bytes of memory this process and its children have, in each what they share; None off Linux.
     """
-    children = " ".join(_text(file) for file in Path("/proc/self/task").glob("*/children")).split()
-    pages = [_text(Path(f"/proc/{pid}/statm")).split()[1:2] for pid in ("self", *children)]
+    pages = [text(Path(f"/proc/{pid}/statm")).split()[1:2] for pid in (os.getpid(), *children(os.getpid()))]
     return sum(int(resident) for (resident,) in filter(None, pages)) * os.sysconf("SC_PAGE_SIZE") or None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError:  # of a process that has just ended
-        return ""

@@ -1,12 +1,8 @@
 """What a job logs by ``get_task_logger`` becomes its events."""
 
 import logging
-from datetime import UTC, datetime
 
 from tornado_celery_bridge.worker.attempt import current_attempt
-
-#: Characters of one log line that become an event.
-MAX_LINE = 4_000
 
 
 class LogLines(logging.Handler):
@@ -22,5 +18,4 @@ class LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Note one line."""
         if (attempt := current_attempt()) is not None:
-            at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            attempt.note({"level": record.levelname, "message": self.format(record)[:MAX_LINE], "at": at})
+            attempt.note(record.levelname, self.format(record))

@@ -6,22 +6,33 @@ can't tell any more: a time limit, a process that was killed, a worker that stop
 """
 
 import functools
+import logging
 import uuid
 from collections import deque
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakSet
 
+from billiard.common import TERM_SIGNAME
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
 from celery.exceptions import InvalidTaskError, Terminated, WorkerLostError
+from celery.platforms import signals as _signals
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
 from tornado_celery_bridge.base.versions import record_rejected
 from tornado_celery_bridge.worker.attempt import AFTER, Attempt
 from tornado_celery_bridge.worker.errors import CodeExited
+from tornado_celery_bridge.worker.pool import TaskPool, can_end_tasks
+from tornado_celery_bridge.worker.processes import descendants, kill
+
+log = logging.getLogger(__name__)
 
 #: Ids and tokens of attempts that this worker has given up, through no fault of theirs; the keeper tells the ledger.
 GIVEN_BACK: deque[tuple[str, str]] = deque()
+#: Those that were lost with their process, before the keeper has seen that they run, perhaps.
+LOST: deque[tuple[str, str]] = deque()
 
 #: The requests that this worker has taken, and that are not over.
 TAKEN: WeakSet["JobRequest"] = WeakSet()
@@ -47,6 +58,9 @@ class JobRequest(Request):
     _context: Any
     _delivery_info: dict[str, Any]
     _request_dict: dict[str, Any]
+    _already_revoked: bool
+    _announce_cancelled: Any
+    worker_pid: Any
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         try:
@@ -60,21 +74,53 @@ class JobRequest(Request):
         # Not among the headers, which are the task's to see and go on to its retries.
         self._delivery_info.update(attempt=self.token, after=self._request_dict.pop(AFTER, None))
 
-    def cancel(self, *args: Any, **kwargs: Any) -> Any:
-        """Give the attempt up, as the worker stops or has lost its broker, and end its process."""
-        # Celery notes that only once it has told the result backend, and raises if that is away with the broker. The
-        # process that it has ended by then would be taken for a revoked task's, and the job, which nobody cancelled,
-        # would have ended as REVOKED.
+    #: Whether its process was told to end, or that it is to end; and whether that is as somebody cancelled the job.
+    _is_told = _is_terminated = False
+    #: The processes that its process had started by then.
+    _started: Mapping[int, str] = MappingProxyType({})
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """
+        Give the attempt up, as the worker stops or has lost its broker: end its process, then give the job back.
+
+        Where no task can be ended, the code goes on, and tells its end to the ledger, which knows the attempt.
+        """
+        if not can_end_tasks(type(pool)):
+            return
         self._already_cancelled = True
-        GIVEN_BACK.append((self.id, self.token))
-        return super().cancel(*args, **kwargs)
+        if isinstance(pool, TaskPool):
+            self._emits_retry = emit_retry and not self.task.acks_late  # else the broker delivers the message again
+            self._end(pool, signal)
+        else:
+            GIVEN_BACK.append((self.id, self.token))
+            super().cancel(pool, signal, emit_retry)
 
-    def terminate(self, *args: Any, **kwargs: Any) -> Any:
-        """End the attempt's process, for somebody who cancelled the job."""
-        self._is_to_end = True
-        return super().terminate(*args, **kwargs)
+    _emits_retry = False
 
-    _is_to_end = False
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """End the attempt's process, for somebody who cancelled the job. REVOKED is told once it has ended."""
+        if not can_end_tasks(type(pool)):
+            if not self._is_told:
+                self._is_told = True
+                log.warning("%s was cancelled, and goes on until its code ends: this pool can't end a task", self)
+                attempt = Attempt.of(self._app, self._context)
+                attempt.note(
+                    "WARNING", "cancelled, and goes on until its code ends: its worker's pool can't end a task"
+                )
+            return
+        self._is_terminated = True
+        if not (isinstance(pool, TaskPool) and self.time_start):
+            super().terminate(pool, signal)  # before it begins, Celery notes that it is to end
+        else:
+            self._end(pool, signal)
+
+    def _end(self, pool: TaskPool, signal: Any) -> None:
+        if not self._is_told:
+            self._is_told = True
+            log.warning("%s is told to end", self)
+            self._started = descendants(self.worker_pid)
+            number = _signals.signum(signal or TERM_SIGNAME)
+            pool.end(self.worker_pid, number, lambda: self in worker_state.active_requests)
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
         if not terminated:  # it never began, and what runs under its id is another attempt
@@ -88,14 +134,25 @@ class JobRequest(Request):
         if isinstance(exc, MemoryError):
             # Celery ends the whole worker for it, and with it whatever else runs there.
             exc_info = _info(CodeExited(exc), exc_info)
-        elif isinstance(exc, Terminated) and not (self._is_to_end or self._already_cancelled):
-            # The pool's process was to be ended for an earlier task, and did not; then it died under this one.
-            exc = WorkerLostError(f"Worker exited prematurely: {exc}.")
-            exc_info = _info(exc, exc_info)
-        if isinstance(exc, _LOST) and _is_stopping():
-            GIVEN_BACK.append((self.id, self.token))
+        elif isinstance(exc, (Terminated, *_LOST)):
+            return self._on_lost(exc, exc_info, send_failed_event, return_ok)
         record_rejected(self, exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _on_lost(self, exc: BaseException, exc_info: Any, *more: Any) -> Any:
+        """Note that the attempt's process is gone."""
+        kill(self._started)
+        if self._is_terminated:
+            return self._already_revoked or self._announce_revoked("terminated", True, None, False)
+        if self._already_cancelled:
+            GIVEN_BACK.append((self.id, self.token))
+            return self._announce_cancelled(emit_retry=self._emits_retry)
+        if isinstance(exc, Terminated):  # TERM was meant for the task before, which ended at that moment
+            GIVEN_BACK.append((self.id, self.token))
+            exc_info = _info(WorkerLostError(f"Worker exited prematurely: {exc}."), exc_info)
+        else:
+            (GIVEN_BACK if _is_stopping() else LOST).append((self.id, self.token))
+        return super().on_failure(exc_info, *more)
 
 
 def _info(exc: BaseException, before: Any) -> Any:

@@ -79,11 +79,14 @@ def task(shown: ExposedTask, links: Links) -> Task:
 
 def _defaults(shown: ExposedTask) -> TaskDefaults:
     task, conf = shown.task, shown.task.app.conf
+    time_limit = task.time_limit or conf.task_time_limit
+    soft_time_limit = task.soft_time_limit or conf.task_soft_time_limit
     return {
         "queue": shown.queue,
         "priority": shown.priority,
-        "time_limit": task.time_limit or conf.task_time_limit,
-        "soft_time_limit": task.soft_time_limit or conf.task_soft_time_limit,
+        "time_limit": time_limit,
+        # One that comes later has no effect.
+        "soft_time_limit": None if time_limit and soft_time_limit and soft_time_limit > time_limit else soft_time_limit,
         "rate_limit": getattr(task, "rate_limit", None),
         "max_retries": task.max_retries,
         "max_concurrency": getattr(task, "max_concurrency", None),

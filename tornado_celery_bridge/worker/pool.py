@@ -1,0 +1,245 @@
+"""
+The prefork pool, with what Celery's lacks: a process that is to end does end, and what it held is not held on to.
+
+Theory of operation. A process of the pool runs one task at a time. It is *told to end* by TERM, which raises
+``SystemExit`` in the task's code, so that the code can clean up. Code that goes on is *killed* after ``PATIENCE``
+seconds. Celery sends TERM alone, and says at once that the task has ended. Here:
+
+- the processes that a task has started end with its process;
+- a process that was told to end takes no other task, whatever its code makes of that. Celery's goes on, half ended: the
+  next exception in it counts as a lost worker;
+- a hard time limit is told when the process has ended, and holds if there is a soft one that comes later;
+- a worker that stops waits for what its processes were given, also if they have not said yet that they have it.
+  Celery's forgets that: the process then waits 30 s for somebody to hear of its result, and the task runs again.
+
+Brokers without an event loop (Kafka, ActiveMQ) have billiard's own pool. Its processes share one pipe for tasks and one
+for results, each with a lock. A process that is killed with a lock in its hands would keep it for ever; so the locks
+are such as the kernel releases.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import billiard.pool
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
+from celery.concurrency import asynpool, prefork
+from celery.concurrency.base import BasePool
+
+from tornado_celery_bridge.worker.processes import descendants, kill
+
+_billiard: Any = billiard.pool  # its types have next to nothing of it
+
+#: Seconds that a task's code has from TERM to KILL.
+PATIENCE = 5.0
+#: Seconds that it has for that at its hard time limit; billiard's.
+PATIENCE_AT_LIMIT = 0.1
+#: Seconds at most from a process's last word to its end.
+MOMENT = 1.0
+
+
+def can_end_tasks(pool: type[BasePool]) -> bool:
+    """Return whether a class of pools can end a task from outside: at a time limit, or as its job is cancelled."""
+    return issubclass(pool, prefork.TaskPool) or pool.terminate_job is not BasePool.terminate_job
+
+
+class TaskPool(prefork.TaskPool):
+    """Celery's prefork pool, with the pools of processes below."""
+
+    _pool: Any
+
+    def end(self, pid: int, signum: int, goes_on: Callable[[], bool]) -> None:
+        """
+        Tell a process to end; kill it if it goes on for ``PATIENCE`` seconds. Any thread may call this.
+
+        Args:
+            pid: The process.
+            signum: The signal that tells it.
+            goes_on: Whether it still runs the task that is to end; asked in another thread.
+        """
+        pool = self._pool
+        pool.terminate_job(pid, signum)
+        _later(lambda: pool.kill(pid) if goes_on() else None)
+
+    def on_terminate(self) -> None:
+        """End all processes, and kill those that go on."""
+        pool = self._pool
+        if pool is not None:
+            pids = [process.pid for process in pool._pool]
+            started = [descendants(pid) for pid in pids]
+            timer = _later(lambda: [pool.kill(pid) for pid in pids])
+            super().on_terminate()
+            timer.cancel()
+            for each in started:
+                kill(each)
+
+
+def _later(call: Callable[[], object]) -> threading.Timer:
+    timer = threading.Timer(PATIENCE, call)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+# In the main process.
+
+
+class _Limits(_billiard.TimeoutHandler):  # type: ignore[misc]
+    """What ends processes at hard time limits: a limit is told once the process has ended."""
+
+    pool: "_Pool"
+
+    def on_hard_timeout(self, job: Any) -> None:
+        process, _ = self._process_by_pid(job._worker_pid)
+        if process is not None and not job.ready():
+            self._trywaitkill(process)
+        super().on_hard_timeout(job)
+
+    def _trywaitkill(self, process: Any) -> None:
+        if process._popen.poll() is None:
+            started = descendants(process.pid)
+            with contextlib.suppress(OSError):
+                process.terminate()
+            process._popen.wait(timeout=PATIENCE_AT_LIMIT)
+            self.pool.kill(process.pid)
+            kill(started)
+
+
+class _Pool(_billiard.Pool):  # type: ignore[misc]
+    """What both pools of processes have."""
+
+    TimeoutHandler = _Limits
+
+    def _start_timeout_handler(self) -> None:
+        self._timeout_handler.pool = self
+        super()._start_timeout_handler()
+
+    def kill(self, pid: int) -> None:
+        """Kill a process, with what its task has started, unless it has ended."""
+        process, _ = self._process_by_pid(pid)
+        if process is not None and process._popen.poll() is None:
+            process._controlled_termination = True
+            started = descendants(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            kill(started)
+
+
+class Processes(_Pool, asynpool.AsynPool):  # type: ignore[misc]
+    """For a worker with an event loop."""
+
+    on_timeout_set: Any
+
+    def _event_process_exit(self, hub: Any, process: Any) -> None:
+        # What tells of it is that the process has closed its files, a moment before it has ended. Looked for too early,
+        # its end would be seen by the next look, up to 5 s later.
+        end = time.monotonic() + MOMENT
+        while process._popen.poll() is None and time.monotonic() < end:
+            time.sleep(0.001)
+        super()._event_process_exit(hub, process)
+
+    def _create_timelimit_handlers(self, hub: Any) -> None:
+        super()._create_timelimit_handlers(hub)
+        set_both = self.on_timeout_set
+
+        def set_limits(result: Any, soft: float | None, hard: float | None) -> None:
+            # Celery sets the hard one once the soft one is reached.
+            set_both(result, None if soft and hard and soft >= hard else soft, hard)
+
+        self.on_timeout_set = set_limits
+
+    def flush(self) -> None:
+        """Forget what no process was given."""
+        given = [job for job in self._cache.values() if job._write_to is not None and not job._accepted]
+        super().flush()
+        # Celery's forgets these, too; but they run, and who runs them waits for their result to be read.
+        self._cache.update({job._job: job for job in given if job._write_to._is_alive()})
+
+
+class SharedPipes(_Pool):
+    """For a worker without an event loop."""
+
+    def _setup_queues(self) -> None:
+        super()._setup_queues()
+        self._inqueue._rlock, self._outqueue._wlock = _Lock(), _Lock()
+
+    def kill(self, pid: int) -> None:
+        """Kill a process; not while it writes, of which half would be left in the pipe."""
+        lock = self._outqueue._wlock
+        is_mine = lock.acquire(timeout=1.0)  # a process that is stopped keeps it
+        try:
+            super().kill(pid)
+        finally:
+            if is_mine:
+                lock.release()
+
+
+class _Lock:
+    """A lock between processes that the kernel releases when its holder dies, by POSIX (fcntl)."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the lock is there
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Take it; return whether that was possible within *timeout* seconds (None: wait for ever)."""
+        if timeout is None:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            return True
+        end = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    return False
+                time.sleep(0.01)
+            else:
+                return True
+
+    def release(self) -> None:
+        """Let go of it."""
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *args: object) -> None:
+        self.release()
+
+
+# In a process of the pool.
+
+
+class _EndsIfTold:
+    """Mixed into what a process of the pool runs: after TERM it takes no other task."""
+
+    wait_for_job: Any
+
+    def _make_child_methods(self, *args: Any, **kwargs: Any) -> None:
+        super()._make_child_methods(*args, **kwargs)  # type: ignore[misc]
+        wait_for_job = self.wait_for_job
+
+        def wait_unless_told() -> Any:
+            if terminate_handler_fired():
+                raise SystemExit(_billiard.EX_RECYCLE)
+            return wait_for_job()
+
+        self.wait_for_job = wait_unless_told
+
+
+class _AsyncWorker(_EndsIfTold, asynpool.Worker):
+    pass
+
+
+class _Worker(_EndsIfTold, _billiard.Worker):  # type: ignore[misc]
+    pass
+
+
+Processes.Worker, SharedPipes.Worker = _AsyncWorker, _Worker
+TaskPool.Pool, TaskPool.BlockingPool = Processes, SharedPipes
