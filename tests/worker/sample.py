@@ -34,7 +34,7 @@ def mark(path: str) -> int:
         return file.tell()
 
 
-def goes_on(seconds: float, tell: Callable[[], object] = lambda: None) -> None:
+def persists(seconds: float, tell: Callable[[], object] = lambda: None) -> None:
     """Go on for some seconds, whatever is raised here."""
     end = time.time() + seconds
     while time.time() < end:
@@ -230,12 +230,12 @@ def make_app(url: str) -> Celery:
     @app.task(shared=False, bind=True, name="e.terminated_and_goes_on")
     def terminated_and_goes_on(self: Any, path: str) -> None:
         mark(path)
-        goes_on(30)
+        persists(30)
 
     @app.task(shared=False, bind=True, name="e.alone", max_concurrency=1)
     def alone(self: Any, path: str, seconds: float) -> None:
         """Note all the time that it runs."""
-        goes_on(seconds, lambda: Path(path).write_text(str(time.time())))
+        persists(seconds, lambda: Path(path).write_text(str(time.time())))
 
     @app.task(shared=False, bind=True, name="e.has_children")
     def has_children(self: Any, path: str) -> None:
