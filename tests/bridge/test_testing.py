@@ -1,0 +1,71 @@
+"""The bridge for unit tests: an app with `install(app)`, with several queues, `submit`, and no server of the user's."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from celery import Celery, chain
+
+from tornado_celery_bridge import TaskFailed, testing
+from tornado_celery_bridge.ledger import Job
+from tornado_celery_bridge.worker import install
+
+#: Where nothing listens: whatever is really sent there fails.
+NOWHERE = "redis://127.0.0.1:1"
+
+
+@pytest.fixture
+def app() -> Celery:
+    made = Celery("mine", broker=NOWHERE, backend=NOWHERE, set_as_current=False)
+    made.conf.task_routes = {"mine.routed": {"queue": "second"}}
+
+    @made.task(name="mine.add", shared=False)
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    @made.task(name="mine.routed", shared=False)
+    def routed(x: int) -> int:
+        return x
+
+    @made.task(name="mine.fail", shared=False)
+    def fail() -> None:
+        raise ValueError("as asked")
+
+    @made.task(name="mine.again", shared=False, bind=True)
+    def again(self: Any) -> int:
+        if not self.request.retries:
+            raise self.retry(countdown=0.01)
+        return int(self.request.retries)
+
+    return made
+
+
+async def run_in_queues(bridge: Any) -> None:
+    add, routed = bridge.app.tasks["mine.add"], bridge.app.tasks["mine.routed"]
+    assert await (await bridge.dispatch(add.s(1, 2))) == 3
+    assert await (await bridge.dispatch(routed.s(1))) == 1
+    assert await (await bridge.dispatch(add.s(1, 2), queue="third")) == 3
+    assert await (await bridge.dispatch(chain(add.s(1, 2), routed.s()))) == 3
+
+
+async def test_what_is_routed_to_another_queue_runs(app: Celery) -> None:
+    async with testing.bridge(app) as bridge:
+        async with asyncio.timeout(20):
+            await run_in_queues(bridge)
+
+
+async def test_an_app_that_keeps_the_ledger(app: Celery) -> None:
+    install(app)
+    for _ in range(2):  # it may be opened again
+        async with testing.bridge(app) as bridge, asyncio.timeout(20):
+            await run_in_queues(bridge)
+            result = await bridge.submit("mine.routed", (5,), owner="me", tags=["a"])
+            assert await result == 5
+            job = await bridge.ledger.jobs.get(result.id)
+            assert isinstance(job, Job)
+            assert (job.state, job.result, job.record.owner, job.attempt) == ("SUCCESS", 5, "me", 1)
+            with pytest.raises(TaskFailed, match="as asked"):
+                await (await bridge.submit("mine.fail"))
+            assert await (await bridge.submit("mine.again")) == 1
+    assert app.conf.broker_url == app.conf.result_backend == NOWHERE
+    assert app.conf.job_ledger_url is None
