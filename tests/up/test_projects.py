@@ -269,6 +269,13 @@ app.conf.task_acks_late = True
     assert found["exposed"] == ["proj.f"]
 
 
+def test_a_broker_whose_transport_is_ours_alone(tmp_path: Path) -> None:
+    said = survey(tmp_path, app("activemq://127.0.0.1:1", backend=EMBEDDED))
+    assert said.status == 0, said.said
+    assert "Connection refused" in said.found["broker"]["trouble"] or "connect" in said.found["broker"]["trouble"]
+    assert "register('activemq')" in str(said.found["lines"])
+
+
 def test_nothing_is_set_for_an_app_that_has_it_all(tmp_path: Path) -> None:
     found = survey(tmp_path, complete(EMBEDDED)).found
     assert found["lines"] == []

@@ -36,7 +36,8 @@ def load_celery_app(name: str) -> Celery:
     except AttributeError as exc:
         raise SettingsError(f"CELERY_APP={name}: no Celery app was found there: {_why_not_found(name, exc)}") from exc
     except (Exception, SystemExit) as exc:  # whatever a module raises while it is imported
-        raise SettingsError(f"CELERY_APP={name}: it can't be imported: {cause(exc)}") from exc
+        hint = "" if not _is_missing(name, exc) else "; name your app, as in tcb -A proj.celery:app up"
+        raise SettingsError(f"CELERY_APP={name}: it can't be imported: {cause(exc)}{hint}") from exc
     if not isinstance(found, Celery):
         raise SettingsError(f"CELERY_APP={name}: {_instead(name, found)}")
     try:
@@ -78,6 +79,11 @@ def cause(exc: BaseException) -> str:
     if isinstance(exc, SyntaxError) and exc.filename:
         return f"{type(exc).__name__}: {exc.msg} ({_shown(exc.filename)}, line {exc.lineno})"
     return f"{text} ({_shown(own[-1].filename)}, line {own[-1].lineno})" if own else text
+
+
+def _is_missing(name: str, exc: BaseException) -> bool:
+    """Return whether there is no such module, rather than one that needs another."""
+    return isinstance(exc, ModuleNotFoundError) and f"{name}.".startswith(f"{exc.name}.")
 
 
 def _is_installed(path: str) -> bool:

@@ -88,7 +88,7 @@ def survey(app: Celery, *, expose: Sequence[str], starts: Sequence[str], is_allo
         notes.append("Every delay() that these processes run is acknowledged after its task has run, and not before.")
     elif early := [name for name, task in own_tasks(app) if not task.acks_late]:
         notes.append(f"Late acknowledgement is set for {_some(early)} as well, which have another setting.")
-    transport = transport_of(app)
+    transport = None if "no-transport" in found else transport_of(app)
     declared = set(app.amqp.queues)
     already_exposed = {name for name, task in own_tasks(app) if getattr(task, "exposed", False) is True}
     trial = Trial(settings=settings, expose=expose)
@@ -100,6 +100,9 @@ def survey(app: Celery, *, expose: Sequence[str], starts: Sequence[str], is_allo
     if permanent:
         lines.append((spelling.where, spelling.block(**permanent)))
     beside = [INSTALL] if "no-install" in found else []
+    unsafe = [finding for finding in check(app, environment={}) if finding.is_unsafe]
+    if impossible := [finding for finding in unsafe if finding.name in IMPOSSIBLE]:
+        raise SettingsError("\n     ".join(map(str, impossible)))
     if transport is not transport_of(app):
         beside.append(REGISTER.format(urlsplit(own_broker).scheme))
     if beside:
@@ -110,9 +113,6 @@ def survey(app: Celery, *, expose: Sequence[str], starts: Sequence[str], is_allo
     exposed = [name for name, task in own_tasks(app) if getattr(task, "exposed", False) is True]
     if any(name not in already_exposed for name in exposed):
         lines.append(("in the options of each task that is served", ["exposed=True"]))
-    unsafe = [finding for finding in check(app, environment={}) if finding.is_unsafe]
-    if impossible := [finding for finding in unsafe if finding.name in IMPOSSIBLE]:
-        raise SettingsError("\n     ".join(map(str, impossible)))
     broker = str(conf.broker_read_url or "amqp://")
     return {
         "trial": trial.to_environment(),

@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from celery import Celery
 from celery.backends.base import DisabledBackend
@@ -29,6 +30,7 @@ from tornado_celery_bridge.base.redis import blocking_client
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
 from tornado_celery_bridge.ledger.connection import ledger_backend
+from tornado_celery_bridge.transports import TRANSPORTS, transport_of
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ NAMES = (
 OF_SERVERS = ("no-aof", "eviction")
 
 #: The names of what can't be allowed.
-IMPOSSIBLE = ("no-results", "no-ledger")
+IMPOSSIBLE = ("no-transport", "no-results", "no-ledger")
 
 #: Seconds that a server has for an answer.
 TIMEOUT = 2
@@ -164,11 +166,29 @@ def unknown(server: Server) -> Finding | None:
 # Rules for an app.
 
 
+def no_transport(app: Celery) -> Finding | None:
+    scheme = urlsplit(_broker(app.conf)).scheme
+    try:
+        transport_of(app)
+    except Exception as exc:  # KeyError for a scheme that kombu does not know, ImportError without its client
+        why = " ".join(str(exc).split()).strip("'")
+    else:
+        return None
+    remedy = f"a broker_url with a scheme that kombu knows: {', '.join(TRANSPORTS)}, and others that it lists"
+    if scheme in TRANSPORTS:
+        remedy = f"`from tornado_celery_bridge.transports import register; register({scheme!r})` beside the app"
+    return Finding("no-transport", f"the broker can't be used: {why}", remedy)
+
+
 def no_results(app: Celery) -> Finding | None:
     try:
-        if not isinstance(app.backend, DisabledBackend):
+        backend: Any = app.backend
+        if isinstance(backend, DisabledBackend):
+            what = "there is no result backend: whoever runs a job could not get its result"
+        elif backend.thread_safe:
+            what = "the result backend has thread_safe set: the service's threads each need one of their own"
+        else:
             return None
-        what = "there is no result backend: whoever runs a job could not get its result"
     except Exception as exc:  # of any backend's own client
         what = f"the result backend can't be used: {' '.join(str(exc).split())}"
     return Finding("no-results", what, _line(app, result_backend=A_REDIS))
@@ -321,7 +341,7 @@ def failover(app: Celery) -> Finding | None:
 
 SERVER_RULES = (no_aof, eviction, no_password, unknown)
 APP_RULES = (
-    *(no_results, no_ledger, early_acks, lost_fails, own_acks, no_install, eager, no_confirms, pickle),
+    *(no_transport, no_results, no_ledger, early_acks, lost_fails, own_acks, no_install, eager, no_confirms, pickle),
     *(no_time_limit, visibility, prefetch, failover),
 )
 
