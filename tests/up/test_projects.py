@@ -20,6 +20,7 @@ from tests.up.test_up import call, run
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.up import project
+from tornado_celery_bridge.worker import install
 
 PROJECTS = Path(__file__).parent / "projects"
 
@@ -131,6 +132,7 @@ def test_an_app_of_every_style(up: Start, tmp_path: Path, ports: Ports) -> None:
 
 async def by_the_library(url: str) -> None:
     app = Celery("caller", broker=url, backend=url, set_as_current=False)
+    install(app)
     async with Bridge(app) as bridge:
         for way in (bridge.dispatch, bridge.submit):
             for name, args, result in [("Klass", (3,), 6), ("shared", (3,), 6), ("early", (), None)]:
