@@ -53,7 +53,7 @@ nitpicky = True
 #: What other projects document: their inventories would have to be fetched, and the site is built offline.
 nitpick_ignore_regex = [
     (r"py:.*", r"(asyncio|_asyncio|celery|collections|datetime|kombu|pathlib|redis|tornado|types|typing|zoneinfo)\..*"),
-    (r"py:.*", r".*\.(T|P|R)"),  # type variables
+    (r"py:.*", r"(.*\.)?[PRT]"),  # type variables
     (r"py:exc", r"(ImproperlyConfigured|QueueNotFound)"),  # Celery's
     (r"py:class", r"tornado_celery_bridge\..*|dict\[str"),  # what an annotation names and users need not
 ]

@@ -45,7 +45,7 @@ class JobRecord:
     .. versionadded:: 0.1.0
     """
 
-    #: The Celery task's id; see :func:`check_id`.
+    #: The Celery task's id: 1 to 255 bytes of printable characters without blanks and commas.
     id: str
     #: The task's name.
     task: str
