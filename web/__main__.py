@@ -13,11 +13,15 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from tornado_celery_bridge import Bridge, BridgeConfig
+from tornado_celery_bridge.handlers import drain
 from tornado_celery_bridge.service import Service, Settings, SettingsError, set_up_logs
 from web.handlers import ROUTES
 
 #: The names by which a browser here reaches this process; a stranger's page that knows its address has another.
 THIS_MACHINE = r"(localhost|127\.0\.0\.1|\[::1\])"
+
+#: Seconds for the requests under way when the process ends.
+GRACE = 10.0
 
 
 async def serve(app: Celery, settings: Settings) -> None:
@@ -41,7 +45,7 @@ async def serve(app: Celery, settings: Settings) -> None:
         url = f"http://{settings.bind}:{settings.port}"
         logging.info("serving %s; handlers of its own: %s/sample", url, url)
         await stop.wait()
-        server.stop()
+        await drain(server, GRACE)
 
 
 def main() -> int:

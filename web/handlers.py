@@ -1,6 +1,5 @@
 """Handlers that run Celery tasks: one for each way to wait for a task, or not to wait."""
 
-import asyncio
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from tasks.data import profile_csv
 from tasks.text import count_words
 from tornado_celery_bridge import Bridge, TaskFailed
-from tornado_celery_bridge.handlers import TaskHandlerMixin
+from tornado_celery_bridge.handlers import ClientLeft, TaskHandlerMixin
 
 PAGE = Path(__file__).parent / "page.html"
 
@@ -43,24 +42,12 @@ class WordsHandler(TaskHandlerMixin, RequestHandler):
 class ProfileHandler(TaskHandlerMixin, RequestHandler):
     """Profiles a table, and revokes the task if the client leaves before the answer."""
 
-    def prepare(self) -> None:
-        self.left = asyncio.Event()
-
-    def on_connection_close(self) -> None:
-        self.left.set()
-
     async def post(self) -> None:
         result = await self.bridge.dispatch(profile_csv.s(text_of(self)))
-        answer = asyncio.ensure_future(self.bridge.get(result, timeout=60.0))
-        left = asyncio.ensure_future(self.left.wait())
-        await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
-        left.cancel()
-        if not answer.done():
-            answer.cancel()
-            await self.bridge.revoke(result, terminate=True)
-            return
         try:
-            self.write(answer.result())
+            self.write(await self.unless_client_leaves(self.bridge.get(result, timeout=60.0)))
+        except ClientLeft:
+            await self.bridge.revoke(result, terminate=True)
         except TaskFailed as failure:  # the task raises ValueError for a broken table: that is the client's error
             self.set_status(422)
             self.write({"error": str(failure.__cause__)})

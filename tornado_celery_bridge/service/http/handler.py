@@ -3,16 +3,17 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Coroutine, Mapping
-from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, cast
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.iostream import StreamClosedError
-from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
+from tornado.web import Application, HTTPError, stream_request_body
 
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.base.tracing import Span
+from tornado_celery_bridge.handlers import ClientLeft, UntilClientLeaves
 from tornado_celery_bridge.ledger import MAX_INLINE
 from tornado_celery_bridge.service.http import problems
 from tornado_celery_bridge.service.http.body import MAX_NODES, parse_body
@@ -20,8 +21,6 @@ from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.lifecycle import Lifecycle
 from tornado_celery_bridge.service.http.problems import Problem, problem_of
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job, valid
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("tornado_celery_bridge.access")
@@ -37,10 +36,6 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 
 # `curl -d` says that its body is a form. It is read as JSON all the same.
 _JSON_TYPES = ("", "application/json", "application/x-www-form-urlencoded")
-
-
-class ClientLeft(Exception):
-    """The client hung up before it was answered."""
 
 
 class File(NamedTuple):
@@ -66,7 +61,7 @@ class Site(Protocol):
 
 
 @stream_request_body
-class Handler(RequestHandler):
+class Handler(UntilClientLeaves):
     """
     What all handlers share: limits, JSON, problems, and the end of a request whose client left.
 
@@ -98,9 +93,7 @@ class Handler(RequestHandler):
         self._received = bytearray()
         self._size = 0
         self._counted = True
-        self._left = False
         self._refusal: Problem | None = None
-        self._work: asyncio.Future[Any] | None = None
         self.service.lifecycle.request_began()
         self._name_request()
 
@@ -280,7 +273,7 @@ class Handler(RequestHandler):
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Answer with a problem document. Tornado's own errors come through here too."""
-        if self._left or self._headers_written:
+        if self._client_left or self._headers_written:
             self._give_up()
             return
         self.finish(self._compose(problem_of(kwargs["exc_info"][1] if kwargs.get("exc_info") else None, status_code)))
@@ -314,28 +307,11 @@ class Handler(RequestHandler):
         if not isinstance(value, HTTPError | BridgeError | ClientLeft | StreamClosedError):
             _log.error("unexpected", exc_info=(typ, value, tb))
 
-    # Clients that leave.
-
-    async def unless_client_leaves(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what *work* returns; it is cancelled when the client hangs up, and :class:`ClientLeft` raised."""
-        self._work = asyncio.ensure_future(work)
-        if self._left:
-            self._work.cancel()
-        try:
-            return cast(T, await self._work)
-        except asyncio.CancelledError:
-            if self._left:
-                raise ClientLeft from None
-            raise
-        finally:
-            self._work = None
+    # The end.
 
     def on_connection_close(self) -> None:
         was_sending = not self.request._body_future.done()
         super().on_connection_close()
-        self._left = True
-        if self._work is not None:
-            self._work.cancel()
         if was_sending:  # Tornado drops the request here, and never finishes it
             self.on_finish()
 

@@ -4,10 +4,15 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from tornado_celery_bridge.handlers import Requests
+
 T = TypeVar("T")
 
+#: Seconds for answers to be written, after those who wait for a job were told to answer.
+REST = 2.0
 
-class Lifecycle:
+
+class Lifecycle(Requests):
     """
     The stages of a graceful end.
 
@@ -16,37 +21,15 @@ class Lifecycle:
     """
 
     def __init__(self) -> None:
-        self.closing = asyncio.Event()
+        super().__init__()
         self.expired = asyncio.Event()
-        self._requests = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
 
-    def request_began(self) -> None:
-        """Count a request that is being answered."""
-        self._requests += 1
-        self._idle.clear()
-
-    def request_ended(self) -> None:
-        """Stop counting it."""
-        self._requests -= 1
-        if not self._requests:
-            self._idle.set()
-
-    async def end(self, grace: float, rest: float) -> None:
-        """Let the requests under way end: *grace* seconds for waits, then *rest* seconds for answers to be written."""
+    async def end(self, timeout: float, rest: float = REST) -> None:
+        """Let the requests under way end: *timeout* seconds for waits, then *rest* seconds for answers."""
         self.closing.set()
-        if not await self._is_idle_within(grace):
+        if not await self._is_idle_within(timeout):
             self.expired.set()
             await self._is_idle_within(rest)
-
-    async def _is_idle_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def unless_expired(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what *work* returns; None if the process has to end before that."""

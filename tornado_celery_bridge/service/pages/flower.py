@@ -148,7 +148,7 @@ class ShowFlower(PageEndpoint):
 
     def _relay(self, chunk: bytes) -> Awaitable[None] | None:
         """Write a piece of the answer; the next one is read when it is with the client."""
-        if self._left or self._finished or self.get_status() == 401:
+        if self._client_left or self._finished or self.get_status() == 401:
             return None
         self.write(chunk)
         return self._flushed()
@@ -157,7 +157,7 @@ class ShowFlower(PageEndpoint):
         try:
             await self.flush()
         except StreamClosedError:  # and what is left of the answer is dropped
-            self._left = True
+            self._client_left = True
 
 
 class LeadToFlower(PageEndpoint):

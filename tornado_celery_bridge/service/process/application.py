@@ -42,7 +42,7 @@ from tornado_celery_bridge.service.resources.links import Links
 _log = logging.getLogger(__name__)
 
 #: Seconds for waits to finish by themselves, then for their answers to be written. `make up` kills after 30.
-GRACE, REST = 10.0, 2.0
+GRACE = 10.0
 #: Seconds between two words to beat of whose schedules may run: so long a revoked key's go on.
 TELL_INTERVAL = 2.0
 #: Seconds between two looks for jobs to forget.
@@ -203,7 +203,7 @@ class Service:
 
     async def close(self) -> None:
         """Let the requests under way end, then end all else. The bridge stays open."""
-        await self.lifecycle.end(GRACE, REST)
+        await self.lifecycle.end(GRACE)
         for each in self._running:
             each.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

@@ -14,8 +14,9 @@ from tornado.web import Application
 
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.base.settings import Settings, SettingsError
+from tornado_celery_bridge.handlers import drain
 from tornado_celery_bridge.service.access.guard import NotFound
-from tornado_celery_bridge.service.process.application import GRACE, REST, Service
+from tornado_celery_bridge.service.process.application import GRACE, Service
 
 _log = logging.getLogger(__name__)
 
@@ -51,8 +52,7 @@ async def serve(
         stack.push_async_callback(server.close_all_connections)
         await stop.wait()
         _log.info("stopping: no new connections, %.0f s for waits to finish", GRACE)
-        server.stop()
-        await service.lifecycle.end(GRACE, REST)
+        await drain(server, GRACE, service.lifecycle)
     _log.info("stopped")
 
 

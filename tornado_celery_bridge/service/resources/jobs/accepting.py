@@ -3,9 +3,9 @@
 import logging
 
 from tornado_celery_bridge import WaitersSaturated
+from tornado_celery_bridge.handlers import ClientLeft
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation
 from tornado_celery_bridge.service.http.endpoint import Answer
-from tornado_celery_bridge.service.http.handler import ClientLeft
 from tornado_celery_bridge.service.http.idempotency import IdempotencyKey, KeptAnswer
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.problems import Problem

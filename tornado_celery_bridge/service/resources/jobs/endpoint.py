@@ -7,9 +7,9 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import Field
 
+from tornado_celery_bridge.handlers import ClientLeft
 from tornado_celery_bridge.ledger import Job
 from tornado_celery_bridge.service.access.guard import Endpoint, GuardedSite
-from tornado_celery_bridge.service.http.handler import ClientLeft
 from tornado_celery_bridge.service.http.problems import SHUTTING_DOWN
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.service import Jobs
@@ -60,7 +60,7 @@ class ResourceEndpoint(Endpoint):
         try:
             await self.unless_client_leaves(self._send(pieces))
         except TimeoutError:
-            self._left = True
+            self._client_left = True
             raise ClientLeft from None
 
     async def _send(self, pieces: AsyncGenerator[bytes]) -> None:
