@@ -210,6 +210,23 @@ def test_a_broker_killed_and_started_again(
     assert {*marks(server)} == {*range(120)}
 
 
+def test_what_a_worker_holds_while_the_broker_restarts(
+    launch: Launch, app: Celery, client: redis.Redis, server: Server, broker: Server
+) -> None:
+    """Tasks that wait for their eta begin when they are due, and one that was ended begins again at once."""
+    with launch("-c", "2"):  # its visibility timeout is a minute
+        app.tasks["mark"].delay(0, 3)
+        for number in range(1, 11):
+            app.tasks["mark"].apply_async((number,), countdown=6)
+        wait_for(lambda: client.hlen("unacked") == 11)
+        broker.kill()
+        time.sleep(0.5)
+        broker.start()
+        wait_for(lambda: len(marks(server)) == 11, timeout=20)
+        assert {*marks(server)} == {*range(11)}
+        wait_for(lambda: is_empty(client))
+
+
 def test_nothing_lost_by_kills(tmp_path: Path) -> None:
     """`python -m tests.transports.kills` has the same with 3,000 tasks and 20 kills, and kombu's own beside it."""
     count = kills.run("ours", tmp_path, tasks=600, kills=4, seed=1)

@@ -25,7 +25,9 @@ inside against the version installed.
 import contextlib
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from queue import Empty
 from time import monotonic, time
@@ -48,8 +50,23 @@ MAX_TAKEN = 100
 TAKE = re.sub(r"^--.*\n", "", (Path(__file__).parent / "lua" / "take.lua").read_text(), flags=re.MULTILINE)
 
 
+#: The delivery tags that this process held when it lost a connection, by where they are noted. Celery forgets these
+#: messages with the connection (a task that waits for its eta, one that it ends): the next connection puts them back
+#: into their queues, as RabbitMQ does. Else they came back after the visibility timeout alone, long after they were due.
+_LEFT: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+
+
 class QoS(redis.QoS):
-    """kombu's, which does not note again what the script has noted."""
+    """kombu's, which does not note again what the script has noted, and puts back what a lost connection held."""
+
+    def restore_unacked(self, client: Any = None) -> None:
+        held = list(self._delivered)
+        try:
+            super().restore_unacked(client)
+        except self.channel.connection_errors:
+            _LEFT[self.channel._notes].update(held)
+            self._delivered.clear()
+            raise
 
     def append(self, message: Any, delivery_tag: str) -> None:
         if delivery_tag == self.channel._noted:
@@ -113,6 +130,8 @@ class Channel(redis.Channel):
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Ask for messages, unless waiting. Called when there is room for more and no question is under way."""
+        if self._notes in _LEFT:
+            self._restore_left()
         connection, now = self.client.connection, monotonic()
         if self._waiting and self._waiting is connection._sock and now - self._brpop_sent_at < self.brpop_timeout:
             return
@@ -204,6 +223,20 @@ class Channel(redis.Channel):
         """Return *count* replies; redis-py keeps apart what the server says unasked."""
         client = self.client
         return [client.parse_response(client.connection, "EVAL") for _ in range(count)]
+
+    @cached_property
+    def _notes(self) -> tuple[str, ...]:
+        """Where it is noted which messages are taken."""
+        return (self.connection.client.as_uri(), self.global_keyprefix, self.unacked_key)
+
+    def _restore_left(self) -> None:
+        left = _LEFT[self._notes]
+        log.info("%s messages that a lost connection held go back into their queues", len(left))
+        with self.conn_or_acquire() as client:
+            for tag in tuple(left):
+                self.qos.restore_by_tag(tag, client=client)
+                left.discard(tag)
+        _LEFT.pop(self._notes, None)
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         """Return one client for all commands. kombu makes one for each, which takes longer than a round trip."""
