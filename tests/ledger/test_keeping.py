@@ -179,7 +179,7 @@ async def test_a_retry_is_kept_until_it_is_due(ledger: Ledger, worker: WorkerLed
     await accept(ledger, record("a"), {})
     await begin(worker, "a", "1")
     message = json.dumps({"task": "t", "options": {"task_id": "a", "retries": 1}})
-    await asyncio.to_thread(lambda: worker.keep("a", message, time.time() + 60, queue="q"))
+    await asyncio.to_thread(lambda: worker.keep("a", message, 60, queue="q"))
     error = {"type": "E", "module": "m", "message": "not yet"}
     await asyncio.to_thread(lambda: worker.retry("a", "1", error, publish=False))
     await age(ledger, "held", "a", 11)

@@ -134,6 +134,8 @@ def make_app(url: str) -> Celery:
             return self.replace(tells_request.s("tell"))
         if how == "replace by a chain":
             return self.replace(chain(naps.si(0, 1), tells_request.si("tell")))
+        if how == "replace by a chord":
+            return self.replace(chord([naps.si(0, 1)], tells_request.si("tell")))
         if how == "retry" and not self.request.retries:
             raise self.retry(countdown=0, headers={"x": "y"})
         return self.request.headers["request_id"]

@@ -57,7 +57,7 @@ async def test_a_retry_into_another_queue(
     assert await where(ends, result) == (queue, priority)
 
 
-@pytest.mark.parametrize("how", ["tell", "retry", "replace", "replace by a chain"])
+@pytest.mark.parametrize("how", ["tell", "retry", "replace", "replace by a chain", "replace by a chord"])
 async def test_the_request_goes_with_the_job(ends: Bridge, how: str) -> None:
     result = await ends.submit("e.tells_request", (how,), headers={"request_id": "3b3f"})
     assert await ends.get(result, timeout=10) == "3b3f"

@@ -202,10 +202,11 @@ class WorkerLedger:
         self,
         task_id: str,
         message: str,
-        due: float | None,
+        delay: float | None,
         *,
         queue: str,
         priority: int | None = None,
+        expires_in: float | None = None,
         token: str = "",
         why: Mapping[str, str] | None = None,
     ) -> None:
@@ -215,16 +216,23 @@ class WorkerLedger:
         Args:
             task_id: The job's id.
             message: The signature, as JSON.
-            due: When it is due, in seconds since 1970; None for now.
+            delay: In how many seconds it is due; None for now.
             queue: The name of the queue that it goes to.
             priority: From 0 to 9, where 9 is the most urgent; None leaves it to the broker, and ``KEPT`` as it was.
+            expires_in: In how many seconds it expires, if it has not begun; None for never.
             token: Of the job's own attempt, if it publishes this.
             why: Of a retry that a task asks for, the error that it gives as its reason.
         """
         reason = None if why is None else dumps(why)
-        at = None if due is None else ms(due)
         call = calls.keep(
-            job_id=task_id, token=token, message=message, due=at, why=reason, queue=queue, priority=priority
+            job_id=task_id,
+            token=token,
+            message=message,
+            delay=None if delay is None else ms(delay),
+            expires_in=None if expires_in is None else ms(expires_in),
+            why=reason,
+            queue=queue,
+            priority=priority,
         )
         self._sure.run(call)
 
@@ -304,6 +312,19 @@ class WorkerLedger:
     def sweep(self) -> int:
         """Forget some finished jobs whose time is over; return how many."""
         return self._once.run(calls.sweep(remembered=ms(REMEMBERED), most=SWEEP_SIZE))
+
+    def time(self) -> float:
+        """Return the server's time, in seconds since 1970."""
+        seconds, microseconds = self._once.client.time()
+        return int(seconds) + int(microseconds) / 1_000_000
+
+    def expire(self) -> int:
+        """End some jobs that have expired and have not begun; return how many."""
+        return self._once.run(calls.expire(most=SWEEP_SIZE))
+
+    def has_expired(self, task_id: str) -> str:
+        """Return ``yes`` if a job has expired, which ends it; ``no`` if not, and ``unknown`` for what is no job."""
+        return self._once.run(calls.has_expired(job_id=task_id))
 
     def orphans(self) -> list[str]:
         """Return names of blobs that are to be removed from the store, until :meth:`removed` is told of them."""

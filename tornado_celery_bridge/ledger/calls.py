@@ -157,6 +157,8 @@ lease = command("lease", _texts)
 reconcile = command("reconcile", _lost)
 in_hand = command("in_hand", nothing)
 sweep = command("sweep", int)
+expire = command("expire", int)
+has_expired = command("has_expired", _text)
 # Reading.
 read = command("read", _job, fields=_FIELDS)
 read_workflow = command("read_workflow", _workflow, fields=_FIELDS)

@@ -176,6 +176,10 @@ class Jobs(Subject):
         """Forget finished jobs whose time is over; return how many. Any number of processes may do this."""
         return await self._redis.run(calls.sweep(remembered=ms(REMEMBERED), most=SWEEP_SIZE))
 
+    async def expire(self) -> int:
+        """End jobs that have expired and have not begun; return how many. Any number of processes may do this."""
+        return await self._redis.run(calls.expire(most=SWEEP_SIZE))
+
     async def pace(self, task: str) -> tuple[float | None, float | None]:
         """Return how many seconds jobs of *task* have waited and run lately, on average; None if none has yet."""
         found = await self._redis.call("HMGET", f"{self._redis.prefix}pace", f"{task} wait", f"{task} run")

@@ -15,7 +15,7 @@ from tornado_celery_bridge.exceptions import BridgeError
 #: The fields of a job's hash that are read. Each job has the first one.
 FIELDS = (
     *("task", "owner", "queue", "created_at", "priority", "eta", "tags", "options", "retry_of", "workflow"),
-    *("schedule", "traceparent"),
+    *("schedule", "traceparent", "expires"),
     *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored"),
 )
 _JSON = ("tags", "options")
@@ -24,7 +24,7 @@ _RECORD = FIELDS[: FIELDS.index("state")]
 MAX_ID = 255
 #: Bytes of a traceback that are kept. They are its last ones, which say where the exception was raised.
 MAX_TRACEBACK = 16 * 1024
-_NUMBERS = ("priority", "created_at", "eta", "attempt", "started_at", "finished_at", "number")
+_NUMBERS = ("priority", "created_at", "eta", "expires", "attempt", "started_at", "finished_at", "number")
 
 
 class LedgerUnavailable(BridgeError):
@@ -69,6 +69,8 @@ class JobRecord:
     #: The parent of the callback in its trace, as W3C Trace Context spells it: at first the request, in the end the
     #: attempt that ended the job. None for a job that does not call back.
     traceparent: str | None = None
+    #: When it expires, if it has not begun; None for never.
+    expires: int | None = None
 
     @property
     def callback_url(self) -> str | None:

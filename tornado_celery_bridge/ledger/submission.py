@@ -48,10 +48,8 @@ def new_job(
         due = made + timedelta(seconds=countdown)
     if due is not None:
         options["eta"] = due = moment(app, due)
-    if isinstance(expires := options.get("expires"), int | float):  # not counted anew each time that it is published
-        options["expires"] = made + timedelta(seconds=expires)
-    elif expires is not None:
-        options["expires"] = moment(app, expires)
+    if (expires := expiry(app, task, options, made)) is not None:
+        options["expires"] = expires
     sent = {name: options[name] for name in SENT_AGAIN if options.get(name) is not None}
     if isinstance(sent.get("priority"), int):
         sent["priority"] = priorities_of(app).to_broker(sent["priority"])  # and back
@@ -62,8 +60,27 @@ def new_job(
         queue=goes_to.queue,
         created_at=now,
         eta=None if due is None else round(due.timestamp() * 1000),
+        expires=None if expires is None else round(expires.timestamp() * 1000),
         priority=goes_to.priority,
         options=sent,
         **fields,
     )
     return record, {"task": task, "args": list(args), "kwargs": dict(kwargs), "options": options | goes_to.options}
+
+
+def expiry(app: Celery, task: str, options: Mapping[str, Any], now: datetime) -> datetime | None:
+    """
+    Return when a task's message expires, by its options or by the task; None for never.
+
+    It is a time, so that it is not counted anew each time that the message is published.
+
+    Args:
+        app: The Celery app.
+        task: The task's name.
+        options: As ``Task.apply_async`` takes them.
+        now: From when on seconds are counted.
+    """
+    expires = options.get("expires", getattr(app.tasks.get(task), "expires", None))
+    if isinstance(expires, int | float):
+        return now + timedelta(seconds=expires)
+    return None if expires is None else moment(app, expires)

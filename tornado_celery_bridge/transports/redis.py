@@ -52,7 +52,7 @@ TAKE = re.sub(r"^--.*\n", "", (Path(__file__).parent / "lua" / "take.lua").read_
 
 #: The delivery tags that this process held when it lost a connection, by where they are noted. Celery forgets these
 #: messages with the connection (a task that waits for its eta, one that it ends): the next connection puts them back
-#: into their queues, as RabbitMQ does. Else they came back after the visibility timeout alone, long after they were due.
+#: into their queues, as RabbitMQ does. Else they come back after the visibility timeout alone, long after their time.
 _LEFT: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
 
 

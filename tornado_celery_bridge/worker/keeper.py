@@ -29,6 +29,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.transports import depth
 from tornado_celery_bridge.worker.backend import has_results_beside
+from tornado_celery_bridge.worker.clock import CLOCK
 from tornado_celery_bridge.worker.processes import children, text
 from tornado_celery_bridge.worker.request import GIVEN_BACK, LOST, TAKEN
 
@@ -109,6 +111,8 @@ class Keeper:
         except RedisError as exc:  # then they are left a little later
             log.warning("which queues are paused is not known: %s", exc)
         self._app.amqp.queues.deselect(sorted(self._held))
+        with suppress(RedisError):  # then it is known a little later
+            CLOCK.measure(self._ledger.time)
 
     def stop(self) -> None:
         """End, and let go of what still runs: its processes end with the worker."""
@@ -131,18 +135,24 @@ class Keeper:
         running = _attempts(worker_state.active_requests)
         self._give_back()
         queues = sorted(self._app.amqp.queues.consume_from)
-        about = {"slots": self._slots(), "queues": queues, "memory": _memory()}
+        CLOCK.measure(self._ledger.time)
+        about = {"slots": self._slots(), "queues": queues, "memory": _memory(), "behind": round(CLOCK.behind, 3)}
         lost = [*LOST]
         late = self._ledger.lease(self._hostname, running, {*self._running, *lost} - running, about)
         for _ in lost:
             LOST.popleft()
         self._running = running
+        self._expire()
         if mine := self._ledger.doubted() & {job_id for job_id, _ in _attempts(TAKEN)}:
             self._ledger.in_hand(mine)
         self._terminate(set(late))
         if has_results_beside(self._app):  # each time, as a Redis may lose what it has
             backend: Any = self._app.backend
             self._ledger.note_results(backend.task_keyprefix, int(backend.expires or 0))
+
+    def _expire(self) -> None:
+        while self._ledger.expire() and not self._leases.stopping:
+            pass
 
     def _slots(self) -> int:
         """Return how many tasks run at once: in a pool that grows and shrinks, as many as there are now."""
@@ -232,6 +242,9 @@ class Keeper:
 
     def _send(self, producer: Any, job_id: str, message: str) -> None:
         signature = self._app.signature(encoding.loads(message))
+        if not signature.subtask_type:
+            # The ledger knows when it expires; what has begun in time may begin again.
+            signature.options["expires"] = None
         for _ in range(2):  # without confirmations, it may be the message before that leads nowhere
             try:
                 signature.apply_async(producer=producer)

@@ -45,7 +45,6 @@ def keep_message(
     due = None if eta is None else datetime.fromisoformat(eta)
     given = {name: value for name, value in options.items() if value is not None} | ({"eta": due} if due else {})
     message = {"task": headers["task"], "args": args, "kwargs": kwargs, "options": given}
-    seconds = None if due is None else (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
     why, token = None, ""
     urgency = None if priority is None else priorities_of(app).to_broker(priority)
     if request is not None and priority == (request.delivery_info or {}).get("priority"):
@@ -57,10 +56,25 @@ def keep_message(
             attempt.asks_again = True
             why = error_of(sys.exc_info()[1])  # what the code handles; nearly always what it asks for the retry by
     ledger_of(app).keep(
-        headers["id"], encoding.dumps(message), seconds, queue=goes_to.queue, priority=urgency, token=token, why=why
+        headers["id"],
+        encoding.dumps(message),
+        _seconds_until(headers.get("eta")),
+        expires_in=_seconds_until(headers.get("expires")),
+        queue=goes_to.queue,
+        priority=urgency,
+        token=token,
+        why=why,
     )
     if token:
         headers[AFTER] = token
+
+
+def _seconds_until(written: str | None) -> float | None:
+    """Return in how many seconds a message's time is, which may be past. One without a zone is in UTC, as to Celery."""
+    if written is None:
+        return None
+    time = datetime.fromisoformat(written)
+    return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
 
 
 #: Headers of a message that go on to whatever takes its place.
@@ -69,7 +83,8 @@ _MARKS = ("request_id", "traceparent", "tracestate")
 
 def mark_signature(signature: Any, request: Any) -> None:
     """Have what takes a task's place know the request and the trace that the task belongs to."""
-    for each in (signature, *getattr(signature, "tasks", ())):
+    # Of a chain the last task goes on as the job; a chord hands its options on to its body, which does.
+    for each in (signature, *(signature.tasks if signature.subtask_type == "chain" else ())):
         headers = dict(each.options.get("headers") or {})
         _mark(headers, request)
         if headers:

@@ -10,8 +10,9 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakSet
 
 from billiard.common import TERM_SIGNAME
@@ -20,9 +21,12 @@ from celery.exceptions import InvalidTaskError, Terminated, WorkerLostError
 from celery.platforms import signals as _signals
 from celery.worker import state as worker_state
 from celery.worker.request import Request
+from celery.worker.state import revoked as revoked_tasks
+from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.versions import record_rejected
-from tornado_celery_bridge.worker.attempt import AFTER, Attempt
+from tornado_celery_bridge.worker.attempt import AFTER, Attempt, ledger_of
+from tornado_celery_bridge.worker.clock import CLOCK
 from tornado_celery_bridge.worker.errors import CodeExited
 from tornado_celery_bridge.worker.pool import TaskPool, can_end_tasks
 from tornado_celery_bridge.worker.processes import descendants, kill
@@ -57,6 +61,7 @@ class JobRequest(Request):
     _app: Any
     _context: Any
     _delivery_info: dict[str, Any]
+    _eta: datetime | None
     _request_dict: dict[str, Any]
     _already_revoked: bool
     _announce_cancelled: Any
@@ -69,10 +74,25 @@ class JobRequest(Request):
                 float(limit or 0)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:  # by which Celery would end the worker
             raise InvalidTaskError(f"not a task's message: {exc!r}") from exc
+        if self._eta is not None:  # of the server's clock; Celery has this machine wait until then
+            self._eta -= CLOCK.off
         self.token = uuid.uuid4().hex
         TAKEN.add(self)
         # Not among the headers, which are the task's to see and go on to its retries.
         self._delivery_info.update(attempt=self.token, after=self._request_dict.pop(AFTER, None))
+
+    def maybe_expire(self) -> Literal[True] | None:
+        """Return whether the task has expired, by the server's clock; of a job the ledger says that."""
+        if not self.expires or CLOCK.now() <= self.expires:
+            return None
+        try:
+            verdict = ledger_of(self._app).has_expired(self.id)
+        except RedisError:  # the ledger is asked once more as it begins
+            return None
+        if verdict == "no":
+            return None
+        revoked_tasks.add(self.id)
+        return True
 
     #: Whether its process was told to end, or that it is to end; and whether that is as somebody cancelled the job.
     _is_told = _is_terminated = False

@@ -8,7 +8,9 @@
 --   after: the token of the attempt that asks for this one, '' if none does or nobody knows.
 --   limit: '' for none, with most jobs at once and interval ms between two, each '' for any. result_key, result and
 --   result_ttl (s, 0 for ever): what to tell Celery's result backend if it runs; key '' for nothing.
--- include: lapse, retried, tell, held
+-- include: lapse, retried, tell, held, expiry
+
+local EARLY = 1000  -- ms; a worker whose clock is ahead by more begins nothing before it is due
 
 turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed',
@@ -39,7 +41,7 @@ elseif runs and retries > tonumber(known[6] or 0) and (after == '' or after == k
 elseif runs then
   if is_held or known[10] then return 'duplicate' end
   lapse(state)
-  state = redis.call('HGET', job, 'state')
+  state, known[4] = redis.call('HGET', job, 'state'), false
   if ENDED[state] then return state end
 elseif state == 'RETRY' and retries <= tonumber(known[6] or -1) then
   return 'duplicate'  -- of the message that began before
@@ -58,6 +60,15 @@ if known[2] ~= task then
   return 'go'
 end
 if known[7] then return 'parked' end
+if has_expired() then
+  finish(state, 'REVOKED', EXPIRED)
+  return 'REVOKED'
+end
+if known[4] and tonumber(known[4]) > time + EARLY then
+  dequeued()
+  publish_later(known[4])
+  return 'parked'
+end
 
 most, interval = tonumber(most), tonumber(interval)
 if interval then
@@ -93,6 +104,7 @@ local attempt, queue = redis.call('HINCRBY', job, 'attempt', 1), queue_name()
 dequeued()
 redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', token, 'worker', worker, 'retries', retries)
 redis.call('HDEL', job, 'not_before', 'delayed', 'handed_on', 'is_part')
+redis.call('ZREM', expiring, packed)
 if is_part then redis.call('HSET', job, 'is_part', 1) end
 redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
 set_value('null')

@@ -47,6 +47,8 @@ GRACE = 10.0
 TELL_INTERVAL = 2.0
 #: Seconds between two looks for jobs to forget.
 SWEEP_INTERVAL = 5.0
+#: Seconds between two looks for jobs that have expired.
+EXPIRY_INTERVAL = 1.0
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
@@ -176,6 +178,7 @@ class Service:
         self._run(self._deliverer.run())
         self._run(self._keep_owners_told())
         self._run(keep_swept(bridge.ledger, bridge.store))
+        self._run(keep_expired(bridge.ledger))
         self._run(self.jobs.metrics.watch(bridge.ping_broker))
 
     def use(self, jobs: Jobs) -> None:
@@ -233,6 +236,17 @@ async def keep_beating(heartbeat: Heartbeat) -> None:
     while True:
         heartbeat.tick()
         await asyncio.sleep(INTERVAL / 2)
+
+
+async def keep_expired(ledger: Ledger) -> None:
+    """End, for as long as this is not cancelled, jobs that have expired: a worker may be busy, or not be there."""
+    while True:
+        try:
+            while await ledger.jobs.expire():
+                pass
+        except LedgerUnavailable as exc:
+            _log.info("%s", exc)
+        await asyncio.sleep(EXPIRY_INTERVAL)
 
 
 async def keep_swept(ledger: Ledger, store: Store | None) -> None:

@@ -1,5 +1,5 @@
 -- write: writes a new job down.
--- include: clock, job, queues, history, blobs, tried_again, open
+-- include: clock, job, queues, history, blobs, tried_again, open, expiry
 
 -- *fields*: JSON of the record's fields. *delay*: ms until it is due; nil for a job that others come before.
 local function write(fields, input, ttl, delay, message, callback)
@@ -12,6 +12,8 @@ local function write(fields, input, ttl, delay, message, callback)
   if delay and tonumber(delay) > 0 then set('delayed', 1) end
   redis.call('HSET', job, unpack(first))
   if delay then enqueued(time + delay) end
+  -- From now on: the clock of whoever submits may be another than the server's.
+  if record.expires then expires_at(time + math.max(0, record.expires - record.created_at)) end
   redis.call('SET', prefix .. 'input:' .. id, input)
   local blob = string.match(input, '^"(.*)"$')
   if blob then adopt_blob(blob) end

@@ -30,6 +30,7 @@ from tornado_celery_bridge.ledger import (
     dumps,
 )
 from tornado_celery_bridge.ledger.destinations import Destination, destination
+from tornado_celery_bridge.ledger.submission import expiry
 from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.access.limits import Following
 from tornado_celery_bridge.service.access.receivers import Receivers
@@ -182,6 +183,8 @@ class Jobs:
         if task.task.ignore_result:
             celery_options["ignore_result"] = False  # a worker says nothing of the end of a task without a result
         args, kwargs = arguments
+        if (expires := expiry(self.bridge.app, task.name, celery_options, now)) is not None:
+            celery_options["expires"] = expires
         goes_to = self.destination(task, arguments, celery_options)
         celery_options |= goes_to.options
         record = JobRecord(
@@ -194,6 +197,7 @@ class Jobs:
             priority=goes_to.priority,
             created_at=milliseconds(now),
             eta=None if due is None else milliseconds(due),
+            expires=None if expires is None else milliseconds(expires),
             retry_of=retry_of,
             traceparent=message_headers().get("traceparent") if options.callback_url else None,
         )

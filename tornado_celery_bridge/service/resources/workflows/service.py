@@ -37,6 +37,7 @@ from tornado_celery_bridge.ledger import (
     error_mark,
 )
 from tornado_celery_bridge.ledger.destinations import Destination
+from tornado_celery_bridge.ledger.submission import expiry
 from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.http.documents import milliseconds
 from tornado_celery_bridge.service.http.faults import Fault, escape
@@ -438,6 +439,9 @@ class _Plan:
         made["headers"] = message_headers()
         if task.task.ignore_result:
             made["ignore_result"] = False  # a worker says nothing of the end of a task without a result
+        expires = expiry(self._jobs.bridge.app, task.name, made, self._now)
+        if expires is not None and not receives:
+            made["expires"] = expires
         return made
 
     def _destination(
@@ -456,6 +460,7 @@ class _Plan:
     def _step(self, leaf: _Leaf) -> Step:
         options = leaf.options
         due = options.eta if leaf.receives else options.due(self._now)
+        expires = leaf.celery_options.get("expires")  # of a later step, seconds are counted once its turn has come
         record = JobRecord(
             id=leaf.id,
             task=leaf.task.name,
@@ -466,6 +471,7 @@ class _Plan:
             priority=leaf.goes_to.priority,
             created_at=milliseconds(self._now),
             eta=None if due is None else milliseconds(due),
+            expires=milliseconds(expires) if isinstance(expires, datetime) else None,
             workflow=self.id,
             traceparent=message_headers().get("traceparent") if options.callback_url else None,
         )
