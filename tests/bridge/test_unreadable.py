@@ -95,7 +95,7 @@ async def test_one_unreadable_result_ends_one_wait(
     assert await bridge.get("good", timeout=PATIENCE) == 42
     await store(database, "later", stored("later", 43))
     assert await waiting == 43
-    assert await subscribers(database.server) == connections
+    assert connections <= await subscribers(database.server)  # others come and go
     with pytest.raises(ResultError):
         await bridge.get("bad", timeout=0)
     if "FAILURE" not in payload:
@@ -132,7 +132,7 @@ async def test_a_large_result_holds_nobody_up(database: Database, flat: bool) ->
             got = await large
             await asyncio.sleep(0.3)  # for enough ticks
         assert len(got) == len(value)
-        assert await subscribers(database.server) == connections
+        assert connections <= await subscribers(database.server)  # others come and go
         later.cancel()
 
 

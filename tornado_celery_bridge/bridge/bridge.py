@@ -7,6 +7,7 @@ This is the facade, with all that is documented. What it does, its parts do, eac
     awaiting    waits for results, by a listener: pubsub (Redis), polling (other backends)
     streams     states as they come, results as their tasks end
     operating   remote control, purging, forgetting
+    guard       refuses Celery's own blocking calls on the loop
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.bridge import streams
 from tornado_celery_bridge.bridge.awaiting import Awaiting
 from tornado_celery_bridge.bridge.config import BridgeConfig
+from tornado_celery_bridge.bridge.guard import Guard
 from tornado_celery_bridge.bridge.listener import Listener
 from tornado_celery_bridge.bridge.operating import MAX_CALLS, Caller, Operating
 from tornado_celery_bridge.bridge.polling import PollingListener, RpcListener
@@ -84,6 +86,7 @@ class Bridge:
         #: The store of large inputs and results, once the bridge is open; None if the app has no ``job_store_url``.
         self.store: Store | None = None
         self._ledger: Ledger | None = None
+        self._guard: Guard | None = None
         self._open = False
         self._parts: _Parts
 
@@ -103,6 +106,10 @@ class Bridge:
         self._parts.listener.start()
         for lane in self._parts.lanes:
             lane.start()
+        refuses = self.config.refuse_blocking_calls
+        if asyncio.get_running_loop().get_debug() if refuses is None else refuses:
+            self._guard = Guard.of(self.app)
+            self._guard.begin()
         self._open = True
         return self
 
@@ -114,6 +121,9 @@ class Bridge:
         if not self._open:
             return
         self._open = False
+        if self._guard is not None:
+            self._guard.end()
+            self._guard = None
         await asyncio.gather(*(lane.close(self.config.close_timeout) for lane in self._parts.lanes))
         await self._parts.awaiting.close()
         if self._ledger is not None:
@@ -136,6 +146,7 @@ class Bridge:
             self._ledger = Ledger(self.app, ttl=self.config.job_ttl)
         backend: Any = self.app.backend
         self._installed = is_installed(self.app)
+        _ = self.app.control  # made here: it imports
         if isinstance(backend, DisabledBackend):
             raise ImproperlyConfigured("the app has no result_backend: set one, because a bridge awaits results")
         if backend.thread_safe:

@@ -34,5 +34,8 @@ class BridgeConfig:
     poll_interval: float = 0.25
     #: How long `close` waits for dispatches under way.
     close_timeout: float = 5.0
+    #: Whether Celery's own blocking calls (``delay``, ``result.get()``, ``app.control``) raise ``WouldBlock`` where an
+    #: event loop runs, while a bridge of the app is open; ``None``: as the loop is in asyncio's debug mode.
+    refuse_blocking_calls: bool | None = None
     #: How long a job stays in the ledger after its end.
     job_ttl: float = 86_400.0
