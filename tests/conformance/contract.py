@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
+from celery.result import AsyncResult
 
 from tests.conformance.brokers import Kind
 from tests.conformance.sample import OTHER, QUIET, make_app
@@ -28,6 +29,7 @@ from tests.needs import impossible
 from tests.servers import free_port, wait_for, worker
 from tornado_celery_bridge import Bridge, BridgeConfig, DispatchError, TaskFailed, TaskRevoked
 from tornado_celery_bridge.transports import Priorities
+from tornado_celery_bridge.worker.errors import GivenUp
 
 SAMPLE = "tests.conformance.sample"
 
@@ -131,9 +133,15 @@ class Contract:
         async with Bridge(app, BridgeConfig(dispatch_timeout=10, result_timeout=PATIENCE)) as made:
             yield made
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def plainly_poisoned(cls, app: Celery) -> AsyncResult[Any]:
+        """The same of a task that is no job."""
+        return app.send_task("c.poison")
+
     # What a job does.
 
-    def test_submit_and_await(self, service: Service, poisoned: str) -> None:
+    def test_submit_and_await(self, service: Service, poisoned: str, plainly_poisoned: AsyncResult[Any]) -> None:
         job = service.post("/v1/tasks/c.add/jobs", {"input": {"x": 1, "y": 2}}, wait=30)
         job = service.ended(job["id"])
         assert (job["state"], job["result"]) == ("SUCCESS", 3)
@@ -276,6 +284,14 @@ class Contract:
         with pytest.raises(TaskRevoked):
             await bridge.get(result, timeout=PATIENCE)
 
+    def test_time_limit(self, service: Service) -> None:
+        """It ends the process even if the task swallows that, and nobody else is the worse for it."""
+        jobs = [service.submit("swallow", {"time_limit": 1}) for _ in range(6)]
+        assert {service.ended(job_id)["error"]["exception"] for job_id in jobs} == {
+            "billiard.exceptions.TimeLimitExceeded"
+        }
+        assert service.run("add", x=1)["state"] == "SUCCESS"
+
     # Seen from outside.
 
     def test_ping_and_inspect(self, app: Celery) -> None:
@@ -387,6 +403,11 @@ class Contract:
         service.system.proxy.drop()
         jobs = [service.submit("nap", seconds=0) for _ in range(20)]
         assert {service.ended(job_id)["state"] for job_id in jobs} == {"SUCCESS"}
+
+    def test_poison_that_is_no_job(self, service: Service, plainly_poisoned: AsyncResult[Any]) -> None:
+        with pytest.raises(GivenUp, match="began 3 times"):
+            plainly_poisoned.get(timeout=PATIENCE)
+        assert len(service.starts([plainly_poisoned.id])) == 3
 
     def test_poison(self, service: Service, poisoned: str) -> None:
         """It is given up, and nobody else is the worse for it."""

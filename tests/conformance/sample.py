@@ -18,7 +18,7 @@ from tests.faults.sample import QUEUE, journal, note
 from tornado_celery_bridge.checkpoints import checkpoint, resumable
 from tornado_celery_bridge.progress import progress
 from tornado_celery_bridge.transports import register
-from tornado_celery_bridge.worker import install
+from tornado_celery_bridge.worker import attempt, install
 
 #: Consumed like the default queue, and consumed by nobody.
 OTHER, QUIET = f"{QUEUE}-other", f"{QUEUE}-quiet"
@@ -44,6 +44,7 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
     )
     register(broker_url)
     install(app)
+    attempt.MOST_BEGUN = 3
 
     @app.task(name="c.add", shared=False, exposed=True)
     def add(x: int, y: int = 1) -> int:
@@ -102,6 +103,15 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
             if is_first and number == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
         return mine
+
+    @app.task(name="c.swallow", shared=False, exposed=True)
+    def swallow() -> str:
+        """Make nothing of being told to end."""
+        try:
+            time.sleep(60)
+        except BaseException:
+            return "swallowed"
+        return "slept"
 
     @app.task(name="c.poison", shared=False, exposed=True, bind=True)
     def poison(self: "Task[..., Any]") -> None:

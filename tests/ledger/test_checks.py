@@ -157,6 +157,7 @@ def test_a_server_without_protection_that_listens_on_loopback(start: Start) -> N
         ({"broker_url": "amqp://", "broker_transport_options": {}}, "no-confirms"),
         ({"broker_url": ["pyamqp://a", "pyamqp://b"], "broker_transport_options": {}}, "no-confirms"),
         ({"task_time_limit": None}, "no-time-limit"),
+        ({"worker_pool": "threads"}, "no-ends"),
         ({"broker_transport_options": {"visibility_timeout": 60}}, "visibility"),
         ({"task_time_limit": 7200, "broker_transport_options": {}}, "visibility"),
         ({"worker_prefetch_multiplier": 4}, "prefetch"),
@@ -165,7 +166,7 @@ def test_a_server_without_protection_that_listens_on_loopback(start: Start) -> N
 def test_a_setting(server: Server, settings: dict[str, Any], name: str) -> None:
     (found,) = look(server.url, **settings)
     assert found.name == name
-    assert found.is_unsafe == (name not in ("no-time-limit", "visibility", "prefetch"))
+    assert found.is_unsafe == (name not in ("no-time-limit", "no-ends", "visibility", "prefetch"))
 
 
 def test_confirms_and_a_visibility_timeout_are_no_matter_of_other_brokers(server: Server) -> None:

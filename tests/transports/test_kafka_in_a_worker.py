@@ -25,6 +25,7 @@ from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.exceptions import DispatchError
 from tornado_celery_bridge.ledger import JobRecord, Ledger
 from tornado_celery_bridge.up.brokers.kafka import Kafka
+from tornado_celery_bridge.worker.processes import children
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
 
@@ -303,3 +304,14 @@ async def _accept(app: Celery, jobs: Sequence[Signature[Any]]) -> None:
         record = JobRecord(id=each.options["task_id"], task="mark", owner="", queue="plain", created_at=now)
         assert (await ledger.jobs.accept(record, {}, message=each)).kind == "accepted"
     await ledger.close()
+
+
+def test_killed_processes_leave_no_lock(broker: Kafka, launch: Launch, app: Celery) -> None:
+    """One of a pool's idle processes reads from the pipe that all share, with its lock in hand."""
+    with launch(broker, "-c", "2", "-n", "k@x", "-Q", "plain", *QUIET, SAMPLE_LEDGER="1") as process:
+        assert app.send_task("add", (1, 2)).get(timeout=30) == 3
+        idle = children(process.pid)
+        for pid in idle:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: len(set(children(process.pid)) - set(idle)) == 2)
+        assert app.send_task("add", (1, 2)).get(timeout=30) == 3

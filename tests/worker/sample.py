@@ -14,7 +14,7 @@ from celery import Celery, Task, chain, chord
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
 
 from tornado_celery_bridge.checkpoints import checkpoint, resumable
-from tornado_celery_bridge.worker import install, pool
+from tornado_celery_bridge.worker import attempt, install, pool
 
 
 class Unusual(BaseException):
@@ -67,7 +67,7 @@ def make_app(url: str) -> Celery:
         task_soft_time_limit=570,
     )
     install(app)
-    pool.PATIENCE = 1.0  # seconds; tests are not to wait for longer
+    pool.PATIENCE, attempt.MOST_BEGUN = 1.0, 3  # tests are not to wait for longer
 
     @app.task(shared=False, bind=True, name="e.returns")
     def returns(self: Any, path: str) -> str:
@@ -253,6 +253,12 @@ def make_app(url: str) -> Celery:
     def dies(self: Any, path: str) -> None:
         mark(path)
         os.kill(os.getpid(), signal.SIGKILL)
+
+    @app.task(shared=False, bind=True, name="e.requeues_often")
+    def requeues_often(self: Any, path: str) -> str:
+        if mark(path) < 8:
+            raise Reject("not yet", requeue=True)
+        return "done"
 
     @app.task(shared=False, bind=True, name="e.dies_once")
     def dies_once(self: Any, path: str) -> str:

@@ -81,6 +81,19 @@ async def test_it_ends_as_the_table_says(ends: Bridge, tmp_path: Path, row: Row)
     assert (await ends.state(result)).state == row.state
 
 
+async def test_a_task_that_is_no_job_is_given_up_as_well(ends: Bridge, tmp_path: Path) -> None:
+    path = tmp_path / "marks"
+    result = await ends.dispatch(ends.app.tasks["e.dies"].s(str(path)))
+    with pytest.raises(TaskFailed, match="it began 3 times, and the process that ran it died each time"):
+        await ends.get(result, timeout=30)
+    assert len(await asyncio.to_thread(path.read_text)) == 3
+
+
+async def test_a_task_that_is_no_job_may_always_put_its_message_back(ends: Bridge, tmp_path: Path) -> None:
+    result = await ends.dispatch(ends.app.tasks["e.requeues_often"].s(str(tmp_path / "marks")))
+    assert await ends.get(result, timeout=30) == "done"
+
+
 async def test_what_is_cancelled_before_it_begins_is_told(ends: Bridge, tmp_path: Path) -> None:
     result = await ends.submit(ends.app.tasks["e.returns"].s(str(tmp_path / "marks")), countdown=60)
     waits = asyncio.ensure_future(ends.get(result, timeout=30))

@@ -118,6 +118,8 @@ class WorkerLedger:
         replaced: bool = False,
         retries: int = 0,
         limit: Limit | None = None,
+        redelivered: bool = False,
+        most_begun: int = 0,
         result_entry: ResultEntry = _NO_ENTRY,
     ) -> str:
         """Note that a task begins. Return ``go``, ``unknown`` (no job: it may run) or why it must not run."""
@@ -133,6 +135,8 @@ class WorkerLedger:
             limit=name,
             most=most,
             interval=None if interval is None else ms(interval),
+            redelivered=redelivered,
+            most_begun=most_begun,
             result_key=result_entry.key,
             result=result_entry.value,
             result_ttl=result_entry.seconds,

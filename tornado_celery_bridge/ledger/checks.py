@@ -304,6 +304,18 @@ def no_time_limit(app: Celery) -> Finding | None:
     )
 
 
+def no_ends(app: Celery) -> Finding | None:
+    """Of the setting alone: a worker says what pool it was started with."""
+    if app.conf.worker_pool not in ("threads", "solo"):
+        return None
+    return Finding(
+        "no-ends",
+        f"{_name(app, 'worker_pool')} is {app.conf.worker_pool}, which can end no task: time limits do not hold, and a "
+        "cancel with terminate waits for the task's code",
+        _line(app, worker_pool="prefork"),
+    )
+
+
 def visibility(app: Celery) -> Finding | None:
     conf: Any = app.conf
     timeout, limit = conf.broker_transport_options.get("visibility_timeout", 3600), conf.task_time_limit or 0
@@ -342,7 +354,7 @@ def failover(app: Celery) -> Finding | None:
 SERVER_RULES = (no_aof, eviction, no_password, unknown)
 APP_RULES = (
     *(no_transport, no_results, no_ledger, early_acks, lost_fails, own_acks, no_install, eager, no_confirms, pickle),
-    *(no_time_limit, visibility, prefetch, failover),
+    *(no_time_limit, no_ends, visibility, prefetch, failover),
 )
 
 

@@ -22,12 +22,15 @@ from tornado_celery_bridge.base.states import ENDED, IGNORED, SUCCEEDED
 from tornado_celery_bridge.checkpoints import Document
 from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedger
 from tornado_celery_bridge.progress import STATE as PROGRESS
-from tornado_celery_bridge.worker.errors import error_of, place_of
+from tornado_celery_bridge.worker.errors import GivenUp, error_of, place_of
 
 log = logging.getLogger(__name__)
 
 #: The header by which a message names the attempt that has published it to go on after itself.
 AFTER = "tcb_after"
+#: How often a task that is no job may begin and not end, as the process that runs it dies. RabbitMQ's quorum queues
+#: have the same limit, but tell nobody.
+MOST_BEGUN = 20
 #: Characters of one log line that become an event.
 MAX_LINE = 4_000
 
@@ -113,6 +116,7 @@ class Attempt:
         Raises:
             Ignore: It must not run, or not now; then the ledger has its message published again when it may.
             Reject: Whether it may is not known, as Redis is away: the message goes back into its queue.
+            GivenUp: It is no job, and its process dies each time.
         """
         self.token = self.token or uuid.uuid4().hex
         replaced = request.get("replaced_task_nesting") or 0
@@ -126,6 +130,8 @@ class Attempt:
                 replaced=bool(replaced),
                 retries=request.retries or 0,
                 limit=limit,
+                redelivered=bool((request.delivery_info or {}).get("redelivered")),
+                most_begun=MOST_BEGUN,
                 **_given(self.entry_at_begin),
             )
         except RedisError as exc:
@@ -137,6 +143,8 @@ class Attempt:
                 request.checkpoints = self.checkpoints
             return
         log.info("task %s[%s] is not run: %s", task.name, self.id, verdict)
+        if verdict == "given up":
+            raise GivenUp(f"it began {MOST_BEGUN} times, and the process that ran it died each time")
         if verdict == states.REVOKED:  # for whoever waits by the result backend
             task.backend.mark_as_revoked(self.id, "cancelled", request=request)
         elif verdict in ENDED and request.chord:
@@ -217,11 +225,13 @@ class Attempt:
             state: What became of it, in Celery's words; None for a process that is about to end.
             outcome: What the code returned, or the exception.
         """
-        if self.end is not None or not (self.has_begun and self.is_job):
+        if self.end is not None or not self.has_begun:
             return
         if state == states.REJECTED:
             if outcome.requeue:
                 self.give_back()  # else the main process ends it, as a FAILURE
+        elif not self.is_job:
+            return
         elif state == states.IGNORED:
             if self.is_replaced:
                 self.hand_on()

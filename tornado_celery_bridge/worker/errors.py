@@ -24,6 +24,10 @@ class CodeExited(Exception):
         )
 
 
+class GivenUp(Exception):
+    """A task that is no job is not begun again, as the process that runs it dies each time."""
+
+
 def ends_from_outside() -> tuple[type[BaseException], ...]:
     """Return what a pool of greenlets raises in a task's code that it ends, and so has to pass."""
     gevent, greenlet = sys.modules.get("gevent"), sys.modules.get("greenlet")

@@ -169,6 +169,11 @@ class SharedPipes(_Pool):
         super()._setup_queues()
         self._inqueue._rlock, self._outqueue._wlock = _Lock(), _Lock()
 
+    def on_job_process_lost(self, job: Any, pid: int, exitcode: int) -> None:
+        # What it has said may be in the pipe still. Celery waits for 10 s.
+        job._lost_worker_timeout = min(job._lost_worker_timeout, MOMENT)
+        super().on_job_process_lost(job, pid, exitcode)
+
     def kill(self, pid: int) -> None:
         """Kill a process; not while it writes, of which half would be left in the pipe."""
         lock = self._outqueue._wlock

@@ -13,6 +13,7 @@
 turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'token')
 local from = known[1]
+if not from then redis.call('DEL', prefix .. 'begun:' .. id) end
 if not from or ENDED[from] then
   if not from or not results_are_here() then tell(result_key, result, result_ttl) end
   return 0

@@ -1,4 +1,5 @@
 -- give_back: an attempt is given up through no fault of the job's: another one begins, and no life of the job is used.
+-- Nor does it count as a beginning of a task that is no job.
 -- KEYS: job:{job_id}, events:{job_id}, later
 -- ARGV: prefix, job_id, token, publish
 -- Answers: whether the attempt was under way
@@ -7,6 +8,7 @@
 
 turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'token', 'cancelled')
+if not known[1] then redis.call('DEL', prefix .. 'begun:' .. id) end
 if not known[1] or bucket(known[1]) ~= 'STARTED' or known[2] ~= token then return 0 end
 if known[3] then
   finish(known[1], 'REVOKED', CANCELLED)

@@ -8,7 +8,10 @@
 
 turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'token', 'slot')
-if not known[1] then tell(result_key, result, result_ttl) end
+if not known[1] then
+  redis.call('DEL', prefix .. 'begun:' .. id)
+  tell(result_key, result, result_ttl)
+end
 if not known[1] or ENDED[known[1]] or known[2] ~= token then return 0 end
 if bucket(known[1]) == 'STARTED' then retried(known[1], error) end  -- else START has told it, and it waits for a limit
 tell(result_key, result, result_ttl)

@@ -3,11 +3,13 @@
 -- from a copy and from what an attempt asks for that was given up. Then the RETRY is told here.
 -- KEYS: job:{job_id}, events:{job_id}
 -- ARGV: prefix, job_id, task, token, after, replaced, worker, retries, limit, most, interval, result_key, result,
---   result_ttl
--- Answers: go | unknown (no job: it may run) | duplicate | parked | forgotten, or the state in which the job has ended
+--   result_ttl, redelivered, most_begun
+-- Answers: go | unknown (no job: it may run) | given up (no job, and its process dies each time) | duplicate | parked |
+--   forgotten, or the state in which the job has ended
 --   after: the token of the attempt that asks for this one, '' if none does or nobody knows.
 --   limit: '' for none, with most jobs at once and interval ms between two, each '' for any. result_key, result and
---   result_ttl (s, 0 for ever): what to tell Celery's result backend if it runs; key '' for nothing.
+--   result_ttl (s, 0 for ever): what to tell Celery's result backend if it runs; key '' for nothing. redelivered:
+--   whether the message was delivered before. most_begun: how often a task that is no job may begin and not end.
 -- include: lapse, retried, tell, held, expiry
 
 local EARLY = 1000  -- ms; a worker whose clock is ahead by more begins nothing before it is due
@@ -18,6 +20,11 @@ local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancell
 local state = known[1]
 if not state then
   if redis.call('EXISTS', prefix .. 'gone:' .. id) == 1 then return 'forgotten' end
+  if redelivered ~= '' then
+    local begun = prefix .. 'begun:' .. id
+    if redis.call('INCR', begun) >= tonumber(most_begun) then return 'given up' end
+    redis.call('PEXPIRE', begun, 86400000)
+  end
   tell(result_key, result, result_ttl)
   return 'unknown'
 end
