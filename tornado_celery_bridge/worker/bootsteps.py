@@ -14,6 +14,7 @@ from kombu.exceptions import DecodeError
 
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.heartbeat import watch_beat
+from tornado_celery_bridge.base.logs import hide_passwords
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.checks import refuse_unsafe
@@ -31,6 +32,7 @@ class CheckSettings(bootsteps.Step):
     """Before anything is forked, and once the log is set up."""
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
+        hide_passwords(worker.app)
         try:
             refuse_unsafe(worker.app)
             tracing.set_up("worker")

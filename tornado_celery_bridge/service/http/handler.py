@@ -12,6 +12,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import Application, HTTPError, stream_request_body
 
 from tornado_celery_bridge import BridgeError
+from tornado_celery_bridge.base.logs import quoted
 from tornado_celery_bridge.base.tracing import Span
 from tornado_celery_bridge.handlers import ClientLeft, UntilClientLeaves
 from tornado_celery_bridge.ledger import MAX_INLINE
@@ -348,7 +349,7 @@ class Handler(UntilClientLeaves):
         _access.log(
             logging.INFO if status < 500 else logging.WARNING,
             " ".join(f"{name}=%s" for name in fields),
-            *fields.values(),
+            *map(quoted, fields.values()),
             extra={"trace": self.trace, "fields": fields},
         )
 

@@ -18,6 +18,7 @@ from tornado.routing import PathMatches, Rule
 from tornado_celery_bridge import Bridge, StoreUnavailable
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.heartbeat import INTERVAL, Heartbeat, of_environment
+from tornado_celery_bridge.base.logs import hide, hide_passwords
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store
 from tornado_celery_bridge.ledger.checks import refuse_unsafe
@@ -162,12 +163,14 @@ class Service:
         await asyncio.to_thread(tracing.set_up, "web")
         if heartbeat := of_environment():
             self._run(keep_beating(heartbeat))
+        hide_passwords(self.bridge.app)
         self.max_body = settings.max_body
         receivers, signing = Receivers(settings.callback_allow), Secrets(settings.callback_secret_file)
         await asyncio.to_thread(signing.check)
         if settings.api_keys_file is not None:
             self.keys = keys = await asyncio.to_thread(Keyring, settings.api_keys_file)
             self.cookie_secret = await asyncio.to_thread(lambda: signing.of_sessions)
+            hide(self.cookie_secret)
             self._run(keys.watch())
         bridge = self.bridge
         catalogue = await asyncio.to_thread(Catalogue, bridge.app)

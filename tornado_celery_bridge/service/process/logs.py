@@ -2,15 +2,9 @@
 
 import logging
 
-from tornado_celery_bridge.base.logs import JsonFormatter
+from tornado_celery_bridge.base.logs import JsonFormatter, quoted, safe
 from tornado_celery_bridge.base.settings import Format
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job
-
-# Control characters, and what else some viewer takes for the end of a line, as escapes.
-_ESCAPES = {
-    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
-    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
-} | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 
 
 def ids_of(record: logging.LogRecord) -> dict[str, str]:
@@ -22,14 +16,14 @@ def ids_of(record: logging.LogRecord) -> dict[str, str]:
 
 
 class OneLineFormatter(logging.Formatter):
-    """Writes an event, its traceback included, as one line without control characters, with its ids."""
+    """Writes an event, its traceback included, as one safe line, with its ids."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
-        ids = (f" {name}={value}" for name, value in ids_of(record).items())
+        ids = (f" {name}={quoted(value)}" for name, value in ids_of(record).items())
         return super().formatMessage(record) + "".join(ids)
 
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).translate(_ESCAPES)
+        return safe(super().format(record))
 
 
 def set_up_logs(form: Format = "text", level: int = logging.INFO) -> None:
