@@ -9,12 +9,11 @@ import sys
 from celery import Celery
 from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured
-from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.handlers import drain
-from tornado_celery_bridge.service import Service, Settings, SettingsError, set_up_logs
+from tornado_celery_bridge.service import Server, Service, Settings, SettingsError, set_up_logs
 from web.handlers import ROUTES
 
 #: The names by which a browser here reaches this process; a stranger's page that knows its address has another.
@@ -33,14 +32,7 @@ async def serve(app: Celery, settings: Settings) -> None:
         application = Application(service.routes(), bridge=bridge, cross_origin_protection=True)
         if settings.api_keys_file is None:  # our own handlers ask for no key, so they are for this machine alone
             application.add_handlers(THIS_MACHINE, ROUTES)
-        # A server that strangers can reach needs limits, and a service that is mounted does not set them.
-        server = HTTPServer(
-            application,
-            xheaders=settings.behind_proxy,
-            max_header_size=16 * 1024,
-            idle_connection_timeout=75.0,
-            body_timeout=30.0,
-        )
+        server = Server(application, behind_proxy=settings.behind_proxy)  # with limits, as strangers can reach it
         server.listen(settings.port, settings.bind)
         url = f"http://{settings.bind}:{settings.port}"
         logging.info("serving %s; handlers of its own: %s/sample", url, url)

@@ -274,9 +274,9 @@ async def test_no_such_path_and_method(service: Service) -> None:
         problem(await service.fetch(path), 404, "not-found")
         problem(await service.post(path, {}), 404, "not-found")
     for method, path, allowed in (
-        ("DELETE", "/v1/tasks", "GET"),
+        ("DELETE", "/v1/tasks", "GET, HEAD"),
         ("GET", "/v1/tasks/s.add/jobs", "POST"),
-        ("BREW", "/healthz", "GET"),
+        ("BREW", "/healthz", "GET, HEAD"),
     ):
         response = await service.fetch(path, method)
         problem(response, 405, "method-not-allowed")

@@ -66,6 +66,11 @@ class Route:
         return re.sub(r"{.+?}", "*", self.path)
 
     @property
+    def answered(self) -> tuple[str, ...]:
+        """The methods that are answered: HEAD wherever GET is (RFC 9110, section 9.3.2)."""
+        return (*self.methods, "HEAD") if "GET" in self.methods and "HEAD" not in self.methods else self.methods
+
+    @property
     def head(self) -> str:
         """What the path begins with, up to a parameter or to its third segment: ``/healthz``, ``/v1/jobs``."""
         return "/".join(self.path.partition("{")[0].split("/")[:3])
@@ -169,8 +174,6 @@ class Endpoint(Handler):
     takes: ClassVar[Takes]
     #: Values that a body may have.
     max_nodes: ClassVar[int] = MAX_NODES
-    #: The body's media type, for the OpenAPI document.
-    body_media_type: ClassVar[str] = "application/json"
     #: Whether a body is JSON, and a POST without one has none.
     reads_json: ClassVar[bool] = True
 
@@ -179,7 +182,7 @@ class Endpoint(Handler):
         if "route" in cls.__dict__:
             cls.takes = Takes.of(cls)
             cls.route_name = cls.route.name
-            for method in cls.route.methods:
+            for method in cls.route.answered:
                 setattr(cls, method.lower(), cls.respond)
 
     @classmethod
@@ -188,7 +191,7 @@ class Endpoint(Handler):
         return ()
 
     def allowed_methods(self) -> tuple[str, ...]:
-        return self.route.methods
+        return self.route.answered
 
     async def respond(self, **path: str) -> None:
         """Read the request, ask :meth:`answer`, and write what it says."""
@@ -308,8 +311,8 @@ def rules(
     methods: dict[str, tuple[Route, tuple[str, ...]]] = {}
     for endpoint in endpoints:
         route, pattern = endpoint.route, endpoint.route.pattern(prefix)
-        heads.setdefault(route.head, []).append(Rule(_Matches(pattern, route.methods), endpoint, kwargs))
-        methods[pattern] = (route, methods.get(pattern, (route, ()))[1] + route.methods)
+        heads.setdefault(route.head, []).append(Rule(_Matches(pattern, route.answered), endpoint, kwargs))
+        methods[pattern] = (route, methods.get(pattern, (route, ()))[1] + route.answered)
     for pattern, (route, allowed) in methods.items():
         options = {**kwargs, "allowed": allowed, "route_name": route.name}
         heads[route.head].append(Rule(PathMatches(pattern), not_allowed, options))

@@ -32,6 +32,8 @@ MAX_BODY = 1024 * 1024
 MAX_DISCARDED = 8 * MAX_BODY
 #: Seconds for a client whose body is larger than even that to read that it was refused.
 LINGER = 2.0
+#: Characters of a request's target, and of its header's fields.
+MAX_TARGET, MAX_FIELDS = 8_000, 16 * 1024
 #: Methods that change nothing.
 SAFE = ("GET", "HEAD", "OPTIONS")
 
@@ -71,6 +73,8 @@ class Handler(UntilClientLeaves):
     """
 
     service: Site
+    #: The media type of a body.
+    body_media_type: ClassVar[str] = "application/json"
     #: The path as metrics and spans name it.
     route_name: ClassVar[str] = "other"
     #: Which request this is.
@@ -145,7 +149,7 @@ class Handler(UntilClientLeaves):
             raise problems.FORBIDDEN("Forbidden.")
         announced = _content_length(self.request.headers)
         has_not_begun = self.request.headers.get("Expect", "").lower() == "100-continue"
-        refusal = await self.reason_to_refuse()
+        refusal = self._header_refusal() or await self.reason_to_refuse()
         if refusal is None and announced > self.service.max_body + (0 if has_not_begun else MAX_DISCARDED):
             refusal = _too_large(self.service.max_body)
         if refusal is None:
@@ -155,6 +159,14 @@ class Handler(UntilClientLeaves):
         self._refuse(refusal)
         if announced > self.service.max_body + MAX_DISCARDED:
             self._refuse_early(refusal)
+
+    def _header_refusal(self) -> Problem | None:
+        """Return what is too large before the body, if anything is."""
+        if len(self.request.uri or "") > MAX_TARGET:
+            return problems.URI_TOO_LONG(f"A path with its query has at most {MAX_TARGET:,} characters.")
+        if sum(len(name) + len(value) for name, value in self.request.headers.get_all()) > MAX_FIELDS:
+            return problems.HEADER_TOO_LARGE(f"The header's fields have at most {MAX_FIELDS:,} characters.")
+        return None
 
     def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
@@ -227,8 +239,11 @@ class Handler(UntilClientLeaves):
         if optional and not body:
             return {}
         media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media_type not in _JSON_TYPES and not media_type.endswith("+json"):
-            raise problems.UNSUPPORTED_MEDIA_TYPE("The body must be application/json.")
+        is_patch = self.request.method == "PATCH"  # another kind of patch would mean something else
+        is_json = media_type in _JSON_TYPES or media_type.endswith("+json")
+        if not is_json or (is_patch and media_type not in (*_JSON_TYPES, self.body_media_type)):
+            headers = {"Accept-Patch": self.body_media_type} if is_patch else {}
+            raise problems.UNSUPPORTED_MEDIA_TYPE(f"The body must be {self.body_media_type}.", headers=headers)
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise problems.UNSUPPORTED_MEDIA_TYPE("The body must not be compressed.")
         if self._size <= MAX_INLINE:

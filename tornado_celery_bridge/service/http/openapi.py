@@ -59,7 +59,10 @@ TAGS = {
 }
 
 # What goes wrong anywhere, and with any JSON body.
-_ALWAYS = (problems.BAD_REQUEST, problems.BODY_TOO_LARGE, problems.INTERNAL_ERROR)
+_ALWAYS = (
+    *(problems.BAD_REQUEST, problems.BODY_TOO_LARGE, problems.URI_TOO_LONG, problems.HEADER_TOO_LARGE),
+    problems.INTERNAL_ERROR,
+)
 _BODY = (
     problems.INVALID_JSON,
     problems.UNACCEPTABLE_JSON,

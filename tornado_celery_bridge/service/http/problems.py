@@ -37,7 +37,7 @@ CONTENT_TYPE = "application/problem+json"
 MAX_FAULTS = 50
 
 # RFC 9110's names. Python's http module has them from 3.13 on, and a title must not depend on the version.
-_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+_TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
 
 
 class Problem(tornado.web.HTTPError):
@@ -111,6 +111,8 @@ class Kind:
 # What any request may be answered.
 BAD_REQUEST = Kind("bad-request", 400, "The path is not UTF-8.")
 BODY_TOO_LARGE = Kind("body-too-large", 413, "The body is larger than the service takes.")
+URI_TOO_LONG = Kind("uri-too-long", 414, "The path with its query is longer than 8,000 characters.")
+HEADER_TOO_LARGE = Kind("header-too-large", 431, "The header's fields have more than 16 KiB.")
 FORBIDDEN = Kind("forbidden", 403, "Sent by another site's page.")
 INTERNAL_ERROR = Kind("internal-error", 500, "A bug; the service's log has the request's id.")
 METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "The path has no such method; `Allow` says which it has.")

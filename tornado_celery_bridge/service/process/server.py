@@ -9,13 +9,13 @@ from contextlib import AsyncExitStack
 import tornado
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
-from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.handlers import drain
 from tornado_celery_bridge.service.access.guard import NotFound
+from tornado_celery_bridge.service.http.server import Server, raise_descriptors
 from tornado_celery_bridge.service.process.application import GRACE, Service
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ async def serve(
             or of callbacks' secret cannot be used, or who may be called back makes no sense.
         OSError: The port is taken.
     """
+    raise_descriptors()
     stop = stop_signal(parent)
     app = await asyncio.to_thread(load)
     async with AsyncExitStack() as stack:
@@ -56,9 +57,9 @@ async def serve(
     _log.info("stopped")
 
 
-def make_server(service: Service, *, behind_proxy: bool = False) -> HTTPServer:
+def make_server(service: Service, *, behind_proxy: bool = False) -> Server:
     """
-    Return a server of *service* alone, with Tornado's limits set for a service that strangers can reach.
+    Return a server of *service* alone.
 
     Args:
         service: What answers.
@@ -69,14 +70,7 @@ def make_server(service: Service, *, behind_proxy: bool = False) -> HTTPServer:
     # BIND decides who may connect, but a page of another site connects from this machine, too (DNS rebinding).
     routes = service.routes(any_host=behind_proxy)
     application = Application(routes, default_handler_class=NotFound, default_handler_args={"service": service})
-    return HTTPServer(
-        application,
-        xheaders=behind_proxy,
-        decompress_request=False,
-        max_header_size=16 * 1024,
-        idle_connection_timeout=75.0,
-        body_timeout=30.0,
-    )
+    return Server(application, behind_proxy=behind_proxy)
 
 
 def stop_signal(parent: int | None = None) -> asyncio.Event:

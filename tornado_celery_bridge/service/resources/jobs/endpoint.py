@@ -57,6 +57,10 @@ class ResourceEndpoint(Endpoint):
 
     async def send(self, pieces: AsyncGenerator[bytes]) -> None:
         """Write *pieces*; each one is with the client before the next is looked for. ClientLeft if it is too slow."""
+        if self.request.method == "HEAD":
+            await pieces.aclose()
+            self.finish()
+            return
         try:
             await self.unless_client_leaves(self._send(pieces))
         except TimeoutError:

@@ -180,6 +180,8 @@ class FollowJobByWebsocket(ResourceEndpoint, WebSocketHandler):
     def _check_handshake(self) -> None:
         """Refuse what Tornado would refuse, but with a problem."""
         headers = self.request.headers
+        if self.request.method != "GET":
+            raise NOT_A_WEBSOCKET("A handshake is a GET.")
         if headers.get("Upgrade", "").lower() != "websocket" or "upgrade" not in headers.get("Connection", "").lower():
             raise NOT_A_WEBSOCKET("This path speaks WebSocket: /events has the same as a stream.")
         if headers.get("Sec-WebSocket-Version") != "13":
