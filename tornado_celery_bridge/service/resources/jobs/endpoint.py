@@ -59,6 +59,7 @@ class ResourceEndpoint(Endpoint):
         """Write *pieces*; each one is with the client before the next is looked for. ClientLeft if it is too slow."""
         if self.request.method == "HEAD":
             await pieces.aclose()
+            await self.flush()
             self.finish()
             return
         try:
