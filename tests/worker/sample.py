@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from celery import Celery, Task, chain, chord
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
 
+from tests.worker.raising import FORMS
 from tornado_celery_bridge.checkpoints import checkpoint, resumable
 from tornado_celery_bridge.worker import attempt, install, pool
 
@@ -83,6 +84,21 @@ def make_app(url: str) -> Celery:
     def raises(self: Any, path: str) -> NoReturn:
         mark(path)
         raise ValueError("mine")
+
+    @app.task(shared=False, bind=True, name="e.raises_form", max_retries=1)
+    def raises_form(self: Any, form: str, retries: bool) -> NoReturn:
+        try:
+            FORMS[form]()
+        except Exception as exc:
+            if retries:
+                raise self.retry(exc=exc, countdown=60) from exc
+            raise
+        raise AssertionError
+
+    @app.task(shared=False, bind=True, name="e.stores")
+    def stores(self: Any, meta: Any) -> NoReturn:
+        self.update_state(state="FAILURE", meta=meta)
+        raise Ignore
 
     @app.task(shared=False, bind=True, name="e.ignores")
     def ignores(self: Any, path: str) -> NoReturn:

@@ -1,11 +1,13 @@
 """Awaits results: it limits the number and the time of waits, and turns news about tasks into values and errors."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery import states
+from celery.utils.serialization import create_exception_cls
 
+from tornado_celery_bridge.base.errors import described
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.base.store import Store, Stored
 from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
@@ -19,7 +21,6 @@ from tornado_celery_bridge.exceptions import (
     ResultTimeout,
     StoreUnavailable,
     WaitersSaturated,
-    message_of,
 )
 
 
@@ -121,8 +122,16 @@ class Awaiting:
         wait.fail(self.timed_out(wait.task_id, timeout))
 
     def _rebuild(self, meta: Meta) -> Meta:
-        rebuilt: Mapping[str, Any] = self._backend.meta_from_decoded(dict(meta))
-        return rebuilt
+        """Return what is stored of a failure with its exception rebuilt; one of the same name if that can't be done."""
+        told = described(meta["result"])
+        try:
+            rebuilt: dict[str, Any] = self._backend.meta_from_decoded(dict(meta))
+            cause = rebuilt["result"]
+        except Exception:
+            rebuilt, cause = dict(meta), None
+        if not isinstance(cause, BaseException) or (type(cause) is Exception and told.type != "Exception"):
+            cause = create_exception_cls(told.type.rpartition(".")[2], told.module)(told.message)
+        return {**rebuilt, "result": cause, "told": told}
 
     async def _load(self, stored: Stored, task_id: str) -> Any:
         if self._store is None:
@@ -194,13 +203,7 @@ class _Wait:
 
     def _heard_of_failure(self, task_id: str, leaf: AsyncResult[Any] | None, meta: Meta) -> None:
         assert self._rebuild is not None
-        try:
-            meta = self._rebuild(meta)
-        except Exception as exc:  # Celery cannot rebuild what is stored
-            self.fail(
-                ResultError(f"the failure of task {task_id} can't be rebuilt: {message_of(exc)}", task_id=task_id)
-            )
-            return
+        meta = self._rebuild(meta)
         if leaf is not None:
             leaf._cache = meta
         self.fail(failure(task_id, meta))

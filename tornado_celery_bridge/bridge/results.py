@@ -9,10 +9,11 @@ import celery.result
 import vine
 from celery import Celery, states
 
+from tornado_celery_bridge.base.errors import Described, described
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.base.versions import CelerysResult
 from tornado_celery_bridge.bridge.states import Meta
-from tornado_celery_bridge.exceptions import TaskFailed, TaskRevoked, WouldBlock, message_of
+from tornado_celery_bridge.exceptions import TaskFailed, TaskRevoked, WouldBlock
 
 T = TypeVar("T")
 
@@ -274,14 +275,12 @@ def value(result: Result) -> Any:
 def failure(task_id: str, meta: Meta) -> TaskFailed | TaskRevoked:
     """Return the error for a task that did not succeed, from its *meta* with the exception rebuilt."""
     cause = meta["result"]
-    if not isinstance(cause, BaseException):
-        cause = None
-    told = None if cause is None else message_of(cause)
+    told: Described = meta.get("told") or described(cause)
     error: TaskFailed | TaskRevoked
     if meta["status"] == states.REVOKED:
-        error = TaskRevoked(f"task {task_id} was revoked: {told}", task_id=task_id)
+        error = TaskRevoked(f"task {task_id} was revoked: {told.message}", task_id=task_id)
     else:
-        what = f"{type(cause).__name__}: {told}" if cause is not None else "no reason is stored"
+        what = f"{told.type.rpartition('.')[2]}: {told.message}"
         error = TaskFailed(f"task {task_id} failed: {what}", task_id=task_id, traceback=meta.get("traceback"))
-    error.__cause__ = cause
+    error.__cause__ = cause if isinstance(cause, BaseException) else None
     return error

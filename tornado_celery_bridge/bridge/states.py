@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import states
 
+from tornado_celery_bridge.base.errors import described
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.exceptions import ResultError, message_of
 from tornado_celery_bridge.progress import STATE as PROGRESS
@@ -98,7 +99,7 @@ class TaskState:
     @property
     def error(self) -> TaskError | None:
         """Why the task failed, was revoked or will be retried; None for any other."""
-        return _describe(self.meta["result"]) if self.state in states.EXCEPTION_STATES else None
+        return TaskError(*described(self.meta["result"])) if self.state in states.EXCEPTION_STATES else None
 
     @property
     def progress(self) -> Progress | None:
@@ -128,15 +129,3 @@ class TaskState:
     def worker(self) -> str | None:
         """The node name of the worker. This needs ``result_extended``."""
         return self.meta.get("worker")
-
-
-def _describe(stored: Any) -> TaskError:
-    if isinstance(stored, BaseException):  # from a backend that rebuilds exceptions, or from pickle
-        cls = type(stored)
-        return TaskError(cls.__qualname__, cls.__module__, message_of(stored))
-    if not isinstance(stored, Mapping):
-        return TaskError("Exception", "builtins", "" if stored is None else str(stored))
-    message = stored.get("exc_message", "")
-    if isinstance(message, list | tuple):
-        message = ", ".join(map(str, message))
-    return TaskError(str(stored.get("exc_type", "Exception")), str(stored.get("exc_module", "")), str(message))

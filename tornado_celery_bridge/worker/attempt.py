@@ -80,6 +80,8 @@ class Attempt:
         self.end: str | None = None
         #: What Celery's result backend is to be told when this begins; None for nothing.
         self.entry_at_begin: ResultEntry | None = None
+        #: What the code has raised, until that is told: Celery may tell of another exception in its place.
+        self.raised: BaseException | None = None
         #: An end that the code has stored itself, by ``update_state``: state, result, traceback.
         self.stored: tuple[str, Any, str | None] | None = None
         #: Whether a message that begins the next attempt was published, and whether one of the task that goes on.
@@ -225,6 +227,7 @@ class Attempt:
             state: What became of it, in Celery's words; None for a process that is about to end.
             outcome: What the code returned, or the exception.
         """
+        self.raised = None
         if self.end is not None or not self.has_begun:
             return
         if state == states.REJECTED:

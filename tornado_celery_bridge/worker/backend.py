@@ -21,11 +21,13 @@ from celery.utils.time import get_exponential_backoff_interval
 from redis.exceptions import OutOfMemoryError
 
 from tornado_celery_bridge.base.app import forget_backend
+from tornado_celery_bridge.base.errors import TEXT, text_of, traceback_of
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.base.store import Stored
 from tornado_celery_bridge.base.versions import seconds_kept
 from tornado_celery_bridge.ledger.blocking import ResultEntry
 from tornado_celery_bridge.worker.attempt import Attempt
+from tornado_celery_bridge.worker.errors import as_raised
 from tornado_celery_bridge.worker.values import load
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,21 @@ class Recording:
         """Return whether storing a state may be tried again after *exc*."""
         # A full Redis may have room soon; else Celery ends as a FAILURE what could not be said to have succeeded.
         return isinstance(exc, OutOfMemoryError) or bool(super().exception_safe_to_retry(exc))  # type: ignore[misc]
+
+    def prepare_exception(self, exc: Any, serializer: str | None = None) -> Any:
+        """Return what is stored of an exception: what Celery stores, and its message."""
+        prepared = super().prepare_exception(exc, serializer)  # type: ignore[misc]
+        return {**prepared, TEXT: text_of(exc)} if isinstance(prepared, dict) else prepared
+
+    def mark_as_failure(self, task_id: str, exc: Any, traceback: Any = None, request: Any = None, **kwargs: Any) -> Any:
+        """Note that a task failed, by what its code has raised."""
+        exc, traceback = _as_raised(exc, traceback, request)
+        return super().mark_as_failure(task_id, exc, traceback, request, **kwargs)  # type: ignore[misc]
+
+    def mark_as_retry(self, task_id: str, exc: Any, traceback: Any = None, request: Any = None, **kwargs: Any) -> Any:
+        """Note that a task asks for a retry, by what its code has raised."""
+        exc, traceback = _as_raised(exc, traceback, request)
+        return super().mark_as_retry(task_id, exc, traceback, request, **kwargs)  # type: ignore[misc]
 
     def meta_from_decoded(self, meta: Any) -> Any:
         """Return a stored state with a large result in it, where only a reference was stored."""
@@ -128,6 +145,12 @@ class Recording:
         meta = backend._get_result_meta(result=stored, state=state, traceback=traceback, request=request)
         meta["task_id"] = task_id
         return ResultEntry(backend.get_key_for_task(task_id), backend.encode(meta), seconds_kept(backend, state))
+
+
+def _as_raised(exc: Any, traceback: Any, request: Any) -> tuple[Any, Any]:
+    attempt: Attempt | None = getattr(request, "__dict__", {}).get("attempt")
+    raised = as_raised(exc, None if attempt is None else attempt.raised)
+    return raised, traceback if raised is exc else traceback_of(raised)
 
 
 @functools.cache

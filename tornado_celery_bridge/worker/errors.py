@@ -2,8 +2,12 @@
 
 import re
 import sys
-from collections.abc import Mapping
 from typing import Any
+
+from celery.exceptions import Retry
+from celery.utils.serialization import UnpickleableExceptionWrapper
+
+from tornado_celery_bridge.base.errors import described
 
 #: A frame in a traceback: the last two parts of the file's path, as folders differ from worker to worker; the function.
 _FRAME = re.compile(r'^  File "(?:[^"\n]*?/)??((?:[^"/\n]+/)?[^"/\n]+)", line \d+, in (.+)$', re.MULTILINE)
@@ -36,21 +40,30 @@ def ends_from_outside() -> tuple[type[BaseException], ...]:
 
 def error_of(result: Any) -> dict[str, str]:
     """Return why a task did not succeed, as ``Job.error`` has it; *result* is an exception or anything else."""
-    exc = getattr(result, "exc", None) or result  # a Retry has its cause
+    exc = result.exc if isinstance(result, Retry) and result.exc else result
     if isinstance(exc, CodeExited) and exc.__cause__ is not None:
         exc = exc.__cause__
-    if isinstance(exc, Mapping) and "exc_type" in exc:  # what the code has stored itself, as Celery stores an exception
-        message = exc.get("exc_message", "")
-        text = ", ".join(map(str, message)) if isinstance(message, list | tuple) else str(message)
-        return {"type": str(exc["exc_type"]), "module": str(exc.get("exc_module") or "builtins"), "message": text}
-    if not isinstance(exc, BaseException):
-        return {"type": "Exception", "module": "builtins", "message": str(exc)}
-    cls: type = type(exc)
-    try:
-        message = ", ".join(map(str, exc.args)) if exc.args else str(exc)
-    except Exception:
-        message = "(its message can't be shown)"
-    return {"type": cls.__qualname__, "module": cls.__module__, "message": message}
+    return described(exc)._asdict()
+
+
+def as_raised(told: Any, raised: BaseException | None) -> Any:
+    """
+    Return the exception that the code has raised, where Celery tells of another in its place.
+
+    Celery does that for an exception that pickle can't hold: it tells of the nearest base class that pickle can, or of
+    a wrapper of its own.
+
+    Args:
+        told: What Celery tells.
+        raised: What the code has raised; of a retry, the ``Retry``.
+    """
+    if isinstance(raised, Retry):
+        raised = raised.__cause__ or raised.__context__
+    if raised is None:
+        return told
+    if isinstance(told, UnpickleableExceptionWrapper):
+        return raised if told.exc_cls_name == type(raised).__name__ else told
+    return raised if isinstance(told, Exception) and isinstance(raised, type(told)) else told
 
 
 def place_of(traceback: Any) -> str:

@@ -68,13 +68,15 @@ def guard(task: Any, app: Celery, *, can_end: bool = True) -> None:
         except JobCancelled:
             task.backend.mark_as_revoked(attempt.id, "cancelled", request=task.request)
             raise
-        except TaskPredicate:  # Ignore, Reject, Retry
+        except TaskPredicate as exc:  # Ignore, Reject, Retry
+            attempt.raised = exc
             raise
         except BaseException as exc:
             if terminate_handler_fired():
                 # Whatever the code makes of it, the process was told to end. What that means for the task knows who
                 # has told it: its time limit, a cancel, or a worker that stops.
                 raise SystemExit(EX_SOFTWARE) from exc
+            attempt.raised = exc
             if isinstance(exc, (Exception, *ends_from_outside())):
                 raise
             raise CodeExited(exc) from exc
