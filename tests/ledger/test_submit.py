@@ -13,7 +13,7 @@ from kombu.exceptions import EncodeError
 from tests.ledger.sample import make_app
 from tests.servers import Server, worker
 from tornado_celery_bridge import Bridge, BrokerUnavailable, DispatchUncertain, TaskFailed
-from tornado_celery_bridge.ledger import Job
+from tornado_celery_bridge.ledger import Job, LedgerUnavailable
 from tornado_celery_bridge.worker import install
 
 IDS = [f"00000000-0000-0000-0000-00000000000{number}" for number in range(10)]
@@ -143,9 +143,23 @@ async def test_when_all_is_away(
         await asyncio.to_thread(broker.start)
 
 
+async def test_a_ledger_that_does_not_answer_may_have_accepted(bridge: Bridge, servers: tuple[Server, Server]) -> None:
+    _, ledger = servers
+    ledger.freeze()
+    try:
+        with pytest.raises(LedgerUnavailable, match="may have been accepted all the same") as caught:
+            await bridge.submit("sample.add", (1,), queue="quiet", task_id=IDS[5])
+        assert caught.value.task_id == IDS[5]
+    finally:
+        ledger.thaw()
+    async with asyncio.timeout(10):  # it has
+        while await bridge.ledger.jobs.get(IDS[5]) is None:
+            await asyncio.sleep(0.05)
+
+
 async def test_what_is_refused_leaves_nothing(bridge: Bridge) -> None:
     add = bridge.app.tasks["sample.add"]
-    for canvas in (chain(add.s(1), add.s()), group(add.s(1), add.s(2))):
+    for canvas in (chain(add.s(1), add.s()), group(add.s(1), add.s(2)), add.chunks([(1, 2)], 1)):
         with pytest.raises(TypeError, match="not a single job"):
             await bridge.submit(canvas)
     with pytest.raises(TypeError, match="missing"):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 from celery import Celery, Task
 from celery.exceptions import ImproperlyConfigured
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from tornado_celery_bridge.service.http.problems import Problem
@@ -129,7 +129,44 @@ def test_every_kind_of_parameter(expose: Expose) -> None:
 def test_variadic_positional(expose: Expose) -> None:
     def f(a: int, *rest: int) -> None: ...
 
-    assert expose(f).arguments([1, 2, 3]).args == [1, 2, 3]
+    task = expose(f)
+    assert task.arguments([1, 2, 3]).args == [1, 2, 3]
+    assert pointers(task, [1, "a", 3, None]) == ["/input/1", "/input/3"]
+    assert pointers(task, ["a", "a"]) == ["/input/0"]
+    assert pointers(task, {"a": 1, "rest": [1]}) == ["/input/rest"]
+    assert task.arguments([2], receives=True).args == [2]
+    assert pointers(task, ["a"]) == ["/input/0"]
+    assert task.rest_schema == {"type": "integer"}
+
+
+def test_variadic_positional_after_a_result(expose: Expose) -> None:
+    def f(first: int, second: int, *points: Point) -> None: ...
+
+    task = expose(f)
+    assert task.arguments([1, {"x": 1}], receives=True).args == [1, {"x": 1}]
+    with pytest.raises(Problem) as refused:
+        task.arguments([1, {"x": 1}, {"x": "a"}], receives=True)
+    assert [fault.pointer for fault in refused.value.faults] == ["/input/2/x"]
+    assert task.rest_schema == {}  # it refers to another
+
+
+def test_variadic_named(expose: Expose) -> None:
+    def f(a: int = 0, **more: Literal["x", "y"]) -> None: ...
+
+    task = expose(f)
+    assert task.arguments({"a": 1, "b": "x", "p0": "y"}).kwargs == {"a": 1, "b": "x", "p0": "y"}
+    assert pointers(task, {"b": "z", "more": ["x"]}) == ["/input/b", "/input/more"]
+    assert task.input_schema["additionalProperties"] == {"enum": ["x", "y"], "type": "string"}
+
+
+def test_unique_by_all_arguments(expose: Expose) -> None:
+    def f(a: int, *rest: int) -> None: ...
+
+    task = expose(f, unique=True)
+    given = ([1], [1, 2], [1, 2, 3], {"a": 1})
+    first, second, third, named = (task.unique_by("me", each) for each in given)
+    assert len({first, second, third}) == 3
+    assert first == named
 
 
 def test_parameters_may_be_called_anything(expose: Expose) -> None:
@@ -164,6 +201,35 @@ def test_result_schema(expose: Expose) -> None:
     def f() -> Pair: ...  # type: ignore[empty-body]
 
     assert expose(f).result_schema["required"] == ["a", "b"]
+
+
+class Aliased(BaseModel):
+    by_name: int = Field(alias="byAlias")
+
+
+class AliasedByItself(BaseModel):
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    by_name: int = Field(alias="byAlias")
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (Aliased, {}),
+        (Aliased, {"pydantic_dump_kwargs": {"by_alias": True}}),
+        (AliasedByItself, {}),
+        (AliasedByItself, {"pydantic_dump_kwargs": {"by_alias": False}}),
+        (Aliased, {"autoretry_for": (OSError,), "pydantic_dump_kwargs": {"by_alias": True}}),
+    ],
+)
+def test_a_result_is_described_as_it_is_answered(expose: Expose, model: Any, options: Any) -> None:
+    def f() -> Any:
+        return model(byAlias=1)
+
+    f.__annotations__["return"] = model
+    task = expose(f, pydantic=True, **options)
+    assert list(task.result_schema["properties"]) == list(task.task())
 
 
 def test_only_what_is_exposed(app: Celery) -> None:

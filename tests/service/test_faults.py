@@ -35,6 +35,9 @@ async def refused_in_time(service: Service) -> None:
     assert time.perf_counter() - began < 2.5, response.body
     problem(response, 503, json.loads(response.body)["code"])
     assert response.headers["Retry-After"]
+    if (document := json.loads(response.body))["code"] == "ledger-unavailable":
+        assert "may have been accepted" in document["detail"]
+        assert response.headers["Location"] == document["job"]["links"]["self"]
 
 
 async def test_redis_killed_and_back(own_service: Service, own_server: Server) -> None:

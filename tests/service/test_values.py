@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from tests.service.site import Service
+from tornado_celery_bridge.ledger import Job, JobRecord
+from tornado_celery_bridge.service.resources.jobs import documents
+from tornado_celery_bridge.service.resources.links import Links
 
 BLOB = "0123456789abcdef" * 2
 #: What would be a time, nothing that anybody knows, or another owner's blob, if it were taken for a type of kombu's.
@@ -17,6 +20,7 @@ HOSTILE: list[dict[str, Any]] = [
     {"__value__": [["a", 1]], "__type__": "tornado_celery_bridge.Object"},
     {"__value__": None, "__type__": {"__type__": [], "__value__": {}}},
 ]
+RECORD = JobRecord(id="a", task="t", owner="", queue="q", created_at=0, eta=1_000)
 ECHO = {"task": "s.echo", "input": {"value": HOSTILE}}
 
 
@@ -70,6 +74,15 @@ async def test_of_an_error(service: Service) -> None:
     failing = {"task": "s.fail", "input": {"message": text}}
     made = await sent(service, "POST", "/v1/workflows", {"chain": [failing], "on_error": {"task": "s.echo"}})
     assert made["on_error"]["result"]["error"] == {"type": "ValueError", "module": "builtins", "message": text}
+
+
+def test_of_a_state() -> None:
+    own = documents.job(Job(record=RECORD, state="DOWNLOADING", progress={"pct": 10}), Links())
+    assert (own["state"], own["progress"], own["meta"]) == ("DOWNLOADING", None, {"pct": 10})
+    for state in ("PENDING", "STARTED", "PROGRESS", "SUCCESS", "IGNORED", "FAILURE"):
+        assert "meta" not in documents.job(Job(record=RECORD, state=state), Links())
+    assert own["eta"] == "1970-01-01T00:00:01.000Z"
+    assert documents.job(Job(record=RECORD, state="RETRY", due=2_000), Links())["eta"] == "1970-01-01T00:00:02.000Z"
 
 
 async def test_of_a_schedule(service: Service) -> None:

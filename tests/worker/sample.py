@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 from celery import Celery, Task, chain, chord
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
+from celery.utils.log import get_task_logger
+from pydantic import BaseModel, Field
 
 from tests.worker.raising import FORMS
 from tornado_celery_bridge.checkpoints import checkpoint, resumable
@@ -20,6 +22,22 @@ from tornado_celery_bridge.worker import attempt, install, pool
 
 class Unusual(BaseException):
     """What no library raises."""
+
+
+class Inner(BaseModel):
+    number: int = Field(alias="theNumber")
+
+
+class Outer(BaseModel):
+    inner: Inner = Field(alias="theInner")
+    inners: list[Inner] = Field(alias="theInners")
+
+
+class Silent:
+    def __str__(self) -> NoReturn:
+        raise RuntimeError("no")
+
+    __repr__ = __str__
 
 
 class Early(Task):  # type: ignore[type-arg]  # which Celery 5.7 alone can be told at run time
@@ -54,10 +72,13 @@ def returns_once_ended() -> str:
     return "done"
 
 
-def make_app(url: str) -> Celery:
+def make_app(url: str, *, serializer: str = "json") -> Celery:
     app = Celery("ends", broker=url, backend=url, set_as_current=False)
     app.conf.update(
-        task_default_queue="ends",
+        task_default_queue="ends" if serializer == "json" else f"ends-{serializer}",
+        task_serializer=serializer,
+        result_serializer=serializer,
+        accept_content=["json", serializer],
         task_track_started=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -99,6 +120,34 @@ def make_app(url: str) -> Celery:
     def stores(self: Any, meta: Any) -> NoReturn:
         self.update_state(state="FAILURE", meta=meta)
         raise Ignore
+
+    @app.task(shared=False, bind=True, name="e.logs")
+    def logs(self: Any) -> str:
+        logger = get_task_logger("e")
+        logger.warning("%d", "x")
+        logger.warning("%s %s", Silent(), 1)
+        logger.warning(Silent())
+        logger.warning("fine: %d", 1)
+        return "done"
+
+    @app.task(shared=False, bind=True, name="e.downloads")
+    def downloads(self: Any, path: str) -> str:
+        self.update_state(state="DOWNLOADING", meta={"pct": 10})
+        while not Path(path).exists():
+            time.sleep(0.02)
+        return "done"
+
+    @app.task(shared=False, name="e.gives_model", pydantic=True)
+    def gives_model(number: int) -> Outer:
+        return Outer(theInner=Inner(theNumber=number), theInners=[Inner(theNumber=number + 1)])
+
+    @app.task(shared=False, name="e.takes_model", pydantic=True)
+    def takes_model(model: Outer, add: int = 0) -> Outer:
+        return Outer(theInner=Inner(theNumber=model.inner.number + add), theInners=model.inners)
+
+    @app.task(shared=False, name="e.gives_odd_values")
+    def gives_odd_values() -> Any:
+        return {(1, "a"): {2, 1}, "itself": Path("x")}
 
     @app.task(shared=False, bind=True, name="e.ignores")
     def ignores(self: Any, path: str) -> NoReturn:
@@ -352,6 +401,8 @@ def stop(task: Any, how: str) -> None:
 
 def __getattr__(name: str) -> Celery:
     if name in ("app", "celery"):
-        globals()["app"] = made = make_app(os.environ["SAMPLE_URL"])
+        globals()["app"] = made = make_app(
+            os.environ["SAMPLE_URL"], serializer=os.environ.get("SAMPLE_SERIALIZER", "json")
+        )
         return made
     raise AttributeError(name)

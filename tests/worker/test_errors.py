@@ -1,6 +1,7 @@
 """Exceptions are told as the task raised them: in the ledger, in Celery's result backend, and to whoever waits."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -55,6 +56,7 @@ async def test_an_exception_of_each_form(ends: Bridge, retries: bool) -> None:
         assert isinstance(job, Job)
         assert job.error is not None
         assert (job.traceback is None) == retries
+        assert not retries or (job.due is not None and 30 < job.due / 1000 - time.time() < 90)
         if form == "cause":
             assert retries or "KeyError: 'inner'" in (job.traceback or "")
             assert "KeyError: 'inner'" in (state.traceback or "")

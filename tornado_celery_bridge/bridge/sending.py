@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from celery.canvas import Signature
+from celery.canvas import Signature, chunks
 from celery.exceptions import ImproperlyConfigured
 from kombu.utils.uuid import uuid
 
@@ -113,8 +113,8 @@ class Sending:
         signature: Any = target
         if not isinstance(target, Signature):
             signature = self._app.signature(target if isinstance(target, str) else target.name)
-        if signature.subtask_type:
-            raise TypeError("a chain, group or chord is not a single job: dispatch it")
+        if kind := signature.subtask_type or (isinstance(signature, chunks) and "chunks"):
+            raise TypeError(f"a {kind} is not a single job: dispatch it")
         signature = signature.clone(args, kwargs, **options)
         args, kwargs, options = signature.args, signature.kwargs, {**signature.options}
         options["task_id"] = uuid() if options.get("task_id") is None else checked_id(options["task_id"])
@@ -126,7 +126,11 @@ class Sending:
             *(self._app, signature.task, args, kwargs, options), now=round(now * 1000), owner=owner, tags=list(tags)
         )
         delay = 0.0 if record.eta is None else max(0.0, record.eta / 1000 - now)
-        accepted = await ledger.jobs.accept(record, given, message=message, delay=delay)
+        try:
+            accepted = await ledger.jobs.accept(record, given, message=message, delay=delay)
+        except LedgerUnavailable as exc:
+            told = f"{exc}; job {record.id} may have been accepted all the same"
+            raise LedgerUnavailable(told, task_id=record.id, retry_after=exc.retry_after) from exc
         if accepted.kind == "accepted":
             left = time_left(self._config, begun, timeout)
             try:

@@ -16,7 +16,7 @@ from tornado_celery_bridge.exceptions import BridgeError
 FIELDS = (
     *("task", "owner", "queue", "created_at", "priority", "eta", "tags", "options", "retry_of", "workflow"),
     *("schedule", "traceparent", "expires"),
-    *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored"),
+    *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored", "due"),
 )
 _JSON = ("tags", "options")
 _RECORD = FIELDS[: FIELDS.index("state")]
@@ -24,12 +24,15 @@ _RECORD = FIELDS[: FIELDS.index("state")]
 MAX_ID = 255
 #: Bytes of a traceback that are kept. They are its last ones, which say where the exception was raised.
 MAX_TRACEBACK = 16 * 1024
-_NUMBERS = ("priority", "created_at", "eta", "expires", "attempt", "started_at", "finished_at", "number")
+_NUMBERS = ("priority", "created_at", "eta", "expires", "attempt", "started_at", "finished_at", "number", "due")
 
 
 class LedgerUnavailable(BridgeError):
     """
-    The ledger's Redis did not answer in time, or refused. Nothing is known to be accepted: try again later.
+    The ledger's Redis did not answer in time, or refused.
+
+    What was asked for may have been done all the same: a job may have been accepted. Try again with the same id (or the
+    same ``Idempotency-Key``), or ask for the job first.
 
     .. versionadded:: 0.1.0
     """
@@ -117,8 +120,10 @@ class Job:
     #: Milliseconds since 1970.
     started_at: int | None = None
     finished_at: int | None = None
-    #: ``{"current", "total", "message"}``, if it runs and its task reports progress.
-    progress: dict[str, Any] | None = None
+    #: While it runs, what its task has told with its state; of progress ``{"current", "total", "message"}``.
+    progress: Any = None
+    #: While it waits for its next attempt after a retry: when that is due.
+    due: int | None = None
     #: What the task returned, as JSON.
     result: Any = None
     #: Where the result is, if it is large; then :attr:`result` is None.

@@ -256,7 +256,7 @@ class Attempt:
         Raises:
             JobCancelled: The job was cancelled.
         """
-        kind, data = ("progress", meta) if state == PROGRESS else ("state", {"state": state})
+        kind, data = ("progress", meta) if state == PROGRESS else ("state", {"state": state, "progress": meta})
         if self._ledger.report(self.id, self.token, kind, data, state, meta) == "cancelled":
             raise JobCancelled(f"job {self.id} was cancelled")
 

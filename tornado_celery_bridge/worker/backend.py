@@ -168,6 +168,8 @@ def record_states(app: Celery) -> None:
     if not issubclass(cls, Recording):
         # The loader has names of classes, so the class needs one, in this module.
         name = f"Recording{cls.__name__}"
+        while (known := globals().get(name)) is not None and known.__bases__[-1] is not cls:
+            name += "_"  # a class of the same name, of another app
         globals().setdefault(name, type(name, (Recording, cls), {}))
         app.loader.override_backends = {**app.loader.override_backends, scheme: f"{__name__}:{name}"}
     made: Any = app

@@ -17,7 +17,8 @@ from tornado_celery_bridge.ledger.blocking import Limit
 from tornado_celery_bridge.worker.attempt import Attempt, JobCancelled, current_attempt
 from tornado_celery_bridge.worker.errors import CodeExited, ends_from_outside
 from tornado_celery_bridge.worker.messages import mark_signature, name_queue
-from tornado_celery_bridge.worker.values import run_with_values
+from tornado_celery_bridge.worker.models import taking_names
+from tornado_celery_bridge.worker.values import loaded, run_with_values
 
 
 def guard(task: Any, app: Celery, *, can_end: bool = True) -> None:
@@ -34,10 +35,10 @@ def guard(task: Any, app: Celery, *, can_end: bool = True) -> None:
     Raises:
         ImproperlyConfigured: The task's limits make no sense.
     """
-    run, before_start, on_replace = task.run, task.before_start, task.on_replace
-    if hasattr(run, "guarded"):
+    if hasattr(task.run, "guarded"):
         return
-    limit_of = _limit_of(task)
+    run, before_start, on_replace = taking_names(task), task.before_start, task.on_replace
+    limit_of = _limit_of(task, app)
 
     def begun(args: Any, kwargs: Any) -> Attempt | None:
         """Return the attempt that this call begins; None for a call within the code of one, or outside of a worker."""
@@ -108,7 +109,7 @@ def settle_limits(app: Celery) -> None:
             task.soft_time_limit = None
 
 
-def _limit_of(task: Any) -> Callable[[Any, Any], Limit] | None:
+def _limit_of(task: Any, app: Celery) -> Callable[[Any, Any], Limit] | None:
     """Return what tells by which limit a call of *task* is counted; None for a task that has none."""
     most, per_second = getattr(task, "max_concurrency", None), getattr(task, "max_rate", None)
     name = getattr(task, "limit_by", None)
@@ -124,7 +125,7 @@ def _limit_of(task: Any) -> Callable[[Any, Any], Limit] | None:
             return Limit(task.name, most, interval)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        value = hashlib.sha256(dumps(bound.arguments[name]).encode()).hexdigest()[:32]
+        value = hashlib.sha256(dumps(loaded(bound.arguments[name], app)).encode()).hexdigest()[:32]
         return Limit(f"{task.name}:{value}", most, interval)
 
     return limit_of

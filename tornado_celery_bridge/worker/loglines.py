@@ -2,6 +2,10 @@
 
 import logging
 
+from celery.exceptions import SoftTimeLimitExceeded
+from kombu.utils.encoding import safe_repr
+
+from tornado_celery_bridge.exceptions import message_of
 from tornado_celery_bridge.worker.attempt import current_attempt
 
 
@@ -18,4 +22,17 @@ class LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Note one line."""
         if (attempt := current_attempt()) is not None:
-            attempt.note(record.levelname, self.format(record))
+            try:
+                attempt.note(record.levelname, self._line(record))
+            except SoftTimeLimitExceeded:
+                raise
+            except Exception:  # a line that can't be noted is no fault of the job
+                self.handleError(record)
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as exc:  # ``log.warning("%d", "x")``
+            return f"{safe_repr(record.msg)} with {safe_repr(record.args)}: {message_of(exc)}"

@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery
 
 from tornado_celery_bridge.base.store import Store, Stored
-from tornado_celery_bridge.exceptions import StoreUnavailable
+from tornado_celery_bridge.exceptions import BlobLost, StoreUnavailable
 from tornado_celery_bridge.worker.attempt import ledger_of
 
 
@@ -28,6 +28,16 @@ def load(value: Stored, app: Celery) -> Any:
     if store is None:
         raise StoreUnavailable("this app has no job_store_url, where large values are")
     return store.load(value)
+
+
+def loaded(value: Any, app: Celery) -> Any:
+    """Return an argument with what a reference stands for; as it is if that can't be had, which its task is told."""
+    if not isinstance(value, Stored):
+        return value
+    try:
+        return load(value, app)
+    except (BlobLost, StoreUnavailable):
+        return value
 
 
 def run_with_values(run: Callable[..., Any], args: Any, kwargs: dict[str, Any], app: Celery, *, is_job: bool) -> Any:

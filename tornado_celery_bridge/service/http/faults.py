@@ -30,6 +30,7 @@ def faults_of(
     *,
     names: Sequence[str] = (),
     positional: Sequence[str] = (),
+    positions: Sequence[str] = (),
 ) -> list[Fault]:
     """
     Return what *error* says as pointers into a body.
@@ -40,8 +41,10 @@ def faults_of(
         base: The pointer to the value in the body.
         names: The members that the value may have. A misspelt member gets a "did you mean" from these.
         positional: The members that the body gives as a list, in the list's order.
+        positions: Of a value that is a part of a list in the body, where in that its elements are.
     """
-    places = {name: str(index) for index, name in enumerate(positional)}
+    places: dict[str | int, str] = {name: str(index) for index, name in enumerate(positional)}
+    places |= dict(enumerate(positions))
     details = error.errors(include_url=False, include_context=False, include_input=False)
     faults = (
         Fault(_pointer(detail, value, base, places), detail["msg"] + _suggestion(detail, names)) for detail in details
@@ -49,7 +52,7 @@ def faults_of(
     return list(dict.fromkeys(faults))
 
 
-def _pointer(detail: ErrorDetails, value: Any, base: str, places: Mapping[str, str]) -> str:
+def _pointer(detail: ErrorDetails, value: Any, base: str, places: Mapping[str | int, str]) -> str:
     last = len(detail["loc"]) - 1
     for depth, segment in enumerate(detail["loc"]):
         try:
@@ -59,7 +62,7 @@ def _pointer(detail: ErrorDetails, value: Any, base: str, places: Mapping[str, s
             if detail["type"] != "missing" or depth < last:
                 continue
         name = str(segment)
-        base += "/" + escape(places.get(name, name) if depth == 0 else name)
+        base += "/" + escape(places.get(segment, name) if depth == 0 else name)
     return base
 
 

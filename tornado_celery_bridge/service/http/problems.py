@@ -135,7 +135,9 @@ INVALID_CURSOR = Kind("invalid-cursor", 400, "The cursor is not one that this li
 
 # What the bridge and the ledger raise.
 BLOB_LOST = Kind("blob-lost", 410, "The job's large input or result is no longer in the store.")
-LEDGER_UNAVAILABLE = Kind("ledger-unavailable", 503, "The job records cannot be reached. Nothing was accepted.")
+LEDGER_UNAVAILABLE = Kind(
+    "ledger-unavailable", 503, "The job records do not answer. What was asked for may have been done."
+)
 STORE_UNAVAILABLE = Kind(
     "store-unavailable", 503, "Where large inputs and results are kept does not work. Nothing was accepted."
 )

@@ -88,7 +88,10 @@ class ExposedTask:
         self._hints = hints
         self._parameters = list(signature.parameters.values())
         self._model = self._make_model(self._parameters)
+        #: What each argument has to be that a ``*args`` takes up; None for a task without one.
+        self._rest = _rest_of(self._parameters, hints)
         self._result = TypeAdapter(hints["return"])
+        self._by_alias = _answers_by_alias(task, hints["return"])
         self.input_schema = {"$schema": JSON_SCHEMA, **self.make_input_schema()}
         self.result_schema = {"$schema": JSON_SCHEMA, **self.make_result_schema()}
 
@@ -98,17 +101,20 @@ class ExposedTask:
 
     def make_result_schema(self, ref_template: str = DEFS) -> dict[str, Any]:
         """Return the JSON Schema of what the task returns; *ref_template* is where its ``{model}`` will be found."""
-        return _schema(self._result, "serialization", ref_template)
+        return _schema(self._result, "serialization", ref_template, by_alias=self._by_alias)
+
+    @property
+    def rest_schema(self) -> dict[str, Any] | None:
+        """The JSON Schema of what a ``*args`` takes up, each; None for a task that has none."""
+        if self._rest is None:
+            return None
+        schema = _schema(self._rest, "validation")
+        return {} if "$defs" in schema else dict(schema["items"])
 
     @property
     def positional(self) -> list[str]:
         """The parameters that an input has by position, if it is a list."""
         return [parameter.name for parameter in self._parameters if parameter.kind in _POSITIONAL]
-
-    @property
-    def takes_any(self) -> bool:
-        """Whether an input that is a list may be of any length."""
-        return any(parameter.kind is _VARIADIC[0] for parameter in self._parameters)
 
     def arguments(self, given: dict[str, Any] | list[Any], *, receives: bool = False) -> Arguments:
         """
@@ -125,7 +131,7 @@ class ExposedTask:
         if receives and isinstance(given, dict) and (taken := self._parameters[0].name) in given:
             detail = "This is the result of the step before."
             raise INVALID_INPUT.at(f"/input/{escape(taken)}", detail)
-        named = given if isinstance(given, dict) else self._name(given, parameters)
+        named, rest = (given, []) if isinstance(given, dict) else self._name(given, parameters)
         try:
             model.__pydantic_validator__.validate_json(encode(named), strict=True)
         except pydantic.ValidationError as exc:
@@ -133,7 +139,18 @@ class ExposedTask:
             positional = names if isinstance(given, list) else ()
             faults = faults_of(exc, named, "/input", names=names, positional=positional)
             raise INVALID_INPUT("The input does not fit the task.", faults=faults) from None
+        if self._rest is not None and rest:
+            self._check_rest(self._rest, rest, len(given) - len(rest))
         return self.called_with(given)
+
+    def _check_rest(self, adapter: TypeAdapter[Any], rest: list[Any], first: int) -> None:
+        """Check what a ``*args`` takes up, of which the first is at this place in the input."""
+        try:
+            adapter.validate_json(encode(rest), strict=True)
+        except pydantic.ValidationError as exc:
+            places = [str(first + place) for place in range(len(rest))]
+            faults = faults_of(exc, rest, "/input", positions=places)
+            raise INVALID_INPUT("The input does not fit the task.", faults=faults) from None
 
     def called_with(self, given: dict[str, Any] | list[Any]) -> Arguments:
         """Return what to call the task with for an input that fits."""
@@ -149,8 +166,8 @@ class ExposedTask:
         """Return what a job of a task that is ``unique`` is the same as another by; empty for any other task."""
         if not getattr(self.task, "unique", False):
             return ""
-        named = given if isinstance(given, dict) else self._name(given, self._parameters)
-        text = json.dumps([self.name, owner, named], sort_keys=True)
+        named, rest = (given, []) if isinstance(given, dict) else self._name(given, self._parameters)
+        text = json.dumps([self.name, owner, named, *rest], sort_keys=True)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @cached_property
@@ -163,25 +180,29 @@ class ExposedTask:
         parameters = self._parameters if kind is _VARIADIC[0] else self._parameters[1:]
         return parameters, self._make_model(parameters)
 
-    def _name(self, given: list[Any], parameters: Sequence[inspect.Parameter]) -> dict[str, Any]:
-        """Return positional arguments under their parameters' names; what a ``*args`` takes up stays unchecked."""
+    def _name(self, given: list[Any], parameters: Sequence[inspect.Parameter]) -> tuple[dict[str, Any], list[Any]]:
+        """Return positional arguments under their parameters' names, and those that a ``*args`` takes up."""
         names = [parameter.name for parameter in parameters if parameter.kind in _POSITIONAL]
-        takes_any = any(parameter.kind is _VARIADIC[0] for parameter in parameters)
-        if len(given) > len(names) and not takes_any:
+        if len(given) > len(names) and self._rest is None:
             takes = f"The task takes at most {len(names)} positional arguments."
             raise INVALID_INPUT(takes, faults=[Fault(f"/input/{len(names)}", takes)])
-        return dict(zip(names, given, strict=False))
+        return dict(zip(names, given, strict=False)), given[len(names) :]
 
     def _make_model(self, parameters: Sequence[inspect.Parameter]) -> type[BaseModel]:
         """Return the model of named arguments. Its fields have names of ours, as a parameter may be called anything."""
-        variadic = any(parameter.kind is _VARIADIC[1] for parameter in parameters)
-        config = ConfigDict(extra="allow" if variadic else "forbid", strict=True, allow_inf_nan=False)
+        more = next((self._hints[each.name] for each in parameters if each.kind is _VARIADIC[1]), None)
+        config = ConfigDict(extra="forbid" if more is None else "allow", strict=True, allow_inf_nan=False)
+        extra = {} if more is None else {"__pydantic_extra__": dict[str, more]}  # type: ignore[valid-type]
+        base: Any = type(
+            "Input", (BaseModel,), {"__annotations__": extra, "model_config": config, "__module__": __name__}
+        )
         fields: dict[str, Any] = {
             f"p{number}": (self._hints[parameter.name], Field(_default(parameter), alias=parameter.name))
             for number, parameter in enumerate(parameters)
             if parameter.kind not in _VARIADIC
         }
-        return pydantic.create_model("Input", __config__=config, **fields)
+        made: type[BaseModel] = pydantic.create_model("Input", __base__=base, **fields)
+        return made
 
 
 def _default_destination(app: Celery, task: "Task[..., Any]") -> Destination:
@@ -231,9 +252,38 @@ def _default(parameter: inspect.Parameter) -> Any:
     return ... if parameter.default is inspect.Parameter.empty else parameter.default
 
 
+def _rest_of(parameters: Sequence[inspect.Parameter], hints: dict[str, Any]) -> TypeAdapter[Any] | None:
+    for parameter in parameters:
+        if parameter.kind is _VARIADIC[0]:
+            hint = hints[parameter.name]
+            return TypeAdapter(list[hint])  # type: ignore[valid-type]
+    return None
+
+
+def _answers_by_alias(task: Task[..., Any], hint: Any) -> bool:
+    """
+    Return whether a task answers by the aliases of its model's fields, and not by their names.
+
+    Celery's ``pydantic=True`` dumps the model by ``pydantic_dump_kwargs``, which only its wrapper knows; pydantic's own
+    default is by name, unless the model's configuration has another.
+    """
+    told: Any = None
+    function: Any = task.run
+    while told is None and function is not None:
+        if inspect.isfunction(function):
+            told = inspect.getclosurevars(function).nonlocals.get("dump_kwargs", {}).get("by_alias")
+        function = getattr(function, "__wrapped__", None)
+    configured = getattr(hint, "model_config", {}).get("serialize_by_alias")
+    return bool(configured if told is None else told)
+
+
 def _schema(
-    adapter: TypeAdapter[Any], mode: Literal["validation", "serialization"], ref_template: str = DEFS
+    adapter: TypeAdapter[Any],
+    mode: Literal["validation", "serialization"],
+    ref_template: str = DEFS,
+    *,
+    by_alias: bool = True,
 ) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # a default that JSON does not have
-        return adapter.json_schema(mode=mode, ref_template=ref_template)
+        return adapter.json_schema(mode=mode, ref_template=ref_template, by_alias=by_alias)

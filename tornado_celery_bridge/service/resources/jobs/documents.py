@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
+from celery.states import ALL_STATES, RETRY
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
@@ -80,6 +81,7 @@ class _Job(TypedDict):
 class Job(_Job, total=False):
     """One run of a task."""
 
+    meta: Annotated[Any, Field(description="In a state of the task's own only: what the task has told with it.")]
     result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned, unless that is large.")]
     result_size: Annotated[int, Field(description="Instead of a large result: its bytes. It is at links.result.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
@@ -154,6 +156,9 @@ class BatchAnswers(TypedDict):
     jobs: list[BatchAnswer]
 
 
+#: States of which it is known what is told with them.
+_CELERYS = {*ALL_STATES, *SUCCEEDED, PROGRESS}
+
 # What happened to the worker and not to the task's own code: the same job may well succeed the next time.
 _RETRYABLE = {
     "ConnectionError",
@@ -179,6 +184,7 @@ def job(shown: ledger.Job, links: Links, *, traceback: bool = False) -> Job:
         more["deliveries"] = f"{path}/deliveries"
     if record.workflow is not None:
         more["workflow"] = links.workflow(record.workflow)
+    eta = shown.due if shown.state == RETRY else record.eta
     document: Job = {
         "id": record.id,
         "task": record.task,
@@ -192,9 +198,11 @@ def job(shown: ledger.Job, links: Links, *, traceback: bool = False) -> Job:
         "created_at": rfc3339(record.created_at),
         "started_at": None if shown.started_at is None else rfc3339(shown.started_at),
         "finished_at": None if shown.finished_at is None else rfc3339(shown.finished_at),
-        "eta": None if record.eta is None else rfc3339(record.eta),
+        "eta": None if eta is None else rfc3339(eta),
         "links": more,
     }
+    if shown.state not in _CELERYS:
+        document["meta"] = shown.progress
     if record.schedule is not None:
         document["schedule"] = record.schedule.removeprefix(f"{record.owner}{OWNED}")
         more["schedule"] = links.schedule(record.schedule)

@@ -43,6 +43,10 @@ class Frame(NamedTuple):
         return b"\n".join(lines) + b"\n\n"
 
 
+#: What a job does not have any more in its next state, unless that says so.
+_UNTOLD: dict[str, Any] = {"error": None, "progress": None, "checkpoint": None}
+
+
 def position_of(text: str | None) -> int | None:
     """Return the number of the last event that a client has, by what it sent; None for none. 400 for no number."""
     if text is None or text == "":
@@ -79,7 +83,7 @@ async def frames(
                     if event.kind in ("snapshot", "end"):
                         shown = await jobs.get(caller, job.record.id)
                     elif event.kind == "state":
-                        shown = replace(shown, **{"error": None, "checkpoint": None} | json.loads(event.data))
+                        shown = replace(shown, **_UNTOLD | json.loads(event.data))
                     yield _frame_of(event, shown, jobs.links, caller)
                     if event.kind == "end":
                         return

@@ -42,7 +42,13 @@ from tornado_celery_bridge.service.http.idempotency import (
     KeptAnswer,
     job_id_of,
 )
-from tornado_celery_bridge.service.http.problems import DISPATCH_UNCERTAIN, INVALID_BODY, INVALID_CURSOR, Problem
+from tornado_celery_bridge.service.http.problems import (
+    DISPATCH_UNCERTAIN,
+    INVALID_BODY,
+    INVALID_CURSOR,
+    LEDGER_UNAVAILABLE,
+    Problem,
+)
 from tornado_celery_bridge.service.http.trace import current_job, message_headers
 from tornado_celery_bridge.service.resources.catalogue import Arguments, Catalogue, ExposedTask, unknown_task
 from tornado_celery_bridge.service.resources.diagnosis import Diagnosis, diagnose
@@ -163,8 +169,8 @@ class Jobs:
             owner: Whose job it will be; without one, whoever submits it.
 
         Raises:
-            Problem: Not accepted; with ``dispatch-uncertain`` it may have been.
-            LedgerUnavailable, StoreUnavailable, DispatchError: Not accepted.
+            Problem: Not accepted; with ``dispatch-uncertain`` and ``ledger-unavailable`` it may have been.
+            StoreUnavailable, DispatchError: Not accepted.
         """
         task = self.task(principal, task_name)
         given, options = self.parse(task, body)
@@ -209,7 +215,7 @@ class Jobs:
             "kwargs": kwargs,
             "options": celery_options | {"task_id": record.id},
         }
-        accepted = await self.ledger.jobs.accept(
+        accepting = self.ledger.jobs.accept(
             record,
             given if stored is None else stored,
             message=message,
@@ -219,6 +225,10 @@ class Jobs:
             unique=task.unique_by(owner, given),
             goes_on=retry_of if retry_of and goes_on else "",
         )
+        try:
+            accepted = await accepting
+        except LedgerUnavailable as exc:
+            raise self.unanswered(exc, self.links.job(record.id), {"job": self._reference(record.id)}) from exc
         await self.settle(accepted.kind, {} if stored is None else {record.id: stored})
         if accepted.kind == "replay" and accepted.response is not None:
             return Submission(Job(record=record), replay=KeptAnswer.decode(accepted.response))
@@ -318,6 +328,14 @@ class Jobs:
             f"The broker did not confirm job {job_id}, which may run: ask {link} before trying again.",
             headers={"Retry-After": "1", "Location": link},
             members={"job": self._reference(job_id)},
+        )
+
+    def unanswered(self, exc: LedgerUnavailable, link: str, members: dict[str, Any]) -> Problem:
+        """Return what to say of a job or a workflow of which nobody knows whether the ledger has accepted it."""
+        return LEDGER_UNAVAILABLE(
+            f"{exc}. It may have been accepted all the same: ask {link} before trying again.",
+            headers={"Retry-After": "1", "Location": link},
+            members=members,
         )
 
     def _reference(self, job_id: str) -> JobReference:

@@ -75,8 +75,10 @@ def _positional(task: ExposedTask, named: Schema) -> list[Schema]:
     schema: Schema = {"type": "array", "minItems": len(required)}
     if names:
         schema["prefixItems"] = [named["properties"][name] for name in names]
+    if (rest := task.rest_schema) is not None:
+        schema["items"] = rest
     else:
-        schema["items"] = {}  # openapi-python-client takes no array without either
-    if not task.takes_any:
         schema["maxItems"] = len(names)
+        if not names:
+            schema["items"] = {}  # openapi-python-client takes no array without either
     return [schema]

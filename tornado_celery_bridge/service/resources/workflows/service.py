@@ -135,7 +135,9 @@ class Workflows:
         await asyncio.to_thread(plan.read, body)  # a thousand schemas: too long for the loop
         kept = {job_id: await self._jobs.keep(blob) for job_id, blob in plan.blobs.items()}
         begun = time.monotonic()
-        accepted = await self._ledger.workflows.accept(
+        link = self._jobs.links.workflow(plan.id)
+        reference = {"workflow": {"id": plan.id, "links": {"self": link}}}
+        accepting = self._ledger.workflows.accept(
             plan.record,
             plan.steps,
             plan.after,
@@ -143,12 +145,15 @@ class Workflows:
             max_unfinished=principal.max_unfinished,
             reservation=reservation,
         )
+        try:
+            accepted = await accepting
+        except LedgerUnavailable as exc:
+            raise self._jobs.unanswered(exc, link, reference) from exc
         await self._jobs.settle(accepted.kind, kept)
         if accepted.kind in ("replay", "exists"):
             return await self.get(principal, plan.id)
         if accepted.kind not in ("accepted", "taken-over"):
-            reference = {"id": plan.id, "links": {"self": self._jobs.links.workflow(plan.id)}}
-            raise not_accepted(accepted.kind, {"workflow": reference})
+            raise not_accepted(accepted.kind, reference)
         await self._dispatch(plan, begun, reservation)
         await self._keep(plan.id, reservation)
         return Workflow(plan.record, {step.record.id: Job(record=step.record) for step in plan.steps})
