@@ -2,8 +2,10 @@
 
 import datetime
 import decimal
+import json
 import uuid
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from celery import Celery
@@ -14,6 +16,8 @@ from kombu.utils import json as kombu_json
 
 from tornado_celery_bridge import Stored
 from tornado_celery_bridge.base import encoding
+from tornado_celery_bridge.base.store import Store
+from tornado_celery_bridge.schedules import Entry
 
 #: Keys and texts of which types are made, among others.
 WORDS = st.sampled_from(
@@ -68,6 +72,25 @@ def test_celery_writes_messages_and_results_so(value: Any) -> None:
     kind, coding, written = serialization.dumps(([value], {"given": value}, {}), serializer="json")
     assert (kind, coding) == ("application/json", "utf-8")
     assert serialization.loads(written, kind, coding, accept={kind}) == [[value], {"given": value}, {}]
+
+
+@given(values(PLAIN | TYPED))
+def test_the_ledger_and_schedules_keep_them_so(value: Any) -> None:
+    message = {"task": "t", "args": [value], "kwargs": {"given": value}, "options": {"headers": {"told": value}}}
+    assert encoding.loads(encoding.dumps(message)) == message
+    entry = Entry(name="a", task="t", input={"given": value}, interval=60)
+    assert Entry.decode(entry.encode()) == entry
+
+
+@given(values(PLAIN | TYPED))
+def test_the_store_keeps_them_so(value: Any) -> None:
+    made = Store("memory://values")
+    with patch("tornado_celery_bridge.base.store.MAX_INLINE", 0):
+        stored = made.keep({"value": value}, lambda name: None)
+    assert isinstance(stored, Stored)
+    assert made.load(stored) == {"value": value}
+    assert json.loads(made.read(stored)).keys() == {"value"}
+    made.remove(stored.name)
 
 
 def test_what_is_not_like_a_type_is_written_as_kombu_does() -> None:

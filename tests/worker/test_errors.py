@@ -106,6 +106,8 @@ async def test_what_the_code_has_stored_as_its_failure(ends: Bridge) -> None:
         assert state.error is not None
         assert job.error["message"] == state.error.message
         assert isinstance(failed.value.__cause__, Exception)
+        raised = await asyncio.to_thread(lambda: ends.app.AsyncResult(result.id).result)  # by Celery's own
+        assert isinstance(raised, Exception) or not meta
         return str(failed.value).partition(" failed: ")[2]
 
     assert await asyncio.gather(*(seen(meta) for meta, _ in STORED)) == [text for _, text in STORED]

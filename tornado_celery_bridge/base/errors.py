@@ -1,10 +1,10 @@
 """What is said of an exception: its name, its module and its message, as the task raised it."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from celery.utils.serialization import UnpickleableExceptionWrapper
+from celery.utils.serialization import UnpickleableExceptionWrapper, create_exception_cls
 
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.exceptions import message_of
@@ -52,6 +52,26 @@ def described(stored: Any) -> Described:
         case _:
             message = str(stored)
     return Described("Exception", "builtins", message)
+
+
+def rebuilt(stored: Any, rebuild: Callable[[Any], Any]) -> BaseException:
+    """
+    Return an exception for what is stored of one: as *rebuild* makes it, or one of the same name and message.
+
+    Args:
+        stored: As for :func:`described`.
+        rebuild: Celery's, which calls the exception's class with what is stored. It raises for much that code may
+            store, and returns an ``Exception`` about the class if that takes other arguments.
+    """
+    told = described(stored)
+    try:
+        made = rebuild(stored)
+    except Exception:  # of anybody's class
+        made = None
+    if isinstance(made, BaseException) and (type(made) is not Exception or told.type == "Exception"):
+        return made
+    cls: type[Exception] = create_exception_cls(told.type.rpartition(".")[2], told.module)
+    return cls(told.message)
 
 
 def text_of(exc: BaseException) -> str:

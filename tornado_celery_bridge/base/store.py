@@ -3,9 +3,9 @@ Keeps large inputs and results out of messages and out of Redis.
 
 Theory of operation. A large value is a *blob* in a store: a folder, or anything else that fsspec has a URL for. A
 :class:`Stored` goes in its place wherever the value would go: into messages, from one task of a chain to the next, and
-into the result backend. To kombu it is a type of its own (``{"__type__", "__value__"}``), which the service does not
-accept from clients. It has a name and never a path. So whatever a message says, only blobs of this app's own store are
-read.
+into the result backend. To kombu it is a type of its own (``{"__type__", "__value__"}``), which no value from elsewhere
+can be: see :mod:`.encoding`. It has a name and never a path. So whatever a client sends or a task returns, only blobs
+of this app's own store are read, and only those that a reference was made for.
 
 A blob is plain JSON. Some results hold values that JSON does not have (times, bytes). Such a result is stored a second
 time, encoded as Celery does, so that the next task gets exactly what it would get by a message.

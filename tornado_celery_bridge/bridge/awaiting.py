@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery import states
-from celery.utils.serialization import create_exception_cls
 
-from tornado_celery_bridge.base.errors import described
+from tornado_celery_bridge.base.errors import described, rebuilt
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.base.store import Store, Stored
 from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
@@ -122,16 +121,10 @@ class Awaiting:
         wait.fail(self.timed_out(wait.task_id, timeout))
 
     def _rebuild(self, meta: Meta) -> Meta:
-        """Return what is stored of a failure with its exception rebuilt; one of the same name if that can't be done."""
-        told = described(meta["result"])
-        try:
-            rebuilt: dict[str, Any] = self._backend.meta_from_decoded(dict(meta))
-            cause = rebuilt["result"]
-        except Exception:
-            rebuilt, cause = dict(meta), None
-        if not isinstance(cause, BaseException) or (type(cause) is Exception and told.type != "Exception"):
-            cause = create_exception_cls(told.type.rpartition(".")[2], told.module)(told.message)
-        return {**rebuilt, "result": cause, "told": told}
+        """Return what is stored of a failure, with its exception rebuilt."""
+        stored = meta["result"]
+        cause = rebuilt(stored, lambda stored: self._backend.meta_from_decoded({**meta, "result": stored})["result"])
+        return {**meta, "result": cause, "told": described(stored)}
 
     async def _load(self, stored: Stored, task_id: str) -> Any:
         if self._store is None:

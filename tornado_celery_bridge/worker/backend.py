@@ -21,7 +21,7 @@ from celery.utils.time import get_exponential_backoff_interval
 from redis.exceptions import OutOfMemoryError
 
 from tornado_celery_bridge.base.app import forget_backend
-from tornado_celery_bridge.base.errors import TEXT, text_of, traceback_of
+from tornado_celery_bridge.base.errors import TEXT, rebuilt, text_of, traceback_of
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.base.store import Stored
 from tornado_celery_bridge.base.versions import seconds_kept
@@ -62,6 +62,10 @@ class Recording:
         """Return what is stored of an exception: what Celery stores, and its message."""
         prepared = super().prepare_exception(exc, serializer)  # type: ignore[misc]
         return {**prepared, TEXT: text_of(exc)} if isinstance(prepared, dict) else prepared
+
+    def exception_to_python(self, exc: Any) -> Any:
+        """Return an exception for what is stored, whatever that is; None for nothing."""
+        return rebuilt(exc, super().exception_to_python) if exc else None  # type: ignore[misc]
 
     def mark_as_failure(self, task_id: str, exc: Any, traceback: Any = None, request: Any = None, **kwargs: Any) -> Any:
         """Note that a task failed, by what its code has raised."""

@@ -106,6 +106,7 @@ function About({ job }) {
         ["Waited", job.attempt <= 1 && html`<${Lasted} from=${job.created_at} to=${job.started_at ?? job.finished_at} />`],
         [job.attempt > 1 ? "Last ran" : "Ran", job.started_at && html`<${Lasted} from=${job.started_at} to=${job.finished_at} />`],
         ["In its queue", job.queue_depth],
+        ["Told", job.meta != null && html`<code>${JSON.stringify(job.meta).slice(0, 500)}</code>`],
       ]} />
     <//>
   `;
