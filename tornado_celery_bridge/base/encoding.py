@@ -41,8 +41,9 @@ kombu_json.register_type(_Object, "tornado_celery_bridge.Object", lambda made: m
 class _Encoder(kombu_json.JSONEncoder):
     def encode(self, value: Any) -> str:
         text = super().encode(value)
-        # Most values have no such dict, which is quick to see.
-        return super().encode(escaped(value)) if all(f'"{key}"' in text for key in _KEYS) else text
+        if '"__type__"' in text and '"__value__"' in text:  # most values have no such dict, which is quick to see
+            return super().encode(escaped(value))
+        return text
 
     def default(self, value: Any) -> Any:
         made = super().default(value)

@@ -35,6 +35,7 @@ from typing import Any
 
 from amqp.exceptions import NotFound
 from celery import Celery, states
+from celery.concurrency import solo
 from celery.exceptions import QueueNotFound
 from celery.worker import state as worker_state
 from kombu.exceptions import EncodeError
@@ -143,8 +144,12 @@ class Keeper:
             LOST.popleft()
         self._running = running
         self._expire()
-        if mine := self._ledger.doubted() & {job_id for job_id, _ in _attempts(TAKEN)}:
-            self._ledger.in_hand(mine)
+        doubted = self._ledger.doubted()
+        # A solo pool does not see what comes while a task runs.
+        if not (running and isinstance(self._pool(), solo.TaskPool)):
+            doubted &= {job_id for job_id, _ in _attempts(TAKEN)}
+        if doubted:
+            self._ledger.in_hand(doubted)
         self._terminate(set(late))
         if has_results_beside(self._app):  # each time, as a Redis may lose what it has
             backend: Any = self._app.backend
