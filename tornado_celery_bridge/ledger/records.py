@@ -166,6 +166,8 @@ class Job:
         given |= {name: json.loads(given[name]) for name in _JSON if name in given}
         record = JobRecord(id=job_id.decode(), **{name: given.pop(name) for name in _RECORD if name in given})
         state, is_stored = given["state"], given.pop("stored", None) is not None
+        if state != states.RETRY:
+            given.pop("due", None)  # as its record has it
         if value is not None and is_stored:
             given["stored"] = Stored.decode(json.loads(value))
         elif value is not None:
