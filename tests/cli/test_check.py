@@ -48,7 +48,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def remedies(said: str) -> dict[str, str]:
     """Return the line of Python of each remedy, by the name of what it is for."""
-    found = re.findall(r"^UNSAFE +(\S+) .*\n +remedy: `(.*?)`", said, re.MULTILINE)
+    found = re.findall(r"^UNSAFE +(\S+) .*\n +remedy, .*:\n +(.*)$", said, re.MULTILINE)
     return dict(found)
 
 
@@ -204,6 +204,14 @@ def test_a_broker_that_nothing_here_can_use(check: Check, broker: str, remedy: s
             transports["activemq"] = kept
     assert f"no-transport    the broker can't be used: No such transport: {broker}\n" in said
     assert remedy in said
+
+
+def test_a_url_that_can_not_be_read_is_said_without_its_password(check: Check) -> None:
+    url = "redis://:secret@127.0.0.1:port/0"
+    _, said, _ = check(f"from celery import Celery\napp = Celery('x', broker='{url}', backend='{url}')")
+    assert "no-transport    the broker can't be used: its URL can't be read\n" in said
+    assert "no-install " in said  # all at once
+    assert "secret" not in said
 
 
 @pytest.mark.parametrize(

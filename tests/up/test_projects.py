@@ -278,6 +278,31 @@ def test_a_broker_whose_transport_is_ours_alone(tmp_path: Path) -> None:
     assert "register('activemq')" in str(said.found["lines"])
 
 
+def test_what_stands_in_nobodys_way(tmp_path: Path) -> None:
+    """Several brokers, a route that is a class of the project's, a task that Celery would not send, noise, a thread."""
+    more = """
+import threading
+print("noise")
+threading.Thread(target=threading.Event().wait).start()
+app.conf.update(broker_transport_options={"master_name": "m"}, task_create_missing_queues=False)
+app.conf.task_routes = ["proj.Router", {"proj.g": "celery"}]
+class Router:
+    def route_for_task(self, task, args=None, kwargs=None): pass
+@app.task(queue="undeclared")
+def f(): pass
+@app.task
+def g(): pass
+"""
+    broker = "sentinel://:secret@127.0.0.1:1;sentinel://:hidden@127.0.0.1:2"
+    said = survey(tmp_path, app(broker, more), expose="proj.*")
+    assert (said.status, said.said) == (0, "noise\n")
+    assert said.found["broker"]["is_local"]
+    assert not re.search("secret|hidden", str(said.found))
+    assert said.found["routers"] == ["Router"]
+    assert said.found["exposed"] == ["proj.g"]
+    assert "proj.f is not served: Queue 'undeclared' missing from task_queues." in said.found["notes"]
+
+
 def test_nothing_is_set_for_an_app_that_has_it_all(tmp_path: Path) -> None:
     found = survey(tmp_path, complete(EMBEDDED)).found
     assert found["lines"] == []

@@ -112,10 +112,10 @@ def test_all_agree_about_an_app_as_it_is_and_say_all_at_once(server: Server, tmp
     assert status == (1 if command == "doctor" else os.EX_CONFIG)
     said = " ".join(said.split())
     for line in (
-        "`app.conf.update(result_backend='redis://localhost:6379/0')` beside the app",
-        "`app.conf.update(job_ledger_url='redis://localhost:6379/0')` beside the app",
-        "`app.conf.update(task_acks_late=True)` beside the app",
-        "`app.conf.update(task_reject_on_worker_lost=True)` beside the app",
-        "`from tornado_celery_bridge.worker import install; install(app)` beside the app",
+        "app.conf.update(result_backend='redis://localhost:6379/0')",
+        "app.conf.update(job_ledger_url='redis://localhost:6379/0')",
+        "app.conf.update(task_acks_late=True)",
+        "app.conf.update(task_reject_on_worker_lost=True)",
+        "from tornado_celery_bridge.worker import install; install(app)",
     ):
         assert line in said

@@ -109,7 +109,9 @@ def _why_not_found(name: str, exc: AttributeError) -> str:
             if not (isinstance(real, ModuleNotFoundError) and real.name == f"{name}.celery"):
                 return cause(real)
     frames = traceback.extract_tb(exc.__traceback__)
-    return f"{exc}{_suggestion(module)}" if _is_installed(frames[-1].filename) else cause(exc)
+    if not _is_installed(frames[-1].filename):
+        return cause(exc)
+    return f"the module has none{_suggestion(module)}" if ":" not in name else f"{exc}{_suggestion(module)}"
 
 
 def _instead(name: str, found: object) -> str:

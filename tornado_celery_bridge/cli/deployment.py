@@ -47,17 +47,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     try:
         app = load()
-        if not _says_so_itself(app):
+        if not is_installed(app):
             refuse_unsafe(app, is_logged=False)
     except SettingsError as exc:
         print(f"tcb: {exc}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
     globals()["app"] = app
     return app
-
-
-def _says_so_itself(app: Celery) -> bool:
-    try:
-        return is_installed(app)
-    except Exception:  # its result backend can't be used
-        return False

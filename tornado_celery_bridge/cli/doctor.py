@@ -1,5 +1,6 @@
 """``tcb check`` and ``tcb doctor``: what is unsafe or unwise about the settings, and about the servers as well."""
 
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -63,7 +64,11 @@ def _tell(findings: Sequence[Finding], names: Sequence[str]) -> int:
 
 def _rows(finding: Finding) -> list[str]:
     word = finding.verdict.upper() if finding.is_unsafe else finding.verdict
-    rows = _cell(word, finding.name, finding.what) + _cell("", "", f"remedy: {finding.remedy}")
+    rows = _cell(word, finding.name, finding.what)
+    if code := re.fullmatch("`([^`]+)` (.+)", finding.remedy):  # a line to copy is not cut
+        rows += [*_cell("", "", f"remedy, {code[2]}:"), f"{' ' * INDENT}    {code[1]}"]
+    else:
+        rows += _cell("", "", f"remedy: {finding.remedy}")
     return rows + _cell("", "", f"or ALLOW_UNSAFE={finding.name}") if finding.may_be_allowed else rows
 
 

@@ -23,7 +23,7 @@ from tornado_celery_bridge.base.app import cause, forget_backend, load_celery_ap
 from tornado_celery_bridge.base.redis import blocking_client
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
-from tornado_celery_bridge.cli.trial import Trial, own_tasks, queues_named, routers, url_of
+from tornado_celery_bridge.cli.trial import Trial, is_exposed, own_tasks, queues_named, routers, url_of, why_not_sent
 from tornado_celery_bridge.ledger.checks import A_REDIS, IMPOSSIBLE, check, is_loopback
 from tornado_celery_bridge.ledger.connection import ledger_backend
 from tornado_celery_bridge.transports import TRANSPORTS, depth, transport_of
@@ -74,7 +74,7 @@ def survey(app: Celery, *, expose: Sequence[str], starts: Sequence[str], is_allo
         os.environ["CELERY_RESULT_BACKEND"] = os.environ["RESULT_BACKEND"] = redis
         forget_backend(app)
         permanent["result_backend"] = A_REDIS
-        notes.append(f"Results and the jobs' ledger are in {_place(redis, starts)}: {no_results}.")
+        notes.append(f"Results and the jobs' ledger are in {_place(redis, starts)}: {no_results.rstrip('.')}.")
         settings["job_ledger_url"] = redis
     elif not _is_usable_ledger(app, starts, is_allowed):
         permanent["job_ledger_url"] = A_REDIS
@@ -90,7 +90,7 @@ def survey(app: Celery, *, expose: Sequence[str], starts: Sequence[str], is_allo
         notes.append(f"Late acknowledgement is set for {_some(early)} as well, which have another setting.")
     transport = None if "no-transport" in found else transport_of(app)
     declared = set(app.amqp.queues)
-    already_exposed = {name for name, task in own_tasks(app) if getattr(task, "exposed", False) is True}
+    already_exposed = {name for name, task in own_tasks(app) if is_exposed(task)}
     trial = Trial(settings=settings, expose=expose)
     try:
         trial.apply(app)
@@ -110,10 +110,13 @@ def survey(app: Celery, *, expose: Sequence[str], starts: Sequence[str], is_allo
     queues = sorted(queues_named(app))
     if set(queues) - declared:
         lines.append(("in the worker's command line", [f"-Q {','.join(queues)}"]))
-    exposed = [name for name, task in own_tasks(app) if getattr(task, "exposed", False) is True]
+    exposed = [name for name, task in own_tasks(app) if is_exposed(task)]
+    for name, task in own_tasks(app):
+        if (name in already_exposed or expose) and (why := why_not_sent(app, task)):
+            notes.append(f"{name} is not served: {why}.")
     if any(name not in already_exposed for name in exposed):
         lines.append(("in the options of each task that is served", ["exposed=True"]))
-    broker = str(conf.broker_read_url or "amqp://")
+    broker = url_of(conf.broker_read_url)
     return {
         "trial": trial.to_environment(),
         "result_backend": redis if no_results else "",
@@ -143,6 +146,8 @@ def _results_trouble(app: Celery, starts: Sequence[str], is_allowed: bool) -> st
     url = str(conf.result_backend or "")
     try:
         backend: Any = app.backend
+    except ValueError:
+        return "the URL of the app's own can't be read"
     except Exception as exc:
         return f"the app's own ({_shown(url)}) can't be used: {' '.join(str(exc).split())}"
     if not url or url.startswith("disabled"):
@@ -208,7 +213,7 @@ def is_local(url: str) -> bool:
 
 
 def _shown(url: str) -> str:
-    return str(maybe_sanitize_url(url))
+    return ";".join(map(maybe_sanitize_url, url.split(";")))  # of Sentinels there may be several
 
 
 def _some(names: list[str]) -> str:

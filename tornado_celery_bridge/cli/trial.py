@@ -17,6 +17,8 @@ from typing import Any, Self
 
 from celery import Celery
 from celery.app.routes import MapRoute
+from celery.exceptions import QueueNotFound
+from celery.utils.functional import maybe_evaluate
 
 from tornado_celery_bridge import transports
 from tornado_celery_bridge.worker import install
@@ -61,8 +63,8 @@ class Trial:
             task.acks_late = task.reject_on_worker_lost = True
             if getattr(task, "retry_on_worker_lost", False):
                 task.retry_on_worker_lost = False
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.expose):
-                task.exposed = True
+            if is_exposed(task) or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.expose):
+                task.exposed = not why_not_sent(app, task)
         for queue in sorted(queues_named(app)):
             app.amqp.queues.select_add(app.amqp.queues[queue])
 
@@ -70,6 +72,21 @@ class Trial:
 def own_tasks(app: Celery) -> list[tuple[str, Any]]:
     """Return the tasks that are not Celery's, by name."""
     return [(name, task) for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
+
+
+def is_exposed(task: Any) -> bool:
+    """Return whether a task is served over HTTP."""
+    return getattr(task, "exposed", False) is True
+
+
+def why_not_sent(app: Celery, task: Any) -> str:
+    """Return why Celery would not send a task: its queue is none of those that the app has; empty if it would."""
+    asked = {name: value for name in ("queue", "routing_key") if (value := getattr(task, name, None))}
+    try:
+        app.amqp.router.route(asked, task.name, (), {})  # as the service does
+    except QueueNotFound as exc:
+        return str(exc.args[0])
+    return ""
 
 
 def queues_named(app: Celery) -> set[str]:
@@ -90,6 +107,7 @@ def queues_named(app: Celery) -> set[str]:
 def routers(app: Celery) -> Iterator[str]:
     """Yield the names of functions that route tasks: what queues they name is known when a task is sent."""
     for router in _routes(app):
+        router = maybe_evaluate(router)  # it may be named by a string
         if not isinstance(router, MapRoute):
             yield getattr(router, "__qualname__", None) or type(router).__qualname__
 
@@ -107,5 +125,5 @@ def _queue_of(route: Any) -> str:
 
 
 def url_of(url: Any) -> str:
-    """Return the first of a broker's URLs."""
-    return str((url if isinstance(url, str) or not url else url[0]) or "amqp://").split(";")[0]
+    """Return a broker's URL, of a list the first; one may name several servers, with semicolons."""
+    return str((url if isinstance(url, str) or not url else url[0]) or "amqp://")

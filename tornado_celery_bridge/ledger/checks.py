@@ -17,7 +17,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from celery import Celery
 from celery.backends.base import DisabledBackend
@@ -30,7 +29,7 @@ from tornado_celery_bridge.base.redis import blocking_client
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
 from tornado_celery_bridge.ledger.connection import ledger_backend
-from tornado_celery_bridge.transports import TRANSPORTS, transport_of
+from tornado_celery_bridge.transports import TRANSPORTS
 
 log = logging.getLogger(__name__)
 
@@ -86,13 +85,12 @@ class Finding:
 
 
 def is_installed(app: Celery) -> bool:
-    """
-    Return whether *app*'s workers keep the ledger: whether ``worker.install(app)`` was called.
-
-    Raises:
-        Exception: Whatever Celery raises for a result backend that can't be used.
-    """
-    return bool(getattr(app.backend, "keeps_the_ledger", False))
+    """Return whether *app*'s workers keep the ledger: whether ``worker.install(app)`` was called."""
+    try:
+        return bool(getattr(app.backend, "keeps_the_ledger", False))
+    except Exception:  # of a result backend that can't be used: no-results says why
+        steps: Any = app.steps["worker"]
+        return any(step.__module__.startswith("tornado_celery_bridge.worker.") for step in steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +165,16 @@ def unknown(server: Server) -> Finding | None:
 
 
 def no_transport(app: Celery) -> Finding | None:
-    scheme = urlsplit(_broker(app.conf)).scheme
     try:
-        transport_of(app)
+        with app.connection_for_write() as connection:
+            connection.get_transport_cls()
+            connection.as_uri()
+            return None
     except Exception as exc:  # KeyError for a scheme that kombu does not know, ImportError without its client
-        why = " ".join(str(exc).split()).strip("'")
-    else:
-        return None
+        why, is_unknown = _why(exc), isinstance(exc, KeyError)
+    scheme = _broker(app.conf).partition("://")[0]
     remedy = f"a broker_url with a scheme that kombu knows: {', '.join(TRANSPORTS)}, and others that it lists"
-    if scheme in TRANSPORTS:
+    if is_unknown and scheme in TRANSPORTS:
         remedy = f"`from tornado_celery_bridge.transports import register; register({scheme!r})` beside the app"
     return Finding("no-transport", f"the broker can't be used: {why}", remedy)
 
@@ -190,7 +189,7 @@ def no_results(app: Celery) -> Finding | None:
         else:
             return None
     except Exception as exc:  # of any backend's own client
-        what = f"the result backend can't be used: {' '.join(str(exc).split())}"
+        what = f"the result backend can't be used: {_why(exc)}"
     return Finding("no-results", what, _line(app, result_backend=A_REDIS))
 
 
@@ -199,14 +198,20 @@ def no_ledger(app: Celery) -> Finding | None:
         ledger_backend(app)
     except ImproperlyConfigured as exc:
         return Finding("no-ledger", str(exc), _line(app, job_ledger_url=A_REDIS))
+    except ValueError as exc:
+        return Finding("no-ledger", f"the jobs' ledger can't be used: {_why(exc)}", _line(app, job_ledger_url=A_REDIS))
     return None
 
 
+def _why(exc: Exception) -> str:
+    """Return why something can't be used, in a line. A URL that can't be read may have a password in it."""
+    if isinstance(exc, ValueError):
+        return "its URL can't be read"
+    return " ".join(str(exc.args[0] if isinstance(exc, KeyError) else exc).split())
+
+
 def no_install(app: Celery) -> Finding | None:
-    try:
-        if is_installed(app):
-            return None
-    except Exception:  # no-results says so
+    if is_installed(app):
         return None
     return Finding(
         "no-install",
@@ -375,7 +380,7 @@ def check(
     """
     allowed = _allowed(environment)
     found = [rule(app) for rule in APP_RULES]
-    if no_ledger(app) is None:
+    if not any(each and each.name in IMPOSSIBLE for each in found):
         rules = SERVER_RULES if servers else (no_password,)
         found = [rule(server) for server in _servers(app, servers) for rule in rules] + found
     findings = [replace(each, allowed=each.name in allowed) for each in found if each is not None]

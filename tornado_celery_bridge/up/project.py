@@ -10,8 +10,10 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +35,9 @@ worker: tcb worker
 beat: tcb beat
 flower: tcb flower
 """
+
+#: What stands before the second column.
+INDENT = " " * 10
 
 
 class Options(NamedTuple):
@@ -122,7 +127,8 @@ def plan(
     reason = "" if options.is_allowed else _why_not_consumed(broker)
     if reason:
         del kept["worker"], kept["beat"]
-    return Plan(kept, ["", *_opening(settings.celery_app, found, options, reason, ignores), ""])
+    said = _opening(settings.celery_app, found, options, reason, ignores)
+    return Plan(kept, ["", *(line for text in said for line in _wrapped(text)), ""])
 
 
 def _survey(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,14 +170,12 @@ def _opening(app: str, found: Mapping[str, Any], options: Options, reason: str, 
     yield ""
     yield f"broker    {broker['url']}"
     if broker["of_the_app"]:
-        yield (
-            f"          Processes that are not started here still send to {broker['of_the_app']}: their tasks do not "
-            "come here."
-        )
+        place = broker["of_the_app"]
+        yield f"{INDENT}Processes that are not started here still send to {place}: their tasks do not come here."
     yield f"queues    {', '.join(found['queues'])}" if "-Q" not in options.worker else "queues    as -Q says"
     if found["routers"]:
         names, queues = ", ".join(found["routers"]), ",".join(found["queues"])
-        yield f"          {names} may name others as tasks are sent. If so, name them all: -Q {queues},..."
+        yield f"{INDENT}{names} may name others as tasks are sent. If so, name them all: -Q {queues},..."
     yield f"tasks     {_tasks(app, found)}"
     for note in found["notes"]:
         yield f"note      {note}"
@@ -179,7 +183,17 @@ def _opening(app: str, found: Mapping[str, Any], options: Options, reason: str, 
         yield f"unsafe    {name}: {what}"
     if reason:
         yield f"NO WORKER AND NO BEAT: the broker {reason}."
-        yield "          --yes starts them. To try without that broker: --broker redis"
+        yield f"{INDENT}--yes starts them. To try without that broker: --broker redis"
+
+
+def _wrapped(text: str) -> list[str]:
+    """Return a line as lines, of which the others begin where its second column does. Code stays as it is."""
+    if not sys.stdout.isatty() or (text.startswith("  ") and not text.startswith(INDENT)):
+        return [text]
+    width = max(80, min(shutil.get_terminal_size().columns, 120)) - len("worker | ")
+    return textwrap.wrap(
+        text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    ) or [""]
 
 
 def _tasks(app: str, found: Mapping[str, Any]) -> str:
