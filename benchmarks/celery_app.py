@@ -1,6 +1,7 @@
 """The task that the real worker of the comparison runs, and that is submitted over HTTP."""
 
 import os
+import time
 
 from celery import Celery
 
@@ -14,3 +15,8 @@ if "CELERY_APP" in os.environ:  # set if the service is measured
 @app.task(name="bench.add", exposed=True)
 def add(x: int, y: int) -> int:
     return x + y
+
+
+@app.task(name="bench.nap")
+def nap(seconds: float) -> None:
+    time.sleep(seconds)

@@ -73,6 +73,31 @@ async def pool_get() -> Any:
 
 
 @way
+async def pool_nap() -> Any:
+    app, _ = celery_app()
+    pool = concurrent.futures.ThreadPoolExecutor(32)
+
+    async def handle() -> Any:
+        nap = app.signature("bench.nap", (1.0,))
+        return await asyncio.get_running_loop().run_in_executor(pool, lambda: nap.delay().get(timeout=60))
+
+    return handle
+
+
+@way
+async def bridge_nap() -> Any:
+    from tornado_celery_bridge import Bridge
+
+    app, _ = celery_app()
+    bridge = await Bridge(app).start()
+
+    async def handle() -> Any:
+        return await (await bridge.dispatch("bench.nap", (1.0,)))
+
+    return handle
+
+
+@way
 async def bridge_dispatch() -> Any:
     from tornado_celery_bridge import Bridge
 
