@@ -1,6 +1,5 @@
 """``tcb check`` and ``tcb doctor``: what is unsafe or unwise about the settings, and about the servers as well."""
 
-import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -29,7 +28,9 @@ def check() -> int:
 
     Ends with 1 if something is unsafe: then no worker, beat or service starts.
     """
-    return _tell(look(load(), servers=False), [*IMPOSSIBLE, *(name for name in NAMES if name not in OF_SERVERS)])
+    findings = look(load(), servers=False)
+    _tell(findings, [*IMPOSSIBLE, *(name for name in NAMES if name not in OF_SERVERS)])
+    return _count(findings)
 
 
 @click.command(epilog=ALLOW)
@@ -41,22 +42,25 @@ def doctor() -> int:
     Ends with 1 if something is unsafe: then no worker, beat or service starts.
     """
     celery = load()
-    status = _tell(look(celery), [*IMPOSSIBLE, *NAMES])
-    broker = describe(celery)
-    print()
+    findings, broker = look(celery), describe(celery)
+    _tell(findings, [*IMPOSSIBLE, *NAMES])
     print("\n".join(_cell("broker", "", f"{broker.server} ({broker.url})")))
     for name, phrase in broker.capabilities.items():
         print("\n".join(_cell("", name, phrase)))
-    return status
+    return _count(findings)
 
 
-def _tell(findings: Sequence[Finding], names: Sequence[str]) -> int:
-    """Write what was found, and which of the rules of *names* found nothing; return the exit status."""
+def _tell(findings: Sequence[Finding], names: Sequence[str]) -> None:
+    """Write what was found, and which of the rules of *names* found nothing."""
     for finding in findings:
         print("\n".join(_rows(finding)))
     found = {finding.name for finding in findings}
     if kept := [name for name in names if name not in found]:
         print("\n".join(_cell("ok", "", ", ".join(kept))))
+
+
+def _count(findings: Sequence[Finding]) -> int:
+    """Write how many are unsafe; return the exit status."""
     unsafe = sum(finding.is_unsafe for finding in findings)
     print(f"\n{unsafe} unsafe, {len(findings) - unsafe} allowed or unwise")
     return 1 if unsafe else 0
@@ -65,8 +69,9 @@ def _tell(findings: Sequence[Finding], names: Sequence[str]) -> int:
 def _rows(finding: Finding) -> list[str]:
     word = finding.verdict.upper() if finding.is_unsafe else finding.verdict
     rows = _cell(word, finding.name, finding.what)
-    if code := re.fullmatch("`([^`]+)` (.+)", finding.remedy):  # a line to copy is not cut
-        rows += [*_cell("", "", f"remedy, {code[2]}:"), f"{' ' * INDENT}    {code[1]}"]
+    code, where = finding.code
+    if code:  # which is not cut: it is to be copied
+        rows += [*_cell("", "", f"remedy, {where}:"), f"{' ' * INDENT}    {code}"]
     else:
         rows += _cell("", "", f"remedy: {finding.remedy}")
     return rows + _cell("", "", f"or ALLOW_UNSAFE={finding.name}") if finding.may_be_allowed else rows

@@ -14,6 +14,7 @@ in.
 import ipaddress
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -73,6 +74,12 @@ class Finding:
     def verdict(self) -> Literal["unsafe", "allowed", "unwise"]:
         """How bad it is."""
         return "unsafe" if self.is_unsafe else "allowed" if self.allowed else "unwise"
+
+    @property
+    def code(self) -> tuple[str, str]:
+        """The line of code in the remedy, and where it is to stand; both empty if there is none."""
+        found = re.fullmatch("`([^`]+)` (.+)", self.remedy)
+        return (found[1], found[2]) if found else ("", "")
 
     def __str__(self) -> str:
         text = f"{self.name}: {self.what}. Remedy: {self.remedy}"
@@ -401,9 +408,20 @@ def refuse_unsafe(app: Celery, *, is_logged: bool = True) -> None:
     Raises:
         SettingsError: Something is unsafe; the message has all of it, a line each.
     """
-    findings = check(app, is_logged=is_logged)
-    if unsafe := [str(finding) for finding in findings if finding.is_unsafe]:
-        raise SettingsError("\n     ".join(unsafe))
+    if unsafe := [finding for finding in check(app, is_logged=is_logged) if finding.is_unsafe]:
+        raise SettingsError(refusal(unsafe))
+
+
+def refusal(unsafe: Sequence[Finding]) -> str:
+    """Return what is unsafe and the remedies, a line each: a line of code can be copied."""
+    lines = ["this is unsafe, so nothing starts:"]
+    for finding in unsafe:
+        code, where = finding.code
+        lines += [f"  {finding.name}: {finding.what}"]
+        lines += [f"    remedy, {where}:", f"        {code}"] if code else [f"    remedy: {finding.remedy}"]
+    if names := dict.fromkeys(finding.name for finding in unsafe if finding.may_be_allowed):
+        lines += [f"To start all the same, in the environment: ALLOW_UNSAFE={','.join(names)}"]
+    return "\n".join(lines)
 
 
 def _allowed(environment: Mapping[str, str]) -> set[str]:
