@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from celery import Celery
 
-from tests.lua import check_slots
+from tests.ledger.records import Wait
+from tests.lua import check_slots, read_the_time_from_a_key
 from tests.servers import Database
-from tornado_celery_bridge.ledger import Ledger
+from tornado_celery_bridge.ledger import Ledger, calls
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 
 
@@ -32,3 +33,15 @@ async def ledger(app: Celery) -> AsyncIterator[Ledger]:
 @pytest.fixture
 def worker(app: Celery) -> WorkerLedger:
     return WorkerLedger(app)
+
+
+@pytest.fixture
+async def wait(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Wait:
+    """Have so many seconds pass for the scripts."""
+    read_the_time_from_a_key(monkeypatch, calls)
+
+    async def passes(seconds: float) -> None:
+        await ledger.redis.client.incrby("clock", round(seconds * 1000))
+
+    await passes(1_000_000)
+    return passes

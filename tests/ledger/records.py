@@ -1,11 +1,15 @@
 """Jobs as the tests of the ledger write, begin and end them."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tornado_celery_bridge import Stored
 from tornado_celery_bridge.ledger import Acceptance, Job, JobRecord, Ledger
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
+
+#: Has so many seconds pass for the scripts.
+Wait = Callable[[float], Awaitable[None]]
 
 NOW = 1_795_608_000_000
 
@@ -48,3 +52,10 @@ async def keys(ledger: Ledger) -> set[str]:
     """All but the history, which is there to stay."""
     found = {key.decode() async for key in ledger.redis.client.scan_iter("*")}
     return {key for key in found if not key.startswith("pre.{tcb}history:")}
+
+
+async def found(worker: WorkerLedger, *empty: str) -> list[str]:
+    """Return the jobs that are published again, or for the first time."""
+    lost, _ = await asyncio.to_thread(worker.reconcile, "me", 60.0, 100, empty)
+    _, due = await asyncio.to_thread(worker.take, "me", 100)
+    return [job_id for job_id, _ in (*lost, *due)]

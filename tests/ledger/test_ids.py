@@ -1,15 +1,12 @@
 """An id may be of any spelling up to the documented length, and a job that is missing stops nothing."""
 
-import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
-from tests.ledger.records import accept, begin, end, job, keys, record
-from tests.lua import read_the_time_from_a_key
-from tornado_celery_bridge.ledger import Gone, Ledger, Step, WorkflowRecord, calls, error_mark
+from tests.ledger.records import Wait, accept, begin, end, found, job, keys, record
+from tornado_celery_bridge.ledger import Gone, Ledger, Step, WorkflowRecord, error_mark
 from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
 from tornado_celery_bridge.ledger.records import MAX_ID
 
@@ -34,28 +31,6 @@ IDS = (
     "x" * MAX_ID,
     str(uuid.UUID(bytes=b"workflow:x......")),
 )
-
-
-Wait = Callable[[float], Awaitable[None]]
-
-
-@pytest.fixture
-async def wait(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Wait:
-    """Have so many seconds pass for the scripts."""
-    read_the_time_from_a_key(monkeypatch, calls)
-
-    async def passes(seconds: float) -> None:
-        await ledger.redis.client.incrby("clock", round(seconds * 1000))
-
-    await passes(1_000_000)
-    return passes
-
-
-async def found(worker: WorkerLedger, *empty: str) -> list[str]:
-    """Return the jobs that are published again, or for the first time."""
-    lost, _ = await asyncio.to_thread(worker.reconcile, "me", 60.0, 100, empty)
-    _, due = await asyncio.to_thread(worker.take, "me", 100)
-    return [job_id for job_id, _ in (*lost, *due)]
 
 
 async def test_of_any_spelling(ledger: Ledger, worker: WorkerLedger, wait: Wait) -> None:

@@ -9,14 +9,11 @@ import pytest
 from celery import Celery
 from kombu.utils.uuid import uuid
 
-from tests.ledger.records import NOW, accept, begin, end, job, record
-from tests.ledger.test_ids import Wait, found, wait
+from tests.ledger.records import NOW, Wait, accept, begin, end, found, job, record
 from tornado_celery_bridge.ledger import JobRecord, Ledger
 from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
 from tornado_celery_bridge.worker.clock import CLOCK, ServerClock
 from tornado_celery_bridge.worker.request import JobRequest
-
-__all__ = ("wait",)
 
 ERROR = {"type": "E", "module": "m", "message": "no"}
 

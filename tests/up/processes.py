@@ -1,5 +1,6 @@
 """The supervisor as a process, watched through its output and its children's pids."""
 
+import json
 import os
 import queue
 import re
@@ -8,7 +9,10 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,3 +123,20 @@ def gone(pid: int) -> bool:
         return bool(select.select([descriptor], [], [], DEADLINE)[0])
     finally:
         os.close(descriptor)
+
+
+def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read()
+
+
+def run(web: str, task: str, **arguments: object) -> Any:
+    status, job = call(f"{web}/v1/tasks/{task}/jobs", {"input": arguments}, Prefer="wait=30")
+    assert (status, job["state"]) == (200, "SUCCESS"), job
+    return job

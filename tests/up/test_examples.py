@@ -19,8 +19,7 @@ import pytest
 
 from tests.needs import missing
 from tests.servers import free_port
-from tests.up.processes import ROOT, VARIABLES, Up
-from tests.up.test_up import run
+from tests.up.processes import ROOT, VARIABLES, Up, run
 
 pytestmark = pytest.mark.nightly
 

@@ -15,8 +15,7 @@ import pytest
 from celery import Celery
 
 from tests.servers import Database, free_port, wait_for
-from tests.up.processes import ROOT, VARIABLES, Up
-from tests.up.test_up import call, run
+from tests.up.processes import ROOT, VARIABLES, Up, call, run
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.up import project

@@ -9,8 +9,7 @@ import pytest
 
 from tests.needs import missing
 from tests.servers import free_port, wait_for
-from tests.up.processes import ROOT, Up
-from tests.up.test_up import call
+from tests.up.processes import ROOT, Up, call
 
 Start = Callable[..., Up]
 

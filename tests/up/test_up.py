@@ -2,39 +2,18 @@
 
 import base64
 import io
-import json
 import os
 import signal
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from tests.servers import free_port, wait_for
-from tests.up.processes import Up, gone
-
-
-def call(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | headers)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as refusal:
-        with refusal:
-            return refusal.code, refusal.read()
-
-
-def run(web: str, task: str, **arguments: object) -> Any:
-    status, job = call(f"{web}/v1/tasks/{task}/jobs", {"input": arguments}, Prefer="wait=30")
-    assert (status, job["state"]) == (200, "SUCCESS"), job
-    return job
+from tests.up.processes import Up, call, gone, run
 
 
 def family(pid: int) -> Iterator[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tornado_celery_bridge
-from tornado_celery_bridge import exceptions, handlers, service
+from tornado_celery_bridge import checkpoints, exceptions, handlers, service
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "celeryconfig.py", *sorted((ROOT / "web").rglob("*.py")), *sorted((ROOT / "tasks").rglob("*.py"))]
@@ -15,6 +15,7 @@ FILES = [ROOT / "celeryconfig.py", *sorted((ROOT / "web").rglob("*.py")), *sorte
 #: The public modules, and their public names.
 PUBLIC = {
     "tornado_celery_bridge": tornado_celery_bridge.__all__,
+    "tornado_celery_bridge.checkpoints": checkpoints.__all__,
     "tornado_celery_bridge.exceptions": exceptions.__all__,
     "tornado_celery_bridge.handlers": handlers.__all__,
     "tornado_celery_bridge.progress": ("progress",),
