@@ -24,7 +24,7 @@ test unit nightly weekly: export PYTHONDONTWRITEBYTECODE :=
 COVERAGE := --cov tornado_celery_bridge --cov-report term:skip-covered
 
 .DEFAULT_GOAL := up
-.PHONY: up test lint types frontend site needs suite wheel unit nightly weekly faults lock .venv
+.PHONY: up test lint types frontend site needs suite wheel versions unit nightly weekly faults lock .venv
 
 up:
 	@deploy/venv.sh $(if $(filter kafka,$(BROKER)),kafka-server,service)
@@ -35,7 +35,7 @@ up:
 
 # Side by side. What the suite writes is seen at once (that is what + does), and each other's output whole, at its end.
 test: .venv
-	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types frontend site wheel suite
+	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types frontend site wheel versions suite
 
 lint:
 	.venv/bin/ruff check .
@@ -50,6 +50,8 @@ site: needs
 	.ci/site/build
 wheel:
 	.ci/wheel
+versions:
+	.ci/versions --short celery-5.4
 needs:
 	.venv/bin/python -m tests.needs
 suite: needs
@@ -67,6 +69,7 @@ nightly: .venv lint types frontend site wheel needs
 	.venv/bin/python -m tests.faults --minutes 10 --no-report
 
 weekly: nightly faults
+	.ci/versions
 	.venv/bin/python -m pytest -o timeout=0 --hypothesis-profile=long tests/ledger/test_states.py
 	.venv/bin/python -m tests.transports.kills
 	.venv/bin/python -m tests.conformance.kills

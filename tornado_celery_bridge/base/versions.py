@@ -32,6 +32,9 @@ except ImportError:
 #: Celery's version, as (5, 7).
 CELERY = (celery.VERSION.major, celery.VERSION.minor)
 
+#: Whether a worker goes by a message's ``ignore_result``, as Celery does from 5.6 on. Before, it goes by the task's.
+MESSAGE_SAYS_IGNORE = CELERY >= (5, 6)
+
 #: Whether kombu can publish many messages for one answer of the broker: ``Producer.batch()``, of kombu 5.7.
 HAS_BATCHES = hasattr(Producer, "batch")
 
@@ -48,17 +51,11 @@ class Lack(NamedTuple):
     what: str
 
 
-def lacking(app: Celery, driver: str) -> Iterator[Lack]:
-    """
-    Yield what the installed versions can't do for *app*.
-
-    Args:
-        app: The Celery app.
-        driver: The ``driver_type`` of its broker's transport, such as "redis".
-    """
+def lacking(*, rabbitmq: bool) -> Iterator[Lack]:
+    """Yield what the installed versions can't do, for an app whose broker is RabbitMQ, or for another."""
     if not HAS_BATCHES:
         yield _lack("kombu", "5.7", "each message waits for its own answer of the broker: fewer are sent in a second")
-    if native_delayed_delivery is None and driver == "amqp":
+    if native_delayed_delivery is None and rabbitmq:
         yield _lack(
             "celery",
             "5.5",

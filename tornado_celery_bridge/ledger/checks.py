@@ -29,6 +29,7 @@ from redis.exceptions import RedisError
 from tornado_celery_bridge.base.redis import blocking_client
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
+from tornado_celery_bridge.base.versions import lacking
 from tornado_celery_bridge.ledger.connection import ledger_backend
 from tornado_celery_bridge.transports import TRANSPORTS
 
@@ -363,10 +364,24 @@ def failover(app: Celery) -> Finding | None:
     )
 
 
+def old_versions(app: Celery) -> Finding | None:
+    """What the installed versions lack, so that nobody learns it from a traceback."""
+    lacks = list(lacking(rabbitmq=_broker(app.conf).startswith(("amqp", "pyamqp"))))
+    if not lacks:
+        return None
+    newest = {lack.package: lack.since for lack in sorted(lacks, key=lambda lack: lack.since)}
+    wanted = " ".join(f"'{package}>={since}'" for package, since in newest.items())
+    return Finding(
+        "old-versions",
+        "; ".join(f"with {lack.package} {lack.installed} {lack.what}" for lack in lacks),
+        f"pip install {wanted}; or live with it: no job is lost by it",
+    )
+
+
 SERVER_RULES = (no_aof, eviction, no_password, unknown)
 APP_RULES = (
     *(no_transport, no_results, no_ledger, early_acks, lost_fails, own_acks, no_install, eager, no_confirms, pickle),
-    *(no_time_limit, no_ends, visibility, prefetch, failover),
+    *(no_time_limit, no_ends, visibility, prefetch, failover, old_versions),
 )
 
 

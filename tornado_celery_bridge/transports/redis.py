@@ -33,6 +33,7 @@ from queue import Empty
 from time import monotonic, time
 from typing import Any
 
+import hiredis
 from kombu.transport import redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.scheduling import priority_cycle
@@ -100,6 +101,7 @@ class Channel(redis.Channel):
     #: The delivery tag that is being delivered, when the script has noted it.
     _noted: str | None = None
     _brpop_sent_at: Any = None  # kombu's; it looks at it while `_in_poll`
+    brpop_timeout: float = 1  # kombu's, from 5.7 on; an option of the transport
     #: The socket on which the server says when something comes.
     _waiting: Any = None
     #: The client of `_create_client`, with whose pool it ends.
@@ -220,9 +222,17 @@ class Channel(redis.Channel):
         connection.send_packed_command(connection.pack_commands(commands))
 
     def _replies(self, count: int) -> list[Any]:
-        """Return *count* replies; redis-py keeps apart what the server says unasked."""
-        client = self.client
-        return [client.parse_response(client.connection, "EVAL") for _ in range(count)]
+        """Return *count* replies. What the server says unasked redis-py keeps apart, and redis-py 5 hands over."""
+        client, replies = self.client, list[Any]()
+        while len(replies) < count:
+            reply = client.parse_response(client.connection, "EVAL")
+            if not isinstance(reply, hiredis.PushNotification):
+                replies.append(reply)
+        return replies
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        """Return kombu's, with RESP3, which has words unasked: redis-py's default from 8 on."""
+        return {**super()._connparams(asynchronous), "protocol": 3}
 
     @cached_property
     def _notes(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.states import ENDED, IGNORED, SUCCEEDED
+from tornado_celery_bridge.base.versions import MESSAGE_SAYS_IGNORE
 from tornado_celery_bridge.checkpoints import Document
 from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedger
 from tornado_celery_bridge.progress import STATE as PROGRESS
@@ -245,7 +246,10 @@ class Attempt:
             else:
                 task.backend.store_result(self.id, None, IGNORED, request=request)
         elif state in states.READY_STATES:  # of a task with ``ignore_result``
-            self.finish(state, outcome)
+            if MESSAGE_SAYS_IGNORE:
+                self.finish(state, outcome)
+            else:
+                task.backend.store_result(self.id, outcome, state, request=request)
 
     # While it goes on.
 

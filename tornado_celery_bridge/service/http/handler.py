@@ -20,6 +20,7 @@ from tornado_celery_bridge.service.http import problems
 from tornado_celery_bridge.service.http.body import MAX_NODES, parse_body
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.lifecycle import Lifecycle
+from tornado_celery_bridge.service.http.origins import is_foreign
 from tornado_celery_bridge.service.http.problems import Problem, problem_of
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job, valid
 
@@ -145,7 +146,7 @@ class Handler(UntilClientLeaves):
 
     async def prepare(self) -> None:
         self.connection.set_max_body_size(sys.maxsize)  # our own limit answers properly; Tornado's hangs up
-        if self.request.method not in SAFE and self._check_cross_origin(self.check_trusted_origin):
+        if self.request.method not in SAFE and is_foreign(self.request, self._is_trusted):
             raise problems.FORBIDDEN("Forbidden.")
         announced = _content_length(self.request.headers)
         has_not_begun = self.request.headers.get("Expect", "").lower() == "100-continue"
@@ -167,6 +168,9 @@ class Handler(UntilClientLeaves):
         if sum(len(name) + len(value) for name, value in self.request.headers.get_all()) > MAX_FIELDS:
             return problems.HEADER_TOO_LARGE(f"The header's fields have at most {MAX_FIELDS:,} characters.")
         return None
+
+    def _is_trusted(self, origin: str) -> bool:
+        return origin in self.settings.get("trusted_origins", ())
 
     def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)

@@ -13,6 +13,7 @@ from tornado_celery_bridge.service.access.limits import TOO_MANY_FOLLOWED
 from tornado_celery_bridge.service.http.endpoint import Answer, get
 from tornado_celery_bridge.service.http.headers import HeaderFields
 from tornado_celery_bridge.service.http.json import encode
+from tornado_celery_bridge.service.http.origins import is_foreign
 from tornado_celery_bridge.service.http.problems import FORBIDDEN, INVALID_QUERY, WAITERS_SATURATED, Kind, Problem
 from tornado_celery_bridge.service.http.query import Query, Tag
 from tornado_celery_bridge.service.resources.jobs import documents
@@ -187,7 +188,7 @@ class FollowJobByWebsocket(ResourceEndpoint, WebSocketHandler):
         if headers.get("Sec-WebSocket-Version") != "13":
             speaks = {"Sec-WebSocket-Version": "13"}
             raise UPGRADE_REQUIRED("This path speaks version 13.", headers=speaks)
-        if self._check_cross_origin(self.check_origin):
+        if is_foreign(self.request, self.check_origin):
             raise FORBIDDEN("Pages of other sites may not.")
 
     def open(self, *_: str) -> None:
