@@ -335,6 +335,7 @@ class Bridge:
         *,
         owner: str = "",
         tags: Sequence[str] = (),
+        retry_of: str | None = None,
         dispatch_timeout: float | None = None,
         **options: Any,
     ) -> AsyncResult[Any]:
@@ -352,6 +353,7 @@ class Bridge:
             kwargs: Named arguments.
             owner: Whose job it is; empty if jobs have no owners.
             tags: Words by which the job is found.
+            retry_of: The id of the job that this one tries again.
             dispatch_timeout: Seconds from now for the broker to take it, instead of the config's.
             options: As ``Task.apply_async`` takes them: ``countdown``, ``queue``, ``task_id``…
 
@@ -366,7 +368,7 @@ class Bridge:
         .. versionadded:: 0.1.0
         """
         return await self._opened.sending.submit(
-            target, args, kwargs, options, owner=owner, tags=tags, timeout=dispatch_timeout
+            target, args, kwargs, options, owner=owner, tags=tags, retry_of=retry_of, timeout=dispatch_timeout
         )
 
     def time_left(self, begun: float, timeout: float | None = None) -> float:

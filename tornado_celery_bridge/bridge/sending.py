@@ -101,6 +101,7 @@ class Sending:
         *,
         owner: str,
         tags: Sequence[str],
+        retry_of: str | None,
         timeout: float | None,
     ) -> AsyncResult[Any]:
         ledger, now, begun = self._ledger(), time.time(), time.monotonic()
@@ -123,7 +124,11 @@ class Sending:
         task: Any = self._app.tasks.get(signature.task)
         given = _input(task, args, kwargs)
         record, message = new_job(
-            *(self._app, signature.task, args, kwargs, options), now=round(now * 1000), owner=owner, tags=list(tags)
+            *(self._app, signature.task, args, kwargs, options),
+            now=round(now * 1000),
+            owner=owner,
+            tags=list(tags),
+            retry_of=retry_of,
         )
         delay = 0.0 if record.eta is None else max(0.0, record.eta / 1000 - now)
         try:

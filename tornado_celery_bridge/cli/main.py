@@ -29,10 +29,16 @@ COMMANDS = {
     "redis": Place("redis", "Run the embedded Redis-compatible server."),
     "check": Place("doctor", "Say what is unsafe about the app's settings."),
     "doctor": Place("doctor", "Ask the servers as well."),
+    "run": Place("jobs", "Run a task as a job; with --wait, to its end."),
+    "watch": Place("jobs", "Follow a job to its end."),
+    "list": Place("jobs", "List jobs."),
+    "cancel": Place("jobs", "Cancel jobs."),
+    "retry": Place("jobs", "Run jobs again that have ended."),
     "keys": Place("keys", "Make, list and revoke API keys."),
     "schedules": Place("schedules", "Show, change, export and import schedule entries."),
     "openapi": Place("openapi", "Write the OpenAPI document."),
     "top": Place("top", "Show the jobs, queues and workers of a running service."),
+    "completion": Place("completion", "Write what a shell needs to complete all of this."),
 }
 
 #: What the extra ``service`` brings, by the name that is imported.
@@ -50,7 +56,8 @@ class Commands(click.Group):
         """Return a command; import its module."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"{__package__}.{COMMANDS[cmd_name].module}"), cmd_name)
+        found = vars(import_module(f"{__package__}.{COMMANDS[cmd_name].module}"))
+        command: click.Command = found[cmd_name] if cmd_name in found else found[f"{cmd_name}_"]  # list_
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,0 +1,391 @@
+"""``tcb run``, ``watch``, ``list``, ``cancel`` and ``retry``: jobs from a terminal and from scripts."""
+
+import functools
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+from click.shell_completion import CompletionItem
+
+from tornado_celery_bridge.cli import tables
+from tornado_celery_bridge.cli.client import Client, Event, Job, NotInTime, connect
+from tornado_celery_bridge.cli.options import app, setting
+
+#: How a command that waits ends, by the state in which the job ended; 0 for one that succeeded.
+STATUSES = {"FAILURE": 3, "REVOKED": 4}
+#: The exit status if the job has not ended in time, and if something of what was asked for was not done.
+NOT_IN_TIME, NOT_ALL = 5, 1
+#: The most cells of a bar.
+WIDEST = 30
+
+COLOURS = {"SUCCESS": "green", "FAILURE": "red", "REVOKED": "yellow", "RETRY": "yellow", "STARTED": "cyan"}
+ENDS = "Ends with 0 if the job succeeded, 3 if it failed, 4 if it was cancelled or expired, 5 if --timeout passed."
+
+url = setting("--url", variable="TCB_URL", metavar="URL", help="The service; without it, the app's ledger")
+as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON, one object a line.")
+timeout_option = click.option(
+    "--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Wait no longer. The job goes on."
+)
+
+
+def command(name: str, epilog: str | None = None) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Make a command whose function gets the client of the service, or of the ledger, first."""
+
+    def decorate(function: Callable[..., int | None]) -> click.Command:
+        @functools.wraps(function)
+        def run(**options: Any) -> int:
+            with connected() as client:
+                return function(client, **options) or 0
+
+        return click.command(name, epilog=epilog)(app(url(run)))
+
+    return decorate
+
+
+@contextmanager
+def connected() -> Iterator[Client]:
+    client = connect()
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _known_tasks(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Return the tasks whose names begin with *begun*, for the shell; none if they can't be had."""
+    try:
+        with connected() as client:
+            return [CompletionItem(name) for name in client.tasks() if name.startswith(begun)]
+    except Exception:
+        return []
+
+
+def given_input(text: str) -> Any:
+    """Return the input that was given: JSON, or @FILE with JSON, or - for standard input."""
+    try:
+        if text == "-":
+            text = sys.stdin.read()
+        elif text.startswith("@"):
+            text = Path(text[1:]).read_text("utf-8")
+        value = json.loads(text)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise click.BadParameter(str(exc)) from exc
+    except ValueError as exc:
+        raise click.BadParameter(f"""not JSON: {exc}; as in '{{"x": 1}}' or '[1, 2]'""") from exc
+    if not isinstance(value, dict | list):
+        raise click.BadParameter("an object of named arguments or a list of positional ones, please")
+    return value
+
+
+def moment(text: str) -> str:
+    """Return a time with its zone, as RFC 3339 has it."""
+    try:
+        return datetime.fromisoformat(text).astimezone().isoformat()
+    except ValueError as exc:
+        raise click.BadParameter(f"not a time: {text!r}; as in 2027-01-31T06:00 or 2027-01-31T06:00Z") from exc
+
+
+@command("run", epilog=f"With --wait: {ENDS[0].lower()}{ENDS[1:]}")
+@click.argument("task", shell_complete=_known_tasks)
+@click.option(
+    "--input",
+    "given",
+    type=given_input,
+    default="{}",
+    metavar="JSON",
+    help="Its arguments; @FILE reads a file, - stdin.",
+)
+@click.option("--queue", metavar="NAME", help="Where it goes; where the app sends it if left out.")
+@click.option("--priority", type=click.IntRange(0, 9), help="9 is the most urgent.")
+@click.option("--countdown", type=click.FloatRange(0), metavar="SECONDS", help="It begins no sooner.")
+@click.option("--tag", "tags", multiple=True, metavar="WORD", help="To find it by; may be repeated.")
+@click.option("--wait", is_flag=True, help="Wait for its end, show its progress, and write its result.")
+@timeout_option
+@as_json
+def run(
+    client: Client,
+    task: str,
+    given: Any,
+    tags: tuple[str, ...],
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """
+    Run TASK as a job, and write the job's id; with --wait, its result.
+
+    \b
+    tcb run tasks.text.count_words --input '{"text": "to be or not to be"}' --wait
+    tcb run proj.add --input '[2, 3]'            # positional arguments
+    ID=$(tcb run proj.report --input @month.json)   # and then: tcb watch $ID
+    """
+    asked = {name: value for name, value in {**options, "tags": list(tags)}.items() if value not in (None, [])}
+    job = client.submit(task, given, asked)
+    if wait:
+        return _wait(client, job["id"], timeout, as_json)
+    if as_json:
+        _write(job)
+    else:
+        click.echo(job["id"])
+    return 0
+
+
+@command("watch", epilog=ENDS)
+@click.argument("job_id", metavar="ID")
+@timeout_option
+@click.option("--json", "as_json", is_flag=True, help="Write each event as JSON, one object a line.")
+def watch(client: Client, job_id: str, timeout: float | None, as_json: bool) -> int:
+    """
+    Follow a job to its end: its states, its log lines and its progress, from the beginning.
+
+    They go to standard error, and the result to standard output.
+
+    \b
+    tcb watch 5f4d2c9e-…
+    tcb watch 5f4d2c9e-… --json | jq -r 'select(.event == "log").data.message'
+    """
+    if not as_json:
+        return _wait(client, job_id, timeout, as_json=False)
+    try:
+        for event in client.follow(job_id, timeout):
+            _write({"event": event.kind, "data": event.data})
+    except NotInTime:
+        return NOT_IN_TIME
+    return STATUSES.get(client.get(job_id)["state"], 0)
+
+
+@command("list")
+@click.option("--task", metavar="NAME", shell_complete=_known_tasks, help="Only jobs of this task.")
+@click.option(
+    "--state",
+    metavar="STATE",
+    callback=lambda _context, _parameter, state: state and state.upper(),
+    help="Only jobs in this state; STARTED is all that run.",
+)
+@click.option("--tag", multiple=True, metavar="WORD", help="Only jobs that have it; may be repeated.")
+@click.option("--since", type=moment, metavar="TIME", help="Only jobs that were accepted since.")
+@click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many.")
+@as_json
+def list_(client: Client, limit: int, as_json: bool, **narrowed: Any) -> None:
+    """
+    List jobs, newest first.
+
+    \b
+    tcb list --state FAILURE --since 2027-01-31
+    tcb list --tag import-7 --json | jq -r .id | xargs tcb cancel
+    """
+    jobs = client.find(limit, **narrowed)
+    if as_json:
+        for job in jobs:
+            _write(job)
+        return
+    rows = [("id", "task", "state", "queue", "accepted", "ran")]
+    rows += [(job["id"], job["task"], _state(job), job["queue"], _time(job["created_at"]), _ran(job)) for job in jobs]
+    tables.write(rows)
+
+
+@command("cancel")
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--terminate", is_flag=True, help="End its process too, if it does not end by itself within seconds.")
+@as_json
+def cancel(client: Client, job_ids: tuple[str, ...], terminate: bool, as_json: bool) -> int:
+    """
+    Cancel jobs: one that has not begun never will, and one that runs is told.
+
+    A job that has ended stays as it is. Ends with 1 if there is no such job.
+    """
+    return _each(job_ids, functools.partial(client.cancel, terminate=terminate), as_json, _canceled)
+
+
+def _canceled(job: Job) -> str:
+    return f"{job['id']} {job['state']}" + ("" if job["done"] else ": it is told, and has not ended yet")
+
+
+@command("retry", epilog=f"With --wait: {ENDS[0].lower()}{ENDS[1:]}")
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--wait", is_flag=True, help="Wait for the end of each, and write its result.")
+@timeout_option
+@as_json
+def retry(client: Client, job_ids: tuple[str, ...], wait: bool, timeout: float | None, as_json: bool) -> int:
+    """
+    Run jobs that have ended again, each as a new job with exactly the same input; write the ids of the new jobs.
+
+    \b
+    tcb list --state FAILURE --task proj.mail --json | jq -r .id | xargs tcb retry
+    """
+    made: list[str] = []
+
+    def again(job_id: str) -> Job:
+        job = client.retry(job_id)
+        made.append(job["id"])
+        return job
+
+    if not wait:
+        return _each(job_ids, again, as_json, lambda job: str(job["id"]))
+    status = _each(job_ids, again, False, lambda job: None)
+    return max([status, *(_wait(client, job_id, timeout, as_json) for job_id in made)])
+
+
+def _each(job_ids: Iterable[str], act: Callable[[str], Job], as_json: bool, shown: Callable[[Job], str | None]) -> int:
+    """Do something with each job; go on with the others if it can't be done with one."""
+    status = 0
+    for job_id in job_ids:
+        try:
+            job = act(job_id)
+        except click.ClickException as exc:
+            click.echo(f"tcb: {job_id}: {tables.shown(exc.message)}", err=True)
+            status = NOT_ALL
+            continue
+        if as_json:
+            _write(job)
+        elif (line := shown(job)) is not None:
+            click.echo(line)
+    return status
+
+
+# Waiting.
+
+
+def _wait(client: Client, job_id: str, timeout: float | None, as_json: bool) -> int:
+    """Follow a job to its end, write its result, and return the exit status."""
+    display = Display(sys.stderr)
+    try:
+        for event in client.follow(job_id, timeout):
+            if not as_json:
+                display.show(event)
+    except NotInTime:
+        display.clear()
+        click.echo(f"tcb: job {job_id} has not ended after {timeout:g} s, and goes on", err=True)
+        return NOT_IN_TIME
+    except KeyboardInterrupt:
+        display.clear()
+        click.echo(f"tcb: job {job_id} goes on: tcb watch {job_id}, or tcb cancel {job_id}", err=True)
+        raise
+    display.clear()
+    job = client.get(job_id)
+    if as_json:
+        _write(job)
+    elif "result" in job:
+        click.echo(json.dumps(job["result"], ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    elif "result_size" in job:
+        click.echo(f"tcb: the result has {job['result_size']:,} bytes: GET {job['links']['result']}", err=True)
+    elif error := job.get("error"):
+        click.echo(f"tcb: {error['exception']}: {error['detail']}", err=True)
+    return STATUSES.get(job["state"], 0)
+
+
+class Display:
+    """
+    A job's events, for people: states and log lines, and on a terminal a bar below them.
+
+    Args:
+        out: Where they are written.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._is_terminal = out.isatty()
+        self._bar = ""
+        self._begun: float | None = None
+        self._full, self._empty = ("━", "─") if "utf" in (out.encoding or "").lower() else ("#", ".")
+
+    def show(self, event: Event) -> None:
+        """Show an event."""
+        match event.kind:
+            case "state" | "end" | "snapshot":
+                job = event.data
+                if job["state"] == "PROGRESS":
+                    self._progress(job["progress"] or {})
+                    return
+                if job["state"] == "STARTED" and self._begun is None:
+                    self._begun = time.monotonic()
+                self.clear()
+                self._line(f"{_clock(job)}  {_state(job, colour=self._is_terminal)}{_about(job)}")
+                if not job["done"] and self._is_terminal:
+                    self._draw("  waiting for a worker…" if job["state"] == "PENDING" else "  …")
+            case "progress":
+                self._progress(event.data or {})
+            case "log":
+                line = event.data
+                for said in str(line["message"]).splitlines():
+                    self._line(
+                        f"{_time(line['at'])[-8:]}  {tables.shown(line['level']).lower():<8} {tables.shown(said)}"
+                    )
+
+    def clear(self) -> None:
+        """Remove the bar."""
+        if self._bar:
+            self._out.write("\r\x1b[K")
+            self._out.flush()
+            self._bar = ""
+
+    def _line(self, text: str) -> None:
+        bar = self._bar
+        self.clear()
+        click.echo(text, file=self._out)
+        if bar:
+            self._draw(bar)
+
+    def _progress(self, told: dict[str, Any]) -> None:
+        current, total, message = told.get("current"), told.get("total"), tables.shown(str(told.get("message") or ""))
+        is_known = isinstance(current, int | float) and isinstance(total, int | float) and total > 0
+        counted = f"{current:g}/{total:g}" if is_known else "" if current is None else str(current)
+        if not self._is_terminal:
+            click.echo("  ".join(filter(None, ("progress", counted, message))), file=self._out)
+            return
+        share = min(1.0, max(0.0, current / total)) if is_known and current is not None and total else 0.0
+        done = round(share * WIDEST)
+        bar = f"{self._full * done}{self._empty * (WIDEST - done)}" if is_known else ""
+        seconds = "" if self._begun is None else f"{time.monotonic() - self._begun:.0f} s"
+        percent = f"{share:4.0%}" if is_known else ""
+        self._draw("  " + "  ".join(filter(None, (bar, percent, counted, message, seconds))))
+
+    def _draw(self, text: str) -> None:
+        self._bar = text[: shutil.get_terminal_size().columns - 1]
+        self._out.write(f"\r\x1b[K{self._bar}")
+        self._out.flush()
+
+
+def _state(job: Job, *, colour: bool = False) -> str:
+    state = tables.shown(str(job["state"]))
+    return click.style(state, fg=COLOURS[state]) if colour and state in COLOURS else state
+
+
+def _about(job: Job) -> str:
+    """Return what a line about a job's state says beside the state."""
+    if job["done"]:
+        return f"  after {_ran(job)}" if job["started_at"] else ""
+    if job["state"] == "PENDING":
+        return f"  {tables.shown(job['task'])} in {tables.shown(job['queue'])}"
+    return f"  attempt {job['attempt']}" if job["attempt"] > 1 else ""
+
+
+def _clock(job: Job) -> str:
+    return _time(job["finished_at"] or job["started_at"] or job["created_at"])[-8:]
+
+
+def _ran(job: Job) -> str:
+    """Return for how long a job ran, or runs."""
+    if not job["started_at"]:
+        return "-"
+    begun = datetime.fromisoformat(job["started_at"])
+    ended = datetime.fromisoformat(job["finished_at"]) if job["finished_at"] else datetime.now(begun.tzinfo)
+    seconds = max(0.0, (ended - begun).total_seconds())
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
+
+
+def _time(text: str) -> str:
+    """Return a time in this machine's zone, to the second."""
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _write(document: Any) -> None:
+    click.echo(json.dumps(document, ensure_ascii=False))
