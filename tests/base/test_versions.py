@@ -1,5 +1,6 @@
 """What a version lacks is said, and what stands for it works. The versions themselves: ``.ci/versions``."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -58,4 +59,23 @@ def test_no_other_module_asks_for_a_version() -> None:
         for file in (ROOT / "tornado_celery_bridge").rglob("*.py")
         if asks.search(file.read_text()) and file.name != "versions.py"
     ]
+    assert found == []
+
+
+def test_celerys_classes_have_brackets_in_quotes_alone() -> None:
+    """Below 5.7 they take none at run time."""
+    found = []
+    for file in [*(ROOT / "tornado_celery_bridge").rglob("*.py"), *(ROOT / "tasks").rglob("*.py")]:
+        tree = ast.parse(file.read_text())
+        celerys = {
+            alias.asname or alias.name
+            for each in ast.walk(tree)
+            if isinstance(each, ast.ImportFrom) and each.module in ("celery", "celery.result")
+            for alias in each.names
+        } & {"Task", "AsyncResult"}
+        found += [
+            f"{file.relative_to(ROOT)}:{each.lineno}"
+            for each in ast.walk(tree)
+            if isinstance(each, ast.Subscript) and isinstance(each.value, ast.Name) and each.value.id in celerys
+        ]
     assert found == []

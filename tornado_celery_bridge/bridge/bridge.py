@@ -246,7 +246,7 @@ class Bridge:
     @overload
     async def dispatch(
         self,
-        target: Task[P, R] | Signature[R],
+        target: "Task[P, R] | Signature[R]",
         args: Sequence[Any] = ...,
         kwargs: Mapping[str, Any] | None = ...,
         *,
@@ -305,7 +305,7 @@ class Bridge:
     @overload
     async def submit(
         self,
-        target: Task[P, R] | Signature[R],
+        target: "Task[P, R] | Signature[R]",
         args: Sequence[Any] = ...,
         kwargs: Mapping[str, Any] | None = ...,
         *,

@@ -260,7 +260,7 @@ def _rest_of(parameters: Sequence[inspect.Parameter], hints: dict[str, Any]) -> 
     return None
 
 
-def _answers_by_alias(task: Task[..., Any], hint: Any) -> bool:
+def _answers_by_alias(task: "Task[..., Any]", hint: Any) -> bool:
     """
     Return whether a task answers by the aliases of its model's fields, and not by their names.
 
