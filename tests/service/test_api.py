@@ -545,6 +545,7 @@ async def test_tasks(service: Service) -> None:
             "s.flaky",
             "s.flat",
             "s.forgetful",
+            "s.goes_on",
             "s.headers",
             "s.kinds",
             "s.letters",
@@ -600,7 +601,7 @@ async def test_what_the_service_stands_on(service: Service) -> None:
         "name": "prefetch",
         "verdict": "unwise",
         "what": "worker_prefetch_multiplier is 4: jobs wait in the hands of busy workers",
-        "remedy": "worker_prefetch_multiplier = 1",
+        "remedy": "`app.conf.update(worker_prefetch_multiplier=1)` beside the app",
     }
 
 
