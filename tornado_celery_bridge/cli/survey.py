@@ -24,7 +24,7 @@ from tornado_celery_bridge.base.redis import blocking_client
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
 from tornado_celery_bridge.cli.trial import Trial, is_exposed, own_tasks, queues_named, routers, url_of, why_not_sent
-from tornado_celery_bridge.ledger.checks import A_REDIS, IMPOSSIBLE, check, is_loopback, refusal
+from tornado_celery_bridge.ledger.checks import A_REDIS, IMPOSSIBLE, Unsafe, check, is_loopback
 from tornado_celery_bridge.ledger.connection import ledger_backend
 from tornado_celery_bridge.transports import TRANSPORTS, depth, transport_of
 
@@ -102,7 +102,7 @@ def survey(app: Celery, *, expose: Sequence[str], starts: Sequence[str], is_allo
     beside = [INSTALL] if "no-install" in found else []
     unsafe = [finding for finding in check(app, environment={}) if finding.is_unsafe]
     if impossible := [finding for finding in unsafe if finding.name in IMPOSSIBLE]:
-        raise SettingsError(refusal(impossible))
+        raise Unsafe(impossible)
     if transport is not transport_of(app):
         beside.append(REGISTER.format(urlsplit(own_broker).scheme))
     if beside:

@@ -421,14 +421,28 @@ def refuse_unsafe(app: Celery, *, is_logged: bool = True) -> None:
         is_logged: Whether to log what is not unsafe, as a warning.
 
     Raises:
-        SettingsError: Something is unsafe; the message has all of it, a line each.
+        Unsafe: Something is.
+        SettingsError: ALLOW_UNSAFE has an unknown name.
     """
     if unsafe := [finding for finding in check(app, is_logged=is_logged) if finding.is_unsafe]:
-        raise SettingsError(refusal(unsafe))
+        raise Unsafe(unsafe)
 
 
-def refusal(unsafe: Sequence[Finding]) -> str:
-    """Return what is unsafe and the remedies, a line each: a line of code can be copied."""
+class Unsafe(SettingsError):
+    """
+    An app or its servers are unsafe. The message is for a terminal, and has all of it, with remedies to copy.
+
+    Args:
+        findings: What is unsafe.
+    """
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        super().__init__(_refusal(findings))
+        #: What is unsafe.
+        self.findings = findings
+
+
+def _refusal(unsafe: Sequence[Finding]) -> str:
     lines = ["this is unsafe, so nothing starts:"]
     for finding in unsafe:
         code, where = finding.code

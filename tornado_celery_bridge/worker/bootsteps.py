@@ -17,7 +17,7 @@ from tornado_celery_bridge.base.heartbeat import watch_beat
 from tornado_celery_bridge.base.logs import hide_passwords
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.store import Store
-from tornado_celery_bridge.ledger.checks import refuse_unsafe
+from tornado_celery_bridge.ledger.checks import Unsafe, refuse_unsafe
 from tornado_celery_bridge.worker.guard import guard, settle_limits
 from tornado_celery_bridge.worker.keeper import Keeper
 from tornado_celery_bridge.worker.loglines import LogLines
@@ -160,5 +160,6 @@ def begin_beat(app: Celery, *, sender: Any, **_: Any) -> None:
 
 def _refused(why: Exception) -> SystemExit:
     """Log why a process does not start, and return what ends it: to start it again would not help."""
-    log.critical("%s", why)
+    for each in why.findings if isinstance(why, Unsafe) else [why]:  # a log's line is one line
+        log.critical("%s", each)
     return SystemExit(os.EX_CONFIG)
