@@ -6,18 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError
 from confluent_kafka import Message as KafkaMessage
 
 from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.transports.kafka.errors import BrokerLost
-from tornado_celery_bridge.transports.kafka.handles import end, hold
+from tornado_celery_bridge.transports.kafka.handles import end, make
 from tornado_celery_bridge.transports.kafka.settings import Settings
 
 log = logging.getLogger(__name__)
 
 #: Seconds for which `poll` waits: an acknowledgement is told to Kafka after so long at most.
 POLL = 0.05
+#: Seconds for a consumer to leave its group.
+PATIENCE = 5.0
 
 #: Unless the connection's settings say otherwise.
 DEFAULTS: Mapping[str, Any] = {
@@ -60,7 +62,7 @@ class ConsumerThread(Repeating, ABC):
         self._make_topics = make_topics
         #: The topics that it consumes.
         self._topics: frozenset[str] = frozenset()
-        self._consumer = hold(Consumer({**settings.for_consumer(**DEFAULTS, **defaults), **fixed}))
+        self._consumer = make(Consumer, {**settings.for_consumer(**DEFAULTS, **defaults), **fixed})
         #: Why nothing will come any more.
         self.failure: BaseException | None = None
 
@@ -95,7 +97,4 @@ class ConsumerThread(Repeating, ABC):
         self.stop()
 
     def _end(self) -> None:
-        try:
-            end(self._consumer)
-        except (KafkaException, RuntimeError) as exc:
-            log.debug("%s: while it ends: %s", self.name, exc)
+        end(self._consumer, PATIENCE)

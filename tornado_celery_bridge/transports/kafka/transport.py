@@ -34,7 +34,7 @@ from tornado_celery_bridge.transports.core import (
     hide_secrets,
 )
 from tornado_celery_bridge.transports.kafka.errors import BrokerLost, error_of
-from tornado_celery_bridge.transports.kafka.handles import end, hold
+from tornado_celery_bridge.transports.kafka.handles import end, later, make
 from tornado_celery_bridge.transports.kafka.later import LEAD, Later, Releasing
 from tornado_celery_bridge.transports.kafka.progress import Ranges
 from tornado_celery_bridge.transports.kafka.reader import Reader, time_of
@@ -238,7 +238,7 @@ class Transport(virtual.Transport):
         self._turn = 0
         self._parts = _Parts(self.settings)
         self.later = self._parts.later
-        weakref.finalize(self, _Parts.end, self._parts, wait=True)
+        weakref.finalize(self, later, functools.partial(self._parts.end, wait=False))
 
     @classmethod
     def has_priorities(cls, client: Any) -> bool:
@@ -254,7 +254,11 @@ class Transport(virtual.Transport):
     # The connection.
 
     def establish_connection(self) -> "Transport":
-        self.writer.connect()
+        try:
+            self.writer.connect()
+        except Exception:
+            self._parts.end(wait=False)  # kombu forgets a transport that does not connect, and makes another
+            raise
         return self
 
     def close_connection(self, connection: Any) -> None:
@@ -440,10 +444,10 @@ class _Parts(OfOneProcess):
         for each in threads:
             each.stop(PATIENCE if wait else 0.0)
         if self._writer is not None:
-            self._writer.close()
+            self._writer.close(PATIENCE if wait else 0.0)
             self._writer = None
         if self._asking is not None:
-            end(self._asking)
+            end(self._asking, PATIENCE if wait else 0.0)
             self._asking = None
         if self.later is not None:
             self.later.close()
@@ -499,7 +503,7 @@ class _Parts(OfOneProcess):
         """Return a consumer that consumes nothing, and can be asked."""
         if self._asking is None:
             config = self._settings.for_consumer(**{"group.id": self._settings.group_id, "enable.auto.commit": False})
-            self._asking = hold(Consumer(config))
+            self._asking = make(Consumer, config)
         return self._asking
 
     def ends(self, topic: str) -> list[tuple[TopicPartition, int, int]]:

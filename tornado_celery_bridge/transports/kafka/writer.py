@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from tornado_celery_bridge.transports.core import AccessRefused, NotSent, SentInDoubt
 from tornado_celery_bridge.transports.kafka.errors import REFUSED, TOO_LARGE, MessageTooLarge, error_of
-from tornado_celery_bridge.transports.kafka.handles import end, hold
+from tornado_celery_bridge.transports.kafka.handles import end, make
 from tornado_celery_bridge.transports.kafka.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,12 @@ class Writer:
             "sticky.partitioning.linger.ms": 0,  # each message for itself, so that partitions fill evenly
             "error_cb": self._errors.append,
         }
-        self._producer = hold(Producer(settings.for_producer(**defaults)))
+        self._producer = make(Producer, settings.for_producer(**defaults))
 
-    def close(self) -> None:
-        """End; what nobody waits for is still sent, if that is quick."""
+    def close(self, timeout: float = 0.0) -> None:
+        """End, and wait for that for *timeout* seconds; what nobody waits for is still sent, if that is quick."""
         self._producer.flush(0.2)
-        end(self._producer)
+        end(self._producer, timeout)
 
     # The cluster.
 
@@ -83,7 +83,7 @@ class Writer:
     @contextlib.contextmanager
     def admin(self) -> Iterator[AdminClient]:
         """Return a client that makes, deletes and empties topics, for the length of a block."""
-        made = hold(AdminClient(self._settings.for_producer()))
+        made = make(AdminClient, self._settings.for_producer())
         try:
             yield made
         finally:
