@@ -27,6 +27,9 @@ from tornado_celery_bridge.bridge.listener import Listener
 from tornado_celery_bridge.bridge.states import News, meta_of
 from tornado_celery_bridge.exceptions import ResultBackendUnavailable, ResultError
 
+#: Celery compresses results since 5.7.
+_decompressed = getattr(celerys, "decompress_payload", lambda payload: payload)
+
 #: Bytes. A larger result is decoded in a thread: this many take about 1 ms.
 LARGE = 128 * 1024
 
@@ -169,4 +172,4 @@ class RedisListener(Listener):
         """Decode in a thread, in which the loop gets its turns meanwhile, if the results are JSON."""
         if self._backend.content_type != "application/json":
             return self._backend.decode(payload)
-        return loads(celerys.decompress_payload(payload), _loads=loads_in_turns)  # type: ignore[attr-defined,arg-type]
+        return loads(_decompressed(payload), _loads=loads_in_turns)  # type: ignore[arg-type]
