@@ -379,6 +379,21 @@ async def test_a_workflow_is_drawn_and_followed(site: Service, page: Page) -> No
     await expect(page.get_by_role("region", name="Lineage")).to_contain_text(workflow["id"][:8])
 
 
+async def test_a_large_workflow_is_followed_to_its_end(site: Service, page: Page) -> None:
+    """One stream follows 100 jobs; the next one follows the rest."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/v1/events" in request.url else None)
+    later = {"task": "s.add", "input": {"x": 1}, "options": {"countdown": 2}}
+    workflow = json.loads((await site.post("/v1/workflows", {"group": [later] * 150})).body)
+    await page.goto(url(site, f"#/workflows/{workflow['id']}"))
+    await expect(page.locator("h1")).to_contain_text("Succe", timeout=60_000)
+    await expect(page.get_by_text("150 of 150 jobs have ended")).to_be_visible(timeout=10_000)
+    before = len(asked)
+    assert before >= 2
+    await page.wait_for_timeout(3_500)  # a stream that is over is not asked for again after 3 s
+    assert len(asked) == before
+
+
 async def test_a_schedule_is_made_paused_run_and_deleted(site: Service, tab: Tab) -> None:
     page = tab.page
     await page.goto(url(site, "#/schedules"))

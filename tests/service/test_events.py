@@ -245,3 +245,68 @@ async def test_all_jobs_with_a_tag_in_one_stream(service: Service) -> None:
     }.items():
         problem(await service.fetch(f"/v1/events?{query}"), 400, code)
     await until(lambda: service.jobs.ledger.events.following == 0)
+
+
+# What a client has had, as it says.
+
+
+async def test_an_event_that_there_was_not_yet(service: Service) -> None:
+    """The ledger may have lost it, or the client made it up: the stream goes on from what there is."""
+    job_id = await submitted(service, "s.nap", {"input": [1]})
+    async with reading(service, job_id, "?after=999") as stream:
+        told = await stream.rest()
+    assert told[0].name == "snapshot"
+    assert [event.name for event in told].count("end") == 1
+    assert told[-1].data["state"] == "SUCCESS"
+    other = await submitted(service, "s.nap", {"input": [1]})
+    async with reading(service, "", f"?job={job_id}&job={other}&after=999.999") as stream:
+        told = await stream.rest()
+    assert [(event.name, event.data["job"]) for event in told if event.name == "end"] == [("end", other)]
+
+
+async def test_many_silent_jobs_send_one_sign_of_life(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "KEEP_ALIVE", 0.3)
+    later = {"input": [1], "options": {"countdown": 60, "tags": ["silent"]}}
+    ids = [await submitted(service, "s.add", later) for _ in range(20)]
+    async with reading(service, "", "?tag=silent") as stream:
+        states = [await stream.next() for _ in ids]
+        assert all(event and event.name == "state" for event in states)
+        began = asyncio.get_running_loop().time()
+        comments = [await stream.next() for _ in range(4)]
+        assert {event and event.comment for event in comments} == {"still here"}
+        assert asyncio.get_running_loop().time() - began > 0.9
+    for job_id in ids:
+        await service.post(f"/v1/jobs/{job_id}/cancel", {})
+
+
+async def test_a_forgotten_job_ends_no_stream_of_others(service: Service) -> None:
+    ledger = service.jobs.ledger
+    gone, other = [await submitted(service, "s.add", {"input": [1]}) for _ in range(2)]
+    for job_id in (gone, other):
+        await service.fetch(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=20"})
+    packed: Any = await ledger.redis.client.zrange(f"{ledger.redis.prefix}due", 0, -1)
+    [key] = [each for each in packed if each.hex() == gone.replace("-", "")]
+    await ledger.redis.client.zadd(f"{ledger.redis.prefix}due", {key: 0})
+    await ledger.jobs.sweep()
+    assert (await service.fetch(f"/v1/jobs/{gone}")).code == 410
+    async with reading(service, "", f"?job={gone}&job={other}") as stream:
+        told = await stream.rest()
+    assert (told[0].name, told[0].data) == ("gone", {"job": gone, "data": None})
+    assert (told[-1].name, told[-1].data["job"]) == ("end", other)
+    assert (await service.fetch(f"/v1/events?job={gone}&job={other}&after={told[-1].id}")).code == 204
+    problem(await service.fetch(f"/v1/events?job={gone}"), 410, "expired-job")
+    assert (await service.fetch(f"/v1/events?job={gone}&after=3")).code == 204
+
+
+async def test_a_tag_is_taken_as_it_is(service: Service) -> None:
+    """In a stream as in a list."""
+    options = {"tags": [" lead"], "countdown": 60}
+    job_id = await submitted(service, "s.add", {"input": [1], "options": options})
+    found = json.loads((await service.fetch("/v1/jobs?tag=%20lead")).body)["jobs"]
+    assert [job["id"] for job in found] == [job_id]
+    async with reading(service, "", "?tag=%20lead") as stream:
+        first = await stream.next()
+        assert first is not None
+        assert first.data["job"] == job_id
+    assert (await service.fetch("/v1/events?tag=lead")).code == 204
+    await service.post(f"/v1/jobs/{job_id}/cancel", {})

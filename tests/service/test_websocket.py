@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from tests.service.site import Service, nothing_new, problem, tasks_of, until
+from tornado_celery_bridge.service.resources.jobs import streams
 
 
 @asynccontextmanager
@@ -71,3 +73,24 @@ async def test_who_leaves_leaves_nothing_and_a_shutdown_says_so(service: Service
         assert staying.close_code == 1001
     await until(lambda: not service.lifecycle._requests)
     await nothing_new(before)
+
+
+async def test_a_client_without_pongs_is_not_told_that_it_has_all(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams.FollowJobByWebsocket, "ping_interval", 0.2)
+    monkeypatch.setattr(streams.FollowJobByWebsocket, "ping_timeout", 0.1)
+    made = json.loads((await service.submit("s.add", {"input": [1], "options": {"countdown": 60}})).body)
+    head = (
+        f"GET {made['links']['self']}/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    )
+    key = base64.b64encode(bytes(16)).decode()
+    head += f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    reader, writer = await service.raw(head.encode())
+    sent = await asyncio.wait_for(reader.read(100_000), 10)
+    while b"ping timed out" not in sent:
+        sent += (piece := await asyncio.wait_for(reader.read(100_000), 10))
+        assert piece, sent
+    assert b"\x03\xe9ping timed out" in sent  # 1001
+    writer.close()
+    await service.post(f"{made['links']['self']}/cancel", {})

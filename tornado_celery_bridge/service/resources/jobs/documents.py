@@ -97,7 +97,7 @@ class Job(_Job, total=False):
 class Event(TypedDict):
     """One server-sent event."""
 
-    event: Literal["state", "progress", "log", "checkpoint", "end", "snapshot", "close"]
+    event: Literal["state", "progress", "log", "checkpoint", "end", "snapshot", "gone", "close"]
     data: Annotated[str, Field(json_schema_extra={"contentMediaType": "application/json"})]
     id: NotRequired[str]
     retry: NotRequired[Annotated[int, Field(description="Milliseconds.")]]

@@ -14,6 +14,7 @@ from tornado_celery_bridge.service.http.documents import rfc3339
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.problems import Kind, Problem, problem_of
 from tornado_celery_bridge.service.resources.jobs import documents
+from tornado_celery_bridge.service.resources.jobs.problems import EXPIRED_JOB
 from tornado_celery_bridge.service.resources.jobs.service import Jobs
 from tornado_celery_bridge.service.resources.links import Links
 
@@ -70,6 +71,9 @@ async def frames(
         after: The number of the last event that the client has; None for a client that begins.
         closing: Set when the process is about to end.
     """
+    if after is not None and after > job.number:  # no event has this number: the ledger lost some, or it was made up
+        yield _frame_of(Event(job.number, "snapshot", "{}"), job, jobs.links, caller)
+        after = job.number
     shown = Job(record=job.record) if not after else replace(job, progress=None, error=None, checkpoint=None)
     if after is None:
         yield Frame("state", documents.job(shown, jobs.links), 0)
@@ -121,7 +125,8 @@ def no_event_of_this_stream() -> Problem:
 async def frames_of_many(
     jobs: Jobs,
     caller: Principal,
-    followed: Sequence[Job],
+    ids: Sequence[str],
+    followed: Sequence[Job | None],
     after: Sequence[int | None],
     closing: asyncio.Event,
     name: str = "",
@@ -129,44 +134,58 @@ async def frames_of_many(
     """
     Yield the events of several jobs, as they come, up to the end of all.
 
-    The arguments are those of :func:`frames`. A frame's id is *name*, followed by the client's place in each job. Its
-    data is ``{"job", "data"}``.
+    The arguments are those of :func:`frames`, and the ids of all jobs; None stands for one that is forgotten, of which
+    there is only a frame ``gone``. A frame's id is *name*, followed by the client's place in each job. Its data is
+    ``{"job", "data"}``. All of them together send one sign of life in a silence.
     """
     positions = [-1 if number is None else number for number in after]
     # Of one frame: a slow reader slows all of them down.
     ready: asyncio.Queue[tuple[int, Frame | Exception | None]] = asyncio.Queue(maxsize=1)
 
-    async def relay(place: int) -> None:
+    def told(place: int, frame: Frame) -> Frame:
+        if frame.id is not None:
+            positions[place] = frame.id
+        places = ".".join("" if number < 0 else str(number) for number in positions)
+        return Frame(frame.event, {"job": ids[place], "data": frame.data}, name + places)
+
+    async def relay(place: int, job: Job) -> None:
         try:
-            async with aclosing(frames(jobs, caller, followed[place], after[place], closing)) as upcoming:
+            async with aclosing(frames(jobs, caller, job, after[place], closing)) as upcoming:
                 async for frame in upcoming:
-                    await ready.put((place, frame))
+                    if frame.event is not None:
+                        await ready.put((place, frame))
             await ready.put((place, None))
         except Exception as exc:  # the reader's to know
             await ready.put((place, exc))
 
+    for place, job in enumerate(followed):
+        if job is None:
+            yield told(place, Frame("gone"))
     relays = [
-        asyncio.ensure_future(relay(place))
+        asyncio.ensure_future(relay(place, job))
         for place, job in enumerate(followed)
-        if not (job.done and positions[place] >= job.number)
+        if job is not None and not (job.done and positions[place] >= job.number)
     ]
     left = len(relays)
     try:
         while left:
-            place, frame = await ready.get()
+            try:
+                async with asyncio.timeout(KEEP_ALIVE):
+                    place, frame = await ready.get()
+            except TimeoutError:
+                yield Frame(None)
+                continue
             if isinstance(frame, Exception):
                 raise frame
             if frame is None:
                 left -= 1
-            elif frame.id is None:
+            elif frame.event == "close" and frame.data["reason"] == EXPIRED_JOB.code:
+                yield told(place, Frame("gone"))  # it was forgotten meanwhile; the others go on
+            elif frame.event == "close":
                 yield frame
-                if frame.event == "close":
-                    return
+                return
             else:
-                positions[place] = frame.id
-                data = {"job": followed[place].record.id, "data": frame.data}
-                places = ".".join("" if number < 0 else str(number) for number in positions)
-                yield Frame(frame.event, data, name + places)
+                yield told(place, frame)
     finally:
         for each in relays:
             each.cancel()

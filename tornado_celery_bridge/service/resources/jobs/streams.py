@@ -1,14 +1,16 @@
 """``/v1/jobs/{id}/events``, ``/v1/jobs/{id}/ws`` and ``/v1/events``: follow jobs while they run."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
+from tornado_celery_bridge.ledger import Job
 from tornado_celery_bridge.service.access.limits import TOO_MANY_FOLLOWED
 from tornado_celery_bridge.service.http.endpoint import Answer, get
 from tornado_celery_bridge.service.http.headers import HeaderFields
@@ -27,7 +29,7 @@ from tornado_celery_bridge.service.resources.jobs.frames import (
     position_of,
     positions_of,
 )
-from tornado_celery_bridge.service.resources.jobs.problems import JOB
+from tornado_celery_bridge.service.resources.jobs.problems import EXPIRED_JOB, JOB
 
 NOT_A_WEBSOCKET = Kind("not-a-websocket", 400, "The request is no WebSocket's handshake.")
 UPGRADE_REQUIRED = Kind("upgrade-required", 426, "This path speaks WebSocket, version 13.")
@@ -96,6 +98,7 @@ class FollowJob(StreamEndpoint):
     | `checkpoint` | `{"saved_at", "attempt", "size"}`: the task has saved where it is; the job has what it saved |
     | `end` | the job, done: the last event |
     | `snapshot` | the job as it is, in the place of events that are no longer kept |
+    | `gone` | of several jobs, one that is forgotten: there is no more of it |
     | `close` | `{"reason"}`: the server ends the stream before the job's end; connect again |
 
     A comment comes after every 15 silent seconds.
@@ -133,12 +136,26 @@ class FollowJobs(StreamEndpoint):
         if query.tag:
             name, ids, position = await self._tagged(query.tag, position)
         after = positions_of(position, len(ids))
-        jobs = await asyncio.gather(*(self.jobs.get(self.caller, job_id) for job_id in ids))
-        if all(job.done and had is not None and had >= job.number for job, had in zip(jobs, after, strict=True)):
+        jobs = await asyncio.gather(*map(self._kept, ids))
+        if not position and ids and not any(jobs):
+            await self.jobs.get(self.caller, ids[0])  # says so
+        if all(
+            job is None or (job.done and had is not None and had >= job.number)
+            for job, had in zip(jobs, after, strict=True)
+        ):
             self.write_nothing()  # an EventSource does not come back after that
         else:
             closing = self.service.lifecycle.closing
-            await self.relay(frames_of_many(self.jobs, self.caller, jobs, after, closing, name), len(jobs))
+            await self.relay(frames_of_many(self.jobs, self.caller, ids, jobs, after, closing, name), len(jobs))
+
+    async def _kept(self, job_id: str) -> Job | None:
+        """Return a job; None if it is forgotten."""
+        try:
+            return await self.jobs.get(self.caller, job_id)
+        except Problem as exc:
+            if exc.code == EXPIRED_JOB.code:
+                return None
+            raise
 
     async def _tagged(self, tags: list[str], last_event_id: str | None) -> tuple[str, list[str], str | None]:
         """Return what begins the ids of the stream's events, its jobs, and where in each of them the client is."""
@@ -152,12 +169,18 @@ class FollowJobs(StreamEndpoint):
         return f"{name}:", noted, position
 
 
+def _close(close: Callable[..., None], code: int | None = None, reason: str | None = None) -> None:
+    """Close a WebSocket. Tornado itself closes one whose pong is late with 1000, which says that all was sent."""
+    close(1001 if code is None else code, reason)
+
+
 class FollowJobByWebsocket(ResourceEndpoint, WebSocketHandler):
     """
     Follow a job on a WebSocket.
 
     The same events on a WebSocket, each a text message `{"event", "id", "data"}`. Closed with 1000 after `end`, 1001
-    after `close`, 1008 if the reader is too slow, 1013 if the key follows as many jobs as it may.
+    after `close`, or if no pong came in time, 1008 if the reader is too slow, 1013 if the key follows as many jobs as
+    it may.
     """
 
     route = get("/v1/jobs/{id}/ws", scope="read", tag="jobs")
@@ -215,6 +238,13 @@ class FollowJobByWebsocket(ResourceEndpoint, WebSocketHandler):
         except WebSocketClosedError:
             return
         self.close(code, reason)
+
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        """Return Tornado's, which says why it closes a connection whose client is silent."""
+        made = super().get_websocket_protocol()
+        if isinstance(made, WebSocketProtocol13):
+            made.close = partial(_close, made.close)  # type: ignore[method-assign]
+        return made
 
     def on_message(self, message: str | bytes) -> None:
         """Take no notice: there is nothing to say here."""

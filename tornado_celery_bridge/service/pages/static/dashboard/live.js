@@ -58,14 +58,17 @@ export function useEvents(path, onEvent) {
   handler.current = onEvent;
   useEffect(() => {
     if (path === null) return undefined;
-    let source, timer, last = "";
+    let source, timer, isOver = false, last = "";
+    const address = () => (last ? `${path}${path.includes("?") ? "&" : "?"}after=${last}` : path);
     const connect = () => {
-      source = new EventSource(last ? `${path}${path.includes("?") ? "&" : "?"}after=${last}` : path);
+      if (isOver) return;
+      source = new EventSource(address());
       source.onopen = () => setOpen(true);
       source.onerror = () => {
         setOpen(false);
-        // An EventSource tries again if the server went away, but not if the server answered with another status than 200.
-        if (source.readyState === EventSource.CLOSED) timer = setTimeout(connect, 3000);
+        // An EventSource tries again if the server went away, but not if the server answered with another status than 200,
+        // and it does not say which: 204 (there is no more) and most of 4xx stay as they are.
+        if (source.readyState === EventSource.CLOSED) askAgain();
       };
       for (const kind of EVENTS) {
         source.addEventListener(kind, (event) => {
@@ -74,8 +77,14 @@ export function useEvents(path, onEvent) {
         });
       }
     };
+    const askAgain = async () => {
+      const answer = await fetch(address(), { method: "HEAD" }).catch(() => null);
+      const isFinal = answer && (answer.status === 204 || (answer.status >= 400 && answer.status < 500 && answer.status !== 429));
+      if (!isFinal && !isOver) timer = setTimeout(connect, 3000);
+    };
     connect();
     return () => {
+      isOver = true;
       clearTimeout(timer);
       source.close();
       setOpen(false);

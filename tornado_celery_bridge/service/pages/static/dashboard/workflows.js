@@ -60,14 +60,15 @@ export function WorkflowPage({ path: [, id] }) {
   const workflow = answer.data;
   const [following, setFollowing] = useState(null);
   const timer = useRef(null);
-  const open = workflow ? jobsOf(workflow.tree).filter((job) => !job.done).slice(0, 100) : [];
+  const open = workflow ? jobsOf(workflow.tree).filter((job) => !job.done).map((job) => job.id) : [];
   useEffect(() => {
-    // One stream follows the workflow until it has ended.
-    if (workflow && !workflow.finished) setFollowing((before) => before ?? address("v1/events", { job: open.map((job) => job.id) }));
-    if (workflow?.finished) setFollowing(null);
+    if (!workflow) return;
+    // A stream follows some jobs until the last of them has ended; then another follows others.
+    const goesOn = (ids) => ids?.some((each) => open.includes(each));
+    setFollowing((before) => (workflow.finished || !open.length ? null : goesOn(before) ? before : open.slice(0, 100)));
   }, [workflow]);
   useEffect(() => () => clearTimeout(timer.current), []);
-  useEvents(following, (kind) => {
+  useEvents(following && address("v1/events", { job: following }), (kind) => {
     if (["log", "progress", "checkpoint"].includes(kind)) return;
     timer.current ??= setTimeout(() => {
       timer.current = null;
