@@ -13,7 +13,7 @@ from tornado.httpclient import HTTPResponse
 
 from tests.servers import wait_for
 from tests.service.processes import Web, serving
-from tests.service.site import Service, problem
+from tests.service.site import Service, problem, until
 from tornado_celery_bridge import BrokerUnavailable
 
 
@@ -29,6 +29,30 @@ async def test_the_same_again_is_answered_the_same(service: Service) -> None:
     again = await submit(service, "abc-1", {"input": [1]}, wait=10)
     assert (again.code, again.body) == (first.code, first.body) == (200, first.body)
     assert again.headers["Location"] == first.headers["Location"]
+
+
+async def test_the_same_again_shows_the_job_as_it_is(service: Service) -> None:
+    """While the first request waits, and after its job has ended."""
+    body = {"input": [1.5]}
+    first = asyncio.ensure_future(submit(service, "abc-9", body, task="s.nap", wait=20))
+    await until(lambda: service.lifecycle._requests)
+    async with asyncio.timeout(10):
+        while (at_once := await submit(service, "abc-9", body, task="s.nap")).code == 409 or (
+            json.loads(at_once.body)["state"] != "STARTED"
+        ):
+            await asyncio.sleep(0.02)
+    assert at_once.code == 202
+    assert not first.done()
+    waiting = await submit(service, "abc-9", body, task="s.nap", wait=20)
+    done = await first
+    assert (waiting.code, done.code) == (200, 200)
+    assert json.loads(waiting.body) == json.loads(done.body)
+    assert waiting.headers["Preference-Applied"] == "wait=20"
+    later = await submit(service, "abc-9", body, task="s.nap", wait=0)
+    assert (later.code, json.loads(later.body)["state"]) == (200, "SUCCESS")
+    batch = {"jobs": [{"task": "s.add", "input": [1]}]}
+    made = [json.loads((await service.post("/v1/batches", batch, {"Idempotency-Key": "abc-10"})).body) for _ in "ab"]
+    assert made[0]["jobs"][0]["job"]["id"] == made[1]["jobs"][0]["job"]["id"]
 
 
 async def test_another_request_with_the_key_is_refused(service: Service) -> None:

@@ -1,15 +1,13 @@
 """
-The ``Idempotency-Key`` header: a request that is sent again is answered again, and not done again.
+The ``Idempotency-Key`` header: a request that is sent again is not done again, and shows what it made.
 
 After the IETF's draft-ietf-httpapi-idempotency-key-header. A key belongs to whoever sends it, for a day.
 """
 
 import hashlib
-import json
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 from tornado.httputil import HTTPHeaders
 
@@ -30,31 +28,13 @@ MAX_LENGTH = 255
 _NAMESPACE = uuid.UUID("a3f2e1c4-98a1-5c0e-9d5b-6f1f3a7c2b10")
 
 
-class KeptAnswer(NamedTuple):
-    """What a request was answered. The same request gets it again."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def encode(self) -> bytes:
-        """Return the answer as it is stored."""
-        return json.dumps([self.status, dict(self.headers), self.body.decode()]).encode()
-
-    @classmethod
-    def decode(cls, stored: bytes) -> "KeptAnswer":
-        """Return the answer that was stored."""
-        status, headers, body = json.loads(stored)
-        return cls(status, headers, body.encode())
-
-
 @dataclass(frozen=True)
 class IdempotencyKey(HeaderFields):
     """The request's key; None for a request without one."""
 
     PARAMETERS: ClassVar = {
         "Idempotency-Key": {
-            "description": "The same request with the same key is answered again, and not done again, for a day."
+            "description": "For a day the same request with the same key is not done again: it shows what it made."
         }
     }
 

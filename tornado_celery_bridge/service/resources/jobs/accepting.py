@@ -6,8 +6,7 @@ from tornado_celery_bridge import WaitersSaturated
 from tornado_celery_bridge.handlers import ClientLeft
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, Reservation
 from tornado_celery_bridge.service.http.endpoint import Answer
-from tornado_celery_bridge.service.http.idempotency import IdempotencyKey, KeptAnswer
-from tornado_celery_bridge.service.http.json import encode
+from tornado_celery_bridge.service.http.idempotency import IdempotencyKey
 from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.endpoint import ResourceEndpoint
@@ -36,11 +35,8 @@ class AcceptingEndpoint(ResourceEndpoint):
 
     async def accepted(
         self, submission: Submission, reserved: Reservation | None, seconds: int | None
-    ) -> documents.Job | None:
-        """Return a job that was accepted: when it is done, or after so many *seconds*; None if all is written."""
-        if submission.replay is not None:
-            self._replay(submission.replay)
-            return None
+    ) -> documents.Job:
+        """Return a job that was accepted: when it is done, or after so many *seconds*."""
         job = submission.job
         self.set_header("Location", self.links.job(job.record.id))
         await self.keep(reserved, job)
@@ -50,8 +46,6 @@ class AcceptingEndpoint(ResourceEndpoint):
             except ClientLeft:
                 await self.jobs.abandon(self.caller, job, submission.on_disconnect)
                 raise
-            if job.done:
-                await self.keep(reserved, job)
         self.set_status(200 if job.done else 202)
         return await self.show(job)
 
@@ -63,18 +57,10 @@ class AcceptingEndpoint(ResourceEndpoint):
             return job
 
     async def keep(self, reserved: Reservation | None, job: Job) -> None:
-        """Keep the answer for the same request. If that fails, the same request finds the job by its id."""
+        """Keep which job the request made: the same request is then shown that job, as it is at that time."""
         if reserved is None:
             return
-        headers = {"Location": self.links.job(job.record.id)} | ({} if job.done else {"Retry-After": "1"})
-        answer = KeptAnswer(200 if job.done else 202, headers, encode(documents.job(job, self.links)))
         try:
-            await self.jobs.ledger.idempotency_keys.respond(reserved, answer.encode())
+            await self.jobs.ledger.idempotency_keys.respond(reserved, job.record.id.encode())
         except LedgerUnavailable as exc:
-            _log.warning("the answer is not kept: %s", exc)
-
-    def _replay(self, answer: KeptAnswer) -> None:
-        for name, value in answer.headers.items():
-            self.set_header(name, value)
-        self.set_status(answer.status)
-        self.finish(answer.body)
+            _log.warning("what a request made is not kept: %s", exc)

@@ -1,7 +1,6 @@
 """``/v1/jobs``, ``/v1/batches``, and a task's jobs: submit, list, read, cancel and try again."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, BinaryIO, ClassVar, Literal
 
@@ -89,8 +88,6 @@ class SubmitBatch(AcceptingEndpoint):
                 task, body = _task_of(job)
                 reserved = self.reservation(key, f"#{number}", encode(body))
                 submission = await self.jobs.submit(self.caller, task, body, size=self.size, reservation=reserved)
-                if submission.replay is not None:
-                    return {"status": submission.replay.status, "job": json.loads(submission.replay.body)}
                 await self.keep(reserved, submission.job)
             except (Problem, BridgeError) as exc:
                 problem = problem_of(exc)

@@ -39,7 +39,6 @@ from tornado_celery_bridge.service.http.faults import Fault
 from tornado_celery_bridge.service.http.idempotency import (
     IDEMPOTENCY_KEY_IN_FLIGHT,
     IDEMPOTENCY_KEY_REUSED,
-    KeptAnswer,
     job_id_of,
 )
 from tornado_celery_bridge.service.http.problems import (
@@ -84,11 +83,10 @@ LONGEST_RETRY_AFTER = 60
 
 
 class Submission(NamedTuple):
-    """A new job, and what happens to it when its client hangs up; or the answer that the same request got before."""
+    """A job that was accepted, now or by the same request before, and what happens to it when its client hangs up."""
 
     job: Job
     on_disconnect: str = "detach"
-    replay: KeptAnswer | None = None
 
 
 class Blob(NamedTuple):
@@ -230,9 +228,7 @@ class Jobs:
         except LedgerUnavailable as exc:
             raise self.unanswered(exc, self.links.job(record.id), {"job": self._reference(record.id)}) from exc
         await self.settle(accepted.kind, {} if stored is None else {record.id: stored})
-        if accepted.kind == "replay" and accepted.response is not None:
-            return Submission(Job(record=record), replay=KeptAnswer.decode(accepted.response))
-        if accepted.kind == "unique" and accepted.response is not None:
+        if accepted.kind in ("replay", "unique") and accepted.response is not None:
             return Submission(await self.get(principal, accepted.response.decode()))
         if accepted.kind == "exists":
             return Submission(await self.get(principal, record.id))
