@@ -350,6 +350,15 @@ class Contract:
 
     # What goes wrong.
 
+    async def test_what_a_worker_cannot_read(self, bridge: Bridge) -> None:
+        """It fails with the reason, as a job and as a plain task, and ends no worker."""
+        echo = bridge.app.tasks["c.echo"]
+        for send in (bridge.submit, bridge.dispatch):
+            result: Any = await send(echo.s(1), serializer="pickle")
+            with pytest.raises(TaskFailed, match="can't read the task's message"):
+                await bridge.get(result, timeout=PATIENCE)
+        assert await (await bridge.dispatch(echo.s(2))) == 2
+
     async def test_wrong_password(self, system: System, caplog: pytest.LogCaptureFixture) -> None:
         wrong = system.broker.url.replace("secret", "wr0ng").replace("guest@", "wr0ng@")
         app = await asyncio.to_thread(make_app, system.redis.url, wrong)
