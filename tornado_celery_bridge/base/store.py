@@ -39,6 +39,8 @@ SHORT = 100
 
 #: At the end of a name: there is a second blob, which is encoded as Celery does.
 _TYPED = "-typed"
+#: Not a blob's name: what tells a store from others.
+_IDENTITY = "store-identity"
 _NAME = re.compile(rf"[0-9a-f]{{32}}(?:{_TYPED})?", re.ASCII)
 
 
@@ -196,6 +198,19 @@ class Store:
     def _read(self, name: str) -> bytes:
         data: bytes = self._do(name, lambda files, path: files.cat_file(path))
         return data
+
+    def identity(self) -> str:
+        """
+        Return a text that no other store has. It is in the store, so processes that name it differently find the same.
+
+        Raises:
+            StoreUnavailable: The store does not work now.
+        """
+        try:
+            return self._read(_IDENTITY).decode()
+        except BlobLost:
+            self.write(_IDENTITY, uuid.uuid4().hex.encode())
+            return self._read(_IDENTITY).decode()  # of two who write it at once, one is the last
 
     def remove(self, name: str) -> None:
         """

@@ -10,6 +10,8 @@ from tornado_celery_bridge.cli.deployment import load
 from tornado_celery_bridge.cli.options import app
 from tornado_celery_bridge.ledger.checks import IMPOSSIBLE, NAMES, OF_SERVERS, Finding
 from tornado_celery_bridge.ledger.checks import check as look
+from tornado_celery_bridge.ledger.fleet import NAMES as FLEET
+from tornado_celery_bridge.ledger.fleet import check_fleet
 from tornado_celery_bridge.transports import describe
 
 #: Columns: of the verdict and the name, and at most of a line.
@@ -37,13 +39,15 @@ def check() -> int:
 @app
 def doctor() -> int:
     """
-    Say what is unsafe about the app's settings and its servers, and what the broker can do.
+    Say what is unsafe about the app's settings, its servers and its workers, and what the broker can do.
 
     Ends with 1 if something is unsafe: then no worker, beat or service starts.
     """
     celery = load()
     findings, broker = look(celery), describe(celery)
-    _tell(findings, [*IMPOSSIBLE, *NAMES])
+    if not any(each.name in IMPOSSIBLE for each in findings):
+        findings += check_fleet(celery, ask=True)
+    _tell(findings, [*IMPOSSIBLE, *NAMES, *FLEET])
     print("\n".join(_cell("broker", "", f"{broker.server} ({broker.url})")))
     for name, phrase in broker.capabilities.items():
         print("\n".join(_cell("", name, phrase)))

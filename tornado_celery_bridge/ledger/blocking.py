@@ -15,6 +15,7 @@ from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.blobs import BLOB_GRACE
 from tornado_celery_bridge.ledger.connection import BlockingConnection, ms
 from tornado_celery_bridge.ledger.jobs import REMEMBERED, SWEEP_SIZE
+from tornado_celery_bridge.ledger.monitor import WorkerState, worker_states
 from tornado_celery_bridge.ledger.records import pack_traceback
 
 log = logging.getLogger(__name__)
@@ -316,6 +317,10 @@ class WorkerLedger:
     def sweep(self) -> int:
         """Forget some finished jobs whose time is over; return how many."""
         return self._once.run(calls.sweep(remembered=ms(REMEMBERED), most=SWEEP_SIZE))
+
+    def workers(self) -> list[WorkerState]:
+        """Return the workers that live."""
+        return [each for each in worker_states(self._once.run(calls.workers())) if each.is_alive]
 
     def time(self) -> float:
         """Return the server's time, in seconds since 1970."""

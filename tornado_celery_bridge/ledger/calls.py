@@ -179,4 +179,5 @@ orphans = command("orphans", _texts)
 # Watching.
 history = command("history", as_it_is)
 queues = command("queues", as_it_is)
+overdue = command("overdue", _pairs)
 workers = command("workers", as_it_is)

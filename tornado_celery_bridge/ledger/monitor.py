@@ -160,7 +160,7 @@ class WorkerState(NamedTuple):
     .. versionadded:: 0.1.0
     """
 
-    #: Its node name.
+    #: Its node name. Each should have one of its own; see :attr:`id`.
     name: str
     #: Seconds since it last reported; it does so every 2 s.
     silence: float
@@ -172,6 +172,12 @@ class WorkerState(NamedTuple):
     jobs: list[str]
     #: Bytes of memory that it and its pool processes use; what they share counts in each. None if that is not known.
     memory: int | None = None
+    #: What tells it from any other worker, also from one of the same node name.
+    id: str = ""
+    #: Seconds by which its machine's clock is behind the server's; negative if it is ahead.
+    behind: float = 0.0
+    #: What its store of large values says that it is; empty if it has none, and None if that is not known yet.
+    store: str | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -247,13 +253,29 @@ class Monitor:
 
     async def workers(self) -> list[WorkerState]:
         """Return the workers that were heard of within an hour and have not ended, in the order of their names."""
-        found = []
-        for name, silence, about, jobs in await self._redis.run(calls.workers()):
-            told = json.loads(about)
-            ids = [job_id for job_id in jobs.decode().split(",") if job_id]
-            known = (told["slots"], told["queues"], ids, told.get("memory"))
-            found.append(WorkerState(name.decode(), max(0, silence) / 1000, *known))
-        return sorted(found)
+        return worker_states(await self._redis.run(calls.workers()))
+
+
+def worker_states(answer: list[Any]) -> list[WorkerState]:
+    """Return the workers of an answer to :data:`.calls.workers`; of one that was started again, the last alone."""
+    found: list[WorkerState] = []
+    for worker_id, silence, about, jobs in answer:
+        told = json.loads(about)
+        found.append(
+            WorkerState(
+                name=told.get("name") or worker_id.decode(),
+                silence=max(0, silence) / 1000,
+                slots=told["slots"],
+                queues=told["queues"],
+                jobs=[job_id for job_id in jobs.decode().split(",") if job_id],
+                memory=told.get("memory"),
+                id=worker_id.decode(),
+                behind=told.get("behind", 0.0),
+                store=told.get("store"),
+            )
+        )
+    last = {each.name: each for each in sorted(found, key=lambda each: -each.silence)}
+    return sorted((each for each in found if each.is_alive or each is last[each.name]), key=lambda each: (each.name, each.id))
 
 
 def _history(answer: Any, slots: Iterable[int], length: int, queue: str, task: str) -> dict[int, Counts]:

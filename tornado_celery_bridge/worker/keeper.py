@@ -45,6 +45,8 @@ from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
+from tornado_celery_bridge.ledger.fleet import check_fleet, note_strangers
+from tornado_celery_bridge.ledger.strangers import Strangers
 from tornado_celery_bridge.transports import depth
 from tornado_celery_bridge.worker.backend import has_results_beside
 from tornado_celery_bridge.worker.clock import CLOCK
@@ -59,6 +61,9 @@ BEAT = 2.0
 LEADERSHIP = 6.0
 #: Seconds between two looks for jobs to forget, by whoever leads the search.
 SWEEP_INTERVAL = 5.0
+#: After so many of these looks a worker compares itself with the others; that many apart, it asks for those who do not
+#: keep the ledger. A worker that was killed is still taken for a living one for 10 s.
+COMPARED_AT = 4
 #: Jobs that are published in one go.
 BATCH = 100
 
@@ -92,6 +97,10 @@ class Keeper:
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         #: The attempts that run here, as ids and tokens.
         self._running: set[tuple[str, str]] = set()
+        #: What the store says that it is, '' without one; None until it was asked.
+        self._store: str | None = None
+        self._sweeps = 0
+        self._strangers = Strangers(app)
         self._taken: set[str] = set()
         self._held: set[str] = set()
         self._leases = Repeating("job-leases", self._renew_leases, pause=BEAT)
@@ -125,7 +134,7 @@ class Keeper:
         GIVEN_BACK.extend(self._running | _attempts(TAKEN))
         try:
             self._give_back()
-            self._ledger.lease(self._hostname, [], [])
+            self._ledger.lease(self._name, [], [])
         except Exception as exc:  # then the leases end by themselves
             log.warning("leases of jobs are left to end by themselves: %s", exc)
 
@@ -137,9 +146,10 @@ class Keeper:
         self._give_back()
         queues = sorted(self._app.amqp.queues.consume_from)
         CLOCK.measure(self._ledger.time)
-        about = {"slots": self._slots(), "queues": queues, "memory": _memory(), "behind": round(CLOCK.behind, 3)}
+        about = {"slots": self._slots(), "queues": queues, "memory": _memory()}
+        about |= {"name": self._hostname, "behind": round(CLOCK.behind, 3), "store": self._store}
         lost = [*LOST]
-        late = self._ledger.lease(self._hostname, running, {*self._running, *lost} - running, about)
+        late = self._ledger.lease(self._name, running, {*self._running, *lost} - running, about)
         for _ in lost:
             LOST.popleft()
         self._running = running
@@ -217,6 +227,10 @@ class Keeper:
         return BEAT if pause is None else pause
 
     def _find_lost(self, connection: Any, producer: Any) -> None:
+        try:
+            self._strangers.look()  # else what they ran is published again, and runs twice
+        except Exception as exc:  # of any result backend
+            log.info("what workers without the ledger ran is not looked for: %s", exc)
         messages, suspects = self._ledger.reconcile(self._name, LEADERSHIP, BATCH, [])
         empty = [queue for queue in suspects if depth(connection, queue) == 0]
         if empty:
@@ -263,12 +277,24 @@ class Keeper:
 
     def _sweep(self) -> None:
         store = Store.of_app(self._app)
+        if self._store is None:
+            self._store = "" if store is None else store.identity()
+        self._sweeps += 1
+        self._compare()
         if self._ledger.leads(self._name):
             while self._ledger.sweep() and not self._sweeper.stopping:
                 pass
             while store is not None and (blobs := self._ledger.orphans()):
                 store.remove_all(blobs)
                 self._ledger.removed(blobs)
+
+    def _compare(self) -> None:
+        """Say what is wrong between this worker and the others, once one that it stands for is silent."""
+        if self._sweeps == COMPARED_AT:
+            for finding in check_fleet(self._app, ask=False):
+                log.warning("%s", finding)
+        if self._sweeps % COMPARED_AT == 0 and self._ledger.leads(self._name):
+            note_strangers(self._app, self._ledger.workers())
 
 
 def _attempts(requests: Any) -> set[tuple[str, str]]:

@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
+from celery import Celery
 from tornado.routing import PathMatches, Rule
 
 from tornado_celery_bridge import Bridge, StoreUnavailable
@@ -22,6 +23,8 @@ from tornado_celery_bridge.base.logs import hide, hide_passwords
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, Store
 from tornado_celery_bridge.ledger.checks import refuse_unsafe
+from tornado_celery_bridge.ledger.fleet import check_fleet
+from tornado_celery_bridge.ledger.strangers import Strangers
 from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.service.access.audit import Audit
 from tornado_celery_bridge.service.access.guard import MethodNotAllowed, NotFound
@@ -48,6 +51,8 @@ GRACE = 10.0
 TELL_INTERVAL = 2.0
 #: Seconds between two looks for jobs to forget.
 SWEEP_INTERVAL = 5.0
+#: Seconds between two looks for what workers without the ledger have run.
+LOOK_INTERVAL = 2.0
 #: Seconds between two looks for jobs that have expired.
 EXPIRY_INTERVAL = 1.0
 
@@ -182,6 +187,7 @@ class Service:
         self._run(self._keep_owners_told())
         self._run(keep_swept(bridge.ledger, bridge.store))
         self._run(keep_expired(bridge.ledger))
+        self._run(keep_seen(bridge.app))
         self._run(self.jobs.metrics.watch(bridge.ping_broker))
 
     def use(self, jobs: Jobs) -> None:
@@ -250,6 +256,19 @@ async def keep_expired(ledger: Ledger) -> None:
         except LedgerUnavailable as exc:
             _log.info("%s", exc)
         await asyncio.sleep(EXPIRY_INTERVAL)
+
+
+async def keep_seen(app: Celery) -> None:
+    """Say, for as long as this is not cancelled, what workers do that are not as they should be."""
+    for finding in await asyncio.to_thread(check_fleet, app, ask=False):
+        _log.warning("%s", finding)
+    strangers = await asyncio.to_thread(Strangers, app)
+    while True:
+        try:
+            await asyncio.to_thread(strangers.look)
+        except Exception as exc:  # of any result backend, or of the ledger, which is away
+            _log.info("what workers without the ledger ran is not looked for: %s", exc)
+        await asyncio.sleep(LOOK_INTERVAL)
 
 
 async def keep_swept(ledger: Ledger, store: Store | None) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from celery import Celery
 
 from tornado_celery_bridge.ledger.checks import Finding, check
+from tornado_celery_bridge.ledger.fleet import check_fleet
 from tornado_celery_bridge.transports import Broker, describe
 
 
@@ -18,4 +19,4 @@ class Diagnosis(NamedTuple):
 
 def diagnose(app: Celery) -> Diagnosis:
     """Look at *app* and ask its servers. Blocks, for some seconds if one is away."""
-    return Diagnosis(check(app), describe(app))
+    return Diagnosis([*check(app), *check_fleet(app, ask=True)], describe(app))

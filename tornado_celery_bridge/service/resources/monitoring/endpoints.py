@@ -91,11 +91,14 @@ class MonitorEndpoint(ResourceEndpoint):
         raise UNKNOWN_QUEUE("There is no queue of this name.")
 
     async def worker(self, name: str) -> WorkerState:
-        """Return a living worker. 404 for an unknown name."""
-        for worker in await self.monitor.workers():
-            if worker.name == name and worker.is_alive:
+        """Return the living worker of this name. 404 if there is none, and 409 if there are several."""
+        match [each for each in await self.monitor.workers() if each.name == name and each.is_alive]:
+            case []:
+                raise UNKNOWN_WORKER("There is no living worker of this name.")
+            case [worker]:
                 return worker
-        raise UNKNOWN_WORKER("There is no living worker of this name.")
+            case several:
+                raise WORKER_REFUSED(f"{len(several)} workers have this name, and each would obey: give each its own.")
 
 
 class ReadStatistics(MonitorEndpoint):
@@ -195,7 +198,7 @@ class ShutDownWorker(MonitorEndpoint):
 
     route = post("/v1/workers/{worker}/shutdown", scope="admin", tag="monitoring")
     answers: ClassVar = {202: Answer("It was told.")}
-    problems: ClassVar = (UNKNOWN_WORKER, BROKER_UNAVAILABLE)
+    problems: ClassVar = (UNKNOWN_WORKER, WORKER_REFUSED, BROKER_UNAVAILABLE)
 
     async def answer(self, worker: WorkerName) -> documents.WorkerAnswer:
         await self.worker(worker)

@@ -5,6 +5,7 @@ Every process on every machine reports the same: take one of them, or the ``max`
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
@@ -97,12 +98,22 @@ def _queue_families(queues: Sequence[documents.Queue]) -> Iterator[Metric]:
 
 def _worker_families(workers: Sequence[ledgers.WorkerState]) -> Iterator[Metric]:
     alive = [worker for worker in workers if worker.is_alive]
-    label, up = ["worker"], [((worker.name,), float(worker.is_alive)) for worker in workers]
-    slots = [((worker.name,), worker.slots) for worker in alive]
-    jobs = [((worker.name,), len(worker.jobs)) for worker in alive]
+    label = ["worker"]
+    up = _by_name({worker.name: float(worker.is_alive) for worker in workers})
+    slots, jobs = Counter[str](), Counter[str]()  # of several with one name, all together
+    for worker in alive:
+        slots[worker.name] += worker.slots
+        jobs[worker.name] += len(worker.jobs)
+    behind = {worker.name: worker.behind for worker in alive}
     yield _gauge("tcb_worker_up", "Whether a worker was heard of in the last 10 s.", label, up)
-    yield _gauge("tcb_worker_slots", "Tasks that a living worker runs at once.", label, slots)
-    yield _gauge("tcb_worker_jobs", "Jobs that a living worker runs.", label, jobs)
+    yield _gauge("tcb_worker_slots", "Tasks that a living worker runs at once.", label, _by_name(slots))
+    yield _gauge("tcb_worker_jobs", "Jobs that a living worker runs.", label, _by_name(jobs))
+    about = "Seconds by which a living worker's clock is behind the ledger's Redis; negative if it is ahead."
+    yield _gauge("tcb_worker_clock_behind_seconds", about, label, _by_name(behind))
+
+
+def _by_name(values: Mapping[str, float]) -> list[tuple[tuple[str], float]]:
+    return [((name,), value) for name, value in values.items()]
 
 
 def schedule_families(told: schedules.Statistics) -> Iterator[Metric]:
