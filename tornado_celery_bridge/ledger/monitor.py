@@ -275,7 +275,8 @@ def worker_states(answer: list[Any]) -> list[WorkerState]:
             )
         )
     last = {each.name: each for each in sorted(found, key=lambda each: -each.silence)}
-    return sorted((each for each in found if each.is_alive or each is last[each.name]), key=lambda each: (each.name, each.id))
+    shown = [each for each in found if each.is_alive or each is last[each.name]]
+    return sorted(shown, key=lambda each: (each.name, each.id))
 
 
 def _history(answer: Any, slots: Iterable[int], length: int, queue: str, task: str) -> dict[int, Counts]:
