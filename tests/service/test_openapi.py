@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -260,6 +261,26 @@ async def test_a_fuzzer_finds_nothing(spare: Service, tmp_path: Path, examples: 
         *("--exclude-operation-id", "submit_workflow", "--exclude-operation-id", "follow_job_by_websocket"),
         cwd=tmp_path,
         SCHEMATHESIS_HOOKS="tests.service.fuzzing",
+    )
+
+
+@pytest.mark.parametrize(
+    "examples", ["20", pytest.param("1000", marks=[pytest.mark.nightly, pytest.mark.timeout(5400)])]
+)
+async def test_a_fuzzer_without_hooks_finds_no_error(spare: Service, tmp_path: Path, examples: str) -> None:
+    """Bodies, keys and headers as it likes: no 500, and no status that is not documented."""
+    asyncio.get_running_loop().set_debug(False)  # with which thousands of requests take minutes more
+    seed = secrets.randbelow(2**32)
+    print(f"schemathesis --seed {seed}")  # pytest shows it if the test fails
+    await run(
+        *("schemathesis.cli", "run", f"http://127.0.0.1:{spare.port}/openapi.json"),
+        *("--checks", "not_a_server_error,status_code_conformance", "--phases", "fuzzing"),
+        *("--max-examples", examples, "--seed", str(seed), "--generation-database", "none", "--mode", "all"),
+        *("--request-timeout", "20", "--no-color", "--continue-on-failure"),
+        # One task of each kind. The rest sleep, or write where they are told. A handshake has no status of its own.
+        *("--exclude-operation-id-regex", "^submit_s_(?!(add|steps|total|nan|once)$)"),
+        *("--exclude-operation-id", "follow_job_by_websocket"),
+        cwd=tmp_path,
     )
 
 
