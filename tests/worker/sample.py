@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from tests.worker.raising import FORMS
 from tornado_celery_bridge.checkpoints import checkpoint, resumable
-from tornado_celery_bridge.worker import attempt, install, pool
+from tornado_celery_bridge.worker import attempt, install, liveness, pool
 
 
 class Unusual(BaseException):
@@ -89,7 +89,7 @@ def make_app(url: str, *, serializer: str = "json") -> Celery:
         task_soft_time_limit=570,
     )
     install(app)
-    pool.PATIENCE, attempt.MOST_BEGUN = 1.0, 3  # tests are not to wait for longer
+    pool.PATIENCE, liveness.PATIENCE, attempt.MOST_BEGUN = 1.0, 2.0, 3  # tests are not to wait for longer
 
     @app.task(shared=False, bind=True, name="e.returns")
     def returns(self: Any, path: str) -> str:

@@ -16,6 +16,7 @@ from tests.worker.processes import OPTIONS, ROOT
 from tests.worker.sample import make_app
 from tornado_celery_bridge import Bridge, TaskFailed, TaskRevoked
 from tornado_celery_bridge.ledger import Job
+from tornado_celery_bridge.worker.processes import children
 
 
 async def told(path: Path) -> str:
@@ -123,6 +124,35 @@ async def test_terminate_is_obeyed_by_a_worker_that_stops(
         await asyncio.to_thread(process.wait, 15)
     finally:
         await asyncio.to_thread(running.__exit__, None, None, None)
+
+
+async def test_a_worker_that_stops_waits_for_what_its_processes_were_given(
+    own: Bridge, settings: dict[str, str], database: Database, tmp_path: Path
+) -> None:
+    """Also if they have not said yet that they have it: else they wait for 30 s, and the task runs once more."""
+    path, log = tmp_path / "marks", tmp_path / "worker.log"
+    running = worker("tests.worker.sample", settings, log, *OPTIONS)
+    process = await asyncio.to_thread(running.__enter__)
+    try:
+        pool = await asyncio.to_thread(children, process.pid)
+        for pid in pool:
+            os.kill(pid, signal.SIGSTOP)
+        result = await own.dispatch(own.app.tasks["e.returns"].s(str(path)))
+        await asyncio.to_thread(wait_for, lambda: f"{result.id}] received" in log.read_text())
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(1.5)  # nothing says that it has closed its consumer
+        for pid in pool:
+            os.kill(pid, signal.SIGCONT)
+        await asyncio.to_thread(process.wait, 15)
+    finally:
+        await asyncio.to_thread(running.__exit__, None, None, None)
+    assert await own.get(result, timeout=5) == "done"
+    assert await asyncio.to_thread(left, database) == 0
+
+
+def left(database: Database) -> Any:
+    with database.client() as client:
+        return client.exists("ends", "unacked")
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])

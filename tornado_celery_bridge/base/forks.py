@@ -1,17 +1,22 @@
 """
 What a forked child must not touch: its parent's threads, connections and locks.
 
-Celery's workers without an event loop (those on Kafka) fork their pool processes in a thread of their own. A lock that
-another thread holds at that moment is held for ever in the child. kombu's ``cached_property`` takes a lock whenever it
-is read, and so does each look at ``app.timezone``: of 1,500 pool processes one hung there for ever, and its task with
-it. :func:`mend_locks` gives a child new locks; at worst, what such a lock guards is worked out a second time.
+A worker forks a process of its pool whenever one has ended, while threads of its own run: those that keep the ledger,
+and, on a broker without an event loop, the pool's. A lock that another thread holds at that moment is held for ever in
+the child. kombu's ``cached_property`` takes a lock whenever it is read, and so does each look at ``app.timezone``: of
+1,500 pool processes one hung there for ever, and its task with it. Celery's signals have locks, too, and so have its
+apps and their clocks. :func:`mend_locks` gives a child new ones; at worst, what such a lock guards is worked out twice.
 """
 
 import os
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any
 
+from celery import _state, signals
+from celery.utils.dispatch import Signal
 from kombu.utils.objects import cached_property
+
+_LOCK = type(Lock())
 
 #: How many forks lie between this process and the first one that had this module.
 _forks = 0
@@ -48,12 +53,20 @@ class _LockOfThisProcess:
 
 
 def mend_locks() -> None:
-    """Have no forked child of this process wait for a lock of a `cached_property`. A second call does nothing."""
+    """Have no forked child of this process wait for a lock of Celery's that all share. A second call does nothing."""
     if not isinstance(vars(cached_property).get("lock"), _LockOfThisProcess):
         cached_property.lock = _LockOfThisProcess()  # type: ignore[attr-defined]
-        os.register_at_fork(after_in_child=_count)
+        os.register_at_fork(after_in_child=_mend)
 
 
-def _count() -> None:
+def _mend() -> None:
     global _forks
     _forks += 1
+    for each in vars(signals).values():
+        if isinstance(each, Signal):
+            each.lock = Lock()  # type: ignore[attr-defined]
+    app: Any
+    for app in _state._get_active_apps():  # type: ignore[attr-defined]
+        app._finalize_mutex = RLock()
+        if isinstance(app.clock.mutex, _LOCK):  # in the worker's event loop it is none
+            app.clock.mutex = Lock()

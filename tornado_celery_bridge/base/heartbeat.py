@@ -15,8 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, bootsteps
-from celery.concurrency import solo
+from celery import Celery
 
 from tornado_celery_bridge.base.repeating import Repeating
 
@@ -68,32 +67,10 @@ def of_environment(is_excused: Callable[[], bool] = lambda: False) -> Heartbeat 
     return Heartbeat(Path(path), is_excused) if path else None
 
 
-class WorkerHeartbeat(bootsteps.Step):
-    """
-    Ticks by the worker's timer. The worker's event loop runs the timer; with threads or gevent a thread of its own
-    does.
-
-    Workers with the solo pool have no heartbeat. Their tasks run in the loop, so a long task looks like a hung one.
-    """
-
-    requires = ("celery.worker.components:Timer",)
-
-    def include_if(self, worker: Any) -> bool:
-        return not issubclass(worker.pool_cls, solo.TaskPool)
-
-    def create(self, worker: Any) -> None:
-        def is_excused() -> bool:
-            ends = worker.blueprint.human_state() in ("closing", "terminating")
-            return ends or worker.consumer.connection is None or not _answers(worker.app)
-
-        if heartbeat := of_environment(is_excused):
-            worker.timer.call_repeatedly(INTERVAL / 2, heartbeat.tick)
-
-
 def watch_beat(service: Any) -> None:
     """Let a beat tick at each turn of its loop, with any scheduler. A turn then takes 2 s at most."""
     scheduler = service.scheduler
-    heartbeat = of_environment(lambda: _waits_for_broker(scheduler) or not _answers(service.app))
+    heartbeat = of_environment(lambda: _waits_for_broker(scheduler) or not answers(service.app))
     if heartbeat is None:
         return
     tick = scheduler.tick
@@ -111,7 +88,7 @@ def _waits_for_broker(scheduler: Any) -> bool:
     return connection is not None and not connection.connected
 
 
-def _answers(app: Celery) -> bool:
+def answers(app: Celery) -> bool:
     """Return whether *app*'s broker accepts a connection now."""
     options = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
     try:

@@ -48,12 +48,12 @@ import os
 from celery import Celery, signals
 
 from tornado_celery_bridge.base import tracing
-from tornado_celery_bridge.base.heartbeat import WorkerHeartbeat
 from tornado_celery_bridge.base.logs import follow_environment
 from tornado_celery_bridge.worker.attempt import JobCancelled
 from tornado_celery_bridge.worker.backend import record_states
 from tornado_celery_bridge.worker.bootsteps import CheckSettings, EndUnreadable, GuardTasks, KeepJobs, begin_beat
 from tornado_celery_bridge.worker.guard import settle_limits
+from tornado_celery_bridge.worker.liveness import WorkerHeartbeat
 
 __all__ = ("JobCancelled", "install")
 

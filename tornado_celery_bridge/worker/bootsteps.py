@@ -13,6 +13,7 @@ from celery.utils.imports import symbol_by_name
 from kombu.exceptions import DecodeError
 
 from tornado_celery_bridge.base import tracing
+from tornado_celery_bridge.base.forks import mend_locks
 from tornado_celery_bridge.base.heartbeat import watch_beat
 from tornado_celery_bridge.base.logs import hide_passwords
 from tornado_celery_bridge.base.settings import SettingsError
@@ -47,6 +48,7 @@ class GuardTasks(bootsteps.Step):
         Store.of_app(worker.app)  # a store that can't be used is to be known now
         if worker.pool_cls is prefork.TaskPool:
             worker.pool_cls = TaskPool
+        mend_locks()  # processes are forked while the keeper's threads run
         can_end = can_end_tasks(worker.pool_cls)
         if not can_end:
             log.warning(
@@ -128,7 +130,7 @@ class KeepJobs(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
-        self._keeper = Keeper(worker.app, worker.hostname, lambda: worker.pool)
+        self._keeper = Keeper(worker.app, worker)
         self._keeper.hold_back()
         keep = functools.partial(keep_message, worker.app)
         signals.before_task_publish.connect(keep, weak=False, dispatch_uid=f"keep-{id(worker.app)}")

@@ -28,7 +28,6 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,7 @@ from tornado_celery_bridge.ledger.strangers import Strangers
 from tornado_celery_bridge.transports import depth
 from tornado_celery_bridge.worker.backend import has_results_beside
 from tornado_celery_bridge.worker.clock import CLOCK
+from tornado_celery_bridge.worker.liveness import Work, slots_of
 from tornado_celery_bridge.worker.processes import children, text
 from tornado_celery_bridge.worker.request import GIVEN_BACK, LOST, TAKEN
 
@@ -82,17 +82,17 @@ class Keeper:
 
     Args:
         app: The worker's app.
-        hostname: The worker's node name.
-        pool: Returns its pool, once there is one.
+        worker: Celery's ``WorkController``.
 
     Raises:
         ImproperlyConfigured: The ledger is no Redis.
     """
 
-    def __init__(self, app: Celery, hostname: str, pool: Callable[[], Any]) -> None:
+    def __init__(self, app: Celery, worker: Any) -> None:
         self._app = app
-        self._hostname = hostname
-        self._pool = pool
+        self._hostname = worker.hostname
+        self._worker = worker
+        self._work = Work(worker)
         self._ledger = WorkerLedger(app)
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         #: The attempts that run here, as ids and tokens.
@@ -146,10 +146,11 @@ class Keeper:
         self._give_back()
         queues = sorted(self._app.amqp.queues.consume_from)
         CLOCK.measure(self._ledger.time)
-        about = {"slots": self._slots(), "queues": queues, "memory": _memory()}
+        about = {"slots": slots_of(self._worker), "queues": queues, "memory": _memory()}
         about |= {"name": self._hostname, "behind": round(CLOCK.behind, 3), "store": self._store}
+        works = not self._work.fault()  # else nobody is to think that it is a worker
         lost = [*LOST]
-        late = self._ledger.lease(self._name, running, {*self._running, *lost} - running, about)
+        late = self._ledger.lease(self._name, running, {*self._running, *lost} - running, about if works else None)
         for _ in lost:
             LOST.popleft()
         self._running = running
@@ -169,16 +170,11 @@ class Keeper:
         while self._ledger.expire() and not self._leases.stopping:
             pass
 
-    def _slots(self) -> int:
-        """Return how many tasks run at once: in a pool that grows and shrinks, as many as there are now."""
-        pool = self._pool()
-        return int(getattr(pool, "num_processes", None) or pool.limit)  # a pool that has ended has no processes
-
     def _terminate(self, job_ids: set[str]) -> None:
         """End the processes of jobs that were cancelled, and have not ended in time."""
         for request in list(worker_state.active_requests) if job_ids else ():
             if request.id in job_ids and (request.id, request.token) in self._running:
-                request.terminate(self._pool())
+                request.terminate(self._worker.pool)
 
     def _give_back(self) -> None:
         """Have others begin what this worker has given up, through no fault of the jobs."""

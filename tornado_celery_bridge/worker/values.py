@@ -1,6 +1,8 @@
 """Large values: loaded from the store before a task's code, and kept there after it."""
 
 import functools
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,11 @@ from celery import Celery
 from tornado_celery_bridge.base.store import Store, Stored
 from tornado_celery_bridge.exceptions import BlobLost, StoreUnavailable
 from tornado_celery_bridge.worker.attempt import ledger_of
+
+log = logging.getLogger(__name__)
+
+#: Seconds to wait before each further try to keep a result: a store that is away for a moment costs no result.
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 @functools.cache
@@ -44,7 +51,8 @@ def run_with_values(run: Callable[..., Any], args: Any, kwargs: dict[str, Any], 
     """
     Run a task's code with what references among its arguments stand for, and return what it returns.
 
-    A large value that a job returns is kept in the store, and a reference is returned in its place.
+    A large value that a job returns is kept in the store, and a reference is returned in its place. If the store does
+    not work, that is tried for some 15 s: the code has run, and its result is not to be lost for a moment's fault.
 
     Raises:
         BlobLost, StoreUnavailable: An argument can't be had, or the result can't be kept.
@@ -58,4 +66,18 @@ def run_with_values(run: Callable[..., Any], args: Any, kwargs: dict[str, Any], 
     if is_job or has_references:
         args, kwargs = store.load_arguments(args, kwargs)
     value = run(*args, **kwargs)
-    return store.keep(value, ledger_of(app).announce) if is_job else value
+    return _kept(value, store, app) if is_job else value
+
+
+def _kept(value: Any, store: Store, app: Celery) -> Any:
+    announce = ledger_of(app).announce
+    for pause in PAUSES:
+        try:
+            return store.keep(value, announce)
+        except StoreUnavailable as exc:
+            log.warning("a result is kept in %g s, if the store works then: %s", pause, exc)
+            time.sleep(pause)
+    try:
+        return store.keep(value, announce)
+    except StoreUnavailable as exc:
+        raise StoreUnavailable(f"the code of the task succeeded, but its result is lost: {exc}") from exc
