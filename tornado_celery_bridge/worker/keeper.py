@@ -157,7 +157,7 @@ class Keeper:
         self._expire()
         doubted = self._ledger.doubted()
         # A solo pool does not see what comes while a task runs.
-        if not (running and isinstance(self._pool(), solo.TaskPool)):
+        if not (running and isinstance(self._worker.pool, solo.TaskPool)):
             doubted &= {job_id for job_id, _ in _attempts(TAKEN)}
         if doubted:
             self._ledger.in_hand(doubted)
