@@ -302,7 +302,8 @@ def make_app(url: str, *, serializer: str = "json") -> Celery:
     @app.task(shared=False, bind=True, name="e.alone", max_concurrency=1)
     def alone(self: Any, path: str, seconds: float) -> None:
         """Note all the time that it runs."""
-        persists(seconds, lambda: Path(path).write_text(str(time.time())))
+        with Path(path).open("a", buffering=1) as file:  # a line at a time: it may be killed as it writes
+            persists(seconds, lambda: file.write(f"{time.time()}\n"))
 
     @app.task(shared=False, bind=True, name="e.has_children")
     def has_children(self: Any, path: str) -> None:
