@@ -11,7 +11,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis
 import pytest
@@ -23,8 +23,9 @@ from redis import Redis
 from tests.ledger.records import NOW, accept
 from tests.lua import read_the_time_from_a_key
 from tests.servers import Database
-from tornado_celery_bridge.ledger import Job, JobRecord, Ledger, Monitor, calls
-from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
+from tornado_celery_bridge.base.states import ENDED
+from tornado_celery_bridge.ledger import Gone, Job, JobRecord, Ledger, Monitor, calls
+from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedger
 
 WORKERS = ("w1", "w2")
 ERROR = {"type": "E", "module": "m", "message": "no"}
@@ -36,12 +37,12 @@ SPELLINGS = (
     lambda number: f"{number:015}",
     lambda number: f"{number:016}",
     lambda number: f"workflow:{number}",
-    lambda number: "é" * 100 + str(number),
+    lambda number: f"{'é' * 100}{number:055}",  # as many bytes as an id may have
 )
 #: The queues; a retry may go to another one.
 QUEUES = ("q", "slow:1")
 #: Kinds of keys that are for whoever watches.
-WATCHED = {"history", "worker", "workers", "failure", "failures"}
+WATCHED = {"history", "worker", "workers", "failure", "failures", "results"}
 
 
 @pytest.fixture
@@ -50,14 +51,54 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     read_the_time_from_a_key(monkeypatch, calls)
 
 
+class Message(NamedTuple):
+    """What is in a queue of the broker."""
+
+    job_id: str
+    task: str = "t"
+    #: Which retry it is; by how many tasks the job's own was replaced before this one; the attempt that asks for it.
+    retries: int = 0
+    nesting: int = 0
+    after: str = ""
+
+    def kept(self) -> str:
+        """Return it as a worker has the ledger keep it."""
+        options = {"task_id": self.job_id, "retries": self.retries, "replaced_task_nesting": self.nesting}
+        return json.dumps({"task": self.task, "options": options})
+
+    @classmethod
+    def of_kept(cls, text: str) -> "Message":
+        message = json.loads(text)
+        options = message["options"]
+        return cls(
+            options["task_id"], message["task"], options.get("retries", 0), options.get("replaced_task_nesting", 0)
+        )
+
+
 class Attempt:
     """A task that runs, in a worker that may be dead or frozen."""
 
-    def __init__(self, job_id: str, token: str, worker: str, retries: int) -> None:
-        self.job_id, self.token, self.worker, self.retries = job_id, token, worker, retries
+    def __init__(self, message: Message, token: str, worker: str) -> None:
+        self.message, self.token, self.worker = message, token, worker
+        self.job_id = message.job_id
+        #: The message that it has published, to go on after itself: of a retry, or of the task in its place.
+        self.asked: Message | None = None
         self.frozen = False
         #: Whether the ledger gave it up while its worker was frozen, which goes on with it; another may begin.
         self.is_given_up = False
+        #: Whether its process was killed or its worker was frozen, so that it may count as lost.
+        self.is_harmed = False
+
+    @property
+    def code(self) -> str:
+        task, nesting = self.message.task, self.message.nesting
+        return f"{task}/{nesting}" if nesting else task
+
+    def is_followed_by(self, message: Message) -> bool:
+        """Whether its code is about to end, and *message* begins what comes after it."""
+        if self.asked is None or message.nesting < self.asked.nesting:
+            return False
+        return message.nesting > self.asked.nesting or message.retries >= self.asked.retries
 
 
 class World(RuleBasedStateMachine):
@@ -71,15 +112,25 @@ class World(RuleBasedStateMachine):
         self.client.flushdb()
         self.time = 1_000_000
         self.advance(0)
-        #: Messages that are in the queue: a job's id, which retry it is, and the attempt that has asked for that.
-        self.queue: list[tuple[str, int, str]] = []
+        self.worker.note_results("r:", 0)
+        #: Who awaits the jobs, by Celery's result backend, and what it is told: how often, and the end.
+        self.waiter = self.client.pubsub()
+        self.waiter.psubscribe("r:*")
+        self.told: Counter[str] = Counter()
+        self.queue: list[Message] = []
         self.running: list[Attempt] = []
-        self.jobs: dict[str, int] = {}
-        #: Attempts that were.
+        #: Attempts that have ended, as they have told.
+        self.past: list[Attempt] = []
+        self.jobs: list[str] = []
+        #: How many attempts have begun, and how many of each job may count as lost.
         self.begun = 0
+        self.harmed: Counter[str] = Counter()
         self.ended: dict[str, tuple[str, Any]] = {}
+        self.forgotten: set[str] = set()
         self.cancelled: set[str] = set()
         self.limited: set[str] = set()
+        #: By whose code and with what the jobs' checkpoints were saved.
+        self.saved: dict[str, tuple[str, str]] = {}
 
     # What is done to the world.
 
@@ -95,6 +146,10 @@ class World(RuleBasedStateMachine):
         assert isinstance(found, Job)
         return found
 
+    def holder(self, job_id: str) -> str:
+        """Return the token of the attempt that is under way."""
+        return (self.client.hget(f"{{tcb}}job:{job_id}", "token") or b"").decode()  # type: ignore[union-attr]
+
     @rule(
         fate=st.sampled_from(["published", "published", "published", "lost", "put aside"]),
         limited=st.booleans(),
@@ -105,88 +160,205 @@ class World(RuleBasedStateMachine):
         job_id = spelt(len(self.jobs) + 1)
         record = JobRecord(id=job_id, task="t", owner="o", queue=queue, created_at=NOW)
         assert self.do(accept(self.ledger, record, {})).kind == "accepted"
-        self.jobs[record.id] = 0
+        self.jobs.append(job_id)
         if limited:
-            self.limited.add(record.id)
+            self.limited.add(job_id)
         if fate == "published":
-            self.queue.append((record.id, 0, ""))
+            self.queue.append(Message(job_id))
         elif fate == "put aside":
-            assert self.do(self.ledger.jobs.defer(record.id, 1_000))
+            assert self.do(self.ledger.jobs.defer(job_id, 1_000))
 
     @precondition(lambda self: self.queue)
-    @rule(name=st.sampled_from(WORKERS), redelivered=st.booleans())
-    def deliver(self, name: str, redelivered: bool) -> None:
-        self.begin(*(self.queue[0] if redelivered else self.queue.pop(0)), name)
+    @rule(name=st.sampled_from(WORKERS), place=st.integers(0, 2), redelivered=st.booleans())
+    def deliver(self, name: str, place: int, redelivered: bool) -> None:
+        place %= len(self.queue)
+        self.begin(self.queue[place] if redelivered else self.queue.pop(place), name)
 
-    def begin(self, job_id: str, retries: int, after: str, name: str) -> None:
-        token = uuid.uuid4().hex
-        limit = Limit("limit", 1, None) if job_id in self.limited else None
-        verdict = self.worker.start(job_id, "t", token, worker=name, retries=retries, after=after, limit=limit)
+    def begin(self, message: Message, name: str) -> None:
+        token, job_id = uuid.uuid4().hex, message.job_id
+        limit = Limit("limit", 1, None) if job_id in self.limited and message.task == "t" else None
+        verdict = self.worker.start(
+            job_id,
+            message.task,
+            token,
+            worker=name,
+            retries=message.retries,
+            after=message.after,
+            replaced=message.nesting > 0,
+            limit=limit,
+        )
+        assert verdict != "unknown"
         if verdict != "go":
             return
-        self.begun += 1
+        self.begun += message.task == "t"  # what takes the place of a job's task goes on with the job's attempt
         assert job_id not in self.ended
         assert job_id not in self.cancelled
         for other in self.running:
-            alive = not other.is_given_up and not other.frozen
-            assert not (alive and other.job_id == job_id and other.retries >= retries), "begun while it runs"
-        self.running.append(Attempt(job_id, token, name, retries))
+            if other.job_id == job_id and not other.is_given_up and not other.frozen:
+                assert other.is_followed_by(message), "begun while it runs"
+        begun = Attempt(message, token, name)
+        self.running.append(begun)
+        code, value = self.saved.get(job_id, ("", None))
+        assert self.worker.checkpoint(job_id, begun.code) == (value if code == begun.code else None)
         if limit:
-            holders = {each.job_id for each in self.running if each.job_id in self.limited}
-            assert len({each for each in holders if self.job(each).state == "STARTED"}) <= 1
+            limited = [each for each in self.running if each.job_id in self.limited and each.message.task == "t"]
+            assert len({each.job_id for each in limited if self.holder(each.job_id) == each.token}) <= 1
 
     @precondition(lambda self: self.queue)
     @rule(place=st.integers(0, 5))
     def lose_message(self, place: int) -> None:
         del self.queue[place % len(self.queue)]
 
+    # What an attempt does.
+
+    def one_of(self, attempts: list[Attempt], place: int) -> Attempt:
+        return attempts[place % len(attempts)]
+
+    @precondition(lambda self: self.running)
+    @rule(place=st.integers(0, 5), value=st.integers(0, 9))
+    def save(self, place: int, value: int) -> None:
+        """It saves where it is."""
+        attempt = self.one_of(self.running, place)
+        is_its, text = self.holder(attempt.job_id) == attempt.token, json.dumps({"main": value})
+        answer = self.worker.save_checkpoint(attempt.job_id, attempt.token, attempt.code, text)
+        assert (answer != "late") == is_its
+        if is_its:
+            self.saved[attempt.job_id] = attempt.code, text
+
+    @precondition(lambda self: self.running)
+    @rule(place=st.integers(0, 5), task=st.sampled_from([None, None, "t", "u"]), queue=st.sampled_from(QUEUES))
+    def ask(self, place: int, task: str | None, queue: str) -> None:
+        """It publishes a message: of a retry, or of a task in its place. That it ends by that is told later."""
+        attempt = self.one_of(self.running, place)
+        if attempt.asked is not None:
+            return
+        before, after = attempt.message, attempt.token
+        if task is None:
+            attempt.asked = before._replace(retries=before.retries + 1, after=after)
+        else:
+            attempt.asked = Message(attempt.job_id, task, 0, before.nesting + 1, after)
+        why = ERROR if task is None else None
+        self.worker.keep(attempt.job_id, attempt.asked.kept(), None, queue=queue, token=after, why=why)
+        self.queue.append(attempt.asked)
+
     @precondition(lambda self: self.running)
     @rule(
         place=st.integers(0, 5),
-        how=st.sampled_from(["SUCCESS", "SUCCESS", "FAILURE", "RETRY"]),
-        queue=st.sampled_from(QUEUES),
+        how=st.sampled_from(["SUCCESS", "SUCCESS", "FAILURE", "IGNORED", "Retry", "Reject"]),
     )
-    def end(self, place: int, how: str, queue: str) -> None:
-        attempt = self.running.pop(place % len(self.running))
-        if how == "RETRY":
-            message = {"task": "t", "options": {"task_id": attempt.job_id, "retries": attempt.retries + 1}}
-            self.worker.keep(attempt.job_id, json.dumps(message), None, queue=queue, token=attempt.token, why=ERROR)
-            self.queue.append((attempt.job_id, attempt.retries + 1, attempt.token))
-            self.worker.retry(attempt.job_id, attempt.token, ERROR, publish=False)
+    def end(self, place: int, how: str) -> None:
+        attempt = self.one_of(self.running, place)
+        self.running.remove(attempt)
+        self.tell(attempt, how)
+
+    def tell(self, attempt: Attempt, how: str) -> None:
+        """Tell how an attempt has ended; if it has asked for what comes after it, by that."""
+        job_id, token = attempt.job_id, attempt.token
+        self.past.append(attempt)
+        if attempt.asked is not None and attempt.asked.nesting > attempt.message.nesting:
+            self.worker.hand_on(job_id, token)
+        elif attempt.asked is not None:
+            self.worker.retry(job_id, token, ERROR, publish=False, result_entry=entry(job_id, "RETRY"))
+        elif how == "Retry":
+            self.worker.retry(job_id, token, ERROR, publish=True, result_entry=entry(job_id, "RETRY"))
+        elif how == "Reject":
+            self.worker.give_back(job_id, token, publish=False)
+            self.queue.append(attempt.message)
         else:
-            self.worker.finish(attempt.job_id, how, 1 if how == "SUCCESS" else ERROR, attempt.token)
+            value = {"SUCCESS": 1, "FAILURE": ERROR}.get(how)
+            self.worker.finish(job_id, how, value, token, result_entry=entry(job_id, how))
+
+    @precondition(lambda self: self.past)
+    @rule(
+        place=st.integers(0, 20),
+        word=st.sampled_from(["finish", "retry", "publish", "give back", "hand on", "keep", "report", "save"]),
+    )
+    def say_more(self, place: int, word: str) -> None:
+        """A word comes of an attempt that has told its end: of its main process that thaws, say. It changes nothing."""
+        attempt = self.one_of(self.past, place)
+        job_id, token = attempt.job_id, attempt.token
+        before = self.written(job_id)
+        match word:
+            case "finish":
+                self.worker.finish(job_id, "FAILURE", ERROR, token, result_entry=entry(job_id, "FAILURE"))
+            case "retry" | "publish":
+                self.worker.retry(job_id, token, ERROR, publish=word == "publish", result_entry=entry(job_id, "RETRY"))
+            case "give back":
+                self.worker.give_back(job_id, token, publish=True)
+            case "hand on":
+                self.worker.hand_on(job_id, token)
+            case "keep":
+                later = attempt.message._replace(retries=9, after=token)
+                self.worker.keep(job_id, later.kept(), None, queue="q", token=token, why=ERROR)
+            case "report":
+                self.worker.report(job_id, token, "progress", {}, "PROGRESS", {})
+            case "save":
+                assert self.worker.save_checkpoint(job_id, token, attempt.code, "{}") == "late"
+        assert self.written(job_id) == before, word
+
+    def written(self, job_id: str) -> Any:
+        """Return all that is known of a job."""
+        pipeline = self.client.pipeline()
+        for name in ("job", "checkpoint"):
+            pipeline.hgetall(f"{{tcb}}{name}:{job_id}")
+        for name in ("value", "message", "retry"):
+            pipeline.get(f"{{tcb}}{name}:{job_id}")
+        for name in ("held", "later"):
+            pipeline.zcard(f"{{tcb}}{name}")
+        pipeline.get(f"r:{job_id}")
+        return pipeline.execute()
+
+    # What happens to workers.
 
     @precondition(lambda self: self.running)
     @rule(place=st.integers(0, 5), what=st.sampled_from(["child", "worker", "freeze", "thaw"]))
     def break_worker(self, place: int, what: str) -> None:
-        attempt = self.running[place % len(self.running)]
+        attempt = self.one_of(self.running, place)
         if what == "child":  # which its worker sees
+            self.harm(attempt)
             self.running.remove(attempt)
             self.worker.lease(attempt.worker, [], [(attempt.job_id, attempt.token)])
-        elif what == "worker":
-            self.running = [each for each in self.running if each.worker != attempt.worker]
-        else:
-            for each in self.running:
-                if each.worker == attempt.worker:
-                    self.freeze(each, what == "freeze")
+            return
+        for each in [each for each in self.running if each.worker == attempt.worker]:
+            if what == "thaw":
+                self.freeze(each, False)
+            else:
+                self.harm(each)
+                if what == "worker":
+                    self.running.remove(each)
+                else:
+                    self.freeze(each, True)
+
+    def harm(self, attempt: Attempt) -> None:
+        self.harmed[attempt.job_id] += not attempt.is_harmed
+        attempt.is_harmed = True
 
     def freeze(self, attempt: Attempt, frozen: bool) -> None:
         if attempt.frozen and not frozen:
-            held_by = self.client.hget(f"{{tcb}}job:{attempt.job_id}", "token")
-            attempt.is_given_up |= held_by != attempt.token.encode()
+            attempt.is_given_up |= self.holder(attempt.job_id) != attempt.token
         attempt.frozen = frozen
+
+    @rule(name=st.sampled_from(WORKERS), redelivered=st.booleans())
+    def stop_worker(self, name: str, redelivered: bool) -> None:
+        """In order: it gives back what it runs. The broker has the messages back, too, or will in an hour."""
+        for attempt in [each for each in self.running if each.worker == name and not each.frozen]:
+            self.running.remove(attempt)
+            self.past.append(attempt)
+            self.worker.give_back(attempt.job_id, attempt.token, publish=True)
+            if redelivered:
+                self.queue.append(attempt.message)
 
     @precondition(lambda self: self.jobs)
     @rule(place=st.integers(0, 20), unless_begun=st.booleans())
     def cancel(self, place: int, unless_begun: bool) -> None:
-        job_id = list(self.jobs)[place % len(self.jobs)]
+        job_id = self.jobs[place % len(self.jobs)]
         state = self.do(self.ledger.jobs.cancel(job_id, unless_begun=unless_begun))
         if state in ("PENDING", "RETRY"):
             assert self.job(job_id).state == "REVOKED"
         if not unless_begun or state != "STARTED":
             self.cancelled.add(job_id)
 
-    @rule(seconds=st.sampled_from([0.5, 3.0, 9.0, 11.0, 30.0]))
+    @rule(seconds=st.sampled_from([0.5, 3.0, 9.0, 11.0, 30.0, TTL + 1]))
     def wait(self, seconds: float) -> None:
         """Time passes; who is not frozen renews what it holds meanwhile."""
         while seconds > 0:
@@ -203,60 +375,118 @@ class World(RuleBasedStateMachine):
         if suspects and not self.queue:
             found += self.worker.reconcile("me", 60.0, 100, QUEUES)[0]
         found += self.worker.take("me", 100)[1]
-        for job_id, message in found:
-            options = json.loads(message)["options"]
-            assert options["task_id"] == job_id
-            self.queue.append((job_id, options.get("retries", 0), ""))
+        for job_id, text in found:
+            message = Message.of_kept(text)
+            assert message.job_id == job_id
+            self.queue.append(message)
+        while self.do(self.ledger.jobs.sweep()):
+            pass
 
     # What holds at all times.
 
     @invariant()
     def ends_once(self) -> None:
+        """A job ends once, and as whoever awaits it is told."""
         for job_id in self.jobs:
-            job = self.job(job_id)
+            job = self.do(self.ledger.jobs.get(job_id))
+            if isinstance(job, Gone):
+                assert job_id in self.ended
+                self.forgotten.add(job_id)
+                continue
+            assert job_id not in self.forgotten
             outcome = (job.state, job.result)
             if job_id in self.ended:
                 assert self.ended[job_id] == outcome
             elif job.done:
                 self.ended[job_id] = outcome
+                if job.error and job.error.get("kind") == "dead-lettered":
+                    assert self.harmed[job_id] >= 3, "an orderly stop took a life"
+        for job_id, (state, _) in self.ended.items():
+            assert json.loads(self.client.get(f"r:{job_id}") or "{}").get("status") == state  # type: ignore[arg-type]
+
+    @invariant()
+    def waits_in_one_queue(self) -> None:
+        """What is noted in a queue waits there, and what a worker holds runs."""
+        for key in self.client.keys("{tcb}queued:*"):  # type: ignore[union-attr]
+            queue = key.decode().removeprefix("{tcb}queued:").rpartition(":")[0]
+            for job_id in self.ids_in(key):
+                job = self.job(job_id)
+                assert (job.record.queue, job.done) == (queue, False), job_id
+                assert job.state in ("PENDING", "RETRY") or not self.holder(job_id), job_id
+        for job_id in self.ids_in(b"{tcb}held"):
+            assert self.job(job_id).state == "STARTED"
+
+    def ids_in(self, key: bytes) -> list[str]:
+        return [unpacked(member) for member in self.client.zrange(key, 0, -1)]  # type: ignore[union-attr]
+
+    def listen(self) -> None:
+        while message := self.waiter.get_message(timeout=0.05):
+            if message["type"] == "pmessage" and json.loads(message["data"])["status"] in ENDED:
+                self.told[message["channel"].decode().removeprefix("r:")] += 1
 
     def teardown(self) -> None:
         """The faults are over: everything ends, in a minute or two."""
+        try:
+            self.come_to_an_end()
+        finally:
+            self.waiter.close()
+
+    def come_to_an_end(self) -> None:
         for attempt in self.running:
             self.freeze(attempt, False)
         for _ in range(100):
             self.wait(3.0)
             self.keep()
             while self.queue:
-                self.begin(*self.queue.pop(0), "w1")
+                self.begin(self.queue.pop(0), "w1")
             for attempt in self.running:
-                self.worker.finish(attempt.job_id, "SUCCESS", 1, attempt.token)
+                self.tell(attempt, "SUCCESS")
             self.running.clear()
             self.ends_once()
             if len(self.ended) == len(self.jobs):
                 break
-        assert len(self.ended) == len(self.jobs), {each: self.job(each).state for each in self.jobs}
+        assert len(self.ended) == len(self.jobs), {each: self.job(each) for each in self.jobs if each not in self.ended}
         for job_id in self.jobs:
             assert self.client.hget(f"{{tcb}}job:{job_id}", "lost") is None
-        kinds = {key.decode().removeprefix("{tcb}").split(":")[0] for key in self.client.keys("{tcb}*")}  # type: ignore[union-attr]
-        left = {"job", "input", "value", "events", "index", "due", "pace", "leader", "wake", *WATCHED}
-        assert kinds <= left, kinds - left
+        left = {"job", "input", "value", "checkpoint", "events", "index", "due", "pace", "leader", "wake", "gone"}
+        assert self.kinds() <= left | WATCHED, self.kinds() - left
         self.wait(TTL + 1)
         while self.do(self.ledger.jobs.sweep()):
             pass
-        kinds = {key.decode().removeprefix("{tcb}").split(":")[0] for key in self.client.keys("{tcb}*")}  # type: ignore[union-attr]
-        assert kinds <= {"gone", "pace", "leader", "wake", *WATCHED}, kinds
+        assert self.kinds() <= {"gone", "pace", "leader", "wake", *WATCHED}, self.kinds()
+        self.listen()
+        assert self.told == dict.fromkeys(self.jobs, 1), "whoever awaits a job is told of its end once"
         self.check_history()
+
+    def kinds(self) -> set[str]:
+        keys = self.client.keys("{tcb}*")
+        return {key.decode().removeprefix("{tcb}").split(":")[0] for key in keys}  # type: ignore[union-attr]
 
     def check_history(self) -> None:
         """Each job is counted once, whatever has happened to it."""
         outcomes = Counter(state for state, _ in self.ended.values())
         counts = list(self.do(Monitor(self.ledger).counts()).values())  # a job may be in one queue, and then in another
-        expected = {"accepted": len(self.jobs), "started": self.begun} | {
-            name: outcomes[state]
-            for name, state in {"succeeded": "SUCCESS", "failed": "FAILURE", "revoked": "REVOKED"}.items()
+        expected = {
+            "accepted": len(self.jobs),
+            "started": self.begun,
+            "succeeded": outcomes["SUCCESS"] + outcomes["IGNORED"],
+            "failed": outcomes["FAILURE"],
+            "revoked": outcomes["REVOKED"],
         }
         assert {name: sum(getattr(each, name) for each in counts) for name in expected} == expected
+        assert sum(each.lost for each in counts) <= self.harmed.total()
+
+
+def entry(job_id: str, state: str) -> ResultEntry:
+    return ResultEntry(f"r:{job_id}", json.dumps({"status": state}), 0)
+
+
+def unpacked(member: bytes) -> str:
+    """Return the id that an index has; see ``lua/parts/job.lua``."""
+    if len(member) == 16:
+        return str(uuid.UUID(bytes=member))
+    text = member.decode()
+    return text[1:-1] if text.startswith("~") else text[1:]
 
 
 def test_whatever_happens(database: Database, clock: None) -> None:
