@@ -41,11 +41,11 @@ async def test_what_must_not_run(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await begin(worker, "a", "1") == "go"
     assert await begin(worker, "a", "1") == "go"  # the same question, asked again as the answer was lost
     assert await begin(worker, "a", "2") == "duplicate"
-    assert await begin(worker, "a", "3", replaced=True) == "go"
-    assert await begin(worker, "a", "4", replaced=True) == "duplicate"
+    assert await begin(worker, "a", "3", replaced=1) == "go"
+    assert await begin(worker, "a", "4", replaced=1) == "duplicate"
     assert (await job(ledger, "a")).attempt == 2
     await end(worker, "a", "FAILURE", {"type": "E", "module": "m", "message": "no"})
-    assert await begin(worker, "a", "4", replaced=True) == "FAILURE"
+    assert await begin(worker, "a", "4", replaced=1) == "FAILURE"
     await end(worker, "a", "SUCCESS")  # an attempt that was given up for dead
     assert (await job(ledger, "a")).state == "FAILURE"
 
@@ -90,7 +90,7 @@ async def test_cancelling(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await asyncio.to_thread(worker.report, "b", "1", "log", {}) == "go"
     assert await ledger.jobs.cancel("b") == "STARTED"
     assert await asyncio.to_thread(worker.report, "b", "1", "log", {}) == "cancelled"
-    assert await begin(worker, "b", "2", replaced=True) == "REVOKED"  # its worker died before it could be told
+    assert await begin(worker, "b", "2", replaced=1) == "REVOKED"  # its worker died before it could be told
     assert (await job(ledger, "b")).state == "REVOKED"
     await end(worker, "c")
     assert await ledger.jobs.cancel("c") == "SUCCESS"

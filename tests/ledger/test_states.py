@@ -114,7 +114,7 @@ class World(RuleBasedStateMachine):
         self.advance(0)
         self.worker.note_results("r:", 0)
         #: Who awaits the jobs, by Celery's result backend, and what it is told: how often, and the end.
-        self.waiter = self.client.pubsub()
+        self.waiter: Any = self.client.pubsub()  # type: ignore[no-untyped-call]
         self.waiter.psubscribe("r:*")
         self.told: Counter[str] = Counter()
         self.queue: list[Message] = []
@@ -148,7 +148,8 @@ class World(RuleBasedStateMachine):
 
     def holder(self, job_id: str) -> str:
         """Return the token of the attempt that is under way."""
-        return (self.client.hget(f"{{tcb}}job:{job_id}", "token") or b"").decode()  # type: ignore[union-attr]
+        found: Any = self.client.hget(f"{{tcb}}job:{job_id}", "token")
+        return (found or b"").decode()
 
     @rule(
         fate=st.sampled_from(["published", "published", "published", "lost", "put aside"]),
@@ -184,7 +185,7 @@ class World(RuleBasedStateMachine):
             worker=name,
             retries=message.retries,
             after=message.after,
-            replaced=message.nesting > 0,
+            replaced=message.nesting,
             limit=limit,
         )
         assert verdict != "unknown"
@@ -195,7 +196,7 @@ class World(RuleBasedStateMachine):
         assert job_id not in self.cancelled
         for other in self.running:
             if other.job_id == job_id and not other.is_given_up and not other.frozen:
-                assert other.is_followed_by(message), "begun while it runs"
+                assert other.is_followed_by(message), f"{message} begins while {other.message} runs, and {other.asked}"
         begun = Attempt(message, token, name)
         self.running.append(begun)
         code, value = self.saved.get(job_id, ("", None))
@@ -402,22 +403,28 @@ class World(RuleBasedStateMachine):
                 if job.error and job.error.get("kind") == "dead-lettered":
                     assert self.harmed[job_id] >= 3, "an orderly stop took a life"
         for job_id, (state, _) in self.ended.items():
-            assert json.loads(self.client.get(f"r:{job_id}") or "{}").get("status") == state  # type: ignore[arg-type]
+            told: Any = self.client.get(f"r:{job_id}")
+            assert json.loads(told or "{}").get("status") == state
 
     @invariant()
     def waits_in_one_queue(self) -> None:
         """What is noted in a queue waits there, and what a worker holds runs."""
-        for key in self.client.keys("{tcb}queued:*"):  # type: ignore[union-attr]
-            queue = key.decode().removeprefix("{tcb}queued:").rpartition(":")[0]
+        for key in self.keys("queued:"):
+            queue = key.removeprefix("queued:").rpartition(":")[0]
             for job_id in self.ids_in(key):
                 job = self.job(job_id)
                 assert (job.record.queue, job.done) == (queue, False), job_id
                 assert job.state in ("PENDING", "RETRY") or not self.holder(job_id), job_id
-        for job_id in self.ids_in(b"{tcb}held"):
+        for job_id in self.ids_in("held"):
             assert self.job(job_id).state == "STARTED"
 
-    def ids_in(self, key: bytes) -> list[str]:
-        return [unpacked(member) for member in self.client.zrange(key, 0, -1)]  # type: ignore[union-attr]
+    def keys(self, begin: str = "") -> list[str]:
+        found: Any = self.client.keys(f"{{tcb}}{begin}*")
+        return [key.decode().removeprefix("{tcb}") for key in found]
+
+    def ids_in(self, key: str) -> list[str]:
+        found: Any = self.client.zrange(f"{{tcb}}{key}", 0, -1)
+        return [unpacked(member) for member in found]
 
     def listen(self) -> None:
         while message := self.waiter.get_message(timeout=0.05):
@@ -459,8 +466,7 @@ class World(RuleBasedStateMachine):
         self.check_history()
 
     def kinds(self) -> set[str]:
-        keys = self.client.keys("{tcb}*")
-        return {key.decode().removeprefix("{tcb}").split(":")[0] for key in keys}  # type: ignore[union-attr]
+        return {key.split(":")[0] for key in self.keys()}
 
     def check_history(self) -> None:
         """Each job is counted once, whatever has happened to it."""

@@ -130,7 +130,7 @@ class Attempt:
                 self.token,
                 worker=request.hostname or "",
                 after=(request.delivery_info or {}).get("after") or "",
-                replaced=bool(replaced),
+                replaced=replaced,
                 retries=request.retries or 0,
                 limit=limit,
                 redelivered=bool((request.delivery_info or {}).get("redelivered")),

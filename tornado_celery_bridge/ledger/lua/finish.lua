@@ -15,7 +15,7 @@ local known = redis.call('HMGET', job, 'state', 'token')
 local from = known[1]
 if not from then redis.call('DEL', prefix .. 'begun:' .. id) end
 if not from or ENDED[from] then
-  if not from or not results_are_here() then tell(result_key, result, result_ttl) end
+  if not from and not is_forgotten() or from and not results_are_here() then tell(result_key, result, result_ttl) end
   return 0
 end
 local is_its = token ~= '' and token == known[2]

@@ -3,7 +3,8 @@
 -- ARGV: prefix, job_id, token, message, delay, expires_in, why, queue, priority
 -- Answers: whether it is
 --   token: of the job's own attempt that publishes it, '' for somebody else. delay: ms until it is due, '' for now.
---   expires_in: ms, '' for never. why: of a retry, JSON of its error, else ''. queue, priority: where it goes; priority '' for none, '-1' as it was.
+--   expires_in: ms, '' for never. why: of a retry, JSON of its error, else ''. queue, priority: where it goes; priority
+--   '' for none, '-1' as it was.
 -- include: clock, queues, expiry
 
 turn(job_id)
@@ -18,5 +19,9 @@ goes_to(queue, priority)
 redis.call('HSET', job, 'due', at)
 if expires_in ~= '' then expires_at(now() + expires_in) end
 if delay ~= '' then redis.call('HSET', job, 'delayed', 1) else redis.call('HDEL', job, 'delayed') end
-if bucket(state) ~= 'STARTED' then enqueued(at) end
+if bucket(state) ~= 'STARTED' or redis.call('HEXISTS', job, 'handed_on') == 1 then
+  enqueued(at)
+elseif why == '' then  -- of what takes the place of the task that runs, which has not told so yet
+  redis.call('HSET', job, 'next_due', at)
+end
 return 1

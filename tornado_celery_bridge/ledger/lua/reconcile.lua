@@ -52,7 +52,7 @@ for place = 1, #reached, 2 do
   local until_then = (empty[queue] and time or tonumber(reached[place + 1])) - GRACE
   local late = redis.call('ZRANGEBYSCORE', queued, '-inf', until_then, 'LIMIT', 0, most)
   each_job(queued, late, function(state, packed)
-    if not ENDED[state] and bucket(state) ~= 'STARTED' then
+    if waits(state) then
       if time - redis.call('ZSCORE', queued, packed) > IN_A_ROW then arrived() end
       local copies = redis.call('HINCRBY', job, 'copies', 1)
       if copies > MAX_COPIES then

@@ -10,11 +10,12 @@ turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'token', 'slot')
 if not known[1] then
   redis.call('DEL', prefix .. 'begun:' .. id)
-  tell(result_key, result, result_ttl)
+  if not is_forgotten() then tell(result_key, result, result_ttl) end
 end
 if not known[1] or ENDED[known[1]] or known[2] ~= token then return 0 end
 if bucket(known[1]) == 'STARTED' then retried(known[1], error) end  -- else START has told it, and it waits for a limit
 tell(result_key, result, result_ttl)
+redis.call('HDEL', job, 'token')  -- it has said all
 if known[3] then release(known[3]) end
 if publish ~= '' then
   redis.call('HDEL', job, 'retries')  -- by the message that began before

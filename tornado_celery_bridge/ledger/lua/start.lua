@@ -6,7 +6,8 @@
 --   result_ttl, redelivered, most_begun
 -- Answers: go | unknown (no job: it may run) | given up (no job, and its process dies each time) | duplicate | parked |
 --   forgotten, or the state in which the job has ended
---   after: the token of the attempt that asks for this one, '' if none does or nobody knows.
+--   after: the token of the attempt that asks for this one, '' if none does or nobody knows. replaced: how many tasks
+--   were replaced before this one, '' for none.
 --   limit: '' for none, with most jobs at once and interval ms between two, each '' for any. result_key, result and
 --   result_ttl (s, 0 for ever): what to tell Celery's result backend if it runs; key '' for nothing. redelivered:
 --   whether the message was delivered before. most_begun: how often a task that is no job may begin and not end.
@@ -16,7 +17,7 @@ local EARLY = 1000  -- ms; a worker whose clock is ahead by more begins nothing 
 
 turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed',
-  'queue', 'handed_on', 'is_part', 'attempt')
+  'queue', 'handed_on', 'nesting', 'attempt', 'next_due')
 local state = known[1]
 if not state then
   if redis.call('EXISTS', prefix .. 'gone:' .. id) == 1 then return 'forgotten' end
@@ -39,10 +40,12 @@ retries = tonumber(retries)
 local time, packed = now(), pack(id)
 local runs = bucket(state) == 'STARTED'
 local is_held = runs and time < tonumber(redis.call('ZSCORE', prefix .. 'held', packed) or 0)
-local is_part = known[2] ~= task or replaced ~= ''  -- what the job's task was replaced by
+local nesting = tonumber(replaced) or 0
+local is_part = known[2] ~= task or nesting > 0  -- what the job's task was replaced by
 if is_part then
-  if is_held and known[11] and not known[10] then return 'duplicate' end
-elseif runs and retries > tonumber(known[6] or 0) and (after == '' or after == known[3]) then
+  local is_next = nesting == 0 or nesting > tonumber(known[11] or 0)
+  if known[10] and not is_next or is_held and not known[10] and not (is_next and known[13]) then return 'duplicate' end
+elseif runs and retries > tonumber(known[6] or 0) and after == known[3] then
   retried(state, redis.call('GET', prefix .. 'retry:' .. id) or 'null')
   state = 'RETRY'
 elseif runs then
@@ -54,11 +57,11 @@ elseif state == 'RETRY' and retries <= tonumber(known[6] or -1) then
   return 'duplicate'  -- of the message that began before
 end
 if known[2] ~= task then
-  redis.call('HSET', job, 'token', token, 'worker', worker, 'is_part', 1)
-  redis.call('HDEL', job, 'handed_on')
+  redis.call('HSET', job, 'token', token, 'worker', worker, 'nesting', nesting)
+  redis.call('HDEL', job, 'handed_on', 'next_due')
   redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
+  dequeued()
   if not runs then
-    dequeued()
     redis.call('HSET', job, 'state', 'STARTED', 'started_at', time)
     move_state(state, 'STARTED')
     emit('state', cjson.encode({state = 'STARTED', attempt = tonumber(known[12] or 0), started_at = time}))
@@ -110,9 +113,9 @@ end
 local attempt, queue = redis.call('HINCRBY', job, 'attempt', 1), queue_name()
 dequeued()
 redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', token, 'worker', worker, 'retries', retries)
-redis.call('HDEL', job, 'not_before', 'delayed', 'handed_on', 'is_part')
+redis.call('HDEL', job, 'not_before', 'delayed', 'handed_on', 'next_due', 'nesting')
 redis.call('ZREM', expiring, packed)
-if is_part then redis.call('HSET', job, 'is_part', 1) end
+if nesting > 0 then redis.call('HSET', job, 'nesting', nesting) end
 redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
 set_value('null')
 move_state(state, 'STARTED')

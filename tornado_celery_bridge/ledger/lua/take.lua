@@ -17,7 +17,7 @@ for _, each in ipairs(due) do
   redis.call('ZREM', later, each)
 end
 each_job(later, due, function(state)
-  if not ENDED[state] then
+  if waits(state) then
     enqueued(time)
     add_message(found)
   end

@@ -1,6 +1,11 @@
 -- queues: notes which jobs have their message in which queue.
 -- include: job
 
+-- Whether the job waits for a message: to begin, or to go on by what takes its task's place.
+local function waits(state)
+  return not ENDED[state] and (bucket(state) ~= 'STARTED' or redis.call('HEXISTS', job, 'handed_on') == 1)
+end
+
 local function queue_name()
   local known = redis.call('HMGET', job, 'queue', 'priority')
   return known[1] .. ':' .. (known[2] or '')

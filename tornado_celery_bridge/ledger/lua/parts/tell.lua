@@ -7,6 +7,9 @@ local function tell(key, value, seconds)
   redis.call('PUBLISH', key, value)
 end
 
+-- Whether there was such a job, of which somebody has been told.
+local function is_forgotten() return redis.call('EXISTS', prefix .. 'gone:' .. id) == 1 end
+
 -- Whether Celery's results are in this Redis, so that the ledger tells the ends that it decides itself.
 local function results_are_here() return redis.call('HEXISTS', prefix .. 'results', 'prefix') == 1 end
 
