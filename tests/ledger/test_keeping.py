@@ -106,6 +106,7 @@ async def test_a_zombie_may_have_succeeded_but_not_failed(ledger: Ledger, worker
 async def test_what_a_task_was_replaced_by_may_fail(ledger: Ledger, worker: WorkerLedger) -> None:
     await accept(ledger, record("a"), {})
     await begin(worker, "a", "1")
+    await asyncio.to_thread(lambda: worker.keep("a", "{}", None, queue="q", token="1"))
     assert await begin(worker, "a", "2", task="another") == "go"
     await asyncio.to_thread(worker.finish, "a", "FAILURE", {"type": "E", "module": "m", "message": "no"}, "2")
     assert (await job(ledger, "a")).state == "FAILURE"

@@ -41,6 +41,8 @@ async def test_what_must_not_run(ledger: Ledger, worker: WorkerLedger) -> None:
     assert await begin(worker, "a", "1") == "go"
     assert await begin(worker, "a", "1") == "go"  # the same question, asked again as the answer was lost
     assert await begin(worker, "a", "2") == "duplicate"
+    assert await begin(worker, "a", "3", replaced=1) == "duplicate"  # of one that was given up
+    await asyncio.to_thread(lambda: worker.keep("a", "{}", None, queue="q", token="1"))
     assert await begin(worker, "a", "3", replaced=1) == "go"
     assert await begin(worker, "a", "4", replaced=1) == "duplicate"
     assert (await job(ledger, "a")).attempt == 2

@@ -41,6 +41,8 @@ SPELLINGS = (
 )
 #: The queues; a retry may go to another one.
 QUEUES = ("q", "slow:1")
+#: In one world: with more, little happens to each.
+MOST_JOBS = 4
 #: Kinds of keys that are for whoever watches.
 WATCHED = {"history", "worker", "workers", "failure", "failures", "results"}
 
@@ -151,6 +153,7 @@ class World(RuleBasedStateMachine):
         found: Any = self.client.hget(f"{{tcb}}job:{job_id}", "token")
         return (found or b"").decode()
 
+    @precondition(lambda self: len(self.jobs) < MOST_JOBS)
     @rule(
         fate=st.sampled_from(["published", "published", "published", "lost", "put aside"]),
         limited=st.booleans(),
@@ -272,7 +275,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.past)
     @rule(
         place=st.integers(0, 20),
-        word=st.sampled_from(["finish", "retry", "publish", "give back", "hand on", "keep", "report", "save"]),
+        word=st.sampled_from(["finish", "retry", "publish", "give back", "hand on", "keep", "report", "save", "lease"]),
     )
     def say_more(self, place: int, word: str) -> None:
         """A word comes of an attempt that has told its end: of its main process that thaws, say. It changes nothing."""
@@ -293,6 +296,8 @@ class World(RuleBasedStateMachine):
                 self.worker.keep(job_id, later.kept(), None, queue="q", token=token, why=ERROR)
             case "report":
                 self.worker.report(job_id, token, "progress", {}, "PROGRESS", {})
+            case "lease":
+                self.worker.lease(attempt.worker, [], [(job_id, token)])
             case "save":
                 assert self.worker.save_checkpoint(job_id, token, attempt.code, "{}") == "late"
         assert self.written(job_id) == before, word
@@ -305,7 +310,7 @@ class World(RuleBasedStateMachine):
         for name in ("value", "message", "retry"):
             pipeline.get(f"{{tcb}}{name}:{job_id}")
         for name in ("held", "later"):
-            pipeline.zcard(f"{{tcb}}{name}")
+            pipeline.zrange(f"{{tcb}}{name}", 0, -1, withscores=True)
         pipeline.get(f"r:{job_id}")
         return pipeline.execute()
 
@@ -339,6 +344,7 @@ class World(RuleBasedStateMachine):
             attempt.is_given_up |= self.holder(attempt.job_id) != attempt.token
         attempt.frozen = frozen
 
+    @precondition(lambda self: self.running)
     @rule(name=st.sampled_from(WORKERS), redelivered=st.booleans())
     def stop_worker(self, name: str, redelivered: bool) -> None:
         """In order: it gives back what it runs. The broker has the messages back, too, or will in an hour."""
@@ -349,7 +355,7 @@ class World(RuleBasedStateMachine):
             if redelivered:
                 self.queue.append(attempt.message)
 
-    @precondition(lambda self: self.jobs)
+    @precondition(lambda self: len(self.jobs) > 1)
     @rule(place=st.integers(0, 20), unless_begun=st.booleans())
     def cancel(self, place: int, unless_begun: bool) -> None:
         job_id = self.jobs[place % len(self.jobs)]
