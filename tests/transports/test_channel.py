@@ -319,6 +319,33 @@ def test_a_reply_that_never_arrived_is_no_loss(server: Server, client: redis.Red
         assert consuming.messages[0].delivery_info["redelivered"] is True
 
 
+@pytest.mark.parametrize("ahead", [3_000.0, -3_000.0])
+def test_what_others_work_on_stays_theirs_whatever_a_clock_says(
+    server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """One machine's clock is off by more than the visibility timeout; first it takes, then the other does."""
+    right = time.time
+
+    def look(connection: Connection) -> None:
+        consuming = Consuming(connection, "b")
+        consuming.drain(0.05)
+        consuming.channel.qos.restore_visible(interval=1)
+
+    for first, second in ((right, lambda: right() + ahead), (lambda: right() + ahead, right)):
+        publish(server, "a", 1)
+        with connected(server, visibility_timeout=1_260) as one, connected(server, visibility_timeout=1_260) as other:
+            for module in ("kombu.transport.redis", "tornado_celery_bridge.transports.redis"):
+                monkeypatch.setattr(f"{module}.time", first)
+            working = Consuming(one, "a")
+            assert working.drain() == [1]
+            for module in ("kombu.transport.redis", "tornado_celery_bridge.transports.redis"):
+                monkeypatch.setattr(f"{module}.time", second)
+            look(other)
+            assert client.hlen("unacked") == 1, "it is under way"
+            assert client.llen("a") == 0
+            working.messages[0].ack()
+
+
 def test_no_stray_word_to_a_channel_without_room(server: Server, client: redis.Redis) -> None:
     with connected(server) as connection:
         consuming = Consuming(connection, "a", prefetch=1)

@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 #: Messages taken at once at most. Redis does nothing else meanwhile: about 10 µs for a message of 1 kB.
 MAX_TAKEN = 100
 
+#: Seconds after which it is measured again how far this machine's clock is from the server's.
+CLOCK_INTERVAL = 60.0
+
 #: The script, without comments: it is sent with each question.
 TAKE = re.sub(r"^--.*\n", "", (Path(__file__).parent / "lua" / "take.lua").read_text(), flags=re.MULTILINE)
 
@@ -59,6 +62,8 @@ _LEFT: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
 
 class QoS(redis.QoS):
     """kombu's, which does not note again what the script has noted, and puts back what a lost connection held."""
+
+    visibility_timeout: float
 
     def restore_unacked(self, client: Any = None) -> None:
         held = list(self._delivered)
@@ -74,6 +79,14 @@ class QoS(redis.QoS):
             virtual.QoS.append(self, message, delivery_tag)
         else:
             super().append(message, delivery_tag)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        timeout = self.visibility_timeout
+        self.visibility_timeout = timeout + self.channel._ahead  # kombu compares with this machine's time
+        try:
+            super().restore_visible(*args, **kwargs)
+        finally:
+            self.visibility_timeout = timeout
 
     # Celery logs an acknowledgement that is lost with its connection, and goes on. The message comes back after the
     # visibility timeout. Its slot is freed: else a worker that lost as many as it may hold would never ask again.
@@ -134,6 +147,8 @@ class Channel(redis.Channel):
         """Ask for messages, unless waiting. Called when there is room for more and no question is under way."""
         if self._notes in _LEFT:
             self._restore_left()
+        if monotonic() >= self._measured_until:
+            self._measure_clock()
         connection, now = self.client.connection, monotonic()
         if self._waiting and self._waiting is connection._sock and now - self._brpop_sent_at < self.brpop_timeout:
             return
@@ -179,7 +194,17 @@ class Channel(redis.Channel):
         turns = not isinstance(self._queue_cycle, priority_cycle)
         noted = (self.ack_emulation and queue not in self._unacknowledged for queue in queues)
         unacked = [self.global_keyprefix + key for key in (self.unacked_key, self.unacked_index_key)]
-        return ("EVAL", TAKE, 2 + len(lists), *unacked, *lists, most, repr(time()), int(turns), *map(int, noted))
+        return (
+            "EVAL",
+            TAKE,
+            2 + len(lists),
+            *unacked,
+            *lists,
+            most,
+            repr(time() - self._ahead),
+            int(turns),
+            *map(int, noted),
+        )
 
     def _wait(self) -> None:
         self._send(("CLIENT", "TRACKING", "ON"), ("EXISTS", *self._asked[1]))
@@ -238,6 +263,18 @@ class Channel(redis.Channel):
     def _notes(self) -> tuple[str, ...]:
         """Where it is noted which messages are taken."""
         return (self.connection.client.as_uri(), self.global_keyprefix, self.unacked_key)
+
+    #: Seconds by which this machine's clock is ahead of the server's, and until when that is taken for true. When a
+    #: message was taken is noted by the server's clock: else a machine whose clock is ahead by more than the visibility
+    #: timeout gives the messages that others work on to somebody else.
+    _ahead, _measured_until = 0.0, 0.0
+
+    def _measure_clock(self) -> None:
+        with self.conn_or_acquire() as client:
+            before = time()
+            seconds, microseconds = client.time()
+            self._ahead = (before + time()) / 2 - seconds - microseconds / 1_000_000
+        self._measured_until = monotonic() + CLOCK_INTERVAL
 
     def _restore_left(self) -> None:
         left = _LEFT[self._notes]
