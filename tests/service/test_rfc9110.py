@@ -1,11 +1,14 @@
 """What RFC 9110 and 9112 ask of any server: HEAD, absolute targets, 414, 431, 415."""
 
+import gzip
 import json
+from typing import Any
 
 import pytest
+from tornado.httpclient import HTTPResponse
 
 from tests.service.site import Service, problem
-from tornado_celery_bridge.service.http.handler import MAX_FIELDS, MAX_TARGET
+from tornado_celery_bridge.service.http.handler import COMPRESSED, MAX_FIELDS, MAX_TARGET
 from tornado_celery_bridge.service.process.routes import ENDPOINTS
 
 SAME = {"Content-Type", "Content-Length", "Cache-Control", "Etag", "Vary", "Retry-After", "Content-Security-Policy"}
@@ -51,6 +54,29 @@ async def test_a_target_may_be_a_whole_url(service: Service, scheme: str) -> Non
     assert await status(f"{scheme}://localhost:1/v1/jobs?limit=x", "localhost") == b"400"
     assert await status(f"{scheme}://127.0.0.1", "localhost") == b"200"
     assert await status(f"{scheme}://evil.example/v1/jobs", "localhost") == b"403"
+
+
+async def test_what_is_large_is_compressed(service: Service) -> None:
+    value = "word " * (COMPRESSED // 4)
+    large = json.loads((await service.submit("s.echo", {"input": [value]}, wait=20)).body)
+    small = json.loads((await service.submit("s.echo", {"input": ["word"]}, wait=20)).body)
+
+    async def asked(job: dict[str, Any], encoding: str | None) -> HTTPResponse:
+        headers = {} if encoding is None else {"Accept-Encoding": encoding}
+        return await service.fetch(job["links"]["self"], headers=headers, decompress_response=False)
+
+    plain = await asked(large, None)
+    for encoding in ("gzip", "br;q=1, GZIP;q=0.5", "deflate, gzip"):
+        response = await asked(large, encoding)
+        assert response.headers["Content-Encoding"] == "gzip"
+        assert "Accept-Encoding" in response.headers.get_list("Vary")
+        assert len(response.body) < len(plain.body) / 10
+        assert gzip.decompress(response.body) == plain.body
+    for encoding in ("gzip;q=0", "br", "identity", ""):
+        response = await asked(large, encoding)
+        assert ("Content-Encoding" in response.headers, response.body) == (False, plain.body)
+        assert "Accept-Encoding" in response.headers.get_list("Vary")
+    assert "Content-Encoding" not in (await asked(small, "gzip")).headers
 
 
 async def test_what_is_too_long(service: Service) -> None:

@@ -200,7 +200,7 @@ class Endpoint(Handler):
         self.set_status(next(iter(self.answers)))
         document = await self.answer(**path, **arguments)
         if document is not None:
-            self.write_json(document)
+            await self.write_json(document)
         elif not self._headers_written and not self._finished:
             self.write_nothing()
 

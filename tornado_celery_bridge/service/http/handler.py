@@ -1,6 +1,7 @@
 """What all handlers share: limits, JSON in and out, problems, and clients that leave. They know no keys."""
 
 import asyncio
+import gzip
 import logging
 import sys
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ MAX_BODY = 1024 * 1024
 MAX_DISCARDED = 8 * MAX_BODY
 #: Seconds for a client whose body is larger than even that to read that it was refused.
 LINGER = 2.0
+#: Bytes of a document from which on it is compressed.
+COMPRESSED = 16 * 1024
 #: Characters of a request's target, and of its header's fields.
 MAX_TARGET, MAX_FIELDS = 8_000, 16 * 1024
 #: Methods that change nothing.
@@ -256,12 +259,29 @@ class Handler(UntilClientLeaves):
 
     # Writing.
 
-    def write_json(self, document: Mapping[str, Any]) -> None:
-        """Answer with *document*."""
+    async def write_json(self, document: Mapping[str, Any]) -> None:
+        """Answer with *document*, compressed if it is large and the client takes that."""
         if self._headers_written:  # it was refused early
             self._give_up()
             return
-        self.finish(encode(document))
+        body = encode(document)
+        if len(body) >= COMPRESSED and "Etag" not in self._headers:  # its entity tag is that of the plain document
+            self.add_header("Vary", "Accept-Encoding")
+            if self._takes_gzip():
+                body = await asyncio.to_thread(gzip.compress, body, 5)
+                if self._client_left:
+                    self._give_up()
+                    return
+                self.set_header("Content-Encoding", "gzip")
+        self.finish(body)
+
+    def _takes_gzip(self) -> bool:
+        """Return whether the client takes gzip: RFC 9110, section 12.5.3."""
+        for given in self.request.headers.get("Accept-Encoding", "").lower().split(","):
+            name, _, weight = given.partition(";")
+            if name.strip() in ("gzip", "x-gzip"):
+                return weight.strip().replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+        return False
 
     def write_nothing(self) -> None:
         """Answer that there is nothing to say."""

@@ -111,6 +111,9 @@ class Server(HTTPServer):
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         """Accept connections on these sockets."""
+        with suppress(RuntimeError):  # before the loop runs it is too early
+            asyncio.get_running_loop()
+            self._begin_to_look()
         for each in sockets:
             self._sockets[each.fileno()] = each
             self._handlers[each.fileno()] = self._accept_from(each)
@@ -161,8 +164,7 @@ class Server(HTTPServer):
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         """Take a new connection, or make room for it, or refuse it."""
-        if self._looking is None:
-            self._looking = asyncio.ensure_future(self._look())
+        self._begin_to_look()
         host = str(address[0]) if isinstance(address, tuple) and address else ""
         if self._of_one[host] >= self.most_of_one:
             is_taken = self._make_room(host)
@@ -232,6 +234,10 @@ class Server(HTTPServer):
     def received(self, request: "_Request") -> None:
         """Note that a request's body is complete, or its client gone."""
         self._receiving.pop(request, None)
+
+    def _begin_to_look(self) -> None:
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._look())
 
     async def _look(self) -> None:
         """Close, again and again, the connections of those who are too slow."""
