@@ -130,6 +130,7 @@ class Jobs(Subject):
         failure: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
+        most_bytes: int | None = None,
     ) -> Page:
         """
         Return jobs, newest first. A page may have fewer than *limit*, even none, and still not be the last.
@@ -144,6 +145,7 @@ class Jobs(Subject):
             failure: Only jobs of this group of failures that have not been tried again.
             limit: At most so many jobs.
             cursor: The cursor of the page before.
+            most_bytes: A larger result, error or progress is left out; 0: all results are. None: all are there.
 
         Raises:
             ValueError: The cursor is not one of a page.
@@ -155,8 +157,9 @@ class Jobs(Subject):
         indexes = [f"{name}:{value}" for name, value in named.items() if value is not None]
         indexes += [f"tag:{tag}" for tag in tags] + ["dead"] * dead
         oldest = "-inf" if since is None else ms(since)
-        call = calls.find(most=limit, looks=LOOKS, newest=newest, after=after, oldest=oldest, rows=indexes or ["all"])
-        return await self._redis.run(call)
+        size = "" if most_bytes is None else most_bytes
+        where = {"newest": newest, "after": after, "oldest": oldest, "rows": indexes or ["all"]}
+        return await self._redis.run(calls.find(most=limit, looks=LOOKS, most_bytes=size, **where))
 
     async def cancel(self, job_id: str, *, unless_begun: bool = False, grace: float | None = None) -> str | None:
         """

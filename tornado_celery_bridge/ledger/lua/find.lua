@@ -1,8 +1,9 @@
 -- find: jobs that are in all of some indexes, newest first.
 -- KEYS: index:all
--- ARGV: prefix, most, looks, newest, after, oldest, fields
+-- ARGV: prefix, most, looks, newest, after, oldest, most_bytes, fields
 -- ROWS: indexes
 -- Answers: {next newest, next after} or {} at the end, then {id, the fields, value} of each job
+--   most_bytes: a larger value is left out; 0: results are, and large errors and progress; '' for none.
 --   looks: jobs that are looked at, at most. newest, oldest: by created_at, '+inf' and '-inf' for any. after: the id to
 --   go on after among those of newest, '' to begin.
 -- include: read, rows
@@ -33,7 +34,7 @@ while looked < looks do
       for _, name in ipairs(others) do fits = fits and redis.call('ZSCORE', name, each) end
       if fits then
         turn(unpacked(each))
-        local values = read(names)
+        local values = read(names, tonumber(most_bytes))
         if values then found[#found + 1] = values end
       end
       if #found > most or looked >= looks then

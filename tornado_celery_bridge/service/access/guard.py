@@ -81,7 +81,7 @@ class Guarded(sessions.SessionHandler):
                 raise KEY_IN_QUERY("Logs keep a path's query: send the key as Authorization: Bearer.")
             if not self.is_public:
                 self.caller = await self._authenticated(keys)
-                await self._check_rate()
+                await self.pay()
                 self._check_scope()
         except (Problem, LedgerUnavailable) as exc:
             return problem_of(exc)
@@ -138,8 +138,13 @@ class Guarded(sessions.SessionHandler):
         except (Problem, LedgerUnavailable):
             return None
 
-    async def _check_rate(self) -> None:
-        """Take the request off what the key may make. Without the ledger nothing is counted and all may go on."""
+    async def pay(self) -> None:
+        """
+        Take a request off what the key may make. Without the ledger nothing is counted and all may go on.
+
+        Raises:
+            Problem: 429.
+        """
         rate = self.caller.rate
         if rate is None:
             return

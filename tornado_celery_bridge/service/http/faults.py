@@ -9,6 +9,9 @@ import pydantic
 from pydantic import Field
 from pydantic_core import ErrorDetails
 
+#: Faults that one problem lists, as nobody reads more; and how many misspelt members get a "did you mean".
+MAX_FAULTS, MAX_SUGGESTIONS = 50, 10
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -45,9 +48,13 @@ def faults_of(
     """
     places: dict[str | int, str] = {name: str(index) for index, name in enumerate(positional)}
     places |= dict(enumerate(positions))
-    details = error.errors(include_url=False, include_context=False, include_input=False)
+    details = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_FAULTS]
     faults = (
-        Fault(_pointer(detail, value, base, places), detail["msg"] + _suggestion(detail, names)) for detail in details
+        Fault(
+            _pointer(detail, value, base, places),
+            detail["msg"] + _suggestion(detail, names if number < MAX_SUGGESTIONS else ()),
+        )
+        for number, detail in enumerate(details)
     )
     return list(dict.fromkeys(faults))
 

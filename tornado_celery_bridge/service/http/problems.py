@@ -28,13 +28,10 @@ from tornado_celery_bridge import (
 )
 from tornado_celery_bridge.ledger import LedgerUnavailable
 from tornado_celery_bridge.schedules import BackfillTooLarge, InvalidEntry, ScheduleConflict, ScheduleEntryNotFound
-from tornado_celery_bridge.service.http.faults import Fault
+from tornado_celery_bridge.service.http.faults import MAX_FAULTS, Fault
 from tornado_celery_bridge.service.http.trace import Trace
 
 CONTENT_TYPE = "application/problem+json"
-
-#: Faults that one problem lists. Nobody reads more.
-MAX_FAULTS = 50
 
 # RFC 9110's names. Python's http module has them from 3.13 on, and a title must not depend on the version.
 _TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}

@@ -1,6 +1,9 @@
 -- read: a job's fields, and its value.
 -- include: job
 
+-- In a list, the most bytes of an error or of progress.
+local LIST_BYTES = 16384
+
 -- Return the names in a text, between commas.
 local function names_in(text)
   local names = {}
@@ -9,11 +12,15 @@ local function names_in(text)
 end
 
 -- Return the job's id, its fields of these names and its value; nothing if it is not there. (Each job has the first
--- field.)
-local function read(fields)
+-- field.) With most_bytes, for a value of more than these there is ''; with 0, the result of each job that succeeded is.
+local function read(fields, most_bytes)
   local values = redis.call('HMGET', job, unpack(fields))
   if not values[1] then return end
-  values[#values + 1] = redis.call('GET', prefix .. 'value:' .. id)
+  local value = prefix .. 'value:' .. id
+  local known = most_bytes and redis.call('HMGET', job, 'state', 'stored') or {}
+  local most = most_bytes and math.max(most_bytes, known[1] == 'SUCCESS' and 0 or LIST_BYTES)
+  local is_shown = not most_bytes or known[2] or (most > 0 and redis.call('STRLEN', value) <= most)
+  values[#values + 1] = not is_shown and '' or redis.call('GET', value)
   table.insert(values, 1, id)
   return values
 end

@@ -173,8 +173,16 @@ _RETRYABLE = {
 }
 
 
-def job(shown: ledger.Job, links: Links, *, traceback: bool = False) -> Job:
-    """Return a job: what was asked for, and what has become of it; with its *traceback* for those who may see it."""
+def job(shown: ledger.Job, links: Links, *, traceback: bool = False, result: bool = True) -> Job:
+    """
+    Return a job: what was asked for, and what has become of it.
+
+    Args:
+        shown: The job.
+        links: Where things are.
+        traceback: Whether the reader may see it.
+        result: Whether with what it returned; a large one is never there.
+    """
     record = shown.record
     path = links.job(record.id)
     more: JobLinks = {"self": path, "events": f"{path}/events"}
@@ -209,7 +217,7 @@ def job(shown: ledger.Job, links: Links, *, traceback: bool = False) -> Job:
     if shown.stored is not None:
         document["result_size"] = shown.stored.size
         more["result"] = f"{path}/result"
-    elif shown.state in SUCCEEDED:
+    elif shown.state in SUCCEEDED and (result and not shown.left_out):
         document["result"] = shown.result
     if shown.error is not None:
         document["error"] = error(shown.state, shown.error)

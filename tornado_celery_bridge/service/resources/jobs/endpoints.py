@@ -1,6 +1,7 @@
 """``/v1/jobs``, ``/v1/batches``, and a task's jobs: submit, list, read, cancel and try again."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, BinaryIO, ClassVar, Literal
 
@@ -38,8 +39,13 @@ from tornado_celery_bridge.service.resources.jobs.problems import (
 #: Values that the body of many jobs may have, and how many of these jobs are seen to side by side.
 MAX_BATCH_NODES = 100_000
 BATCH_STEP = 50
+#: Bytes of a result in a list.
+MAX_LISTED = 16_384
 #: Bytes of a large result that are in memory at once.
 PIECE = 256 * 1024
+
+
+_log = logging.getLogger(__name__)
 
 
 class SubmitJob(AcceptingEndpoint):
@@ -85,12 +91,17 @@ class SubmitBatch(AcceptingEndpoint):
         """Submit one job of the batch, and return what it would have been answered alone."""
         async with turns:
             try:
+                if number:  # the first is paid for by the request
+                    await self.pay()
+                await self.jobs.turns.take()
                 task, body = _task_of(job)
                 reserved = self.reservation(key, f"#{number}", encode(body))
                 submission = await self.jobs.submit(self.caller, task, body, size=self.size, reservation=reserved)
                 await self.keep(reserved, submission.job)
-            except (Problem, BridgeError) as exc:
+            except Exception as exc:  # the others are accepted, or are not, whatever this one raises
                 problem = problem_of(exc)
+                if not isinstance(exc, Problem | BridgeError):
+                    _log.exception("job %d of a batch", number)
                 document: Any = problem.document(f"{self.request.path}#/jobs/{number}", self.trace)
                 return {"status": problem.status_code, "problem": document}
         status = 200 if submission.job.done else 202
@@ -112,6 +123,9 @@ class JobFilters(Page):
     state: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "IGNORED", "FAILURE", "REVOKED"] | None = None
     tag: Annotated[list[Tag], Field(max_length=20, description="Only those with all of these.")] = []
     since: Annotated[MomentInQuery, Field(description="Only jobs accepted at this time or later.")] | None = None
+    results: Annotated[
+        Flag, Field(description="With `true` with what the jobs returned, unless that is over 16 KiB.")
+    ] = False
     dead: Annotated[
         Flag, Field(description="With `true` only jobs that were given up, as worker after worker was lost with them.")
     ] = False
@@ -122,7 +136,11 @@ class JobFilters(Page):
 
 
 class ListJobs(ResourceEndpoint):
-    """List jobs, newest first."""
+    """
+    List jobs, newest first.
+
+    Without their results, unless you ask for them, and without what is over 16 KiB: read such a job alone.
+    """
 
     route = get("/v1/jobs", scope="read", tag="jobs")
     answers: ClassVar = {200: Answer("A page, which may be shorter than its limit and still not the last.")}
@@ -139,8 +157,10 @@ class ListJobs(ResourceEndpoint):
             failure=query.failure,
             limit=query.limit,
             cursor=query.cursor,
+            most_bytes=MAX_LISTED if query.results else 0,
         )
-        return {"jobs": [documents.job(job, self.links) for job in page.jobs], "next_cursor": page.cursor}
+        shown = [documents.job(job, self.links, result=query.results) for job in page.jobs]
+        return {"jobs": shown, "next_cursor": page.cursor}
 
 
 class ReadJob(ResourceEndpoint):

@@ -100,6 +100,15 @@ def parse_options(given: Any, queues: Collection[str], receivers: Receivers) -> 
     return options
 
 
+def check_limits(options: RunOptions, task: Any) -> None:
+    """Raise 422 if the soft limit would come after the hard one: Celery refuses such a message when it is sent."""
+    hard = options.time_limit or task.time_limit
+    soft = options.soft_time_limit or task.soft_time_limit
+    if hard and soft and soft > hard:
+        given = "time_limit" if options.time_limit else "soft_time_limit"
+        raise misfit(f"/options/{given}", f"time_limit ({hard:g} s) is below soft_time_limit ({soft:g} s).")
+
+
 def misfit(pointer: str, detail: str) -> Problem:
     """Return what to say of an option that does not fit."""
     return INVALID_OPTIONS("The options do not fit.", faults=[Fault(pointer, detail)])

@@ -49,9 +49,10 @@ from tornado_celery_bridge.service.http.problems import (
     Problem,
 )
 from tornado_celery_bridge.service.http.trace import current_job, message_headers
+from tornado_celery_bridge.service.http.turns import Turns
 from tornado_celery_bridge.service.resources.catalogue import Arguments, Catalogue, ExposedTask, unknown_task
 from tornado_celery_bridge.service.resources.diagnosis import Diagnosis, diagnose
-from tornado_celery_bridge.service.resources.jobs.options import JobOptions, misfit, parse_options
+from tornado_celery_bridge.service.resources.jobs.options import JobOptions, check_limits, misfit, parse_options
 from tornado_celery_bridge.service.resources.jobs.problems import (
     EXPIRED_JOB,
     JOB_UNFINISHED,
@@ -126,6 +127,8 @@ class Jobs:
         self.links = links or Links()
         #: What is counted of them, and of the process.
         self.metrics = Metrics()
+        #: For what a request may bring many of.
+        self.turns = Turns()
         self._following = Following()
         self._diagnosing = asyncio.Lock()
         self._paces: dict[str, tuple[float, int]] = {}
@@ -312,6 +315,7 @@ class Jobs:
         if faults:
             raise INVALID_BODY("The body does not fit.", faults=faults)
         options = parse_options(body.get("options", {}), self.catalogue.queues, self.receivers)
+        check_limits(options, task.task)
         if options.priority is not None and not self.catalogue.priorities.are_served(options.queue or task.queue):
             detail = "The broker has no priorities in this queue: send what is urgent to a queue of its own."
             raise misfit("/options/priority", detail)

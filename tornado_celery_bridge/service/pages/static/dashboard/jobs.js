@@ -214,7 +214,7 @@ const COLUMNS = ["id", "task", "state", "queue", "priority", "attempt", "tags", 
 
 function Export({ query, name }) {
   const as = (format) => async () => {
-    const jobs = await collect(allJobs(query, MOST));
+    const jobs = await collect(allJobs({ ...query, results: true }, MOST));
     if (format === "json") save(`${name}.json`, json(jobs), "application/json");
     else save(`${name}.csv`, [COLUMNS.join(","), ...jobs.map(row)].join("\r\n"), "text/csv");
   };
