@@ -244,6 +244,8 @@ class World(RuleBasedStateMachine):
         why = ERROR if task is None else None
         self.worker.keep(attempt.job_id, attempt.asked.kept(), None, queue=queue, token=after, why=why)
         self.queue.append(attempt.asked)
+        if self.holder(attempt.job_id) == after:
+            assert self.job(attempt.job_id).record.queue == queue
 
     @precondition(lambda self: self.running)
     @rule(
@@ -279,7 +281,9 @@ class World(RuleBasedStateMachine):
     )
     def say_more(self, place: int, word: str) -> None:
         """A word comes of an attempt that has told its end: of its main process that thaws, say. It changes nothing."""
-        attempt = self.one_of(self.past, place)
+        self.say(self.one_of(self.past, place), word)
+
+    def say(self, attempt: Attempt, word: str) -> None:
         job_id, token = attempt.job_id, attempt.token
         before = self.written(job_id)
         match word:
@@ -466,6 +470,8 @@ class World(RuleBasedStateMachine):
         self.wait(TTL + 1)
         while self.do(self.ledger.jobs.sweep()):
             pass
+        for attempt in self.past[-3:]:
+            self.say(attempt, "finish")
         assert self.kinds() <= {"gone", "pace", "leader", "wake", *WATCHED}, self.kinds()
         self.listen()
         assert self.told == dict.fromkeys(self.jobs, 1), "whoever awaits a job is told of its end once"
