@@ -194,14 +194,13 @@ def test_a_result_backend_that_there_is_not(check: Check) -> None:
 
 
 @pytest.mark.parametrize(("broker", "remedy"), [("activemq", "register('activemq')"), ("nats", "a broker_url with")])
-def test_a_broker_that_nothing_here_can_use(check: Check, broker: str, remedy: str) -> None:
-    transports = sys.modules["kombu.transport"].TRANSPORT_ALIASES
-    kept = transports.pop("activemq", None)
-    try:
-        _, said, _ = check(f"from celery import Celery\napp = Celery('x', broker='{broker}://x', backend='{URL}')")
-    finally:
-        if kept:
-            transports["activemq"] = kept
+def test_a_broker_that_nothing_here_can_use(
+    check: Check, broker: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = sys.modules["kombu.transport"]
+    monkeypatch.delitem(transport.TRANSPORT_ALIASES, "activemq", raising=False)
+    monkeypatch.setattr(transport, "_transport_cache", {})
+    _, said, _ = check(f"from celery import Celery\napp = Celery('x', broker='{broker}://x', backend='{URL}')")
     assert f"no-transport    the broker can't be used: No such transport: {broker}\n" in said
     assert remedy in said
 
