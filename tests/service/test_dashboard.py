@@ -383,8 +383,8 @@ async def test_a_large_workflow_is_followed_to_its_end(site: Service, page: Page
     """One stream follows 100 jobs; the next one follows the rest."""
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/v1/events" in request.url else None)
-    later = {"task": "s.add", "input": {"x": 1}, "options": {"countdown": 2}}
-    workflow = json.loads((await site.post("/v1/workflows", {"group": [later] * 150})).body)
+    first, last = [{"task": "s.add", "input": {"x": 1}, "options": {"countdown": seconds}} for seconds in (2, 6)]
+    workflow = json.loads((await site.post("/v1/workflows", {"group": [first] * 100 + [last] * 50})).body)
     await page.goto(url(site, f"#/workflows/{workflow['id']}"))
     await expect(page.locator("h1")).to_contain_text("Succe", timeout=60_000)
     await expect(page.get_by_text("150 of 150 jobs have ended")).to_be_visible(timeout=10_000)
