@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from celery import chord, group
 
-from tests.faults.ticker import ticking
 from tests.sample import make_app
 from tests.servers import Database
+from tests.ticker import ticking
 from tornado_celery_bridge import Bridge, BridgeConfig, BrokerUnavailable, DispatchError, GroupResult
 from tornado_celery_bridge.base.lane import MAX_BATCH, Call, InDoubt, Lane, NotBegun
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.faults.ticker import ticking
 from tests.sample import make_app
 from tests.servers import Database, Server
+from tests.ticker import ticking
 from tornado_celery_bridge import Bridge, BridgeConfig, ResultError, ResultTimeout, TaskFailed
 from tornado_celery_bridge.base.redis import connection_pool
 from tornado_celery_bridge.base.subscriber import BEAT, Subscriber

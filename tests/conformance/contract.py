@@ -24,9 +24,9 @@ from celery.result import AsyncResult
 from tests.conformance.brokers import Kind
 from tests.conformance.sample import OTHER, QUIET, make_app
 from tests.faults.harness import Program, System, running, under_fire
-from tests.faults.ticker import ticking
 from tests.needs import impossible
 from tests.servers import free_port, wait_for, worker
+from tests.ticker import ticking
 from tornado_celery_bridge import Bridge, BridgeConfig, DispatchError, TaskFailed, TaskRevoked
 from tornado_celery_bridge.transports import Priorities
 from tornado_celery_bridge.worker.errors import GivenUp

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.ticker import ticking
 from tests.sample import make_app
 from tests.servers import Server, free_port
+from tests.ticker import ticking
 from tornado_celery_bridge import (
     Bridge,
     BridgeConfig,

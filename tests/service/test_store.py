@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.faults.ticker import ticking
 from tests.servers import Server, worker
 from tests.service.sample import make_app
 from tests.service.site import ROOT, Service, problem, running, until
+from tests.ticker import ticking
 from tornado_celery_bridge import BlobLost, Stored
 from tornado_celery_bridge.ledger import MAX_INLINE
 from tornado_celery_bridge.service.process.application import keep_swept

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.faults.ticker import Ticker
 from tests.service.keys import made, write
 from tests.service.sample import make_app as make_celery
 from tests.service.site import Service, problem, running
+from tests.ticker import Ticker
 from tornado_celery_bridge.service.access.keys import Keyring
 
 #: Seconds that a turn may take here; the docs' figure is of a quiet machine.

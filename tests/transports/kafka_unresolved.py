@@ -16,7 +16,7 @@ from typing import Any
 from celery import Celery
 from kombu import Connection
 
-from tests.faults.ticker import Ticker
+from tests.ticker import Ticker
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.transports import register
 

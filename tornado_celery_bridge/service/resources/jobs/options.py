@@ -101,9 +101,13 @@ def parse_options(given: Any, queues: Collection[str], receivers: Receivers) -> 
 
 
 def check_limits(options: RunOptions, task: Any) -> None:
-    """Raise 422 if the soft limit would come after the hard one: Celery refuses such a message when it is sent."""
+    """
+    Raise 422 if the soft limit that is asked for would come after the hard one.
+
+    A hard limit alone may be below the task's soft one, which then does not count: the job asks for less.
+    """
     hard = options.time_limit or task.time_limit
-    soft = options.soft_time_limit or task.soft_time_limit
+    soft = options.soft_time_limit
     if hard and soft and soft > hard:
         given = "time_limit" if options.time_limit else "soft_time_limit"
         raise misfit(f"/options/{given}", f"time_limit ({hard:g} s) is below soft_time_limit ({soft:g} s).")
