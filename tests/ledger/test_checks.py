@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.servers import Server
+from tests.servers import Database, Server
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.ledger import checks
 from tornado_celery_bridge.ledger.checks import Finding, check
@@ -164,15 +164,15 @@ def test_a_server_without_protection_that_listens_on_loopback(start: Start) -> N
         ({"worker_prefetch_multiplier": 4}, "prefetch"),
     ],
 )
-def test_a_setting(server: Server, settings: dict[str, Any], name: str) -> None:
-    (found,) = look(server.url, **settings)
+def test_a_setting(database: Database, settings: dict[str, Any], name: str) -> None:
+    (found,) = look(database.url, **settings)
     assert found.name == name
     assert found.is_unsafe == (name not in ("no-time-limit", "no-ends", "visibility", "prefetch"))
 
 
-def test_confirms_and_a_visibility_timeout_are_no_matter_of_other_brokers(server: Server) -> None:
-    assert names(server.url, "amqp://") == []
-    assert names(server.url, "memory://", broker_transport_options={}) == []
+def test_confirms_and_a_visibility_timeout_are_no_matter_of_other_brokers(database: Database) -> None:
+    assert names(database.url, "amqp://") == []
+    assert names(database.url, "memory://", broker_transport_options={}) == []
 
 
 def test_by_sentinel_no_confirmation_is_for_ever() -> None:
@@ -183,8 +183,8 @@ def test_by_sentinel_no_confirmation_is_for_ever() -> None:
     assert "hidden" not in found[0].what
 
 
-def test_without_install(server: Server) -> None:
-    app = Celery(broker=server.url, backend=server.url, set_as_current=False)
+def test_without_install(database: Database) -> None:
+    app = Celery(broker=database.url, backend=database.url, set_as_current=False)
     app.conf.update(SAFE)
     (found,) = check(app)
     assert (found.name, found.is_unsafe) == ("no-install", True)
@@ -194,9 +194,9 @@ def test_without_install(server: Server) -> None:
 # Overrides.
 
 
-def test_what_is_allowed_is_said_and_not_refused(server: Server) -> None:
+def test_what_is_allowed_is_said_and_not_refused(database: Database) -> None:
     found = look(
-        server.url, allow=" early-acks, pickle", task_acks_late=False, accept_content=["yaml"], task_time_limit=0
+        database.url, allow=" early-acks, pickle", task_acks_late=False, accept_content=["yaml"], task_time_limit=0
     )
     assert [(each.name, each.is_unsafe, each.allowed) for each in found] == [
         ("early-acks", False, True),
@@ -205,10 +205,10 @@ def test_what_is_allowed_is_said_and_not_refused(server: Server) -> None:
     ]
 
 
-def test_what_is_unsafe_comes_first(server: Server) -> None:
-    assert names(server.url, task_time_limit=0, accept_content=["yaml"]) == ["pickle", "no-time-limit"]
+def test_what_is_unsafe_comes_first(database: Database) -> None:
+    assert names(database.url, task_time_limit=0, accept_content=["yaml"]) == ["pickle", "no-time-limit"]
 
 
-def test_a_name_that_is_none(server: Server) -> None:
+def test_a_name_that_is_none(database: Database) -> None:
     with pytest.raises(SettingsError, match=r"ALLOW_UNSAFE=no-aoff: there is only no-aof, "):
-        look(server.url, allow="no-aoff,pickle")
+        look(database.url, allow="no-aoff,pickle")

@@ -478,7 +478,7 @@ def main(commands: Mapping[str, str], prepare: Prepare | None = None, *, reloads
         SettingsError: A setting is wrong, a port is taken, or another supervisor runs on DATA_DIR.
     """
     if reloads and find_spec("watchfiles") is None:
-        raise SettingsError("--reload needs watchfiles: pip install watchfiles")
+        raise SettingsError("--reload needs watchfiles: pip install 'tornado-celery-bridge[service]'")
     settings = Settings.from_environment()
     settings.make_data_dir()
     if settings.port == settings.flower_port:
