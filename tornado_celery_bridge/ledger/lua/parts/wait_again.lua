@@ -7,7 +7,7 @@ local function wait_again(from)
   redis.call('ZREM', prefix .. 'held', pack(id))
   redis.call('HSET', job, 'state', 'PENDING')
   -- 'due', too: which of two messages it begins by is not known.
-  redis.call('HDEL', job, 'token', 'started_at', 'due', 'handed_on', 'next_due', 'nesting')
+  redis.call('HDEL', job, 'token', 'started_at', 'due', 'handed_on', 'next_due')
   set_value('null')
   move_state(from, 'PENDING')
   enqueued(time)
