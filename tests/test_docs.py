@@ -1,4 +1,4 @@
-"""Every example with curl in README.md and docs/ answers what it shows, of the real service with a real worker."""
+"""Examples with curl and with tcb's commands for jobs show what the real service, with a real worker, answers."""
 
 import os
 import re
@@ -23,12 +23,16 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 URL = "http://127.0.0.1:8888"
 
 
+#: An example of a command that asks the service; `tcb keys` and others are examples of other tests.
+TCB = re.compile(r"^\$ (\w+=\$\()?tcb (run|watch|list|cancel|retry)\b", re.MULTILINE)
+
+
 def blocks() -> Iterator[tuple[str, str, str]]:
     """Yield page and line, language and text of each block that has curl in it."""
     for page in PAGES:
         text = page.read_text()
         for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            if re.search(r"\bcurl .*http", found[2], re.DOTALL):
+            if (found[1] == "console" and TCB.search(found[2])) or re.search(r"\bcurl .*http", found[2], re.DOTALL):
                 line = text[: found.start()].count("\n") + 1
                 yield f"{page.relative_to(ROOT)}:{line}", found[1], found[2]
 
@@ -125,10 +129,13 @@ def submitted(web: Web, **options: Any) -> str:
 def test_an_example_answers_what_it_shows(product: dict[str, Any], place: str, language: str, text: str) -> None:
     web = product["guarded" if "API_KEY" in text else "plain"]
     found = [(command.replace(URL, f"http://127.0.0.1:{web.port}"), shown) for command, shown in commands(text)]
-    script = "".join(f"{command}\nprintf '\\0'\n" for command, _ in found)
+    # What tcb says on standard error is part of what it shows.
+    shows = [f"{{ {command}; }} 2>&1" if command.startswith("tcb") else command for command, _ in found]
+    script = "".join(f"{command}\nprintf '\\0'\n" for command in shows)
     bash = ["bash", "-euo", "pipefail", "-c", script]
+    environment = {**product["environment"], "TCB_URL": f"http://127.0.0.1:{web.port}"}
     done = subprocess.run(
-        bash, cwd=product["folder"], env=product["environment"], capture_output=True, text=True, timeout=60, check=False
+        bash, cwd=product["folder"], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     for (command, shown), written in zip(found, done.stdout.split("\0"), strict=False):

@@ -178,10 +178,10 @@ def top(web: Web, key: str) -> str:
             command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
         )
 
-    refused = run(API_KEY="")
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert "401 This needs a valid API key" in refused.stderr
-    done = run(API_KEY=key)
+    refused = run(TCB_KEY="")
+    assert (refused.returncode, refused.stdout) == (os.EX_CONFIG, "")
+    assert "This needs a valid API key. Set TCB_KEY to one" in refused.stderr
+    done = run(TCB_KEY=key)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

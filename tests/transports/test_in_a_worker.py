@@ -16,6 +16,7 @@ from tests.servers import Server, wait_for, worker
 from tests.transports import kills
 from tests.transports.brokers import events_of_a_task
 from tests.transports.sample import make_app
+from tornado_celery_bridge.base.versions import CELERY
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
 
@@ -81,7 +82,9 @@ def test_tasks_control_and_events(launch: Launch, app: Celery, client: redis.Red
         assert app.control.ping(timeout=2) == [{"w@x": {"ok": "pong"}}]
         assert list(app.control.inspect(timeout=2).active_queues() or ()) == ["w@x"]
 
-        assert {"task-started", "task-succeeded"} <= {*events_of_a_task(app)}
+        told = {*events_of_a_task(app)}
+        assert "task-succeeded" in told
+        assert "task-started" in told or (pool == "threads" and CELERY < (5, 7))  # which does not tell of it
 
         eta = add.apply_async((1, 1), countdown=3600)
         wait_for(lambda: client.hlen("unacked") == 1)

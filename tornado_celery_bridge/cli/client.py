@@ -217,7 +217,7 @@ def _path(job_id: str) -> str:
     return f"/v1/jobs/{urllib.parse.quote(job_id, safe='')}"
 
 
-def _refused(answer: urllib.error.HTTPError) -> click.ClickException:
+def _refused(answer: urllib.error.HTTPError) -> Exception:
     """Return what a problem says; one that will be the same the next time is :class:`Wrong`."""
     with answer:
         try:
@@ -225,6 +225,8 @@ def _refused(answer: urllib.error.HTTPError) -> click.ClickException:
             said = [problem["detail"], *(f"{each['pointer']}: {each['detail']}" for each in problem.get("errors", ()))]
         except (ValueError, KeyError, TypeError, OSError):
             said = [str(answer)]
+    if answer.code == 401:
+        return SettingsError(f"{said[0]} Set TCB_KEY to one")
     kind = Wrong if answer.code < 500 and answer.code != 429 else click.ClickException
     return kind("\n  ".join(said))
 
@@ -356,7 +358,13 @@ class InLedger:
         Raises:
             NotInTime: *timeout* seconds have passed.
         """
-        self._job(job_id)
+        from dataclasses import replace
+
+        from tornado_celery_bridge.ledger import Job as Accepted
+        from tornado_celery_bridge.service.resources.jobs.frames import UNTOLD
+
+        shown: Any = Accepted(record=self._job(job_id).record)
+        yield Event("state", _document(shown))
         deadline = time.monotonic() + timeout if timeout is not None else None
         with self._run(_called(self._bridge.ledger.events.follow, job_id)) as events:
             iterator: AsyncIterator[Any] = aiter(events)
@@ -368,8 +376,14 @@ class InLedger:
                     return
                 except TimeoutError:
                     raise NotInTime from None
-                is_whole = event.kind in ("state", "snapshot", "end")
-                yield Event(event.kind, self.get(job_id) if is_whole else json.loads(event.data))
+                if event.kind == "state":
+                    shown = replace(shown, **UNTOLD | json.loads(event.data))
+                elif event.kind in ("snapshot", "end"):
+                    shown = self._job(job_id)
+                else:
+                    yield Event(event.kind, json.loads(event.data))
+                    continue
+                yield Event(event.kind, _document(replace(shown, queue_depth=None), traceback=True))
 
 
 async def _called(function: Any, *args: Any) -> Any:

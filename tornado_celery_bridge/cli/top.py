@@ -1,11 +1,8 @@
 """``tcb top``: what goes on, in a terminal, read over HTTP from a running service."""
 
-import json
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -13,52 +10,33 @@ from typing import Any
 import click
 
 from tornado_celery_bridge.base.settings import Settings
+from tornado_celery_bridge.cli.client import Http
+from tornado_celery_bridge.cli.options import setting
 
-#: Seconds for the service to answer.
-TIMEOUT = 10.0
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
-@click.command(epilog="Where there are API keys, API_KEY is one with the scope monitor.")
-@click.option("--url", metavar="URL", help="Of the service; http://127.0.0.1:PORT if left out.")
+@click.command(epilog="Where there are API keys, TCB_KEY is one with the scope monitor.")
+@setting("--url", variable="TCB_URL", metavar="URL", help="The service (http://127.0.0.1:PORT)")
 @click.option("--every", type=click.FloatRange(0.2, 3600), default=2.0, metavar="SECONDS", show_default=True)
 @click.option("--once", is_flag=True, help="Show it once, and end.")
-def top(url: str | None, every: float, once: bool) -> None:
+def top(every: float, once: bool) -> None:
     """Show the jobs, queues and workers of a running service, again and again; Ctrl-C ends it."""
-    url = (url or f"http://127.0.0.1:{Settings.from_environment().port}").rstrip("/")
+    url = (os.environ.get("TCB_URL") or f"http://127.0.0.1:{Settings.from_environment().port}").rstrip("/")
+    service = Http(url, os.environ.get("TCB_KEY", ""))
     clear = _CLEAR if sys.stdout.isatty() and not once else ""
     try:
         while True:
-            click.echo(clear + "\n".join(_screen(url)))
+            click.echo(clear + "\n".join(_screen(service, url)))
             if once:
                 return
             time.sleep(every)
     except KeyboardInterrupt:
         return
-    except (OSError, ValueError) as exc:
-        raise click.ClickException(f"{url}: {_reason(exc)}") from exc
 
 
-def _reason(exc: Exception) -> str:
-    """Return what went wrong; of a problem, what it says."""
-    if not isinstance(exc, urllib.error.HTTPError):
-        return str(exc)
-    with exc:
-        try:
-            return f"{exc.code} {json.load(exc)['detail']}"
-        except (ValueError, KeyError, TypeError):
-            return str(exc)
-
-
-def _fetch(url: str) -> Any:
-    key = os.environ.get("API_KEY")
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        return json.load(response)
-
-
-def _screen(url: str) -> Iterable[str]:
-    statistics = _fetch(f"{url}/v1/statistics")
+def _screen(service: Http, url: str) -> Iterable[str]:
+    statistics = service.fetch("/v1/statistics")
     now, hour = statistics["now"], statistics["summary"]
     names: tuple[str, ...] = (
         "waiting",
@@ -80,10 +58,10 @@ def _screen(url: str) -> Iterable[str]:
     yield from _table(columns, [["", *(f"{hour[name]:,}" for name in names), *times]])
     yield ""
     columns = ["queue", "depth", "scheduled", "oldest", "consumers", ""]
-    yield from _table(columns, [_queue(queue) for queue in _fetch(f"{url}/v1/queues")["queues"]])
+    yield from _table(columns, [_queue(queue) for queue in service.fetch("/v1/queues")["queues"]])
     yield ""
     columns = ["worker", "slots", "running", "queues", ""]
-    yield from _table(columns, [_worker(worker) for worker in _fetch(f"{url}/v1/workers")["workers"]])
+    yield from _table(columns, [_worker(worker) for worker in service.fetch("/v1/workers")["workers"]])
 
 
 def _queue(queue: dict[str, Any]) -> list[str]:

@@ -45,7 +45,7 @@ class Frame(NamedTuple):
 
 
 #: What a job does not have any more in its next state, unless that says so.
-_UNTOLD: dict[str, Any] = {"error": None, "progress": None, "checkpoint": None}
+UNTOLD: dict[str, Any] = {"error": None, "progress": None, "checkpoint": None}
 
 
 def position_of(text: str | None) -> int | None:
@@ -87,7 +87,7 @@ async def frames(
                     if event.kind in ("snapshot", "end"):
                         shown = await jobs.get(caller, job.record.id)
                     elif event.kind == "state":
-                        shown = replace(shown, **_UNTOLD | json.loads(event.data))
+                        shown = replace(shown, **UNTOLD | json.loads(event.data))
                     yield _frame_of(event, shown, jobs.links, caller)
                     if event.kind == "end":
                         return

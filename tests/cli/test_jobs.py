@@ -1,0 +1,181 @@
+"""The commands for jobs, over HTTP and in the ledger: what they write, and how they end."""
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.servers import Database, worker
+from tests.service.processes import serving
+from tests.service.site import environment
+from tornado_celery_bridge.cli.client import Http
+from tornado_celery_bridge.cli.main import main
+
+Tcb = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def product(databases: Iterator[Database], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    """The service and a worker; the value is the variables of a client in both ways."""
+    folder = tmp_path_factory.mktemp("jobs")
+    url = next(databases).url
+    settings = {"SAMPLE_URL": url, "CELERY_APP": "tests.service.sample:app", "REDIS_URL": url, "DATA_DIR": str(folder)}
+    with ExitStack() as stack:
+        stack.enter_context(
+            worker("tests.service.sample", environment(**settings), folder / "worker.log", "--concurrency", "3")
+        )
+        web = stack.enter_context(serving(folder / "web.log", **settings))
+        yield settings | {"TCB_URL": f"http://127.0.0.1:{web.port}"}
+
+
+@pytest.fixture(params=["HTTP", "ledger"])
+def tcb(request: pytest.FixtureRequest, product: Mapping[str, str]) -> Tcb:
+    """Run ``tcb``, which asks the service or the ledger."""
+    variables = dict(product)
+    if request.param == "ledger":
+        del variables["TCB_URL"]
+
+    def run(*words: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "tornado_celery_bridge", *words]
+        done = environment(**variables)
+        return subprocess.run(command, env=done, input=given, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+def test_a_job_from_beginning_to_end(tcb: Tcb) -> None:
+    ran = tcb("run", "s.steps", "--input", "[3]", "--tag", "cli", "--wait")
+    assert (ran.returncode, ran.stdout) == (0, "3\n")
+    assert re.search(r"PENDING  s\.steps in websample\n.*STARTED\n(.*\n)*progress  3/3  step 3\n", ran.stderr)
+    assert re.search(r"SUCCESS  after \d", ran.stderr)
+
+    failed = tcb("run", "s.fail", "--input", "-", "--wait", given='{"message": "mine"}')
+    assert (failed.returncode, failed.stdout) == (3, "")
+    assert failed.stderr.endswith("tcb: builtins.ValueError: mine\n")
+
+    (listed,) = tcb("list", "--task", "s.fail", "--state", "failure", "-n", "1", "--json").stdout.splitlines()
+    job = json.loads(listed)
+    assert (job["task"], job["state"]) == ("s.fail", "FAILURE")
+    table = tcb("list", "--tag", "cli").stdout.splitlines()
+    assert table[0].split() == ["id", "task", "state", "queue", "accepted", "ran"]
+    assert table[1].split()[1:4] == ["s.steps", "SUCCESS", "websample"]
+
+    again = tcb("retry", job["id"], "--wait", "--json")
+    assert again.returncode == 3
+    made = json.loads(again.stdout)
+    assert (made["error"]["detail"], made["links"]["retry_of"]) == ("mine", f"/v1/jobs/{job['id']}")
+
+
+def test_waiting_ends_and_the_job_goes_on_until_it_is_cancelled(tcb: Tcb) -> None:
+    made = tcb("run", "s.add", "--input", '{"x": 1}', "--countdown", "600")
+    job_id = made.stdout.strip()
+    late = tcb("watch", job_id, "--timeout", "0.5")
+    assert (late.returncode, late.stderr.splitlines()[-1]) == (
+        5,
+        f"tcb: job {job_id} has not ended after 0.5 s, and goes on",
+    )
+    cancelled = tcb("cancel", "never-was", job_id)
+    assert (cancelled.returncode, cancelled.stdout) == (1, f"{job_id} REVOKED\n")
+    assert re.match(r"tcb: never-was: [Tt]here is no job", cancelled.stderr)
+    watched = tcb("watch", job_id, "--json")
+    assert watched.returncode == 4
+    events = [json.loads(line) for line in watched.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["state", "end"]
+    assert events[-1]["data"]["state"] == "REVOKED"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "s.nothing"), "no task"),
+        (("run", "s.add", "--input", "{"), "not JSON"),
+        (("run", "s.add", "--input", "3"), "an object of named arguments or a list of positional ones"),
+        (("run", "s.add", "--input", "@/nowhere"), "No such file"),
+        (("run", "s.add", "--input", '{"z": 1}'), "z"),
+        (("watch", "never-was"), "no job"),
+        (("list", "--since", "yesterday"), "not a time: 'yesterday'"),
+    ],
+)
+def test_what_is_wrong_is_a_sentence(tcb: Tcb, words: tuple[str, ...], said: str) -> None:
+    done = tcb(*words)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_on_a_terminal_there_is_a_bar(product: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", "tornado_celery_bridge", "run", "s.steps", "--input", "[4]", "--wait"]
+    main_end, terminal = pty.openpty()
+    process = subprocess.Popen(
+        command, env=environment(**product, COLUMNS="80"), stdout=subprocess.PIPE, stderr=terminal
+    )
+    os.close(terminal)
+    written = b""
+    while select.select([main_end], [], [], 30)[0]:
+        try:
+            written += os.read(main_end, 4096)
+        except OSError:  # Linux's end of file of a terminal
+            break
+    os.close(main_end)
+    assert (process.communicate(timeout=30)[0], process.returncode) == (b"4\n", 0)
+    frames = written.decode().split("\r\x1b[K")
+    bars = [frame for frame in frames if "/4  step" in frame]
+    assert any(bar.count("━") == 30 and "100%  4/4  step 4" in bar for bar in bars)
+    assert all(len(bar) < 80 for bar in bars)
+    assert "\x1b[32mSUCCESS\x1b[0m" in frames[-1]  # the bar is gone before it
+
+
+def test_a_service_that_is_away_or_wants_a_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TCB_URL", "http://127.0.0.1:1")
+    assert main(["list"]) == 1
+    assert "tcb: http://127.0.0.1:1: [Errno 111] Connection refused" in capsys.readouterr().err
+    monkeypatch.setenv("TCB_URL", "localhost")
+    assert main(["list"]) == os.EX_CONFIG
+    assert "as in http://127.0.0.1:8888" in capsys.readouterr().err
+
+
+def test_an_answer_that_is_lost_is_no_second_job(product: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Http(product["TCB_URL"])
+    answers: list[Any] = []
+    whole = client.fetch
+
+    def loses_the_first(*args: Any, **headers: str) -> Any:
+        answers.append(whole(*args, **headers))
+        if len(answers) == 1:
+            from click import ClickException
+
+            raise ClickException("connection reset")
+        return answers[-1]
+
+    monkeypatch.setattr(client, "fetch", loses_the_first)
+    assert client.submit("s.add", [1, 2], {})["id"] == answers[0]["id"]
+    assert len(answers) == 2
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert "_TCB_COMPLETE" in capsys.readouterr().out
+
+
+def test_the_shell_is_told_the_tasks(product: Mapping[str, str]) -> None:
+    asked = {"_TCB_COMPLETE": "bash_complete", "COMP_WORDS": "tcb run s.st", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tornado_celery_bridge"],
+        env=environment(**product, **asked),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert {"plain,s.steps", "plain,s.stay"} <= {*done.stdout.split()}
