@@ -15,6 +15,8 @@ from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from tornado_celery_bridge.base.versions import DRIVER
+
 ConnectionPool = redis.asyncio.ConnectionPool
 
 #: Seconds. Celery's own defaults (120, or no timeout) are for workers, which can wait.
@@ -35,7 +37,7 @@ def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
         backend: A Redis result backend of a Celery app.
         overrides: Connection settings of redis-py to use instead, such as ``max_connections``.
     """
-    params = _settings(backend)
+    params = DRIVER | _settings(backend)
     sentinels = params.pop("hosts", None)
     params["connection_class"] = _asyncio_class(params.get("connection_class"))
     for name in ("socket_connect_timeout", "socket_timeout"):
@@ -79,7 +81,7 @@ def _of_sentinels(backend: Any, hosts: list[dict[str, Any]], params: dict[str, A
     """Return a pool of connections to the server that the Sentinels *hosts* name as the master."""
     options, master = backend._transport_options, master_of(backend)
     # Without driver_info, the client would read a file to find it out, on the loop.
-    own = {name: params[name] for name in ("socket_connect_timeout", "driver_info")} | {"socket_timeout": MAX_TIMEOUT}
+    own = {name: params[name] for name in ("socket_connect_timeout", *DRIVER)} | {"socket_timeout": MAX_TIMEOUT}
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         [(host["host"], host["port"]) for host in hosts],
         min_other_sentinels=options.get("min_other_sentinels", 0),

@@ -1,11 +1,12 @@
 """
-What differs between the supported versions of Celery and kombu. No other module knows of a version.
+What differs between the supported versions of Celery, kombu and redis-py. No other module knows of a version.
 
 A newer version's word is used where there is one; where there is none, the module says what stands for it. What a user
 loses by an older version is in :func:`lacking`, which ``tcb check`` tells.
 """
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import celery
 import celery.result
+import redis
 from celery import Celery, states
 from celery.exceptions import Reject
 from kombu import Producer
@@ -37,6 +39,28 @@ MESSAGE_SAYS_IGNORE = CELERY >= (5, 6)
 
 #: Whether kombu can publish many messages for one answer of the broker: ``Producer.batch()``, of kombu 5.7.
 HAS_BATCHES = hasattr(Producer, "batch")
+
+
+#: redis-py's major version.
+_REDIS = int(version("redis").partition(".")[0])
+
+
+def _resp3() -> dict[str, Any]:
+    if _REDIS >= 8:
+        return {}
+    if importlib.util.find_spec("redis.maint_notifications") is None:
+        return {"protocol": 3}
+    module: Any = importlib.import_module("redis.maint_notifications")
+    return {"protocol": 3, "maint_notifications_config": module.MaintNotificationsConfig(enabled=False)}
+
+
+#: What has a connection of redis-py speak RESP3, as it does by itself from 8 on. redis-py 7 would then ask the server
+#: for maintenance notifications, too, which raises over a Unix socket.
+RESP3 = _resp3()
+
+#: What a connection of redis-py says that it is, from 7 on. To find it out reads a file, which must not be on the loop.
+#: Celery tells it from 5.7 on.
+DRIVER: dict[str, Any] = {"driver_info": vars(redis)["DriverInfo"]()} if "DriverInfo" in vars(redis) else {}
 
 
 class Lack(NamedTuple):
