@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from celery import Celery, chain
+from celery import Celery, chain, signals
 
 from tornado_celery_bridge import TaskFailed, testing
 from tornado_celery_bridge.ledger import Job
@@ -56,6 +56,7 @@ async def test_what_is_routed_to_another_queue_runs(app: Celery) -> None:
 
 async def test_an_app_that_keeps_the_ledger(app: Celery) -> None:
     install(app)
+    heard = len(signals.before_task_publish.receivers)
     for _ in range(2):  # it may be opened again
         async with testing.bridge(app) as bridge, asyncio.timeout(20):
             await run_in_queues(bridge)
@@ -67,5 +68,6 @@ async def test_an_app_that_keeps_the_ledger(app: Celery) -> None:
             with pytest.raises(TaskFailed, match="as asked"):
                 await (await bridge.submit("mine.fail"))
             assert await (await bridge.submit("mine.again")) == 1
+    assert len(signals.before_task_publish.receivers) == heard  # nobody keeps messages in a ledger that is not there
     assert app.conf.broker_url == app.conf.result_backend == NOWHERE
     assert app.conf.job_ledger_url is None

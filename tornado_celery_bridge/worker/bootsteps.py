@@ -132,8 +132,8 @@ class KeepJobs(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         self._keeper = Keeper(worker.app, worker)
         self._keeper.hold_back()
-        keep = functools.partial(keep_message, worker.app)
-        signals.before_task_publish.connect(keep, weak=False, dispatch_uid=f"keep-{id(worker.app)}")
+        self._keep = functools.partial(keep_message, worker.app)
+        signals.before_task_publish.connect(self._keep, weak=False)
 
     def start(self, worker: Any) -> None:
         """Begin, once the pool runs."""
@@ -144,10 +144,12 @@ class KeepJobs(bootsteps.StartStopStep):
     def terminate(self, worker: Any) -> None:
         """End, once the pool has ended with what it runs: a cold shutdown, of which Celery sends no signal."""
         worker.pool.terminate()
-        self._keeper.stop()
+        self._end()
 
     def _end(self, **_: Any) -> None:
         self._keeper.stop()
+        signals.before_task_publish.disconnect(self._keep)
+        signals.worker_shutdown.disconnect(self._end)
 
 
 def begin_beat(app: Celery, *, sender: Any, **_: Any) -> None:
