@@ -34,7 +34,7 @@ async def bounded() -> AsyncIterator[None]:
         await asyncio.wait([task])
         ticker.close()
         gc.unfreeze()
-    assert max(ticker.late) < MOST
+    assert max(ticker.late, default=0) < MOST  # none, if all took less than a tick
 
 
 async def test_batches_of_rubbish(service: Service) -> None:
