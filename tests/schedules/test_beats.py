@@ -202,7 +202,7 @@ def test_a_run_that_is_under_way_as_redis_dies_runs_again(
     job_id = do(schedules.run("long"))
     until(lambda: ran.read_text() == "long\n")
     own_server.kill()
-    until(lambda: b"after connection loss" in (ran.parent / "worker.log").read_bytes())
+    until(lambda: b"is told to end" in (ran.parent / "worker.log").read_bytes())
     own_server.start()
     with own_server.client() as client:
         until(lambda: client.hget(f"{{tcb}}job:{job_id}", "state") in (b"SUCCESS", b"FAILURE", b"REVOKED"), 60)
