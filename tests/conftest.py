@@ -5,6 +5,7 @@ import itertools
 import linecache
 import os
 import random
+import warnings
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
@@ -86,6 +87,20 @@ def blockbuster(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
     """Raise from any blocking call on a running event loop."""
     with blockbuster_ctx() as active:
         yield active
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """
+    Collect now what would be in the way of a later test.
+
+    Celery's own results unsubscribe as they are collected, which blocks; it must not be the next test's loop. And
+    kombu's Redis transport leaves a connection open where it put back messages as it was closed.
+    """
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Brokers that are started once a session, and what is asked of a worker on each."""
 
-import gc
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -12,17 +10,8 @@ from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 
 
 @pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """
-    Collect now what would be in the way of a later test.
-
-    Celery's own results unsubscribe as they are collected, which blocks; it must not be the next test's loop. And
-    kombu's Redis transport leaves a connection open where it put back messages as it was closed.
-    """
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+def nothing_is_left(collected: None) -> None:
+    """What a test leaves is collected at its end."""
 
 
 @pytest.fixture(scope="module")
