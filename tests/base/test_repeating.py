@@ -61,10 +61,12 @@ def test_an_exception_is_logged_once_and_ends_nothing(
 
     start(step, failed=failures.append)
     assert went_well.wait(5)
+    wait_for(lambda: len(caplog.records) == 3)
     assert [type(each) for each in failures] == [kind] * 4 + [OSError]
     assert [record.message for record in caplog.records] == [
         f"sample: {kind.__name__}: no use; it tries again",
         "sample: OSError: another reason; it tries again",
+        "sample: it works again",
     ]
 
 

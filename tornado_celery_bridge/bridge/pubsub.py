@@ -32,6 +32,8 @@ _decompressed = getattr(celerys, "decompress_payload", lambda payload: payload)
 
 #: Bytes. A larger result is decoded in a thread: this many take about 1 ms.
 LARGE = 128 * 1024
+#: How many reads of results may be under way.
+CONNECTIONS = 16
 
 
 class RedisListener(Listener):
@@ -59,7 +61,8 @@ class RedisListener(Listener):
         # No timeout for the subscriber, which waits for messages: it finds out by PING whether the server is there.
         pool = connection_pool(backend, max_connections=1, socket_timeout=None, health_check_interval=0)
         self._subscriber = Subscriber(pool, self._confirmed, self._deliver)
-        self._client = redis.asyncio.Redis(connection_pool=connection_pool(backend, max_connections=16))
+        self._client = redis.asyncio.Redis(connection_pool=connection_pool(backend, max_connections=CONNECTIONS))
+        self._reading = asyncio.Semaphore(CONNECTIONS)  # a pool that has no connection left raises, and does not wait
         super().__init__()
 
     @property
@@ -81,7 +84,8 @@ class RedisListener(Listener):
     async def read(self, task_ids: Sequence[str]) -> Mapping[str, News]:
         keys = [self._key(task_id) for task_id in task_ids]
         try:
-            payloads: list[Any] = await self._client.mget(keys)
+            async with self._reading:
+                payloads: list[Any] = await self._client.mget(keys)
         except CONNECTION_ERRORS as exc:
             raise ResultBackendUnavailable(f"the result backend did not answer: {exc}") from exc
         found: dict[str, News] = {}
@@ -119,7 +123,8 @@ class RedisListener(Listener):
         unread = [key for key in wanted if key in self._task_ids]
         try:
             while unread:
-                payloads: list[Any] = await self._client.mget(unread[:CHUNK])
+                async with self._reading:
+                    payloads: list[Any] = await self._client.mget(unread[:CHUNK])
                 for key, payload in zip(unread[:CHUNK], payloads, strict=True):
                     if payload is not None:
                         self._deliver(key, payload)
