@@ -46,6 +46,43 @@ class Early(Task):  # type: ignore[type-arg]  # which Celery 5.7 alone can be to
         raise Ignore
 
 
+class Escaping(Task):  # type: ignore[type-arg]
+    """Raises, in its code or in a hook, what its second and third arguments say."""
+
+    max_retries = 1
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        mark(args[0])
+        raise_there("before_start", *args)
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        raise_there("on_success", *args)
+
+    def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        raise_there("on_failure", *args)
+
+    def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        raise_there("on_retry", *args)
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        raise_there("after_return", *args)
+
+
+#: What a task may raise that would end its process.
+ESCAPES: dict[str, Callable[[], BaseException]] = {
+    "MemoryError": lambda: MemoryError("mine"),
+    "SystemExit": lambda: SystemExit("mine"),
+    "KeyboardInterrupt": lambda: KeyboardInterrupt("mine"),
+    "WorkerShutdown": lambda: WorkerShutdown("mine"),
+    "Unusual": lambda: Unusual("mine"),
+}
+
+
+def raise_there(here: str, path: str, where: str, what: str) -> None:
+    if here == where:
+        raise ESCAPES[what]()
+
+
 def mark(path: str) -> int:
     """Note that the code begins; return how often it has."""
     with Path(path).open("a+") as file:
@@ -259,6 +296,23 @@ def make_app(url: str, *, serializer: str = "json") -> Celery:
     def runs_out_of_memory(self: Any, path: str) -> NoReturn:
         mark(path)
         raise MemoryError("mine")
+
+    def escapes(self: Any, path: str, where: str, what: str) -> str:
+        raise_there("code", path, where, what)
+        if where == "on_failure":
+            raise ValueError("mine")
+        if where == "on_retry" and not self.request.retries:
+            raise self.retry(countdown=0)
+        if where == "retry":
+            raise self.retry(exc=ESCAPES[what](), countdown=0)
+        return "done"
+
+    app.task(shared=False, bind=True, name="e.escapes", base=Escaping)(escapes)
+    app.task(shared=False, bind=True, name="e.escapes_silently", base=Escaping, ignore_result=True)(escapes)
+
+    @app.task(shared=False, bind=True, name="e.gathers")
+    def gathers(self: Any, values: list[str]) -> list[str]:
+        return values
 
     @app.task(shared=False, bind=True, name="e.exceeds_soft_limit", soft_time_limit=1)
     def exceeds_soft_limit(self: Any, path: str) -> None:

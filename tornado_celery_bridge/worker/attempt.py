@@ -13,8 +13,10 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 from celery import Celery, states
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, WorkerTerminate
+from celery.worker import state as worker_state
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base import tracing
@@ -23,7 +25,7 @@ from tornado_celery_bridge.base.versions import MESSAGE_SAYS_IGNORE
 from tornado_celery_bridge.checkpoints import Document
 from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedger
 from tornado_celery_bridge.progress import STATE as PROGRESS
-from tornado_celery_bridge.worker.errors import GivenUp, error_of, place_of
+from tornado_celery_bridge.worker.errors import Escaped, GivenUp, ends_from_outside, error_of, place_of
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ MOST_BEGUN = 20
 MAX_LINE = 4_000
 
 _current: ContextVar["Attempt | None"] = ContextVar("attempt", default=None)
+#: The last attempt that Celery was done with, here.
+_closed: ContextVar["Attempt | None"] = ContextVar("closed", default=None)
 
 
 class JobCancelled(Ignore):
@@ -55,6 +59,30 @@ def ledger_of(app: Celery) -> WorkerLedger:
 def current_attempt() -> "Attempt | None":
     """Return the attempt whose code runs in this thread, greenlet or coroutine; None outside of a job's code."""
     return _current.get()
+
+
+@contextmanager
+def telling_of_escapes() -> Iterator[None]:
+    """
+    Have what Celery lets out of the block, in which it runs one message's task, be an ordinary exception.
+
+    Celery lets out ``MemoryError``, and what is no ``Exception``, of a task's code and of its hooks. A pool would take
+    that for its own end.
+
+    Raises:
+        Escaped: It says what was let out, and how the attempt had ended before.
+    """
+    _closed.set(None)
+    try:
+        yield
+    except BaseException as exc:
+        is_told_to_end = isinstance(exc, WorkerTerminate) and worker_state.should_terminate  # in the solo pool
+        if terminate_handler_fired() or is_told_to_end or isinstance(exc, (Reject, *ends_from_outside())):
+            raise
+        attempt = _closed.get()
+        raise Escaped(exc, None if attempt is None else attempt.end) from exc
+    finally:
+        _closed.set(None)
 
 
 class Attempt:
@@ -225,10 +253,11 @@ class Attempt:
         Args:
             task: The task.
             request: What it ran for.
-            state: What became of it, in Celery's words; None for a process that is about to end.
+            state: What became of it, in Celery's words; None for what Celery lets out (see :func:`telling_of_escapes`).
             outcome: What the code returned, or the exception.
         """
         self.raised = None
+        _closed.set(self)
         if self.end is not None or not self.has_begun:
             return
         if state == states.REJECTED:

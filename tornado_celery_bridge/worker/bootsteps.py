@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, bootsteps, signals, states
-from celery.concurrency import prefork
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.imports import symbol_by_name
 from kombu.exceptions import DecodeError
@@ -23,7 +22,7 @@ from tornado_celery_bridge.worker.guard import guard, settle_limits
 from tornado_celery_bridge.worker.keeper import Keeper
 from tornado_celery_bridge.worker.loglines import LogLines
 from tornado_celery_bridge.worker.messages import keep_message
-from tornado_celery_bridge.worker.pool import TaskPool, can_end_tasks
+from tornado_celery_bridge.worker.pool import can_end_tasks, telling
 from tornado_celery_bridge.worker.request import job_request
 
 log = logging.getLogger(__name__)
@@ -46,8 +45,7 @@ class GuardTasks(bootsteps.Step):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         Store.of_app(worker.app)  # a store that can't be used is to be known now
-        if worker.pool_cls is prefork.TaskPool:
-            worker.pool_cls = TaskPool
+        worker.pool_cls = telling(worker.pool_cls)
         mend_locks()  # processes are forked while the keeper's threads run
         can_end = can_end_tasks(worker.pool_cls)
         if not can_end:

@@ -28,6 +28,23 @@ class CodeExited(Exception):
         )
 
 
+class Escaped(CodeExited):
+    """
+    What stands for an exception that Celery lets out of a task's code or its hooks.
+
+    Args:
+        raised: What it lets out.
+        end: How the attempt had ended before, as ``Attempt.end`` has it; None if it had not.
+    """
+
+    def __init__(self, raised: BaseException | str, end: str | None) -> None:
+        super().__init__(raised)
+        self.end = end
+
+    def __reduce__(self) -> Any:
+        return Escaped, (str(self), self.end)
+
+
 class GivenUp(Exception):
     """A task that is no job is not begun again, as the process that runs it dies each time."""
 

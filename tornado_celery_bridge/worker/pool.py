@@ -1,9 +1,12 @@
 """
-The prefork pool, with what Celery's lacks: a process that is to end does end, and what it held is not held on to.
+The pools, with what Celery's lack: what a task raises ends its attempt alone; a process that is to end does end.
 
-Theory of operation. A process of the pool runs one task at a time. It is *told to end* by TERM, which raises
-``SystemExit`` in the task's code, so that the code can clean up. Code that goes on is *killed* after ``PATIENCE``
-seconds. Celery sends TERM alone, and says at once that the task has ended. Here:
+In each pool, what Celery lets out of a task's code and its hooks fails the attempt. Celery's pools without processes
+tell nobody of it: in ``threads`` the request would stay active for ever, in ``solo`` the worker would end.
+
+Theory of operation of the prefork pool. A process of it runs one task at a time. It is *told to end* by TERM, which
+raises ``SystemExit`` in the task's code, so that the code can clean up. Code that goes on is *killed* after
+``PATIENCE`` seconds. Celery sends TERM alone, and says at once that the task has ended. Here:
 
 - the processes that a task has started end with its process;
 - a process that was told to end takes no other task, whatever its code makes of that. Celery's goes on, half ended: the
@@ -29,9 +32,11 @@ from typing import Any
 
 import billiard.pool
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
+from billiard.einfo import ExceptionInfo
 from celery.concurrency import asynpool, prefork
 from celery.concurrency.base import BasePool
 
+from tornado_celery_bridge.worker.attempt import telling_of_escapes
 from tornado_celery_bridge.worker.processes import descendants, kill
 
 _billiard: Any = billiard.pool  # its types have next to nothing of it
@@ -49,10 +54,47 @@ def can_end_tasks(pool: type[BasePool]) -> bool:
     return issubclass(pool, prefork.TaskPool) or pool.terminate_job is not BasePool.terminate_job
 
 
+def _run(target: Callable[..., Any], *args: Any) -> Any:
+    """Run one message's task, where the pool runs it."""
+    with telling_of_escapes():
+        return target(*args)
+
+
+class _Here:
+    """Mixed into a pool that runs tasks in the worker's own process: what is raised is told, as prefork tells it."""
+
+    def apply_async(self, target: Any, args: Any = (), *, callback: Any, error_callback: Any, **options: Any) -> Any:
+        """Have a task run."""
+
+        def run(*args: Any) -> Any:
+            try:
+                return _run(target, *args)
+            except Exception:
+                return ExceptionInfo()
+
+        def tell(outcome: Any) -> None:
+            (error_callback if isinstance(outcome, ExceptionInfo) else callback)(outcome)
+
+        return super().apply_async(run, args, callback=tell, **options)  # type: ignore[misc]
+
+
+def telling(pool: type[BasePool]) -> type[BasePool]:
+    """Return a class of pools for Celery's *pool*, whose tasks' exceptions are told."""
+    if pool is prefork.TaskPool:
+        return TaskPool
+    if issubclass(pool, (prefork.TaskPool, _Here)):
+        return pool
+    return type(pool.__name__, (_Here, pool), {"__module__": pool.__module__})
+
+
 class TaskPool(prefork.TaskPool):
     """Celery's prefork pool, with the pools of processes below."""
 
     _pool: Any
+
+    def apply_async(self, target: Any, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
+        """Have a task run."""
+        return super().apply_async(_run, (target, *args), kwargs, **options)
 
     def end(self, pid: int, signum: int, goes_on: Callable[[], bool]) -> None:
         """

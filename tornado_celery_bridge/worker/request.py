@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from billiard.common import TERM_SIGNAME
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
+from celery import states
 from celery.exceptions import InvalidTaskError, Terminated, WorkerLostError
 from celery.platforms import signals as _signals
 from celery.worker import state as worker_state
@@ -24,10 +25,11 @@ from celery.worker.request import Request
 from celery.worker.state import revoked as revoked_tasks
 from redis.exceptions import RedisError
 
+from tornado_celery_bridge.base.states import SUCCEEDED
 from tornado_celery_bridge.base.versions import record_rejected
 from tornado_celery_bridge.worker.attempt import AFTER, Attempt, ledger_of
 from tornado_celery_bridge.worker.clock import CLOCK
-from tornado_celery_bridge.worker.errors import CodeExited
+from tornado_celery_bridge.worker.errors import CodeExited, Escaped
 from tornado_celery_bridge.worker.pool import TaskPool, can_end_tasks
 from tornado_celery_bridge.worker.processes import descendants, kill
 
@@ -154,10 +156,25 @@ class JobRequest(Request):
         if isinstance(exc, MemoryError):
             # Celery ends the whole worker for it, and with it whatever else runs there.
             exc_info = _info(CodeExited(exc), exc_info)
+        elif isinstance(exc, Escaped):
+            return self._on_escaped(exc, exc_info, send_failed_event)
         elif isinstance(exc, (Terminated, *_LOST)):
             return self._on_lost(exc, exc_info, send_failed_event, return_ok)
         record_rejected(self, exc)
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _on_escaped(self, exc: Escaped, exc_info: Any, send_failed_event: bool) -> Any:
+        """Note that a hook raised what Celery does not catch. An end that was told before stays the attempt's end."""
+        stands_for = _info(CodeExited(str(exc)), exc_info)
+        if exc.end is not None:
+            log.error("%s: a hook raised %s after the end (%s)\n%s", self, exc, exc.end, exc_info.traceback)
+        if exc.end in SUCCEEDED:
+            return self.on_success((0, None, 0.0))
+        told = super().on_failure(stands_for, send_failed_event, exc.end is not None)
+        if exc.end is None:  # Celery does not tell of a task with ``ignore_result``
+            attempt = Attempt.of(self._app, self._context)
+            attempt.finish(states.FAILURE, stands_for.exception, stands_for.traceback)
+        return told
 
     def _on_lost(self, exc: BaseException, exc_info: Any, *more: Any) -> Any:
         """Note that the attempt's process is gone."""
