@@ -47,9 +47,11 @@ def make_app(broker_url: str | None = None, result_backend: str | None = None, *
         return upto
 
     @app.task(name="sample.state", shared=False, bind=True)
-    def state(self: Any) -> str:
+    def state(self: Any, seen: str) -> str:
         self.update_state(state="COOKING", meta={"pot": 1})
-        time.sleep(0.1)
+        deadline = time.monotonic() + 5
+        while not os.path.exists(seen) and time.monotonic() < deadline:  # a stream that is late misses what is replaced
+            time.sleep(0.01)
         return "cooked"
 
     @app.task(name="sample.nap", shared=False)

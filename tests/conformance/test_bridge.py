@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,11 +133,16 @@ async def test_stream_of_progress(bridge: Bridge, tasks: Any) -> None:
     assert len(states) == len({id(state) for state in states})
 
 
-async def test_stream_of_any_state(bridge: Bridge, tasks: Any) -> None:
-    result = await bridge.dispatch(tasks.state.s())
-    states = [state async for state in bridge.stream(result.id, timeout=10)]
-    cooking = [state.meta["result"] for state in states if state.state == "COOKING"]
+async def test_stream_of_any_state(bridge: Bridge, tasks: Any, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    result = await bridge.dispatch(tasks.state.s(str(seen)))
+    cooking = []
+    async for state in bridge.stream(result.id, timeout=10):
+        if state.state == "COOKING":
+            cooking.append(state.meta["result"])
+            await asyncio.to_thread(seen.touch)  # the task ends once its state was told
     assert cooking == [{"pot": 1}]
+    assert (state.state, state.result) == ("SUCCESS", "cooked")
 
 
 async def test_stream_of_a_finished_task_is_its_end(bridge: Bridge, tasks: Any) -> None:
