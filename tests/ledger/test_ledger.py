@@ -81,6 +81,26 @@ async def test_a_retry_runs_again(ledger: Ledger, worker: WorkerLedger) -> None:
     assert not {key for key in await keys(ledger) if "retry:" in key}
 
 
+@pytest.mark.parametrize("task", ["t", "u"])
+async def test_a_task_in_place_of_another_runs_again(ledger: Ledger, worker: WorkerLedger, task: str) -> None:
+    """Each message comes to another worker before the attempt that published it has told how it ended."""
+    await accept(ledger, record("a"), {})
+    error = {"type": "E", "module": "m", "message": "not yet"}
+    await begin(worker, "a", "1")
+    await asyncio.to_thread(lambda: worker.keep("a", "{}", None, queue="q", token="1"))
+    assert await begin(worker, "a", "2", task=task, replaced=1, after="1") == "go"
+    await asyncio.to_thread(worker.hand_on, "a", "1")
+    await asyncio.to_thread(lambda: worker.keep("a", "{}", None, queue="q", token="2", why=error))
+    assert await begin(worker, "a", "0", task=task, replaced=1, retries=1, after="1") == "duplicate"
+    assert await begin(worker, "a", "3", task=task, replaced=1, retries=1, after="2") == "go"
+    await asyncio.to_thread(lambda: worker.retry("a", "2", error, publish=False))
+    assert await begin(worker, "a", "4", task=task, replaced=1, retries=1, after="2") == "duplicate"
+    await end(worker, "a")
+    with ledger.events.follow("a") as events:
+        states = [json.loads(event.data)["state"] async for event in events if event.kind == "state"]
+    assert states[-2:] == ["RETRY", "STARTED"]
+
+
 async def test_cancelling(ledger: Ledger, worker: WorkerLedger) -> None:
     for job_id in ("a", "b", "c"):
         await accept(ledger, record(job_id), {})

@@ -46,7 +46,12 @@ if is_part then
   local its = tonumber(known[11] or 0)
   local is_next = nesting == 0 or nesting > its
   if nesting > 0 and nesting < its then return 'duplicate' end
-  if known[10] and not is_next or is_held and not known[10] and not (is_next and known[13]) then return 'duplicate' end
+  if runs and retries > 0 and nesting == its and after ~= '' and after == known[3] then
+    retried(state, redis.call('GET', prefix .. 'retry:' .. id) or 'null')
+    state, runs = 'RETRY', false
+  elseif known[10] and not is_next or is_held and not known[10] and not (is_next and known[13]) then
+    return 'duplicate'
+  end
 elseif known[11] or retries < tonumber(known[6] or 0) then
   return 'duplicate'  -- of a message that was followed by a retry's, or by that of the task in its place
 elseif runs and retries > tonumber(known[6] or 0) and after == known[3] then
