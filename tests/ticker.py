@@ -14,6 +14,14 @@ TICK = 0.005
 
 @asynccontextmanager
 async def ticking(usual: float = 0.02) -> AsyncIterator[None]:
+    async with watched() as ticker:
+        yield
+    ticker.check(usual)
+
+
+@asynccontextmanager
+async def watched() -> AsyncIterator["Ticker"]:
+    """Give a ticker that sees each turn of the loop in the block, its first and its last one too."""
     asyncio.get_running_loop().set_debug(False)  # debug mode itself costs milliseconds
     # The collector goes through everything that the whole suite has imported and kept: 0.1 s that are not ours.
     gc.collect()
@@ -21,13 +29,14 @@ async def ticking(usual: float = 0.02) -> AsyncIterator[None]:
     ticker = Ticker()
     task = asyncio.ensure_future(ticker.run())
     try:
-        yield
+        await asyncio.sleep(0)  # its first tick has begun
+        yield ticker
+        await asyncio.sleep(2 * TICK)  # the tick that was under way ends: how late the last turn made it counts
     finally:
         task.cancel()
         await asyncio.wait([task])
         ticker.close()
         gc.unfreeze()
-    ticker.check(usual)
 
 
 class Ticker:

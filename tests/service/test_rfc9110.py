@@ -12,6 +12,7 @@ from tornado_celery_bridge.service.http.handler import COMPRESSED, MAX_FIELDS, M
 from tornado_celery_bridge.service.process.routes import ENDPOINTS
 
 SAME = {"Content-Type", "Content-Length", "Cache-Control", "Etag", "Vary", "Retry-After", "Content-Security-Policy"}
+LIVE = {"/metrics", "/v1/jobs/{id}/events", "/v1/events", "/v1/statistics", "/v1/queues", "/v1/workers"}
 
 
 async def test_head_is_answered_wherever_get_is(service: Service) -> None:
@@ -28,17 +29,11 @@ async def test_head_is_answered_wherever_get_is(service: Service) -> None:
         path = route.path.format(**given) + ("?job=" + job["id"] if route.path == "/v1/events" else "")
         got, head = await service.fetch(path), await service.fetch(path, "HEAD")
         assert (head.code, head.body) == (got.code, b""), path
-        if route.path not in (
-            "/metrics",
-            "/v1/jobs/{id}/events",
-            "/v1/events",
-            "/v1/statistics",
-            "/v1/queues",
-            "/v1/workers",
-        ):
-            assert {name: head.headers[name] for name in SAME & {*head.headers}} == {
-                name: got.headers[name] for name in SAME & {*got.headers}
-            }, path
+        # What tells of now may have another length in the next moment.
+        same = SAME - {"Content-Length"} if route.path in LIVE else SAME
+        assert {name: head.headers[name] for name in same & {*head.headers}} == {
+            name: got.headers[name] for name in same & {*got.headers}
+        }, path
     refused = await service.fetch("/v1/jobs", "DELETE")
     assert set(refused.headers["Allow"].split(", ")) == {"GET", "HEAD"}
     problem(await service.fetch(f"/v1/jobs/{job['id']}/cancel", "PUT", body=b""), 405, "method-not-allowed")

@@ -1,7 +1,6 @@
 """What is done for requests between two turns of the loop is bounded, whatever their size and number."""
 
 import asyncio
-import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ from celery import Celery
 from tests.service.keys import made, write
 from tests.service.sample import make_app as make_celery
 from tests.service.site import Service, problem, running
-from tests.ticker import Ticker
+from tests.ticker import watched
 from tornado_celery_bridge.service.access.keys import Keyring
 
 #: Seconds that a turn may take here; the docs' figure is of a quiet machine.
@@ -22,19 +21,9 @@ MOST = 0.5
 
 @asynccontextmanager
 async def bounded() -> AsyncIterator[None]:
-    asyncio.get_running_loop().set_debug(False)  # debug mode itself takes most of the time
-    gc.collect()
-    gc.freeze()
-    ticker = Ticker()
-    task = asyncio.ensure_future(ticker.run())
-    try:
+    async with watched() as ticker:
         yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        ticker.close()
-        gc.unfreeze()
-    assert max(ticker.late, default=0) < MOST  # none, if all took less than a tick
+    assert max(ticker.late) < MOST
 
 
 async def test_batches_of_rubbish(service: Service) -> None:
