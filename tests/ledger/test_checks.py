@@ -165,9 +165,28 @@ def test_a_server_without_protection_that_listens_on_loopback(start: Start) -> N
     ],
 )
 def test_a_setting(database: Database, settings: dict[str, Any], name: str) -> None:
-    (found,) = look(database.url, **settings)
-    assert found.name == name
+    found, *more = look(database.url, **settings)
+    assert (found.name, more) == (name, [])
     assert found.is_unsafe == (name not in ("no-time-limit", "no-ends", "visibility", "prefetch"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ({"task_acks_late": False}, "early-acks"),
+        ({"task_reject_on_worker_lost": None}, "lost-fails"),
+        ({"task_retry_on_worker_lost": True}, "lost-fails"),
+    ],
+)
+def test_a_task_that_only_follows_the_app_is_no_finding_of_its_own(setting: dict[str, Any], name: str) -> None:
+    app = Celery(broker=REFUSED, backend=REFUSED, set_as_current=False)
+    app.conf.update(SAFE | setting)
+    install(app)
+    app.task(lambda: None, name="plain", shared=False)
+    assert app.tasks["plain"].acks_late is app.conf.task_acks_late
+    ends = {"early-acks", "lost-fails", "own-acks"}
+    assert [each.name for each in check(app, environment={}) if each.name in ends] == [name]
+    app.close()
 
 
 def test_confirms_and_a_visibility_timeout_are_no_matter_of_other_brokers(database: Database) -> None:

@@ -259,8 +259,9 @@ def own_acks(app: Celery) -> Finding | None:
         for name, task in _own_tasks(app)
         if not _is_exposed(task) and (_acks_early(task) or _fails_when_lost(task))
     ]
-    if not found or not app.conf.task_acks_late or not app.conf.task_reject_on_worker_lost:
-        return None
+    app_is_safe = app.conf.task_acks_late and app.conf.task_reject_on_worker_lost
+    if not found or not app_is_safe or app.conf.get("task_retry_on_worker_lost"):
+        return None  # The app's own settings are a finding already: it is not the tasks that differ from them.
     return Finding(
         "own-acks",
         f"{_some(found)} acknowledge early, or fail when their process is lost, whatever the app's settings say: a job "
