@@ -182,8 +182,11 @@ def test_a_task_that_only_follows_the_app_is_no_finding_of_its_own(setting: dict
     app = Celery(broker=REFUSED, backend=REFUSED, set_as_current=False)
     app.conf.update(SAFE | setting)
     install(app)
-    app.task(lambda: None, name="plain", shared=False)
-    assert app.tasks["plain"].acks_late is app.conf.task_acks_late
+
+    @app.task(name="plain", shared=False)
+    def plain() -> None: ...
+
+    assert plain.acks_late is app.conf.task_acks_late  # It is bound now, and so seen.
     ends = {"early-acks", "lost-fails", "own-acks"}
     assert [each.name for each in check(app, environment={}) if each.name in ends] == [name]
     app.close()
