@@ -24,6 +24,7 @@ STARTERS = {
     "tornado_celery_bridge.up.brokers.kafka.Kafka": {"server", "kafka"},
     "tests.transports.test_kafka_channel.mock": {"server", "kafka"},
     "tornado_celery_bridge.up.brokers.activemq.ActiveMQ": {"server", "activemq"},
+    "tornado_celery_bridge.up.brokers.artemis.Artemis": {"server", "activemq"},
 }
 
 

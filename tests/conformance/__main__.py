@@ -20,7 +20,7 @@ class Collector:
 
 
 def main(*options: str) -> int:
-    matrix.write("capabilities", matrix.capabilities())
+    matrix.write("abilities", matrix.abilities())
     collector = Collector()
     files = sorted(str(path) for path in Path(__file__).parent.glob("test_on_*.py"))
     status = pytest.main([*files, *options], plugins=[collector])

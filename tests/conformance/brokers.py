@@ -10,6 +10,7 @@ from tests.faults.harness import Broker
 from tests.needs import missing
 from tests.servers import Server
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
+from tornado_celery_bridge.up.brokers.artemis import Artemis
 from tornado_celery_bridge.up.brokers.kafka import Kafka
 from tornado_celery_bridge.up.brokers.rabbitmq import RabbitMQ
 
@@ -72,4 +73,9 @@ ACTIVEMQ = Kind(
     ActiveMQ.available,
     apart=lambda broker: broker.url + "second",
 )
-KINDS = {"redis": REDIS, "rabbitmq": RABBITMQ, "kafka": KAFKA, "activemq": ACTIVEMQ}
+ARTEMIS = Kind(
+    lambda folder: Artemis(folder, login=("celery", "secret")),
+    Artemis.available,
+    apart=lambda broker: broker.url + "second",
+)
+KINDS = {"redis": REDIS, "rabbitmq": RABBITMQ, "kafka": KAFKA, "activemq": ACTIVEMQ, "artemis": ARTEMIS}

@@ -6,14 +6,21 @@ The first is printed at the end of a run, too. ``python -m tests.conformance`` r
 
 import re
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tornado_celery_bridge.transports import TRANSPORTS
+from tornado_celery_bridge.transports import servers
+from tornado_celery_bridge.transports.servers import ABILITIES
 
-#: What a transport says of itself.
-CAPABILITIES = ("priority", "delay", "queue length", "broadcast", "durability")
+#: The servers in the table of what each can do. Those of a kind that differ by version are there by version.
+SHOWN: Mapping[str, servers.Server] = {
+    "Redis, Valkey": servers.Redis(),
+    "RabbitMQ 3.10 to 4.2": servers.RabbitMQ("RabbitMQ", "4.2"),
+    "RabbitMQ from 4.3 on": servers.RabbitMQ("RabbitMQ", "4.3"),
+    "Kafka": servers.Kafka(),
+    "ActiveMQ": servers.ActiveMQ(),
+    "ActiveMQ Artemis": servers.Artemis(),
+}
 DOCS = Path(__file__).parents[2] / "docs" / "brokers.md"
 
 #: check → broker → what came of it.
@@ -49,12 +56,10 @@ def table(matrix: Matrix) -> list[str]:
     return lines
 
 
-def capabilities() -> list[str]:
-    """Return what each transport says of itself as lines of Markdown."""
-    modules = list(dict.fromkeys(name.partition(":")[0] for name in TRANSPORTS.values()))
-    told = [import_module(f"tornado_celery_bridge.transports.{name}").Transport.capabilities for name in modules]
-    lines = [f"| | {' | '.join(modules)} |", "| --- " * (len(modules) + 1) + "|"]
-    return lines + [f"| {name} | {' | '.join(each[name] for each in told)} |" for name in CAPABILITIES]
+def abilities() -> list[str]:
+    """Return what each server can do as lines of Markdown."""
+    lines = [f"| | {' | '.join(SHOWN)} |", "| --- " * (len(SHOWN) + 1) + "|"]
+    return lines + [f"| {name} | {' | '.join(each.abilities[name] for each in SHOWN.values())} |" for name in ABILITIES]
 
 
 def written(name: str) -> list[str]:

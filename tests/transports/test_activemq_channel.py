@@ -27,6 +27,7 @@ from tests.servers import free_port, wait_for
 from tests.transports.brokers import need_activemq
 from tornado_celery_bridge.transports import activemq as transport
 from tornado_celery_bridge.transports import register
+from tornado_celery_bridge.transports.servers import server_of
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 
 names = (f"n{number}" for number in itertools.count())
@@ -414,7 +415,7 @@ def test_hosts_are_tried_in_order(activemq: ActiveMQ) -> None:
     with connected(f"activemq://127.0.0.1:{nobody},127.0.0.1:{activemq.port}/failover") as connection:
         publish(connection, "a", 1)
         assert Consuming(connection, "a").drain(1) == [1]
-        assert connection.transport.server(connection).startswith("ActiveMQ ")
+        assert str(server_of(connection)).startswith("ActiveMQ ")
         assert connection.as_uri() == f"activemq://127.0.0.1:{nobody},127.0.0.1:{activemq.port}/failover"
     with connected(f"activemq://127.0.0.1:{nobody}/x;activemq://u:p@127.0.0.1:{activemq.port}/x") as connection:
         publish(connection, "a", 1)  # kombu's own way

@@ -8,7 +8,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from tests.conformance import matrix
 from tornado_celery_bridge import transports
-from tornado_celery_bridge.transports import Priorities, capabilities, describe, register
+from tornado_celery_bridge.transports import Priorities, describe, register, servers
 
 
 def app_of(broker_url: str, **settings: Any) -> Celery:
@@ -18,22 +18,25 @@ def app_of(broker_url: str, **settings: Any) -> Celery:
 
 
 def test_the_docs_say_the_same() -> None:
-    assert matrix.written("capabilities") == matrix.capabilities(), "python -m tests.conformance writes it anew"
+    assert matrix.written("abilities") == matrix.abilities(), "python -m tests.conformance writes it anew"
 
 
 @pytest.mark.parametrize("scheme", [*transports.TRANSPORTS, "redis+socket", "activemq+ssl"])
 def test_each_scheme_has_its_transport(scheme: str) -> None:
     url = f"{scheme}:///run/redis.sock" if scheme == "redis+socket" else f"{scheme}://127.0.0.1"
     register(url)
-    told = capabilities(app_of(url))
-    assert told.keys() == {*matrix.CAPABILITIES}
+    app = app_of(url)
+    transport = transports.transport_of(app)
+    assert transport.__module__.startswith("tornado_celery_bridge.transports.")
+    told = servers.met(app, transport.driver_type).abilities
+    assert told.keys() == {*servers.ABILITIES}
     assert all(told.values())
 
 
-def test_a_transport_that_is_none_of_ours_says_nothing() -> None:
+def test_of_a_transport_that_is_none_of_ours_nothing_is_said() -> None:
     register("memory://")
     app = app_of("memory://")
-    assert capabilities(app) == {}
+    assert describe(app)[1:] == ("it does not say what it is", {})
     assert Priorities(app).are_served("celery")
     assert Priorities(app).to_broker(9) == 9
 
@@ -55,6 +58,38 @@ def test_on_rabbitmq_a_queue_has_to_be_declared_for_it() -> None:
     assert [name for name in (*queues, "unknown") if priorities.are_served(name)] == ["urgent"]
     assert priorities.to_broker(9) == 9
     assert Priorities(app_of("amqp://", task_queue_max_priority=9)).are_served("celery")
+
+
+@pytest.mark.parametrize(
+    ("product", "version", "served"),
+    [
+        ("RabbitMQ", "3.10.8", False),
+        ("RabbitMQ", "4.0.5", False),  # two levels, of which the higher one is merely taken twice as often
+        ("RabbitMQ", "4.3.6", True),
+        ("RabbitMQ", "5.0.0-rc.1", True),
+        ("RabbitMQ", "", False),
+        ("Another", "9.9", False),
+    ],
+)
+def test_quorum_queues_have_them_by_the_servers_version(product: str, version: str, served: bool) -> None:
+    server = servers.RabbitMQ.of({"product": product, "version": version})
+    assert server.has_priorities({"x-queue-type": "quorum"}) is served
+    assert server.has_priorities({"x-queue-type": "classic", "x-max-priority": 9})
+    assert not server.has_priorities({})
+    assert ("none" not in server.abilities["priority"]) is served
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("ActiveMQ/5.17.2", "ActiveMQ 5.17.2"),
+        ("ActiveMQ-Artemis/2.40.0 ActiveMQ Artemis Messaging Engine", "ActiveMQ Artemis 2.40.0"),
+    ],
+)
+def test_which_activemq_it_is(said: str, name: str) -> None:
+    assert str(servers.server_of_stomp(said)) == name
+    assert servers.server_of_stomp("RabbitMQ/3.10.8") is None
+    assert servers.server_of_stomp("") is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from kombu import Connection, messaging
 from kombu.transport.virtual import base
 
 from tornado_celery_bridge.transports.core import BrokerUrl, hide_secrets
-from tornado_celery_bridge.transports.kafka import PriorityRefused, Settings, Transport
+from tornado_celery_bridge.transports.kafka import PriorityRefused, Settings
 from tornado_celery_bridge.transports.kafka.later import _as_redis_py_has_it
 from tornado_celery_bridge.transports.kafka.progress import MAX_TEXT, PartitionProgress, Ranges
 
@@ -76,10 +76,6 @@ def test_secrets_are_hidden() -> None:
 def test_urls_of_redis() -> None:
     assert _as_redis_py_has_it("redis+socket:///a/b.sock?virtual_host=2") == "unix:///a/b.sock?db=2"
     assert _as_redis_py_has_it("redis://h:1/0") == "redis://h:1/0"
-
-
-def test_capabilities_are_said() -> None:
-    assert {*Transport.capabilities} == {"priority", "delay", "queue length", "broadcast", "durability"}
 
 
 # What is done.

@@ -39,10 +39,12 @@ def test_a_port_that_is_none(monkeypatch: pytest.MonkeyPatch, variable: str, val
         Settings.from_environment()
 
 
-@pytest.mark.parametrize("broker", ["redis", "rabbitmq", "kafka", "activemq"])
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq", "kafka", "activemq", "artemis"])
 def test_a_broker_to_start(broker: str) -> None:
     assert Settings.from_environment({"BROKER": broker}).broker == broker
-    with pytest.raises(SettingsError, match="BROKER should be one of redis, rabbitmq, kafka, activemq, not 'nats'"):
+    with pytest.raises(
+        SettingsError, match="BROKER should be one of redis, rabbitmq, kafka, activemq, artemis, not 'nats'"
+    ):
         Settings.from_environment({"BROKER": "nats"})
     with pytest.raises(SettingsError, match="set one of them"):
         Settings.from_environment({"BROKER": broker, "BROKER_URL": "redis://127.0.0.1/"})

@@ -17,7 +17,7 @@ Format = Literal["text", "json"]
 FORMATS: tuple[Format, ...] = ("text", "json")
 
 #: The brokers that ``tcb up --broker`` can start; redis is the embedded server itself.
-BROKERS = ("redis", "rabbitmq", "kafka", "activemq")
+BROKERS = ("redis", "rabbitmq", "kafka", "activemq", "artemis")
 
 #: Bytes. The path of a Unix socket must fit in 108 on Linux and in 104 on macOS, with the zero at its end.
 LONGEST_SOCKET_PATH = 100
@@ -49,7 +49,7 @@ class Settings:
     celery_app: str
     #: The Redis of the ledger and its schedules; empty: ``tcb up`` starts an embedded server.
     redis_url: str
-    #: Which private broker ``tcb up`` starts: redis, rabbitmq, kafka or activemq; empty: none.
+    #: Which private broker ``tcb up`` starts: redis, rabbitmq, kafka, activemq or artemis; empty: none.
     broker: str
     #: Seconds for which a job is kept after its end.
     job_ttl: float

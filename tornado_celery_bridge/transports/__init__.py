@@ -2,14 +2,14 @@
 kombu transports of our own, for any Celery app; each is a module named after its broker.
 
 :func:`register` has kombu use them. What an app's broker is and can do, the other rooms ask here: :func:`describe`,
-:class:`Priorities`, :func:`purge`, :func:`depth`. Messages are published by :mod:`.publisher`. What the transports
-share, as the three outcomes of publishing, is in :mod:`.core`.
+:class:`Priorities`, :func:`purge`, :func:`depth`. What is known of each server and version is in :mod:`.servers`.
+Messages are published by :mod:`.publisher`. What the transports share, as the three outcomes of publishing, is in
+:mod:`.core`.
 
 What comes in: Celery apps and kombu's messages. What goes out: messages to brokers, and one of three outcomes. Who may
 call it: every room but base, which is all that it knows.
 
-A transport says what its broker can do in ``capabilities``: short phrases for people, of which one that begins with
-"no" says that there is none. A transport that has priorities by a setting says so in ``has_priorities``.
+A transport that has priorities by a setting says so in ``has_priorities``.
 """
 
 import re
@@ -21,11 +21,12 @@ import kombu.transport
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
+from tornado_celery_bridge.transports import servers
+
 __all__ = (
     "TRANSPORTS",
     "Broker",
     "Priorities",
-    "capabilities",
     "depth",
     "describe",
     "purge",
@@ -83,16 +84,6 @@ def transport_of(app: Celery) -> Any:
         return connection.get_transport_cls()
 
 
-def capabilities(app: Celery) -> Mapping[str, str]:
-    """
-    Return what *app*'s broker can do, for people; empty if its transport is not one of ours.
-
-    .. versionadded:: 0.1.0
-    """
-    found: Mapping[str, str] = getattr(transport_of(app), "capabilities", {})
-    return found
-
-
 class Broker(NamedTuple):
     """
     A broker as it is now.
@@ -104,7 +95,7 @@ class Broker(NamedTuple):
     url: str
     #: Its name and version, as far as it says them, or why it could not be asked.
     server: str
-    #: What it can do, for people.
+    #: What it can do, for people; of one that could not be asked, what any server of its kind can.
     capabilities: Mapping[str, str]
 
 
@@ -114,20 +105,23 @@ def describe(app: Celery) -> Broker:
 
     .. versionadded:: 0.1.0
     """
-    told = dict(capabilities(app))
+    with app.connection_for_write(connect_timeout=TIMEOUT) as connection:
+        try:
+            connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
+            found = servers.server_of(connection)
+            servers.meet(app, connection)
+            server = str(found)
+        except Exception as exc:
+            found = servers.met(app, connection.get_transport_cls().driver_type)
+            server = f"not reachable: {exc}"
+        url = connection.as_uri()
+    told = dict(found.abilities)
     if "priority" in told:
         priorities = Priorities(app)
         served = [name for name in sorted(app.amqp.queues) if priorities.are_served(name)]
         if len(served) < len(app.amqp.queues) or told["priority"].startswith("no"):
             told["priority"] += f" (here: in {', '.join(served) or 'no queue'})"
-    with app.connection_for_write(connect_timeout=TIMEOUT) as connection:
-        try:
-            connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
-            ask = getattr(connection.transport, "server", None)
-            server = ask(connection) if ask else "it does not say what it is"
-        except Exception as exc:
-            server = f"not reachable: {exc}"
-        return Broker(connection.as_uri(), server, told)
+    return Broker(url, server, told)
 
 
 def purge(app: Celery, queue: str) -> int:
@@ -168,7 +162,7 @@ class Priorities:
         with app.connection_for_write() as connection:
             transport: Any = connection.get_transport_cls()
             self._driver = transport.driver_type
-            self._has_any = not getattr(transport, "capabilities", {}).get("priority", "").startswith("no")
+            self._has_any = not servers.met(app, self._driver).abilities.get("priority", "").startswith("no")
             if ask := getattr(transport, "has_priorities", None):
                 try:
                     self._has_any = bool(ask(connection))
@@ -176,10 +170,15 @@ class Priorities:
                     raise ImproperlyConfigured(f"the broker: {exc}") from exc
 
     def are_served(self, queue: str) -> bool:
-        """Return whether a queue's messages have priorities; do not give a message of another queue one."""
-        if self._driver == "amqp":  # the server ignores a priority that the queue was not declared for
+        """
+        Return whether a queue's messages have priorities; do not give a message of another queue one.
+
+        Of RabbitMQ it depends on the server's version, which is known once this process has connected to it.
+        """
+        server = servers.met(self._app, self._driver)
+        if isinstance(server, servers.RabbitMQ):
             known = self._app.amqp.queues.get(queue)
-            return "x-max-priority" in ((known and known.queue_arguments) or {})
+            return server.has_priorities((known and known.queue_arguments) or {})
         return self._has_any
 
     def to_broker(self, priority: int) -> int:

@@ -56,6 +56,14 @@ class AccessRefused(PermissionError):
     """
 
 
+class WrongServer(AccessRefused):
+    """
+    The server is not one that the transport is for. To try again is of no use.
+
+    .. versionadded:: 0.1.0
+    """
+
+
 #: They mean that nothing reached a broker: no connection was made.
 _NO_CONNECTION = (ConnectionRefusedError, FileNotFoundError, socket.gaierror)
 

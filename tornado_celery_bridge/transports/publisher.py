@@ -31,7 +31,7 @@ from kombu.transport import pyamqp
 from tornado_celery_bridge.base import versions
 from tornado_celery_bridge.base.lane import Call
 from tornado_celery_bridge.base.tracing import mark_message
-from tornado_celery_bridge.transports import rabbitmq, transport_of
+from tornado_celery_bridge.transports import rabbitmq, servers, transport_of
 from tornado_celery_bridge.transports.core import NotSent, SentInDoubt, outcome_of
 
 #: What can be dispatched: a signature or canvas, a task, or a task's name.
@@ -381,6 +381,7 @@ def connect(app: Celery) -> Any:
         options.setdefault("publish_timeout", SOCKET_TIMEOUT)
     # One attempt for each host: kombu's own connect() sleeps 2 s between two.
     connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
+    servers.meet(app, connection)
     return connection
 
 

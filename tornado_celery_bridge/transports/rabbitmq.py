@@ -12,7 +12,6 @@ queue for dead letters. :func:`declare` declares all of them, for whoever publis
 
 import contextlib
 import logging
-from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
@@ -196,20 +195,6 @@ class Transport(pyamqp.Transport):
     """
 
     Connection = Connection
-
-    #: What it can do, for people.
-    capabilities: Mapping[str, str] = {
-        "priority": "none on quorum queues; 0 to 9 on a classic queue with x-max-priority",
-        "delay": "held by the server, to the second",
-        "queue length": "counted by the server, without what workers hold",
-        "broadcast": "by the server's exchanges",
-        "durability": "each message on disk, and on most nodes of a cluster, before it counts as published",
-    }
-
-    def server(self, connection: Any) -> str:
-        """Return what a connection's server says that it is."""
-        told = connection.connection.server_properties
-        return f"{told.get('product', 'AMQP server')} {told.get('version', '')}".strip()
 
     def check_connection(self, connection: Any) -> None:
         """

@@ -26,7 +26,7 @@ import contextlib
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from queue import Empty
@@ -308,20 +308,6 @@ class Transport(redis.Transport):
     """
 
     Channel = Channel
-
-    #: What it can do, for people; see :mod:`tornado_celery_bridge.transports`.
-    capabilities: Mapping[str, str] = {
-        "priority": "0 to 9, in four steps",
-        "delay": "held by a worker until it is due",
-        "queue length": "counted by the server, without what workers hold",
-        "broadcast": "by publish and subscribe, to those who listen",
-        "durability": "as the server's append-only file is written",
-    }
-
-    def server(self, connection: Any) -> str:
-        """Return what a connection's server says that it is."""
-        told = connection.default_channel.client.info("server")
-        return f"Valkey {told['valkey_version']}" if "valkey_version" in told else f"Redis {told['redis_version']}"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

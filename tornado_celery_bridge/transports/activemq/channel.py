@@ -4,11 +4,12 @@ A channel of the ActiveMQ transport.
 Theory of operation. A kombu connection has one `Link`, and each channel has subscriptions on it.
 
 *Queues* are ActiveMQ's. A channel that may have N messages unacknowledged subscribes N times, each time to all of its
-queues together and for one message (``activemq.prefetchSize:1``). So the broker gives it exactly N messages, whatever
-the number of queues. The channel holds no message that Celery has not seen; such messages are for other workers.
-STOMP can't change a subscription, and to end one gives its message back. So a subscription that is not wanted any more
-(another prefetch, a queue more or less, a worker that stops) ends at once if it is idle, and otherwise when its message
-is acknowledged. Without a limit, which no Celery worker has, there is one subscription.
+queues together and for one message. So the broker gives it exactly N messages, whatever the number of queues. Artemis
+knows no subscription to several queues, so there are N for each queue. Then a channel may get up to N messages of each
+if several queues have some at once. It asks for more when it has fewer than N again. STOMP can't change a subscription,
+and to end one gives its message back. So a subscription that is not wanted any more (another prefetch, a queue more or
+less, a worker that stops) ends at once if it is idle, and otherwise when its message is acknowledged. Without a limit,
+which no Celery worker has, there is one subscription. The brokers' own words are in :mod:`.dialect`.
 
 *Exchanges* are topics if their messages are for whoever listens (a fanout, and an exchange without a durable queue that
 is known here): remote control and its replies, events. The routing key is a header. A queue that is not durable listens
@@ -43,13 +44,15 @@ from kombu.transport import virtual
 from stomp.utils import Frame
 
 from tornado_celery_bridge.base.encoding import dumps, loads
+from tornado_celery_bridge.transports.activemq.dialect import UNLIMITED
 from tornado_celery_bridge.transports.activemq.link import Link
+from tornado_celery_bridge.transports.activemq.management import count_messages
 from tornado_celery_bridge.transports.core import PublishBatch, due_time
 
 log = logging.getLogger(__name__)
 
-#: Messages on their way on a subscription that nothing limits.
-UNLIMITED = 1_000
+#: Where both brokers put dead letters unless they are told otherwise.
+DEAD_LETTERS = "/queue/ActiveMQ.DLQ"
 #: Messages kept for a queue that listens and is not consumed yet.
 EARLY = 1_000
 #: Seconds without a message after which a queue counts as empty.
@@ -58,7 +61,7 @@ QUIET = 0.5
 
 @dataclass
 class _Subscription:
-    """A subscription to all queues of a channel; *tags* are those of its messages that are not acknowledged."""
+    """A subscription to queues of a channel; *tags* are those of its messages that are not acknowledged."""
 
     name: str
     destination: str
@@ -86,7 +89,7 @@ class QoS(virtual.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         if self._delivered.pop(delivery_tag, None) is not None:
-            self.channel._acknowledge("ACK", delivery_tag)
+            self.channel._acknowledge(delivery_tag)
 
     def forget(self) -> None:
         """Ignore all acknowledgements from now on."""
@@ -99,7 +102,7 @@ class QoS(virtual.QoS):
         if requeue:
             self.channel._requeue(message)
         else:
-            self.channel._acknowledge("NACK", delivery_tag)
+            self.channel._put_aside(delivery_tag, dumps(message.serializable()).encode())
 
 
 class Channel(virtual.Channel):
@@ -116,8 +119,9 @@ class Channel(virtual.Channel):
         self._unacknowledged: dict[str, str] = {}
         self._queues: dict[str, str] = {}  # by their destination
         self._early: dict[str, deque[Any]] = {}
-        #: What each subscription should be (its destination and number of messages), and how many there should be.
-        self._wanted, self._room = ("", 0), 0
+        #: What there should be subscriptions to, for how many messages each, and how many messages in all.
+        self._wanted: list[str] = []
+        self._size_wanted, self._limit = 0, 0
         # Acknowledgements come from any thread, and end subscriptions.
         self._lock = threading.RLock()
         super().__init__(connection, **kwargs)
@@ -236,7 +240,7 @@ class Channel(virtual.Channel):
             for payload in self._early.pop(queue, ()):
                 self.connection._deliver(payload, queue)
         elif no_ack:
-            headers = {"ack": "auto", "activemq.prefetchSize": UNLIMITED}
+            headers = {"ack": "auto", **self._link.dialect.room(UNLIMITED)}
             self._queues[self.connection.queue(queue)] = queue
             name = self.connection.subscribe(self, self.connection.queue(queue), headers)
             self._unacknowledged[name] = queue
@@ -269,26 +273,31 @@ class Channel(virtual.Channel):
         with self._lock:
             destinations = [self.connection.queue(queue) for queue in queues]
             self._queues.update(zip(destinations, queues, strict=True))
-            self._wanted = ("/queue/" + ",".join(name.removeprefix("/queue/") for name in destinations), limit and 1)
-            self._room = (limit or 1) if queues else 0
-            room = self._room
-            for subscription in sorted(self._subscriptions.values(), key=lambda each: not each.tags):
-                if subscription.tags or (room > 0 and self._is_wanted(subscription)):
-                    room -= 1
-                else:
-                    del self._subscriptions[subscription.name]
-                    self.connection.unsubscribe(subscription.name)
-            destination, size = self._wanted
-            headers = {"ack": "client-individual", "activemq.prefetchSize": size or UNLIMITED}
-            for _ in range(room):
+            self._wanted = self._link.dialect.together(destinations)
+            self._size_wanted, self._limit = (1 if limit else UNLIMITED), limit or 1
+            self._fill()
+
+    def _fill(self) -> None:
+        """Have as many idle subscriptions as messages may come; under the lock."""
+        subscriptions = [*self._subscriptions.values()]
+        room = max(0, self._limit - sum(bool(each.tags) for each in subscriptions))
+        missing = dict.fromkeys(self._wanted, room)
+        for each in subscriptions:
+            if each.tags:
+                continue
+            if each.size == self._size_wanted and missing.get(each.destination, 0):
+                missing[each.destination] -= 1
+            else:
+                del self._subscriptions[each.name]
+                self.connection.unsubscribe(each.name)
+        headers = {"ack": "client-individual", **self._link.dialect.room(self._size_wanted)}
+        for destination, count in missing.items():
+            for _ in range(count):
                 name = self.connection.subscribe(self, destination, headers)
-                self._subscriptions[name] = _Subscription(name, destination, size)
+                self._subscriptions[name] = _Subscription(name, destination, self._size_wanted)
 
-    def _is_wanted(self, subscription: _Subscription) -> bool:
-        return (subscription.destination, subscription.size) == self._wanted
-
-    def _acknowledge(self, command: str, tag: str) -> None:
-        """Acknowledge a message, or have the broker put it with the dead letters."""
+    def _acknowledge(self, tag: str, command: str = "ACK") -> None:
+        """Acknowledge a message."""
         try:
             with self._lock:
                 subscription = self._subscription_of(tag)
@@ -298,22 +307,33 @@ class Channel(virtual.Channel):
         except OSError as exc:
             log.warning("an acknowledgement is lost, and its message comes again: %s", exc)
 
-    def _requeue(self, message: Any) -> None:
-        """Put a copy into the queue and acknowledge the message: both or neither. A topic gets nothing back."""
-        info, tag, link = message.delivery_info, message.delivery_tag, self._link
+    def _put_aside(self, tag: str, body: bytes) -> None:
+        """Put a message with the dead letters, as ``original-destination`` tells of which queue."""
         subscription = self._subscription_of(tag)
-        if subscription is None:
+        if self._link.dialect.has_nack or subscription is None:
+            self._acknowledge(tag, "NACK")
+            return
+        headers = {"destination": DEAD_LETTERS, "persistent": "true", "original-destination": subscription.destination}
+        try:
+            self._link.request("SEND", headers, body)
+        except OSError as exc:
+            log.warning("a message could not be put with the dead letters, and comes again: %s", exc)
+        else:
+            self._acknowledge(tag)
+
+    def _requeue(self, message: Any) -> None:
+        """
+        Put a copy into the queue, and acknowledge the message once the broker has the copy. A topic gets nothing back.
+
+        If the connection is lost in between there are two. A transaction would not help: Artemis has no ACK in one.
+        """
+        info, tag = message.delivery_info, message.delivery_tag
+        if self._subscription_of(tag) is None:
             return
         queues = self._durable_queues(info["exchange"], info["routing_key"])
         payload = {**message.serializable(), "redelivered": True}
-        transaction = {"transaction": f"t{uuid.uuid4().hex}"}
-        link.send("BEGIN", transaction)
-        for queue in queues or [info["routing_key"]]:
-            link.send(*self._frame(queue, payload, **transaction))
-        link.send("ACK", {"id": tag, **transaction})
-        link.request("COMMIT", transaction)
-        with self._lock:  # not earlier: to end its subscription gives the message to others
-            self._forget(subscription, tag)
+        self._link.request_all([self._frame(queue, payload) for queue in queues or [info["routing_key"]]])
+        self._acknowledge(tag)
 
     def _subscription_of(self, tag: str) -> _Subscription | None:
         with self._lock:
@@ -322,8 +342,7 @@ class Channel(virtual.Channel):
     def _forget(self, subscription: _Subscription, tag: str) -> None:
         """Note that a message is acknowledged, and end its subscription if that is not wanted any more."""
         subscription.tags.discard(tag)
-        if len(self._subscriptions) > self._room or not self._is_wanted(subscription):
-            self._arrange()
+        self._fill()
 
     # Listening.
 
@@ -331,7 +350,7 @@ class Channel(virtual.Channel):
         if any(topic.queue == queue for topic in self._topics.values()):
             return
         for exchange, kind, routing_key, pattern in sorted(self.connection.listening[queue]):
-            headers = {"ack": "auto", "activemq.prefetchSize": UNLIMITED, **_selector(kind, routing_key)}
+            headers = {"ack": "auto", **self._link.dialect.room(UNLIMITED), **_selector(kind, routing_key)}
             name = self.connection.subscribe(self, self.connection.topic(exchange), headers, confirmed=True)
             self._topics[name] = _Topic(queue, re.compile(pattern) if kind == "topic" and pattern else None)
 
@@ -357,9 +376,9 @@ class Channel(virtual.Channel):
             return
         payload = self._payload(frame, tag)
         if payload is None:
-            self._acknowledge("NACK", tag)
+            self._put_aside(tag, frame.body)
             return
-        queue = topic.queue if topic else self._queues[frame.headers["destination"]]
+        queue = topic.queue if topic else self._queue_of(name, frame)
         if queue in self.connection._callbacks:
             self.connection._deliver(payload, queue)
         elif topic:
@@ -367,6 +386,14 @@ class Channel(virtual.Channel):
         elif subscription:  # not consumed any more: given back when its subscription ends
             with self._lock:
                 self._forget(subscription, tag)
+
+    def _queue_of(self, subscription: str, frame: Frame) -> str:
+        """Return the queue that a message came from."""
+        if queue := self._unacknowledged.get(subscription):
+            return queue
+        known = self._subscriptions.get(subscription)
+        # Of several queues together it is the message that tells. Artemis may not have the prefix in it.
+        return self._queues.get(known.destination if known else "") or self._queues[frame.headers["destination"]]
 
     def _payload(self, frame: Frame, tag: str) -> Any:
         try:
@@ -384,7 +411,7 @@ class Channel(virtual.Channel):
     def _get(self, queue: str, timeout: float | None = None) -> Any:
         """Return a message, or raise Empty after half a second."""
         destination, link = self.connection.queue(queue), self._link
-        headers = {"ack": "client-individual", "activemq.prefetchSize": 1}
+        headers = {"ack": "client-individual", **link.dialect.room(1)}
         with link.listening(destination, headers) as listening:
             frame = listening.take(timeout or QUIET)
             if frame is None:
@@ -396,7 +423,7 @@ class Channel(virtual.Channel):
             self.connection.routes[listening.name] = self
         payload = self._payload(frame, tag)
         if payload is None:
-            self._acknowledge("NACK", tag)
+            self._put_aside(tag, frame.body)
             raise Empty
         return payload
 
@@ -407,7 +434,9 @@ class Channel(virtual.Channel):
         return message
 
     def _size(self, queue: str) -> int:
-        """Return how many messages a queue has, with those that workers hold; at most the broker's page (400)."""
+        """Return how many messages a queue has, with those that workers hold; of Classic, at most its page (400)."""
+        if not self._link.dialect.has_browser:
+            return count_messages(self._link, self.connection.queue(queue))
         count = 0
         with self._link.listening(self.connection.queue(queue), {"ack": "auto", "browser": "true"}) as listening:
             while (
@@ -420,7 +449,7 @@ class Channel(virtual.Channel):
     def _purge(self, queue: str) -> int:
         """Remove all messages from a queue, and return how many there were."""
         count = 0
-        headers = {"ack": "auto", "activemq.prefetchSize": UNLIMITED}
+        headers = {"ack": "auto", **self._link.dialect.room(UNLIMITED)}
         with self._link.listening(self.connection.queue(queue), headers) as listening:
             while listening.take(QUIET):
                 count += 1

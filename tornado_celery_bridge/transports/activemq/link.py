@@ -33,11 +33,15 @@ from stomp.transport import Transport as StompTransport
 from stomp.utils import Frame, PollableQueue
 
 from tornado_celery_bridge.base.forks import OfOneProcess
+from tornado_celery_bridge.transports.activemq.dialect import Dialect, dialect_of
 from tornado_celery_bridge.transports.activemq.settings import Settings
-from tornado_celery_bridge.transports.core import AccessRefused, NotSent, Refused, SentInDoubt
+from tornado_celery_bridge.transports.core import AccessRefused, NotSent, Refused, SentInDoubt, WrongServer
+from tornado_celery_bridge.transports.servers import ActiveMQ, server_of_stomp
 
 log = logging.getLogger(__name__)
 
+#: What is said of a broker that is another.
+FOR = "activemq:// is for ActiveMQ and ActiveMQ Artemis alone, as each server has its own words in STOMP"
 #: Seconds for the broker to answer a DISCONNECT: it has then read all that was sent.
 GOODBYE = 1.0
 #: A connection is dead after so many times the heart-beat's interval: after any other frame the broker leaves one out.
@@ -71,14 +75,20 @@ class Link(OfOneProcess, stomp.ConnectionListener):
         #: Of subscriptions whose messages go to somebody who waits for them.
         self._private: dict[str, SimpleQueue[Frame]] = {}
         self._lost: ConnectionError | None = None
-        #: What the broker says that it is.
-        self.server = ""
+        #: What the broker says that it is, and how it is talked to.
+        self.server = ActiveMQ()
+        self.dialect = Dialect()
         self._wire, self._protocol = self._connect()
 
     @property
     def is_alive(self) -> bool:
         """Whether frames can be sent, as far as is known; never in a forked child."""
         return self._lost is None and self.is_mine
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for an answer."""
+        return self._settings.confirm_timeout
 
     # Sending.
 
@@ -92,6 +102,8 @@ class Link(OfOneProcess, stomp.ConnectionListener):
         """
         if not self.is_alive:
             raise NotSent(str(self._lost or "the connection to the broker is another process'"))
+        if command == "SEND":
+            headers = {**self.dialect.to_send(headers["destination"]), **headers}
         try:
             self._protocol.send_frame(command, {"content-length": len(body), **headers} if body else {**headers}, body)
         except Exception as exc:  # of the socket or stomp.py; or an attribute that stomp.py has just removed
@@ -146,7 +158,8 @@ class Link(OfOneProcess, stomp.ConnectionListener):
 
     def subscribe(self, name: str, destination: str, headers: Mapping[str, Any], *, confirmed: bool = False) -> None:
         """Subscribe. If *confirmed*, return when the broker has it: then no message is missed."""
-        (self.request if confirmed else self.send)("SUBSCRIBE", {"id": name, "destination": destination, **headers})
+        headers = {"id": name, "destination": destination, **self.dialect.to_subscribe(destination), **headers}
+        (self.request if confirmed else self.send)("SUBSCRIBE", headers)
 
     def unsubscribe(self, subscription: str) -> None:
         """End a subscription; the broker gives what was not acknowledged to others."""
@@ -225,9 +238,14 @@ class Link(OfOneProcess, stomp.ConnectionListener):
     # stomp.py calls these, in the thread that reads.
 
     def on_connected(self, frame: Frame) -> None:
-        self.server = str(frame.headers.get("server", ""))
+        said = str(frame.headers.get("server", ""))
+        server = server_of_stomp(said)
         with suppress(Exception):  # it was waited for for too long
-            self._connected.set_result(None)
+            if server is None:
+                self._connected.set_exception(WrongServer(f"it is {said or 'a server without a name'}: {FOR}"))
+            else:
+                self.server, self.dialect = server, dialect_of(server)
+                self._connected.set_result(None)
 
     def on_message(self, frame: Frame) -> None:
         private = self._private.get(frame.headers.get("subscription"))

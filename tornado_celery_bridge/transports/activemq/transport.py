@@ -17,6 +17,7 @@ from tornado_celery_bridge.transports.activemq.channel import Channel
 from tornado_celery_bridge.transports.activemq.link import Link
 from tornado_celery_bridge.transports.activemq.settings import DEFAULT_PORT, Settings
 from tornado_celery_bridge.transports.core import NotSent, close_channels, hide_secrets
+from tornado_celery_bridge.transports.servers import Server
 
 _Arrived = SimpleQueue[Frame | ConnectionError]
 
@@ -29,15 +30,6 @@ class Transport(virtual.Transport):
     """
 
     Channel = Channel
-
-    #: What it can do, for people.
-    capabilities: Mapping[str, str] = {
-        "priority": "0 to 9, 9 the most urgent, in queues with prioritizedMessages",
-        "delay": "by the broker with schedulerSupport, else by the worker",
-        "queue length": "counted by a browser, up to the broker's maxBrowsePageSize (400)",
-        "broadcast": "topics",
-        "durability": "on the broker's disk before a publish returns",
-    }
 
     default_port = DEFAULT_PORT
     can_parse_url = True
@@ -125,9 +117,9 @@ class Transport(virtual.Transport):
         self._established = Link(self.settings, arrive, arrive)
         return super().establish_connection()
 
-    def server(self, connection: Any) -> str:
+    def server(self, connection: Any) -> Server:
         """Return what a connection's server says that it is."""
-        return self.link.server.replace("/", " ")
+        return self.link.server
 
     def verify_connection(self, connection: Any) -> bool:
         return self._established is not None and self._established.is_alive

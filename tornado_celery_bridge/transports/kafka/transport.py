@@ -11,8 +11,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import confluent_kafka
 from amqp.protocol import queue_declare_ok_t
@@ -41,6 +41,7 @@ from tornado_celery_bridge.transports.kafka.reader import Reader, time_of
 from tornado_celery_bridge.transports.kafka.settings import Settings
 from tornado_celery_bridge.transports.kafka.tail import Tail
 from tornado_celery_bridge.transports.kafka.writer import Batch, Record, Writer
+from tornado_celery_bridge.transports.servers import Server
 
 log = logging.getLogger(__name__)
 
@@ -217,15 +218,6 @@ class Transport(virtual.Transport):
     recoverable_channel_errors = ()
     channel_errors = (ChannelError,)
 
-    #: What this broker does by this transport, for whoever chooses one.
-    capabilities: ClassVar[Mapping[str, str]] = {
-        "priority": "none, unless priority_steps makes a topic for each step",
-        "delay": "in Redis until due (later_url), else held by the worker",
-        "queue length": "lag of the consumer group, less what is done above it",
-        "broadcast": "one topic that every process follows",
-        "durability": "acks=all, idempotent; as many copies as the topic has",
-    }
-
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
         self.settings = _settings_of(client)
@@ -274,9 +266,9 @@ class Transport(virtual.Transport):
         """Ask the broker for something; raises one of `connection_errors` if no answer comes in time."""
         self.writer.connect()
 
-    def server(self, connection: Any) -> str:
+    def server(self, connection: Any) -> Server:
         """Return what a connection's server says that it is."""
-        return self.writer.describe()
+        return self.writer.server()
 
     @property
     def writer(self) -> Writer:

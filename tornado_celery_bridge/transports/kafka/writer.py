@@ -15,6 +15,7 @@ from tornado_celery_bridge.transports.core import AccessRefused, NotSent, SentIn
 from tornado_celery_bridge.transports.kafka.errors import REFUSED, TOO_LARGE, MessageTooLarge, error_of
 from tornado_celery_bridge.transports.kafka.handles import end, make
 from tornado_celery_bridge.transports.kafka.settings import Settings
+from tornado_celery_bridge.transports.servers import Kafka
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +90,10 @@ class Writer:
         finally:
             end(made)
 
-    def describe(self) -> str:
+    def server(self) -> Kafka:
         """Return what can be said of the cluster."""
         told = self._producer.list_topics(timeout=self._settings.connect_timeout)
-        return f"Kafka protocol, cluster {told.cluster_id or 'without a name'}, {len(told.brokers)} brokers"
+        return Kafka(f"Kafka protocol, cluster {told.cluster_id or 'without a name'}, {len(told.brokers)} brokers")
 
     def has(self, topic: str) -> bool:
         """Return whether there is a topic."""

@@ -75,6 +75,11 @@ class Server:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def program(self) -> list[str]:
+        """The command that starts it, without options: here, the embedded Valkey."""
+        return [str(get_binary_path())]
+
     def start(self) -> Self:
         self.spawn()
         self.wait_until_ready()
@@ -85,7 +90,7 @@ class Server:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             [
-                *(str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1"),
+                *(*self.program, "--port", str(self.port), "--bind", "127.0.0.1"),
                 *("--dir", str(self.folder), "--appendonly", "yes", "--save", "", *self.options),
             ],
             stdout=subprocess.DEVNULL,
