@@ -3,6 +3,7 @@
 import asyncio
 import json
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,57 @@ async def test_a_task_in_place_of_another_runs_again(ledger: Ledger, worker: Wor
     with ledger.events.follow("a") as events:
         states = [json.loads(event.data)["state"] async for event in events if event.kind == "state"]
     assert states[-2:] == ["RETRY", "STARTED"]
+
+
+def orders(number: int, begun: int = 0, told: int = 0, asked: int = 0) -> Iterator[list[tuple[str, int]]]:
+    """Yield each order in which *number* tasks, each in place of the one before, can ask, begin and end."""
+    if told == number:
+        yield []
+    for what, which, may in (
+        ("begin", begun, begun < number and (not begun or asked >= begun)),
+        ("ask", asked, asked < begun and asked < number - 1),
+        ("end", told, told < begun and (told < asked or told == number - 1)),
+    ):
+        if may:
+            counts = {"begin": (1, 0, 0), "end": (0, 1, 0), "ask": (0, 0, 1)}[what]
+            for rest in orders(number, *(a + b for a, b in zip((begun, told, asked), counts, strict=True))):
+                yield [(what, which), *rest]
+
+
+@pytest.mark.parametrize("tasks", ["tuv", "ttt", "tut", "tuu"])
+async def test_tasks_that_are_replaced_in_quick_turn(ledger: Ledger, worker: WorkerLedger, tasks: str) -> None:
+    """Each begins at once, also if its message comes before those that it replaces have told that they have ended."""
+    for number, order in enumerate(orders(len(tasks))):
+        job_id = str(number)
+        await accept(ledger, record(job_id), {})
+        for what, which in order:
+            token = str(which)
+            if what == "begin":
+                after = str(which - 1) if which else ""
+                said = await begin(worker, job_id, token, task=tasks[which], replaced=which, after=after)
+                assert said == "go", (order, which)
+            elif what == "ask":
+                await asyncio.to_thread(worker.keep, job_id, "{}", None, queue="q", token=token)
+            elif which < len(tasks) - 1:
+                await asyncio.to_thread(worker.hand_on, job_id, token)
+            else:
+                await asyncio.to_thread(worker.finish, job_id, "SUCCESS", 1, token)
+        assert (await job(ledger, job_id)).state == "SUCCESS", order
+    assert number > 3
+
+
+@pytest.mark.parametrize("task", ["t", "u"])
+async def test_a_copy_of_a_task_in_place_of_another(ledger: Ledger, worker: WorkerLedger, task: str) -> None:
+    """It begins nothing while the job waits for the retry of that task."""
+    await accept(ledger, record("a"), {})
+    error = {"type": "E", "module": "m", "message": "not yet"}
+    await begin(worker, "a", "1")
+    await asyncio.to_thread(lambda: worker.keep("a", "{}", None, queue="q", token="1"))
+    assert await begin(worker, "a", "2", task=task, replaced=1, after="1") == "go"
+    await asyncio.to_thread(lambda: worker.keep("a", "{}", 8, queue="q", token="2", why=error))
+    await asyncio.to_thread(lambda: worker.retry("a", "2", error, publish=False))
+    assert await begin(worker, "a", "3", task=task, replaced=1, after="1") == "duplicate"
+    assert (await job(ledger, "a")).state == "RETRY"
 
 
 async def test_cancelling(ledger: Ledger, worker: WorkerLedger) -> None:

@@ -41,6 +41,10 @@ SPELLINGS = (
 )
 #: The queues; a retry may go to another one.
 QUEUES = ("q", "slow:1")
+#: Seconds after which a job expires that has not begun.
+EXPIRES = 5.0
+#: So many messages lost may be all that were published for one job.
+MANY = 5
 #: In one world: with more, little happens to each.
 MOST_JOBS = 4
 #: Kinds of keys that are for whoever watches.
@@ -131,6 +135,15 @@ class World(RuleBasedStateMachine):
         self.forgotten: set[str] = set()
         self.cancelled: set[str] = set()
         self.limited: set[str] = set()
+        #: When the jobs that have not begun expire, in ms.
+        self.expiring: dict[str, int] = {}
+        #: Of the message that the attempt under way has asked for: it is not refused. And how far a job has come, by
+        #: how many tasks were replaced and by its retries: what comes from before that begins nothing.
+        self.next: dict[str, Message] = {}
+        self.reached: dict[str, tuple[int, int]] = {}
+        self.lost_messages = 0
+        #: Whether each message comes to a worker from now on.
+        self.is_over = False
         #: By whose code and with what the jobs' checkpoints were saved.
         self.saved: dict[str, tuple[str, str]] = {}
 
@@ -159,10 +172,14 @@ class World(RuleBasedStateMachine):
         limited=st.booleans(),
         spelt=st.sampled_from(SPELLINGS),
         queue=st.sampled_from(QUEUES),
+        expires_in=st.sampled_from([None, None, None, EXPIRES]),
     )
-    def submit(self, fate: str, limited: bool, spelt: Callable[[int], str], queue: str) -> None:
+    def submit(
+        self, fate: str, limited: bool, spelt: Callable[[int], str], queue: str, expires_in: float | None
+    ) -> None:
         job_id = spelt(len(self.jobs) + 1)
-        record = JobRecord(id=job_id, task="t", owner="o", queue=queue, created_at=NOW)
+        expires = self.expire_in(job_id, expires_in)
+        record = JobRecord(id=job_id, task="t", owner="o", queue=queue, created_at=NOW, expires=expires)
         assert self.do(accept(self.ledger, record, {})).kind == "accepted"
         self.jobs.append(job_id)
         if limited:
@@ -171,6 +188,13 @@ class World(RuleBasedStateMachine):
             self.queue.append(Message(job_id))
         elif fate == "put aside":
             assert self.do(self.ledger.jobs.defer(job_id, 1_000))
+
+    def expire_in(self, job_id: str, seconds: float | None) -> int | None:
+        """Note when a job expires; return it by the clock of whoever submits."""
+        if seconds is None:
+            return None
+        self.expiring[job_id] = self.time + round(seconds * 1000)
+        return NOW + round(seconds * 1000)
 
     @precondition(lambda self: self.queue)
     @rule(name=st.sampled_from(WORKERS), place=st.integers(0, 2), redelivered=st.booleans())
@@ -193,7 +217,13 @@ class World(RuleBasedStateMachine):
         )
         assert verdict != "unknown"
         if verdict != "go":
+            assert verdict != "duplicate" or message != self.next.get(job_id), f"{message} is refused"
             return
+        here = message.nesting, message.retries
+        assert here >= self.reached.get(job_id, here), f"{message} is of before"
+        if self.next.pop(job_id, None) == message:
+            self.reached[job_id] = here
+        assert self.time < self.expiring.pop(job_id, self.time + 1), f"{message} has expired"
         self.begun += message.task == "t"  # what takes the place of a job's task goes on with the job's attempt
         assert job_id not in self.ended
         assert job_id not in self.cancelled
@@ -211,6 +241,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.queue)
     @rule(place=st.integers(0, 5))
     def lose_message(self, place: int) -> None:
+        self.lost_messages += 1
         del self.queue[place % len(self.queue)]
 
     # What an attempt does.
@@ -230,8 +261,13 @@ class World(RuleBasedStateMachine):
             self.saved[attempt.job_id] = attempt.code, text
 
     @precondition(lambda self: self.running)
-    @rule(place=st.integers(0, 5), task=st.sampled_from([None, None, "t", "u"]), queue=st.sampled_from(QUEUES))
-    def ask(self, place: int, task: str | None, queue: str) -> None:
+    @rule(
+        place=st.integers(0, 5),
+        task=st.sampled_from([None, None, "t", "u"]),
+        queue=st.sampled_from(QUEUES),
+        expires_in=st.sampled_from([None, None, None, EXPIRES]),
+    )
+    def ask(self, place: int, task: str | None, queue: str, expires_in: float | None) -> None:
         """It publishes a message: of a retry, or of a task in its place. That it ends by that is told later."""
         attempt = self.one_of(self.running, place)
         if attempt.asked is not None:
@@ -242,9 +278,12 @@ class World(RuleBasedStateMachine):
         else:
             attempt.asked = Message(attempt.job_id, task, 0, before.nesting + 1, after)
         why = ERROR if task is None else None
-        self.worker.keep(attempt.job_id, attempt.asked.kept(), None, queue=queue, token=after, why=why)
+        asked: Any = {"queue": queue, "token": after, "why": why, "expires_in": expires_in}
+        self.worker.keep(attempt.job_id, attempt.asked.kept(), None, **asked)
         self.queue.append(attempt.asked)
         if self.holder(attempt.job_id) == after:
+            self.next[attempt.job_id] = attempt.asked
+            self.expire_in(attempt.job_id, expires_in)
             assert self.job(attempt.job_id).record.queue == queue
 
     @precondition(lambda self: self.running)
@@ -261,6 +300,8 @@ class World(RuleBasedStateMachine):
         """Tell how an attempt has ended; if it has asked for what comes after it, by that."""
         job_id, token = attempt.job_id, attempt.token
         self.past.append(attempt)
+        if attempt.asked is not None and self.holder(job_id) == token:
+            self.reached[job_id] = attempt.asked.nesting, attempt.asked.retries
         if attempt.asked is not None and attempt.asked.nesting > attempt.message.nesting:
             self.worker.hand_on(job_id, token)
         elif attempt.asked is not None:
@@ -378,6 +419,18 @@ class World(RuleBasedStateMachine):
             for name in WORKERS:
                 held = [(each.job_id, each.token) for each in self.running if each.worker == name and not each.frozen]
                 self.worker.lease(name, held, [])
+        if self.expiring:
+            self.expire()
+
+    def expire(self) -> None:
+        """What a worker does every two seconds: what has not begun in time is REVOKED."""
+        while self.worker.expire():
+            pass
+        for job_id, at in [*self.expiring.items()]:
+            if at <= self.time:
+                found = self.do(self.ledger.jobs.get(job_id))
+                assert isinstance(found, Gone) or found.done or self.holder(job_id), f"{job_id} has expired"
+                del self.expiring[job_id]
 
     @rule()
     def keep(self) -> None:
@@ -410,8 +463,9 @@ class World(RuleBasedStateMachine):
                 assert self.ended[job_id] == outcome
             elif job.done:
                 self.ended[job_id] = outcome
-                if job.error and job.error.get("kind") == "dead-lettered":
-                    assert self.harmed[job_id] >= 3, "an orderly stop took a life"
+                kind = (job.error or {}).get("kind")
+                assert kind != "dead-lettered" or self.harmed[job_id] >= 3, "an orderly stop took a life"
+                assert kind != "undelivered" or not self.is_over, "no worker begins what the ledger publishes"
         for job_id, (state, _) in self.ended.items():
             told: Any = self.client.get(f"r:{job_id}")
             assert json.loads(told or "{}").get("status") == state
@@ -449,6 +503,9 @@ class World(RuleBasedStateMachine):
             self.waiter.close()
 
     def come_to_an_end(self) -> None:
+        while self.queue:
+            self.begin(self.queue.pop(0), "w1")
+        self.is_over = self.lost_messages < MANY
         for attempt in self.running:
             self.freeze(attempt, False)
         for _ in range(100):

@@ -46,6 +46,21 @@ class Early(Task):  # type: ignore[type-arg]  # which Celery 5.7 alone can be to
         raise Ignore
 
 
+class Lingering(Task):  # type: ignore[type-arg]
+    """Asks for what takes its place, and ends once that has begun."""
+
+    def on_replace(self, sig: Any) -> Any:
+        args: Any = self.request.args
+        path = Path(args[0])
+        begun = path.stat().st_size
+        try:
+            return super().on_replace(sig)
+        except Ignore:
+            while path.stat().st_size == begun:
+                time.sleep(0.01)
+            raise
+
+
 class Escaping(Task):  # type: ignore[type-arg]
     """Raises, in its code or in a hook, what its second and third arguments say."""
 
@@ -252,6 +267,11 @@ def make_app(url: str, *, serializer: str = "json") -> Celery:
     def replaces(self: Any, path: str) -> Any:
         mark(path)
         return self.replace(total.s([1, 2]))
+
+    @app.task(shared=False, bind=True, name="e.replaces_often", base=Lingering)
+    def replaces_often(self: Any, path: str, times: int) -> Any:
+        mark(path)
+        return self.replace(replaces_often.s(path, times - 1)) if times else "done"
 
     @app.task(shared=False, bind=True, name="e.replaces_by_chord")
     def replaces_by_chord(self: Any, path: str, seconds: float = 0.0) -> Any:

@@ -81,6 +81,15 @@ async def test_it_ends_as_the_table_says(ends: Bridge, tmp_path: Path, row: Row)
     assert (await ends.state(result)).state == row.state
 
 
+async def test_what_takes_a_tasks_place_begins_before_that_has_ended(ends: Bridge, tmp_path: Path) -> None:
+    path = tmp_path / "marks"
+    result = await ends.submit(ends.app.tasks["e.replaces_often"].s(str(path), 3))
+    assert await ends.get(result, timeout=60) == "done"
+    job = await ends.ledger.jobs.get(result.id)
+    assert isinstance(job, Job)
+    assert (job.state, await asyncio.to_thread(path.read_text)) == ("SUCCESS", "xxxx")
+
+
 async def test_a_task_that_is_no_job_is_given_up_as_well(ends: Bridge, tmp_path: Path) -> None:
     path = tmp_path / "marks"
     result = await ends.dispatch(ends.app.tasks["e.dies"].s(str(path)))

@@ -39,6 +39,9 @@ def described(stored: Any) -> Described:
         case BaseException():
             cls: type = type(stored)
             return Described(cls.__qualname__, cls.__module__, text_of(stored))
+        case {"exc_type": "UnpickleableExceptionWrapper", "exc_message": [module, name, [*args], *_]}:
+            # Of a worker that does not keep the ledger.
+            return Described(str(name), str(module), ", ".join(map(str, args)))
         case {"exc_type": name}:
             message = stored.get(TEXT)
             if message is None:
@@ -68,9 +71,11 @@ def rebuilt(stored: Any, rebuild: Callable[[Any], Any]) -> BaseException:
         made = rebuild(stored)
     except Exception:  # of anybody's class
         made = None
-    if isinstance(made, BaseException) and (type(made) is not Exception or told.type == "Exception"):
+    name = told.type.rpartition(".")[2]
+    # Celery's wrapper stays one; and a class that takes other arguments becomes an Exception.
+    if isinstance(made, BaseException) and name in {cls.__name__.rpartition(".")[2] for cls in type(made).__mro__}:
         return made
-    cls: type[Exception] = create_exception_cls(told.type.rpartition(".")[2], told.module)
+    cls: type[Exception] = create_exception_cls(name, told.module)
     return cls(told.message)
 
 

@@ -6,10 +6,6 @@
 
 local late = redis.call('ZRANGEBYSCORE', expiring, '-inf', now(), 'LIMIT', 0, most)
 each_job(expiring, late, function(state, packed)
-  if ENDED[state] or bucket(state) == 'STARTED' then
-    redis.call('ZREM', expiring, packed)
-  else
-    finish(state, 'REVOKED', EXPIRED)
-  end
+  if waits(state) then finish(state, 'REVOKED', EXPIRED) else redis.call('ZREM', expiring, packed) end
 end)
 return #late

@@ -7,6 +7,6 @@
 turn(job_id)
 local state = redis.call('HGET', job, 'state')
 if not state then return 'unknown' end
-if ENDED[state] or bucket(state) == 'STARTED' or not has_expired() then return 'no' end
+if not waits(state) or not has_expired() then return 'no' end
 finish(state, 'REVOKED', EXPIRED)
 return 'yes'

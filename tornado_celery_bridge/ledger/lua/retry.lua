@@ -18,7 +18,7 @@ tell(result_key, result, result_ttl)
 redis.call('HDEL', job, 'token')  -- it has said all
 if known[3] then release(known[3]) end
 if publish ~= '' then
-  redis.call('HDEL', job, 'retries')  -- by the message that began before
+  redis.call('HINCRBY', job, 'retries', -1)  -- by the message that began before
   dequeued()
   publish_later(now())
 end

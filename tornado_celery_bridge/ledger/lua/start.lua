@@ -46,6 +46,10 @@ if is_part then
   local its = tonumber(known[11] or 0)
   local is_next = nesting == 0 or nesting > its
   if nesting > 0 and nesting < its then return 'duplicate' end
+  -- Of the message that began before, or of one that this one's followed:
+  if not is_next and (retries < tonumber(known[6] or 0) or state == 'RETRY' and retries <= tonumber(known[6] or -1)) then
+    return 'duplicate'
+  end
   if runs and retries > 0 and nesting == its and after ~= '' and after == known[3] then
     retried(state, redis.call('GET', prefix .. 'retry:' .. id) or 'null')
     state, runs = 'RETRY', false
@@ -65,9 +69,14 @@ elseif runs then
 elseif state == 'RETRY' and retries <= tonumber(known[6] or -1) then
   return 'duplicate'  -- of the message that began before
 end
+if has_expired() then
+  finish(state, 'REVOKED', EXPIRED)
+  return 'REVOKED'
+end
 if known[2] ~= task then
-  redis.call('HSET', job, 'token', token, 'worker', worker, 'nesting', nesting)
+  redis.call('HSET', job, 'token', token, 'worker', worker, 'nesting', nesting, 'retries', retries)
   redis.call('HDEL', job, 'handed_on', 'next_due')
+  redis.call('ZREM', expiring, packed)
   redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
   dequeued()
   if not runs then
@@ -79,10 +88,6 @@ if known[2] ~= task then
   return 'go'
 end
 if known[7] then return 'parked' end
-if has_expired() then
-  finish(state, 'REVOKED', EXPIRED)
-  return 'REVOKED'
-end
 if known[4] and tonumber(known[4]) > time + EARLY then
   dequeued()
   publish_later(known[4])
