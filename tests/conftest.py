@@ -27,8 +27,55 @@ __all__ = ("pytest_terminal_summary",)  # a hook: found here whatever part of th
 hypothesis.settings.register_profile("long", max_examples=10_000)
 
 
-#: The rooms whose files take longest, the longest first.
-LONGEST = ("faults", "conformance", "up", "transports", "schedules", "service")
+#: Seconds that files take, those of ten and more. Whoever looks at ``--durations`` and finds another corrects it.
+SECONDS = {
+    "faults/test_matrix.py": 230,
+    "conformance/test_on_kafka.py": 130,
+    "service/test_dashboard.py": 130,
+    "transports/test_in_a_worker.py": 110,
+    "conformance/test_on_activemq.py": 100,
+    "service/test_openapi.py": 100,
+    "conformance/test_on_rabbitmq.py": 95,
+    "transports/test_kafka_in_a_worker.py": 75,
+    "conformance/test_on_redis.py": 70,
+    "transports/test_kafka_channel.py": 65,
+    "up/test_heartbeats.py": 55,
+    "service/test_api.py": 50,
+    "service/test_keys.py": 50,
+    "schedules/test_beats.py": 50,
+    "transports/test_activemq_in_a_worker.py": 45,
+    "service/test_workflows.py": 40,
+    "transports/test_activemq_channel.py": 40,
+    "faults/test_broker.py": 35,
+    "up/test_projects.py": 35,
+    "up/test_up.py": 30,
+    "service/test_process.py": 30,
+    "service/test_metrics.py": 30,
+    "worker/test_stops.py": 25,
+    "service/test_schedules.py": 25,
+    "service/test_operations.py": 25,
+    "ledger/test_submit.py": 25,
+    "worker/test_unreadable.py": 25,
+    "up/test_refusals.py": 20,
+    "worker/test_ends.py": 20,
+    "worker/test_limits.py": 20,
+    "worker/test_rolling.py": 20,
+    "conformance/test_bridge.py": 20,
+    "bridge/test_leaks.py": 20,
+    "bridge/test_unreadable.py": 20,
+    "ledger/test_states.py": 20,
+    "cli/test_jobs.py": 20,
+    "service/test_faults.py": 20,
+    "service/test_flower.py": 20,
+    "transports/test_channel.py": 20,
+    "transports/test_sentinel.py": 20,
+    "service/test_store.py": 15,
+    "service/test_tracing.py": 15,
+    "service/test_turns.py": 15,
+    "up/test_supervisor.py": 15,
+}
+#: The rooms whose tests wait: for workers, brokers, and faults to pass. Those of the others compute.
+WAITING = ("conformance", "faults", "schedules", "transports", "up", "worker")
 
 #: How many databases the shared server has, and the first that is handed out: those below are the shared workers'.
 DATABASES, FIRST = 128, 16
@@ -42,11 +89,29 @@ private.free_port = free_port  # the product's own choice could be taken by anot
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests, and have the rooms whose files take longest first: each file is one process's."""
-    items.sort(key=lambda item: next((n for n, room in enumerate(LONGEST) if f"tests/{room}/" in item.nodeid), 99))
+    """
+    Mark the tests, and have the files that take longest first: each file is one process's.
+
+    Files that wait and files that compute take turns, so that the machine has both at any time.
+    """
+    places = dict.fromkeys((file_of(item) for item in items), 1.0)
+    for waits in (True, False):
+        files = sorted((each for each in places if is_waiting(each) == waits), key=lambda each: -SECONDS.get(each, 1))
+        before = itertools.accumulate((SECONDS.get(each, 1) for each in files), initial=0)
+        whole = sum(SECONDS.get(each, 1) for each in files)
+        places |= {each: seconds / whole for each, seconds in zip(files, before, strict=False)}
+    items.sort(key=lambda item: places[file_of(item)])
     for item in items:
         if isinstance(item, pytest.Function):
             add_marks(item)
+
+
+def file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0].removeprefix("tests/")
+
+
+def is_waiting(file: str) -> bool:
+    return file.partition("/")[0] in WAITING
 
 
 def pytest_collection_finish() -> None:

@@ -28,6 +28,7 @@ from tests.needs import impossible
 from tests.servers import free_port, wait_for, worker
 from tests.ticker import ticking
 from tornado_celery_bridge import Bridge, BridgeConfig, DispatchError, TaskFailed, TaskRevoked
+from tornado_celery_bridge.base.heartbeat import answers
 from tornado_celery_bridge.transports import Priorities
 from tornado_celery_bridge.worker.errors import GivenUp
 
@@ -295,6 +296,7 @@ class Contract:
     # Seen from outside.
 
     def test_ping_and_inspect(self, app: Celery) -> None:
+        assert answers(app)  # what a process asks whose loop stands still: without an answer it is not taken for hung
         names = {"w0@faults", "w1@faults"}
         inspect = app.control.inspect(timeout=10, limit=len(names))
         wait_for(lambda: (inspect.ping() or {}).keys() == names, PATIENCE)

@@ -13,6 +13,7 @@ from tornado_celery_bridge.transports.core import (
     NotSent,
     PublishBatch,
     SentInDoubt,
+    drop,
     due_time,
     hide_secrets,
     outcome_of,
@@ -53,6 +54,17 @@ def test_a_batch_waits_once_for_so_many() -> None:
     batch.close()
     assert sent == [0, 1, 2]
     assert confirmed == [2, 3]
+
+
+def test_a_dropped_connection_is_closed_and_changes_no_other_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: list[float | None] = []
+    monkeypatch.setattr(socket, "setdefaulttimeout", changes.append)
+    connection: Any = Connection("memory://")
+    channels = [connection.channel(), connection.default_channel]
+    drop(connection)
+    assert [channel.closed for channel in channels] == [True, True]
+    assert not connection.connected
+    assert changes == []
 
 
 @pytest.mark.parametrize("eta", [None, "", "soon", 5])

@@ -17,6 +17,7 @@ from typing import Any
 
 from celery import Celery
 
+from tornado_celery_bridge.base.redis import asked_once
 from tornado_celery_bridge.base.repeating import Repeating
 
 #: Seconds between two touches, and the longest turn of an idle loop.
@@ -90,9 +91,8 @@ def _waits_for_broker(scheduler: Any) -> bool:
 
 def answers(app: Celery) -> bool:
     """Return whether *app*'s broker accepts a connection now."""
-    options = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
     try:
-        with app.connection_for_read(connect_timeout=TIMEOUT, transport_options=options) as connection:
+        with app.connection_for_read(connect_timeout=TIMEOUT, transport_options=asked_once(app, TIMEOUT)) as connection:
             connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
     except Exception:  # whatever the error is, the loop may be waiting because of it
         return False

@@ -14,6 +14,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+from redis.sentinel import Sentinel as BlockingSentinel
+from redis.sentinel import SentinelConnectionPool as BlockingSentinelPool
 
 from tornado_celery_bridge.base.versions import DRIVER
 
@@ -64,8 +66,22 @@ def blocking_client(backend: Any, *, attempts: int = 0, **overrides: Any) -> red
     if issubclass(params.get("connection_class", redis.Connection), redis.UnixDomainSocketConnection):
         params.pop("socket_connect_timeout", None)
     lost = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)  # a server at its maxmemory may have room soon
-    retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), attempts, supported_errors=lost)
-    return redis.Redis(connection_pool=backend._get_pool(**params, retry=retry))
+    params["retry"] = Retry(ExponentialBackoff(cap=1.0, base=0.05), attempts, supported_errors=lost)
+    if sentinels := params.pop("hosts", None):
+        asked = _sentinel(BlockingSentinel, backend, sentinels, params, Retry(NoBackoff(), 0))
+        pool = BlockingSentinelPool(master_of(backend), asked, **params)  # type: ignore[no-untyped-call]
+        return redis.Redis(connection_pool=pool)
+    return redis.Redis(connection_pool=backend._get_pool(**params))
+
+
+def asked_once(app: Any, timeout: float) -> dict[str, Any]:
+    """Return transport options that have a broker that is a Redis, and Sentinels, asked once, for *timeout* seconds."""
+    urls = app.conf.broker_read_url or ""
+    if not str(urls if isinstance(urls, str) else [*urls, ""][0]).startswith(("redis", "sentinel")):
+        return {}
+    bounds = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    own = app.conf.broker_transport_options.get("sentinel_kwargs") or {}
+    return bounds | {"sentinel_kwargs": bounds | {"retry": Retry(NoBackoff(), 0)} | own}
 
 
 def _settings(backend: Any) -> dict[str, Any]:
@@ -79,16 +95,26 @@ def _settings(backend: Any) -> dict[str, Any]:
 
 def _of_sentinels(backend: Any, hosts: list[dict[str, Any]], params: dict[str, Any]) -> ConnectionPool:
     """Return a pool of connections to the server that the Sentinels *hosts* name as the master."""
-    options, master = backend._transport_options, master_of(backend)
+    sentinel = _sentinel(Sentinel, backend, hosts, params, AsyncioRetry(NoBackoff(), 0))
+    params["ssl"] = issubclass(params.pop("connection_class"), redis.asyncio.SSLConnection)
+    return _Pool(master_of(backend), sentinel, **params)  # type: ignore[no-untyped-call]
+
+
+def _sentinel(kind: Any, backend: Any, hosts: list[dict[str, Any]], params: dict[str, Any], retry: Any) -> Any:
+    """
+    Return a client, of the class *kind*, of the Sentinels *hosts*. Each is asked once.
+
+    Unless *retry* says otherwise, redis-py 6 and later asks each of them four times, which takes seconds.
+    """
+    options = backend._transport_options
     # Without driver_info, the client would read a file to find it out, on the loop.
-    own = {name: params[name] for name in ("socket_connect_timeout", *DRIVER)} | {"socket_timeout": MAX_TIMEOUT}
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+    own = {name: params[name] for name in ("socket_connect_timeout", *DRIVER) if name in params}
+    own |= {"socket_timeout": min(params.get("socket_timeout") or MAX_TIMEOUT, MAX_TIMEOUT), "retry": retry}
+    return kind(
         [(host["host"], host["port"]) for host in hosts],
         min_other_sentinels=options.get("min_other_sentinels", 0),
         sentinel_kwargs=own | options.get("sentinel_kwargs", {}),
     )
-    params["ssl"] = issubclass(params.pop("connection_class"), redis.asyncio.SSLConnection)
-    return _Pool(master, sentinel, **params)  # type: ignore[no-untyped-call]
 
 
 class _Pool(SentinelConnectionPool):

@@ -20,7 +20,7 @@ from celery.backends.rpc import RPCBackend
 from kombu.utils.url import maybe_sanitize_url
 
 from tornado_celery_bridge.base.app import cause, forget_backend, load_celery_app
-from tornado_celery_bridge.base.redis import blocking_client
+from tornado_celery_bridge.base.redis import asked_once, blocking_client
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
 from tornado_celery_bridge.cli.trial import Trial, is_exposed, own_tasks, queues_named, routers, url_of, why_not_sent
@@ -192,11 +192,8 @@ def _ask_broker(app: Celery, queues: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"is_local": all(is_local(each) for one in urls for each in one.split(";"))}
     if urls[0].startswith("memory:"):
         return found | {"trouble": "it keeps messages in the memory of one process"}
-    options: dict[str, Any] = {}
-    if urls[0].startswith(("redis", "sentinel")):
-        options["transport_options"] = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
     try:
-        with app.connection_for_read(connect_timeout=TIMEOUT, **options) as connection:
+        with app.connection_for_read(connect_timeout=TIMEOUT, transport_options=asked_once(app, TIMEOUT)) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=TIMEOUT)
             counts = {queue: depth(connection, queue) for queue in queues}
     except Exception as exc:  # of any broker's client

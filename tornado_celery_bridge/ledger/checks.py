@@ -26,7 +26,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import RedisError
 
-from tornado_celery_bridge.base.redis import blocking_client
+from tornado_celery_bridge.base.redis import asked_once, blocking_client
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
 from tornado_celery_bridge.base.versions import lacking
@@ -477,9 +477,8 @@ def _servers(app: Celery, are_asked: bool) -> list[Server]:
 
 
 def _broker_server(app: Celery, role: str, is_asked: bool) -> Server:
-    options = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
     connection: Any
-    with app.connection_for_write(transport_options=options) as connection:
+    with app.connection_for_write(transport_options=asked_once(app, TIMEOUT)) as connection:
         trouble = ""
         try:
             if is_asked:

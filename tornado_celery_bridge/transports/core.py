@@ -194,3 +194,22 @@ def close_channels(transport: Any) -> None:
         for _ in range(2):  # Redis' first may end with the reply under way, which can't be read
             with suppress(Exception):
                 channel.close()
+
+
+def drop(connection: Any) -> None:
+    """
+    Close a kombu connection without waiting for its broker, whatever its transport is.
+
+    kombu's own ``collect`` sets the default timeout of all sockets of the process meanwhile, if the transport has no
+    ``_collect``; where two threads do so at once, the time-out stays.
+    """
+    transport = connection._transport
+    if transport is not None and not hasattr(transport, "_collect"):
+        transport._collect = lambda _: _close_all(transport)
+    connection.collect()
+
+
+def _close_all(transport: Any) -> None:
+    close_channels(transport)
+    with suppress(Exception):
+        transport.cycle.close()

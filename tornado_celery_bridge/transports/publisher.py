@@ -32,7 +32,7 @@ from tornado_celery_bridge.base import versions
 from tornado_celery_bridge.base.lane import Call
 from tornado_celery_bridge.base.tracing import mark_message
 from tornado_celery_bridge.transports import rabbitmq, servers, transport_of
-from tornado_celery_bridge.transports.core import NotSent, SentInDoubt, outcome_of
+from tornado_celery_bridge.transports.core import NotSent, SentInDoubt, drop, outcome_of
 
 #: What can be dispatched: a signature or canvas, a task, or a task's name.
 Target: TypeAlias = "Signature[Any] | Task[Any, Any] | str"
@@ -209,7 +209,7 @@ class Publisher:
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
             try:
-                connection.collect(socket_timeout=0.1)
+                drop(connection)
             except Exception as exc:
                 log.debug("while closing the connection to the broker: %s", exc)
 
