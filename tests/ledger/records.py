@@ -49,9 +49,9 @@ async def job(ledger: Ledger, job_id: str) -> Job:
 
 
 async def keys(ledger: Ledger) -> set[str]:
-    """All but the history, which is there to stay."""
+    """All but the history and the schema, which are there to stay."""
     found = {key.decode() async for key in ledger.redis.client.scan_iter("*")}
-    return {key for key in found if not key.startswith("pre.{tcb}history:")}
+    return {key for key in found if not key.startswith(("pre.{tcb}history:", "pre.{tcb}schema"))}
 
 
 async def found(worker: WorkerLedger, *empty: str) -> list[str]:

@@ -127,7 +127,9 @@ async def test_a_life(schedules: Schedules) -> None:
         with pytest.raises(ScheduleEntryNotFound):
             await call("e")
     left = await schedules._redis.call("KEYS", "*")
-    assert {key.decode() for key in left} == {"pre.{tcb}schedules:wake", "pre.{tcb}schedules:deleted"}
+    assert {key.decode() for key in left} == {
+        f"pre.{{tcb}}{name}" for name in ("schedules:wake", "schedules:deleted", "schema")
+    }
     assert (await schedules.create(entry(**HOURLY))).version == 6  # so that a stale version is nobody's
 
 

@@ -50,7 +50,7 @@ class Command(Generic[R]):
     """A command: called with its arguments by name, and its rows as ``rows``, it makes a :class:`Call`."""
 
     def __init__(
-        self, name: str, folders: Sequence[Path], answer: Callable[[Any], R], defaults: dict[str, Any]
+        self, name: str, folders: Sequence[Path], answer: Callable[[Any], R], defaults: dict[str, Any], first: str = ""
     ) -> None:
         self.name = name
         #: Decodes the answer.
@@ -68,7 +68,7 @@ class Command(Generic[R]):
         unpack = f"local {', '.join(names)} = unpack(ARGV, 1, {len(names)})\n"
         rows = f"local FIRST_ROW, ROW_WIDTH = {len(names) + 1}, {len(self.columns)}\n" if self.columns else ""
         #: The script, with what it includes.
-        self.text = "".join([rows, *_parts(own, folders, set()), head, "\n", unpack, code])
+        self.text = "".join([rows, *_parts(own, folders, set()), head, "\n", unpack, first, code])
 
     def __call__(self, **named: Any) -> "Call[R]":
         if self.defaults:
@@ -106,14 +106,16 @@ class Commands:
     Args:
         folder: Has the files.
         parts: Other folders whose ``parts`` may be included.
+        first: Lua that each command runs before its own code.
     """
 
-    def __init__(self, folder: Path, *, parts: Sequence[Path] = ()) -> None:
+    def __init__(self, folder: Path, *, parts: Sequence[Path] = (), first: str = "") -> None:
         self._folders = [folder, *parts]
+        self._first = first
 
     def __call__(self, name: str, answer: Callable[[Any], R], **defaults: Any) -> Command[R]:
         """Return the command of a file. *answer* decodes its answer; *defaults* are arguments that may be left out."""
-        return Command(name, self._folders, answer, defaults)
+        return Command(name, self._folders, answer, defaults, self._first)
 
 
 @functools.cache

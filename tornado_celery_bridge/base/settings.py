@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 Format = Literal["text", "json"]
@@ -22,6 +22,51 @@ BROKERS = ("redis", "rabbitmq", "kafka", "activemq", "artemis")
 #: Bytes. The path of a Unix socket must fit in 108 on Linux and in 104 on macOS, with the zero at its end.
 LONGEST_SOCKET_PATH = 100
 
+
+class Variable(NamedTuple):
+    """An environment variable of a deployment."""
+
+    #: What counts if it is not set; empty: nothing does, or what *meaning* says.
+    default: str
+    #: For people, in a line.
+    meaning: str
+    unit: str = ""
+    #: Of a whole number.
+    least: int = 0
+    most: int = 0
+
+
+#: By name. ``docs/settings.md`` says more of each.
+VARIABLES = {
+    "CELERY_APP": Variable("tasks", "the Celery app, as celery -A takes it"),
+    "DATA_DIR": Variable(".data", "the folder of what this deployment keeps on the disk"),
+    "REDIS_URL": Variable("", "the Redis of the ledger; none: tcb up starts an embedded server"),
+    "BROKER_URL": Variable("", "the broker; none: as the app says"),
+    "RESULT_BACKEND": Variable("", "Celery's result backend; none: as the app says"),
+    "BROKER": Variable("", f"the private broker that tcb up starts: {', '.join(BROKERS)}"),
+    "SENTINEL_MASTER": Variable("mymaster", "the name of the master, if REDIS_URL names Sentinels"),
+    "JOB_STORE_URL": Variable("", "where large inputs and results are; none: in DATA_DIR"),
+    "JOB_TTL": Variable("86400", "for how long a job is kept after its end", "s", 1, 10 * 366 * 86_400),
+    "LOG_FORMAT": Variable("text", f"the form of log lines: {', '.join(FORMATS)}"),
+    "ALLOW_UNSAFE": Variable("", "names of what is unsafe and allowed all the same, with commas"),
+    "HEARTBEAT_FILE": Variable("", "the file that a process touches every 2 s as long as it works"),
+    "TCB_URL": Variable("", "the service that tcb run, list and others ask; none: the ledger"),
+    "TCB_KEY": Variable("", "an API key for that service"),
+    "PORT": Variable("8888", "where the service listens", "", 1, 65_535),
+    "BIND": Variable("127.0.0.1", "the address on which it listens"),
+    "API_KEYS_FILE": Variable("", "the file of the API keys; none: there are none"),
+    "BEHIND_PROXY": Variable("0", "1: only a proxy can reach the port", "", 0, 1),
+    "MAX_BODY": Variable("1048576", "the largest body of a request", "bytes", 1024, 1024**3),
+    "CALLBACK_ALLOW": Variable("", "private networks, addresses and hosts that callbacks may go to"),
+    "CALLBACK_SECRET_FILE": Variable("", "the master secret of callbacks and sessions; none: in DATA_DIR"),
+    "FLOWER_PORT": Variable("5555", "where Flower listens, on 127.0.0.1", "", 1, 65_535),
+    "FLOWER_URL": Variable("", "where Flower is; none: on FLOWER_PORT"),
+    "STOCK_TRANSPORT": Variable("", "if set, kombu's own Redis transport, which can lose messages (of the sample)"),
+    "REMAP_SIGTERM": Variable("", "Celery's own; SIGQUIT: TERM has a worker give its jobs back"),
+}
+
+#: What has a secret as a whole; a URL may have one within.
+SECRETS = ("TCB_KEY",)
 
 #: What `celery` takes from the environment for its options (--broker...), and where it puts that for the app to read.
 #: See https://docs.celeryq.dev/en/stable/reference/cli.html
@@ -74,26 +119,26 @@ class Settings:
         Raises:
             SettingsError: One is wrong.
         """
-        bind = environment.get("BIND") or "127.0.0.1"
+        bind = _text(environment, "BIND")
         keys = environment.get("API_KEYS_FILE")
         _check_bind(bind, has_keys=bool(keys))
-        data_dir = Path(environment.get("DATA_DIR") or ".data").absolute()
+        data_dir = Path(_text(environment, "DATA_DIR")).absolute()
         secret = environment.get("CALLBACK_SECRET_FILE")
-        flower_port = int(_number(environment, "FLOWER_PORT", 5555, 1, 65_535))
+        flower_port = _number(environment, "FLOWER_PORT")
         return cls(
-            port=int(_number(environment, "PORT", 8888, 1, 65_535)),
+            port=_number(environment, "PORT"),
             flower_port=flower_port,
             bind=bind,
             data_dir=data_dir,
-            celery_app=environment.get("CELERY_APP") or "tasks",
+            celery_app=_text(environment, "CELERY_APP"),
             redis_url=environment.get("REDIS_URL") or "",
             broker=_broker(environment),
             job_ttl=job_ttl(environment),
-            max_body=int(_number(environment, "MAX_BODY", 1024 * 1024, 1024, 1024**3)),
+            max_body=_number(environment, "MAX_BODY"),
             api_keys_file=Path(keys) if keys else None,
             callback_allow=environment.get("CALLBACK_ALLOW") or "",
             callback_secret_file=Path(secret) if secret else data_dir / "callback-secret",
-            behind_proxy=bool(_number(environment, "BEHIND_PROXY", 0, 0, 1)),
+            behind_proxy=bool(_number(environment, "BEHIND_PROXY")),
             flower_url=_flower_url(environment) or f"http://127.0.0.1:{flower_port}/flower",
             log_format=log_format(environment),
         )
@@ -150,7 +195,7 @@ def log_format(environment: Mapping[str, str] = os.environ) -> Format:
     Raises:
         SettingsError: LOG_FORMAT is not one of :data:`FORMATS`.
     """
-    given = environment.get("LOG_FORMAT") or "text"
+    given = _text(environment, "LOG_FORMAT")
     for form in FORMATS:
         if given == form:
             return form
@@ -186,12 +231,15 @@ def job_ttl(environment: Mapping[str, str] = os.environ) -> float:
     Raises:
         SettingsError: JOB_TTL is not a whole number.
     """
-    return _number(environment, "JOB_TTL", 86_400, 1, 10 * 366 * 86_400)
+    return _number(environment, "JOB_TTL")
 
 
-def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
-    if not (given := environment.get(name)):
-        return default
+def _text(environment: Mapping[str, str], name: str) -> str:
+    return environment.get(name) or VARIABLES[name].default
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    given, (*_, least, most) = _text(environment, name), VARIABLES[name]
     if not (given.isascii() and given.isdigit() and least <= int(given[:20]) <= most):
         raise SettingsError(f"{name} should be a whole number from {least} to {most:,}, not {given!r}")
     return int(given)

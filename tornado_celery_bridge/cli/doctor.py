@@ -1,13 +1,17 @@
 """``tcb check`` and ``tcb doctor``: what is unsafe or unwise about the settings, and about the servers as well."""
 
+import os
 import shutil
 import textwrap
 from collections.abc import Sequence
 
 import click
+from celery import Celery
 
+from tornado_celery_bridge.base.settings import VARIABLES
 from tornado_celery_bridge.cli.deployment import load
 from tornado_celery_bridge.cli.options import app
+from tornado_celery_bridge.cli.settings import of_the_app
 from tornado_celery_bridge.ledger.checks import IMPOSSIBLE, NAMES, OF_SERVERS, Finding
 from tornado_celery_bridge.ledger.checks import check as look
 from tornado_celery_bridge.ledger.fleet import NAMES as FLEET
@@ -30,8 +34,10 @@ def check() -> int:
 
     Ends with 1 if something is unsafe: then no worker, beat or service starts.
     """
-    findings = look(load(), servers=False)
-    _tell(findings, [*IMPOSSIBLE, *(name for name in NAMES if name not in OF_SERVERS)])
+    celery = load()
+    findings = look(celery, servers=False)
+    _tell(findings, [name for name in (*IMPOSSIBLE, *NAMES) if name not in OF_SERVERS])
+    _tell_of_app(celery)
     return _count(findings)
 
 
@@ -61,6 +67,14 @@ def _tell(findings: Sequence[Finding], names: Sequence[str]) -> None:
     found = {finding.name for finding in findings}
     if kept := [name for name in names if name not in found]:
         print("\n".join(_cell("ok", "", ", ".join(kept))))
+
+
+def _tell_of_app(celery: Celery) -> None:
+    """Write what was looked at: without a deployment's variables it may be something else than what runs."""
+    print("\n".join(_cell("app", "", "; ".join(f"{name} {value}" for name, value, _ in of_the_app(celery)))))
+    given = [name for name in VARIABLES if os.environ.get(name)]
+    told = ", ".join(given) or "none is set here: a deployment's processes may see another broker and ledger"
+    print("\n".join(_cell("", "variables", told)))
 
 
 def _count(findings: Sequence[Finding]) -> int:

@@ -26,6 +26,7 @@ from tornado_celery_bridge.ledger.records import (
     WorkflowRecord,
     unpack_traceback,
 )
+from tornado_celery_bridge.ledger.schema import GUARD
 
 
 class WorkflowJob(NamedTuple):
@@ -132,7 +133,7 @@ def _delivery(answer: list[bytes]) -> Delivery | None:
 
 #: Where the Lua files are.
 LUA = Path(__file__).parent / "lua"
-command = Commands(LUA)
+command = Commands(LUA, first=GUARD)
 _FIELDS = ",".join(FIELDS)
 
 accept = command("accept", _acceptance, goes_on=None)

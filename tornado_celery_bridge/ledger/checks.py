@@ -30,7 +30,8 @@ from tornado_celery_bridge.base.redis import asked_once, blocking_client
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
 from tornado_celery_bridge.base.versions import lacking
-from tornado_celery_bridge.ledger.connection import ledger_backend
+from tornado_celery_bridge.ledger.connection import BlockingConnection, ledger_backend
+from tornado_celery_bridge.ledger.schema import AnotherSchema, compare
 from tornado_celery_bridge.transports import TRANSPORTS
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,11 @@ NAMES = (
     *("no-aof", "eviction", "no-password", "no-install", "early-acks", "lost-fails", "eager", "no-confirms", "pickle"),
 )
 
-#: Those of them that a server has to be asked for.
-OF_SERVERS = ("no-aof", "eviction")
+#: What a server has to be asked for.
+OF_SERVERS = ("no-aof", "eviction", "other-schema")
 
 #: The names of what can't be allowed.
-IMPOSSIBLE = ("no-transport", "no-results", "no-ledger")
+IMPOSSIBLE = ("no-transport", "no-results", "no-ledger", "other-schema")
 
 #: Seconds that a server has for an answer.
 TIMEOUT = 2
@@ -208,6 +209,20 @@ def no_ledger(app: Celery) -> Finding | None:
         return Finding("no-ledger", str(exc), _line(app, job_ledger_url=A_REDIS))
     except ValueError as exc:
         return Finding("no-ledger", f"the jobs' ledger can't be used: {_why(exc)}", _line(app, job_ledger_url=A_REDIS))
+    return None
+
+
+def other_schema(app: Celery) -> Finding | None:
+    connection = BlockingConnection(app, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+    try:
+        compare(connection.client.get(f"{connection.prefix}schema"))
+    except AnotherSchema as exc:
+        what, _, remedy = str(exc).partition(": ")
+        return Finding("other-schema", what, remedy)
+    except (RedisError, OSError):  # which other rules say
+        pass
+    finally:
+        connection.client.close()
     return None
 
 
@@ -406,6 +421,7 @@ def check(
     if not any(each and each.name in IMPOSSIBLE for each in found):
         rules = SERVER_RULES if servers else (no_password,)
         found = [rule(server) for server in _servers(app, servers) for rule in rules] + found
+        found += [other_schema(app)] if servers else []
     findings = [replace(each, allowed=each.name in allowed) for each in found if each is not None]
     for finding in findings:
         if is_logged and not finding.is_unsafe:

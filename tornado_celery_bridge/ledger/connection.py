@@ -10,12 +10,13 @@ import redis.asyncio
 from celery import Celery
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import ImproperlyConfigured
-from redis.exceptions import DataError, NoScriptError, RedisError
+from redis.exceptions import DataError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tornado_celery_bridge.base.lua import Call, sha_of
 from tornado_celery_bridge.base.redis import ConnectionPool, blocking_client, master_of
 from tornado_celery_bridge.ledger.records import LedgerUnavailable
+from tornado_celery_bridge.ledger.schema import AnotherSchema, recognized
 
 R = TypeVar("R")
 
@@ -157,12 +158,20 @@ class BlockingConnection:
         self.prefix = prefix_of(app)
 
     def run(self, call: Call[R]) -> R:
-        """Run a command of :mod:`.calls`."""
+        """
+        Run a command of :mod:`.calls`.
+
+        Raises:
+            AnotherSchema: The ledger is another version's; nothing was done.
+        """
         arguments = call.arguments(self.prefix)
         try:
-            return call.command.answer(self.client.evalsha(sha_of(call.command.text), *arguments))
-        except NoScriptError:
-            return call.command.answer(self.client.eval(call.command.text, *arguments))
+            try:
+                return call.command.answer(self.client.evalsha(sha_of(call.command.text), *arguments))
+            except NoScriptError:
+                return call.command.answer(self.client.eval(call.command.text, *arguments))
+        except ResponseError as exc:
+            raise recognized(exc) from exc
 
     def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Run commands in one round trip, in no particular order; return their answers, or their errors."""
@@ -179,7 +188,7 @@ class BlockingConnection:
         try:
             if isinstance(answer, NoScriptError):
                 return self.run(call)
-            return answer if isinstance(answer, Exception) else call.command.answer(answer)
+            return recognized(answer) if isinstance(answer, Exception) else call.command.answer(answer)
         except RedisError as exc:
             return exc
 
@@ -227,4 +236,6 @@ def prefix_of(app: Celery) -> str:
 
 
 def _unavailable(exc: Exception) -> LedgerUnavailable:
-    return LedgerUnavailable(f"the job ledger is not reachable: {exc}", retry_after=1.0)
+    known = recognized(exc)
+    told = str(known) if isinstance(known, AnotherSchema) else f"the job ledger is not reachable: {exc}"
+    return LedgerUnavailable(told, retry_after=1.0)

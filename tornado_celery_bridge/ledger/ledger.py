@@ -18,6 +18,8 @@ from tornado_celery_bridge.ledger.failures import Failures
 from tornado_celery_bridge.ledger.idempotency import IdempotencyKeys
 from tornado_celery_bridge.ledger.jobs import Jobs
 from tornado_celery_bridge.ledger.queues import Queues
+from tornado_celery_bridge.ledger.records import LedgerUnavailable
+from tornado_celery_bridge.ledger.schema import AnotherSchema, compare
 from tornado_celery_bridge.ledger.workflows import Workflows
 
 
@@ -54,9 +56,12 @@ class Ledger:
 
     async def ping(self) -> None:
         """
-        Return if the ledger answers now.
+        Return if the ledger answers now, and is this version's.
 
         Raises:
-            LedgerUnavailable: It does not.
+            LedgerUnavailable: It does not, or is not.
         """
-        await self.redis.call("PING")
+        try:
+            compare(await self.redis.call("GET", f"{self.redis.prefix}schema"))
+        except AnotherSchema as exc:
+            raise LedgerUnavailable(str(exc)) from exc

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from tornado_celery_bridge.base.lua import Commands, as_it_is, nothing
 from tornado_celery_bridge.ledger.calls import LUA as LEDGER_LUA
+from tornado_celery_bridge.ledger.schema import GUARD
 
 #: Milliseconds. Runs are counted by how late they were at most: a few ordinarily, and up to 6,000 in a fail-over.
 LATE = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 3_600_000)
@@ -67,7 +68,7 @@ def _texts(found: list[bytes] | None) -> Any:
     return None if found is None else [text.decode() for text in found]
 
 
-command = Commands(Path(__file__).parent / "lua", parts=[LEDGER_LUA])
+command = Commands(Path(__file__).parent / "lua", parts=[LEDGER_LUA], first=GUARD)
 
 put = command("put", as_it_is, most=None)
 delete = command("delete", as_it_is)

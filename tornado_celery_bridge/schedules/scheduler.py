@@ -36,6 +36,7 @@ from tornado_celery_bridge.ledger import calls as ledger_calls
 from tornado_celery_bridge.ledger.blocking import ending
 from tornado_celery_bridge.ledger.checks import is_installed
 from tornado_celery_bridge.ledger.connection import BlockingConnection, ms
+from tornado_celery_bridge.ledger.schema import AnotherSchema
 from tornado_celery_bridge.schedules import calls
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
 from tornado_celery_bridge.schedules.policy import HOLD, Decision, State, decide, next_slot
@@ -174,6 +175,9 @@ class Scheduler(celery.beat.Scheduler):
                 self._load()
             if self._lease.wait(LOOK):
                 self._run_due(self._lease)
+        except AnotherSchema as exc:
+            log.critical("beat: %s", exc)
+            raise SystemExit(os.EX_CONFIG) from exc
         except RedisError as exc:
             log.warning("beat: Redis is away, waiting for it: %s", exc)
             time.sleep(LOOK)

@@ -50,7 +50,9 @@ SERVERS = ("redis", "broker")
 TERM, QUIT = signal.SIGTERM, signal.SIGQUIT
 STEPS = {"worker": [(TERM, 10.0), (QUIT, 35.0)], "flower": [(TERM, 3.0), (TERM, 3.0)]}
 OTHER_STEPS = [(TERM, 30.0)]
-MOST_STEPS = 2
+#: The same at a second Ctrl-C; a third one kills. At its second QUIT a worker gives back what it runs at once. Others
+#: lose nothing by a KILL.
+HURRIED = {"worker": [(QUIT, 1.0), (QUIT, 10.0)], "flower": [(TERM, 3.0)]}
 
 #: This environment's Python: it need not be on PATH, and another environment's is never run.
 PYTHON = shlex.quote(sys.executable)
@@ -199,7 +201,12 @@ class Child:
             self._print(self.name, rest.decode("utf-8", "replace"))
 
     async def stop(self, hurry: Sequence[asyncio.Event] = ()) -> None:
-        """End the process, gently at first, and return when it is gone. An event of *hurry* ends its step early."""
+        """
+        End the process, gently at first, and return when it is gone.
+
+        Args:
+            hurry: What has it hurry, and what has it killed.
+        """
         self._stopping.set()
         self._awake.set()
         async with self._spawning:  # after this the process either runs or never will
@@ -218,10 +225,21 @@ class Child:
 
     async def _end(self, gone: "asyncio.Future[Any]", hurry: Sequence[asyncio.Event] = ()) -> None:
         """Signal the process, step by step, until *gone* is done; kill it in the end."""
-        for step, (number, patience) in enumerate(STEPS.get(self.name, OTHER_STEPS)):
-            self._signal(number)
-            if await _is_done(gone, patience, hurry[step] if hurry else asyncio.Event()):
+        hurried, killed = hurry or (asyncio.Event(), asyncio.Event())
+        last = None
+        for last, patience in STEPS.get(self.name, OTHER_STEPS):
+            self._signal(last)
+            if await _is_done(gone, patience, hurried):
                 return
+            if hurried.is_set():
+                break
+        steps = HURRIED.get(self.name, []) if hurried.is_set() else []
+        for number, patience in steps[1:] if last == QUIT else steps:
+            self._signal(number)
+            if await _is_done(gone, patience, killed):
+                return
+            if killed.is_set():
+                break
         self._print("up", f"{self.name} does not end; killing it")
         if self._process:
             with contextlib.suppress(ProcessLookupError):
@@ -291,12 +309,12 @@ class Plan(NamedTuple):
 
 async def supervise(plan: Plan, settings: Settings, lock: int, broker_port: int = 0) -> int:
     """
-    Run a plan until INT, TERM or HUP. Each further signal moves the processes that are still ending one step on.
+    Run a plan until INT, TERM or HUP. At a second signal what is still ending hurries; a third one kills it.
 
     Returns:
         The exit status: 1 if a process cannot run with its settings, which ends all.
     """
-    stop, *hurry = signals = [asyncio.Event() for _ in range(1 + MOST_STEPS)]
+    stop, *hurry = signals = [asyncio.Event() for _ in range(3)]
     failed = asyncio.Event()
 
     def give_up() -> None:

@@ -3,12 +3,19 @@
 import functools
 import logging
 import os
+import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from celery import Celery, bootsteps, signals, states
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.collections import LimitedSet
 from celery.utils.imports import symbol_by_name
+from celery.worker import state as worker_state
+from celery.worker.state import Persistent
 from kombu.exceptions import DecodeError
 
 from tornado_celery_bridge.base import tracing
@@ -16,6 +23,7 @@ from tornado_celery_bridge.base.forks import mend_locks
 from tornado_celery_bridge.base.heartbeat import watch_beat
 from tornado_celery_bridge.base.logs import hide_passwords
 from tornado_celery_bridge.base.settings import SettingsError
+from tornado_celery_bridge.base.shelf import put_aside
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.checks import Unsafe, refuse_unsafe
 from tornado_celery_bridge.worker.guard import guard, settle_limits
@@ -33,11 +41,18 @@ class CheckSettings(bootsteps.Step):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         hide_passwords(worker.app)
+        if worker.statedb and (said := put_aside(Path(worker.statedb), _read_revoked)):
+            log.warning("%s", said)
         try:
             refuse_unsafe(worker.app)
             tracing.set_up("worker")
         except (ImproperlyConfigured, SettingsError) as exc:
             raise _refused(exc) from exc
+
+
+def _read_revoked(name: str) -> None:
+    """Read which tasks were revoked, as Celery does later."""
+    Persistent(SimpleNamespace(revoked=LimitedSet()), name).close()
 
 
 class GuardTasks(bootsteps.Step):
@@ -128,6 +143,7 @@ class KeepJobs(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
+        worker.wait_for_soft_shutdown = functools.partial(_wait_for_running, worker)
         self._keeper = Keeper(worker.app, worker)
         self._keeper.hold_back()
         self._keep = functools.partial(keep_message, worker.app)
@@ -148,6 +164,21 @@ class KeepJobs(bootsteps.StartStopStep):
         self._keeper.stop()
         signals.before_task_publish.disconnect(self._keep)
         signals.worker_shutdown.disconnect(self._end)
+
+
+def _wait_for_running(worker: Any) -> None:
+    """
+    Wait, in the place of Celery's soft shutdown, in which running tasks may end: until the signal comes once more.
+
+    Celery's own waits for all of ``worker_soft_shutdown_timeout``, also where nothing runs.
+    """
+    timeout = worker.app.conf.get("worker_soft_shutdown_timeout") or 0
+    if timeout <= 0 or not worker_state.active_requests:
+        return
+    log.warning("running tasks have %g s to end; once more ends them now", timeout)
+    handler, until = signal.getsignal(signal.SIGQUIT), time.monotonic() + timeout
+    while time.monotonic() < until and signal.getsignal(signal.SIGQUIT) is handler:
+        time.sleep(0.1)
 
 
 def begin_beat(app: Celery, *, sender: Any, **_: Any) -> None:

@@ -45,6 +45,7 @@ from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.ledger.fleet import check_fleet, note_strangers
+from tornado_celery_bridge.ledger.schema import AnotherSchema
 from tornado_celery_bridge.ledger.strangers import Strangers
 from tornado_celery_bridge.transports import depth
 from tornado_celery_bridge.worker.backend import has_results_beside
@@ -103,7 +104,7 @@ class Keeper:
         self._strangers = Strangers(app)
         self._taken: set[str] = set()
         self._held: set[str] = set()
-        self._leases = Repeating("job-leases", self._renew_leases, pause=BEAT)
+        self._leases = Repeating("job-leases", self._renew_leases, pause=BEAT, failed=self._end_if_another_version)
         self._publisher = Repeating(_PUBLISHER, self._publish_jobs)
         self._sweeper = Repeating("job-sweeper", self._sweep, pause=SWEEP_INTERVAL)
         self._threads = (self._leases, self._publisher, self._sweeper)
@@ -165,6 +166,13 @@ class Keeper:
         if has_results_beside(self._app):  # each time, as a Redis may lose what it has
             backend: Any = self._app.backend
             self._ledger.note_results(backend.task_keyprefix, int(backend.expires or 0))
+
+    def _end_if_another_version(self, exc: BaseException) -> None:
+        """End this worker at once if it can't tell the ledger of what it runs, which others then begin again."""
+        if isinstance(exc, AnotherSchema) and not worker_state.should_terminate:
+            log.critical("this worker ends: %s", exc)
+            self._worker.exitcode = os.EX_CONFIG
+            vars(worker_state)["should_terminate"] = os.EX_CONFIG
 
     def _expire(self) -> None:
         while self._ledger.expire() and not self._leases.stopping:

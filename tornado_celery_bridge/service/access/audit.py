@@ -19,6 +19,7 @@ from typing import NamedTuple
 from tornado_celery_bridge.base.lua import Commands, as_it_is, nothing
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, dumps
 from tornado_celery_bridge.ledger.calls import LUA
+from tornado_celery_bridge.ledger.schema import GUARD
 from tornado_celery_bridge.service.access.documents import AuditEntry, Refused
 from tornado_celery_bridge.service.http.documents import rfc3339
 from tornado_celery_bridge.service.http.problems import INVALID_CURSOR
@@ -32,7 +33,7 @@ MOST_CHARACTERS = 300
 #: Seconds in which entries gather. One call to Redis for each entry would cost several times the entry's own 8 µs.
 GATHERING = 0.05
 
-_command = Commands(Path(__file__).parent / "lua", parts=[LUA])
+_command = Commands(Path(__file__).parent / "lua", parts=[LUA], first=GUARD)
 _add_entries = _command("add_entries", nothing)
 _find_entries = _command("find_entries", as_it_is)
 _CURSOR = re.compile(r"[0-9]{1,15}-[0-9]{1,15}", re.ASCII)

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 
 from tornado_celery_bridge.base.lua import Commands, as_it_is
 from tornado_celery_bridge.ledger import Ledger
+from tornado_celery_bridge.ledger.schema import GUARD
 from tornado_celery_bridge.service.http.problems import Kind
 
 TOO_MANY_FOLLOWED = Kind("too-many-followed", 429, "The key follows as many jobs, in this process, as it may.")
@@ -21,7 +22,7 @@ TOO_MANY_FOLLOWED = Kind("too-many-followed", 429, "The key follows as many jobs
 _WINDOWS = {"s": 1, "m": 60, "h": 3600}
 _RATE = re.compile(r"([1-9][0-9]{0,5})/([smh])", re.ASCII)
 
-_take_request = Commands(Path(__file__).parent / "lua")("take_request", as_it_is)
+_take_request = Commands(Path(__file__).parent / "lua", first=GUARD)("take_request", as_it_is)
 
 
 class Rate(NamedTuple):
