@@ -48,7 +48,7 @@ MANY = 5
 #: In one world: with more, little happens to each.
 MOST_JOBS = 4
 #: Kinds of keys that are for whoever watches.
-WATCHED = {"history", "worker", "workers", "failure", "failures", "results"}
+WATCHED = {"history", "worker", "workers", "failure", "failures", "results", "schema"}
 
 
 @pytest.fixture
@@ -522,20 +522,7 @@ class World(RuleBasedStateMachine):
         assert len(self.ended) == len(self.jobs), {each: self.job(each) for each in self.jobs if each not in self.ended}
         for job_id in self.jobs:
             assert self.client.hget(f"{{tcb}}job:{job_id}", "lost") is None
-        left = {
-            "job",
-            "input",
-            "value",
-            "checkpoint",
-            "events",
-            "index",
-            "due",
-            "pace",
-            "leader",
-            "wake",
-            "gone",
-            "schema",
-        }
+        left = {"job", "input", "value", "checkpoint", "events", "index", "due", "pace", "leader", "wake", "gone"}
         assert self.kinds() <= left | WATCHED, self.kinds() - left
         self.wait(TTL + 1)
         while self.do(self.ledger.jobs.sweep()):
