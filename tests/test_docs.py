@@ -24,7 +24,7 @@ URL = "http://127.0.0.1:8888"
 
 
 #: An example of a command that asks the service; `tcb keys` and others are examples of other tests.
-TCB = re.compile(r"^\$ (\w+=\$\()?tcb (run|watch|list|cancel|retry)\b", re.MULTILINE)
+TCB = re.compile(r"^\$ (\w+=\$\(|\w+=\S+ )?tcb (run|watch|list|cancel|retry)\b", re.MULTILINE)
 
 
 def blocks() -> Iterator[tuple[str, str, str]]:
@@ -102,7 +102,7 @@ def product(databases: Iterator[Database], tmp_path_factory: pytest.TempPathFact
     environment = {**os.environ, **settings, "PATH": path, "HOME": str(folder)}
     keys = {**environment, "API_KEYS_FILE": str(folder / "keys.json")}
     make = [sys.executable, "-m", "tornado_celery_bridge", "keys", "make", "--owner", "somebody"]
-    subprocess.run(make, env=keys, cwd=folder, check=True, capture_output=True)
+    key = subprocess.run(make, env=keys, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
     with ExitStack() as stack:
         stack.enter_context(worker("tasks", settings, folder / "worker.log", "--concurrency", "2"))
         plain = stack.enter_context(serving(folder / "web.log", **settings))
@@ -115,6 +115,7 @@ def product(databases: Iterator[Database], tmp_path_factory: pytest.TempPathFact
             plain.fetch("/v1/tasks/tasks.data.profile_csv/jobs", {"input": {"csv": ""}}, Prefer="wait=20")
         group = plain.fetch("/v1/failures")[1]["failures"][0]["id"]
         variables = {"GROUP": group, "ID": ended, "DELIVERY": delivery, "WAITING": submitted(plain, countdown=600)}
+        variables["API_KEY"] = key
         yield {"folder": folder, "environment": environment | variables, "plain": plain, "guarded": guarded}
 
 

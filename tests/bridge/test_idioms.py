@@ -70,7 +70,12 @@ async def test_a_task_group_ends_at_the_first_failure(bridge: Bridge) -> None:
     assert caught.group_contains(TaskFailed)
 
 
-@pytest.mark.parametrize("call", ["get", "ready", "forget", "revoke", "then", "failed", "collect"])
+#: Of AsyncResult; ``exists`` came with Celery 5.7.
+BLOCKING = ["get", "ready", "forget", "revoke", "then", "failed", "collect"]
+BLOCKING += ["exists"] if hasattr(CelerysResult, "exists") else []
+
+
+@pytest.mark.parametrize("call", BLOCKING)
 async def test_blocking_calls_are_refused_on_the_loop(results: list[AsyncResult[Any]], call: str) -> None:
     with pytest.raises(WouldBlock):
         outcome = getattr(results[0], call)(*([lambda: None] if call == "then" else []))

@@ -7,9 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from unittest import mock
 
 import pytest
+from celery import Celery
+from celery.bin.celery import celery as celerys_command
 
+from tornado_celery_bridge.base.app import load_celery_app
 from tornado_celery_bridge.cli import doctor
 from tornado_celery_bridge.cli.main import main
 
@@ -274,8 +278,51 @@ def test_something_else_than_a_celery_app(check: Check) -> None:
     assert 'write `celery_app = app.extensions["celery"]` there, and name that' in complaint
 
 
-def test_every_process_reads_what_the_command_celery_reads(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_in_the_environment_counts_for_the_check(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BROKER_URL", "amqp://elsewhere")
     status, said, _ = check(SAFE)
     assert status == 1
     assert list(remedies(said)) == ["no-confirms"]
+
+
+@pytest.mark.parametrize("kind", ["BROKER", "RESULT"])
+@pytest.mark.parametrize("given", [(), ("first",), ("second",), ("first", "second")], ids=" and ".join)
+@pytest.mark.parametrize("loader", ["", ", loader='celery.loaders.default:Loader'"], ids=["", "a loader of its own"])
+def test_every_process_reads_the_environment_as_the_command_celery_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, given: tuple[str, ...], loader: str
+) -> None:
+    """Web, worker, beat, Flower, `check`, `up` and the commands for jobs have their app by `load_celery_app`."""
+    variables = {"BROKER": ("BROKER_URL", "CELERY_BROKER_URL"), "RESULT": ("RESULT_BACKEND", "CELERY_RESULT_BACKEND")}
+    setting = {"BROKER": "broker_url", "RESULT": "result_backend"}[kind]
+    name = f"read{next(_numbers)}"
+    (tmp_path / f"{name}.py").write_text(
+        f"from celery import Celery\napp = Celery('x', broker='memory://app', backend='redis://app'{loader})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    read = []
+    for load in (by_the_command_celery, load_celery_app):
+        with mock.patch.dict(os.environ):
+            for each in itertools.chain(*variables.values()):
+                os.environ.pop(each, None)
+            for each, url in zip(variables[kind], ("redis://one", "redis://other"), strict=True):
+                if ("first" if each == variables[kind][0] else "second") in given:
+                    os.environ[each] = url
+            sys.modules.pop(name, None)
+            read.append(load(name).conf[setting])
+    assert read[0] == read[1]
+
+
+def by_the_command_celery(name: str) -> Celery:
+    """Return the app as the command `celery` of stock Celery has it when it begins to do something."""
+    with celerys_command.make_context("celery", ["-A", name, "report"]) as context:
+        context.invoked_subcommand = "report"
+        assert celerys_command.callback
+        celerys_command.callback(**context.params)
+        app: Celery = context.obj.app
+    return app
+
+
+def test_no_process_finds_its_app_in_another_way() -> None:
+    package = Path(doctor.__file__).parent.parent
+    found = [path.name for path in package.rglob("*.py") if re.search(r"\bfind_app\b", path.read_text())]
+    assert found == ["app.py"]

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ def product(databases: Iterator[Database], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("jobs")
     url = next(databases).url
     settings = {"SAMPLE_URL": url, "CELERY_APP": "tests.service.sample:app", "REDIS_URL": url, "DATA_DIR": str(folder)}
+    settings["SAMPLE_STORE"] = f"file://{folder}/store"
     with ExitStack() as stack:
         stack.enter_context(
             worker("tests.service.sample", environment(**settings), folder / "worker.log", "--concurrency", "3")
@@ -85,11 +87,32 @@ def test_waiting_ends_and_the_job_goes_on_until_it_is_cancelled(tcb: Tcb) -> Non
     cancelled = tcb("cancel", "never-was", job_id)
     assert (cancelled.returncode, cancelled.stdout) == (1, f"{job_id} REVOKED\n")
     assert re.match(r"tcb: never-was: [Tt]here is no job", cancelled.stderr)
+    assert tcb("watch", job_id).returncode == 4
     watched = tcb("watch", job_id, "--json")
     assert watched.returncode == 4
     events = [json.loads(line) for line in watched.stdout.splitlines()]
     assert [event["event"] for event in events] == ["state", "end"]
     assert events[-1]["data"]["state"] == "REVOKED"
+
+
+def test_a_large_result_is_written_as_any_other(tcb: Tcb) -> None:
+    """It is beside Redis, in the store."""
+    done = tcb("run", "s.letters", "--input", "[300000]", "--wait")
+    assert (done.returncode, json.loads(done.stdout)) == (0, "x" * 300_000)
+
+
+def test_ctrl_c_ends_the_waiting_alone(product: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", "tornado_celery_bridge", "run", "s.add", "--input", "[1]", "--wait"]
+    command += ["--countdown", "600"]
+    process = subprocess.Popen(command, env=environment(**product), stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    assert "PENDING" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    found = re.fullmatch(r"tcb: job (\S+) goes on: tcb watch \1, or tcb cancel \1\n", said)
+    assert found, said
+    assert Http(product["TCB_URL"]).cancel(found[1], terminate=False)["state"] == "REVOKED"  # it did go on
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,14 @@ def test_worker_beat_and_flower_keep_their_files_in_data_dir(tmp_path: Path, wor
 
 
 def test_up_sets_what_its_children_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(project, "main", lambda *_: 0)
+    given: list[project.Options] = []
+    monkeypatch.setattr(project, "main", lambda _, options: given.append(options))
     monkeypatch.setenv("BROKER_URL", "amqp://elsewhere")
-    assert main(["up", "-A", "proj.celery:app", "--port", "9000", "--flower-port", "9001", "--broker", "redis"]) == 0
+    words = "--port 9000 --flower-port 9001 --broker redis -Q a,b -n mine@here -c 3 --expose a.* --expose b.* --reload"
+    assert main(["up", "-A", "proj.celery:app", *words.split()]) == 0
+    assert given == [
+        project.Options(("a.*", "b.*"), ["-Q", "a,b", "-n", "mine@here", "-c", "3"], is_allowed=False, reloads=True)
+    ]
     assert {name: os.environ.get(name) for name in SETTINGS[:5]} == {
         **{"CELERY_APP": "proj.celery:app", "PORT": "9000", "FLOWER_PORT": "9001"},
         **{"BROKER": "redis", "BROKER_URL": None},

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import celery
 import celery.result
+import kombu
 import redis
 from celery import Celery, states
 from celery.exceptions import Reject
@@ -33,6 +34,9 @@ except ImportError:
 
 #: Celery's version, as (5, 7).
 CELERY = (celery.VERSION.major, celery.VERSION.minor)
+
+#: kombu's version.
+KOMBU = (kombu.VERSION.major, kombu.VERSION.minor)
 
 #: Whether a worker goes by a message's ``ignore_result``, as Celery does from 5.6 on. Before, it goes by the task's.
 MESSAGE_SAYS_IGNORE = CELERY >= (5, 6)
@@ -75,11 +79,18 @@ class Lack(NamedTuple):
     what: str
 
 
-def lacking(*, rabbitmq: bool) -> Iterator[Lack]:
-    """Yield what the installed versions can't do, for an app whose broker is RabbitMQ, or for another."""
+def lacking(broker: str) -> Iterator[Lack]:
+    """Yield what the installed versions can't do, for an app with this broker, which is given by its URL."""
     if not HAS_BATCHES:
         yield _lack("kombu", "5.7", "each message waits for its own answer of the broker: fewer are sent in a second")
-    if native_delayed_delivery is None and rabbitmq:
+    if KOMBU < (5, 7) and broker.startswith(("redis", "sentinel")):
+        yield _lack(
+            "kombu",
+            "5.7",
+            "messages that a killed worker held come back up to 100 s after the visibility_timeout; jobs do not wait for "
+            "them",
+        )
+    if native_delayed_delivery is None and broker.startswith(("amqp", "pyamqp")):
         yield _lack(
             "celery",
             "5.5",

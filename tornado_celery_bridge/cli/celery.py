@@ -24,6 +24,9 @@ def worker(options: tuple[str, ...]) -> None:
     Run a Celery worker: `celery -A APP worker`, which remembers revoked tasks in DATA_DIR.
 
     All other options are Celery's own: see `celery worker --help`.
+
+    \b
+    tcb worker -A proj -Q celery,mail -c 4
     """
     settings = files_ready()
     become_celery(settings, "worker", "--loglevel=INFO", f"--statedb={settings.data_dir / 'worker-%n'}", *options)
@@ -35,6 +38,9 @@ def beat(options: tuple[str, ...]) -> None:
     Run Celery's beat: `celery -A APP beat`, without a pid file, which would keep it from starting after a crash.
 
     All other options are Celery's own: see `celery beat --help`.
+
+    \b
+    tcb beat -A proj
     """
     settings = files_ready()
     schedule = settings.data_dir / "celerybeat-schedule"

@@ -56,6 +56,7 @@ class Client(Protocol):
 
     def submit(self, task: str, given: Any, options: dict[str, Any]) -> Job: ...
     def get(self, job_id: str) -> Job: ...
+    def large_result(self, job_id: str) -> Any: ...
     def find(self, limit: int, **narrowed: Any) -> Iterator[Job]: ...
     def cancel(self, job_id: str, *, terminate: bool) -> Job: ...
     def retry(self, job_id: str) -> Job: ...
@@ -153,6 +154,10 @@ class Http:
         """Return a job."""
         job: Job = self.fetch(_path(job_id))
         return job
+
+    def large_result(self, job_id: str) -> Any:
+        """Return a result that is too large to stand in its job."""
+        return self.fetch(f"{_path(job_id)}/result")
 
     def find(self, limit: int, **narrowed: Any) -> Iterator[Job]:
         """Yield jobs, newest first, by the parameters of ``GET /v1/jobs``."""
@@ -310,6 +315,15 @@ class InLedger:
         if isinstance(job, Gone):
             raise Wrong(f"the job {job_id!r} has expired: nothing of it is kept")
         return job
+
+    def large_result(self, job_id: str) -> Any:
+        """Return a result that is too large to stand in its job: from the store, where the worker has put it."""
+        if self._bridge.store is None:
+            raise SettingsError("the result is in the store of the workers, and the app here has no job_store_url")
+        try:
+            return json.loads(self._bridge.store.read(self._job(job_id).stored))
+        except BridgeError as exc:
+            raise click.ClickException(str(exc)) from exc
 
     def find(self, limit: int, **narrowed: Any) -> Iterator[Job]:
         """Yield jobs, newest first."""

@@ -32,7 +32,11 @@ def check() -> int:
     """
     Say what is unsafe about the app's settings. It asks no server: `tcb doctor` does.
 
-    Ends with 1 if something is unsafe: then no worker, beat or service starts.
+    Ends with 1 if something is unsafe: then no worker, beat or service starts. The line that mends it is in the spelling
+    of the app's own settings.
+
+    \b
+    tcb check -A proj
     """
     celery = load()
     findings = look(celery, servers=False)
@@ -48,6 +52,9 @@ def doctor() -> int:
     Say what is unsafe about the app's settings, its servers and its workers, and what the broker can do.
 
     Ends with 1 if something is unsafe: then no worker, beat or service starts.
+
+    \b
+    tcb doctor -A proj
     """
     celery = load()
     findings, broker = look(celery), describe(celery)

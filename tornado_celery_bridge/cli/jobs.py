@@ -201,6 +201,9 @@ def cancel(client: Client, job_ids: tuple[str, ...], terminate: bool, as_json: b
     Cancel jobs: one that has not begun never will, and one that runs is told.
 
     A job that has ended stays as it is. Ends with 1 if there is no such job.
+
+    \b
+    tcb cancel 5f4d2c9e-… --terminate
     """
     return _each(job_ids, functools.partial(client.cancel, terminate=terminate), as_json, _canceled)
 
@@ -273,10 +276,9 @@ def _wait(client: Client, job_id: str, timeout: float | None, as_json: bool) -> 
     job = client.get(job_id)
     if as_json:
         _write(job)
-    elif "result" in job:
-        click.echo(json.dumps(job["result"], ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
-    elif "result_size" in job:
-        click.echo(f"tcb: the result has {job['result_size']:,} bytes: GET {job['links']['result']}", err=True)
+    elif "result" in job or "result_size" in job:
+        value = job["result"] if "result" in job else client.large_result(job_id)
+        click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
     elif error := job.get("error"):
         click.echo(f"tcb: {error['exception']}: {error['detail']}", err=True)
     return STATUSES.get(job["state"], 0)

@@ -27,7 +27,13 @@ def words(value: str | list[str]) -> list[str]:
 
 @click.group()
 def keys() -> None:
-    """Make, list and revoke API keys, in the file API_KEYS_FILE: see docs/http/keys.md."""
+    """
+    Make, list and revoke API keys, in the file API_KEYS_FILE: see docs/http/keys.md.
+
+    \b
+    tcb keys make --owner alice --tasks 'mail.*' --rate 10/s
+    tcb keys list
+    """
 
 
 @keys.command()

@@ -68,15 +68,26 @@ class Commands(click.Group):
             formatter.write_dl([(name, place.help) for name, place in COMMANDS.items()])
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+STATUSES = (
+    "Exit statuses: 0, it is done; 1, it can't be done now, or not all of it; 2, the command line is wrong; 78, a setting "
+    "is wrong or something is unsafe, and it would fail again. Commands that wait for a job have more: see tcb run --help."
+)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=STATUSES)
 @click.version_option(__version__, message="tornado-celery-bridge %(version)s")
 @app
 def tcb() -> None:
     """
     Celery tasks as jobs over HTTP.
 
-    All settings are environment variables (PORT, REDIS_URL, BROKER_URL, DATA_DIR...): see docs/operations.md. An option
-    here sets one of them.
+    \b
+    tcb up -A proj --expose 'proj.*'          # any Celery project, on this machine
+    tcb check -A proj                         # what it lacks for production
+    tcb run proj.add --input '[2, 3]' --wait
+
+    All settings are environment variables (PORT, REDIS_URL, BROKER_URL, DATA_DIR...), and an option sets one of them:
+    docs/settings.md lists them.
     """
 
 

@@ -58,7 +58,14 @@ class Wrong(click.ClickException):
 @click.group()
 @app_option
 def schedules() -> None:
-    """Show, change, export and import schedule entries: see docs/schedules.md."""
+    """
+    Show, change, export and import schedule entries: see docs/schedules.md.
+
+    \b
+    tcb schedules -A proj list
+    tcb schedules -A proj next nightly -n 3
+    tcb schedules -A proj export schedules.yaml
+    """
 
 
 def action(function: Callable[..., Awaitable[int | None]]) -> click.Command:

@@ -17,7 +17,13 @@ from tornado_celery_bridge.service.process.server import serve as serve_
 @click.option("--processes", type=click.IntRange(1, 256), default=1, metavar="N", help="Web processes on the one port.")
 @click.option("--child", type=int, hidden=True)
 def serve(processes: int, child: int | None) -> int:
-    """Run the service: jobs over HTTP, the dashboard and the docs."""
+    """
+    Run the service: jobs over HTTP, the dashboard and the docs. PORT and BIND say where.
+
+    \b
+    tcb serve -A proj
+    PORT=9000 tcb serve -A proj --processes 4
+    """
     settings = Settings.from_environment()
     set_up_logs(settings.log_format)
     try:

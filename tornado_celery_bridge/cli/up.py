@@ -49,6 +49,11 @@ def up(
     Any Celery app will do, with no line of it changed: what it lacks is set in its place, in these processes alone, and
     said, with the line that makes it permanent. In a folder with a Procfile whose lines start with tcb it runs that.
     What dies is started again. With REDIS_URL set, no server is started.
+
+    \b
+    tcb up -A proj --expose 'proj.*'             # with the broker that the app names
+    tcb up -A proj --expose '*' --broker redis   # with one that it starts itself
+    tcb up -A proj -Q mail,reports -c 4 --reload --port 9000
     """
     given = {"-Q": queues, "-n": hostname, "-c": concurrency}
     worker = [word for name, value in given.items() if value is not None for word in (name, str(value))]

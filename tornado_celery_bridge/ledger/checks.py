@@ -382,14 +382,14 @@ def failover(app: Celery) -> Finding | None:
 
 def old_versions(app: Celery) -> Finding | None:
     """What the installed versions lack, so that nobody learns it from a traceback."""
-    lacks = list(lacking(rabbitmq=_broker(app.conf).startswith(("amqp", "pyamqp"))))
+    lacks = list(lacking(_broker(app.conf)))
     if not lacks:
         return None
     newest = {lack.package: lack.since for lack in sorted(lacks, key=lambda lack: lack.since)}
     wanted = " ".join(f"'{package}>={since}'" for package, since in newest.items())
     return Finding(
         "old-versions",
-        "; ".join(f"with {lack.package} {lack.installed} {lack.what}" for lack in lacks),
+        "; ".join(f"with {lack.package} {lack.installed}, {lack.what}" for lack in lacks),
         f"pip install {wanted}; or live with it: no job is lost by it",
     )
 
