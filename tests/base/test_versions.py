@@ -34,7 +34,7 @@ def test_what_older_ones_lack_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert by_redis is not None
     assert re.search(r"with kombu 5\.\d+\.\d+, each message waits for its own answer of the broker", by_redis)
     assert "Remedy: pip install 'kombu>=5.7'; or live with it: no job is lost by it" in by_redis
-    assert "come back up to 100 s after the visibility_timeout" in by_redis
+    assert "comes back up to 100 s after the visibility_timeout" in by_redis
     assert "RabbitMQ" not in by_redis
     monkeypatch.setattr(versions, "native_delayed_delivery", None)
     by_rabbitmq = told("amqp://127.0.0.1:1")

@@ -87,8 +87,7 @@ def lacking(broker: str) -> Iterator[Lack]:
         yield _lack(
             "kombu",
             "5.7",
-            "messages that a killed worker held come back up to 100 s after the visibility_timeout; jobs do not wait for "
-            "them",
+            "what a killed worker held comes back up to 100 s after the visibility_timeout, which no job waits for",
         )
     if native_delayed_delivery is None and broker.startswith(("amqp", "pyamqp")):
         yield _lack(

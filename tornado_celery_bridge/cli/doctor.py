@@ -32,8 +32,8 @@ def check() -> int:
     """
     Say what is unsafe about the app's settings. It asks no server: `tcb doctor` does.
 
-    Ends with 1 if something is unsafe: then no worker, beat or service starts. The line that mends it is in the spelling
-    of the app's own settings.
+    Ends with 1 if something is unsafe: then no worker, beat or service starts. It says the line that mends it, in the
+    app's own spelling.
 
     \b
     tcb check -A proj

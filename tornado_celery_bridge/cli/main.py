@@ -69,8 +69,9 @@ class Commands(click.Group):
 
 
 STATUSES = (
-    "Exit statuses: 0, it is done; 1, it can't be done now, or not all of it; 2, the command line is wrong; 78, a setting "
-    "is wrong or something is unsafe, and it would fail again. Commands that wait for a job have more: see tcb run --help."
+    "Exit statuses: 0, it is done; 1, it can't be done now, or not all of it; 2, the command line is wrong; 78, a "
+    "setting is wrong or something is unsafe, and it would fail again. Commands that wait for a job have more: "
+    "see tcb run --help."
 )
 
 
