@@ -308,7 +308,7 @@ def test_every_process_reads_the_environment_as_the_command_celery_does(
                 if ("first" if each == variables[kind][0] else "second") in given:
                     os.environ[each] = url
             sys.modules.pop(name, None)
-            read.append(load(name).conf[setting])
+            read.append(getattr(load(name).conf, setting))
     assert read[0] == read[1]
 
 
