@@ -10,7 +10,7 @@ from unittest import mock
 import click
 import pytest
 
-from tornado_celery_bridge.cli.main import COMMANDS, tcb
+from tornado_celery_bridge.cli.main import COMMANDS, main, tcb
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -105,6 +105,16 @@ PLAIN = {"init", "flower", "redis", "openapi", "top"}
 def test_the_help_has_examples() -> None:
     assert {name for name in COMMANDS if not lines(HELPS[f"tcb {name}"])} == PLAIN
     assert len(lines(HELPS["tcb"])) > 2
+
+
+def test_the_help_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in COMMANDS:
+        assert main([name, "--help"]) == 0
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if len(line) > 80] == []
+    assert not re.search(r"no-$", said, re.MULTILINE)  # a name is not cut
 
 
 def test_the_page_has_every_command() -> None:

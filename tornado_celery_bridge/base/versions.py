@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import celery
 import celery.result
-import kombu
 import redis
 from celery import Celery, states
 from celery.exceptions import Reject
@@ -36,7 +35,7 @@ except ImportError:
 CELERY = (celery.VERSION.major, celery.VERSION.minor)
 
 #: kombu's version.
-KOMBU = (kombu.VERSION.major, kombu.VERSION.minor)
+KOMBU = tuple(map(int, version("kombu").split(".")[:2]))
 
 #: Whether a worker goes by a message's ``ignore_result``, as Celery does from 5.6 on. Before, it goes by the task's.
 MESSAGE_SAYS_IGNORE = CELERY >= (5, 6)

@@ -23,7 +23,13 @@ INDENT = 25
 WIDEST = 120
 
 
-ALLOW = f"ALLOW_UNSAFE=NAME,... allows it all the same. Names: {', '.join(NAMES)}."
+ALLOW = "\n".join(
+    [
+        "ALLOW_UNSAFE=NAME,... allows it all the same, by these names:\n",
+        "\b",  # click leaves the lines as they are: it would cut a name at its hyphen
+        *textwrap.wrap(", ".join(NAMES), 76, break_on_hyphens=False),
+    ]
+)
 
 
 @click.command(epilog=ALLOW)

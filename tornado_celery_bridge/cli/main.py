@@ -83,7 +83,7 @@ def tcb() -> None:
     Celery tasks as jobs over HTTP.
 
     \b
-    tcb up -A proj --expose 'proj.*'          # any Celery project, on this machine
+    tcb up -A proj --expose 'proj.*'          # any Celery project, here and now
     tcb check -A proj                         # what it lacks for production
     tcb run proj.add --input '[2, 3]' --wait
 

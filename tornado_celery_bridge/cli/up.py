@@ -51,8 +51,8 @@ def up(
     What dies is started again. With REDIS_URL set, no server is started.
 
     \b
-    tcb up -A proj --expose 'proj.*'             # with the broker that the app names
-    tcb up -A proj --expose '*' --broker redis   # with one that it starts itself
+    tcb up -A proj --expose 'proj.*'             # with the app's broker
+    tcb up -A proj --expose '*' --broker redis   # with one that it starts
     tcb up -A proj -Q mail,reports -c 4 --reload --port 9000
     """
     given = {"-Q": queues, "-n": hostname, "-c": concurrency}
