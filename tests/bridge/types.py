@@ -22,6 +22,11 @@ def name(number: int) -> str | None:
     return str(number)
 
 
+@shared_task
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
 @app.task
 def untold(number: int) -> int:
     return number
@@ -31,6 +36,7 @@ async def dispatched(bridge: Bridge) -> None:
     assert_type(await bridge.dispatch(add, (1, 2)), AsyncResult[int])
     assert_type(await bridge.dispatch(add.s(1, 2), countdown=10), AsyncResult[int])
     assert_type(await bridge.dispatch(name.si(1)), AsyncResult[str | None])
+    assert_type(await bridge.dispatch(fetch.s("x")), AsyncResult[bytes])
     assert_type(await bridge.dispatch("sample.add", (1, 2)), AsyncResult[Any])
     assert_type(await bridge.dispatch(untold.s(1)), AsyncResult[Any])
     assert_type(await bridge.dispatch(group(add.s(1, 2), name.s(1))), GroupResult)
@@ -41,6 +47,7 @@ async def dispatched(bridge: Bridge) -> None:
 async def submitted(bridge: Bridge) -> None:
     assert_type(await bridge.submit(add, (1, 2), owner="me", tags=["a"]), AsyncResult[int])
     assert_type(await bridge.submit(add.s(1, 2)), AsyncResult[int])
+    assert_type(await bridge.submit(fetch, ("x",)), AsyncResult[bytes])
     assert_type(await bridge.submit("sample.add", (1, 2)), AsyncResult[Any])
 
 

@@ -1,6 +1,7 @@
 """Type hints as schemas: what fits, what does not, and where it says so."""
 
 import enum
+import inspect
 import typing
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -15,6 +16,8 @@ from typing_extensions import TypedDict
 
 from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.resources.catalogue import Catalogue, ExposedTask
+from tornado_celery_bridge.worker import install
+from tornado_celery_bridge.worker.guard import settle
 
 if typing.TYPE_CHECKING:
     from array import array
@@ -201,6 +204,24 @@ def test_result_schema(expose: Expose) -> None:
     def f() -> Pair: ...  # type: ignore[empty-body]
 
     assert expose(f).result_schema["required"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("options", [{}, {"pydantic": True, "autoretry_for": (OSError,)}])
+def test_a_task_of_async_def_has_the_schemas_of_any_other(app: Celery, expose: Expose, options: Any) -> None:
+    def plain(point: Point, z: int = 0) -> Pair: ...  # type: ignore[empty-body]
+
+    async def f(point: Point, z: int = 0) -> Pair: ...  # type: ignore[empty-body]
+
+    install(app)
+    task = expose(f, **options)
+    settle(app)  # the task was made late
+    assert inspect.iscoroutinefunction(inspect.unwrap(task.task.run))
+    assert not inspect.iscoroutinefunction(task.task.run)
+    del app.tasks["t"]
+    same = expose(plain, **options)
+    again = Catalogue(app).get("t")
+    assert (task.input_schema, task.result_schema) == (same.input_schema, same.result_schema)
+    assert again.input_schema == task.input_schema
 
 
 class Aliased(BaseModel):

@@ -26,3 +26,27 @@ async def ends(ends_worker: str) -> AsyncIterator[Bridge]:
     async with Bridge(app) as made:
         yield made
     app.close()
+
+
+@pytest.fixture(scope="package", params=["prefork", "threads", "solo"])
+def pool_worker(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: Server
+) -> Iterator[str]:
+    """The URL of a server with a worker for the sample app that has the pool."""
+    if request.param == "prefork":
+        yield request.getfixturevalue("ends_worker")
+        return
+    url = f"redis://127.0.0.1:{server.port}/{10 if request.param == 'threads' else 11}"
+    log = tmp_path_factory.mktemp(request.param) / "worker.log"
+    environment = {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}
+    with worker("tests.worker.sample", environment, log, *OPTIONS, "--pool", request.param) as process:
+        yield url
+        assert process.poll() is None, log.read_text()[-5_000:]
+
+
+@pytest.fixture
+async def pools(pool_worker: str) -> AsyncIterator[Bridge]:
+    app = make_app(pool_worker)
+    async with Bridge(app) as made:
+        yield made
+    app.close()

@@ -15,6 +15,8 @@ from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
 from celery.utils.log import get_task_logger
 from pydantic import BaseModel, Field
 
+from tests.worker.async_tasks import add_async_tasks
+from tests.worker.marks import mark
 from tests.worker.raising import FORMS
 from tornado_celery_bridge.checkpoints import checkpoint, resumable
 from tornado_celery_bridge.worker import attempt, install, liveness, pool
@@ -96,13 +98,6 @@ ESCAPES: dict[str, Callable[[], BaseException]] = {
 def raise_there(here: str, path: str, where: str, what: str) -> None:
     if here == where:
         raise ESCAPES[what]()
-
-
-def mark(path: str) -> int:
-    """Note that the code begins; return how often it has."""
-    with Path(path).open("a+") as file:
-        file.write("x")
-        return file.tell()
 
 
 def persists(seconds: float, tell: Callable[[], object] = lambda: None) -> None:
@@ -454,6 +449,7 @@ def make_app(url: str, *, serializer: str = "json") -> Celery:
             checkpoint().save(number)
             time.sleep(0.05)
 
+    add_async_tasks(app)
     return app
 
 

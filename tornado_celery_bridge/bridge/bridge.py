@@ -13,7 +13,7 @@ This is the facade, with all that is documented. What it does, its parts do, eac
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
@@ -244,6 +244,16 @@ class Bridge:
         **options: Any,
     ) -> Any: ...
     @overload
+    async def dispatch(  # a task of ``async def``
+        self,
+        target: "Task[P, Coroutine[Any, Any, R]] | Signature[Coroutine[Any, Any, R]]",
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        dispatch_timeout: float | None = ...,
+        **options: Any,
+    ) -> AsyncResult[R]: ...
+    @overload
     async def dispatch(
         self,
         target: "Task[P, R] | Signature[R]",
@@ -302,6 +312,18 @@ class Bridge:
         """
         return await self._opened.sending.dispatch(target, args, kwargs, options, dispatch_timeout)
 
+    @overload
+    async def submit(
+        self,
+        target: "Task[P, Coroutine[Any, Any, R]] | Signature[Coroutine[Any, Any, R]]",
+        args: Sequence[Any] = ...,
+        kwargs: Mapping[str, Any] | None = ...,
+        *,
+        owner: str = ...,
+        tags: Sequence[str] = ...,
+        dispatch_timeout: float | None = ...,
+        **options: Any,
+    ) -> AsyncResult[R]: ...
     @overload
     async def submit(
         self,

@@ -10,6 +10,7 @@ is added to that, and by which module:
 - :mod:`.attempt`: one run of a task's code for one message is an *attempt*, an object with a token of its own;
 - :mod:`.guard`: before the code, the attempt asks the ledger whether it may begin. A job that was cancelled, has ended
   or came a second time is not run;
+- :mod:`.coroutines`: the code may be ``async def``;
 - :mod:`.backend`: whatever state Celery stores for a task is told to the ledger too, by the attempt;
 - :mod:`.values`: large arguments are loaded before the code, and a large result is kept in the store;
 - :mod:`.loglines`: what the code logs by ``get_task_logger`` becomes the job's events;
@@ -52,7 +53,8 @@ from tornado_celery_bridge.base.logs import follow_environment
 from tornado_celery_bridge.worker.attempt import JobCancelled
 from tornado_celery_bridge.worker.backend import record_states
 from tornado_celery_bridge.worker.bootsteps import CheckSettings, EndUnreadable, GuardTasks, KeepJobs, begin_beat
-from tornado_celery_bridge.worker.guard import settle_limits
+from tornado_celery_bridge.worker.coroutines import close_loops
+from tornado_celery_bridge.worker.guard import settle
 from tornado_celery_bridge.worker.liveness import WorkerHeartbeat
 
 __all__ = ("JobCancelled", "install")
@@ -71,9 +73,11 @@ def install(app: Celery) -> None:
     app.steps["consumer"].add(EndUnreadable)
     signals.beat_init.connect(functools.partial(begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
     if app.finalized:  # type: ignore[attr-defined]
-        settle_limits(app)
+        settle(app)
     else:
-        app.on_after_finalize.connect(lambda **_: settle_limits(app), weak=False)
+        app.on_after_finalize.connect(lambda **_: settle(app), weak=False)
+    signals.worker_process_shutdown.connect(close_loops, weak=False, dispatch_uid=__name__)
+    signals.worker_shutdown.connect(close_loops, weak=False, dispatch_uid=__name__)
     is_configured: bool = app.configured  # type: ignore[attr-defined]
     # The variable alone names the backend, so Celery may make it while nothing has read the app's settings yet.
     if is_configured or os.environ.get("CELERY_RESULT_BACKEND"):

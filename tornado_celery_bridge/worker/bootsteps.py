@@ -26,7 +26,7 @@ from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.shelf import put_aside
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.checks import Unsafe, refuse_unsafe
-from tornado_celery_bridge.worker.guard import guard, settle_limits
+from tornado_celery_bridge.worker.guard import guard, settle
 from tornado_celery_bridge.worker.keeper import Keeper
 from tornado_celery_bridge.worker.loglines import LogLines
 from tornado_celery_bridge.worker.messages import keep_message
@@ -69,7 +69,7 @@ class GuardTasks(bootsteps.Step):
                 "A worker with --pool prefork can",
                 worker.pool_cls.__module__,
             )
-        settle_limits(worker.app)  # of tasks that were made late, too
+        settle(worker.app)  # of tasks that were made late, too
         for task in worker.app.tasks.values():
             guard(task, worker.app, can_end=can_end)
             task.Request = job_request(symbol_by_name(task.Request))

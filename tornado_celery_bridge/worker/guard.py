@@ -15,6 +15,7 @@ from celery.utils.time import rate
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.ledger.blocking import Limit
 from tornado_celery_bridge.worker.attempt import Attempt, JobCancelled, current_attempt
+from tornado_celery_bridge.worker.coroutines import await_code
 from tornado_celery_bridge.worker.errors import CodeExited, ends_from_outside
 from tornado_celery_bridge.worker.messages import mark_signature, name_queue
 from tornado_celery_bridge.worker.models import taking_names
@@ -98,12 +99,14 @@ def guard(task: Any, app: Celery, *, can_end: bool = True) -> None:
         task.before_start = before
 
 
-def settle_limits(app: Celery) -> None:
+def settle(app: Celery) -> None:
     """
-    Have no task whose own ``time_limit`` is below the app's ``task_soft_time_limit`` take that: it has no soft limit.
+    Have *app*'s tasks be such as Celery can publish and run; a second call does nothing.
 
-    Celery refuses to publish such a task.
+    The code of a task may be ``async def``. A task whose own ``time_limit`` is below the app's ``task_soft_time_limit``
+    has no soft limit: Celery refuses to publish a task whose soft limit is the higher one.
     """
+    await_code(app)
     for task in app.tasks.values():
         if task.time_limit and task.soft_time_limit and task.soft_time_limit > task.time_limit:
             task.soft_time_limit = None

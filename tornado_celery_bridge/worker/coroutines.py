@@ -1,0 +1,247 @@
+"""
+Tasks of ``async def``: a task's coroutine is awaited where Celery calls the task's code, on a loop of that thread.
+
+Theory of operation. Celery calls a task's code as a function and takes what it returns for the result. So the function
+is wrapped in one that awaits the coroutine. It is the innermost of all that is wrapped around the code:
+``autoretry_for``, ``pydantic=True`` and the guard see a value and exceptions, as those of any other task.
+
+A thread that runs tasks has one event loop, for all its tasks one after the other: the main thread of a process of the
+prefork pool, each thread of the threads pool, the worker itself with the solo pool. The loop is kept, so that clients
+and their connections live on from task to task. It runs while a task does: what a task leaves behind on it goes on with
+the next one.
+
+A signal whose handler raises (a soft time limit, TERM) may come at any moment. Raised in the loop's own code the
+exception would leave a broken loop, and the task would never see it. So it is raised at once only while the task's code
+itself runs, as in any other task. Else it is raised in the code where that awaits: ``SoftTimeLimitExceeded`` as it is,
+and :class:`asyncio.CancelledError` for what ends the process.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import functools
+import inspect
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextvars import copy_context
+from typing import Any
+
+from celery import Celery
+from celery._state import _task_stack  # type: ignore[attr-defined]
+from celery.app import base as celery_app
+
+from tornado_celery_bridge.base.forks import OfOneProcess
+
+#: What billiard tells a process of the pool by, and what Ctrl-C sends.
+_SIGNALS = [getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1")]
+
+#: Seconds for what tasks have left on a loop to end, as its thread or process ends.
+PATIENCE = 5.0
+
+
+def await_code(app: Celery) -> None:
+    """Have the code of *app*'s tasks be awaited, where it is ``async def``; a second call does nothing."""
+    for task in app.tasks.values():
+        _await_code(task)
+
+
+def _await_code(task: Any) -> None:
+    name = "_orig_run" if hasattr(task, "_orig_run") else "run"  # Celery's, for ``autoretry_for``
+    run = getattr(task, name)
+    if hasattr(run, "awaits") or not inspect.iscoroutinefunction(inspect.unwrap(run)):
+        return
+    function = getattr(run, "__func__", run)
+    if getattr(function, "__globals__", None) is vars(celery_app):  # Celery's wrapper, for ``pydantic=True``
+        called = function.__closure__[function.__code__.co_freevars.index("task_fun")]
+        called.cell_contents = _awaiting(called.cell_contents, task)
+        function.awaits = True
+    else:
+        setattr(task, name, _awaiting(run, task))
+
+
+def _awaiting(run: Callable[..., Any], task: Any) -> Callable[..., Any]:
+    """Return a function that returns what the coroutine does that *run* returns."""
+
+    @functools.wraps(run)
+    def awaiting(*args: Any, **kwargs: Any) -> Any:
+        value = run(*args, **kwargs)
+        request = task.request
+        # Code that calls a task as a function gets what the function returns, and awaits it itself. If the task is its
+        # own, Celery hands on what the request has.
+        if not inspect.iscoroutine(value) or request.called_directly or "is_awaited" in vars(request):
+            return value
+        request.is_awaited = True
+        if asyncio._get_running_loop() is None:
+            return _loop_of_thread().run(value)
+        return _run_beside(value, task, request)
+
+    awaiting.awaits = True  # type: ignore[attr-defined]
+    return awaiting
+
+
+def _run_beside(coroutine: Coroutine[Any, Any, Any], task: Any, request: Any) -> Any:
+    """Run a coroutine of an eager task whose caller runs on a loop, and blocks it as any eager task does."""
+
+    def run() -> None:
+        _task_stack.push(task)
+        task.request_stack.push(request)
+        loop = _Loop()
+        try:
+            ended.append(loop.run(coroutine))
+        except BaseException as exc:
+            raised.append(exc)
+        finally:
+            loop.close()
+
+    ended, raised = list[Any](), list[BaseException]()
+    thread = threading.Thread(target=copy_context().run, args=(run,), name="eager-task")
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return ended[0]
+
+
+class _Loop(OfOneProcess):
+    """A thread's loop, on which coroutines run one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.current_thread()
+        # Not the policy's loop of this thread, which code that is no task may use.
+        self._loop = asyncio.new_event_loop()
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Return what the coroutine of a task returns, or raise what it raises."""
+        loop = self._loop
+        code = _Code(coroutine)
+        task = loop.create_task(code)
+
+        def tell(exc: BaseException) -> None:
+            code.told = exc
+            task.cancel()
+
+        try:
+            with _carried(lambda: code.runs, lambda exc: loop.call_soon_threadsafe(tell, exc)):
+                return loop.run_until_complete(task)
+        except _Left as exc:
+            raise exc.raised from exc.raised.__cause__
+        except asyncio.CancelledError:
+            if code.told is not None:
+                raise code.told from None
+            raise
+        finally:
+            task.cancel()  # unless it is done: something was raised in the loop's own code
+
+    def close(self) -> None:
+        """Cancel what was left on the loop, wait for it for ``PATIENCE`` seconds at most, and close the loop."""
+        self._loop.run_until_complete(self._end_tasks())
+        self._loop.close()
+
+    async def _end_tasks(self) -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=PATIENCE)
+        await self._loop.shutdown_asyncgens()
+
+
+class _Left(Exception):
+    """What stands for an exception by which asyncio would leave its loop: ``raised``."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__(raised)
+        self.raised = raised
+
+
+class _Code(Coroutine[Any, Any, Any]):
+    """A task's coroutine: another exception can be raised in it than ``CancelledError``, and none leaves the loop."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine: Any = coroutine
+        #: What is to be raised.
+        self.told: BaseException | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether its own code runs now, and does not wait."""
+        return bool(self._coroutine.cr_running)
+
+    def send(self, value: Any) -> Any:
+        try:
+            return self._coroutine.send(value)
+        except (SystemExit, KeyboardInterrupt) as exc:
+            raise _Left(exc) from exc
+
+    def throw(self, exc: Any, *more: Any) -> Any:
+        if isinstance(self.told, Exception) and isinstance(exc, asyncio.CancelledError):
+            exc, self.told = self.told, None
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()  # so that ``asyncio.timeout`` in the code knows that it was not meant
+        try:
+            return self._coroutine.throw(exc, *more)
+        except (SystemExit, KeyboardInterrupt) as left:
+            raise _Left(left) from left
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coroutine.__await__()  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _carried(is_safe: Callable[[], bool], carry: Callable[[BaseException], object]) -> Iterator[None]:
+    """Have what the handlers of signals raise be carried elsewhere, unless it is safe to raise it at once."""
+    if threading.current_thread() is not threading.main_thread():  # which alone has handlers
+        yield
+        return
+    before = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
+
+    def handle(number: int, frame: Any) -> None:
+        try:
+            before[number](number, frame)
+        except BaseException as exc:
+            if is_safe():
+                raise
+            carry(exc)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is handle:  # billiard's sets the default one
+                signal.signal(number, handler)
+
+
+_here = threading.local()
+_loops: set[_Loop] = set()
+
+
+def _loop_of_thread() -> _Loop:
+    known: _Loop | None = getattr(_here, "loop", None)
+    if known is None or not known.is_mine:
+        close_loops()
+        known = _here.loop = _Loop()
+        _loops.add(known)
+    return known
+
+
+def close_loops(**_: Any) -> None:
+    """Close the loops of this thread and of those that have ended; a loop that was forked is its parent's."""
+    for loop in list(_loops):
+        if loop.is_mine and (loop.thread is threading.current_thread() or not loop.thread.is_alive()):
+            try:
+                _loops.remove(loop)
+            except KeyError:  # another thread closes it
+                continue
+            loop.close()
+    _here.loop = None
+
+
+atexit.register(close_loops)  # of eager tasks
