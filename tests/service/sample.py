@@ -87,6 +87,13 @@ def make_app(url: str) -> Celery:
             progress(number, count)
             time.sleep(max(0.0, begun + seconds * number / count - time.monotonic()))
 
+    @app.task(name="s.tells", shared=False, exposed=True, bind=True)
+    def tells(self: "Task[..., Any]", size: int) -> None:
+        """Tell of progress, and of a state of its own, by so many bytes."""
+        progress(1, 3, "x" * size)
+        self.update_state(state="PROGRESS", meta={"current": 2, "total": 3, "message": None, "rows": ["x"] * size})
+        self.update_state(state="BAKING", meta={"heat": "x" * size})
+
     @app.task(name="s.echo", shared=False, exposed=True)
     def echo(value: Any = None) -> Any:
         return value

@@ -81,6 +81,46 @@ async def test_what_is_large_is_compressed(service: Service) -> None:
     assert "Content-Encoding" not in (await asked(small, "gzip")).headers
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/dashboard/dashboard.css", "/docs/swagger-ui.css"])
+async def test_files_are_compressed(service: Service, path: str) -> None:
+    async def asked(**headers: str) -> HTTPResponse:
+        return await service.fetch(path, headers=headers, decompress_response=False)
+
+    plain, small = await asked(), await asked(**{"Accept-Encoding": "gzip"})
+    assert small.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(small.body) == plain.body
+    assert len(small.body) < len(plain.body) / 2
+    assert plain.headers["Etag"] != small.headers["Etag"]  # strong: other bytes, another tag
+    for answer, headers in ((plain, {}), (small, {"Accept-Encoding": "gzip"})):
+        assert "Accept-Encoding" in answer.headers["Vary"]
+        known = await asked(**{**headers, "If-None-Match": answer.headers["Etag"]})
+        assert (known.code, known.body, known.headers["Etag"]) == (304, b"", answer.headers["Etag"])
+
+
+async def test_what_a_client_has_already_is_not_sent_again(service: Service) -> None:
+    job = json.loads((await service.submit("s.echo", {"input": ["x" * COMPRESSED]}, wait=20)).body)
+    chain = {"chain": [{"task": "s.add", "input": [1]}]}
+    workflow = json.loads((await service.post("/v1/workflows", chain, {"Prefer": "wait=20"})).body)
+    paths = [job["links"]["self"], f"/v1/jobs?task=s.echo&limit=1&tag={job['id']}", workflow["links"]["self"]]
+    for path in [*paths, "/v1/tasks", "/v1/tasks/s.add"]:
+        tags = set()
+        for encoding in ("identity", "gzip"):
+            headers = {"Accept-Encoding": encoding}
+            first = await service.fetch(path, headers=headers, decompress_response=False)
+            tags.add(etag := first.headers["Etag"])
+            assert etag.startswith('"')
+            known = {**headers, "If-None-Match": f'"x", {etag}'}
+            again = await service.fetch(path, headers=known, decompress_response=False)
+            assert (again.code, again.body, again.headers["Etag"]) == (304, b"", etag), path
+            assert (await service.fetch(path, headers={**headers, "If-None-Match": '"x"'})).code == 200
+        assert len(tags) == 2 or path != paths[0]  # other bytes, another tag
+    running = json.loads((await service.submit("s.add", {"input": [1], "options": {"countdown": 60}})).body)
+    before = (await service.fetch(running["links"]["self"])).headers["Etag"]
+    await service.post(f"{running['links']['self']}/cancel")
+    after = await service.fetch(running["links"]["self"], headers={"If-None-Match": before})
+    assert (after.code, json.loads(after.body)["state"]) == (200, "REVOKED")
+
+
 async def test_what_is_too_long(service: Service) -> None:
     for method in ("GET", "POST"):
         body = None if method == "GET" else b"{}"

@@ -106,7 +106,7 @@ async def test_a_schedule_that_is_made(service: Service) -> None:
     response = await send(service, "POST", "", HOURLY | {"note": "é", "tags": ["x"], "options": {"priority": 9}})
     assert response.code == 201, response.body
     assert response.headers["Location"] == "/v1/schedules/hourly"
-    assert response.headers["ETag"] == '"1"'
+    assert response.headers["ETag"].startswith('"1-')
     made = json.loads(response.body)
     assert made.pop("next_run").endswith(":00:00.000Z")
     assert made == {
@@ -124,7 +124,7 @@ async def test_a_schedule_that_is_made(service: Service) -> None:
     assert entry.options == {"priority": 0}  # as kombu's Redis has it
     read = await send(service, "GET", "/hourly")
     assert shown(read) | {"next_run": None} == made | {"next_run": None}
-    assert read.headers["ETag"] == '"1"'
+    assert read.headers["ETag"].startswith('"1-')
     problem(await send(service, "POST", "", HOURLY), 409, "schedule-exists")
 
 
@@ -154,11 +154,11 @@ async def test_put_makes_and_replaces(service: Service) -> None:
     body = {"task": "s.add", "input": [1], "interval": 3600}
     response = await send(service, "PUT", "/new", body)
     assert response.code == 201
-    assert (response.headers["Location"], response.headers["ETag"]) == ("/v1/schedules/new", '"1"')
+    assert (response.headers["Location"], response.headers["ETag"][:3]) == ("/v1/schedules/new", '"1-')
     assert json.loads(response.body)["anchor"]
     response = await send(service, "PUT", "/new", {"name": "new", "task": "s.echo", "crontab": "5 5 * * *"})
     assert "interval" not in shown(response)
-    assert response.headers["ETag"] == '"2"'
+    assert response.headers["ETag"].startswith('"2-')
     assert "Location" not in response.headers
     document = problem(await send(service, "PUT", "/new", body | {"name": "old"}), 422, "invalid-schedule")
     assert [fault["pointer"] for fault in document["errors"]] == ["/name"]
@@ -207,11 +207,28 @@ async def test_a_schedule_that_is_removed(service: Service) -> None:
 # Conditions.
 
 
+async def test_an_entity_tag_is_of_what_is_shown(service: Service) -> None:
+    """A run makes another representation, and so another tag; it refuses no change."""
+    await make(service)
+    etag = (await send(service, "GET", "/hourly")).headers["ETag"]
+    assert (await send(service, "POST", "/hourly/run")).code == 202
+    ran = await send(service, "GET", "/hourly", headers={"If-None-Match": etag})
+    assert shown(ran)["last_run"] is not None
+    assert ran.headers["ETag"] != etag
+    changed = await send(service, "PATCH", "/hourly", {"note": "x"}, {"If-Match": etag})
+    assert shown(changed)["version"] == 2
+    assert (await send(service, "GET", "/hourly")).headers["ETag"] == changed.headers["ETag"]
+    assert (await send(service, "DELETE", "/hourly", headers={"If-Match": etag})).code == 412
+    assert (await send(service, "DELETE", "/hourly", headers={"If-Match": changed.headers["ETag"]})).code == 204
+
+
 async def test_conditions(service: Service) -> None:
     await make(service)
-    assert (await send(service, "GET", "/hourly", headers={"If-None-Match": '"1"'})).code == 304
-    assert (await send(service, "GET", "/hourly", headers={"If-None-Match": '"0", W/"1"'})).code == 304
-    assert (await send(service, "GET", "/hourly", headers={"If-None-Match": '"2"'})).code == 200
+    etag = (await send(service, "GET", "/hourly")).headers["ETag"]
+    for known in (etag, f'"0", W/{etag}', "*"):
+        unchanged = await send(service, "GET", "/hourly", headers={"If-None-Match": known})
+        assert (unchanged.code, unchanged.body, unchanged.headers["ETag"]) == (304, b"", etag)
+    assert (await send(service, "GET", "/hourly", headers={"If-None-Match": '"1"'})).code == 200
     for headers in ({"If-Match": '"2"'}, {"If-Match": 'W/"1"'}, {"If-None-Match": "*"}, {"If-None-Match": '"1"'}):
         for method, body in {"PUT": HOURLY, "PATCH": {"note": "x"}, "DELETE": None}.items():
             problem(await send(service, method, "/hourly", body, headers), 412, "precondition-failed")
@@ -410,7 +427,9 @@ async def test_a_run_on_demand(service: Service) -> None:
     assert shown(await service.fetch(job["links"]["self"])) == job
     [run] = shown(await send(service, "GET", "/hourly/runs"))["runs"]
     assert run.pop("at")
-    assert run == {"slot": None, "delay": None, "job_id": job["id"], "job": job, "reason": None}
+    assert job.pop("result") == 2  # a list has none
+    listed = job | {"result_size": 1, "links": {**job["links"], "result": f"{job['links']['self']}/result"}}
+    assert run == {"slot": None, "delay": None, "job_id": job["id"], "job": listed, "reason": None}
     found = shown(await send(service, "GET", "/hourly"))
     assert (found["runs"], found["links"]["last_job"]) == (0, job["links"]["self"])
     assert found["last_run"]

@@ -105,9 +105,19 @@ class Jobs(Subject):
         """Forget a job that was not published, and let go of its idempotency key."""
         await self._redis.run(calls.withdraw(job_id=job_id, key=reservation.name if reservation else ""))
 
-    async def get(self, job_id: str) -> Job | Gone | None:
-        """Return a job; None if there was never a job with this id."""
-        return await self._redis.run(calls.read(job_id=job_id))
+    async def get(self, job_id: str, *, most_bytes: int | None = None) -> Job | Gone | None:
+        """
+        Return a job; None if there was never a job with this id.
+
+        Args:
+            job_id: The job's id.
+            most_bytes: A larger result, error or progress is left out. None: all are there.
+        """
+        return await self._redis.run(calls.read(job_id=job_id, most_bytes=most_bytes))
+
+    async def result_of(self, job_id: str) -> bytes:
+        """Return the JSON of what a job returned, if it succeeded and that is not in a blob."""
+        return await self._redis.call("GET", f"{self._redis.prefix}value:{job_id}") or b"null"
 
     async def input_of(self, job_id: str) -> bytes | None:
         """
@@ -131,6 +141,7 @@ class Jobs(Subject):
         limit: int = 50,
         cursor: str | None = None,
         most_bytes: int | None = None,
+        page_bytes: int | None = None,
     ) -> Page:
         """
         Return jobs, newest first. A page may have fewer than *limit*, even none, and still not be the last.
@@ -146,6 +157,7 @@ class Jobs(Subject):
             limit: At most so many jobs.
             cursor: The cursor of the page before.
             most_bytes: A larger result, error or progress is left out; 0: all results are. None: all are there.
+            page_bytes: The page ends with the job that makes it larger. None: it may be of any size.
 
         Raises:
             ValueError: The cursor is not one of a page.
@@ -157,9 +169,9 @@ class Jobs(Subject):
         indexes = [f"{name}:{value}" for name, value in named.items() if value is not None]
         indexes += [f"tag:{tag}" for tag in tags] + ["dead"] * dead
         oldest = "-inf" if since is None else ms(since)
-        size = "" if most_bytes is None else most_bytes
         where = {"newest": newest, "after": after, "oldest": oldest, "rows": indexes or ["all"]}
-        return await self._redis.run(calls.find(most=limit, looks=LOOKS, most_bytes=size, **where))
+        bounds = {"most": limit, "looks": LOOKS, "most_bytes": most_bytes, "page_bytes": page_bytes}
+        return await self._redis.run(calls.find(**bounds, **where))
 
     async def cancel(self, job_id: str, *, unless_begun: bool = False, grace: float | None = None) -> str | None:
         """

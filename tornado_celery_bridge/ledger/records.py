@@ -143,8 +143,8 @@ class Job:
     number: int = 0
     #: The node name of the worker that began its last attempt.
     worker: str | None = None
-    #: Whether a list left out its result, error or progress, which it may have.
-    left_out: bool = False
+    #: The bytes that its result, error or progress has as JSON, if that was left out; else 0.
+    left_out: int = 0
 
     @property
     def owner(self) -> str:
@@ -172,8 +172,8 @@ class Job:
             given.pop("due", None)  # as its record has it
         if value is not None and is_stored:
             given["stored"] = Stored.decode(json.loads(value))
-        elif value == b"":
-            given["left_out"] = True
+        elif isinstance(value, int):
+            given["left_out"] = value
         elif value is not None:
             ended = "result" if state in SUCCEEDED else "error"
             given[ended if state == states.RETRY or state in ENDED else "progress"] = json.loads(value)

@@ -75,9 +75,16 @@ class Workflows(Subject):
             calls.withdraw_workflow(workflow_id=workflow_id, key=reservation.name if reservation else "")
         )
 
-    async def get(self, workflow_id: str) -> Workflow | Gone | None:
-        """Return a workflow and all of its jobs, as they are at one moment; None if there was never such a one."""
-        return await self._redis.run(calls.read_workflow(workflow_id=workflow_id))
+    async def get(self, workflow_id: str, *, most_bytes: int | None = None) -> Workflow | Gone | None:
+        """
+        Return a workflow and all of its jobs, as they are at one moment; None if there was never such a one.
+
+        Args:
+            workflow_id: The workflow's id.
+            most_bytes: Of each job a result, error or progress that is larger than the job's share of this is left
+                out. None: all are there.
+        """
+        return await self._redis.run(calls.read_workflow(workflow_id=workflow_id, most_bytes=most_bytes))
 
     async def cancel(self, workflow_id: str, ids: Sequence[str], *, whole: bool, grace: float | None = None) -> None:
         """

@@ -380,12 +380,20 @@ class Schedules:
         now = from_ms(await self._now())
         return [] if found.halted else await asyncio.to_thread(found.entry.next_runs, now, count)
 
-    async def runs(self, name: str, *, limit: int = KEPT_RUNS) -> list[Run]:
-        """Return what happened to the last runs of an entry, the latest first. The last hundred are kept."""
+    async def runs(self, name: str, *, limit: int = KEPT_RUNS, most_bytes: int | None = None) -> list[Run]:
+        """
+        Return what happened to the last runs of an entry, the latest first. The last hundred are kept.
+
+        Args:
+            name: The name of the entry.
+            limit: At most so many runs.
+            most_bytes: Of their jobs, larger results, errors and progress are left out, as by ``ledger.jobs.find``.
+        """
         key = f"{self._redis.prefix}schedules:runs:{name}"
         notes = [json.loads(note) for note in await self._redis.call("LRANGE", key, 0, limit - 1)]
         ids = [note["job"] for note in notes if "job" in note]
-        jobs = dict(zip(ids, await asyncio.gather(*map(self._jobs.get, ids)), strict=True))
+        found = await asyncio.gather(*(self._jobs.get(job_id, most_bytes=most_bytes) for job_id in ids))
+        jobs = dict(zip(ids, found, strict=True))
         return [_run(note, jobs.get(note.get("job"))) for note in notes]
 
     async def quarantined(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ from celery.worker import state as worker_state
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base import tracing
+from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.base.states import ENDED, IGNORED, SUCCEEDED
 from tornado_celery_bridge.base.versions import MESSAGE_SAYS_IGNORE
 from tornado_celery_bridge.checkpoints import Document
@@ -36,6 +37,8 @@ AFTER = "tcb_after"
 MOST_BEGUN = 20
 #: Characters of one log line that become an event.
 MAX_LINE = 4_000
+#: Characters of JSON that a task may tell with its state, and of a message in its progress if that has more.
+MAX_TOLD, MAX_MESSAGE = 16_000, 1_000
 
 _current: ContextVar["Attempt | None"] = ContextVar("attempt", default=None)
 #: The last attempt that Celery was done with, here.
@@ -284,11 +287,12 @@ class Attempt:
 
     def report(self, state: str, meta: Any) -> None:
         """
-        Tell of progress, or of a state of the task's own.
+        Tell of progress, or of a state of the task's own. What is too large is cut, or left out.
 
         Raises:
             JobCancelled: The job was cancelled.
         """
+        meta = _bounded(meta)
         kind, data = ("progress", meta) if state == PROGRESS else ("state", {"state": state, "progress": meta})
         if self._ledger.report(self.id, self.token, kind, data, state, meta) == "cancelled":
             raise JobCancelled(f"job {self.id} was cancelled")
@@ -308,6 +312,15 @@ class Attempt:
         """Note a line of the job's log."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._ledger.report(self.id, self.token, "log", {"level": level, "message": message[:MAX_LINE], "at": at})
+
+
+def _bounded(meta: Any) -> Any:
+    """Return what a task tells with its state, or as much of it as there is room for."""
+    if (size := len(dumps(meta))) <= MAX_TOLD:
+        return meta
+    if isinstance(meta, dict) and isinstance(message := meta.get("message"), str) and len(message) > MAX_MESSAGE:
+        return _bounded({**meta, "message": f"{message[:MAX_MESSAGE]}…"})
+    return f"<{size:,} characters, of which {MAX_TOLD:,} can be told>"
 
 
 def _given(entry: ResultEntry | None) -> dict[str, ResultEntry]:

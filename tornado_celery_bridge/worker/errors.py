@@ -11,6 +11,8 @@ from tornado_celery_bridge.base.errors import described
 
 #: A frame in a traceback: the last two parts of the file's path, as folders differ from worker to worker; the function.
 _FRAME = re.compile(r'^  File "(?:[^"\n]*?/)??((?:[^"/\n]+/)?[^"/\n]+)", line \d+, in (.+)$', re.MULTILINE)
+#: Characters of an exception's message that the ledger keeps. Celery's result has all of it.
+MAX_MESSAGE = 8_000
 #: The last frame is looked for in so many characters of a traceback's end.
 MAX_TRACEBACK = 20_000
 
@@ -60,7 +62,9 @@ def error_of(result: Any) -> dict[str, str]:
     exc = result.exc if isinstance(result, Retry) and result.exc else result
     if isinstance(exc, CodeExited) and exc.__cause__ is not None:
         exc = exc.__cause__
-    return described(exc)._asdict()
+    told = described(exc)
+    text = told.message
+    return told._replace(message=text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…")._asdict()
 
 
 def as_raised(told: Any, raised: BaseException | None) -> Any:

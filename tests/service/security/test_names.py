@@ -47,7 +47,8 @@ async def test_the_names_of_this_machine_are_answered(keyless: Service, host: st
 async def test_the_openapi_document_has_the_tasks_of_who_asks(town: Guarded) -> None:
     async def tasks_for(name: str | None) -> tuple[set[str], str]:
         response = await town.fetch(name, "/openapi.json")
-        assert (response.code, response.headers["Vary"]) == (200, "Authorization, Cookie")
+        assert response.code == 200
+        assert response.headers["Vary"].startswith("Authorization, Cookie")
         paths = json.loads(response.body)["paths"]
         found = {path.split("/")[3] for path in paths if path.startswith("/v1/tasks/") and path.endswith("/jobs")}
         return found, response.body.decode()

@@ -1,9 +1,10 @@
 -- find: jobs that are in all of some indexes, newest first.
 -- KEYS: index:all
--- ARGV: prefix, most, looks, newest, after, oldest, most_bytes, fields
+-- ARGV: prefix, most, looks, newest, after, oldest, most_bytes, page_bytes, fields
 -- ROWS: indexes
 -- Answers: {next newest, next after} or {} at the end, then {id, the fields, value} of each job
---   most_bytes: a larger value is left out; 0: results are, and large errors and progress; '' for none.
+--   most_bytes: of a larger value there are only its bytes; 0: of results, and of large errors and progress; '' of none.
+--   page_bytes: the page ends with the job that goes beyond these; '' for no bound.
 --   looks: jobs that are looked at, at most. newest, oldest: by created_at, '+inf' and '-inf' for any. after: the id to
 --   go on after among those of newest, '' to begin.
 -- include: read, rows
@@ -21,7 +22,8 @@ for its_name in rows() do
     others[#others + 1] = name
   end
 end
-local found, skip, looked = {{}}, 0, 0
+local found, skip, looked, size = {{}}, 0, 0, 0
+page_bytes = tonumber(page_bytes) or math.huge
 while looked < looks do
   local chunk = redis.call('ZREVRANGEBYSCORE', smallest.name, newest, oldest, 'WITHSCORES', 'LIMIT', skip, 100)
   if #chunk == 0 then return found end
@@ -35,9 +37,12 @@ while looked < looks do
       if fits then
         turn(unpacked(each))
         local values = read(names, tonumber(most_bytes))
-        if values then found[#found + 1] = values end
+        if values then
+          found[#found + 1] = values
+          for _, text in ipairs(values) do size = size + #tostring(text) end
+        end
       end
-      if #found > most or looked >= looks then
+      if #found > most or looked >= looks or size > page_bytes then
         found[1] = {score, unpacked(each)}
         return found
       end

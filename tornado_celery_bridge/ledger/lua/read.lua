@@ -1,13 +1,14 @@
 -- read: a job.
 -- KEYS: job:{job_id}, value:{job_id}, checkpoint:{job_id}
--- ARGV: prefix, job_id, fields
+-- ARGV: prefix, job_id, most_bytes, fields
 -- Answers: {id, the fields, the value, its checkpoint as {value, saved_at, attempt} or {}, of a PENDING job how many
 -- are in its queue, of a failed one its traceback}; {owner} of one that was forgotten; {} if there was none
+--   most_bytes: of a larger value there are only its bytes; '' for no bound.
 --   fields: names between commas, of which the first is one that each job has.
 -- include: read
 
 turn(job_id)
-local values = read(names_in(fields))
+local values = read(names_in(fields), tonumber(most_bytes))
 if not values then return {redis.call('GET', prefix .. 'gone:' .. id) or nil} end
 local known, depth, traceback = redis.call('HMGET', job, 'state', 'queue', 'task'), false, false
 local saved = redis.call('HMGET', prefix .. 'checkpoint:' .. id, 'value', 'saved_at', 'attempt', 'code')

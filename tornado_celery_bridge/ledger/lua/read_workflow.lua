@@ -1,16 +1,18 @@
 -- read_workflow: a workflow and all of its jobs, as they are at one moment.
 -- KEYS: workflow:{workflow_id}
--- ARGV: prefix, workflow_id, fields
+-- ARGV: prefix, workflow_id, most_bytes, fields
 -- Answers: {record, cancelled or '', {id, the fields, value} of each job…}; {owner} of one that was forgotten; {} if
 -- there was none
+--   most_bytes: of a value that is larger than its share of these there are only its bytes; '' for no bound.
 -- include: read
 
 local known = redis.call('HMGET', prefix .. 'workflow:' .. workflow_id, 'record', 'cancelled', 'jobs')
 if not known[1] then return {redis.call('GET', prefix .. 'gone-workflow:' .. workflow_id) or nil} end
-local found, names = {known[1], known[2] or ''}, names_in(fields)
-for _, each in ipairs(cjson.decode(known[3])) do
+local found, names, jobs = {known[1], known[2] or ''}, names_in(fields), cjson.decode(known[3])
+local share = tonumber(most_bytes) and math.floor(most_bytes / #jobs)
+for _, each in ipairs(jobs) do
   turn(each)
-  local values = read(names)
+  local values = read(names, share)
   -- It is being forgotten.
   if not values then return {redis.call('HGET', prefix .. 'workflow:' .. workflow_id, 'owner')} end
   found[#found + 1] = values

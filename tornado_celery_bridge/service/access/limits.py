@@ -61,28 +61,28 @@ class Following:
         self._followed: Counter[str] = Counter()
 
     @contextmanager
-    def hold(self, key_id: str, most: int | None, count: int = 1) -> Iterator[None]:
+    def hold(self, owner: str, most: int | None, count: int = 1) -> Iterator[None]:
         """
-        Count jobs as followed by a key while the block runs.
+        Count jobs as followed by an owner while the block runs.
 
         Args:
-            key_id: The key.
-            most: How many it may follow, with these; None for any number.
+            owner: Who follows them, by whichever of their keys.
+            most: How many they may follow, by the key that asks, with these; None for any number.
             count: How many jobs.
 
         Raises:
             Problem: 429.
         """
-        if most is not None and self._followed[key_id] + count > most:
-            detail = f"With this key {most:,} jobs may be followed at a time: end a stream, or a wait, first."
+        if most is not None and self._followed[owner] + count > most:
+            detail = f"With this key an owner follows at most {most:,} jobs at a time: end a stream, or a wait, first."
             raise TOO_MANY_FOLLOWED(detail, headers={"Retry-After": "1"})
-        self._followed[key_id] += count
+        self._followed[owner] += count
         try:
             yield
         finally:
-            self._followed[key_id] -= count
-            if not self._followed[key_id]:
-                del self._followed[key_id]
+            self._followed[owner] -= count
+            if not self._followed[owner]:
+                del self._followed[owner]
 
 
 class Allowance(NamedTuple):

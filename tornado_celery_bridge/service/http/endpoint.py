@@ -34,6 +34,7 @@ from tornado.routing import Matcher, PathMatches, Rule
 
 from tornado_celery_bridge.ledger import MAX_INLINE
 from tornado_celery_bridge.service.http.body import MAX_NODES, Nothing, parse
+from tornado_celery_bridge.service.http.conditions import IfNoneMatch
 from tornado_celery_bridge.service.http.handler import Handler
 from tornado_celery_bridge.service.http.headers import HeaderFields
 from tornado_celery_bridge.service.http.problems import METHOD_NOT_ALLOWED, NOT_FOUND, Kind
@@ -114,6 +115,10 @@ class Answer:
     links: tuple[str, ...] = ()
 
 
+#: What a request that only reads is answered if the client has the answer already.
+NOT_MODIFIED = Answer("Not modified.", None, headers=("ETag",))
+
+
 @dataclass(frozen=True)
 class Takes:
     """What an ``answer`` takes, read off its signature."""
@@ -182,6 +187,7 @@ class Endpoint(Handler):
         if "route" in cls.__dict__:
             cls.takes = Takes.of(cls)
             cls.route_name = cls.route.name
+            cls.has_etag = IfNoneMatch in cls.takes.headers.values()
             for method in cls.route.answered:
                 setattr(cls, method.lower(), cls.respond)
 

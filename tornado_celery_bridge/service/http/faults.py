@@ -11,6 +11,8 @@ from pydantic_core import ErrorDetails
 
 #: Faults that one problem lists, as nobody reads more; and how many misspelt members get a "did you mean".
 MAX_FAULTS, MAX_SUGGESTIONS = 50, 10
+#: Characters of a member's name in a pointer.
+MAX_SEGMENT = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class Fault:
 
 
 def escape(key: str) -> str:
-    """Return *key* as a segment of a JSON Pointer."""
+    """Return *key* as a segment of a JSON Pointer. A name that nobody would read to its end is cut."""
+    key = key if len(key) <= MAX_SEGMENT else f"{key[:MAX_SEGMENT]}…"
     return key.replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode()
 
 

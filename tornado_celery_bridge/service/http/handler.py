@@ -19,11 +19,13 @@ from tornado_celery_bridge.handlers import ClientLeft, UntilClientLeaves
 from tornado_celery_bridge.ledger import MAX_INLINE
 from tornado_celery_bridge.service.http import problems
 from tornado_celery_bridge.service.http.body import MAX_NODES, parse_body
+from tornado_celery_bridge.service.http.conditions import encoded, etag_of
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.lifecycle import Lifecycle
 from tornado_celery_bridge.service.http.origins import is_foreign
 from tornado_celery_bridge.service.http.problems import Problem, problem_of
 from tornado_celery_bridge.service.http.trace import Trace, current, current_job, valid
+from tornado_celery_bridge.service.http.turns import Turns
 
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("tornado_celery_bridge.access")
@@ -36,6 +38,8 @@ MAX_DISCARDED = 8 * MAX_BODY
 LINGER = 2.0
 #: Bytes of a document from which on it is compressed.
 COMPRESSED = 16 * 1024
+#: Objects in a list from which on each of them is encoded in its turn.
+MANY = 20
 #: Characters of a request's target, and of its header's fields.
 MAX_TARGET, MAX_FIELDS = 8_000, 16 * 1024
 #: Methods that change nothing.
@@ -50,7 +54,10 @@ class File(NamedTuple):
 
     content: bytes
     media_type: str
+    #: The entity tag of the content as it is.
     etag: str
+    #: The content, compressed; None for one that is small.
+    compressed: bytes | None = None
 
 
 class Site(Protocol):
@@ -62,6 +69,8 @@ class Site(Protocol):
     max_body: int
     #: How far the process is from its end.
     lifecycle: Lifecycle
+    #: For work of which a request may bring many pieces.
+    turns: Turns
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
@@ -85,6 +94,9 @@ class Handler(UntilClientLeaves):
     trace: Trace
     #: The id of the key that the request came with, for the log; empty without one.
     key_id: str = ""
+    #: Whether JSON that is answered has an entity tag; and which version it shows of something that has versions.
+    has_etag: bool = False
+    version: int | None = None
 
     def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
         self.service = kwargs["service"]  # before the default headers are set
@@ -264,16 +276,31 @@ class Handler(UntilClientLeaves):
         if self._headers_written:  # it was refused early
             self._give_up()
             return
-        body = encode(document)
-        if len(body) >= COMPRESSED and "Etag" not in self._headers:  # its entity tag is that of the plain document
+        body = await self._encoded(document)
+        etag = etag_of(body, self.version) if self.has_etag or self.version is not None else None
+        if len(body) >= COMPRESSED:
             self.add_header("Vary", "Accept-Encoding")
             if self._takes_gzip():
                 body = await asyncio.to_thread(gzip.compress, body, 5)
-                if self._client_left:
-                    self._give_up()
-                    return
+                etag = None if etag is None else encoded(etag, "gzip")
                 self.set_header("Content-Encoding", "gzip")
-        self.finish(body)
+        if self._client_left:
+            self._give_up()
+        elif etag is None or not self.is_current(etag):
+            self.finish(body)
+
+    async def _encoded(self, document: Mapping[str, Any]) -> bytes:
+        """Return *document* as JSON. Of a long list, each object is encoded in its turn."""
+        if not any(map(_is_long, document.values())):
+            return encode(document)
+        return b"{%s}" % b",".join([encode(name) + b":" + await self._member(document[name]) for name in document])
+
+    async def _member(self, value: Any) -> bytes:
+        return b"[%s]" % b",".join([await self._element(each) for each in value]) if _is_long(value) else encode(value)
+
+    async def _element(self, value: Any) -> bytes:
+        await self.service.turns.take()
+        return encode(value)
 
     def _takes_gzip(self) -> bool:
         """Return whether the client takes gzip: RFC 9110, section 12.5.3."""
@@ -292,7 +319,7 @@ class Handler(UntilClientLeaves):
     def is_current(self, etag: str) -> bool:
         """Tell the client the content's entity tag; if it has this content already, answer 304 and return True."""
         self.set_header("Etag", etag)
-        if not self.check_etag_header():
+        if self.request.method not in SAFE or not self.check_etag_header():
             return False
         self.set_status(304)
         self.finish()
@@ -302,8 +329,14 @@ class Handler(UntilClientLeaves):
         """Answer with content that a client may keep as long as it asks whether it is still the same."""
         self.set_header("Content-Type", file.media_type)
         self.set_header("Cache-Control", "no-cache")
-        if not self.is_current(file.etag):
-            self.finish(file.content)
+        content, etag = file.content, file.etag
+        if file.compressed is not None:
+            self.add_header("Vary", "Accept-Encoding")
+            if self._takes_gzip():
+                content, etag = file.compressed, encoded(etag, "gzip")
+                self.set_header("Content-Encoding", "gzip")
+        if not self.is_current(etag):
+            self.finish(content)
 
     def see_other(self, path: str) -> None:
         """Lead to a path of the service's, relatively: it holds under whatever prefix a proxy puts it."""
@@ -399,6 +432,10 @@ def _content_length(headers: HTTPHeaders) -> int:
     if not (declared.isascii() and declared.isdigit()):
         return 0
     return int(declared[:20])
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, list) and len(value) >= MANY and isinstance(value[0], dict)
 
 
 def _too_large(most: int) -> Problem:

@@ -7,18 +7,16 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from tornado_celery_bridge.service.http.endpoint import Answer, get
+from tornado_celery_bridge.service.http.endpoint import NOT_MODIFIED, Answer, get
 from tornado_celery_bridge.service.http.problems import NOT_FOUND
 from tornado_celery_bridge.service.pages import files
 from tornado_celery_bridge.service.pages.page import PageEndpoint
-
-_NOT_MODIFIED = Answer("Not modified.", None, headers=("ETag",))
 
 
 def _page(description: str, *media_types: str) -> dict[int, Answer]:
     """Return how a page, or a file of one, is answered."""
     body: Any = str if media_types == ("text/html",) else {}
-    return {200: Answer(description, body, media_types=media_types, headers=("ETag",)), 304: _NOT_MODIFIED}
+    return {200: Answer(description, body, media_types=media_types, headers=("ETag",)), 304: NOT_MODIFIED}
 
 
 class ReadOpenapi(PageEndpoint):
@@ -29,7 +27,7 @@ class ReadOpenapi(PageEndpoint):
     """
 
     route = get("/openapi.json", is_public=True, tag="service")
-    answers: ClassVar = {200: Answer("OpenAPI 3.1.", {"type": "object"}, headers=("ETag",)), 304: _NOT_MODIFIED}
+    answers: ClassVar = {200: Answer("OpenAPI 3.1.", {"type": "object"}, headers=("ETag",)), 304: NOT_MODIFIED}
 
     async def answer(self) -> None:
         self.set_header("Vary", "Authorization, Cookie")

@@ -5,10 +5,11 @@ All files are in ``static``, those of others (Swagger UI among them) in ``static
 """
 
 import functools
-import hashlib
+import gzip
 from pathlib import Path
 
-from tornado_celery_bridge.service.http.handler import File
+from tornado_celery_bridge.service.http.conditions import etag_of
+from tornado_celery_bridge.service.http.handler import COMPRESSED, File
 
 #: Nothing but what is served here may be loaded, and nothing inline may run.
 POLICY = (
@@ -35,8 +36,9 @@ DASHBOARD = _files(*sorted((PAGES / "dashboard").iterdir()), *sorted(_VENDOR.ite
 
 
 def make_file(content: bytes, media_type: str) -> File:
-    """Return *content* with its ETag."""
-    return File(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    """Return *content* with its ETag, and compressed if it is large; so not on a loop."""
+    compressed = gzip.compress(content, 6, mtime=0) if len(content) >= COMPRESSED else None
+    return File(content, media_type, etag_of(content), compressed)
 
 
 @functools.cache

@@ -34,6 +34,7 @@ from tornado_celery_bridge.service.http.endpoint import rules
 from tornado_celery_bridge.service.http.handler import MAX_BODY, File
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.lifecycle import Lifecycle
+from tornado_celery_bridge.service.http.turns import Turns
 from tornado_celery_bridge.service.pages.files import make_file
 from tornado_celery_bridge.service.pages.flower import Flower
 from tornado_celery_bridge.service.process.routes import ENDPOINTS, openapi_of
@@ -85,6 +86,7 @@ class Service:
         self.bridge = bridge
         self.links = Links()
         self.lifecycle = Lifecycle()
+        self.turns = Turns()
         self.max_body = MAX_BODY
         self.keys: Keyring | None = None
         self.any_host = False
@@ -140,8 +142,9 @@ class Service:
         tasks = None if caller is None else frozenset(task.name for task in catalogue if caller.may_run(task.name))
         async with self._describing:  # a document takes some tenths of a second of a thread, and is made once
             if tasks not in self._openapi:
-                document = await asyncio.to_thread(lambda: encode(openapi_of(catalogue, caller)))
-                self._openapi[tasks] = make_file(document, "application/json")
+                self._openapi[tasks] = await asyncio.to_thread(
+                    lambda: make_file(encode(openapi_of(catalogue, caller)), "application/json")
+                )
             return self._openapi[tasks]
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:

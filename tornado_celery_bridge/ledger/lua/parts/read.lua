@@ -12,15 +12,15 @@ local function names_in(text)
 end
 
 -- Return the job's id, its fields of these names and its value; nothing if it is not there. (Each job has the first
--- field.) With most_bytes, for a value of more than these there is ''; with 0, the result of each job that succeeded is.
+-- field.) With most_bytes, for a value of more than these there is the number of its bytes; with 0, for each result.
 local function read(fields, most_bytes)
   local values = redis.call('HMGET', job, unpack(fields))
   if not values[1] then return end
   local value = prefix .. 'value:' .. id
   local known = most_bytes and redis.call('HMGET', job, 'state', 'stored') or {}
   local most = most_bytes and math.max(most_bytes, known[1] == 'SUCCESS' and 0 or LIST_BYTES)
-  local is_shown = not most_bytes or known[2] or (most > 0 and redis.call('STRLEN', value) <= most)
-  values[#values + 1] = not is_shown and '' or redis.call('GET', value)
+  local size = most_bytes and not known[2] and redis.call('STRLEN', value) or 0
+  values[#values + 1] = size > 0 and size > most and size or redis.call('GET', value)
   table.insert(values, 1, id)
   return values
 end

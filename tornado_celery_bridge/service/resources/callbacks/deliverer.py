@@ -27,7 +27,7 @@ from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
 
 from tornado_celery_bridge import __version__
 from tornado_celery_bridge.base.tracing import Span
-from tornado_celery_bridge.ledger import Claim, Job, Ledger, LedgerUnavailable
+from tornado_celery_bridge.ledger import MAX_INLINE, Claim, Job, Ledger, LedgerUnavailable
 from tornado_celery_bridge.service.access.receivers import CheckedResolver, ForbiddenAddress, Receivers
 from tornado_celery_bridge.service.http.documents import milliseconds, rfc3339
 from tornado_celery_bridge.service.http.json import encode
@@ -134,7 +134,7 @@ class Deliverer:
     async def _deliver(self, claim: Claim) -> None:
         """Make one attempt. If it has no outcome at all, the claim lapses, and the attempt is made again."""
         try:
-            job = await self._ledger.jobs.get(claim.job_id)
+            job = await self._ledger.jobs.get(claim.job_id, most_bytes=MAX_INLINE)
             if isinstance(job, Job) and job.record.callback_url is not None:
                 await self._attempt(claim, job, job.record.callback_url)
         except LedgerUnavailable as exc:

@@ -64,7 +64,7 @@ class RetryFailures(FailuresEndpoint):
 
     async def answer(self, failure: GroupId, body: documents.RetryAll = documents.RetryAll()) -> documents.Retried:
         await self.check_known(failure)
-        page = await self.jobs.find(self.caller, failure=failure, limit=MOST)
+        page = await self.jobs.find(self.caller, failure=failure, limit=MOST, most_bytes=0)
         turns, submitted, refused = asyncio.Semaphore(STEP), list[str](), list[Any]()
 
         async def retry(job: Job) -> None:

@@ -214,10 +214,11 @@ def job(shown: ledger.Job, links: Links, *, traceback: bool = False, result: boo
     if record.schedule is not None:
         document["schedule"] = record.schedule.removeprefix(f"{record.owner}{OWNED}")
         more["schedule"] = links.schedule(record.schedule)
-    if shown.stored is not None:
-        document["result_size"] = shown.stored.size
+    size = shown.left_out if shown.stored is None else shown.stored.size
+    if shown.state in SUCCEEDED and size:
+        document["result_size"] = size
         more["result"] = f"{path}/result"
-    elif shown.state in SUCCEEDED and (result and not shown.left_out):
+    elif shown.state in SUCCEEDED and result:
         document["result"] = shown.result
     if shown.error is not None:
         document["error"] = error(shown.state, shown.error)

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.service.access.limits import TOO_MANY_FOLLOWED
-from tornado_celery_bridge.service.http.endpoint import Answer, get, post
+from tornado_celery_bridge.service.http.conditions import IfNoneMatch
+from tornado_celery_bridge.service.http.endpoint import NOT_MODIFIED, Answer, get, post
 from tornado_celery_bridge.service.http.idempotency import INVALID_IDEMPOTENCY_KEY, IdempotencyKey
 from tornado_celery_bridge.service.http.json import encode
 from tornado_celery_bridge.service.http.moments import MomentInQuery
@@ -39,8 +40,8 @@ from tornado_celery_bridge.service.resources.jobs.problems import (
 #: Values that the body of many jobs may have, and how many of these jobs are seen to side by side.
 MAX_BATCH_NODES = 100_000
 BATCH_STEP = 50
-#: Bytes of a result in a list.
-MAX_LISTED = 16_384
+#: Bytes of a result in a list, and about of a page of a list.
+MAX_LISTED, MAX_PAGE = 16_384, 1024 * 1024
 #: Bytes of a large result that are in memory at once.
 PIECE = 256 * 1024
 
@@ -93,7 +94,7 @@ class SubmitBatch(AcceptingEndpoint):
             try:
                 if number:  # the first is paid for by the request
                     await self.pay()
-                await self.jobs.turns.take()
+                await self.service.turns.take()
                 task, body = _task_of(job)
                 reserved = self.reservation(key, f"#{number}", encode(body))
                 submission = await self.jobs.submit(self.caller, task, body, size=self.size, reservation=reserved)
@@ -143,10 +144,13 @@ class ListJobs(ResourceEndpoint):
     """
 
     route = get("/v1/jobs", scope="read", tag="jobs")
-    answers: ClassVar = {200: Answer("A page, which may be shorter than its limit and still not the last.")}
+    answers: ClassVar = {
+        200: Answer("A page, which may be shorter than its limit and still not the last.", headers=("ETag",)),
+        304: NOT_MODIFIED,
+    }
     problems: ClassVar = (INVALID_CURSOR,)
 
-    async def answer(self, query: JobFilters) -> documents.Jobs:
+    async def answer(self, query: JobFilters, known: IfNoneMatch) -> documents.Jobs:
         page = await self.jobs.find(
             self.caller,
             task=query.task,
@@ -158,6 +162,7 @@ class ListJobs(ResourceEndpoint):
             limit=query.limit,
             cursor=query.cursor,
             most_bytes=MAX_LISTED if query.results else 0,
+            page_bytes=MAX_PAGE,
         )
         shown = [documents.job(job, self.links, result=query.results) for job in page.jobs]
         return {"jobs": shown, "next_cursor": page.cursor}
@@ -168,11 +173,12 @@ class ReadJob(ResourceEndpoint):
 
     route = get("/v1/jobs/{id}", scope="read", tag="jobs")
     answers: ClassVar = {
-        200: Answer("The job; `done` tells whether it is done.", headers=("Retry-After",), links=JOB_LINKS)
+        200: Answer("The job; `done` tells whether it is done.", headers=("Retry-After", "ETag"), links=JOB_LINKS),
+        304: NOT_MODIFIED,
     }
     problems: ClassVar = (*JOB, WAITERS_SATURATED, TOO_MANY_FOLLOWED)
 
-    async def answer(self, id: JobId, prefer: Preferences) -> documents.Job:
+    async def answer(self, id: JobId, prefer: Preferences, known: IfNoneMatch) -> documents.Job:
         job = await self.jobs.get(self.caller, id)
         if prefer.wait and not job.done:
             job = await self.outcome(self.jobs.wait(self.caller, job, prefer.wait)) or job
@@ -225,8 +231,8 @@ class ReadResult(ContentEndpoint):
     async def answer(self, id: JobId) -> None:
         job = await self.jobs.get(self.caller, id)
         file = await self.jobs.open_result(job)
-        if job.stored is not None:
-            self.set_header("Content-Length", job.stored.size)
+        if size := job.left_out if job.stored is None else job.stored.size:
+            self.set_header("Content-Length", size)
         await self.send_file(file)
 
 

@@ -35,7 +35,7 @@ from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.access.limits import Following
 from tornado_celery_bridge.service.access.receivers import Receivers
 from tornado_celery_bridge.service.http.documents import JobReference, milliseconds
-from tornado_celery_bridge.service.http.faults import Fault
+from tornado_celery_bridge.service.http.faults import Fault, escape
 from tornado_celery_bridge.service.http.idempotency import (
     IDEMPOTENCY_KEY_IN_FLIGHT,
     IDEMPOTENCY_KEY_REUSED,
@@ -49,7 +49,6 @@ from tornado_celery_bridge.service.http.problems import (
     Problem,
 )
 from tornado_celery_bridge.service.http.trace import current_job, message_headers
-from tornado_celery_bridge.service.http.turns import Turns
 from tornado_celery_bridge.service.resources.catalogue import Arguments, Catalogue, ExposedTask, unknown_task
 from tornado_celery_bridge.service.resources.diagnosis import Diagnosis, diagnose
 from tornado_celery_bridge.service.resources.jobs.options import JobOptions, check_limits, misfit, parse_options
@@ -127,8 +126,6 @@ class Jobs:
         self.links = links or Links()
         #: What is counted of them, and of the process.
         self.metrics = Metrics()
-        #: For what a request may bring many of.
-        self.turns = Turns()
         self._following = Following()
         self._diagnosing = asyncio.Lock()
         self._paces: dict[str, tuple[float, int]] = {}
@@ -308,7 +305,7 @@ class Jobs:
     def parse(self, task: ExposedTask, body: dict[str, Any]) -> tuple[dict[str, Any] | list[Any], JobOptions]:
         """Return the input and the options that a body gives for a job of *task*; 422 for all that does not fit."""
         unknown = [key for key in body if key not in ("input", "options")]
-        faults = [Fault(f"/{key}", "Only input and options are known here.") for key in unknown]
+        faults = [Fault(f"/{escape(key)}", "Only input and options are known here.") for key in unknown]
         given = body.get("input", {})
         if not isinstance(given, dict | list):
             faults.append(Fault("/input", "This should be an object, or a list of positional arguments."))
@@ -398,7 +395,7 @@ class Jobs:
     async def get(self, principal: Principal, job_id: str) -> Job:
         """Return a job as it is now. 404 for an unknown one and for another owner's; 410 if there was one."""
         current_job.set(job_id)
-        job = await self.ledger.jobs.get(job_id)
+        job = await self.ledger.jobs.get(job_id, most_bytes=MAX_INLINE)
         if job is None or not principal.may_see(job):
             raise UNKNOWN_JOB("There is no job of this id.")
         if isinstance(job, Gone):
@@ -412,7 +409,7 @@ class Jobs:
         if job.state not in SUCCEEDED:
             raise NO_RESULT("The job did not succeed; `error` in the job says why.")
         if job.stored is None:
-            return io.BytesIO(dumps(job.result).encode())
+            return io.BytesIO(await self.ledger.jobs.result_of(job.record.id))
         store, stored = self._store, job.stored
         return await self._in_store(lambda: store.open(stored))
 
@@ -437,10 +434,10 @@ class Jobs:
         """Return the ids of jobs with all of these tags that have not ended: the last *most* that were accepted."""
 
         async def all_in(state: str) -> list[Job]:
-            page = await self.find(principal, tags=tags, state=state, limit=200)
+            page = await self.find(principal, tags=tags, state=state, limit=200, most_bytes=0)
             found = page.jobs
             while page.cursor is not None and len(found) < most:
-                page = await self.find(principal, tags=tags, state=state, limit=200, cursor=page.cursor)
+                page = await self.find(principal, tags=tags, state=state, limit=200, most_bytes=0, cursor=page.cursor)
                 found += page.jobs
             return found
 
@@ -456,8 +453,8 @@ class Jobs:
         return await self.get(principal, job.record.id)
 
     def follows(self, principal: Principal, count: int = 1) -> AbstractContextManager[None]:
-        """Count jobs that *principal* follows while a block runs; 429 if they may not follow so many."""
-        return self._following.hold(principal.key_id, principal.max_followed, count)
+        """Count jobs that *principal*'s owner follows while a block runs; 429 if they may not follow so many."""
+        return self._following.hold(principal.owner, principal.max_followed, count)
 
     async def wait_for_end(self, followed: str, after: int, timeout: float) -> None:
         """Return at the end of the events of a job or a workflow, or after *timeout* seconds."""

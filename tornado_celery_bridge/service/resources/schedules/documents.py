@@ -104,7 +104,7 @@ class ScheduleRun(TypedDict):
     at: Annotated[Moment, Field(description="When that was decided.")]
     delay: Annotated[float | None, Field(description="Seconds from the one to the other.")]
     job_id: str | None
-    job: Annotated[Job | None, Field(description="While it is kept.")]
+    job: Annotated[Job | None, Field(description="While it is kept; without its result.")]
     reason: Annotated[str | None, Field(description="Why it did not begin: missed, skipped, paused, full or revoked.")]
 
 
@@ -193,7 +193,7 @@ def run(shown: schedules.Run, links: Links) -> ScheduleRun:
         "at": _rfc3339(shown.at),
         "delay": None if shown.slot is None else (shown.at - shown.slot).total_seconds(),
         "job_id": shown.job_id,
-        "job": None if shown.job is None else job(shown.job, links),
+        "job": None if shown.job is None else job(shown.job, links, result=False),
         "reason": shown.why or None,
     }
 

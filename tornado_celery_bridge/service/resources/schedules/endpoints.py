@@ -7,7 +7,7 @@ from pydantic import Field
 
 from tornado_celery_bridge.schedules import Scheduled
 from tornado_celery_bridge.service.http.conditions import PRECONDITION_FAILED, Conditions, IfNoneMatch
-from tornado_celery_bridge.service.http.endpoint import Answer, delete, get, patch, post, put
+from tornado_celery_bridge.service.http.endpoint import NOT_MODIFIED, Answer, delete, get, patch, post, put
 from tornado_celery_bridge.service.http.prefer import Preferences
 from tornado_celery_bridge.service.http.problems import (
     BACKFILL_TOO_LARGE,
@@ -30,7 +30,6 @@ from tornado_celery_bridge.service.resources.schedules.service import (
     STATIC_SCHEDULE,
     TOO_MANY_SCHEDULES,
     Timetable,
-    etag_of,
 )
 
 _SCHEDULE = (UNKNOWN_SCHEDULE, SCHEDULE_QUARANTINED)
@@ -60,7 +59,7 @@ class ScheduleEndpoint(ResourceEndpoint):
 
     def show_schedule(self, found: Scheduled) -> documents.Schedule:
         """Return a schedule, with its entity tag in the header."""
-        self.set_header("Etag", etag_of(found))
+        self.version = found.version
         return self.document(found)
 
     def show_new(self, found: Scheduled) -> documents.Schedule:
@@ -100,19 +99,19 @@ class ReadSchedule(ScheduleEndpoint):
     """
     Read a schedule.
 
-    The `ETag` is the version's: `last_run`, `next_run` and the like change without it.
+    The `ETag` begins with the version, which is all that `If-Match` looks at: what the schedule's runs change
+    (`last_run`, `next_run` and the like) makes another `ETag`, and refuses no change.
     """
 
     route = get("/v1/schedules/{name}", scope="read", tag="schedules")
     answers: ClassVar = {
         200: Answer("The schedule.", headers=("ETag",)),
-        304: Answer("Not modified.", None, headers=("ETag",)),
+        304: NOT_MODIFIED,
     }
     problems: ClassVar = _SCHEDULE
 
-    async def answer(self, name: ScheduleName, known: IfNoneMatch) -> documents.Schedule | None:
-        found = await self.timetable.get(self.caller, name)
-        return None if self.is_current(etag_of(found)) else self.document(found)
+    async def answer(self, name: ScheduleName, known: IfNoneMatch) -> documents.Schedule:
+        return self.show_schedule(await self.timetable.get(self.caller, name))
 
 
 class PutSchedule(ScheduleEndpoint):

@@ -50,7 +50,7 @@ SCHEDULE_QUARANTINED = Kind("schedule-quarantined", 409, "What is stored by this
 _log = logging.getLogger(__name__)
 
 #: The most entries that a page of a list looks at, and how many it reads at a time.
-LOOKS, STEP = 2_000, 200
+LOOKS, STEP = 2_000, 50
 #: The least interval of a schedule whose owner has a key, in seconds.
 LEAST_INTERVAL = 1.0
 #: How often a change is tried if somebody else changes the schedule at the same time.
@@ -116,7 +116,7 @@ class Timetable:
     async def runs(self, principal: Principal, name: str) -> Sequence[Run]:
         """Return what happened to the last runs of a schedule, the latest first."""
         found = await self.get(principal, name)
-        runs = await self._schedules.runs(found.entry.key)
+        runs = await self._schedules.runs(found.entry.key, most_bytes=0)
         return [run if run.job is None or principal.may_see(run.job) else run._replace(job=None) for run in runs]
 
     # Changing.
@@ -324,16 +324,11 @@ def _check(found: _Found, conditions: Conditions) -> None:
     """Check that what a name stands for may be replaced or removed."""
     if isinstance(found, Scheduled) and found.static:
         raise STATIC_SCHEDULE("The configuration has this schedule: change it there, or pause it.")
-    conditions.check(None if found is None else etag_of(found) if isinstance(found, Scheduled) else "")
+    conditions.check(None if found is None else found.version if isinstance(found, Scheduled) else "")
 
 
 def _version_of(found: Scheduled | InvalidEntry) -> int | None:
     return found.version if isinstance(found, Scheduled) else None
-
-
-def etag_of(found: Scheduled) -> str:
-    """Return the ETag of this version of a schedule. Its runs do not change the ETag."""
-    return f'"{found.version}"'
 
 
 def _unknown() -> Problem:

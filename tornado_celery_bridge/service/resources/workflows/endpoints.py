@@ -9,7 +9,8 @@ from pydantic import Field
 from tornado_celery_bridge import WaitersSaturated
 from tornado_celery_bridge.ledger import LedgerUnavailable, Workflow
 from tornado_celery_bridge.service.access.limits import TOO_MANY_FOLLOWED
-from tornado_celery_bridge.service.http.endpoint import Answer, get, post
+from tornado_celery_bridge.service.http.conditions import IfNoneMatch
+from tornado_celery_bridge.service.http.endpoint import NOT_MODIFIED, Answer, get, post
 from tornado_celery_bridge.service.http.idempotency import IdempotencyKey
 from tornado_celery_bridge.service.http.prefer import Preferences
 from tornado_celery_bridge.service.http.problems import WAITERS_SATURATED, Problem
@@ -84,10 +85,10 @@ class ReadWorkflow(WorkflowEndpoint):
     """Read a workflow, or wait until all of it is done."""
 
     route = get("/v1/workflows/{id}", scope="read", tag="jobs")
-    answers: ClassVar = {200: Answer("The workflow.", headers=("Retry-After",))}
+    answers: ClassVar = {200: Answer("The workflow.", headers=("Retry-After", "ETag")), 304: NOT_MODIFIED}
     problems: ClassVar = (*WORKFLOW, WAITERS_SATURATED, TOO_MANY_FOLLOWED)
 
-    async def answer(self, id: WorkflowId, prefer: Preferences) -> documents.Workflow:
+    async def answer(self, id: WorkflowId, prefer: Preferences, known: IfNoneMatch) -> documents.Workflow:
         workflow = await self.workflows.get(self.caller, id)
         if prefer.wait:
             workflow = await self.outcome_of(workflow, prefer.wait)

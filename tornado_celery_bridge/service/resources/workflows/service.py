@@ -65,6 +65,8 @@ WORKFLOW_TOO_LARGE = Kind("workflow-too-large", 422, "Too much comes after jobs 
 _log = logging.getLogger(__name__)
 
 MAX_JOBS = 1_000
+#: Bytes of what the jobs of a workflow have returned that are shown with it.
+MAX_SHOWN = 1024 * 1024
 #: Chains, groups and chords inside each other.
 MAX_NESTING = 10
 #: Bytes, about, that Celery may send of steps in the messages of others: each job of a chord's header carries all that
@@ -193,7 +195,7 @@ class Workflows:
 
     async def get(self, principal: Principal, workflow_id: str) -> Workflow:
         """Return a workflow as it is now. 404 for an unknown one and for another owner's; 410 if there was one."""
-        found = await self._ledger.workflows.get(workflow_id)
+        found = await self._ledger.workflows.get(workflow_id, most_bytes=MAX_SHOWN)
         if found is None or not principal.may_see(found):
             raise UNKNOWN_WORKFLOW("There is no workflow of this id.")
         if isinstance(found, Gone):
