@@ -1,5 +1,6 @@
 """What is unsafe: servers that are really so, and settings. That nothing starts, tests/up/test_refusals.py says."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,12 @@ def test_a_broker_that_evicts(start: Start, policy: str) -> None:
     assert (found.name, found.is_unsafe) == ("eviction", True)
     assert "the broker's Redis" in found.what
     assert policy in found.what
+
+
+def test_a_full_one(start: Start) -> None:
+    (found,) = look(start("--maxmemory", "1").url)
+    assert (found.name, found.is_unsafe) == ("full", True)
+    assert re.search(r"it uses [0-9,]+ of at most 1 bytes", found.what)
 
 
 def test_where_config_is_forbidden_info_says_it(start: Start) -> None:

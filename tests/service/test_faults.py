@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -78,7 +79,10 @@ async def test_redis_full(own_service: Service) -> None:
     redis = own_service.jobs.ledger.redis.client
     await redis.config_set("maxmemory", "1")
     await refused_in_time(own_service)
+    not_ready = problem(await own_service.fetch("/readyz"), 503, "not-ready")
+    assert re.search(r"is full: it uses [0-9,]+ of at most 1 bytes", not_ready["checks"]["ledger"])
     await redis.config_set("maxmemory", "0")
+    assert (await own_service.fetch("/readyz")).code == 200
     assert (await own_service.submit("s.add", {"input": [1]})).code == 202
 
 

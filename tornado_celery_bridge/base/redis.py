@@ -1,5 +1,6 @@
 """Clients of the Redis of a Celery result backend, from Celery's own settings: asyncio's and blocking ones."""
 
+import re
 import ssl
 from typing import Any
 
@@ -26,6 +27,14 @@ MAX_TIMEOUT = 2.0
 
 #: redis-py 5's asyncio connections know the words alone, where Celery has the numbers.
 _CERT_REQS = {ssl.CERT_NONE: "none", ssl.CERT_OPTIONAL: "optional", ssl.CERT_REQUIRED: "required"}
+
+
+def refusal(exc: BaseException) -> str:
+    """Return what to say of a command that Redis does not let our user run, with the rule that is missing."""
+    said = str(exc).rpartition("caused error: ")[2]  # after the whole command, if it was one of several
+    found = re.search(r"run the '(\S+)' command", said)
+    rule = f"+{found[1]}" if found else "for a key or a channel, `tcb doctor` says which"
+    return f"Redis does not let its user do this ({said}); the rule that is missing: {rule}"
 
 
 def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:

@@ -38,7 +38,7 @@ def load_safe() -> Celery:
         SettingsError: A setting is wrong, the app can't be imported, or something is unsafe.
     """
     app = load()
-    refuse_unsafe(app, is_logged=False)
+    refuse_unsafe(app, "serve", is_logged=False)
     return app
 
 

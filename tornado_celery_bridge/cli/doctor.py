@@ -16,6 +16,7 @@ from tornado_celery_bridge.ledger.checks import IMPOSSIBLE, NAMES, OF_SERVERS, F
 from tornado_celery_bridge.ledger.checks import check as look
 from tornado_celery_bridge.ledger.fleet import NAMES as FLEET
 from tornado_celery_bridge.ledger.fleet import check_fleet
+from tornado_celery_bridge.ledger.permissions import PROCESSES
 from tornado_celery_bridge.transports import describe
 
 #: Columns: of the verdict and the name, and at most of a line.
@@ -53,7 +54,14 @@ def check() -> int:
 
 @click.command(epilog=ALLOW)
 @app
-def doctor() -> int:
+@click.option(
+    "--process",
+    "processes",
+    type=click.Choice(PROCESSES),
+    multiple=True,
+    help="Whose user of Redis this is, if each process has its own. Without it: of all of them.",
+)
+def doctor(processes: tuple[str, ...]) -> int:
     """
     Say what is unsafe about the app's settings, its servers and its workers, and what the broker can do.
 
@@ -63,7 +71,7 @@ def doctor() -> int:
     tcb doctor -A proj
     """
     celery = load()
-    findings, broker = look(celery), describe(celery)
+    findings, broker = look(celery, processes=processes or PROCESSES), describe(celery)
     if not any(each.name in IMPOSSIBLE for each in findings):
         findings += check_fleet(celery, ask=True)
     _tell(findings, [*IMPOSSIBLE, *NAMES, *FLEET])

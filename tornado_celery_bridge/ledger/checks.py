@@ -15,7 +15,7 @@ import ipaddress
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
 from tornado_celery_bridge.base.versions import lacking
 from tornado_celery_bridge.ledger.connection import BlockingConnection, ledger_backend
+from tornado_celery_bridge.ledger.permissions import PROCESSES, Needs, missing_of, needs_of
 from tornado_celery_bridge.ledger.schema import AnotherSchema, compare
 from tornado_celery_bridge.transports import TRANSPORTS
 
@@ -38,11 +39,12 @@ log = logging.getLogger(__name__)
 
 #: The names of what is unsafe, which may be allowed.
 NAMES = (
-    *("no-aof", "eviction", "no-password", "no-install", "early-acks", "lost-fails", "eager", "no-confirms", "pickle"),
+    *("no-aof", "eviction", "full", "no-permission", "no-password", "no-install", "early-acks", "lost-fails", "eager"),
+    *("no-confirms", "pickle"),
 )
 
 #: What a server has to be asked for.
-OF_SERVERS = ("no-aof", "eviction", "other-schema")
+OF_SERVERS = ("no-aof", "eviction", "full", "no-permission", "other-schema")
 
 #: The names of what can't be allowed.
 IMPOSSIBLE = ("no-transport", "no-results", "no-ledger", "other-schema")
@@ -118,6 +120,10 @@ class Server:
     config: Mapping[str, str] = field(default_factory=dict)
     #: Why it did not answer.
     trouble: str = ""
+    #: The user that we log in as.
+    user: str = ""
+    #: What this user lacks, as a rule of an ACL, by the process that needs it.
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 # Rules for a Redis.
@@ -142,6 +148,35 @@ def eviction(server: Server) -> Finding | None:
         f"{server.role} forgets keys when its memory is full ({policy}): jobs among them",
         "`maxmemory-policy noeviction` in its configuration (now: redis-cli CONFIG SET maxmemory-policy noeviction)",
     )
+
+
+def full(server: Server) -> Finding | None:
+    """What it forgets to have room, it does not refuse: see `eviction`."""
+    used, most = server.info.get("used_memory", 0), server.info.get("maxmemory", 0)
+    if not most or used < most or server.info.get("maxmemory_policy") != "noeviction":
+        return None
+    return Finding(
+        "full",
+        f"{server.role} is full: it uses {used:,} of at most {most:,} bytes, and takes no job, state or result",
+        "more `maxmemory`; or a shorter JOB_TTL, and a job_store_url for large values",
+    )
+
+
+def no_permission(server: Server) -> Finding | None:
+    lacks = {process: rule for process, rule in server.lacks.items() if rule}
+    if not lacks:
+        return None
+    parts = dict.fromkeys(part for rule in lacks.values() for part in rule.split())
+    return Finding(
+        "no-permission",
+        f"{server.role} does not let the user {server.user} do what {_named(lacks)} does: jobs would be refused, or "
+        "would not run or end",
+        f"`ACL SETUSER {server.user} {' '.join(parts)}` on the server; docs/brokers/redis.md has the whole rule",
+    )
+
+
+def _named(processes: Iterable[str]) -> str:
+    return " and ".join(f"tcb {process}" for process in processes)
 
 
 def no_password(server: Server) -> Finding | None:
@@ -394,7 +429,7 @@ def old_versions(app: Celery) -> Finding | None:
     )
 
 
-SERVER_RULES = (no_aof, eviction, no_password, unknown)
+SERVER_RULES = (no_aof, eviction, full, no_permission, no_password, unknown)
 APP_RULES = (
     *(no_transport, no_results, no_ledger, early_acks, lost_fails, own_acks, no_install, eager, no_confirms, pickle),
     *(no_time_limit, no_ends, visibility, prefetch, failover, old_versions),
@@ -402,7 +437,12 @@ APP_RULES = (
 
 
 def check(
-    app: Celery, *, servers: bool = True, environment: Mapping[str, str] = os.environ, is_logged: bool = False
+    app: Celery,
+    *,
+    servers: bool = True,
+    processes: Sequence[str] = PROCESSES,
+    environment: Mapping[str, str] = os.environ,
+    is_logged: bool = False,
 ) -> list[Finding]:
     """
     Return what is unsafe or unwise about *app*, what is unsafe first.
@@ -410,6 +450,7 @@ def check(
     Args:
         app: The Celery app, with its tasks.
         servers: Whether to ask them. This blocks, and for some seconds if one is away.
+        processes: Which of them log in with the app's settings.
         environment: Where ALLOW_UNSAFE is read.
         is_logged: Whether to log what is not unsafe, as a warning.
 
@@ -420,7 +461,7 @@ def check(
     found = [rule(app) for rule in APP_RULES]
     if not any(each and each.name in IMPOSSIBLE for each in found):
         rules = SERVER_RULES if servers else (no_password,)
-        found = [rule(server) for server in _servers(app, servers) for rule in rules] + found
+        found = [rule(server) for server in _servers(app, servers, processes) for rule in rules] + found
         found += [other_schema(app)] if servers else []
     findings = [replace(each, allowed=each.name in allowed) for each in found if each is not None]
     for finding in findings:
@@ -429,19 +470,20 @@ def check(
     return sorted(findings, key=lambda each: not each.is_unsafe)
 
 
-def refuse_unsafe(app: Celery, *, is_logged: bool = True) -> None:
+def refuse_unsafe(app: Celery, *processes: str, is_logged: bool = True) -> None:
     """
     Refuse an app that is unsafe; blocks.
 
     Args:
         app: The Celery app, with its tasks.
+        processes: Which it is that starts: "serve", "worker" or "beat".
         is_logged: Whether to log what is not unsafe, as a warning.
 
     Raises:
         Unsafe: Something is.
         SettingsError: ALLOW_UNSAFE has an unknown name.
     """
-    if unsafe := [finding for finding in check(app, is_logged=is_logged) if finding.is_unsafe]:
+    if unsafe := [each for each in check(app, processes=processes, is_logged=is_logged) if each.is_unsafe]:
         raise Unsafe(unsafe)
 
 
@@ -480,26 +522,30 @@ def _allowed(environment: Mapping[str, str]) -> set[str]:
 # The servers.
 
 
-def _servers(app: Celery, are_asked: bool) -> list[Server]:
+def _servers(app: Celery, are_asked: bool, processes: Sequence[str]) -> list[Server]:
     ledger_url, broker_url = _ledger(app.conf), _broker(app.conf)
     shown = ";".join(map(maybe_sanitize_url, ledger_url.split(";")))  # of Sentinels there may be several
     is_both = ledger_url in (broker_url, app.conf.broker_url)
     client = blocking_client(ledger_backend(app), socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
     role = f"Redis ({shown})" if is_both else f"the ledger's Redis ({shown})"
-    servers = [_asked(client, role) if are_asked else _seen(client, role)]
+    needs = {process: needs_of(app, process, broker=is_both) for process in processes}
+    servers = [_asked(client, role, needs) if are_asked else _seen(client, role)]
     if not is_both and broker_url.startswith(("redis", "sentinel")):
-        servers.append(_broker_server(app, f"the broker's Redis ({maybe_sanitize_url(broker_url)})", are_asked))
+        needs = {process: needs_of(app, process, ledger=False) for process in processes}
+        servers.append(
+            _broker_server(app, f"the broker's Redis ({maybe_sanitize_url(broker_url)})", needs if are_asked else None)
+        )
     return servers
 
 
-def _broker_server(app: Celery, role: str, is_asked: bool) -> Server:
+def _broker_server(app: Celery, role: str, needs: Mapping[str, Needs] | None) -> Server:
     connection: Any
     with app.connection_for_write(transport_options=asked_once(app, TIMEOUT)) as connection:
         trouble = ""
         try:
-            if is_asked:
+            if needs is not None:
                 connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
-                return _asked(connection.default_channel.client, role)
+                return _asked(connection.default_channel.client, role, needs)
         except (OperationalError, RedisError, OSError) as exc:
             trouble = str(exc)
         has_password = bool(connection.password or connection.credential_provider)
@@ -510,15 +556,18 @@ def _seen(client: Any, role: str) -> Server:
     """Return what the settings say of a server."""
     arguments = client.connection_pool.connection_kwargs
     host = None if "path" in arguments else arguments.get("host")
-    return Server(role, host, bool(arguments.get("password") or arguments.get("credential_provider")))
+    has_password = bool(arguments.get("password") or arguments.get("credential_provider"))
+    return Server(role, host, has_password, user=arguments.get("username") or "default")
 
 
-def _asked(client: Any, role: str) -> Server:
-    """Return what the settings say of a server, and what it answers."""
+def _asked(client: Any, role: str, needs: Mapping[str, Needs]) -> Server:
+    """Return what the settings say of a server, what it answers, and what it does not let each process do."""
     info: dict[str, Any] = {}
     config: dict[str, str] = {}
+    lacks: dict[str, str] = {}
     trouble = ""
     try:
+        lacks = {process: missing_of(client, each) for process, each in needs.items()}
         info = client.info()
         for name in ("requirepass", "protected-mode", "bind", "port"):  # Redis 6 takes one at a time
             config |= client.config_get(name)
@@ -526,7 +575,7 @@ def _asked(client: Any, role: str) -> Server:
         trouble = str(exc)
     finally:
         client.close()
-    return replace(_seen(client, role), info=info, config=config, trouble=trouble)
+    return replace(_seen(client, role), info=info, config=config, trouble=trouble, lacks=lacks)
 
 
 # What an app says of itself.

@@ -10,11 +10,11 @@ import redis.asyncio
 from celery import Celery
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.exceptions import ImproperlyConfigured
-from redis.exceptions import DataError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import DataError, NoPermissionError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tornado_celery_bridge.base.lua import Call, sha_of
-from tornado_celery_bridge.base.redis import ConnectionPool, blocking_client, master_of
+from tornado_celery_bridge.base.redis import ConnectionPool, blocking_client, master_of, refusal
 from tornado_celery_bridge.ledger.records import LedgerUnavailable
 from tornado_celery_bridge.ledger.schema import AnotherSchema, recognized
 
@@ -237,5 +237,10 @@ def prefix_of(app: Celery) -> str:
 
 def _unavailable(exc: Exception) -> LedgerUnavailable:
     known = recognized(exc)
-    told = str(known) if isinstance(known, AnotherSchema) else f"the job ledger is not reachable: {exc}"
+    if isinstance(known, AnotherSchema):
+        told = str(known)
+    elif isinstance(exc, NoPermissionError) or "ACL failure" in str(exc):  # of a script, or inside of it
+        told = f"the job ledger: {refusal(exc)}"
+    else:
+        told = f"the job ledger is not reachable: {exc}"
     return LedgerUnavailable(told, retry_after=1.0)

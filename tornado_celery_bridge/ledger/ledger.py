@@ -8,6 +8,7 @@ Knows no HTTP. Redis only, whatever the broker is.
 """
 
 from celery import Celery
+from redis.exceptions import OutOfMemoryError
 
 from tornado_celery_bridge.base.redis import connection_pool
 from tornado_celery_bridge.ledger.blobs import Blobs
@@ -56,12 +57,19 @@ class Ledger:
 
     async def ping(self) -> None:
         """
-        Return if the ledger answers now, and is this version's.
+        Return if the ledger takes changes now, and is this version's.
 
         Raises:
-            LedgerUnavailable: It does not, or is not.
+            LedgerUnavailable: It does not, as it is away or full; or it is another version's.
         """
         try:
             compare(await self.redis.call("GET", f"{self.redis.prefix}schema"))
+            await self.redis.call("SET", f"{self.redis.prefix}ready", 1, "PX", 1000)
         except AnotherSchema as exc:
             raise LedgerUnavailable(str(exc)) from exc
+        except LedgerUnavailable as exc:
+            if not isinstance(exc.__cause__, OutOfMemoryError):
+                raise
+            told = await self.redis.call("INFO", "memory")
+            used, most = told["used_memory"], told["maxmemory"]
+            raise LedgerUnavailable(f"the ledger's Redis is full: it uses {used:,} of at most {most:,} bytes") from exc

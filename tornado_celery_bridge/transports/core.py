@@ -20,6 +20,9 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from kombu.exceptions import ChannelError
+from redis.exceptions import NoPermissionError
+
+from tornado_celery_bridge.base.redis import refusal
 
 # Outcomes.
 
@@ -64,16 +67,19 @@ class WrongServer(AccessRefused):
     """
 
 
-#: They mean that nothing reached a broker: no connection was made.
-_NO_CONNECTION = (ConnectionRefusedError, FileNotFoundError, socket.gaierror)
+#: They mean that nothing is in a queue: no connection was made, or a Redis does not let its user send.
+_NOTHING_SENT = (ConnectionRefusedError, FileNotFoundError, socket.gaierror, NoPermissionError)
 
 
 def outcome_of(exc: BaseException) -> NotSent | SentInDoubt:
     """Return what became of a message whose publishing raised *exc*, which is the cause of what is returned."""
     cause: BaseException | None = exc
-    while cause is not None and not isinstance(cause, _NO_CONNECTION):
+    while cause is not None and not isinstance(cause, _NOTHING_SENT):
         cause = cause.__cause__ or cause.__context__
-    outcome = SentInDoubt(str(exc)) if cause is None else NotSent(str(cause))
+    if cause is None:
+        outcome: NotSent | SentInDoubt = SentInDoubt(str(exc))
+    else:
+        outcome = NotSent(refusal(cause) if isinstance(cause, NoPermissionError) else str(cause))
     outcome.__cause__ = exc
     return outcome
 

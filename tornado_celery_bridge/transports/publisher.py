@@ -27,6 +27,7 @@ from celery.utils.saferepr import saferepr
 from kombu import Producer
 from kombu.exceptions import OperationalError
 from kombu.transport import pyamqp
+from redis.exceptions import NoPermissionError
 
 from tornado_celery_bridge.base import versions
 from tornado_celery_bridge.base.lane import Call
@@ -235,7 +236,7 @@ class Publisher:
         self._produced = 0
         try:
             call.value = call.work.context.run(self._send, call.work)
-        except (OperationalError, *self._connection_errors) as exc:
+        except (OperationalError, NoPermissionError, *self._connection_errors) as exc:
             call.error = outcome_of(exc)
             if self._produced and is_canvas(call.work.target):  # a part of it may be on its way
                 call.error = SentInDoubt(str(exc))

@@ -44,7 +44,7 @@ class CheckSettings(bootsteps.Step):
         if worker.statedb and (said := put_aside(Path(worker.statedb), _read_revoked)):
             log.warning("%s", said)
         try:
-            refuse_unsafe(worker.app)
+            refuse_unsafe(worker.app, "worker")
             tracing.set_up("worker")
         except (ImproperlyConfigured, SettingsError) as exc:
             raise _refused(exc) from exc
@@ -185,7 +185,7 @@ def begin_beat(app: Celery, *, sender: Any, **_: Any) -> None:
     """Check the settings of a beat, and have its supervisor see that it lives; connected to ``beat_init``."""
     if sender.app is app:
         try:
-            refuse_unsafe(app)
+            refuse_unsafe(app, "beat")
         except SettingsError as exc:
             raise _refused(exc) from exc
         watch_beat(sender)

@@ -167,7 +167,7 @@ class Service:
         settings = self._settings
         if settings is None:
             settings = await asyncio.to_thread(Settings.from_environment)
-        await asyncio.to_thread(refuse_unsafe, self.bridge.app)
+        await asyncio.to_thread(refuse_unsafe, self.bridge.app, "serve")
         await asyncio.to_thread(tracing.set_up, "web")
         if heartbeat := of_environment():
             self._run(keep_beating(heartbeat))
