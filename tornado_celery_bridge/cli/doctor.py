@@ -92,9 +92,12 @@ def _tell(findings: Sequence[Finding], names: Sequence[str]) -> None:
 
 def _tell_of_app(celery: Celery) -> None:
     """Write what was looked at: without a deployment's variables it may be something else than what runs."""
-    print("\n".join(_cell("app", "", "; ".join(f"{name} {value}" for name, value, _ in of_the_app(celery)))))
+    found = {name: value for name, value, _ in of_the_app(celery)}
+    print("\n".join(_cell("app", "", f"{found['app']}, with the broker {found['broker_url']}")))
+    for what, name in (("results", "result_backend"), ("ledger", "job_ledger_url")):
+        print("\n".join(_cell("", what, found[name])))
     given = [name for name in VARIABLES if os.environ.get(name)]
-    told = ", ".join(given) or "none is set here: a deployment's processes may see another broker and ledger"
+    told = ", ".join(given) or "none is set here: what runs elsewhere may have another broker and ledger"
     print("\n".join(_cell("", "variables", told)))
 
 

@@ -37,7 +37,7 @@ def _variables(environment: Mapping[str, str]) -> Iterator[Sequence[str]]:
         given = environment.get(name)
         value = shown(name, given or variable.default) or "-"
         source = "environment" if given else "default"
-    yield name, value, source, variable.default or "-", variable.unit, variable.meaning
+        yield name, value, source, variable.default or "-", variable.unit, variable.meaning
 
 
 def of_the_app(celery: Celery) -> Iterator[tuple[str, str, str]]:
@@ -47,7 +47,7 @@ def of_the_app(celery: Celery) -> Iterator[tuple[str, str, str]]:
     name = os.environ.get("CELERY_APP")
     yield "app", name or VARIABLES["CELERY_APP"].default, "environment" if name else "default"
     for name in OF_THE_APP:
-        value = conf.get(name)
+        value = getattr(conf, name, None)  # not get(): some have a variable of Celery's own
         yield name, shown(name, str(value)) if value else "-", _source(celery, name, where)
 
 

@@ -213,9 +213,11 @@ def no_transport(app: Celery) -> Finding | None:
         with app.connection_for_write() as connection:
             connection.get_transport_cls()
             connection.as_uri()
+            if _broker(app.conf).startswith(("redis:", "rediss:")):
+                int(str(connection.virtual_host or 0).strip("/") or 0)  # the database
             return None
     except Exception as exc:  # KeyError for a scheme that kombu does not know, ImportError without its client
-        why, is_unknown = _why(exc), isinstance(exc, KeyError)
+        why, is_unknown = _why(exc), _NO_SUCH in str(exc)
     scheme = _broker(app.conf).partition("://")[0]
     remedy = f"a broker_url with a scheme that kombu knows: {', '.join(TRANSPORTS)}, and others that it lists"
     if is_unknown and scheme in TRANSPORTS:
@@ -261,11 +263,23 @@ def other_schema(app: Celery) -> Finding | None:
     return None
 
 
+#: What a broker that kombu does not know raises.
+_NO_SUCH = "No such transport: "
+
+
 def _why(exc: Exception) -> str:
     """Return why something can't be used, in a line. A URL that can't be read may have a password in it."""
+    text = " ".join(str(exc.args[0] if isinstance(exc, KeyError) and exc.args else exc).split())
+    if "ssl_cert_reqs" in text or (isinstance(exc, KeyError) and not text.startswith(_NO_SUCH)):
+        return "a URL with rediss:// needs ?ssl_cert_reqs=required, or optional, or none"
+    if "_init_params" in text:
+        return "its URL has a parameter that kombu does not take: such options go into broker_transport_options"
     if isinstance(exc, ValueError):
-        return "its URL can't be read"
-    return " ".join(str(exc.args[0] if isinstance(exc, KeyError) else exc).split())
+        return (
+            "its URL can't be read: the port and Redis's database are numbers, and in a password # is written %23, "
+            "/ is %2F, ? is %3F, @ is %40, [ is %5B"
+        )
+    return text
 
 
 def no_install(app: Celery) -> Finding | None:
@@ -485,6 +499,17 @@ def refuse_unsafe(app: Celery, *processes: str, is_logged: bool = True) -> None:
     """
     if unsafe := [each for each in check(app, processes=processes, is_logged=is_logged) if each.is_unsafe]:
         raise Unsafe(unsafe)
+
+
+def refuse_impossible(app: Celery) -> None:
+    """
+    Refuse an app that could not run, be it by a broker, a result backend or a ledger that makes no sense. Asks nobody.
+
+    Raises:
+        Unsafe: It could not.
+    """
+    if found := [finding for finding in (no_transport(app), no_results(app), no_ledger(app)) if finding]:
+        raise Unsafe(found)
 
 
 class Unsafe(SettingsError):

@@ -45,11 +45,15 @@ A task that is no job costs one question to Redis when it starts and one when it
 
 import functools
 import os
+import sys
+from typing import Any
 
 from celery import Celery, signals
 
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.logs import follow_environment
+from tornado_celery_bridge.base.settings import SettingsError
+from tornado_celery_bridge.ledger.checks import refuse_impossible
 from tornado_celery_bridge.worker.attempt import JobCancelled
 from tornado_celery_bridge.worker.backend import record_states
 from tornado_celery_bridge.worker.bootsteps import CheckSettings, EndUnreadable, GuardTasks, KeepJobs, begin_beat
@@ -58,6 +62,17 @@ from tornado_celery_bridge.worker.guard import settle
 from tornado_celery_bridge.worker.liveness import WorkerHeartbeat
 
 __all__ = ("JobCancelled", "install")
+
+
+def _refuse_impossible(*, sender: Celery, **_: Any) -> None:
+    """End one of Celery's own commands before it uses settings that make no sense: it would end with a traceback."""
+    if "celery.bin.celery" not in sys.modules:
+        return  # whoever else loads the app says so in words of its own
+    try:
+        refuse_impossible(sender)
+    except SettingsError as exc:
+        print(f"tcb: {exc}", file=sys.stderr)
+        sys.exit(os.EX_CONFIG)
 
 
 def install(app: Celery) -> None:
@@ -71,6 +86,7 @@ def install(app: Celery) -> None:
     tracing.follow_tasks()
     app.steps["worker"].update((CheckSettings, GuardTasks, KeepJobs, WorkerHeartbeat))
     app.steps["consumer"].add(EndUnreadable)
+    signals.import_modules.connect(_refuse_impossible, sender=app, weak=False, dispatch_uid=f"settings-{id(app)}")
     signals.beat_init.connect(functools.partial(begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
     if app.finalized:  # type: ignore[attr-defined]
         settle(app)

@@ -168,7 +168,10 @@ def has_results_beside(app: Celery) -> bool:
 def record_states(app: Celery) -> None:
     """Have *app*'s loader find a recording subclass under the name of the app's result backend."""
     scheme = (app.conf.result_backend or "disabled").partition("://")[0].partition("+")[0]
-    cls = by_name(scheme, app.loader)
+    try:
+        cls = by_name(scheme, app.loader)
+    except Exception:  # there is no such backend, which no-results says
+        return
     if not issubclass(cls, Recording):
         # The loader has names of classes, so the class needs one, in this module.
         name = f"Recording{cls.__name__}"
