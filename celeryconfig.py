@@ -64,7 +64,6 @@ task_soft_time_limit = 570
 task_time_limit = 600
 worker_max_tasks_per_child = 1000  # limits the memory that a leaking task can take
 worker_soft_shutdown_timeout = 30.0  # seconds in which running tasks may end after QUIT; then their messages go back
-worker_enable_soft_shutdown_on_idle = True  # also with no task running: the messages of tasks with an eta go back
 
 # What callers and Flower can see of a task: the state STARTED, its name, arguments and worker, and events.
 task_track_started = True

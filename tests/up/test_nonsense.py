@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import Server
 from tests.up.processes import ROOT, VARIABLES
 from tornado_celery_bridge.base.settings import VARIABLES as KNOWN
 
@@ -70,6 +71,28 @@ def test_a_url_that_makes_no_sense(pairs: list[tuple[str, str]], tmp_path: Path)
     with ThreadPoolExecutor(2) as threads:
         for done in [threads.submit(is_refused, url, name, tmp_path) for url, name in pairs]:
             done.result()
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "said"),
+    [
+        ("worker", "LOG_FORMAT=xml", "LOG_FORMAT should be one of text, json, not 'xml'"),
+        (
+            "worker",
+            "JOB_STORE_URL=nonsense://x",
+            "job_store_url: the store can't be used: Protocol not known: nonsense",
+        ),
+        ("beat", "JOB_TTL=day", "JOB_TTL should be a whole number from 1 to 316,224,000, not 'day'"),
+    ],
+)
+def test_another_setting_that_makes_no_sense(
+    name: str, setting: str, said: str, server: Server, tmp_path: Path
+) -> None:
+    variable, _, value = setting.partition("=")
+    status, told = run(PROCESSES[name], tmp_path, **{"REDIS_URL": server.url, variable: value})
+    assert status == os.EX_CONFIG, told
+    assert said in told
+    assert "Traceback" not in told
 
 
 def test_of_the_broker_alone(tmp_path: Path) -> None:

@@ -113,6 +113,10 @@ def test_the_product(up: Callable[..., Up], tmp_path: Path) -> None:
 
     wait_for(is_known)
     assert run(web, "tasks.text.count_words", text="after")["done"]
+
+    # Ctrl-C twice hurries: within the time that an idle worker took for it before.
+    again.signal()
+    again.line("once more to hurry")
     again.signal()
     again.end()
 

@@ -46,13 +46,15 @@ A task that is no job costs one question to Redis when it starts and one when it
 import functools
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, signals
 
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.logs import follow_environment
-from tornado_celery_bridge.base.settings import SettingsError
+from tornado_celery_bridge.base.settings import SettingsError, job_ttl
 from tornado_celery_bridge.ledger.checks import refuse_impossible
 from tornado_celery_bridge.worker.attempt import JobCancelled
 from tornado_celery_bridge.worker.backend import record_states
@@ -64,15 +66,24 @@ from tornado_celery_bridge.worker.liveness import WorkerHeartbeat
 __all__ = ("JobCancelled", "install")
 
 
-def _refuse_impossible(*, sender: Celery, **_: Any) -> None:
-    """End one of Celery's own commands before it uses settings that make no sense: it would end with a traceback."""
-    if "celery.bin.celery" not in sys.modules:
-        return  # whoever else loads the app says so in words of its own
+@contextmanager
+def _told_by_celery() -> Iterator[None]:
+    """In one of Celery's own commands, end it with what is wrong about a setting: it would show a traceback."""
     try:
-        refuse_impossible(sender)
+        yield
     except SettingsError as exc:
+        if "celery.bin.celery" not in sys.modules:
+            raise
         print(f"tcb: {exc}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
+
+
+def _refuse_impossible(*, sender: Celery, **_: Any) -> None:
+    """End one of Celery's own commands before it uses settings that make no sense."""
+    if "celery.bin.celery" in sys.modules:  # whoever else loads the app finds out by itself
+        with _told_by_celery():
+            job_ttl()
+            refuse_impossible(sender)
 
 
 def install(app: Celery) -> None:
@@ -81,7 +92,8 @@ def install(app: Celery) -> None:
 
     .. versionadded:: 0.1.0
     """
-    follow_environment()
+    with _told_by_celery():
+        follow_environment()
     tracing.follow_publishing()  # before what keeps messages
     tracing.follow_tasks()
     app.steps["worker"].update((CheckSettings, GuardTasks, KeepJobs, WorkerHeartbeat))

@@ -45,6 +45,7 @@ class CheckSettings(bootsteps.Step):
             log.warning("%s", said)
         try:
             refuse_unsafe(worker.app, "worker")
+            Store.of_app(worker.app)  # a store that can't be used is to be known now
             tracing.set_up("worker")
         except (ImproperlyConfigured, SettingsError) as exc:
             raise _refused(exc) from exc
@@ -59,7 +60,6 @@ class GuardTasks(bootsteps.Step):
     """After the worker has imported the tasks, and before it builds what runs them."""
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
-        Store.of_app(worker.app)  # a store that can't be used is to be known now
         worker.pool_cls = telling(worker.pool_cls)
         mend_locks()  # processes are forked while the keeper's threads run
         can_end = can_end_tasks(worker.pool_cls)
@@ -71,7 +71,10 @@ class GuardTasks(bootsteps.Step):
             )
         settle(worker.app)  # of tasks that were made late, too
         for task in worker.app.tasks.values():
-            guard(task, worker.app, can_end=can_end)
+            try:
+                guard(task, worker.app, can_end=can_end)
+            except ImproperlyConfigured as exc:
+                raise _refused(exc) from exc
             task.Request = job_request(symbol_by_name(task.Request))
         signals.task_postrun.connect(_close_attempt, weak=False, dispatch_uid=__name__)
         LogLines.install()
