@@ -51,6 +51,8 @@ LOOK, QUIET = 2.0, 60.0
 PAUSE = 1.0
 #: Bytes of a header that are read. A larger one is answered by hanging up.
 MAX_HEADER = 64 * 1024
+#: Connections that the kernel keeps for a busy process, as far as it may; one more is reset, or comes seconds late.
+KEPT_BY_KERNEL = 4_096
 #: Connections that are accepted in one turn of the loop.
 BACKLOG = 128
 

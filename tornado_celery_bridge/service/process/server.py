@@ -15,7 +15,7 @@ from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.handlers import drain
 from tornado_celery_bridge.service.access.guard import NotFound
-from tornado_celery_bridge.service.http.server import Server, raise_descriptors
+from tornado_celery_bridge.service.http.server import KEPT_BY_KERNEL, Server, raise_descriptors
 from tornado_celery_bridge.service.process.application import GRACE, Service
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ async def serve(
         except (ImportError, ImproperlyConfigured, ValueError) as exc:
             raise SettingsError(f"the Celery app: {exc}") from exc
         server = make_server(service, behind_proxy=settings.behind_proxy)
-        server.listen(settings.port, settings.bind, reuse_port=reuse_port)
+        server.listen(settings.port, settings.bind, reuse_port=reuse_port, backlog=KEPT_BY_KERNEL)
         _log.info("tornado=%s serving http://%s:%d", tornado.version, _in_url(settings.bind), settings.port)
         stack.push_async_callback(server.close_all_connections)
         await stop.wait()
