@@ -1,13 +1,16 @@
 """Servers are started once a session; every test runs under blockbuster and asyncio's debug mode."""
 
+import asyncio
 import gc
 import itertools
 import linecache
 import os
 import random
+import traceback
 import warnings
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -80,9 +83,20 @@ WAITING = ("conformance", "faults", "schedules", "transports", "up", "worker")
 #: How many databases the shared server has, and the first that is handed out: those below are the shared workers'.
 DATABASES, FIRST = 128, 16
 
-# asyncio's debug mode keeps the stack of each future and handle, and looks for each frame whether its file has changed:
-# a third of the time of a test that makes requests.
+#: How many frames asyncio's debug mode keeps of a stack.
+FRAMES = 8
+
+# asyncio's debug mode keeps the stack of each future and handle, with the text of each line of some sixty frames, and
+# looks for each whether its file has changed: a tenth of the time of a test that makes requests, or more. On a loop the
+# inner frames are kept, and their lines are read when they are shown.
 linecache.checkcache = lambda filename=None: None
+_extract = traceback.StackSummary.extract
+
+
+def _extract_few(frames: Any, *, limit: int | None = None, **options: Any) -> traceback.StackSummary:
+    if limit is None and asyncio._get_running_loop() is not None:
+        limit, options = FRAMES, {**options, "lookup_lines": False}
+    return _extract(frames, limit=limit, **options)
 
 
 private.free_port = free_port  # the product's own choice could be taken by another process of tests

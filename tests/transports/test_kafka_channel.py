@@ -355,6 +355,31 @@ def test_a_broker_that_comes_back_with_nothing(tmp_path: Path) -> None:
         broker.stop()
 
 
+def test_a_producer_that_has_failed_for_good_is_replaced(tmp_path: Path) -> None:
+    """As an idempotent one does at a broker that has lost its data: what is published next arrives."""
+    broker = Kafka(tmp_path).start()
+    options = {"partitions": 1, "publish_timeout": 0.5, "topic.metadata.propagation.max.ms": 500}
+    try:
+        with connected(broker.url, **options) as connection:
+            writer = connection.connection.writer
+            first = writer.producer
+            publish(connection, "a", *range(20))
+            broker.kill()
+            broker.start()
+            deadline = time.monotonic() + 30
+            while writer.producer is first:
+                assert time.monotonic() < deadline
+                with contextlib.suppress(NotSent, SentInDoubt):
+                    writer.ensure(["a"])
+                    publish(connection, "a", 1)
+            before = length(connection, "a")
+            publish(connection, "a", 2, 3)
+            assert length(connection, "a") == before + 2
+            connection.collect()
+    finally:
+        broker.stop()
+
+
 def test_a_connection_that_is_half_open(tmp_path: Path) -> None:
     broker_port = free_port()
     proxy = Proxy(broker_port)

@@ -84,7 +84,7 @@ def test_who_waits_for_a_server_does_not_hang(
         one.line("Task tasks.housekeeping.remove_old_files.* succeeded")
     one.seen(READY["web"])  # what starts without a server is another story
     fault(own_server)
-    time.sleep(2 * STALE)  # nothing happens, and that is the event
+    time.sleep(1.5 * STALE)  # nothing happens, and that is the event
     if fault is Server.kill:
         own_server.start()
     else:

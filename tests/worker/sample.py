@@ -412,6 +412,14 @@ def make_app(url: str, *, serializer: str = "json") -> Celery:
             time.sleep(0.05)
         return "done"
 
+    @app.task(shared=False, bind=True, name="e.stays")
+    def stays(self: Any, path: str) -> str:
+        """Wait until there is a file that says that it may end."""
+        mark(path)
+        while not Path(f"{path}.end").exists():
+            time.sleep(0.05)
+        return "done"
+
     @app.task(shared=False, bind=True, name="e.goes_on", max_retries=None)
     def goes_on(self: Any, path: str, how: str) -> list[Any]:
         """Note each item as it is begun, and stop at item 5 the first time."""

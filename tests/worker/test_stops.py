@@ -33,7 +33,7 @@ async def test_stopped_three_times_under_one_job(three: list[Database], tmp_path
 async def stopped_three_times(how: str, database: Database, folder: Path) -> None:
     app = make_app(database.url)
     async with Bridge(app) as bridge:
-        result = await bridge.submit(app.tasks["e.waits"].s(str(folder / f"{how}.marks"), 25.0))
+        result = await bridge.submit(app.tasks["e.stays"].s(str(folder / f"{how}.marks")))
         await asyncio.to_thread(stop_three_times, database, folder, how)
         assert await bridge.get(result, timeout=10) == "done", how
         job = await bridge.ledger.jobs.get(result.id)
@@ -76,4 +76,6 @@ def stop_three_times(database: Database, folder: Path, how: str) -> None:
                     wait_for(has_said(words))
             process.wait(30)
     with start():
+        wait_for(has_begun(4))
+        path.with_name(f"{path.name}.end").touch()
         wait_for(has_said(b" succeeded in "))

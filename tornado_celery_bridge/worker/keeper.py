@@ -32,7 +32,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from amqp.exceptions import NotFound
+from amqp.exceptions import NotFound, RecoverableConnectionError
 from celery import Celery, states
 from celery.concurrency import solo
 from celery.exceptions import QueueNotFound
@@ -253,7 +253,11 @@ class Keeper:
                 log.warning("job %s is published again: its worker or its message was lost", job_id)
             try:
                 self._send(producer, job_id, message)
-            except producer.connection.connection_errors + producer.connection.channel_errors:
+            except (
+                *producer.connection.connection_errors,
+                *producer.connection.channel_errors,
+                RecoverableConnectionError,  # kombu's own of any transport whose channel has lost its connection
+            ):
                 if late:  # they were the next to be published, and are again
                     self._ledger.defer([job_id for job_id, _ in messages[place:]])
                 raise

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
@@ -37,7 +38,12 @@ class Record(NamedTuple):
 
 
 class Writer:
-    """A producer, and what it knows of topics. Any thread may use it."""
+    """
+    A producer, and what it knows of topics. Any thread may use it.
+
+    An idempotent producer that meets a broker that has lost its data fails for good: librdkafka calls that fatal. It is
+    replaced then. What was on its way is in doubt, as with any lost connection.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -50,12 +56,34 @@ class Writer:
             "sticky.partitioning.linger.ms": 0,  # each message for itself, so that partitions fill evenly
             "error_cb": self._errors.append,
         }
-        self._producer = make(Producer, settings.for_producer(**defaults))
+        self._config = settings.for_producer(**defaults)
+        self._lock = threading.Lock()
+        self._has_failed = False
+        self._made: Producer = make(Producer, self._config)
+
+    @property
+    def producer(self) -> Producer:
+        """The producer; another one, if it has failed for good."""
+        with self._lock:
+            if self._has_failed:
+                failed, self._made = self._made, make(Producer, self._config)
+                self._has_failed = False
+                end(failed)
+            return self._made
+
+    def note(self, exc: KafkaException, producer: Producer) -> KafkaError:
+        """Return the error in what *producer* raised, and note whether it is fatal."""
+        error = error_of(exc)
+        if error.fatal() and producer is self._made and not self._has_failed:
+            log.warning("another Kafka producer is made: %s", error.str())
+            self._has_failed = True
+        return error
 
     def close(self, timeout: float = 0.0) -> None:
         """End, and wait for that for *timeout* seconds; what nobody waits for is still sent, if that is quick."""
-        self._producer.flush(0.2)
-        end(self._producer, timeout)
+        with contextlib.suppress(KafkaException, RuntimeError):  # it has failed, or is closed: nothing is left
+            self._made.flush(0.2)
+        end(self._made, timeout)
 
     # The cluster.
 
@@ -69,11 +97,14 @@ class Writer:
         """
         deadline = time.monotonic() + self._settings.connect_timeout
         while True:
+            producer = self.producer
             try:
-                self._topics = set(self._producer.list_topics(timeout=min(0.25, self._settings.connect_timeout)).topics)
+                self._topics = set(producer.list_topics(timeout=min(0.25, self._settings.connect_timeout)).topics)
                 return
             except KafkaException as exc:
-                self._producer.poll(0)
+                self.note(exc, producer)
+                with contextlib.suppress(KafkaException):
+                    producer.poll(0)
                 errors = {error.code(): error for error in self._errors}
                 if refused := errors.get(KafkaError._AUTHENTICATION):
                     raise AccessRefused(refused.str()) from exc
@@ -92,7 +123,7 @@ class Writer:
 
     def server(self) -> Kafka:
         """Return what can be said of the cluster."""
-        told = self._producer.list_topics(timeout=self._settings.connect_timeout)
+        told = self.producer.list_topics(timeout=self._settings.connect_timeout)
         return Kafka(f"Kafka protocol, cluster {told.cluster_id or 'without a name'}, {len(told.brokers)} brokers")
 
     def has(self, topic: str) -> bool:
@@ -147,10 +178,13 @@ class Writer:
 
     def send_and_forget(self, record: Record) -> None:
         """Publish *record* soon; nobody is told whether it arrives."""
+        producer = self.producer
         try:
-            self._producer.produce(record.topic, record.value, record.key, headers=[("kombu", record.envelope)])
-            self._producer.poll(0)
-        except (KafkaException, BufferError) as exc:
+            producer.produce(record.topic, record.value, record.key, headers=[("kombu", record.envelope)])
+            producer.poll(0)
+        except KafkaException as exc:
+            log.debug("not sent: %s", self.note(exc, producer).str())
+        except BufferError as exc:
             log.debug("not sent: %s", exc)
 
 
@@ -159,6 +193,7 @@ class Batch:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
+        self._producer = writer.producer
         self._waiting = 0
         self._failed: list[KafkaError] = []
 
@@ -170,7 +205,7 @@ class Batch:
             NotSent, MessageTooLarge: See there; the others are on their way.
         """
         try:
-            self._writer._producer.produce(
+            self._producer.produce(
                 record.topic,
                 record.value,
                 record.key,
@@ -180,7 +215,8 @@ class Batch:
         except BufferError as exc:
             raise NotSent("too many messages are on their way") from exc
         except KafkaException as exc:
-            raise _outcome([error_of(exc)], len(record.value)) from exc
+            error = self._writer.note(exc, self._producer)
+            raise NotSent(error.str()) if error.fatal() else _outcome([error], len(record.value)) from exc
         self._waiting += 1
 
     def _report(self, error: KafkaError | None, message: KafkaMessage) -> None:
@@ -195,19 +231,26 @@ class Batch:
         Raises:
             NotSent, SentInDoubt, MessageTooLarge: What became of at least one.
         """
-        producer = self._writer._producer
         deadline = time.monotonic() + self._writer._settings.publish_timeout
         sent = self._waiting
         while self._waiting and time.monotonic() < deadline:
-            producer.poll(LOOK)
+            self._poll()
         if self._waiting:  # this tells apart what was never on its way
-            producer.purge()
-            while self._waiting and producer.poll(LOOK):
+            self._producer.purge()
+            while self._waiting and self._poll():
                 pass
         if self._failed or self._waiting:
             self._writer.forget_topics()
             in_doubt = self._waiting or len(self._failed) < sent
             raise SentInDoubt("no answer in time") if in_doubt else _outcome(self._failed)
+
+    def _poll(self) -> int:
+        """Wait for reports; return how many came. A producer that has failed for good says so here, once."""
+        try:
+            return self._producer.poll(LOOK)
+        except KafkaException as exc:
+            self._writer.note(exc, self._producer)
+            return 0
 
 
 def _outcome(errors: list[KafkaError], size: int | None = None) -> Exception:
