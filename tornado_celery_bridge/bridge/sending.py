@@ -186,9 +186,9 @@ class Sending:
     ) -> Any:
         task_id = options.get("task_id")
         if task_id is None and isinstance(target, Signature):
-            task_id = target.options.get("task_id")
+            task_id = target["options"].get("task_id")
         task_id = options["task_id"] = uuid() if task_id is None else checked_id(task_id)
-        set_before = target.options if isinstance(target, Signature) else {}
+        set_before = target["options"] if isinstance(target, Signature) else {}
         for name in ("eta", "expires"):
             if isinstance(time := options.get(name) or set_before.get(name), datetime):
                 options[name] = moment(self._app, time)  # Celery would take a naive one for UTC
@@ -274,8 +274,8 @@ def time_left(config: BridgeConfig, begun: float, timeout: float | None) -> floa
 
 def _described(target: Target, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the name and the attributes of the span in which *target* is published."""
-    task = target if isinstance(target, str) else target.task if isinstance(target, Signature) else target.name
-    set_before = target.options if isinstance(target, Signature) else {}
+    task = target if isinstance(target, str) else target["task"] if isinstance(target, Signature) else target.name
+    set_before = target["options"] if isinstance(target, Signature) else {}
     attributes = {
         "messaging.system": "celery",
         "messaging.operation.name": "publish",

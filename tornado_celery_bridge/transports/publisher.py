@@ -412,7 +412,8 @@ def is_canvas(target: Target) -> bool:
 
 def kind_of(target: Any) -> str | None:
     """Return what a canvas is: ``chain``, ``group``, ``chord``…; None for what is no canvas."""
-    return target.subtask_type if isinstance(target, Signature) else None
+    # Celery's property of the same name takes three calls, and each message is asked four times.
+    return target.get("subtask_type") if isinstance(target, Signature) else None
 
 
 def tasks_of(target: Any) -> Iterator[Any]:
@@ -466,8 +467,8 @@ def ignores_result(app: Celery, target: Target, options: Mapping[str, Any]) -> b
     told = options.get("ignore_result")
     task: Any = target
     if isinstance(target, Signature):
-        told = target.options.get("ignore_result") if told is None else told
-        task = target.task
+        told = target["options"].get("ignore_result") if told is None else told
+        task = target["task"]
     if isinstance(task, str):
         task = app.tasks.get(task)
     return bool(getattr(task, "ignore_result", False) if told is None else told)
