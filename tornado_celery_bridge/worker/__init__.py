@@ -50,6 +50,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import click
 from celery import Celery, signals
 
 from tornado_celery_bridge.base import tracing
@@ -66,13 +67,19 @@ from tornado_celery_bridge.worker.liveness import WorkerHeartbeat
 __all__ = ("JobCancelled", "install")
 
 
+def _is_celerys() -> bool:
+    """Return whether this process runs one of Celery's own commands."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.find_root().command.name == "celery"
+
+
 @contextmanager
 def _told_by_celery() -> Iterator[None]:
     """In one of Celery's own commands, end it with what is wrong about a setting: it would show a traceback."""
     try:
         yield
     except SettingsError as exc:
-        if "celery.bin.celery" not in sys.modules:
+        if not _is_celerys():
             raise
         print(f"tcb: {exc}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
@@ -80,7 +87,7 @@ def _told_by_celery() -> Iterator[None]:
 
 def _refuse_impossible(*, sender: Celery, **_: Any) -> None:
     """End one of Celery's own commands before it uses settings that make no sense."""
-    if "celery.bin.celery" in sys.modules:  # whoever else loads the app finds out by itself
+    if _is_celerys():  # whoever else loads the app finds out by itself
         with _told_by_celery():
             job_ttl()
             refuse_impossible(sender)
