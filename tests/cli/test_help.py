@@ -99,7 +99,7 @@ def test_a_line_that_is_none_is_seen() -> None:
 
 
 #: Those whose name and one line say all.
-PLAIN = {"init", "flower", "redis", "openapi", "top"}
+PLAIN = {"init", "flower", "redis", "openapi", "top", "settings", "upgrade"}
 
 
 def test_the_help_has_examples() -> None:

@@ -43,7 +43,7 @@ def test_a_new_project(tmp_path: Path) -> None:
     )
     assert shown
     assert written.startswith(shown[1] + "\nTo run it: ")
-    assert checked == shown[2]
+    assert re.sub(r"^app .*?\n\n", f"{'app':<25}…\n\n", checked, flags=re.DOTALL | re.MULTILINE) == shown[2]
 
 
 def test_no_file_that_is_there_is_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
