@@ -1,5 +1,5 @@
 # make up     the whole service on this machine; Ctrl-C ends it
-# make test   everything that CI runs, in some 12 to 15 minutes on two cores
+# make test   everything that CI runs, in less than 12 minutes on two cores
 # make site   the documentation, with the API reference, into .test/site
 # make unit   the tests that need no server, in less than a minute
 # make nightly   all tests, those that take minutes included, and the fault matrix with larger numbers: under two hours
@@ -14,9 +14,9 @@ export PYTHON
 # A test that hangs, and that even its timeout (pyproject.toml) does not end, shows where and ends the run.
 export PYTEST_ON_A_HANG := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 # The tests wait most of the time, so there are more processes than cores. The tests of a file share servers and workers,
-# so a file stays in one process. One that is killed ends the run: with another in its place, --dist loadfile would wait
-# for ever (xdist 3.8).
-PROCESSES := 3
+# so a file stays in one process; tests/conftest.py has their order. A process that is killed ends the run: with another in
+# its place, --dist loadfile would wait for ever (xdist 3.8).
+PROCESSES := 4
 PYTEST := .venv/bin/python -m pytest --durations 10 $(PYTEST_ON_A_HANG) \
 	--numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # The tests start hundreds of Pythons, each of which would compile the package anew where this is set.

@@ -27,6 +27,9 @@ from tornado_celery_bridge.up.brokers import private
 
 __all__ = ("pytest_terminal_summary",)  # a hook: found here whatever part of the suite runs
 
+# How long an example takes says what else the machine does.
+hypothesis.settings.register_profile("suite", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("suite")
 hypothesis.settings.register_profile("long", max_examples=10_000)
 
 

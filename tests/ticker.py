@@ -70,7 +70,8 @@ class Ticker:
             if thread.native_id:
                 with suppress(OSError):  # it has ended
                     self._waited[thread.native_id] = self._wait_of(thread.native_id)
-        return sum(waited - before.get(thread, waited) for thread, waited in self._waited.items())
+        # A thread that is new has waited for nothing before: it began since then.
+        return sum(waited - before.get(thread, 0.0) for thread, waited in self._waited.items())
 
     def _wait_of(self, thread: int) -> float:
         if thread not in self._schedstats:

@@ -47,7 +47,7 @@ async def test_a_blocking_call_on_the_loop(
 async def test_in_a_thread_it_does_as_before(app: Celery) -> None:
     def blocking() -> Any:
         result = app.tasks["sample.add"].delay(1, 2)
-        return result.get(timeout=10), result.state, len(app.control.ping(timeout=1) or ())
+        return result.get(timeout=30), result.state, len(app.control.ping(timeout=30, limit=1) or ())
 
     async with Bridge(app), Bridge(app):
         assert await asyncio.to_thread(blocking) == (3, "SUCCESS", 1)
