@@ -103,7 +103,7 @@ PLAIN = {"init", "flower", "redis", "openapi", "top", "settings", "upgrade"}
 
 
 def test_the_help_has_examples() -> None:
-    assert {name for name in COMMANDS if not lines(HELPS[f"tcb {name}"])} == PLAIN
+    assert {name for name in COMMANDS if not lines(HELPS[f"tcb {name}"])} <= PLAIN
     assert len(lines(HELPS["tcb"])) > 2
 
 

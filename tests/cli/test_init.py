@@ -51,3 +51,11 @@ def test_no_file_that_is_there_is_changed(tmp_path: Path, capsys: pytest.Capture
     assert main(["init", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"tcb: {tmp_path} has Procfile already: nothing is written\n"
     assert [path.name for path in tmp_path.iterdir()] == ["Procfile"]
+
+
+def test_no_module_that_is_there_is_hidden(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tasks.py").write_text("mine")
+    assert main(["init", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said == f"tcb: {tmp_path} has tasks.py, which a package of that name would hide\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["tasks.py"]

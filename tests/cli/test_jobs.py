@@ -1,5 +1,6 @@
 """The commands for jobs, over HTTP and in the ledger: what they write, and how they end."""
 
+import io
 import json
 import os
 import pty
@@ -17,7 +18,8 @@ import pytest
 from tests.servers import Database, worker
 from tests.service.processes import serving
 from tests.service.site import environment
-from tornado_celery_bridge.cli.client import Http
+from tornado_celery_bridge.cli.client import Event, Http
+from tornado_celery_bridge.cli.jobs import Display
 from tornado_celery_bridge.cli.main import main
 
 Tcb = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -118,7 +120,7 @@ def test_ctrl_c_ends_the_waiting_alone(product: Mapping[str, str]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("run", "s.nothing"), "no task"),
+        (("run", "s.nothing"), "s.add"),  # what there is
         (("run", "s.add", "--input", "{"), "not JSON"),
         (("run", "s.add", "--input", "3"), "an object of named arguments or a list of positional ones"),
         (("run", "s.add", "--input", "@/nowhere"), "No such file"),
@@ -154,6 +156,22 @@ def test_on_a_terminal_there_is_a_bar(product: Mapping[str, str]) -> None:
     assert any(bar.count("━") == 30 and "100%  4/4  step 4" in bar for bar in bars)
     assert all(len(bar) < 80 for bar in bars)
     assert "\x1b[32mSUCCESS\x1b[0m" in frames[-1]  # the bar is gone before it
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("no_color", "shown"), [("", "\x1b[32mSUCCESS"), ("1", "  SUCCESS")])
+def test_without_colours_if_asked(monkeypatch: pytest.MonkeyPatch, no_color: str, shown: str) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    now = "2026-11-30T08:00:00Z"
+    job = {"id": "1", "state": "SUCCESS", "done": True, "created_at": now, "started_at": now, "finished_at": now}
+    Display(out := Terminal()).show(Event("end", job))
+    assert shown in out.getvalue()
 
 
 def test_a_service_that_is_away_or_wants_a_key(

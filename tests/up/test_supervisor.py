@@ -236,6 +236,7 @@ def test_it_says_where_to_look_once_it_listens(up: Start) -> None:
     port, flower_port = free_port(), free_port()
     one = up(f"web: {WEB}\nflower: {IDLE}", PORT=str(port), FLOWER_PORT=str(flower_port))
     one.line(rf"web       http://127.0.0.1:{port} ")
+    one.line(rf"jobs      tcb run --url http://127.0.0.1:{port} TASK --wait$")
     one.line(rf"Flower    http://127.0.0.1:{port}/flower/$")
     one.signal()
     assert one.end() == 0

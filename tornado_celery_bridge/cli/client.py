@@ -42,9 +42,19 @@ class Event(NamedTuple):
 
 
 class Wrong(click.ClickException):
-    """What was given is wrong, and will be the next time."""
+    """
+    What was given is wrong, and will be the next time.
+
+    Args:
+        message: Why.
+        code: The problem's, if the service said it.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class NotInTime(Exception):
@@ -77,7 +87,8 @@ def connect() -> Client:
     try:
         return InLedger()
     except SettingsError as exc:
-        raise SettingsError(f"{exc}. Or set TCB_URL to the service's address") from exc
+        port = Settings.from_environment().port
+        raise SettingsError(f"{exc}. Or set TCB_URL to the service's address, as in http://127.0.0.1:{port}") from exc
 
 
 class Http:
@@ -130,7 +141,14 @@ class Http:
         body, key = {"input": given, "options": options}, f'"{uuid.uuid4()}"'
         path = f"/v1/tasks/{urllib.parse.quote(task, safe='')}/jobs"
         headers = {"Idempotency-Key": key, "Prefer": "respond-async"}
-        made: Job = self._again(path, body, headers)
+        try:
+            made: Job = self._again(path, body, headers)
+        except Wrong as exc:
+            if exc.code != "unknown-task":
+                raise
+            served = self.tasks()
+            told = _some(served) if served else "none: exposed=True in a task's options serves it, or tcb up --expose"
+            raise Wrong(f"{exc.message} The service has {told}") from exc
         return made
 
     def retry(self, job_id: str) -> Job:
@@ -224,6 +242,7 @@ def _path(job_id: str) -> str:
 
 def _refused(answer: urllib.error.HTTPError) -> Exception:
     """Return what a problem says; one that will be the same the next time is :class:`Wrong`."""
+    problem: dict[str, Any] = {}
     with answer:
         try:
             problem = json.load(answer)
@@ -232,8 +251,9 @@ def _refused(answer: urllib.error.HTTPError) -> Exception:
             said = [str(answer)]
     if answer.code == 401:
         return SettingsError(f"{said[0]} Set TCB_KEY to one")
-    kind = Wrong if answer.code < 500 and answer.code != 429 else click.ClickException
-    return kind("\n  ".join(said))
+    if answer.code < 500 and answer.code != 429:
+        return Wrong("\n  ".join(said), problem.get("code", ""))
+    return click.ClickException("\n  ".join(said))
 
 
 def _frames(stream: Any) -> Iterator[tuple[str, Any, str]]:

@@ -20,6 +20,8 @@ def init(folder: Path) -> None:
     texts = dict(_texts(files("tornado_celery_bridge.cli").joinpath("template"), Path()))
     if there := [str(path) for path in texts if (folder / path).exists()]:
         raise click.ClickException(f"{folder.absolute()} has {', '.join(there)} already: nothing is written")
+    if shadowed := [f"{path.parent}.py" for path in texts if (folder / f"{path.parent}.py").exists()]:
+        raise click.ClickException(f"{folder.absolute()} has {shadowed[0]}, which a package of that name would hide")
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, "utf-8")

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 import sys
 import time
@@ -295,6 +296,7 @@ class Display:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._is_terminal = out.isatty()
+        self._has_colour = self._is_terminal and not os.environ.get("NO_COLOR")
         self._bar = ""
         self._begun: float | None = None
         self._full, self._empty = ("━", "─") if "utf" in (out.encoding or "").lower() else ("#", ".")
@@ -310,7 +312,7 @@ class Display:
                 if job["state"] == "STARTED" and self._begun is None:
                     self._begun = time.monotonic()
                 self.clear()
-                self._line(f"{_clock(job)}  {_state(job, colour=self._is_terminal)}{_about(job)}")
+                self._line(f"{_clock(job)}  {_state(job, colour=self._has_colour)}{_about(job)}")
                 if not job["done"] and self._is_terminal:
                     self._draw("  waiting for a worker…" if job["state"] == "PENDING" else "  …")
             case "progress":

@@ -54,8 +54,8 @@ def _screen(service: Http, url: str) -> Iterable[str]:
     yield ""
     names = ("accepted", "started", "retried", "lost", "succeeded", "failed", "revoked")
     times = [_time(hour[name][share]) for name in ("wait", "run") for share in ("p50", "p95")]
-    columns = ["last hour", *names, "wait p50", "p95", "run p50", "p95"]
-    yield from _table(columns, [["", *(f"{hour[name]:,}" for name in names), *times]])
+    yield from _table(["last hour", *names], [["", *(f"{hour[name]:,}" for name in names)]])
+    yield from _table(["         ", "wait p50", "p95", "run p50", "p95"], [["", *times]])
     yield ""
     columns = ["queue", "depth", "scheduled", "oldest", "consumers", ""]
     yield from _table(columns, [_queue(queue) for queue in service.fetch("/v1/queues")["queues"]])

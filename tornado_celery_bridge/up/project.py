@@ -187,13 +187,12 @@ def _opening(app: str, found: Mapping[str, Any], options: Options, reason: str, 
 
 
 def _wrapped(text: str) -> list[str]:
-    """Return a line as lines, of which the others begin where its second column does. Code stays as it is."""
+    """Return a line as lines, of which the others begin where its second column does, if any. Code stays as it is."""
     if not sys.stdout.isatty() or (text.startswith("  ") and not text.startswith(INDENT)):
         return [text]
     width = max(80, min(shutil.get_terminal_size().columns, 120)) - len("worker | ")
-    return textwrap.wrap(
-        text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
-    ) or [""]
+    indent = INDENT if re.match(r"\w+ {2,}| ", text) else ""
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _tasks(app: str, found: Mapping[str, Any]) -> str:

@@ -426,7 +426,7 @@ def _reachable(bind: str) -> str:
 def _banner(settings: Settings, with_flower: bool) -> list[str]:
     host = _reachable(settings.bind)
     web = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    lines = [f"web       {web}   (what it can run: {web}/docs)"]
+    lines = [f"web       {web}   (what it can run: {web}/docs)", f"jobs      tcb run --url {web} TASK --wait"]
     if with_flower:
         lines += [f"Flower    {web}/flower/"]
     return ["", *lines, "stop      Ctrl-C", ""]
