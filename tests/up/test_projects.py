@@ -127,7 +127,8 @@ def test_an_app_of_every_style(up: Start, tmp_path: Path, ports: Ports) -> None:
 
     def has_run() -> bool:
         _, document = call(f"{ports.url}/v1/schedules/k/runs")
-        return any((each["job"] or {}).get("result") == 6 for each in document["runs"])
+        done = [each["job"]["links"]["self"] for each in document["runs"] if each["job"] and each["job"]["done"]]
+        return bool(done) and call(f"{ports.url}{done[0]}")[1]["result"] == 6
 
     wait_for(has_run)
     url = f"redis+socket://{tmp_path}/data/redis.sock?virtual_host=0"

@@ -337,11 +337,14 @@ class InLedger:
         return job
 
     def large_result(self, job_id: str) -> Any:
-        """Return a result that is too large to stand in its job: from the store, where the worker has put it."""
+        """Return a result that is too large to stand in its job: of the ledger, or of the store that it is in."""
+        stored = self._job(job_id).stored
+        if stored is None:
+            return json.loads(self._run(self._bridge.ledger.jobs.result_of(job_id)))
         if self._bridge.store is None:
             raise SettingsError("the result is in the store of the workers, and the app here has no job_store_url")
         try:
-            return json.loads(self._bridge.store.read(self._job(job_id).stored))
+            return json.loads(self._bridge.store.read(stored))
         except BridgeError as exc:
             raise click.ClickException(str(exc)) from exc
 
