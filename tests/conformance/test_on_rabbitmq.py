@@ -12,12 +12,13 @@ from kombu.transport import native_delayed_delivery
 from tests.bridge.recorder import Recorder
 from tests.conformance.brokers import RABBITMQ
 from tests.conformance.contract import PATIENCE, Contract
-from tests.conformance.sample import OTHER, make_app
+from tests.conformance.sample import OTHER, QUIET, make_app
 from tests.faults.harness import System
 from tests.servers import free_port, wait_for
-from tornado_celery_bridge import AsyncResult, Bridge
+from tornado_celery_bridge import AsyncResult, Bridge, BridgeConfig, BrokerUnavailable, DispatchUncertain
 from tornado_celery_bridge.ledger import new_job
 from tornado_celery_bridge.transports import describe
+from tornado_celery_bridge.up.brokers.rabbitmq import RabbitMQ
 
 
 class TestRabbitMQ(Contract):
@@ -80,6 +81,36 @@ class TestRabbitMQ(Contract):
         assert await bridge.get(results[1], timeout=PATIENCE) == 2
         assert await bridge.ledger.jobs.cancel(results[0].id) == "PENDING"
 
+    async def test_a_server_that_is_full_is_said_to_be_blocked(self, system: System, app: Celery) -> None:
+        """Then nobody waits for it, and it goes on by itself."""
+        assert isinstance(system.broker, RabbitMQ)
+        broker = system.broker
+
+        async def control(*words: str) -> None:
+            await asyncio.to_thread(broker.control, *words)
+
+        async with Bridge(app, BridgeConfig(breaker_reset=0.2)) as bridge:
+            await bridge.dispatch("c.add", (1, 1), queue=QUIET)
+            await control("set_vm_memory_high_watermark", "0.00001")
+            try:
+                with pytest.raises((DispatchUncertain, BrokerUnavailable), match="blocked"):
+                    await bridge.dispatch("c.add", (1, 1), queue=QUIET)
+                async with asyncio.timeout(10):
+                    while not (why := await trouble(bridge)):
+                        await asyncio.sleep(0.05)
+                assert "blocked" in why
+                assert "memory" in why
+                began = time.monotonic()
+                with pytest.raises(BrokerUnavailable):
+                    await bridge.dispatch("c.add", (1, 1), queue=QUIET)
+                assert time.monotonic() - began < 1
+            finally:
+                await control("set_vm_memory_high_watermark", "absolute", "512MB")
+            async with asyncio.timeout(20):
+                while await trouble(bridge):
+                    await asyncio.sleep(0.05)
+            await bridge.dispatch("c.add", (1, 1), queue=QUIET)
+
     def test_what_is_patched_is_still_wrong(self) -> None:
         """When this fails, `register` has nothing to mend any more."""
         with pytest.raises(ValueError, match="positive"):
@@ -89,3 +120,11 @@ class TestRabbitMQ(Contract):
 def depth(app: Celery, queue: str) -> int:
     with app.connection_for_read() as connection, connection.channel() as channel:
         return int(channel.queue_declare(queue, passive=True).message_count)
+
+
+async def trouble(bridge: Bridge) -> str:
+    try:
+        await bridge.ping_broker()
+    except BrokerUnavailable as exc:
+        return str(exc)
+    return ""

@@ -1,6 +1,7 @@
 """RabbitMQ of several versions."""
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.servers.debian import folder_of
@@ -23,12 +24,12 @@ class Configured(RabbitMQ):
 
     Args:
         suite: Of Debian; an empty one is this machine's own.
-        lines: More lines of its configuration.
+        settings: Of the application ``rabbit``.
     """
 
-    def __init__(self, folder: Path, port: int | None = None, *, suite: str = "", lines: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, port: int | None = None, *, suite: str = "", **settings: int) -> None:
         super().__init__(folder, port)
-        self._suite, self._lines = suite, lines
+        self._suite, self._settings = suite, settings
 
     def control(self, *words: str) -> str:
         command = self._entered("/usr/lib/rabbitmq/bin/rabbitmqctl", "--quiet", *words)
@@ -38,10 +39,11 @@ class Configured(RabbitMQ):
         assert not done.returncode, done.stderr
         return done.stdout
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        with (self.folder / "rabbitmq.conf").open("a") as configuration:
-            configuration.writelines(f"{line}\n" for line in self._lines)
+    def _environment(self) -> Mapping[str, str]:
+        made = dict(super()._environment())
+        words = "".join(f" -rabbit {name} {value}" for name, value in self._settings.items())
+        made["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] += words
+        return made
 
     def _command(self) -> list[str]:
         return self._entered(*super()._command())

@@ -126,7 +126,7 @@ class _Thread(Repeating):
         self.busy_since = None
         if self.stopping:
             return
-        lane.down = not ready
+        lane.why, lane.down = getattr(runner, "trouble", ""), not ready
         batch = lane.take() if ready else lane.rest()
         if batch is None:
             self.stop()
@@ -186,6 +186,8 @@ class Lane:
         self._closing = threading.Event()
         #: Whether the thread tried to become ready, and could not. Written by the thread.
         self.down = False
+        #: Why; empty if that is not known.
+        self.why = ""
         #: Submitted in this iteration of the loop; they go to the thread together, which wakes it once.
         self._gathered: list[Call] = []
         self._queue: queue.SimpleQueue[list[Call] | None] = queue.SimpleQueue()

@@ -260,7 +260,8 @@ class Sending:
             BrokerUnavailable: They cannot.
         """
         if self._lanes.plain.down:
-            raise self._unavailable("the broker is not reachable", None)
+            why = self._lanes.plain.why
+            raise self._unavailable(f"the broker is not reachable: {why}" if why else "the broker is stuck", None)
 
     def _unavailable(self, why: str, task_id: str | None) -> BrokerUnavailable:
         return BrokerUnavailable(why, task_id=task_id, retry_after=max(RETRY_AFTER, self._config.breaker_reset))

@@ -34,20 +34,24 @@ from tornado_celery_bridge.ledger.connection import BlockingConnection, ledger_b
 from tornado_celery_bridge.ledger.permissions import PROCESSES, Needs, missing_of, needs_of
 from tornado_celery_bridge.ledger.schema import AnotherSchema, compare
 from tornado_celery_bridge.transports import TRANSPORTS
+from tornado_celery_bridge.transports.servers import RabbitMQ, server_of
 
 log = logging.getLogger(__name__)
 
 #: The names of what is unsafe, which may be allowed.
 NAMES = (
     *("no-aof", "eviction", "full", "no-permission", "no-password", "no-install", "early-acks", "lost-fails", "eager"),
-    *("no-confirms", "pickle"),
+    *("no-confirms", "consumer-timeout", "pickle"),
 )
 
 #: What a server has to be asked for.
-OF_SERVERS = ("no-aof", "eviction", "full", "no-permission", "other-schema")
+OF_SERVERS = ("no-aof", "eviction", "full", "no-permission", "consumer-timeout", "other-schema")
 
 #: The names of what can't be allowed.
 IMPOSSIBLE = ("no-transport", "no-results", "no-ledger", "other-schema")
+
+#: Seconds after which RabbitMQ takes back a message that is not acknowledged, unless it is told otherwise.
+CONSUMER_TIMEOUT = 1800
 
 #: Seconds that a server has for an answer.
 TIMEOUT = 2
@@ -357,6 +361,45 @@ def no_confirms(app: Celery) -> Finding | None:
     )
 
 
+def consumer_timeout(app: Celery) -> Finding | None:
+    """
+    Of RabbitMQ, whose own setting no client can read.
+
+    Source: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout
+    """
+    longest = max(
+        (task.time_limit or app.conf.task_time_limit or 0 for _, task in _own_tasks(app)),
+        default=app.conf.task_time_limit or 0,
+    )
+    if longest < CONSUMER_TIMEOUT or not (server := _rabbitmq(app)) or server.has_consumer_timeout:
+        return None  # or our transport tells the server, in each worker, for how long it may have a message
+    arguments = [queue.queue_arguments or {} for queue in app.amqp.queues.values()]
+    if server.has_queue_timeout and all(each.get("x-consumer-timeout", 0) > longest * 1000 for each in arguments):
+        return None
+    return Finding(
+        "consumer-timeout",
+        f"{server} takes a message back after its consumer_timeout, which is {CONSUMER_TIMEOUT} s by default, and a "
+        f"task may run for {longest:g} s: it would end as a FAILURE, and what else its worker runs would begin again",
+        f"`consumer_timeout = {int(longest * 1000) + 60_000}` in rabbitmq.conf"
+        + (", or x-consumer-timeout among the queue_arguments of each queue" if server.has_queue_timeout else "")
+        + ", and ALLOW_UNSAFE=consumer-timeout, as it can't be seen from here; or a shorter time limit",
+    )
+
+
+def _rabbitmq(app: Celery) -> RabbitMQ | None:
+    """Return what the broker's server says that it is; None for another, or one that is away."""
+    if not _broker(app.conf).startswith(("amqp", "pyamqp")):
+        return None
+    with app.connection_for_write(connect_timeout=TIMEOUT) as connection:
+        try:
+            connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
+            found = server_of(connection)
+        except Exception as exc:  # of any kind of connection
+            log.debug("the broker does not say what it is: %s", exc)
+            return None
+    return found if isinstance(found, RabbitMQ) else None
+
+
 def pickle(app: Celery) -> Finding | None:
     conf: Any = app.conf
     accepted = {*conf.accept_content, *(conf.result_accept_content or ())}
@@ -476,7 +519,7 @@ def check(
     if not any(each and each.name in IMPOSSIBLE for each in found):
         rules = SERVER_RULES if servers else (no_password,)
         found = [rule(server) for server in _servers(app, servers, processes) for rule in rules] + found
-        found += [other_schema(app)] if servers else []
+        found += [other_schema(app), consumer_timeout(app)] if servers else []
     findings = [replace(each, allowed=each.name in allowed) for each in found if each is not None]
     for finding in findings:
         if is_logged and not finding.is_unsafe:

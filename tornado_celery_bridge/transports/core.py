@@ -35,6 +35,14 @@ class NotSent(ConnectionRefusedError):
     """
 
 
+class Blocked(NotSent):
+    """
+    The message was not sent, as the broker says that it takes none for now. The connection goes on.
+
+    .. versionadded:: 0.1.0
+    """
+
+
 class Refused(ChannelError):
     """
     The broker said that it did not take the message; the connection goes on.

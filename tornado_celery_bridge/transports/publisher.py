@@ -33,7 +33,7 @@ from tornado_celery_bridge.base import versions
 from tornado_celery_bridge.base.lane import Call
 from tornado_celery_bridge.base.tracing import mark_message
 from tornado_celery_bridge.transports import rabbitmq, servers, transport_of
-from tornado_celery_bridge.transports.core import NotSent, SentInDoubt, drop, outcome_of
+from tornado_celery_bridge.transports.core import Blocked, NotSent, SentInDoubt, drop, outcome_of
 
 #: What can be dispatched: a signature or canvas, a task, or a task's name.
 Target: TypeAlias = "Signature[Any] | Task[Any, Any] | str"
@@ -99,6 +99,8 @@ class Publisher:
         self._app = app
         self._connection: Any = None
         self._producer: Any = None
+        #: Why the broker can't be used; empty if it can.
+        self.trouble = ""
         #: time.monotonic() when a message, or a task of a canvas, was last dealt with.
         self.progress = 0.0
         #: How many messages of a canvas were given to the broker.
@@ -127,9 +129,12 @@ class Publisher:
             else:
                 self._check_connection()
         except Exception as exc:
+            self.trouble = str(exc)
             log.warning("the broker is not reachable: %s", exc)
-            self.close()
+            if not isinstance(exc, Blocked):
+                self.close()
             return False
+        self.trouble = ""
         return True
 
     def run(self, calls: Sequence[Call]) -> None:
@@ -154,7 +159,8 @@ class Publisher:
                 if call.begin():
                     call.error = NotSent(str(exc))
                     call.error.__cause__ = exc
-            self.close()
+            if not rabbitmq.is_blocked(self._connection):  # else what is on its way arrives later
+                self.close()
 
     def _batch_size(self, calls: Sequence[Call]) -> int:
         if any(is_canvas(call.work.target) for call in calls):  # of tens of thousands of messages, perhaps

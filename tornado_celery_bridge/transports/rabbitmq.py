@@ -5,6 +5,12 @@ py-amqp waits for an answer (a confirmation, a declaration, the end of a connect
 ``confirm_timeout`` among a connection's options: a frozen server stops a publisher for ever. Here each answer has a
 time limit. A late answer is an error of the connection, because the message may have arrived.
 
+A server whose memory or disk is nearly full reads nothing from whoever publishes, and says that it does. That is told
+at once, and the connection is kept: what is on its way arrives when the server reads on.
+
+A message that expires in its queue is no message of Celery's any more: the server drops it, and nobody tells who waits
+for it. So a task's message has no expiry here, and its worker looks at the time, as with other brokers.
+
 RabbitMQ drops a message for which it has no queue without a word, confirmed or not. Celery declares a queue when it
 publishes to it. But only a worker declares the 28 queues that keep messages until their ETA, and nobody declares the
 queue for dead letters. :func:`declare` declares all of them, for whoever publishes.
@@ -12,23 +18,34 @@ queue for dead letters. :func:`declare` declares all of them, for whoever publis
 
 import contextlib
 import logging
+import re
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
+import amqp
 import celery.app.base
-from amqp.exceptions import MessageNacked, NotFound, RecoverableConnectionError, ResourceLocked
+from amqp import spec
+from amqp.exceptions import MessageNacked, NotFound, PreconditionFailed, RecoverableConnectionError, ResourceLocked
 from celery import Celery
 from kombu import Queue
 from kombu.transport import pyamqp
 
 from tornado_celery_bridge.base.versions import delays_by_server, native_delayed_delivery
-from tornado_celery_bridge.transports.core import PublishBatch
+from tornado_celery_bridge.transports.core import Blocked, PublishBatch, SentInDoubt
+from tornado_celery_bridge.transports.servers import RabbitMQ
 
 log = logging.getLogger(__name__)
 
 #: Seconds for an answer of the server, unless the transport options have another ``answer_timeout``. Declaring a quorum
 #: queue takes 0.1 s on a busy machine; its heartbeat gives a server as long.
 ANSWER_TIMEOUT = 10.0
+
+#: Milliseconds that a worker may have a message for, where it may say so: a year. It ends its tasks itself.
+CONSUMER_TIMEOUT = 365 * 86_400_000
+#: What is called, with the server's timeout in seconds, when it takes back what a worker has had for too long. The
+#: worker's connection counts as lost after that.
+TIMED_OUT: list[Callable[[float], None]] = []
 
 #: A queue that nobody consumes must not grow for ever: its oldest messages are dropped.
 DEAD_LETTERS = {"x-queue-type": "quorum", "x-max-length": 10_000}
@@ -74,6 +91,11 @@ def _declare_unless_there(connection: Any, queue: Any) -> None:
             queue(channel).declare()
 
 
+def is_blocked(connection: Any) -> bool:
+    """Return whether the server of a kombu connection has said that it reads nothing that is published."""
+    return bool(getattr(getattr(connection, "_connection", None), "blocked", ""))
+
+
 def allow_short_delays() -> None:
     """Make a second of each shorter delay, which is an error in Celery 5.7."""
 
@@ -109,11 +131,23 @@ class Channel(_Bounded, pyamqp.Channel):
         events["basic_ack"].add(self._confirm)
         events["basic_nack"].add(self._refuse)
 
+    def prepare_message(self, body: Any, priority: Any = None, *args: Any, **kwargs: Any) -> Any:
+        message = super().prepare_message(body, priority, *args, **kwargs)
+        if "task" in (message.headers or {}):
+            message.properties.pop("expiration", None)
+        return message
+
+    def basic_consume(self, *args: Any, arguments: Any = None, **kwargs: Any) -> Any:
+        if RabbitMQ.of(self.connection.server_properties).has_consumer_timeout:
+            arguments = {"x-consumer-timeout": CONSUMER_TIMEOUT, **(arguments or {})}
+        return super().basic_consume(*args, **{**kwargs, "arguments": arguments})
+
     def basic_publish_confirm(self, *args: Any, confirm_timeout: float | None = None, **kwargs: Any) -> Any:
         limit = confirm_timeout or getattr(self.connection, "confirm_timeout", None)
         return super().basic_publish_confirm(*args, confirm_timeout=limit, **kwargs)
 
     def _basic_publish(self, *args: Any, **kwargs: Any) -> Any:
+        self.connection.refuse_if_blocked()
         if self._confirm_selected:  # the server numbers them from then on
             self._published += 1
             self._unconfirmed.add(self._published)
@@ -149,6 +183,8 @@ class Channel(_Bounded, pyamqp.Channel):
                 if self.connection is None:
                     raise RecoverableConnectionError("connection closed before messages were confirmed")
                 self.connection.drain_events(timeout=max(0.001, deadline - monotonic()))
+                if self.connection.blocked:
+                    raise SentInDoubt(f"RabbitMQ has not read it yet: {self.connection.blocked}")
             except TimeoutError as exc:
                 raise RecoverableConnectionError(f"RabbitMQ did not confirm within {limit:g} s") from exc
         refused, self._is_refused = self._is_refused, False
@@ -172,6 +208,15 @@ class Channel(_Bounded, pyamqp.Channel):
             # holds the queue for remote control. Celery ends a worker for an error of a channel; for one of its
             # connection, it tries again.
             raise RecoverableConnectionError(str(exc)) from exc
+        except PreconditionFailed as exc:
+            # Celery has no ears any more after an error of a channel; for one of its connection, it makes another.
+            if (found := re.search(r"delivery acknowledgement .* timed out.*?(\d+) ms", str(exc))) is None:
+                raise
+            seconds = int(found[1]) / 1000
+            log.error("RabbitMQ takes back what a worker has had for its consumer_timeout of %g s: raise it", seconds)
+            for told in TIMED_OUT:
+                told(seconds)
+            raise RecoverableConnectionError(str(exc)) from exc
 
 
 class Connection(_Bounded, pyamqp.Connection):
@@ -179,12 +224,33 @@ class Connection(_Bounded, pyamqp.Connection):
 
     Channel = Channel
 
+    #: Why the server reads nothing that is published; empty while it does.
+    blocked = ""
+
+    _METHODS: Mapping[Any, Any] = {  # py-amqp's does not read the reason
+        **vars(amqp.Connection)["_METHODS"],
+        spec.Connection.Blocked: spec.method(spec.Connection.Blocked, "s"),
+    }
+
     def __init__(
         self, *args: Any, answer_timeout: float = ANSWER_TIMEOUT, confirm_timeout: float | None = None, **kwargs: Any
     ) -> None:
         self.answer_timeout = answer_timeout
         self.confirm_timeout = confirm_timeout or answer_timeout
         super().__init__(*args, **kwargs)
+
+    def _on_blocked(self, reason: str) -> None:
+        self.blocked = f"the server is blocked ({reason}), see `rabbitmqctl list_alarms`"
+        log.error("RabbitMQ reads nothing that is published: %s", self.blocked)
+
+    def _on_unblocked(self) -> None:
+        self.blocked = ""
+        log.info("RabbitMQ reads again")
+
+    def refuse_if_blocked(self) -> None:
+        """Raise `Blocked` if the server says that it reads nothing."""
+        if self.blocked:
+            raise Blocked(self.blocked)
 
 
 class Transport(pyamqp.Transport):
@@ -202,11 +268,13 @@ class Transport(pyamqp.Transport):
 
         Raises:
             OSError, RecoverableConnectionError: It is.
+            Blocked: It is not, and the server takes no messages now.
         """
         with contextlib.suppress(TimeoutError):
             while True:
                 connection.drain_events(timeout=0)
         connection.heartbeat_tick()
+        connection.refuse_if_blocked()
 
     def close_connection(self, connection: Any) -> None:
         """Close a connection, whether or not the server answers."""

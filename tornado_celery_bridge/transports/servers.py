@@ -83,6 +83,16 @@ class RabbitMQ(Server):
         """
         return self.is_rabbitmq and self.numbers >= (4, 3)
 
+    @property
+    def has_consumer_timeout(self) -> bool:
+        """Whether a consumer may say for how long it may have a message. Else the server's consumer_timeout holds."""
+        return self.is_rabbitmq and self.numbers >= (4, 3)
+
+    @property
+    def has_queue_timeout(self) -> bool:
+        """Whether a queue may say so, by ``x-consumer-timeout``."""
+        return self.is_rabbitmq and self.numbers >= (4, 0)
+
     def has_priorities(self, arguments: Mapping[str, Any]) -> bool:
         """Return whether messages have priorities in a queue that was declared with *arguments*."""
         if arguments.get("x-queue-type") == "quorum":

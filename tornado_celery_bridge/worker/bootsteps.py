@@ -26,12 +26,13 @@ from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.shelf import put_aside
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.checks import Unsafe, refuse_unsafe
+from tornado_celery_bridge.transports.rabbitmq import TIMED_OUT
 from tornado_celery_bridge.worker.guard import guard, settle
 from tornado_celery_bridge.worker.keeper import Keeper
 from tornado_celery_bridge.worker.loglines import LogLines
 from tornado_celery_bridge.worker.messages import keep_message
 from tornado_celery_bridge.worker.pool import can_end_tasks, telling
-from tornado_celery_bridge.worker.request import job_request
+from tornado_celery_bridge.worker.request import fail_long_ones, job_request
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class GuardTasks(bootsteps.Step):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         worker.pool_cls = telling(worker.pool_cls)
+        TIMED_OUT.append(lambda seconds: fail_long_ones(worker.pool, seconds))
         mend_locks()  # processes are forked while the keeper's threads run
         can_end = can_end_tasks(worker.pool_cls)
         if not can_end:

@@ -48,7 +48,7 @@ class Escaped(CodeExited):
 
 
 class GivenUp(Exception):
-    """A task that is no job is not begun again, as the process that runs it dies each time."""
+    """A task is not begun again: the process that runs it dies each time, or the broker does not let it run so long."""
 
 
 def ends_from_outside() -> tuple[type[BaseException], ...]:

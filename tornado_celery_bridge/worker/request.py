@@ -7,6 +7,7 @@ can't tell any more: a time limit, a process that was killed, a worker that stop
 
 import functools
 import logging
+import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from tornado_celery_bridge.base.states import SUCCEEDED
 from tornado_celery_bridge.base.versions import record_rejected
 from tornado_celery_bridge.worker.attempt import AFTER, Attempt, ledger_of
 from tornado_celery_bridge.worker.clock import CLOCK
-from tornado_celery_bridge.worker.errors import CodeExited, Escaped
+from tornado_celery_bridge.worker.errors import CodeExited, Escaped, GivenUp
 from tornado_celery_bridge.worker.pool import TaskPool, can_end_tasks
 from tornado_celery_bridge.worker.processes import descendants, kill
 
@@ -119,6 +120,20 @@ class JobRequest(Request):
 
     _emits_retry = False
 
+    #: Whether it was ended as a failure, and its process is still to end.
+    _is_failed = False
+
+    def fail(self, pool: Any, exc: Exception) -> None:
+        """End the attempt as a failure, and its process: its message is not this worker's any more."""
+        self._is_failed = self.acknowledged = True
+        worker_state.task_ready(self)
+        log.error("%s: %s", self, exc)
+        self.task.backend.mark_as_failure(self.id, exc, request=self._context, store_result=self.store_errors)
+        if isinstance(pool, TaskPool):
+            pool.end(self.worker_pid, _signals.signum(TERM_SIGNAME), lambda: self._is_failed)
+        elif can_end_tasks(type(pool)):
+            super().terminate(pool)
+
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """End the attempt's process, for somebody who cancelled the job. REVOKED is told once it has ended."""
         if not can_end_tasks(type(pool)):
@@ -179,6 +194,9 @@ class JobRequest(Request):
     def _on_lost(self, exc: BaseException, exc_info: Any, *more: Any) -> Any:
         """Note that the attempt's process is gone."""
         kill(self._started)
+        if self._is_failed:
+            self._is_failed = False
+            return None
         if self._is_terminated:
             return self._already_revoked or self._announce_revoked("terminated", True, None, False)
         if self._already_cancelled:
@@ -190,6 +208,16 @@ class JobRequest(Request):
         else:
             (GIVEN_BACK if _is_stopping() else LOST).append((self.id, self.token))
         return super().on_failure(exc_info, *more)
+
+
+def fail_long_ones(pool: Any, seconds: float) -> None:
+    """End the tasks as failures whose messages RabbitMQ has taken back after its ``consumer_timeout`` of so many s."""
+    running = [each for each in worker_state.active_requests if each.time_start]
+    running.sort(key=lambda each: float(each.time_start))
+    for request in running:
+        if request is running[0] or time.time() - request.time_start >= seconds:
+            why = f"RabbitMQ gives a task {seconds:g} s: raise its consumer_timeout above the task's time limit"
+            request.fail(pool, GivenUp(why))
 
 
 def _info(exc: BaseException, before: Any) -> Any:
