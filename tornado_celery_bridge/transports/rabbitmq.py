@@ -137,10 +137,17 @@ class Channel(_Bounded, pyamqp.Channel):
             message.properties.pop("expiration", None)
         return message
 
-    def basic_consume(self, *args: Any, arguments: Any = None, **kwargs: Any) -> Any:
-        if RabbitMQ.of(self.connection.server_properties).has_consumer_timeout:
+    def queue_declare(self, queue: str = "", *args: Any, arguments: Any = None, **kwargs: Any) -> Any:
+        if (arguments or {}).get("x-queue-type") == "quorum":
+            self.connection.quorum_queues.add(queue)
+        return super().queue_declare(queue, *args, **{**kwargs, "arguments": arguments})
+
+    def basic_consume(self, queue: str = "", *args: Any, arguments: Any = None, **kwargs: Any) -> Any:
+        # A classic queue does not know the argument, and refuses it.
+        is_quorum = queue in self.connection.quorum_queues
+        if is_quorum and RabbitMQ.of(self.connection.server_properties).has_consumer_timeout:
             arguments = {"x-consumer-timeout": CONSUMER_TIMEOUT, **(arguments or {})}
-        return super().basic_consume(*args, **{**kwargs, "arguments": arguments})
+        return super().basic_consume(queue, *args, **{**kwargs, "arguments": arguments})
 
     def basic_publish_confirm(self, *args: Any, confirm_timeout: float | None = None, **kwargs: Any) -> Any:
         limit = confirm_timeout or getattr(self.connection, "confirm_timeout", None)
@@ -236,6 +243,8 @@ class Connection(_Bounded, pyamqp.Connection):
         self, *args: Any, answer_timeout: float = ANSWER_TIMEOUT, confirm_timeout: float | None = None, **kwargs: Any
     ) -> None:
         self.answer_timeout = answer_timeout
+        #: Those that were declared over this connection.
+        self.quorum_queues: set[str] = set()
         self.confirm_timeout = confirm_timeout or answer_timeout
         super().__init__(*args, **kwargs)
 
