@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tornado_celery_bridge.base.json import dumps
+from tornado_celery_bridge.base.json import dumps, loads_safely
 
 
 class Colour(enum.Enum):
@@ -59,6 +59,12 @@ def test_what_json_does_not_have(value: Any, shown: Any) -> None:
     assert json.loads(dumps(value)) == shown
 
 
+def test_what_can_not_be_read_is_text() -> None:
+    for text in (b"[1", "", b"\xff", "[" * 100_000 + "]" * 100_000):
+        assert "be read" in loads_safely(text)
+    assert loads_safely(b"[1, null]") == [1, None]
+
+
 def test_what_is_nested_without_end_is_text() -> None:
     assert isinstance(json.loads(dumps(DEEP)), str)
     assert isinstance(json.loads(dumps({(1, 2): DEEP})), str)
@@ -70,6 +76,7 @@ _leaves = (
 _keys = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.tuples(st.text(), st.integers())
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # how long they take to draw, a busy machine decides
 @given(
     st.recursive(
         _leaves | st.frozensets(_leaves, max_size=3),

@@ -87,6 +87,16 @@ def make_app(url: str) -> Celery:
             progress(number, count)
             time.sleep(max(0.0, begun + seconds * number / count - time.monotonic()))
 
+    @app.task(name="s.nests", shared=False, exposed=True, bind=True)
+    def nests(self: "Task[..., Any]", depth: int) -> Any:
+        """Tell, and return, lists in each other."""
+        made: list[Any] = []
+        for _ in range(depth - 1):
+            made = [made]
+        self.update_state(state="BAKING", meta={"made": made})
+        progress(1, 1)
+        return made
+
     @app.task(name="s.tells", shared=False, exposed=True, bind=True)
     def tells(self: "Task[..., Any]", size: int) -> None:
         """Tell of progress, and of a state of its own, by so many bytes."""

@@ -554,6 +554,7 @@ async def test_tasks(service: Service) -> None:
             "s.moments",
             "s.nan",
             "s.nap",
+            "s.nests",
             "s.once",
             "s.paced",
             "s.pid",

@@ -43,6 +43,20 @@ def ask(folder: Path, command: str) -> bytes:
         return connection.recv(1000)
 
 
+def test_others_read_nothing_in_a_folder_that_was_there_before(up: Start, tmp_path: Path) -> None:
+    (tmp_path / "data" / "appendonlydir").mkdir(mode=0o755, parents=True)
+    up(REDIS).line("Ready to accept connections")
+    assert ask(tmp_path, "SET secret value") == b"+OK\r\n"
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755
+    data, found = tmp_path / "data", []
+    for path in data.rglob("*"):
+        inside = [path, *(parent for parent in path.parents if parent.is_relative_to(data) and parent != data)]
+        if all(each.stat().st_mode & 0o007 for each in inside):
+            found.append(path.name)
+    assert [name for name in found if "heartbeat" not in name] == []
+    assert list((data / "appendonlydir").iterdir())
+
+
 def test_a_killed_process_is_back_within_two_seconds(up: Start) -> None:
     one = up(f"a: {IDLE}\nb: {IDLE}")
     victim = one.pid("a")

@@ -79,6 +79,18 @@ def _listed(values: Set[Any]) -> list[Any]:
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 
 
+def loads_safely(text: str | bytes) -> Any:
+    """
+    Return what was encoded; of what can't be decoded here (it is nested too deep, say), a text that says so.
+
+    For lists and streams, which one bad value must not break.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        return f"<{len(text):,} characters that can't be read: {type(exc).__name__}>"
+
+
 def cleaned(value: Any) -> Any:
     """Return *value* with None in place of NaN and infinities, and ``?`` in place of halves of surrogate pairs."""
     match value:

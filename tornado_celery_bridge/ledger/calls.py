@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+from tornado_celery_bridge.base.json import loads_safely
 from tornado_celery_bridge.base.lua import Commands, as_it_is, nothing
 from tornado_celery_bridge.ledger.records import (
     FIELDS,
@@ -88,7 +89,7 @@ def _job(answer: list[Any]) -> Job | Gone | None:
         return Gone(answer[0].decode()) if answer else None
     *row, saved, depth, packed = answer
     traceback = None if packed is None else unpack_traceback(packed)
-    checkpoint = Checkpoint(json.loads(saved[0]), int(saved[1]), int(saved[2])) if saved else None
+    checkpoint = Checkpoint(loads_safely(saved[0]), int(saved[1]), int(saved[2])) if saved else None
     return dataclasses.replace(Job.of_row(row), queue_depth=depth, traceback=traceback, checkpoint=checkpoint)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from celery import states
 
-from tornado_celery_bridge.base.json import dumps
+from tornado_celery_bridge.base.json import dumps, loads_safely
 from tornado_celery_bridge.base.states import ENDED, SUCCEEDED
 from tornado_celery_bridge.base.store import Stored
 from tornado_celery_bridge.exceptions import BridgeError
@@ -18,7 +18,7 @@ FIELDS = (
     *("schedule", "traceparent", "expires"),
     *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored", "due"),
 )
-_JSON = ("tags", "options")
+_JSON: dict[str, type] = {"tags": list, "options": dict}
 _RECORD = FIELDS[: FIELDS.index("state")]
 #: Bytes that a job's id may have: as many as RabbitMQ's ``correlation_id``, where Celery puts it.
 MAX_ID = 255
@@ -161,11 +161,11 @@ class Job:
         """Return the job of a row: its id, its ``FIELDS`` and its value."""
         job_id, *fields, value = row
         given: dict[str, Any] = {
-            name: int(field) if name in _NUMBERS else field.decode()
+            name: int(field) if name in _NUMBERS else field.decode(errors="replace")
             for name, field in zip(FIELDS, fields, strict=True)
             if field is not None
         }
-        given |= {name: json.loads(given[name]) for name in _JSON if name in given}
+        given |= {name: _member(name, given[name]) for name in _JSON if name in given}
         record = JobRecord(id=job_id.decode(), **{name: given.pop(name) for name in _RECORD if name in given})
         state, is_stored = given["state"], given.pop("stored", None) is not None
         if state != states.RETRY:
@@ -176,8 +176,17 @@ class Job:
             given["left_out"] = value
         elif value is not None:
             ended = "result" if state in SUCCEEDED else "error"
-            given[ended if state == states.RETRY or state in ENDED else "progress"] = json.loads(value)
+            told = loads_safely(value)
+            if ended == "error" and not isinstance(told, dict) and (state == states.RETRY or state in ENDED):
+                told = {"type": "Exception", "module": "builtins", "message": str(told)}
+            given[ended if state == states.RETRY or state in ENDED else "progress"] = told
         return cls(record=record, **given)
+
+
+def _member(name: str, stored: str) -> Any:
+    """Return a record's tags or options; none if they can't be read."""
+    kind, told = _JSON[name], loads_safely(stored)
+    return told if isinstance(told, kind) else kind()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,7 @@ def run(settings: Settings) -> NoReturn:
     # left behind. The server inherits the lock with the descriptor, and the lock ends with the server.
     folder = settings.data_dir / "appendonlydir"
     folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)  # one that was there before, too: in DATA_DIR others may look around
     descriptor = os.open(folder, os.O_RDONLY)
     os.set_inheritable(descriptor, True)
     try:

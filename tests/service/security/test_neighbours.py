@@ -14,7 +14,8 @@ from tests.service.keys import Guarded, guarded, write
 from tests.service.site import problem
 from tornado_celery_bridge.schedules import Entry, RunRefused, Schedules
 from tornado_celery_bridge.schedules import scheduler as beat
-from tornado_celery_bridge.service.access.keys import ApiKey
+from tornado_celery_bridge.service.access.keys import ApiKey, Principal
+from tornado_celery_bridge.service.http.problems import Problem
 
 ADD: dict[str, Any] = {"task": "s.add", "input": [1], "interval": 60}
 
@@ -265,6 +266,21 @@ async def test_a_key_follows_so_many_jobs(town: Guarded, monkeypatch: pytest.Mon
     for name, made in (("alice", jobs), ("bob", [*mine, json.loads(at_once.body)])):
         for job in made:
             await town.fetch(name, f"{job['links']['self']}/cancel", "POST", body=b'{"terminate": true}')
+
+
+async def test_an_owner_follows_no_more_jobs_by_several_keys(town: Guarded) -> None:
+    one, other, neighbour = (
+        Principal(owner=owner, scopes=frozenset(), max_followed=3, key_id=key_id)
+        for owner, key_id in (("bob", "a"), ("bob", "b"), ("alice", "c"))
+    )
+    jobs = town.service.jobs
+    with jobs.follows(one, 2), jobs.follows(neighbour, 3):
+        with pytest.raises(Problem, match="429"), jobs.follows(other, 2):
+            pass
+        with jobs.follows(other, 1):
+            pass
+    with jobs.follows(other, 3):
+        pass
 
 
 COUNTDOWN = b'{"input": [1], "options": {"countdown": 60}}'

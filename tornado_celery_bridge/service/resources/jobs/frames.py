@@ -1,13 +1,13 @@
 """A job's events as frames, which server-sent events and a WebSocket carry alike."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tornado_celery_bridge import BridgeError
+from tornado_celery_bridge.base.json import loads_safely
 from tornado_celery_bridge.ledger import Event, Job
 from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.http.documents import rfc3339
@@ -87,7 +87,7 @@ async def frames(
                     if event.kind in ("snapshot", "end"):
                         shown = await jobs.get(caller, job.record.id)
                     elif event.kind == "state":
-                        shown = replace(shown, **UNTOLD | json.loads(event.data))
+                        shown = replace(shown, **UNTOLD | _changes(loads_safely(event.data)))
                     yield _frame_of(event, shown, jobs.links, caller)
                     if event.kind == "end":
                         return
@@ -96,12 +96,17 @@ async def frames(
         yield Frame("close", {"reason": problem_of(exc).code})
 
 
+def _changes(told: Any) -> dict[str, Any]:
+    """Return what has changed of a job; of an event that can't be read, only that it has told something."""
+    return told if isinstance(told, dict) else {"progress": told}
+
+
 def _frame_of(event: Event, shown: Job, links: Links, caller: Principal) -> Frame:
     if event.kind == "checkpoint":
-        told = json.loads(event.data)
+        told = loads_safely(event.data)
         return Frame(event.kind, told | {"saved_at": rfc3339(told["saved_at"])}, event.number)
     if event.kind in ("progress", "log"):
-        return Frame(event.kind, json.loads(event.data), event.number)
+        return Frame(event.kind, loads_safely(event.data), event.number)
     document = documents.job(replace(shown, queue_depth=None), links, traceback=caller.sees_tracebacks)
     return Frame(event.kind, document, event.number)
 
