@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.servers import Server, worker
 from tests.transports.kafka_sample import make_app
-from tornado_celery_bridge.up.brokers.kafka import Kafka
+from tornado_celery_bridge.up.brokers.tansu import Tansu
 
 #: Seconds for which an idle worker is measured.
 IDLE = 30.0
@@ -24,7 +24,7 @@ IDLE = 30.0
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        broker, server = Kafka(folder / "kafka").start(), Server(folder / "redis").start()
+        broker, server = Tansu(folder / "kafka").start(), Server(folder / "redis").start()
         environment = {"SAMPLE_BROKER": broker.url, "SAMPLE_BACKEND": server.url, "SAMPLE_MARKS": server.url}
         app = make_app(broker.url, server.url)
         try:

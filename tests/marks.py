@@ -22,6 +22,7 @@ STARTERS = {
     "tests.faults.harness.System": {"server", "worker"},
     "tornado_celery_bridge.up.brokers.rabbitmq.RabbitMQ": {"server", "rabbitmq"},
     "tornado_celery_bridge.up.brokers.kafka.Kafka": {"server", "kafka"},
+    "tornado_celery_bridge.up.brokers.tansu.Tansu": {"server", "kafka"},
     "tests.transports.test_kafka_channel.mock": {"server", "kafka"},
     "tornado_celery_bridge.up.brokers.activemq.ActiveMQ": {"server", "activemq"},
     "tornado_celery_bridge.up.brokers.artemis.Artemis": {"server", "activemq"},

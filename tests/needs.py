@@ -13,6 +13,7 @@ import pytest
 
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 from tornado_celery_bridge.up.brokers.apt import ensure
+from tornado_celery_bridge.up.brokers.kafka import Kafka
 from tornado_celery_bridge.up.brokers.rabbitmq import RabbitMQ
 
 __all__ = ("IMPOSSIBLE", "IN_CI", "impossible", "missing")
@@ -40,6 +41,8 @@ def main() -> int:
         "ActiveMQ": ActiveMQ.available(),
         "chromium, libfaketime and nginx": ensure("chromium", "libfaketime", "nginx-light"),
     }
+    if not Kafka.available():
+        print("Apache Kafka: not here, so its tests are skipped; see above", file=sys.stderr)
     for name in [name for name, is_here in here.items() if not is_here]:
         print(f"{name}: not here, and can't be installed; see above", file=sys.stderr)
     return int(not all(here.values()))

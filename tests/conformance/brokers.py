@@ -3,16 +3,18 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import redis
 
 from tests.faults.harness import Broker
 from tests.needs import missing
 from tests.servers import Server
+from tests.servers.kafka import ApacheKafka, need_kafka
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 from tornado_celery_bridge.up.brokers.artemis import Artemis
-from tornado_celery_bridge.up.brokers.kafka import Kafka
 from tornado_celery_bridge.up.brokers.rabbitmq import RabbitMQ
+from tornado_celery_bridge.up.brokers.tansu import Tansu
 
 
 class Redis(Server):
@@ -37,19 +39,21 @@ class Kind:
     Args:
         make: Makes one, to be started, that keeps its data in a folder.
         is_available: Returns whether it can be had here.
+        skip: What is done where it can't.
         cannot: What it can't do and no transport can make up for, by the check's name, and why.
         apart: What to do to a broker and its URL for a second app to have nothing to do with the first.
     """
 
     make: Callable[[Path], Broker]
     is_available: Callable[[], bool] = lambda: True
+    skip: Callable[[str], NoReturn] = missing
     cannot: Mapping[str, str] = field(default_factory=dict)
     apart: Callable[[Broker], str] | None = None
 
     def require(self) -> None:
-        """Skip where the server can't be had; in CI, where it has to be, fail."""
+        """Skip where the server can't be had; in CI, where most have to be, fail."""
         if not self.is_available():
-            missing("its server")
+            self.skip("its server")
 
 
 def _vhost(broker: Broker) -> str:
@@ -62,11 +66,22 @@ def _vhost(broker: Broker) -> str:
 REDIS = Kind(Redis, apart=lambda broker: broker.url.removesuffix("0") + "1")
 RABBITMQ = Kind(RabbitMQ, RabbitMQ.available, apart=_vhost)
 
+
+def _second(broker: Broker) -> str:
+    return f"{broker.url}?topic_prefix=second.&group_id=second"
+
+
 KAFKA = Kind(
-    Kafka,
-    Kafka.available,
+    lambda folder: ApacheKafka(folder, users={"celery": "secret"}),
+    ApacheKafka.available,
+    skip=lambda _: need_kafka(),
+    apart=_second,
+)
+TANSU = Kind(
+    Tansu,
+    Tansu.available,
     cannot={"wrong_password": "the server that stands in for Apache Kafka knows no passwords"},
-    apart=lambda broker: f"{broker.url}?topic_prefix=second.&group_id=second",
+    apart=_second,
 )
 ACTIVEMQ = Kind(
     lambda folder: ActiveMQ(folder, login=("celery", "secret")),
@@ -78,4 +93,4 @@ ARTEMIS = Kind(
     Artemis.available,
     apart=lambda broker: broker.url + "second",
 )
-KINDS = {"redis": REDIS, "rabbitmq": RABBITMQ, "kafka": KAFKA, "activemq": ACTIVEMQ, "artemis": ARTEMIS}
+KINDS = {"redis": REDIS, "rabbitmq": RABBITMQ, "kafka": KAFKA, "tansu": TANSU, "activemq": ACTIVEMQ, "artemis": ARTEMIS}

@@ -1,4 +1,4 @@
-"""The contract on Kafka."""
+"""The contract on Apache Kafka, by SASL; the workers come through a proxy that it advertises."""
 
 from tests.conformance.brokers import KAFKA
 from tests.conformance.contract import Contract

@@ -240,7 +240,9 @@ class System:
         self.broker = broker or self.redis
         if broker:
             register(broker.url)
-        self.proxy = Proxy(self.broker.port) if proxied else None
+        # A broker that tells its address to clients has one for those that come through a proxy.
+        told, target = getattr(self.broker, "proxied", (0, self.broker.port))
+        self.proxy = Proxy(target, told) if proxied else None
         url = self.broker.url.replace(f":{self.broker.port}", f":{self.proxy.port}") if self.proxy else self.broker.url
         self.environment = {"FAULTS_JOURNAL": self.journal.url, "DATA_DIR": str(folder)}
         self.environment |= {"FAULTS_STOCK": "1"} if stock else {}

@@ -7,9 +7,14 @@ from asyncio import StreamReader, StreamWriter
 
 
 class Proxy:
-    """Passes what comes to *port* on to *target*, in a loop and thread of its own, for as long as nothing is wrong."""
+    """
+    Passes what comes to its port on to *target*, in a loop and thread of its own, for as long as nothing is wrong.
 
-    def __init__(self, target: int) -> None:
+    Args:
+        port: Its own port, if somebody knows it already; else it is a free one.
+    """
+
+    def __init__(self, target: int, port: int = 0) -> None:
         self._target = target
         self._loop = asyncio.new_event_loop()
         self._passing = asyncio.Event()
@@ -18,7 +23,7 @@ class Proxy:
         self._dead: set[StreamWriter] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        starting = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._serve, "127.0.0.1", 0), self._loop)
+        starting = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._serve, "127.0.0.1", port), self._loop)
         self._server = starting.result()
         self.port = int(self._server.sockets[0].getsockname()[1])
 

@@ -23,12 +23,12 @@ from tests.servers import Server, TlsProxy, free_port, wait_for
 from tornado_celery_bridge.transports import kafka, register
 from tornado_celery_bridge.transports.kafka import AccessRefused, MessageTooLarge, NotSent, PriorityRefused, SentInDoubt
 from tornado_celery_bridge.transports.servers import server_of
-from tornado_celery_bridge.up.brokers.kafka import Kafka
+from tornado_celery_bridge.up.brokers.tansu import Tansu
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    made = Kafka(tmp_path_factory.mktemp("kafka")).start()
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tansu]:
+    made = Tansu(tmp_path_factory.mktemp("kafka")).start()
     yield made
     made.stop()
 
@@ -94,7 +94,7 @@ def length(connection: Connection, queue: str) -> int:
 # Queues.
 
 
-def test_prefetch_acknowledgement_and_length(broker: Kafka) -> None:
+def test_prefetch_acknowledgement_and_length(broker: Tansu) -> None:
     with connected(broker.url) as connection:
         publish(connection, "a", *range(5))
         assert length(connection, "a") == 5
@@ -157,7 +157,7 @@ def test_two_consumers_share_and_one_takes_over(mock: str) -> None:
         wait_for(lambda: {*second.drain(0.1)[before:]} >= {*range(10)})  # some may come again as one goes
 
 
-def test_without_acknowledgement_and_messages_of_others(broker: Kafka) -> None:
+def test_without_acknowledgement_and_messages_of_others(broker: Tansu) -> None:
     with connected(broker.url) as connection:
         publish(connection, "open", 1, 2)
         stranger = confluent_kafka.Producer({"bootstrap.servers": f"127.0.0.1:{broker.port}"})
@@ -170,7 +170,7 @@ def test_without_acknowledgement_and_messages_of_others(broker: Kafka) -> None:
         wait_for(lambda: length(connection, "open") == 0)
 
 
-def test_queues_take_turns_and_priorities_go_first(broker: Kafka) -> None:
+def test_queues_take_turns_and_priorities_go_first(broker: Tansu) -> None:
     with connected(broker.url, priority_steps="0,5", partitions=1, topic_prefix="steps.") as connection:
         publish(connection, "x", *range(10))
         publish(connection, "y", *range(10, 20))
@@ -188,12 +188,12 @@ def test_queues_take_turns_and_priorities_go_first(broker: Kafka) -> None:
         assert all((a < 10) != (b < 10) for a, b in zip(rest[:-2:2], rest[1:-1:2], strict=False))
 
 
-def test_a_priority_that_is_not_served_is_refused(broker: Kafka) -> None:
+def test_a_priority_that_is_not_served_is_refused(broker: Tansu) -> None:
     with connected(broker.url) as connection, pytest.raises(PriorityRefused):
         publish(connection, "a", 1, priority=3)
 
 
-def test_purge_and_delete(broker: Kafka) -> None:
+def test_purge_and_delete(broker: Tansu) -> None:
     with connected(broker.url) as connection:
         with pytest.raises(ChannelError, match="NOT_FOUND"):
             length(connection, "heap")
@@ -206,7 +206,7 @@ def test_purge_and_delete(broker: Kafka) -> None:
             length(connection, "heap")
 
 
-def test_more_than_a_buffer_holds(broker: Kafka) -> None:
+def test_more_than_a_buffer_holds(broker: Tansu) -> None:
     with connected(broker.url, partitions=1) as connection:
         producer = connection.Producer()
         with producer.batch(max_size=1000):
@@ -224,7 +224,7 @@ def test_more_than_a_buffer_holds(broker: Kafka) -> None:
 # Broadcasts.
 
 
-def test_fanout_topic_and_direct_over_the_broadcast_topic(broker: Kafka) -> None:
+def test_fanout_topic_and_direct_over_the_broadcast_topic(broker: Tansu) -> None:
     everybody = Exchange("everybody", type="fanout")
     some = Exchange("some", type="topic", durable=False)
     options: dict[str, Any] = {"durable": False, "auto_delete": True}
@@ -247,7 +247,7 @@ def test_fanout_topic_and_direct_over_the_broadcast_topic(broker: Kafka) -> None
         assert not sender.transport.has_topic("3")
 
 
-def test_two_apps_on_one_broker(broker: Kafka) -> None:
+def test_two_apps_on_one_broker(broker: Tansu) -> None:
     everybody = Exchange("all", type="fanout")
     transient = Queue("t", everybody, durable=False, auto_delete=True)
     with (
@@ -276,7 +276,7 @@ def test_a_batch_is_waited_for_as_one(mock: str) -> None:
         assert length(connection, "batch") == 50  # Tansu's count of a batch is too low
 
 
-def test_too_large(broker: Kafka) -> None:
+def test_too_large(broker: Tansu) -> None:
     with (
         connected(broker.url, **{"message.max.bytes": 1500}) as connection,
         pytest.raises(MessageTooLarge, match="1998"),
@@ -298,7 +298,7 @@ def test_a_host_that_does_not_answer() -> None:
 
 
 def test_a_user_that_is_unknown(tmp_path: Path) -> None:
-    broker = Kafka(tmp_path, None, "--authentication").start()
+    broker = Tansu(tmp_path, None, "--authentication").start()
     url = f"kafka://me:wrong@127.0.0.1:{broker.port}/?sasl.mechanism=SCRAM-SHA-256"
     try:
         with pytest.raises(AccessRefused, match="authentication"), connected(url) as connection:
@@ -310,7 +310,7 @@ def test_a_user_that_is_unknown(tmp_path: Path) -> None:
 
 def test_a_broker_that_freezes(tmp_path: Path) -> None:
     """What was on its way is in doubt, what never was is not sent; neither takes longer than it was told to."""
-    broker = Kafka(tmp_path).start()
+    broker = Tansu(tmp_path).start()
     try:
         with connected(broker.url, publish_timeout=1.0) as connection:
             publish(connection, "a", 1)
@@ -331,7 +331,7 @@ def test_a_broker_that_freezes(tmp_path: Path) -> None:
 
 def test_a_broker_that_comes_back_with_nothing(tmp_path: Path) -> None:
     """It counts from the beginning again: what was done or in hands before is not what has these offsets now."""
-    broker = Kafka(tmp_path).start()
+    broker = Tansu(tmp_path).start()
     options = {"partitions": 1}
     try:
         with connected(broker.url, **options) as connection:
@@ -357,7 +357,7 @@ def test_a_broker_that_comes_back_with_nothing(tmp_path: Path) -> None:
 
 def test_a_producer_that_has_failed_for_good_is_replaced(tmp_path: Path) -> None:
     """As an idempotent one does at a broker that has lost its data: what is published next arrives."""
-    broker = Kafka(tmp_path).start()
+    broker = Tansu(tmp_path).start()
     options = {"partitions": 1, "publish_timeout": 0.5, "topic.metadata.propagation.max.ms": 500}
     try:
         with connected(broker.url, **options) as connection:
@@ -383,7 +383,7 @@ def test_a_producer_that_has_failed_for_good_is_replaced(tmp_path: Path) -> None
 def test_a_connection_that_is_half_open(tmp_path: Path) -> None:
     broker_port = free_port()
     proxy = Proxy(broker_port)
-    broker = Kafka(tmp_path, broker_port, advertised=proxy.port).start()
+    broker = Tansu(tmp_path, broker_port, advertised=proxy.port).start()
     try:
         options = {"socket.timeout.ms": 2000}
         with connected(f"kafka://127.0.0.1:{proxy.port}/", **options) as connection, connected(broker.url) as sender:
@@ -409,7 +409,7 @@ def test_tls(tmp_path: Path) -> None:
     issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
     port = free_port()
     proxy = TlsProxy(port, tmp_path / "cert.pem", tmp_path / "key.pem")
-    broker = Kafka(tmp_path / "kafka", port, advertised=proxy.port).start()
+    broker = Tansu(tmp_path / "kafka", port, advertised=proxy.port).start()
     try:
         url = f"kafka://127.0.0.1:{proxy.port}/?security.protocol=SSL"
         with connected(f"{url}&ssl.ca.location={tmp_path}/ca.pem") as connection:
@@ -425,7 +425,7 @@ def test_tls(tmp_path: Path) -> None:
 # Processes.
 
 
-def test_a_forked_child_leaves_its_parents_connection_alone(broker: Kafka) -> None:
+def test_a_forked_child_leaves_its_parents_connection_alone(broker: Tansu) -> None:
     with connected(broker.url) as connection:
         publish(connection, "forked", 1)
         everybody = Queue("f", Exchange("e", type="fanout"), durable=False, auto_delete=True)
@@ -450,7 +450,7 @@ def test_a_forked_child_leaves_its_parents_connection_alone(broker: Kafka) -> No
         assert consuming.get(3) == [1, 2, 3]
 
 
-def test_a_lock_that_was_held_as_a_child_was_forked(broker: Kafka) -> None:
+def test_a_lock_that_was_held_as_a_child_was_forked(broker: Tansu) -> None:
     """As it happens to pool processes, which a worker on this transport forks in a thread."""
     app = Celery("locks", broker=broker.url, set_as_current=False)
     held, done = threading.Event(), threading.Event()
@@ -475,7 +475,7 @@ def test_a_lock_that_was_held_as_a_child_was_forked(broker: Kafka) -> None:
     app.close()
 
 
-def test_registered_and_by_an_apps_setting(broker: Kafka) -> None:
+def test_registered_and_by_an_apps_setting(broker: Tansu) -> None:
     register("kafka://")
     assert type(Connection("kafka://h1:9092,h2/").transport) is kafka.Transport
     assert Connection("kafka://u:p@h1:9092,h2/?a.b=1").as_uri() == "kafka://u:**@h1:9092,h2/?a.b=1"
@@ -488,7 +488,7 @@ def test_registered_and_by_an_apps_setting(broker: Kafka) -> None:
     app.close()
 
 
-def test_what_is_due_goes_to_kafka_even_if_who_took_it_died(broker: Kafka, server: Server) -> None:
+def test_what_is_due_goes_to_kafka_even_if_who_took_it_died(broker: Tansu, server: Server) -> None:
     with connected(broker.url, later_url=server.url) as connection:
         eta = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 3600))
         publish(connection, "etas", 1, headers={"eta": eta})

@@ -24,7 +24,7 @@ from tests.transports.kafka_sample import make_app
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.exceptions import DispatchError
 from tornado_celery_bridge.ledger import JobRecord, Ledger
-from tornado_celery_bridge.up.brokers.kafka import Kafka
+from tornado_celery_bridge.up.brokers.tansu import Tansu
 from tornado_celery_bridge.worker.processes import children
 
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
@@ -39,8 +39,8 @@ PLANES = "".join(map(chr, (0x41, 0xE9, 0x4E2D, 0x1F600, 0x20000, 0x30000, 0xE010
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    made = Kafka(tmp_path_factory.mktemp("kafka")).start()
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tansu]:
+    made = Tansu(tmp_path_factory.mktemp("kafka")).start()
     yield made
     made.stop()
 
@@ -51,7 +51,7 @@ def launch(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Launch:
     numbers = iter(range(1000))
 
     def start(
-        broker: Kafka | str, *options: str, **environment: str
+        broker: Tansu | str, *options: str, **environment: str
     ) -> AbstractContextManager["subprocess.Popen[bytes]"]:
         url = broker if isinstance(broker, str) else broker.url
         settings = {"SAMPLE_BROKER": url, "SAMPLE_BACKEND": server.url, "SAMPLE_MARKS": server.url}
@@ -62,7 +62,7 @@ def launch(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Launch:
 
 
 @pytest.fixture
-def app(broker: Kafka, server: Server) -> Iterator[Celery]:
+def app(broker: Tansu, server: Server) -> Iterator[Celery]:
     made = make_app(broker.url, server.url)
     yield made
     made.close()
@@ -76,7 +76,7 @@ def marks(server: Server) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(scope="module")
-def running(broker: Kafka, launch: Launch) -> Iterator[None]:
+def running(broker: Tansu, launch: Launch) -> Iterator[None]:
     """A worker for all tests that leave it as it was."""
     with launch(broker, "-c", "2", "-n", "w@x", "-E", "-Q", "plain,other"):
         yield
@@ -158,7 +158,7 @@ async def test_the_bridge(running: None, app: Celery) -> None:
 
 
 async def test_the_bridge_and_a_broker_that_freezes(server: Server, tmp_path: Path) -> None:
-    broker = await asyncio.to_thread(Kafka(tmp_path).start)
+    broker = await asyncio.to_thread(Tansu(tmp_path).start)
     app = make_app(broker.url, server.url)
     try:
         async with Bridge(app) as bridge:
@@ -177,7 +177,7 @@ async def test_the_bridge_and_a_broker_that_freezes(server: Server, tmp_path: Pa
 # Several workers, and what happens to them.
 
 
-def test_workers_share_a_queue(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
+def test_workers_share_a_queue(broker: Tansu, launch: Launch, app: Celery, marks: redis.Redis) -> None:
     with ExitStack() as stack:
         for name in WORKERS:
             options = ("-P", "solo", "-n", f"{name}@x", "-Q", "shared", *QUIET)
@@ -209,7 +209,7 @@ def size(app: Celery, queue: str) -> int:
         return int(channel.queue_declare(queue, passive=True).message_count)
 
 
-def test_a_warm_stop_runs_nothing_twice(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
+def test_a_warm_stop_runs_nothing_twice(broker: Tansu, launch: Launch, app: Celery, marks: redis.Redis) -> None:
     for number in range(12):
         app.tasks["mark"].apply_async((number, 0.4), queue="warm")
     with launch(broker, "-c", "2", "-Q", "warm", SAMPLE_PREFETCH="2") as process:
@@ -226,7 +226,7 @@ def test_a_warm_stop_runs_nothing_twice(broker: Kafka, launch: Launch, app: Cele
 
 
 @pytest.mark.parametrize("forks", [16, pytest.param(1000, marks=[pytest.mark.nightly, pytest.mark.timeout(1000)])])
-def test_pool_processes_come_and_go(broker: Kafka, launch: Launch, app: Celery, forks: int) -> None:
+def test_pool_processes_come_and_go(broker: Tansu, launch: Launch, app: Celery, forks: int) -> None:
     """A child inherits its parent's handles, and must not end them."""
     with launch(broker, "-c", "8", "-Q", "forks", SAMPLE_CHILD="1") as process:
         retried = app.tasks["retried"]  # which publishes from the child, too
@@ -236,7 +236,7 @@ def test_pool_processes_come_and_go(broker: Kafka, launch: Launch, app: Celery, 
 
 
 @pytest.mark.nightly
-def test_workers_come_and_go(broker: Kafka, launch: Launch, app: Celery, marks: redis.Redis) -> None:
+def test_workers_come_and_go(broker: Tansu, launch: Launch, app: Celery, marks: redis.Redis) -> None:
     """Every five seconds one joins or leaves, by TERM or by kill -9, under load."""
     options = ("-c", "2", "-Q", "storm", *QUIET)
     deadline, sent = time.monotonic() + 120, itertools.count()
@@ -274,7 +274,7 @@ def test_workers_come_and_go(broker: Kafka, launch: Launch, app: Celery, marks: 
 
 def test_a_broker_killed_with_jobs_in_it(launch: Launch, server: Server, tmp_path: Path, marks: redis.Redis) -> None:
     """This one forgets everything then; the workers connect again, and the ledger has the jobs published again."""
-    broker = Kafka(tmp_path / "kafka").start()
+    broker = Tansu(tmp_path / "kafka").start()
     app = make_app(broker.url, server.url)
     try:
         with launch(broker, "-c", "2", SAMPLE_LEDGER="1") as process:
@@ -306,7 +306,7 @@ async def _accept(app: Celery, jobs: Sequence[Signature[Any]]) -> None:
     await ledger.close()
 
 
-def test_killed_processes_leave_no_lock(broker: Kafka, launch: Launch, app: Celery) -> None:
+def test_killed_processes_leave_no_lock(broker: Tansu, launch: Launch, app: Celery) -> None:
     """One of a pool's idle processes reads from the pipe that all share, with its lock in hand."""
     with launch(broker, "-c", "2", "-n", "k@x", "-Q", "plain", *QUIET, SAMPLE_LEDGER="1") as process:
         assert app.send_task("add", (1, 2)).get(timeout=30) == 3

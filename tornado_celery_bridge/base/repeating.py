@@ -60,7 +60,8 @@ class Repeating(OfOneProcess):
 
     An exception does not end it. It is logged once: again only when one of another class comes, or one after a step
     that went well. Then the thread waits, a little longer after each exception in a row, and repeats the step. Only
-    :meth:`stop` ends the thread; a step whose work makes no more sense calls it itself.
+    :meth:`stop` ends the thread; a step whose work makes no more sense calls it itself. A step may also go on for as
+    long as all is well, and then calls :meth:`works`.
 
     Args:
         name: The thread's name, and the beginning of its log lines.
@@ -85,6 +86,7 @@ class Repeating(OfOneProcess):
         self._pause = pause
         self._failed = failed
         self._ended = ended
+        self._trouble = _Trouble(name, FIRST_DELAY)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -114,8 +116,12 @@ class Repeating(OfOneProcess):
         """Wait for so many *seconds*, or until the thread is to end; return whether it is."""
         return self._stopping.wait(seconds)
 
+    def works(self) -> None:
+        """Note, in a step that goes on, that all is well."""
+        self._trouble.end()
+
     def _run(self) -> None:
-        trouble = _Trouble(self.name, FIRST_DELAY)
+        trouble = self._trouble
         try:
             while not self._stopping.is_set():
                 try:

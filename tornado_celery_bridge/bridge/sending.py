@@ -25,7 +25,7 @@ from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
 from tornado_celery_bridge.bridge.results import AnyBridge, AsyncResult, GroupResult, Result, adopt, checked_id
 from tornado_celery_bridge.exceptions import BridgeError, BrokerUnavailable, DispatchSaturated, DispatchUncertain
 from tornado_celery_bridge.ledger import Ledger, LedgerUnavailable, new_job
-from tornado_celery_bridge.transports.core import NotSent, SentInDoubt
+from tornado_celery_bridge.transports.core import NotSent, SentInDoubt, SetupRefused
 from tornado_celery_bridge.transports.publisher import (
     Message,
     Target,
@@ -244,7 +244,9 @@ class Sending:
         except NotBegun:
             raise self._unavailable("the broker did not answer in time", task_id) from None
         except NotSent as exc:
-            raise self._unavailable(f"the broker is not reachable: {exc}", task_id) from exc.__cause__
+            is_there = isinstance(exc.__cause__, SetupRefused)
+            why = f"the broker {'does not take it' if is_there else 'is not reachable'}: {exc}"
+            raise self._unavailable(why, task_id) from exc.__cause__
         except (InDoubt, SentInDoubt) as exc:
             raise DispatchUncertain(
                 f"the broker did not confirm task {task_id}, which may run: {exc or 'no answer in time'}",

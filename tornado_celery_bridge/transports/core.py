@@ -12,6 +12,7 @@ Publishing a message has one of three outcomes, whatever the broker:
 
 import re
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from datetime import UTC, datetime
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from kombu.exceptions import ChannelError
+from amqp.exceptions import AMQPError
+from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import NoPermissionError
 
 from tornado_celery_bridge.base.redis import refusal
@@ -75,8 +77,30 @@ class WrongServer(AccessRefused):
     """
 
 
-#: They mean that nothing is in a queue: no connection was made, or a Redis does not let its user send.
-_NOTHING_SENT = (ConnectionRefusedError, FileNotFoundError, socket.gaierror, NoPermissionError)
+class SetupRefused(PermissionError):
+    """
+    The broker will not do this as it is set up: a permission is missing, or a setting is wrong; the message says which.
+
+    To try again is of no use, so kombu does not, and a worker ends. Nothing was sent.
+
+    .. versionadded:: 0.1.0
+    """
+
+
+#: They mean that nothing is in a queue: no connection was made, or the broker does not let its user send.
+_NOTHING_SENT = (ConnectionRefusedError, FileNotFoundError, socket.gaierror, NoPermissionError, SetupRefused)
+
+
+def errors_of(connection: Any) -> tuple[type[BaseException], ...]:
+    """
+    Return what the use of a `kombu.Connection` raises because of its broker, whichever it is.
+
+    Beside what its transport lists, that is kombu's own name for it (`OperationalError`), AMQP's, by which kombu's
+    virtual transports say that a connection was closed, and what refuses a user: in no list, as nobody is to retry.
+    """
+    listed = {*connection.connection_errors, *connection.channel_errors}
+    listed.discard(KeyError)  # of kombu's Redis; a queue that the app does not know raises it as well
+    return (OperationalError, AMQPError, NoPermissionError, SetupRefused, *listed)
 
 
 def outcome_of(exc: BaseException) -> NotSent | SentInDoubt:
@@ -195,6 +219,14 @@ def hide_secrets(url: str, mask: str) -> str:
 
 
 # Being kombu's transport.
+
+
+def worker_ends() -> bool:
+    """Return whether this process is a Celery worker that was told to end, and so need not wait for messages."""
+    state = sys.modules.get("celery.worker.state")  # which only a worker has imported
+    return state is not None and any(
+        told is not None and told is not False for told in (state.should_stop, state.should_terminate)
+    )
 
 
 def close_channels(transport: Any) -> None:

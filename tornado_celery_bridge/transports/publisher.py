@@ -25,15 +25,21 @@ from celery.signals import after_task_publish, before_task_publish, task_sent
 from celery.utils.nodenames import anon_nodename
 from celery.utils.saferepr import saferepr
 from kombu import Producer
-from kombu.exceptions import OperationalError
 from kombu.transport import pyamqp
-from redis.exceptions import NoPermissionError
 
 from tornado_celery_bridge.base import versions
 from tornado_celery_bridge.base.lane import Call
 from tornado_celery_bridge.base.tracing import mark_message
 from tornado_celery_bridge.transports import rabbitmq, servers, transport_of
-from tornado_celery_bridge.transports.core import Blocked, NotSent, SentInDoubt, drop, outcome_of
+from tornado_celery_bridge.transports.core import (
+    Blocked,
+    NotSent,
+    SentInDoubt,
+    SetupRefused,
+    drop,
+    errors_of,
+    outcome_of,
+)
 
 #: What can be dispatched: a signature or canvas, a task, or a task's name.
 Target: TypeAlias = "Signature[Any] | Task[Any, Any] | str"
@@ -222,9 +228,7 @@ class Publisher:
 
     def _connect(self) -> None:
         self._connection = connect(self._app)
-        # kombu's list has KeyError, which an unknown queue raises, too.
-        errors = self._connection.connection_errors
-        self._connection_errors = tuple(error for error in errors if error is not KeyError)
+        self._errors = errors_of(self._connection)
         self._declared.clear()
         rabbitmq.declare(self._app, self._connection)
         producer: Any = self._app.amqp.Producer(self._connection.channel())
@@ -242,7 +246,9 @@ class Publisher:
         self._produced = 0
         try:
             call.value = call.work.context.run(self._send, call.work)
-        except (OperationalError, NoPermissionError, *self._connection_errors) as exc:
+        except SetupRefused as exc:  # of this one's queue
+            call.error = outcome_of(exc)
+        except self._errors as exc:
             call.error = outcome_of(exc)
             if self._produced and is_canvas(call.work.target):  # a part of it may be on its way
                 call.error = SentInDoubt(str(exc))

@@ -59,7 +59,14 @@ from tornado_celery_bridge.base.settings import SettingsError, job_ttl
 from tornado_celery_bridge.ledger.checks import refuse_impossible
 from tornado_celery_bridge.worker.attempt import JobCancelled
 from tornado_celery_bridge.worker.backend import record_states
-from tornado_celery_bridge.worker.bootsteps import CheckSettings, EndUnreadable, GuardTasks, KeepJobs, begin_beat
+from tornado_celery_bridge.worker.bootsteps import (
+    CheckSettings,
+    EndForGood,
+    EndUnreadable,
+    GuardTasks,
+    KeepJobs,
+    begin_beat,
+)
 from tornado_celery_bridge.worker.coroutines import close_loops
 from tornado_celery_bridge.worker.guard import settle
 from tornado_celery_bridge.worker.liveness import WorkerHeartbeat
@@ -105,6 +112,7 @@ def install(app: Celery) -> None:
     tracing.follow_tasks()
     app.steps["worker"].update((CheckSettings, GuardTasks, KeepJobs, WorkerHeartbeat))
     app.steps["consumer"].add(EndUnreadable)
+    app.steps["consumer"].add(EndForGood)
     signals.import_modules.connect(_refuse_impossible, sender=app, weak=False, dispatch_uid=f"settings-{id(app)}")
     signals.beat_init.connect(functools.partial(begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
     if app.finalized:  # type: ignore[attr-defined]

@@ -26,6 +26,7 @@ from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.shelf import put_aside
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.ledger.checks import Unsafe, refuse_unsafe
+from tornado_celery_bridge.transports.core import SetupRefused
 from tornado_celery_bridge.transports.rabbitmq import TIMED_OUT
 from tornado_celery_bridge.worker.guard import guard, settle
 from tornado_celery_bridge.worker.keeper import Keeper
@@ -118,6 +119,21 @@ class EndUnreadable(bootsteps.Step):
 
         consumer.on_decode_error, consumer.on_invalid_task = on_decode_error, on_invalid_task
         consumer.create_task_handler = create
+
+
+class EndForGood(bootsteps.Step):
+    """In the consumer: a worker whose broker will not serve it as it is set up ends, and says why in one line."""
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        start = consumer.start
+
+        def started() -> None:
+            try:
+                start()
+            except SetupRefused as exc:
+                raise _refused(exc) from exc
+
+        consumer.start = started
 
 
 def _is_task(message: Any) -> bool:

@@ -32,7 +32,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from amqp.exceptions import NotFound, RecoverableConnectionError
+from amqp.exceptions import NotFound
 from celery import Celery, states
 from celery.concurrency import solo
 from celery.exceptions import QueueNotFound
@@ -48,6 +48,7 @@ from tornado_celery_bridge.ledger.fleet import check_fleet, note_strangers
 from tornado_celery_bridge.ledger.schema import AnotherSchema
 from tornado_celery_bridge.ledger.strangers import Strangers
 from tornado_celery_bridge.transports import depth
+from tornado_celery_bridge.transports.core import SetupRefused, errors_of
 from tornado_celery_bridge.worker.backend import has_results_beside
 from tornado_celery_bridge.worker.clock import CLOCK
 from tornado_celery_bridge.worker.liveness import Work, slots_of
@@ -205,6 +206,7 @@ class Keeper:
                     self._find_lost(connection, producer)
                     due = time.monotonic() + BEAT
                 pause = self._publish_due(connection, producer)
+                self._publisher.works()
                 if pause > 0:
                     self._ledger.wait_for_wake(min(pause, max(0.01, due - time.monotonic())))
 
@@ -245,6 +247,7 @@ class Keeper:
     def _publish(self, producer: Any, messages: list[tuple[str, str]], *, late: bool = False) -> None:
         """Publish the messages of jobs; of a workflow, which several of its jobs may share, once."""
         published: set[str] = set()
+        refused: SetupRefused | None = None
         for place, (job_id, message) in enumerate(messages):
             if message in published:
                 continue
@@ -253,11 +256,11 @@ class Keeper:
                 log.warning("job %s is published again: its worker or its message was lost", job_id)
             try:
                 self._send(producer, job_id, message)
-            except (
-                *producer.connection.connection_errors,
-                *producer.connection.channel_errors,
-                RecoverableConnectionError,  # kombu's own of any transport whose channel has lost its connection
-            ):
+            except SetupRefused as exc:  # of this one's queue; it is told once, by whoever repeats this
+                refused = exc
+                if late:
+                    self._ledger.defer([job_id])
+            except errors_of(producer.connection):  # the others would fare no better
                 if late:  # they were the next to be published, and are again
                     self._ledger.defer([job_id for job_id, _ in messages[place:]])
                 raise
@@ -266,6 +269,8 @@ class Keeper:
                 self._app.backend.store_result(job_id, exc, states.FAILURE)
             except Exception:  # this one can't be; the others can
                 log.exception("job %s can't be published", job_id)
+        if refused is not None:
+            raise refused
 
     def _send(self, producer: Any, job_id: str, message: str) -> None:
         signature = self._app.signature(encoding.loads(message))

@@ -7,8 +7,9 @@ is taken stays in the set, due again at a later time, until Kafka has it. So if 
 is lost: another takes it then.
 """
 
+import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,8 +17,11 @@ import redis
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.repeating import Repeating
-from tornado_celery_bridge.transports.core import NotSent
+from tornado_celery_bridge.transports.core import NotSent, SetupRefused
+from tornado_celery_bridge.transports.kafka.errors import MessageTooLarge
 from tornado_celery_bridge.transports.kafka.writer import Batch, Record, Writer
+
+log = logging.getLogger(__name__)
 
 #: Seconds before its eta at which a message goes to Kafka, and between two looks for such.
 LEAD, BEAT = 3.0, 1.0
@@ -34,9 +38,11 @@ class Later:
     Args:
         url: Redis, as redis-py or as Celery spells it.
         timeout: Seconds for an answer of it.
+        most: Bytes of a message that Kafka takes.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, most: int) -> None:
+        self._most = most
         options = {} if url.startswith(("unix", "redis+socket")) else {"socket_connect_timeout": timeout}
         self._redis = redis.Redis.from_url(_as_redis_py_has_it(url), socket_timeout=timeout, **options)
         self._take = self._redis.register_script(TAKE)
@@ -47,7 +53,10 @@ class Later:
 
         Raises:
             NotSent: Redis is away.
+            MessageTooLarge: Kafka would not take it later.
         """
+        if len(record.value) + len(record.envelope) > self._most:
+            raise MessageTooLarge(f"a message with an eta has {len(record.value)} bytes, of {self._most} at most")
         try:
             self._redis.zadd(_key(record.topic), {record.envelope + b"\n" + record.value: due})
         except RedisError as exc:
@@ -86,12 +95,22 @@ class Releasing(Repeating):
 
     def _release(self) -> None:  # what is taken, and fails to be moved, is due again after the lease
         while (topics := self._topics()) and (records := self._later.take(topics)):
+            for sent in self._moved(records):
+                self._later.forget(sent)
+
+    def _moved(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Publish *records*, and return those that are not to be kept any more."""
+        try:
             batch = Batch(self._writer)
             for record in records:
                 batch.add(record)
             batch.wait()
-            for record in records:
-                self._later.forget(record)
+        except (MessageTooLarge, SetupRefused) as exc:
+            if len(records) > 1:  # the others are not held up by one; those that were sent come twice
+                return [each for record in records for each in self._moved([record])]
+            log.error("a message with an eta is not published to topic %r: %s", records[0].topic, exc)
+            return records if isinstance(exc, MessageTooLarge) else []
+        return records
 
 
 def _key(topic: str) -> str:

@@ -18,19 +18,22 @@ the buffer is dropped: nobody has it in hands.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from tornado_celery_bridge.transports.kafka.consuming import ConsumerThread
-from tornado_celery_bridge.transports.kafka.errors import error_of
+from tornado_celery_bridge.transports.kafka.consuming import POLL, ConsumerThread
+from tornado_celery_bridge.transports.kafka.errors import FORMING, error_of
 from tornado_celery_bridge.transports.kafka.progress import PartitionProgress, Ranges
 from tornado_celery_bridge.transports.kafka.settings import Settings
 
 log = logging.getLogger(__name__)
 
+#: Seconds for a group that forms, as a worker leaves it.
+SETTLING = 2.0
 #: Messages and bytes in one partition's buffer at which it is paused.
 FULL, FULL_BYTES = 200, 4 * 1024 * 1024
 
@@ -86,10 +89,6 @@ class Reader(ConsumerThread):
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
-            "partition.assignment.strategy": "cooperative-sticky",
-            # A killed worker is noticed after so long; a thread of librdkafka's sends heart-beats.
-            "session.timeout.ms": 6_000,
-            "heartbeat.interval.ms": 1_000,
             "queued.max.messages.kbytes": 16_384,
             "on_commit": self._on_commit,
         }
@@ -99,6 +98,8 @@ class Reader(ConsumerThread):
         self._past: dict[Place, PartitionProgress] = {}
         self._turn = 0
         self._committing = False
+        #: What `done` returned last, once this has left the group.
+        self._left: dict[Place, int] | None = None
 
     # Any thread's side; under the condition.
 
@@ -122,7 +123,19 @@ class Reader(ConsumerThread):
         elif (past := self._past.get(place)) is not None:
             past.finish(offset, when)
 
+    def done(self) -> dict[Place, int]:
+        """Return below which offset all is done, and told to Kafka, of each partition that is ours."""
+        with self._changed:
+            if self._left is not None:
+                return self._left
+            return {place: each.progress.told for place, each in self._share.items() if each.progress.told}
+
     # The thread's side.
+
+    @property
+    def _permission(self) -> str:
+        topics = ", ".join(map(repr, sorted(self._topics)))
+        return f"Read on group {self._settings.group_id!r} or on the topics {topics}"
 
     def _poll(self) -> None:
         self._subscribe()
@@ -138,10 +151,13 @@ class Reader(ConsumerThread):
 
     def _end(self) -> None:
         """Leave the group, so that others have its share at once."""
+        deadline = time.monotonic() + SETTLING
         try:
-            self._commit_now(self._all_places())
+            while not self._commit_now(self._all_places()) and time.monotonic() < deadline:
+                self._consumer.poll(POLL)  # the group forms, and takes no commit until it has
         except RuntimeError as exc:
             log.debug("while leaving the group: %s", exc)
+        self._left = self.done()
         super()._end()
 
     def _subscribe(self) -> None:
@@ -217,13 +233,19 @@ class Reader(ConsumerThread):
             except KafkaException as exc:
                 self._on_commit(error_of(exc), offsets)
 
-    def _commit_now(self, places: Sequence[Place]) -> None:
-        if offsets := self._take_changes(places):
-            try:
-                self._consumer.commit(offsets=offsets, asynchronous=False)
-                self._note_told(offsets)
-            except KafkaException as exc:  # then what was done last is done again
-                log.info("what is done can't be committed: %s", error_of(exc).str())
+    def _commit_now(self, places: Sequence[Place]) -> bool:
+        """Commit what is done, and return whether that went well; if not, what was done last is done again."""
+        offsets = self._take_changes(places)
+        if not offsets:
+            return True
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as exc:
+            log.info("what is done can't be committed: %s", error_of(exc).str())
+            self._note_changed(offsets)
+            return error_of(exc).code() not in FORMING
+        self._note_told(offsets)
+        return True
 
     def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
         self._committing = False
@@ -231,10 +253,13 @@ class Reader(ConsumerThread):
             self._note_told(offsets)
         elif error.code() != KafkaError._NO_OFFSET:
             log.info("what is done can't be committed yet: %s", error.str())
-            with self._changed:
-                for each in offsets:
-                    if share := self._share.get((each.topic, each.partition)):
-                        share.changed = True
+            self._note_changed(offsets)
+
+    def _note_changed(self, offsets: Sequence[TopicPartition]) -> None:
+        with self._changed:
+            for each in offsets:
+                if share := self._share.get((each.topic, each.partition)):
+                    share.changed = True
 
     def _note_told(self, offsets: Sequence[TopicPartition]) -> None:
         with self._changed:

@@ -92,6 +92,12 @@ class Settings:
             raise ValueError(f"the Kafka transport has no such options: {', '.join(sorted(unknown))}")
         named = {key: _read(key, known[key], value) for key, value in given.items() if key in known}
         made = cls(config, **(defaults | named))
+        longest = float(config.get("max.poll.interval.ms", 300_000)) / 1000
+        if made.hand_over_timeout > longest - 5:
+            raise ValueError(
+                f"max.poll.interval.ms is {longest:g} s and hand_over_timeout {made.hand_over_timeout:g} s, for which a"
+                " worker may not poll: have the first be longer by 5 s or more"
+            )
         if not made.priority_steps or list(made.priority_steps) != sorted({*made.priority_steps}):
             raise ValueError(f"priority_steps must ascend: {made.priority_steps}")
         return made

@@ -14,7 +14,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from tornado_celery_bridge.transports.core import NotSent
 from tornado_celery_bridge.transports.kafka.consuming import ConsumerThread
-from tornado_celery_bridge.transports.kafka.errors import error_of
+from tornado_celery_bridge.transports.kafka.errors import error_of, refusal
 from tornado_celery_bridge.transports.kafka.settings import Settings
 
 #: Messages that wait at most; then the oldest are dropped.
@@ -52,7 +52,12 @@ class Tail(ConsumerThread):
             self._consumer.assign([place])
         except KafkaException as exc:
             self._end()
-            raise NotSent(f"the broadcast topic can't be read: {error_of(exc).str()}") from exc
+            what, error = "the broadcast topic can't be read", error_of(exc)
+            raise refusal(what, error, self._permission) or NotSent(f"{what}: {error.str()}") from exc
+
+    @property
+    def _permission(self) -> str:
+        return f"Read on topic {self._settings.broadcast_topic!r}"
 
     def _came(self, message: KafkaMessage) -> None:
         if self._concerns(message.key()):

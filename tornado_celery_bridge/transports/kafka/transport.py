@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Any
 
 import confluent_kafka
@@ -29,14 +30,18 @@ from tornado_celery_bridge.transports.core import (
     NotSent,
     PublishBatch,
     SentInDoubt,
+    SetupRefused,
     close_channels,
     due_time,
     hide_secrets,
+    worker_ends,
 )
-from tornado_celery_bridge.transports.kafka.errors import BrokerLost, error_of
+from tornado_celery_bridge.transports.kafka.consuming import consumer_config
+from tornado_celery_bridge.transports.kafka.errors import UNSETTLED, BrokerLost, error_of, refusal
 from tornado_celery_bridge.transports.kafka.handles import end, later, make
 from tornado_celery_bridge.transports.kafka.later import LEAD, Later, Releasing
 from tornado_celery_bridge.transports.kafka.progress import Ranges
+from tornado_celery_bridge.transports.kafka.purging import Purging
 from tornado_celery_bridge.transports.kafka.reader import Reader, time_of
 from tornado_celery_bridge.transports.kafka.settings import Settings
 from tornado_celery_bridge.transports.kafka.tail import Tail
@@ -47,6 +52,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds for a thread to end, while somebody waits for it.
 PATIENCE = 5.0
+#: Seconds after which whoever waits for a message sees that the worker is to end.
+LOOK = 0.2
 #: AMQP's number for a message that may be lost with its broker.
 TRANSIENT = 1
 
@@ -290,8 +297,8 @@ class Transport(virtual.Transport):
         """Remove a durable queue, with all that is in it."""
         self.durable.discard(queue)
         with self.writer.admin() as admin:
-            for done in admin.delete_topics(self.settings.topics_of(queue)).values():
-                _result(done)
+            for topic, done in admin.delete_topics(self.settings.topics_of(queue)).items():
+                _deleted(done, topic)
         self.writer.forget_topics()
 
     def size(self, queue: str) -> int:
@@ -361,7 +368,8 @@ class Transport(virtual.Transport):
                 rest = None if deadline is None else deadline - time.monotonic()
                 if rest is not None and rest <= 0:
                     raise TimeoutError
-                changed.wait(rest)
+                if not changed.wait(LOOK if rest is None else min(rest, LOOK)) and worker_ends():
+                    raise TimeoutError
         deliver()
 
     def _next(self) -> Callable[[], None] | None:
@@ -417,8 +425,10 @@ class _Parts(OfOneProcess):
         self._reader: Reader | None = None
         self._tail: Tail | None = None
         self._releasing: Releasing | None = None
+        self._purging: Purging | None = None
         self._asking: Consumer | None = None
-        self.later = Later(settings.later_url, settings.connect_timeout) if settings.later_url else None
+        most = int(settings.config["message.max.bytes"])
+        self.later = Later(settings.later_url, settings.connect_timeout, most) if settings.later_url else None
 
     @property
     def writer(self) -> Writer:
@@ -429,12 +439,16 @@ class _Parts(OfOneProcess):
     def end(self, *, wait: bool) -> None:
         if not self.is_mine:
             return  # a forked child's copy: the threads are its parent's, and so are the handles
-        threads = [each for each in (self._releasing, self._reader, self._tail) if each is not None]
-        self._reader = self._tail = self._releasing = None
+        purging = self._purging
+        threads = [each for each in (self._releasing, self._reader, self._tail, purging) if each is not None]
+        self._reader = self._tail = self._releasing = self._purging = None
         for each in threads:
             each.stop()
         for each in threads:
             each.stop(PATIENCE if wait else 0.0)
+        if purging is not None and wait:
+            with suppress(NotSent, KafkaException):  # then it is done by whoever has the partitions next
+                purging.purge()
         if self._writer is not None:
             self._writer.close(PATIENCE if wait else 0.0)
             self._writer = None
@@ -452,6 +466,8 @@ class _Parts(OfOneProcess):
                 return
             self._reader = Reader(self._settings, self.changed, self._make_topics)
             self._reader.start()
+            self._purging = Purging(self._reader.done, self.writer.admin)
+            self._purging.start()
         self._reader.want(topics)
 
     def _make_topics(self, topics: Collection[str]) -> None:
@@ -487,6 +503,8 @@ class _Parts(OfOneProcess):
     def check(self) -> None:
         for part in (self._reader, self._tail):
             if part is not None and part.failure is not None:
+                if isinstance(part.failure, SetupRefused):
+                    raise part.failure
                 raise BrokerLost(str(part.failure)) from part.failure
 
     # Asking.
@@ -494,19 +512,26 @@ class _Parts(OfOneProcess):
     def asking(self) -> Consumer:
         """Return a consumer that consumes nothing, and can be asked."""
         if self._asking is None:
-            config = self._settings.for_consumer(**{"group.id": self._settings.group_id, "enable.auto.commit": False})
+            fixed = {"group.id": self._settings.group_id, "enable.auto.commit": False}
+            config = consumer_config(self._settings, **fixed)
             self._asking = make(Consumer, config)
         return self._asking
 
-    def ends(self, topic: str) -> list[tuple[TopicPartition, int, int]]:
+    def ends(self, topic: str, deadline: float = 0.0) -> list[tuple[TopicPartition, int, int]]:
         """Return what is committed of each partition, and where it begins and ends."""
         asking, timeout = self.asking(), self._settings.connect_timeout
+        deadline = deadline or time.monotonic() + timeout
         try:
             partitions = asking.list_topics(topic, timeout=timeout).topics[topic].partitions
             committed = asking.committed([TopicPartition(topic, number) for number in partitions], timeout=timeout)
             return [(each, *asking.get_watermark_offsets(each, timeout=timeout)) for each in committed]
         except KafkaException as exc:
-            raise NotSent(f"the queue's length can't be had: {error_of(exc).str()}") from exc
+            if error_of(exc).code() in UNSETTLED and time.monotonic() < deadline:
+                time.sleep(LOOK)
+                return self.ends(topic, deadline)
+            what, error = f"the length of topic {topic!r} can't be had", error_of(exc)
+            permission = f"Read on group {self._settings.group_id!r}, or Describe on the topic"
+            raise refusal(what, error, permission) or NotSent(f"{what}: {error.str()}") from exc
 
     def lag(self, topic: str) -> int:
         if not self.writer.has(topic):
@@ -523,20 +548,25 @@ class _Parts(OfOneProcess):
         try:
             with self.writer.admin() as admin:
                 for done in admin.delete_records(ends, request_timeout=self._settings.connect_timeout).values():
-                    _result(done)
-        except NotSent:  # not every broker can delete records; this works while nobody consumes
+                    _deleted(done, topic)
+        except (NotSent, SetupRefused) as told:  # not every broker deletes records; this works while nobody consumes
             try:
                 self.asking().commit(offsets=ends, asynchronous=False)
             except KafkaException as exc:
+                if isinstance(told, SetupRefused):
+                    raise told from exc
                 raise NotSent(f"{topic!r} can't be purged: {error_of(exc).str()}") from exc
 
 
-def _result(future: Any) -> None:
+def _deleted(future: Any, topic: str) -> None:
+    """Return once a topic, or what is in it, is deleted."""
     try:
         future.result()
     except KafkaException as exc:
-        if error_of(exc).code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise NotSent(error_of(exc).str()) from exc
+        error = error_of(exc)
+        if error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            what = f"topic {topic!r} can't be purged or deleted"
+            raise refusal(what, error, f"Delete on topic {topic!r}") or NotSent(f"{what}: {error.str()}") from exc
 
 
 def _pack(message: dict[str, Any]) -> tuple[bytes, bytes]:

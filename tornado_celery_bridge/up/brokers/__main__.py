@@ -14,7 +14,18 @@ from pathlib import Path
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.up import guardian
 from tornado_celery_bridge.up.brokers import KINDS
-from tornado_celery_bridge.up.brokers.private import free_port
+from tornado_celery_bridge.up.brokers.private import Private, free_port
+
+
+def choose(server: type[Private]) -> type[Private] | None:
+    """Return the class of the server that is started for *server*: itself, or its stand-in; None if neither can be."""
+    if server.available():
+        return server
+    other = server.stand_in
+    if other is None or not other.available():
+        return None
+    print(f"broker: {server.title} can't be had here; in its place runs {other.title}", file=sys.stderr, flush=True)
+    return other
 
 
 def main(kind: str = "", port: str = "") -> int:
@@ -27,10 +38,11 @@ def main(kind: str = "", port: str = "") -> int:
     except SettingsError as exc:
         print(f"broker: {exc}", file=sys.stderr)
         return os.EX_CONFIG
-    broker = KINDS[kind](settings.data_dir / kind, int(port or free_port()))
-    if not broker.available():
+    server = choose(KINDS[kind])
+    if server is None:
         print(f"broker: there is no server for BROKER={kind} here", file=sys.stderr)
         return os.EX_CONFIG
+    broker = server(settings.data_dir / kind, int(port or free_port()))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     words = [sys.executable, "-I", "-S", str(Path(guardian.__file__))]
@@ -40,7 +52,7 @@ def main(kind: str = "", port: str = "") -> int:
             broker.start()
             watcher.stdin.write("".join(f"+{group}\n" for group in broker.groups))
             watcher.stdin.flush()
-            print(f"{kind} listens, BROKER_URL={broker.url}", flush=True)
+            print(f"{broker.title} listens, BROKER_URL={broker.url}", flush=True)
             status: int = broker.wait()
         except RuntimeError as exc:
             print(f"broker: {exc}", file=sys.stderr)

@@ -25,6 +25,8 @@ class Private:
     title: ClassVar[str]
     #: Seconds to wait for its first answer.
     patience: ClassVar[float]
+    #: Another server that does for a trial, where this one can't be had.
+    stand_in: "ClassVar[type[Private] | None]" = None
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
         self.folder = folder.absolute()
@@ -48,10 +50,14 @@ class Private:
         Raises:
             RuntimeError: It ended, or did not answer in time. The message has the end of its log.
         """
+        self.spawn()
+        return self.wait_until_ready()
+
+    def spawn(self) -> None:
+        """Start the server, and do not wait until it is ready."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._prepare()
-        log = self.folder / "console.log"
-        with log.open("ab") as out:
+        with self._log.open("ab") as out:
             self._process = subprocess.Popen(
                 self._command(),
                 cwd=self.folder,
@@ -61,13 +67,26 @@ class Private:
                 stderr=out,
                 start_new_session=True,
             )
+
+    def wait_until_ready(self) -> Self:
+        """
+        Return when the server accepts connections.
+
+        Raises:
+            RuntimeError: See :meth:`start`.
+        """
+        assert self._process
         deadline = time.monotonic() + self.patience
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise RuntimeError(f"{self.title} does not start: {log.read_text()[-2000:]}")
+                raise RuntimeError(f"{self.title} does not start: {self._log.read_text()[-2000:]}")
             time.sleep(0.02)
         return self
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "console.log"
 
     def kill(self) -> None:
         """Kill the server, as a crash would."""
