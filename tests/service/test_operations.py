@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,22 +14,25 @@ import pytest
 from celery.result import AsyncResult
 from redis import Redis
 
-from tests.servers import Database, worker
+from tests.servers import Database, free_port, worker
 from tests.service.sample import make_app as make_celery
 from tests.service.site import ROOT, Service, problem, running
+from tornado_celery_bridge.bridge import operating
 
 #: Seconds: what takes two on a quiet machine.
 PATIENCE = 40
 
 
 @asynccontextmanager
-async def a_worker(url: str, log: Path, queues: str = "websample,quiet", name: str = "ours") -> AsyncIterator[None]:
+async def a_worker(
+    url: str, log: Path, queues: str = "websample,quiet", name: str = "ours"
+) -> AsyncIterator[subprocess.Popen[bytes]]:
     options = ("--concurrency", "2", "--queues", queues, "--without-gossip", "--without-mingle")
     environment = {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}
     process = worker("tests.service.sample", environment, log, *options, "--hostname", f"{name}@%h")
-    await asyncio.to_thread(process.__enter__)
+    running = await asyncio.to_thread(process.__enter__)
     try:
-        yield
+        yield running
     finally:
         await asyncio.to_thread(process.__exit__, None, None, None)
 
@@ -160,8 +165,10 @@ def state_of(service: Service, job_id: str) -> str:
     return str(AsyncResult(job_id, app=service.bridge.app).state)
 
 
-async def test_a_worker_grows_shrinks_and_ends(ours: Service, url: str, tmp_path: Path) -> None:
-    async with a_worker(url, tmp_path / "log"):
+async def test_a_worker_grows_shrinks_and_ends(
+    ours: Service, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_worker(url, tmp_path / "log") as process:
         await consumers(ours, "websample", 1)
         told = (await workers(ours))["ours"]
         path = f"/v1/workers/{quote(told['name'])}"
@@ -174,6 +181,12 @@ async def test_a_worker_grows_shrinks_and_ends(ours: Service, url: str, tmp_path
         assert "shut it down" in problem(await ours.post(f"{path}/shrink", {"by": 3}), 409, "worker-refused")["detail"]
         for body in ({"by": 0}, {"by": 101}, {"by": "1"}, {"bye": 1}):
             problem(await ours.post(f"{path}/grow", body), 422, "invalid-body")
+        with monkeypatch.context() as patient:
+            patient.setattr(operating, "REPLY_TIMEOUT", 0.3)
+            process.send_signal(signal.SIGSTOP)
+            problem(await ours.post(f"{path}/grow", {"by": 1}), 504, "worker-timeout")
+            process.send_signal(signal.SIGCONT)
+        await slots(ours, 4)  # it may do so all the same
         running = json.loads((await ours.submit("s.nap", {"input": {"seconds": 2}})).body)["id"]
         async with asyncio.timeout(PATIENCE):
             while (await read(ours, f"/v1/jobs/{running}"))["state"] != "STARTED":
@@ -201,3 +214,16 @@ async def test_what_is_not_there(ours: Service) -> None:
         )
     for action in ("shutdown", "grow", "shrink"):
         problem(await ours.post(f"/v1/workers/none@here/{action}", {}), 404, "unknown-worker")
+
+
+async def test_a_purge_that_can_tell_no_result_backend(url: str) -> None:
+    """The jobs are ended; who waits by Celery's own means is not told."""
+    app = make_celery(url)
+    app.conf.update(job_ledger_url=url, result_backend=f"redis://127.0.0.1:{free_port()}/0")
+    async with running(app) as service:
+        job_id = await submit(service, "quiet")
+        purged = await service.post("/v1/queues/quiet/purge", {"confirm": "quiet"}, request_timeout=60)
+        problem(purged, 503, "result-backend-unavailable")
+        assert int(purged.headers["Retry-After"]) > 0
+        assert (await read(service, f"/v1/jobs/{job_id}"))["state"] == "REVOKED"
+    app.close()
