@@ -170,3 +170,43 @@ async def test_nothing_is_sent_once_it_was_refused(own_server: Server) -> None:
         in_doubt = sum(not isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
         assert sent <= in_doubt + 1  # the one that resumed
         await asyncio.to_thread(client.close)
+
+
+async def test_a_broker_that_is_away_is_tried_again_as_often_as_is_told(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    async with (
+        Bridge(make_app(url, url), BridgeConfig(breaker_reset=600)) as rarely,
+        Bridge(make_app(url, url), BridgeConfig(breaker_reset=0.05)) as often,
+    ):
+        for bridge in (rarely, often):
+            assert all(isinstance(outcome, BrokerUnavailable) for outcome in await refusals(bridge, 1))
+        server = await asyncio.to_thread(Server(tmp_path / "redis", port=port).start)
+        try:
+            await resumes(often, within=30)
+            with pytest.raises(BrokerUnavailable, match="not reachable"):
+                await rarely.dispatch("sample.add", (1, 2))
+        finally:
+            await asyncio.to_thread(server.stop)
+
+
+@pytest.mark.parametrize("patience", [0.1, 60])
+async def test_a_bridge_that_closes_waits_so_long_for_what_is_under_way(own_server: Server, patience: float) -> None:
+    config = BridgeConfig(dispatch_timeout=120, close_timeout=patience, stuck_after=120)
+    bridge = await Bridge(make_app(own_server.url, own_server.url), config).start()
+    await resumes(bridge)
+    own_server.freeze()
+    under_way = asyncio.ensure_future(bridge.dispatch("sample.add", (1, 2)))
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(bridge.close())
+    if patience > 1:
+        await asyncio.sleep(0.5)
+        assert not closing.done()
+        own_server.thaw()
+        assert (await under_way).id
+        await closing
+    else:
+        await closing
+        assert not under_way.done()
+        under_way.cancel()
+        own_server.thaw()

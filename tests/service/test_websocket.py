@@ -12,7 +12,7 @@ from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from tests.service.site import Service, nothing_new, problem, tasks_of, until
-from tornado_celery_bridge.service.resources.jobs import streams
+from tornado_celery_bridge.service.resources.jobs import frames, streams
 
 
 @asynccontextmanager
@@ -22,6 +22,12 @@ async def connected(service: Service, path: str) -> AsyncIterator[WebSocketClien
         yield socket
     finally:
         socket.close()
+
+
+def handshake(path: str) -> bytes:
+    key = base64.b64encode(bytes(16)).decode()
+    head = f"GET {path}/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    return f"{head}Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
 
 
 async def rest(socket: WebSocketClientConnection) -> list[dict[str, Any]]:
@@ -81,16 +87,57 @@ async def test_a_client_without_pongs_is_not_told_that_it_has_all(
     monkeypatch.setattr(streams.FollowJobByWebsocket, "ping_interval", 0.2)
     monkeypatch.setattr(streams.FollowJobByWebsocket, "ping_timeout", 0.1)
     made = json.loads((await service.submit("s.add", {"input": [1], "options": {"countdown": 60}})).body)
-    head = (
-        f"GET {made['links']['self']}/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    )
-    key = base64.b64encode(bytes(16)).decode()
-    head += f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    reader, writer = await service.raw(head.encode())
+    reader, writer = await service.raw(handshake(made["links"]["self"]))
     sent = await asyncio.wait_for(reader.read(100_000), 10)
     while b"ping timed out" not in sent:
         sent += (piece := await asyncio.wait_for(reader.read(100_000), 10))
         assert piece, sent
     assert b"\x03\xe9ping timed out" in sent  # 1001
     writer.close()
+    await service.post(f"{made['links']['self']}/cancel", {})
+
+
+@pytest.mark.parametrize(
+    ("frame", "close"),
+    [
+        (b"\x81\xff" + (64 * 1024 + 1).to_bytes(8, "big") + bytes(4), b"\x03\xf1message too big"),  # 1009
+        (b"\x81\x81" + bytes(4) + b"\xff", b""),  # no UTF-8: the connection is cut off, as Tornado does
+    ],
+    ids=["too large", "no text"],
+)
+async def test_what_a_client_may_not_send_ends_its_connection(service: Service, frame: bytes, close: bytes) -> None:
+    made = json.loads((await service.submit("s.add", {"input": [1], "options": {"countdown": 60}})).body)
+    reader, writer = await service.raw(handshake(made["links"]["self"]))
+    async with asyncio.timeout(20):
+        await reader.readuntil(b"PENDING")
+        writer.write(frame)
+        sent = await reader.read()
+    assert close in sent
+    writer.close()
+    await until(lambda: not service.lifecycle._requests)
+    await until(lambda: not service.jobs.ledger.events.following)
+    await service.post(f"{made['links']['self']}/cancel", {})
+
+
+async def test_a_slow_reader_is_told_1008(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "x" * 900_000  # comes more often than any socket's buffers hold
+
+    async def often(*args: Any) -> AsyncIterator[frames.Frame]:
+        for _ in range(100):
+            yield frames.Frame("state", text)
+
+    monkeypatch.setattr(streams, "WRITE_TIMEOUT", 0.2)
+    monkeypatch.setattr(streams, "frames", often)
+    made = json.loads((await service.submit("s.add", {"input": [1], "options": {"countdown": 60}})).body)
+    reader, writer = await service.raw(handshake(made["links"]["self"]))
+    streaming = service.jobs.metrics.streams._value
+    await until(lambda: streaming.get())
+    await until(lambda: not streaming.get())
+    last = b""
+    async with asyncio.timeout(20):
+        while b"\x03\xf0slow-reader" not in last:  # 1008
+            last = last[-20:] + (piece := await reader.read(1_000_000))
+            assert piece
+    writer.close()
+    await until(lambda: not service.lifecycle._requests)
     await service.post(f"{made['links']['self']}/cancel", {})
