@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -151,6 +152,19 @@ async def test_a_copy_of_a_task_in_place_of_another(ledger: Ledger, worker: Work
     await asyncio.to_thread(lambda: worker.retry("a", "2", error, publish=False))
     assert await begin(worker, "a", "3", task=task, replaced=1, after="1") == "duplicate"
     assert (await job(ledger, "a")).state == "RETRY"
+
+
+@pytest.mark.parametrize("replaced", [0, 1])
+async def test_what_an_attempt_asks_for_that_was_given_up(ledger: Ledger, worker: WorkerLedger, replaced: int) -> None:
+    """It begins nothing: else the ledger's own copy, which is of before, would be refused ever after."""
+    await accept(ledger, record("a"), {})
+    error = None if replaced else {"type": "E", "module": "m", "message": "not yet"}
+    await begin(worker, "a", "1")
+    await asyncio.to_thread(lambda: worker.give_back("a", "1", publish=True))
+    await asyncio.to_thread(lambda: worker.keep("a", "{}", None, queue="q", token="1", why=error))
+    more: dict[str, Any] = {"retries": 1 - replaced, "replaced": replaced}
+    assert await begin(worker, "a", "2", after="1", **more) == "duplicate"
+    assert await begin(worker, "a", "3") == "go"
 
 
 async def test_cancelling(ledger: Ledger, worker: WorkerLedger) -> None:

@@ -119,6 +119,26 @@ def returns_once_ended() -> str:
     return "done"
 
 
+def say_late(path: Path) -> None:
+    """Have the pool's processes say only a second after they have a task that they do; they note it in a file."""
+    mixin: Any = pool._EndsIfTold
+    make = mixin._make_child_methods
+
+    def make_late(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        wait_for_job = self.wait_for_job
+
+        def wait() -> Any:
+            if found := wait_for_job():
+                path.touch()
+                time.sleep(1)
+            return found
+
+        self.wait_for_job = wait
+
+    mixin._make_child_methods = make_late
+
+
 def make_app(url: str, *, serializer: str = "json") -> Celery:
     app = Celery("ends", broker=url, backend=url, set_as_current=False)
     app.conf.update(
@@ -480,6 +500,8 @@ def stop(task: Any, how: str) -> None:
 
 def __getattr__(name: str) -> Celery:
     if name in ("app", "celery"):
+        if "SAMPLE_SAYS_LATE" in os.environ:
+            say_late(Path(os.environ["SAMPLE_SAYS_LATE"]))
         globals()["app"] = made = make_app(
             os.environ["SAMPLE_URL"], serializer=os.environ.get("SAMPLE_SERIALIZER", "json")
         )

@@ -44,6 +44,28 @@ async def stopped_three_times(how: str, database: Database, folder: Path) -> Non
     app.close()
 
 
+async def test_stopped_before_the_worker_has_heard_that_a_task_has_begun(database: Database, tmp_path: Path) -> None:
+    """Celery ends only what it has heard of, and waits for the rest, until a supervisor kills it."""
+    app, taken = make_app(database.url), tmp_path / "taken"
+    settings = {"SAMPLE_URL": database.url, "PYTHONPATH": str(ROOT), "SAMPLE_SAYS_LATE": str(taken)}
+
+    def stop() -> None:
+        with worker("tests.worker.sample", settings, tmp_path / "log", *OPTIONS) as process:
+            wait_for(taken.exists)
+            process.send_signal(signal.SIGQUIT)
+            process.wait(40)
+
+    async with Bridge(app) as bridge:
+        result = await bridge.submit(app.tasks["e.waits"].s(str(tmp_path / "marks"), 60.0))
+        await asyncio.to_thread(stop)
+        job = await bridge.ledger.jobs.get(result.id)
+        assert isinstance(job, Job)
+        assert job.state == "PENDING"
+        (counts,) = (await Monitor(bridge.ledger).counts()).values()
+        assert counts.lost == 0
+    app.close()
+
+
 def stop_three_times(database: Database, folder: Path, how: str) -> None:
     path, log = folder / f"{how}.marks", folder / f"{how}.log"
     settings = {"SAMPLE_URL": database.url, "PYTHONPATH": str(ROOT)}
@@ -65,7 +87,7 @@ def stop_three_times(database: Database, folder: Path, how: str) -> None:
     for number in range(1, 4):
         with start() as process:
             wait_for(has_begun(number))
-            wait_for(is_held)  # Celery does not end a task that its main process has not heard of
+            wait_for(is_held)
             if how == "QUIT":
                 process.send_signal(signal.SIGQUIT)
             elif how == "TERM to the group":

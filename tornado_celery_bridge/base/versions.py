@@ -40,6 +40,9 @@ KOMBU = tuple(map(int, version("kombu").split(".")[:2]))
 #: Whether a worker goes by a message's ``ignore_result``, as Celery does from 5.6 on. Before, it goes by the task's.
 MESSAGE_SAYS_IGNORE = CELERY >= (5, 6)
 
+#: What a worker's consumer calls to end its tasks, at a cold shutdown. (Before 5.5 the pool alone ends them.)
+CANCEL_REQUESTS = "cancel_active_requests" if CELERY >= (5, 6) else "cancel_all_unacked_requests"
+
 #: Whether kombu can publish many messages for one answer of the broker: ``Producer.batch()``, of kombu 5.7.
 HAS_BATCHES = hasattr(Producer, "batch")
 

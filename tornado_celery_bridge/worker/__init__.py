@@ -65,6 +65,7 @@ from tornado_celery_bridge.worker.bootsteps import (
     EndUnreadable,
     GuardTasks,
     KeepJobs,
+    StopTasks,
     begin_beat,
 )
 from tornado_celery_bridge.worker.coroutines import close_loops
@@ -111,8 +112,7 @@ def install(app: Celery) -> None:
     tracing.follow_publishing()  # before what keeps messages
     tracing.follow_tasks()
     app.steps["worker"].update((CheckSettings, GuardTasks, KeepJobs, WorkerHeartbeat))
-    app.steps["consumer"].add(EndUnreadable)
-    app.steps["consumer"].add(EndForGood)
+    app.steps["consumer"].update((EndForGood, EndUnreadable, StopTasks))
     signals.import_modules.connect(_refuse_impossible, sender=app, weak=False, dispatch_uid=f"settings-{id(app)}")
     signals.beat_init.connect(functools.partial(begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
     if app.finalized:  # type: ignore[attr-defined]

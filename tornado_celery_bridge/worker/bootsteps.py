@@ -25,6 +25,7 @@ from tornado_celery_bridge.base.logs import hide_passwords
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.shelf import put_aside
 from tornado_celery_bridge.base.store import Store
+from tornado_celery_bridge.base.versions import CANCEL_REQUESTS
 from tornado_celery_bridge.ledger.checks import Unsafe, refuse_unsafe
 from tornado_celery_bridge.transports.core import SetupRefused
 from tornado_celery_bridge.transports.rabbitmq import TIMED_OUT
@@ -33,7 +34,7 @@ from tornado_celery_bridge.worker.keeper import Keeper
 from tornado_celery_bridge.worker.loglines import LogLines
 from tornado_celery_bridge.worker.messages import keep_message
 from tornado_celery_bridge.worker.pool import can_end_tasks, telling
-from tornado_celery_bridge.worker.request import fail_long_ones, job_request
+from tornado_celery_bridge.worker.request import TAKEN, fail_long_ones, job_request
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,17 @@ class EndForGood(bootsteps.Step):
                 raise _refused(exc) from exc
 
         consumer.start = started
+
+
+class StopTasks(bootsteps.Step):
+    """In the consumer: a worker that stops at once (QUIT) ends each task that it has given to its pool."""
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        def stop() -> None:
+            for request in list(TAKEN):
+                request.stop(consumer.pool)
+
+        setattr(consumer, CANCEL_REQUESTS, stop)
 
 
 def _is_task(message: Any) -> bool:

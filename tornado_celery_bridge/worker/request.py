@@ -134,6 +134,26 @@ class JobRequest(Request):
         elif can_end_tasks(type(pool)):
             super().terminate(pool)
 
+    #: The pool in which it is to be given up, once it is known that it runs.
+    _stops_in: Any = None
+
+    def stop(self, pool: Any) -> None:
+        """
+        Give the attempt up, as the worker stops at once; also if the pool has not said yet that it has begun.
+
+        Celery ends only what it knows to run, and then waits for the other tasks, however long they take.
+        """
+        if self.time_start is None:
+            self._stops_in = pool
+        elif self in worker_state.active_requests and not (self.task.acks_late and self.acknowledged):
+            self.cancel(pool, emit_retry=not self.task.acks_late)
+
+    def on_accepted(self, pid: Any, time_accepted: float) -> None:
+        """Note that the code has begun."""
+        super().on_accepted(pid, time_accepted)
+        if self._stops_in is not None:
+            self.stop(self._stops_in)
+
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """End the attempt's process, for somebody who cancelled the job. REVOKED is told once it has ended."""
         if not can_end_tasks(type(pool)):

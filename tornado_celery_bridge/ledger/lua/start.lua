@@ -17,7 +17,7 @@ local EARLY = 1000  -- ms; a worker whose clock is ahead by more begins nothing 
 
 turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed',
-  'queue', 'handed_on', 'nesting', 'attempt', 'next_due')
+  'queue', 'handed_on', 'nesting', 'attempt', 'next_due', 'asker')
 local state = known[1]
 if not state then
   if redis.call('EXISTS', prefix .. 'gone:' .. id) == 1 then return 'forgotten' end
@@ -36,6 +36,7 @@ if known[5] then
 end
 if known[3] == token then return 'go' end
 arrived()
+if after ~= '' and after ~= known[14] then return 'duplicate' end  -- it was given up before it asked
 retries = tonumber(retries)
 local time, packed = now(), pack(id)
 local runs = bucket(state) == 'STARTED'

@@ -29,7 +29,7 @@ local function finish_one(from, state, value)
   let_go()
   redis.call('HSET', job, 'state', state, 'finished_at', time)
   redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'not_before', 'lost',
-    'delayed', 'handed_on', 'next_due', 'nesting')
+    'delayed', 'handed_on', 'next_due', 'nesting', 'asker')
   set_value(value)
   if id ~= told and (state == 'FAILURE' or state == 'REVOKED') then tell_end(state, value) end
   move_state(from, state)
