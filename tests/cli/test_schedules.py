@@ -32,6 +32,7 @@ def app(database: Database) -> Iterator[Celery]:
     global current
     current = Celery("command", broker=database.url, backend=database.url, set_as_current=False)
     current.conf.update(task_default_queue="q", task_create_missing_queues=False, redbeat_key_prefix="my[rb]:")
+    current.conf.beat_scheduler = "tornado_celery_bridge.schedules:Scheduler"
     install(current)
 
     @current.task(name="t.report", shared=False)
@@ -73,7 +74,7 @@ def test_looking(schedules: Schedules, do: Do, command: Command, app: Celery) ->
     do(schedules.create(entry(**REPORT, tags=["x"])))
     do(schedules.create(entry(name="poll", task="t.poll", interval=90.0, enabled=False)))
     said = command("list")
-    assert (said.status, said.err) == (0, "No beat leads: nothing is run.\n")
+    assert (said.status, said.err) == (0, "No beat leads: nothing is run. To start one: tcb beat\n")
     heading, poll, report = said.out.splitlines()
     assert heading.split("  ")[0] == "name"
     assert poll.split() == ["poll", "t.poll", "every", "90", "s", "-", "0", "paused"]

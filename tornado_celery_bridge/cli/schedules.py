@@ -133,8 +133,8 @@ async def list_(schedules: Schedules, _: Celery) -> None:
     for name, why in (await schedules.quarantined()).items():
         rows.append((name, "-", "-", "-", "-", f"set aside: {why}"))
     tables.write(rows)
-    leader = await schedules.leader()
-    _say("No beat leads: nothing is run." if leader is None else f"Beat {leader} leads.")
+    beat = await schedules.beat()
+    _say(beat.hint or f"Beat {beat.leader} leads.")
 
 
 @action

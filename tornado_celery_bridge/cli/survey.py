@@ -26,6 +26,7 @@ from tornado_celery_bridge.base.spelling import Spelling
 from tornado_celery_bridge.cli.trial import Trial, is_exposed, own_tasks, queues_named, routers, url_of, why_not_sent
 from tornado_celery_bridge.ledger.checks import A_REDIS, IMPOSSIBLE, Unsafe, check, is_loopback
 from tornado_celery_bridge.ledger.connection import ledger_backend
+from tornado_celery_bridge.schedules.schedules import OURS
 from tornado_celery_bridge.transports import TRANSPORTS, depth, transport_of
 
 #: Seconds that an import may take, and that a server has for an answer.
@@ -40,7 +41,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 INSTALL = "from tornado_celery_bridge.worker import install; install(app)"
 REGISTER = "from tornado_celery_bridge.transports import register; register({!r})"
-SCHEDULER = "tornado_celery_bridge.schedules:Scheduler"
 
 #: Schemes of brokers on this machine, and of those whose URL without a host means this machine.
 LOCAL = ("filesystem", "memory", "socket", "sqla+sqlite", "sqlalchemy+sqlite", "redis+socket")
@@ -81,8 +81,8 @@ def survey(app: Celery, *, expose: Sequence[str], starts: Sequence[str], is_allo
         notes.append(f"The jobs' ledger is in {_place(redis, starts)}: it needs a Redis.")
         settings["job_ledger_url"] = redis
     if conf.beat_scheduler in (None, "celery.beat:PersistentScheduler"):
-        settings["beat_scheduler"] = permanent["beat_scheduler"] = SCHEDULER
-    elif conf.beat_scheduler != SCHEDULER:
+        settings["beat_scheduler"] = permanent["beat_scheduler"] = OURS
+    elif conf.beat_scheduler != OURS:
         notes.append(f"Beat runs {conf.beat_scheduler}, as the app says: schedules over HTTP are not run.")
     if "task_acks_late" in settings:
         notes.append("Every delay() that these processes run is acknowledged after its task has run, and not before.")

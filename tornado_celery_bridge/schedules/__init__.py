@@ -4,11 +4,13 @@ Schedules that change while beat runs: :class:`Scheduler` is beat's side, :class
 How they are kept: ``calls`` and ``lua/README.md``; what an entry says: :class:`Entry`.
 """
 
+from tornado_celery_bridge.schedules.blocking import BlockingSchedules
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry
 from tornado_celery_bridge.schedules.scheduler import Scheduler
 from tornado_celery_bridge.schedules.schedules import (
     Backfill,
     BackfillTooLarge,
+    Beat,
     Run,
     RunRefused,
     ScheduleConflict,
@@ -22,6 +24,8 @@ from tornado_celery_bridge.schedules.schedules import (
 __all__ = (
     "Backfill",
     "BackfillTooLarge",
+    "Beat",
+    "BlockingSchedules",
     "Entry",
     "InvalidEntry",
     "Run",

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+import celery.beat
 from celery import Celery
 
 from tornado_celery_bridge.exceptions import BridgeError
@@ -21,6 +22,9 @@ from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms, 
 from tornado_celery_bridge.schedules.policy import next_slot, slots_of
 from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, check_input, new_run, run_id
 
+#: Our scheduler, as the setting names it.
+OURS = "tornado_celery_bridge.schedules:Scheduler"
+_OUR_NAMES = ("tornado_celery_bridge.schedules.Scheduler", "tornado_celery_bridge.schedules.scheduler.Scheduler")
 #: How often a change is tried if somebody else changes the entry at the same time.
 ATTEMPTS = 5
 #: The most slots of one backfill, and the number of runs that Redis accepts in one step.
@@ -144,6 +148,33 @@ class Run(NamedTuple):
     why: str = ""
     #: Its job, as long as the job is kept.
     job: Job | None = None
+
+
+class Beat(NamedTuple):
+    """
+    Who runs the schedules of an app.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: The class of beat's scheduler, as the app's setting ``beat_scheduler`` names it, or Celery's own.
+    scheduler: str
+    #: Whether it is :class:`Scheduler`. A beat may have been started with another one, by ``-S``.
+    is_ours: bool
+    #: The beat that leads, as in :meth:`Schedules.leader`; None while no beat of ours leads.
+    leader: str | None
+
+    @property
+    def hint(self) -> str:
+        """What to know if the entries here are not run; empty if they are."""
+        if self.leader is not None:
+            return ""
+        if self.is_ours:
+            return "No beat leads: nothing is run. To start one: tcb beat"
+        return (
+            f"The app's beat has the scheduler {self.scheduler}, which does not run these schedules. To have them run, "
+            f"set beat_scheduler to {OURS!r}, or start beat with -S {OURS}"
+        )
 
 
 class Statistics(NamedTuple):
@@ -410,6 +441,12 @@ class Schedules:
         """Return the beat that leads, as host, process id and a word of its own; None while no beat leads."""
         leader = await self._redis.call("GET", f"{self._redis.prefix}schedules:leader")
         return _who(leader)
+
+    async def beat(self) -> Beat:
+        """Return who runs the app's schedules: its beat may have the scheduler of Celery or of Django."""
+        given = self._app.conf.beat_scheduler or celery.beat.Service.scheduler_cls
+        named = given if isinstance(given, str) else f"{given.__module__}:{given.__qualname__}"
+        return Beat(named, named.replace(":", ".") in _OUR_NAMES, await self.leader())
 
     async def statistics(self) -> Statistics:
         """Return numbers for monitoring. The cost is the same however many entries and runs there are."""

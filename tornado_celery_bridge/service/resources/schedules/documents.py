@@ -3,14 +3,16 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, Required, cast
 from zoneinfo import ZoneInfo
 
+from celery import Celery
 from cron_descriptor import ExpressionDescriptor, FormatException, Options
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from tornado_celery_bridge import schedules
+from tornado_celery_bridge.schedules import sources
 from tornado_celery_bridge.service.http.documents import MOMENT, Moment, Path, milliseconds, rfc3339
 from tornado_celery_bridge.service.resources.jobs.documents import Job, job
 from tornado_celery_bridge.service.resources.links import Links
@@ -74,12 +76,41 @@ class QuarantinedSchedule(TypedDict):
     detail: str
 
 
+class Beat(TypedDict):
+    """Who runs schedules."""
+
+    scheduler: Annotated[str, Field(description="The class of beat's scheduler, by the app's settings.")]
+    runs_these: Annotated[bool, Field(description="Whether a beat that runs these schedules leads.")]
+    leader: Annotated[str | None, Field(description="That beat: its host, its process id and a word of its own.")]
+    hint: Annotated[str | None, Field(description="Why these schedules are not run, and what to do.")]
+
+
+class OtherSchedule(TypedDict, total=False):
+    """An entry of the app's `beat_schedule` that another scheduler runs: to be read only."""
+
+    name: Required[str]
+    task: str
+    input: Any
+    options: dict[str, Any]
+    crontab: str
+    timezone: str
+    interval: Annotated[float, Field(description="Seconds.")]
+    anchor: Moment
+    solar: dict[str, Any]
+    detail: Annotated[str, Field(description="Why it can't be shown.")]
+
+
 class Schedules(TypedDict):
     """A page of schedules, in the order of their names."""
 
     schedules: list[Schedule]
     quarantined: Annotated[list[QuarantinedSchedule], Field(description="On the first page, and to admins only.")]
     next_cursor: Annotated[str | None, Field(description="Where the next page begins.")]
+    beat: Beat
+    beat_schedule: Annotated[
+        list[OtherSchedule],
+        Field(description="Of the configuration, if another scheduler runs it; on the first page, to admins only."),
+    ]
 
 
 class Slot(TypedDict):
@@ -176,6 +207,28 @@ def schedule(shown: schedules.Scheduled, links: Links, priorities: Priorities) -
     if entry.solar is not None:
         document["solar"] = entry.solar
     return document
+
+
+def beat(shown: schedules.Beat) -> Beat:
+    """Return who runs schedules."""
+    return {
+        "scheduler": shown.scheduler,
+        "runs_these": shown.leader is not None,
+        "leader": shown.leader,
+        "hint": shown.hint or None,
+    }
+
+
+_SHOWN = ("name", "task", "input", "options", "crontab", "timezone", "interval", "anchor", "solar")
+
+
+def of_settings(app: Celery) -> list[OtherSchedule]:
+    """Return the entries of an app's ``beat_schedule``. Reads files."""
+    found = sources.from_settings(app)
+    known = (sources.to_mapping(entry) for entry in found.entries)
+    shown = [{name: entry[name] for name in _SHOWN if name in entry} for entry in known]
+    shown += [{"name": name, "detail": why} for name, why in found.left_out.items()]
+    return cast("list[OtherSchedule]", shown)
 
 
 def _rfc3339(moment: datetime) -> str:

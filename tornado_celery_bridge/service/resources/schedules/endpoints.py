@@ -81,6 +81,8 @@ class ListSchedules(ScheduleEndpoint):
             "schedules": [self.document(each) for each in found.schedules],
             "quarantined": [{"name": name, "detail": why} for name, why in found.quarantined.items()],
             "next_cursor": found.cursor,
+            "beat": documents.beat(found.beat),
+            "beat_schedule": found.others,
         }
 
 

@@ -12,6 +12,7 @@ from celery.exceptions import QueueNotFound
 from tornado_celery_bridge.ledger import MAX_INLINE, Job, dumps
 from tornado_celery_bridge.schedules import (
     Backfill,
+    Beat,
     Entry,
     InvalidEntry,
     Run,
@@ -68,6 +69,10 @@ class Listing(NamedTuple):
     cursor: str | None
     #: Entries that cannot be used, with the reasons.
     quarantined: dict[str, str]
+    #: Who runs them.
+    beat: Beat
+    #: What another scheduler runs of the app's ``beat_schedule``.
+    others: list[documents.OtherSchedule]
 
 
 class Timetable:
@@ -94,19 +99,24 @@ class Timetable:
     async def find(self, principal: Principal, filters: ScheduleFilters) -> Listing:
         """Return a page of the schedules that *principal* may see, in the order of their names."""
         owner, after = "" if principal.is_admin else principal.owner, filters.cursor or ""
-        quarantined = await self._schedules.quarantined() if principal.is_admin and not after else {}
+        beat = await self._schedules.beat()
+        of_admins = principal.is_admin and not after
+        quarantined = await self._schedules.quarantined() if of_admins else {}
+        is_others = of_admins and not beat.is_ours and beat.leader is None
+        others = await asyncio.to_thread(documents.of_settings, self._jobs.bridge.app) if is_others else []
+        rest = (quarantined, beat, others)
         shown: list[Scheduled] = []
         for _ in range(LOOKS // STEP):
             page = await self._schedules.find(owner=owner, after=after, limit=STEP)
             for each in page:
                 if filters.fit(each.entry):
                     if len(shown) == filters.limit:
-                        return Listing(shown, shown[-1].entry.key, quarantined)
+                        return Listing(shown, shown[-1].entry.key, *rest)
                     shown.append(each)
             if len(page) < STEP:
-                return Listing(shown, None, quarantined)
+                return Listing(shown, None, *rest)
             after = page[-1].entry.key
-        return Listing(shown, after, quarantined)
+        return Listing(shown, after, *rest)
 
     async def next_runs(self, principal: Principal, name: str, count: int) -> tuple[Entry, Sequence[datetime]]:
         """Return an entry, and when it is due next, without jitter."""

@@ -23,6 +23,8 @@ export function SchedulesPage({ query }) {
     <${Page} title="Schedules" actions=${actions}>
       ${page.error && html`<${Trouble} error=${page.error} again=${page.reload} />`}
       ${page.data?.quarantined.map(({ name, detail }) => html`<${Trouble} key=${name} error=${`${name} was set aside: ${detail}`} />`)}
+      ${page.data?.beat.hint && html`<${Trouble} error=${page.data.beat.hint} />`}
+      ${page.data?.beat_schedule.length > 0 && html`<${Others} of=${page.data.beat_schedule} />`}
       ${page.data?.schedules.length
         ? html`
             <table>
@@ -32,6 +34,18 @@ export function SchedulesPage({ query }) {
         : !page.error && html`<${Absent} of=${page}>No schedules.<//>`}
       ${page.data?.next_cursor && html`<nav class="pager" aria-label="Pages of the list"><a class="button" href=${link(["schedules"], { cursor: page.data.next_cursor })}>More</a></nav>`}
       ${making && html`<${Editor} close=${() => (setMaking(false), page.reload())} />`}
+    <//>
+  `;
+}
+
+/** What another scheduler runs of the app's configuration. */
+function Others({ of: schedules }) {
+  return html`
+    <${Card} title="beat_schedule, which another scheduler runs">
+      <table>
+        <thead><tr><th scope="col">Entry</th><th scope="col">When</th></tr></thead>
+        <tbody>${schedules.map((each) => html`<tr key=${each.name}><td class="what">${each.name}<span class="reason">${each.task && html`<${TaskName} name=${each.task} />`}</span></td><td>${each.detail ?? when(each)}</td></tr>`)}</tbody>
+      </table>
     <//>
   `;
 }
