@@ -19,20 +19,29 @@ from tornado_celery_bridge.handlers import TaskHandlerMixin
 GUIDES = Path(__file__).parent.parent / "docs" / "guides"
 HANDLER = re.compile(r"^(Before|After):\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = [
-    pytest.param(page.stem, found[1], found[2], id=f"{page.stem}-{found[1]}")
-    for page in sorted(GUIDES.glob("*.md"))
-    for found in HANDLER.finditer(page.read_text())
+    (page.stem, *found.groups()) for page in sorted(GUIDES.glob("*.md")) for found in HANDLER.finditer(page.read_text())
 ]
+BEFORE, AFTER = ([(page, code) for page, when, code in EXAMPLES if when == each] for each in ("Before", "After"))
 
 
 def test_there_are_some() -> None:
-    assert len(EXAMPLES) == 5
+    assert (len(BEFORE), len(AFTER)) == (2, 3)
 
 
-@pytest.mark.parametrize(("page", "when", "code"), EXAMPLES)
-async def test_a_handler(page: str, when: str, code: str, app: Celery, bridge: Bridge, blockbuster: BlockBuster) -> None:
-    if when == "Before":
-        blockbuster.deactivate()  # it blocks, which is what the page is about
+@pytest.mark.parametrize(("page", "code"), BEFORE, ids=[page for page, _ in BEFORE])
+async def test_before(page: str, code: str, app: Celery, blockbuster: BlockBuster) -> None:
+    blockbuster.deactivate()  # it blocks, which is what the page is about
+    answer = await answer_of(handler(app, code))
+    assert answer == {"sum": 5} or await asyncio.to_thread(app.AsyncResult(answer["id"]).get, timeout=20) == 5
+
+
+@pytest.mark.parametrize(("page", "code"), AFTER, ids=[page for page, _ in AFTER])
+async def test_after(page: str, code: str, app: Celery, bridge: Bridge) -> None:
+    answer = await answer_of(handler(app, code), bridge=bridge)
+    assert answer == {"sum": 5} or await bridge.get(answer["id"], timeout=20) == 5
+
+
+def handler(app: Celery, code: str) -> Any:
     names: dict[str, Any] = {
         "tornado": tornado,
         "asyncio": asyncio,
@@ -41,12 +50,15 @@ async def test_a_handler(page: str, when: str, code: str, app: Celery, bridge: B
         "add": app.tasks["sample.add"],
     }
     exec(code, names)
-    server = tornado.web.Application([("/", names["AddHandler"])], bridge=bridge).listen(0, "127.0.0.1")
+    return names["AddHandler"]
+
+
+async def answer_of(handler: Any, **settings: Any) -> dict[str, Any]:
+    server = tornado.web.Application([("/", handler)], **settings).listen(0, "127.0.0.1")
     [socket] = server._sockets.values()
     try:
         response = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{socket.getsockname()[1]}/")
     finally:
         server.stop()
         await server.close_all_connections()
-    answer = json.loads(response.body)
-    assert answer == {"sum": 5} or await bridge.get(answer["id"], timeout=20) == 5
+    return dict(json.loads(response.body))
