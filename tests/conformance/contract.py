@@ -216,18 +216,20 @@ class Contract:
         assert problem["errors"][0]["pointer"] == "/options/queue"
 
     def test_priority(self, service: Service, app: Celery) -> None:
-        """9 is the most urgent; or, where there are no priorities, who asks for one is told."""
+        """9 is the most urgent, and who asks for none comes last; where there are none, who asks for one is told."""
         if not Priorities(app).are_served(app.conf.task_default_queue):
             problem = service.post("/v1/tasks/c.add/jobs", {"input": {"x": 1}, "options": {"priority": 9}}, 422)
             assert problem["errors"][0]["pointer"] == "/options/priority"
             return
         with service.occupied():
-            slow = [service.submit("nap", {"priority": 0}, seconds=0.1) for _ in range(8)]
+            slow = [service.submit("nap", {"priority": 0} if n % 2 else {}, seconds=0.1) for n in range(8)]
+            middle = [service.submit("nap", {"priority": 5}, seconds=0.1) for _ in range(2)]
             urgent = [service.submit("nap", {"priority": 9}, seconds=0.1) for _ in range(4)]
-        for job_id in slow + urgent:
+        for job_id in slow + middle + urgent:
             service.ended(job_id)
-        order = service.starts(slow + urgent)
+        order = service.starts(slow + middle + urgent)
         assert {*order[:4]} == {*urgent}
+        assert {*middle} <= {*order[4:8]}  # in the second of the four slots' turns
 
     def test_even_shares(self, service: Service) -> None:
         with ThreadPoolExecutor(8) as pool:

@@ -99,8 +99,8 @@ def _lose_one(system: System) -> Figures:
         with system.redis.client() as client:
             for worker in system.workers:
                 worker.process.send_signal(signal.SIGSTOP)
-            wait_for(lambda: client.llen(QUEUE))
-            client.rpop(QUEUE)
+            wait_for(lambda: client.llen(f"{QUEUE}\x06\x169"))  # where kombu has what comes last
+            client.rpop(f"{QUEUE}\x06\x169")
             for worker in system.workers:
                 worker.process.send_signal(signal.SIGCONT)
 

@@ -119,7 +119,13 @@ def test_a_task_that_the_app_does_not_know(app: Celery) -> None:
 def test_an_exchange_that_leads_to_no_queue(app: Celery) -> None:
     """No name of a queue is made up that might be one."""
     found = destination(app, "t", (), {}, {"exchange": "of others", "routing_key": "x"})
-    assert found == ("of others/x", {"exchange": "of others", "routing_key": "x"}, None)
+    assert found == ("of others/x", {"exchange": "of others", "routing_key": "x", "priority": 9}, None)
+
+
+def test_without_a_priority_it_comes_last(app: Celery) -> None:
+    """As on other brokers: with Redis, Celery's own default is the most urgent."""
+    assert destination(app, "t", (), {}, {"queue": "one"}) == ("one", {"queue": "one", "priority": 9}, None)
+    assert destination(app, "t", (), {}, {"queue": "one", "priority": 2}) == ("one", {"queue": "one"}, 7)
 
 
 def test_what_rabbitmq_holds_back(app: Celery) -> None:

@@ -295,6 +295,6 @@ def test_one_malformed_entry_among_a_thousand(
         expected = {run_id(name, slot) for name in names} - {run_id("e500", slot)}
         until(lambda: client.zcount("{tcb}schedules:due", "-inf", slot) == 0)
         until(lambda: sum(client.exists(f"{{tcb}}job:{run}") for run in expected) == 999)
-        until(lambda: client.llen("celery") >= 999)
+        until(lambda: client.llen("celery\x06\x169") >= 999)
     assert list(do(schedules.quarantined())) == ["e500"]
     assert beat.process.poll() is None

@@ -76,7 +76,8 @@ async def look(beat: Beat) -> None:
 
 async def messages(beat: Beat) -> list[str]:
     """Return the ids of the messages in the queue, the oldest first."""
-    found = await asyncio.to_thread(beat._redis.client.lrange, "q", 0, -1)
+    lists = ("q\x06\x169", "q")  # kombu's for what has no priority, and for the most urgent
+    found = [each for name in lists for each in await asyncio.to_thread(beat._redis.client.lrange, name, 0, -1)]
     return [json.loads(message)["headers"]["id"] for message in reversed(found)]
 
 

@@ -86,7 +86,10 @@ class Service:
     async def messages(self) -> int:
         """How many messages of this process are in the worker's queues' lists; a worker may publish copies any time."""
         redis, origin = self.jobs.ledger.redis.client, f'"gen{os.getpid()}@'.encode()
-        found = [each for queue in ("websample", "quiet") for each in await redis.lrange(queue, 0, -1)]
+        lists = [
+            queue + step for queue in ("websample", "quiet") for step in ("", "\x06\x163", "\x06\x166", "\x06\x169")
+        ]
+        found = [each for name in lists for each in await redis.lrange(name, 0, -1)]
         return sum(origin in each for each in found)
 
     async def raw(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

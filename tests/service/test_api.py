@@ -159,12 +159,13 @@ async def test_another_queue(service: Service) -> None:
 
 async def test_nine_is_most_urgent_on_redis_too(service: Service) -> None:
     redis = service.jobs.ledger.redis.client
-    await redis.delete("quiet")
-    for priority in (0, 9, 4):
+    steps = ("", "\x06\x163", "\x06\x166", "\x06\x169")
+    await redis.delete(*(f"quiet{step}" for step in steps))
+    for priority in (0, 9, 4, None):
         options = {"queue": "quiet", "priority": priority}
         job(await service.submit("s.add", {"input": [1], "options": options}), 202)
     # kombu pops its steps in this order: 0, 3, 6, 9.
-    assert [await redis.llen(f"quiet{step}") for step in ("", "\x06\x163", "\x06\x166", "\x06\x169")] == [1, 1, 0, 1]
+    assert [await redis.llen(f"quiet{step}") for step in steps] == [1, 1, 0, 2]
 
 
 @pytest.mark.parametrize(

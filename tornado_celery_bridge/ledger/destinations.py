@@ -20,8 +20,8 @@ class Destination(NamedTuple):
     #: The queue's name. Of an exchange that leads to no queue that the app knows: the exchange's and the routing key.
     queue: str
     #: The options of ``apply_async`` that bring a message there, whatever the app's routes say at that time.
-    options: dict[str, str]
-    #: From 0 to 9, where 9 is the most urgent; None leaves it to the broker.
+    options: dict[str, Any]
+    #: From 0 to 9, where 9 is the most urgent; None: it has none, and so comes last.
     priority: int | None = None
 
 
@@ -60,8 +60,12 @@ def destination(
     elif queue is not None and exchange is None:
         exchange, routing_key = queue.exchange, routing_key or queue.routing_key
     found = destination_of(app, exchange, routing_key or app.conf.task_default_routing_key)
-    priority = route.get("priority")
-    return found if priority is None else found._replace(priority=priorities_of(app).to_broker(priority))
+    priority, priorities = route.get("priority"), priorities_of(app)
+    if priority is not None:
+        return found._replace(priority=priorities.to_broker(priority))
+    if priorities.default is not None:
+        return found._replace(options={**found.options, "priority": priorities.default})
+    return found
 
 
 def destination_of(app: Celery, exchange: Any, routing_key: str) -> Destination:

@@ -181,6 +181,15 @@ class Priorities:
             return server.has_priorities((known and known.queue_arguments) or {})
         return self._has_any
 
+    @property
+    def default(self) -> int | None:
+        """
+        What a job without a priority is given, so that it comes after those that have one; None where it does anyway.
+
+        With Redis and Sentinel, Celery's own default is kombu's 0, the most urgent.
+        """
+        return 9 if self._driver == "redis" else None
+
     def to_broker(self, priority: int) -> int:
         """Return a priority as the broker has it: with Redis and Sentinel, kombu's most urgent is 0."""
         return 9 - priority if self._driver == "redis" else priority
