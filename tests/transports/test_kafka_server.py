@@ -10,12 +10,14 @@ from typing import Any
 import confluent_kafka
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import ConfigResource, ResourceType
+from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 from kombu import Connection
 
 from tests.servers import Server, wait_for
 from tests.servers.kafka import ApacheKafka, need_kafka
+from tests.transports.kafka_sample import make_app
 from tests.transports.test_kafka_channel import Consuming, connected, length, publish
+from tornado_celery_bridge.ledger import checks
 from tornado_celery_bridge.transports.core import SetupRefused, errors_of
 from tornado_celery_bridge.transports.kafka import AccessRefused, MessageTooLarge, NotSent
 from tornado_celery_bridge.transports.servers import server_of
@@ -29,8 +31,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
     users = {"celery": "secret", **dict.fromkeys(("reader", "writer", "nobody", "maker"), "secret")}
     settings = {"super.users": "User:ANONYMOUS;User:celery"}
     made = ApacheKafka(tmp_path_factory.mktemp("kafka"), settings, users=users, acls=True).start()
-    made.allow("writer", "Topic Write q.", "Topic Describe q.")
-    made.allow("reader", "Topic Read q.")
+    made.allow("writer", "Topic Write q.", "Topic Describe q.", "Topic Describe_Configs q.")
+    made.allow("reader", "Topic Read q.", "Topic Describe_Configs q.")
     made.allow("maker", "Topic Create made.")
     yield made
     made.stop()
@@ -89,6 +91,51 @@ def test_a_queue_that_may_not_be_read(broker: ApacheKafka) -> None:
     broker.allow("reader", "Group Read celery")
     with connected(broker.url_of("reader", "secret")) as connection:
         assert sorted(Consuming(connection, "q.written").get(2)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("user", "query", "found"),
+    [
+        ("celery", "", {}),
+        ("nobody", "", {"no-permission": "permission Create on topic 'plain'"}),
+        ("celery", "replication=3&topic_prefix=three.", {"no-topic": "only 1 broker"}),
+        (
+            "reader",
+            "topic_prefix=q.&group_id=other",
+            {
+                "no-permission": "permission Write on topic 'q.plain', 'q.other.broadcast'",
+                "offsets-expire": "they stay in q.plain, as the user lacks Delete",
+            },
+        ),
+        (
+            "writer",
+            "topic_prefix=q.&group_id=other",
+            {
+                "no-permission": "permission Read on topic 'q.plain', 'q.other.broadcast'",
+                "offsets-expire": "they stay in q.plain, as the user lacks Delete",
+            },
+        ),
+        ("celery", "topic_prefix=short.", {"short-retention": "'short.plain' keeps messages for 60 s"}),
+        ("celery", "max.poll.interval.ms=14000", {"no-transport": "max.poll.interval.ms is 14 s"}),
+    ],
+)
+def test_the_doctor_looks_at_topics_group_and_user(
+    broker: ApacheKafka, user: str, query: str, found: dict[str, str]
+) -> None:
+    with connected(f"{broker.url}?topic_prefix=q.&group_id=other") as connection, connection.channel() as channel:
+        channel.queue_declare("plain")
+        channel.queue_declare("", exclusive=True)
+    with broker.admin() as admin:
+        new = NewTopic("short.plain", 1, config={"retention.ms": "60000"})
+        with contextlib.suppress(confluent_kafka.KafkaException):  # it is there
+            admin.create_topics([new])["short.plain"].result()
+    app = make_app(broker.url_of(user, "secret", f"?{query}"), "redis://nowhere")
+    findings = checks.kafka(app, ("worker",))
+    app.close()
+    for name, what in found.items():
+        assert any(each.name == name and what in each.what for each in findings), findings
+    assert {each.name for each in findings} == found.keys()
+    assert all(each.name in (*checks.NAMES, *checks.IMPOSSIBLE) and each.remedy for each in findings)
 
 
 # Who somebody is.

@@ -41,11 +41,14 @@ log = logging.getLogger(__name__)
 #: The names of what is unsafe, which may be allowed.
 NAMES = (
     *("no-aof", "eviction", "full", "no-permission", "no-password", "no-install", "early-acks", "lost-fails", "eager"),
-    *("no-confirms", "consumer-timeout", "pickle"),
+    *("no-confirms", "consumer-timeout", "pickle", "no-topic", "short-retention", "offsets-expire"),
 )
 
 #: What a server has to be asked for.
-OF_SERVERS = ("no-aof", "eviction", "full", "no-permission", "consumer-timeout", "other-schema")
+OF_SERVERS = (
+    *("no-aof", "eviction", "full", "no-permission", "consumer-timeout", "other-schema"),
+    *("no-topic", "short-retention", "offsets-expire"),
+)
 
 #: The names of what can't be allowed.
 IMPOSSIBLE = ("no-transport", "no-results", "no-ledger", "other-schema")
@@ -400,6 +403,21 @@ def _rabbitmq(app: Celery) -> RabbitMQ | None:
     return found if isinstance(found, RabbitMQ) else None
 
 
+def kafka(app: Celery, processes: Sequence[str]) -> list[Finding]:
+    """Of Kafka: what a user may not do there, and what its servers' settings lose or repeat."""
+    if not _broker(app.conf).startswith("kafka"):
+        return []
+    with app.connection_for_write(connect_timeout=TIMEOUT) as connection:
+        transport: Any = connection.get_transport_cls()
+        if not hasattr(transport, "troubles"):  # kombu's own
+            return []
+        try:
+            troubles = transport.troubles(connection, app.amqp.queues, consumes="worker" in processes)
+        except ValueError as exc:
+            return [Finding("no-transport", f"the broker can't be used: {exc}", "another value of this option")]
+    return [Finding(each.name, f"Kafka: {each.what}", each.remedy) for each in troubles]
+
+
 def pickle(app: Celery) -> Finding | None:
     conf: Any = app.conf
     accepted = {*conf.accept_content, *(conf.result_accept_content or ())}
@@ -519,7 +537,7 @@ def check(
     if not any(each and each.name in IMPOSSIBLE for each in found):
         rules = SERVER_RULES if servers else (no_password,)
         found = [rule(server) for server in _servers(app, servers, processes) for rule in rules] + found
-        found += [other_schema(app), consumer_timeout(app)] if servers else []
+        found += [other_schema(app), consumer_timeout(app), *kafka(app, processes)] if servers else []
     findings = [replace(each, allowed=each.name in allowed) for each in found if each is not None]
     for finding in findings:
         if is_logged and not finding.is_unsafe:

@@ -39,6 +39,7 @@ from tornado_celery_bridge.transports.core import (
 from tornado_celery_bridge.transports.kafka.consuming import consumer_config
 from tornado_celery_bridge.transports.kafka.errors import UNSETTLED, BrokerLost, error_of, refusal
 from tornado_celery_bridge.transports.kafka.handles import end, later, make
+from tornado_celery_bridge.transports.kafka.inspection import Trouble, inspect
 from tornado_celery_bridge.transports.kafka.later import LEAD, Later, Releasing
 from tornado_celery_bridge.transports.kafka.progress import Ranges
 from tornado_celery_bridge.transports.kafka.purging import Purging
@@ -243,6 +244,16 @@ class Transport(virtual.Transport):
     def has_priorities(cls, client: Any) -> bool:
         """Return whether the queues of a connection have priorities, as it is set up; it need not be open."""
         return len(_settings_of(client).priority_steps) > 1
+
+    @classmethod
+    def troubles(cls, client: Any, queues: Collection[str], *, consumes: bool) -> list[Trouble]:
+        """
+        Return what is wrong with the cluster of a connection for *queues*, for a worker or for whoever publishes.
+
+        Raises:
+            ValueError: An option is unknown, or its value is wrong.
+        """
+        return inspect(_settings_of(client), queues, consumes=consumes)
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         return uri if include_password else hide_secrets(uri, mask)
