@@ -37,17 +37,18 @@ up:
 test: .venv
 	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types frontend site wheel versions suite
 
+# What only computes gives way to the suite, whose tests look at times.
 lint:
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports --no-logo
 types:
-	.venv/bin/mypy
-	.ci/pyright
+	nice .venv/bin/mypy
+	nice .ci/pyright
 frontend:
-	.ci/frontend/check
+	nice .ci/frontend/check
 site: needs
-	.ci/site/build
+	nice .ci/site/build
 wheel:
 	.ci/wheel
 versions:

@@ -72,7 +72,7 @@ def row(
     return add
 
 
-@row("control", "no fault at all", count=150, faults=0, has_stock=True)
+@row("control", "no fault at all", count=60, faults=0, has_stock=True)
 def control(system: System, count: int, faults: int, seed: int) -> Figures:
     return under_fire(system, count, 0, None, seed=seed)
 

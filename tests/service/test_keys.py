@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ def test_what_a_principal_may_do() -> None:
     _, entry = new_key((), owner="root", scopes=["admin"], tasks=["a.*"])
     assert all(entry.principal.may(scope) for scope in SCOPES)
     assert not entry.principal.may_run("b")
+
+
+def test_who_may_have_schedules_has_a_key_for_it_that_is_valid(tmp_path: Path) -> None:
+    expired = datetime.now(UTC) - timedelta(days=1)
+    entries = [
+        made(owner="has", scopes=["schedule"]),
+        made(owner="had", scopes=["schedule"], expires_at=expired.isoformat()),
+        made(owner="never", scopes=["submit"]),
+        made(owner="never had", scopes=["submit"], expires_at=expired.isoformat()),
+        made(owner="root", scopes=["admin"]),
+    ]
+    keyring = Keyring(write(tmp_path / "keys.json", *(entry for _, entry in entries)))
+    assert [each.owner for each in keyring.owners()] == ["has", "root"]
 
 
 def test_keys_are_long_and_kept_as_hashes(tmp_path: Path) -> None:
