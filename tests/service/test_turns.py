@@ -170,6 +170,34 @@ async def test_a_batch_costs_as_many_requests_as_it_has_jobs(web_url: str, tmp_p
     app.close()
 
 
+async def test_a_batch_obeys_the_limits_of_each_job(web_url: str, tmp_path: Path) -> None:
+    """And one that breaks what it comes through is a problem of its own: the others are accepted."""
+    key, entry = made(owner="bounded", max_unfinished=3)
+    keys = await asyncio.to_thread(lambda: Keyring(write(tmp_path / "keys.json", entry)))
+    app: Celery = make_celery(web_url)
+    app.conf.task_routes = _raises_for_seven
+    async with running(app, keys=keys) as service:
+        numbers, later = [7, *range(8)], {"countdown": 60}
+        body = {"jobs": [{"task": "s.add", "input": [number], "options": later} for number in numbers]}
+        answers = await service.post("/v1/batches", body, {"Authorization": f"Bearer {key}"})
+        told = json.loads(answers.body)["jobs"]
+        assert [each["status"] for each in told if "job" in each] == [202] * 3
+        codes = [each["problem"]["code"] for each in told if "problem" in each]
+        assert sorted(codes) == ["internal-error"] * 2 + ["too-many-unfinished-jobs"] * 4
+        assert told[0]["problem"]["status"] == told[-1]["problem"]["status"] == 500
+        for each in told:
+            if "job" in each:
+                path = f"{each['job']['links']['self']}/cancel"
+                await service.post(path, {}, {"Authorization": f"Bearer {key}"})
+    app.close()
+
+
+def _raises_for_seven(name: str, args: Any, kwargs: Any, options: Any, **_: Any) -> None:
+    """As a router of the app's own may."""
+    if args and args[0] == 7:
+        raise ValueError("no seven")
+
+
 @pytest.mark.parametrize(
     ("options", "pointer"),
     [
