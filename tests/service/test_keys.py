@@ -57,7 +57,7 @@ def test_who_may_have_schedules_has_a_key_for_it_that_is_valid(tmp_path: Path) -
         made(owner="has", scopes=["schedule"]),
         made(owner="had", scopes=["schedule"], expires_at=expired.isoformat()),
         made(owner="never", scopes=["submit"]),
-        made(owner="never had", scopes=["submit"], expires_at=expired.isoformat()),
+        made(owner="neither", scopes=["submit"], expires_at=expired.isoformat()),
         made(owner="root", scopes=["admin"]),
     ]
     keyring = Keyring(write(tmp_path / "keys.json", *(entry for _, entry in entries)))
