@@ -29,7 +29,7 @@ NAN = float("nan")
 ITSELF: list[Any] = [1]
 ITSELF.append(ITSELF)
 DEEP: list[Any] = []
-for _ in range(5_000):
+for _ in range(100_000):
     DEEP = [DEEP]
 
 

@@ -29,17 +29,14 @@ def test_the_newest_versions_lack_nothing() -> None:
 
 def test_what_older_ones_lack_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "HAS_BATCHES", False)
-    monkeypatch.setattr(versions, "KOMBU", (5, 6))
     by_redis = told("redis://127.0.0.1:1/0")
     assert by_redis is not None
     assert re.search(r"with kombu 5\.\d+\.\d+, each message waits for its own answer of the broker", by_redis)
     assert "Remedy: pip install 'kombu>=5.7'; or live with it: no job is lost by it" in by_redis
-    assert "comes back up to 100 s after the visibility_timeout" in by_redis
     assert "RabbitMQ" not in by_redis
     monkeypatch.setattr(versions, "native_delayed_delivery", None)
     by_rabbitmq = told("amqp://127.0.0.1:1")
     assert by_rabbitmq is not None
-    assert "visibility_timeout" not in by_rabbitmq
     assert re.search(r"with celery 5\.\d+\.\d+, RabbitMQ does not hold delayed tasks", by_rabbitmq)
     assert "'kombu>=5.7' 'celery>=5.5'" in by_rabbitmq or "'celery>=5.5' 'kombu>=5.7'" in by_rabbitmq
 

@@ -12,6 +12,7 @@ from celery.result import GroupResult, ResultSet
 from tornado import gen
 
 from tornado_celery_bridge import AsyncResult, Bridge, TaskFailed, WouldBlock
+from tornado_celery_bridge.base.versions import CELERY
 
 
 @pytest.fixture
@@ -108,7 +109,11 @@ def added_one_by_one(app: Celery, results: list[Any]) -> Any:
     return made.join_native(timeout=10)
 
 
-@pytest.mark.parametrize("collect", [in_a_result_set, in_a_group, in_a_group_in_a_set, added_one_by_one])
+#: A set that was empty waits for ever below Celery 5.7, whoever's results are added to it.
+COLLECTED = [in_a_result_set, in_a_group, in_a_group_in_a_set, *([added_one_by_one] if CELERY >= (5, 7) else [])]
+
+
+@pytest.mark.parametrize("collect", COLLECTED)
 async def test_in_a_thread_they_are_celerys_own(
     bridge: Bridge, results: list[AsyncResult[Any]], collect: Callable[..., Any]
 ) -> None:

@@ -215,8 +215,8 @@ def test_by_sentinel_no_confirmation_is_for_ever() -> None:
 def test_without_install(database: Database) -> None:
     app = Celery(broker=database.url, backend=database.url, set_as_current=False)
     app.conf.update(SAFE)
-    (found,) = check(app)
-    assert (found.name, found.is_unsafe) == ("no-install", True)
+    found = [(each.name, each.is_unsafe) for each in check(app) if each.name != "old-versions"]
+    assert found == [("no-install", True)]
     app.close()
 
 

@@ -20,10 +20,13 @@ from kombu.exceptions import ChannelError
 
 from tests.faults.proxy import Proxy
 from tests.servers import Server, TlsProxy, free_port, wait_for
+from tornado_celery_bridge.base.versions import HAS_BATCHES
 from tornado_celery_bridge.transports import kafka, register
 from tornado_celery_bridge.transports.kafka import AccessRefused, MessageTooLarge, NotSent, PriorityRefused, SentInDoubt
 from tornado_celery_bridge.transports.servers import server_of
 from tornado_celery_bridge.up.brokers.tansu import Tansu
+
+needs_batches = pytest.mark.skipif(not HAS_BATCHES, reason="kombu below 5.7 has no batches")
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +209,7 @@ def test_purge_and_delete(broker: Tansu) -> None:
             length(connection, "heap")
 
 
+@needs_batches
 def test_more_than_a_buffer_holds(broker: Tansu) -> None:
     with connected(broker.url, partitions=1) as connection:
         producer = connection.Producer()
@@ -266,6 +270,7 @@ def test_two_apps_on_one_broker(broker: Tansu) -> None:
 # Publishing, and what can go wrong.
 
 
+@needs_batches
 def test_a_batch_is_waited_for_as_one(mock: str) -> None:
     with connected(mock, create_topics=False) as connection:
         producer = connection.Producer()

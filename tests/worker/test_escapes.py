@@ -8,6 +8,7 @@ from celery import chord
 
 from tests.worker.sample import ESCAPES
 from tornado_celery_bridge import Bridge, TaskFailed
+from tornado_celery_bridge.base.versions import CELERY
 from tornado_celery_bridge.ledger import Job
 
 #: Where it is raised, and what is told then: None for what was raised; else what was told before.
@@ -20,7 +21,13 @@ PLACES = {
     "on_retry": "done",
     "after_return": "done",
 }
-FORMS = [(where, what) for where in PLACES for what in ESCAPES]
+#: Below 5.7, Celery can't encode the state RETRY with what is no Exception.
+FORMS = [
+    (where, what)
+    for where in PLACES
+    for what in ESCAPES
+    if CELERY >= (5, 7) or where != "retry" or what == "MemoryError"
+]
 
 
 async def test_it_ends_the_attempt_and_not_the_worker(pools: Bridge, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.worker.processes import OPTIONS, ROOT
 from tests.worker.sample import make_app
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.base.store import Store, Stored
+from tornado_celery_bridge.base.versions import CELERY
 from tornado_celery_bridge.ledger import Job
 from tornado_celery_bridge.worker import install
 from tornado_celery_bridge.worker.guard import _limit_of
@@ -80,6 +81,7 @@ async def test_a_state_of_the_tasks_own_is_told_with_what_it_told(ends: Bridge, 
     assert await ends.get(result, timeout=20) == "done"
 
 
+@pytest.mark.skipif(CELERY < (5, 7), reason="Celery below 5.7 knows no aliases in what a task returns")
 async def test_models_with_aliases_are_handed_on(ends: Bridge) -> None:
     gives, takes = ends.app.tasks["e.gives_model"], ends.app.tasks["e.takes_model"]
     result: Any = await ends.dispatch(chain(gives.s(5), takes.s(add=1), takes.s(add=1)))

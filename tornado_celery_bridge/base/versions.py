@@ -34,11 +34,9 @@ except ImportError:
 #: Celery's version, as (5, 7).
 CELERY = (celery.VERSION.major, celery.VERSION.minor)
 
-#: kombu's version.
-KOMBU = tuple(map(int, version("kombu").split(".")[:2]))
-
-#: Whether a worker goes by a message's ``ignore_result``, as Celery does from 5.6 on. Before, it goes by the task's.
-MESSAGE_SAYS_IGNORE = CELERY >= (5, 6)
+#: Whether a worker goes by a message's ``ignore_result``, and hands it on as it tries again: Celery from 5.7 on. 5.6
+#: goes by the task's as it tries again, 5.5 always.
+MESSAGE_SAYS_IGNORE = CELERY >= (5, 7)
 
 #: What a worker's consumer calls to end its tasks, at a cold shutdown. (Before 5.5 the pool alone ends them.)
 CANCEL_REQUESTS = "cancel_active_requests" if CELERY >= (5, 6) else "cancel_all_unacked_requests"
@@ -46,6 +44,9 @@ CANCEL_REQUESTS = "cancel_active_requests" if CELERY >= (5, 6) else "cancel_all_
 #: Whether kombu can publish many messages for one answer of the broker: ``Producer.batch()``, of kombu 5.7.
 HAS_BATCHES = hasattr(Producer, "batch")
 
+#: Whether kombu restores over Redis as often as ``unacked_restore_interval`` and ``unacked_restore_throttle`` say,
+#: as it does from 5.7 on. Before, it restores every 100 s.
+RESTORES_AS_TOLD = HAS_BATCHES
 
 #: redis-py's major version.
 _REDIS = int(version("redis").partition(".")[0])
@@ -85,12 +86,6 @@ def lacking(broker: str) -> Iterator[Lack]:
     """Yield what the installed versions can't do, for an app with this broker, which is given by its URL."""
     if not HAS_BATCHES:
         yield _lack("kombu", "5.7", "each message waits for its own answer of the broker: fewer are sent in a second")
-    if KOMBU < (5, 7) and broker.startswith(("redis", "sentinel")):
-        yield _lack(
-            "kombu",
-            "5.7",
-            "what a killed worker held comes back up to 100 s after the visibility_timeout, which no job waits for",
-        )
     if native_delayed_delivery is None and broker.startswith(("amqp", "pyamqp")):
         yield _lack(
             "celery",

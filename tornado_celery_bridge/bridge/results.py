@@ -177,7 +177,7 @@ class GroupResult(celery.result.GroupResult):
         if name not in ("on_ready", "_on_full"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         _refuse_on_loop("GroupResult.on_ready", "await the result, or its future()")
-        self._set_ready_barrier(vine.barrier(self.results))
+        celery.result.ResultSet.__init__(self, self.results, app=self._app)
         return self.__dict__[name]
 
     def save(self, backend: Any = None) -> Any:

@@ -39,7 +39,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.scheduling import priority_cycle
 
 from tornado_celery_bridge.base.encoding import escaped, loads
-from tornado_celery_bridge.base.versions import RESP3, flush_reauth
+from tornado_celery_bridge.base.versions import RESP3, RESTORES_AS_TOLD, flush_reauth
 from tornado_celery_bridge.transports.core import close_channels
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,8 @@ class QoS(redis.QoS):
             super().append(message, delivery_tag)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        if not RESTORES_AS_TOLD:
+            kwargs["interval"] = self.channel.unacked_restore_throttle
         timeout = self.visibility_timeout
         self.visibility_timeout = timeout + self.channel._ahead  # kombu compares with this machine's time
         try:
@@ -114,7 +116,11 @@ class Channel(redis.Channel):
     #: The delivery tag that is being delivered, when the script has noted it.
     _noted: str | None = None
     _brpop_sent_at: Any = None  # kombu's; it looks at it while `_in_poll`
-    brpop_timeout: float = 1  # kombu's, from 5.7 on; an option of the transport
+    # Options of kombu's transport, from 5.7 on.
+    brpop_timeout: float = 1
+    unacked_restore_throttle = 10
+    if not RESTORES_AS_TOLD:
+        from_transport_options = (*redis.Channel.from_transport_options, "unacked_restore_throttle")
     #: The socket on which the server says when something comes.
     _waiting: Any = None
     #: The client of `_create_client`, with whose pool it ends.
@@ -299,6 +305,15 @@ class _Poller(redis.MultiChannelPoller):
         # Without an event loop: end waiting as often as BRPOP would, to ask again and to restore.
         return super().get(callback, min(1.0, timeout) if timeout is not None else 1.0)
 
+    # Of a connection that is gone by now there may still be an event, which would end a worker with kombu below 5.7.
+
+    def handle_event(self, fileno: int, event: int) -> Any:
+        return super().handle_event(fileno, event) if fileno in self._fd_to_chan else None
+
+    def on_readable(self, fileno: int) -> None:
+        if fileno in self._fd_to_chan:
+            super().on_readable(fileno)
+
 
 class Transport(redis.Transport):
     """
@@ -312,8 +327,18 @@ class Transport(redis.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle = _Poller()
+        self._restoring: Any = None  # a timer, with an older kombu
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Restore what is overdue as often as ``unacked_restore_interval`` says, whichever kombu this is."""
+        super().register_with_event_loop(connection, loop)
+        if not RESTORES_AS_TOLD:
+            interval = connection.client.transport_options.get("unacked_restore_interval", 10)
+            self._restoring = loop.call_repeatedly(interval, self.cycle.maybe_restore_messages)
 
     def _collect(self, connection: Any) -> None:
         """Close all channels, whether or not the broker is there."""
+        if self._restoring is not None:
+            self._restoring.cancel()
         close_channels(self)
         self.cycle.close()
