@@ -4,7 +4,9 @@ import asyncio
 import functools
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import tornado.web
 from blockbuster import BlockBuster
 from celery import Celery
 from tornado.httpclient import AsyncHTTPClient
+from tornado.websocket import websocket_connect
 
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.handlers import TaskHandlerMixin
@@ -22,6 +25,10 @@ EXAMPLES = [
     (page.stem, *found.groups()) for page in sorted(GUIDES.glob("*.md")) for found in HANDLER.finditer(page.read_text())
 ]
 BEFORE, AFTER = ([(page, code) for page, when, code in EXAMPLES if when == each] for each in ("Before", "After"))
+
+
+#: The file in docs/tornado.md.
+APPLICATION = (GUIDES.parent / "tornado.md").read_text().split("```python\n")[1].partition("\n```")[0]
 
 
 def test_there_are_some() -> None:
@@ -51,6 +58,38 @@ def handler(app: Celery, code: str) -> Any:
     }
     exec(code, names)
     return names["AddHandler"]
+
+
+async def test_an_application_with_login_websocket_and_coroutines(app: Celery, bridge: Bridge) -> None:
+    """The file in docs/tornado.md, as it is."""
+    jobs = ModuleType("jobs")
+    vars(jobs).update(app=app, count=app.tasks["sample.count"])
+    names: dict[str, Any] = {"__name__": "page"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "jobs", jobs)
+        exec(APPLICATION, names)
+    server = names["make_application"](bridge).listen(0, "127.0.0.1")
+    [socket] = server._sockets.values()
+    place = f"127.0.0.1:{socket.getsockname()[1]}"
+    client = AsyncHTTPClient()
+    try:
+        login = await client.fetch(f"http://{place}/login", method="POST", body="user=me")
+        cookie = {"Cookie": login.headers["Set-Cookie"].partition(";")[0]}
+        assert json.loads((await client.fetch(f"http://{place}/count", headers=cookie)).body) == {"count": 3}
+        refused = await client.fetch(f"http://{place}/count", raise_error=False, follow_redirects=False)
+        assert (refused.code, refused.headers["Location"]) == (302, "/login?next=%2Fcount")
+        assert json.loads((await client.fetch(f"http://{place}/legacy")).body) == {"count": 2}
+        socket_of_ours = await websocket_connect(f"ws://{place}/progress")
+        await socket_of_ours.write_message("3")
+        told = []
+        while (message := await socket_of_ours.read_message()) is not None:
+            told.append(json.loads(message)["current"])
+        socket_of_ours.close()
+        assert told == sorted(told)
+        assert told[-1] <= 3
+    finally:
+        server.stop()
+        await server.close_all_connections()
 
 
 async def answer_of(handler: Any, **settings: Any) -> dict[str, Any]:
