@@ -10,7 +10,7 @@ import redis
 from tests.faults.harness import Broker
 from tests.needs import missing
 from tests.servers import Server
-from tests.servers.kafka import ApacheKafka, need_kafka
+from tests.servers.kafka import ApacheKafka, KafkaCluster, need_kafka
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 from tornado_celery_bridge.up.brokers.artemis import Artemis
 from tornado_celery_bridge.up.brokers.rabbitmq import RabbitMQ
@@ -77,6 +77,7 @@ KAFKA = Kind(
     skip=lambda _: need_kafka(),
     apart=_second,
 )
+KAFKA_CLUSTER = Kind(KafkaCluster, ApacheKafka.available, skip=lambda _: need_kafka(), apart=_second)
 TANSU = Kind(
     Tansu,
     Tansu.available,
@@ -93,4 +94,12 @@ ARTEMIS = Kind(
     Artemis.available,
     apart=lambda broker: broker.url + "second",
 )
-KINDS = {"redis": REDIS, "rabbitmq": RABBITMQ, "kafka": KAFKA, "tansu": TANSU, "activemq": ACTIVEMQ, "artemis": ARTEMIS}
+KINDS = {
+    "redis": REDIS,
+    "rabbitmq": RABBITMQ,
+    "kafka": KAFKA,
+    "kafka-cluster": KAFKA_CLUSTER,
+    "tansu": TANSU,
+    "activemq": ACTIVEMQ,
+    "artemis": ARTEMIS,
+}

@@ -138,6 +138,10 @@ class Node(Kafka):
         self._number, self._cluster = number, cluster
 
     @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def voter(self) -> str:
         return f"{self._number}@127.0.0.1:{self._controller}"
 
@@ -164,21 +168,33 @@ class KafkaCluster:
     def __init__(self, folder: Path) -> None:
         self.nodes: list[Node] = []
         self.nodes += [Node(folder / str(number), number, self) for number in (1, 2, 3)]
+        self.port = self.nodes[0].port
 
     @property
     def url(self) -> str:
         return f"kafka://{','.join(f'127.0.0.1:{node.port}' for node in self.nodes)}/?replication=3"
 
-    @property
-    def port(self) -> int:
-        return self.nodes[0].port
-
     def start(self) -> Self:
-        for node in self.nodes:
+        """Start the nodes that do not run."""
+        ended = [node for node in self.nodes if not node.runs]
+        for node in ended:
             node.spawn()
-        for node in self.nodes:
+        for node in ended:
             node.wait_until_ready()
         return self
+
+    def kill(self) -> None:
+        """Kill one node: each is the next one's turn."""
+        self.nodes.append(self.nodes.pop(0))
+        self.nodes[-1].kill()
+
+    def freeze(self) -> None:
+        for node in self.nodes:
+            node.freeze()
+
+    def thaw(self) -> None:
+        for node in self.nodes:
+            node.thaw()
 
     def stop(self) -> None:
         for node in self.nodes:

@@ -1,11 +1,14 @@
 """Workers on Apache Kafka itself: what they do when it is away, when it refuses them, and when they are to end."""
 
 import asyncio
+import base64
+import json
 import os
 import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,11 @@ from typing import Any
 import pytest
 from celery import Celery, Signature
 
-from tests.servers import Server, wait_for, worker
+from tests.faults.harness import Program
+from tests.servers import Server, free_port, wait_for, worker
 from tests.servers.kafka import ApacheKafka, need_kafka
 from tests.transports.kafka_sample import make_app
-from tests.transports.test_kafka_channel import Consuming, connected
+from tests.transports.test_kafka_channel import Consuming, connected, length, publish
 from tests.transports.test_kafka_in_a_worker import _accept
 from tornado_celery_bridge.ledger import Ledger
 
@@ -105,3 +109,38 @@ def test_whoever_waits_for_a_message_sees_that_the_worker_is_to_end(
         with pytest.raises(TimeoutError):
             connection.drain_events(timeout=60)
         assert time.monotonic() - begun < 30
+
+
+def test_flowers_broker_page_has_the_queues(broker: ApacheKafka, server: Server, tmp_path: Path) -> None:
+    with connected(broker.url) as connection:
+        publish(connection, "plain", 1)
+        known = length(connection, "plain")
+    settings = environment(broker.url, server) | {
+        **{"CELERY_APP": "tests.transports.kafka_sample", "REDIS_URL": server.url},
+        **{"DATA_DIR": str(tmp_path), "FLOWER_PORT": str(port := free_port())},
+    }
+
+    def see(path: str) -> str:
+        try:
+            secret = (tmp_path / "flower-password").read_text().strip()
+            key = base64.b64encode(f"admin:{secret}".encode()).decode()
+            url = f"http://127.0.0.1:{port}/flower{path}"
+            with urllib.request.urlopen(
+                urllib.request.Request(url, headers={"Authorization": f"Basic {key}"}), timeout=20
+            ) as response:
+                return str(response.read().decode())
+        except OSError:
+            return ""
+
+    flower = Program(
+        ["tornado_celery_bridge", "flower"],
+        settings,
+        tmp_path / "flower.log",
+        lambda _: bool(see("/api/queues/length")),
+    )
+    try:
+        flower.start()
+        assert json.loads(see("/api/queues/length"))["active_queues"] == [{"name": "plain", "messages": known}]
+        assert "plain" in see("/broker")
+    finally:
+        flower.kill()
