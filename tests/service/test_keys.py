@@ -194,7 +194,7 @@ def test_a_broken_file_keeps_the_service_from_starting(web_url: str, tmp_path: P
             [sys.executable, "-m", "tornado_celery_bridge", "serve", "--processes", processes],
             env=environment(PORT=str(free_port()), BIND="0.0.0.0", API_KEYS_FILE=str(path), **settings),
             capture_output=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert ended.returncode == 78

@@ -157,15 +157,15 @@ async def test_served(service: Service) -> None:
 def test_written_without_any_server(tmp_path: Path) -> None:
     nowhere = environment(REDIS_URL="redis://127.0.0.1:1/0")
     command = [sys.executable, "-m", "tornado_celery_bridge", "openapi"]
-    shown = subprocess.run(command, env=nowhere, cwd=ROOT, capture_output=True, timeout=30, check=True)
-    subprocess.run([*command, str(tmp_path / "x.json")], env=nowhere, cwd=ROOT, timeout=30, check=True)
+    shown = subprocess.run(command, env=nowhere, cwd=ROOT, capture_output=True, timeout=120, check=True)
+    subprocess.run([*command, str(tmp_path / "x.json")], env=nowhere, cwd=ROOT, timeout=120, check=True)
     assert shown.stdout == (tmp_path / "x.json").read_bytes()
     assert "/v1/tasks/tasks.text.count_words/jobs" in json.loads(shown.stdout)["paths"]
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tornado_celery_bridge", "openapi", str(tmp_path / "no" / "x.json")]
-    ended = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, timeout=30, check=False)
+    ended = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert b"cannot write" in ended.stderr
     assert b"Traceback" not in ended.stderr

@@ -169,7 +169,7 @@ def test_a_taken_port(sample: dict[str, str], processes: str) -> None:
             [sys.executable, "-m", "tornado_celery_bridge", "serve", "--processes", processes],
             env=environment(PORT=str(taken.getsockname()[1]), **sample),
             capture_output=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
     assert ended.returncode == 78
@@ -199,7 +199,7 @@ def test_a_setting_that_makes_no_sense_is_said_and_not_tried_again(
         [sys.executable, "-m", "tornado_celery_bridge", "serve", "--processes", processes],
         env=environment(**given | settings),
         capture_output=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert ended.returncode == 78

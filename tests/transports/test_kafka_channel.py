@@ -97,6 +97,16 @@ def length(connection: Connection, queue: str) -> int:
 # Queues.
 
 
+def test_who_consumes_is_told_that_nothing_will_come_any_more(broker: Tansu) -> None:
+    """So that kombu connects again."""
+    with connected(broker.url) as connection:
+        Consuming(connection, "ended")
+        reader = connection.connection._parts._reader
+        reader._fail(RuntimeError("librdkafka gave up"))
+        with pytest.raises(connection.recoverable_connection_errors, match="librdkafka gave up"):
+            connection.drain_events(timeout=20)
+
+
 def test_prefetch_acknowledgement_and_length(broker: Tansu) -> None:
     with connected(broker.url) as connection:
         publish(connection, "a", *range(5))
