@@ -15,11 +15,12 @@ import confluent_kafka
 import pytest
 import trustme
 from celery import Celery
-from kombu import Connection, Consumer, Exchange, Queue
+from kombu import Connection, Exchange, Queue
 from kombu.exceptions import ChannelError
 
 from tests.faults.proxy import Proxy
 from tests.servers import Server, TlsProxy, free_port, wait_for
+from tests.transports.kafka_client import Consuming, connected, length, publish
 from tornado_celery_bridge.base.versions import HAS_BATCHES
 from tornado_celery_bridge.transports import kafka, register
 from tornado_celery_bridge.transports.kafka import AccessRefused, MessageTooLarge, NotSent, PriorityRefused, SentInDoubt
@@ -43,55 +44,6 @@ def mock() -> Iterator[str]:
     found = cluster.list_topics(timeout=10).brokers.values()
     yield f"kafka://{','.join(f'{each.host}:{each.port}' for each in found)}/"
     del cluster
-
-
-@contextlib.contextmanager
-def connected(url: str, **options: Any) -> Iterator[Connection]:
-    options = {"connect_timeout": 10.0, **options}
-    with Connection(url, transport=kafka.Transport, transport_options=options) as connection:
-        yield connection
-
-
-def publish(connection: Connection, queue: str, *numbers: int, **more: Any) -> None:
-    for number in numbers:
-        connection.Producer().publish({"n": number}, routing_key=queue, **more)
-
-
-class Consuming:
-    """A consumer, and what it was given."""
-
-    def __init__(self, connection: Connection, *queues: str | Queue, prefetch: int = 10, no_ack: bool = False) -> None:
-        self.connection = connection
-        self.messages: list[Any] = []
-        self.consumer = Consumer(
-            connection.channel(),
-            [Queue(queue) if isinstance(queue, str) else queue for queue in queues],
-            callbacks=[lambda body, message: self.messages.append(message)],
-            prefetch_count=prefetch,
-            no_ack=no_ack,
-        )
-        self.consumer.consume()
-
-    @property
-    def numbers(self) -> list[int]:
-        return [message.payload["n"] for message in self.messages]
-
-    def get(self, count: int, timeout: float = 20) -> list[int]:
-        """Return the numbers of all that came, once there are *count*."""
-        while len(self.messages) < count:
-            self.connection.drain_events(timeout=timeout)
-        return self.numbers
-
-    def drain(self, timeout: float = 0.5) -> list[int]:
-        with contextlib.suppress(TimeoutError):
-            while True:
-                self.connection.drain_events(timeout=timeout)
-        return self.numbers
-
-
-def length(connection: Connection, queue: str) -> int:
-    with connection.channel() as channel:
-        return int(channel.queue_declare(queue, passive=True).message_count)
 
 
 # Queues.

@@ -7,23 +7,22 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
-from celery import Celery, Signature, chord, group
+from celery import Celery, chord, group
 from celery.exceptions import TaskRevokedError
 from kombu.exceptions import OperationalError
 
 from tests.servers import Server, wait_for, worker
 from tests.transports.brokers import events_of_a_task
+from tests.transports.kafka_client import accept
 from tests.transports.kafka_sample import make_app
 from tornado_celery_bridge import Bridge, BridgeConfig
 from tornado_celery_bridge.exceptions import DispatchError
-from tornado_celery_bridge.ledger import JobRecord, Ledger
 from tornado_celery_bridge.up.brokers.tansu import Tansu
 from tornado_celery_bridge.worker.processes import children
 
@@ -282,7 +281,7 @@ def test_a_broker_killed_with_jobs_in_it(launch: Launch, server: Server, tmp_pat
                 app.tasks["mark"].s(number, 0.2).set(task_id=f"{tmp_path.name}-{number}", ignore_result=False)  # type: ignore[call-arg]
                 for number in range(40)
             ]
-            asyncio.run(_accept(app, jobs))
+            asyncio.run(accept(app, jobs))
             for each in jobs:
                 each.apply_async()
             wait_for(lambda: len(numbers(marks)) > 5)
@@ -295,15 +294,6 @@ def test_a_broker_killed_with_jobs_in_it(launch: Launch, server: Server, tmp_pat
     finally:
         app.close()
         broker.stop()
-
-
-async def _accept(app: Celery, jobs: Sequence[Signature[Any]]) -> None:
-    ledger = await asyncio.to_thread(Ledger, app)
-    now = round(time.time() * 1000)
-    for each in jobs:
-        record = JobRecord(id=each.options["task_id"], task="mark", owner="", queue="plain", created_at=now)
-        assert (await ledger.jobs.accept(record, {}, message=each)).kind == "accepted"
-    await ledger.close()
 
 
 def test_killed_processes_leave_no_lock(broker: Tansu, launch: Launch, app: Celery) -> None:

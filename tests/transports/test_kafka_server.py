@@ -15,8 +15,8 @@ from kombu import Connection
 
 from tests.servers import Server, wait_for
 from tests.servers.kafka import ApacheKafka, need_kafka
+from tests.transports.kafka_client import Consuming, connected, length, publish
 from tests.transports.kafka_sample import make_app
-from tests.transports.test_kafka_channel import Consuming, connected, length, publish
 from tornado_celery_bridge.ledger import checks
 from tornado_celery_bridge.transports.core import SetupRefused, errors_of
 from tornado_celery_bridge.transports.kafka import AccessRefused, MessageTooLarge, NotSent

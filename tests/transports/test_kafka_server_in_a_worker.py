@@ -19,9 +19,8 @@ from celery import Celery, Signature
 from tests.faults.harness import Program
 from tests.servers import Server, free_port, wait_for, worker
 from tests.servers.kafka import ApacheKafka, need_kafka
+from tests.transports.kafka_client import Consuming, accept, connected, length, publish
 from tests.transports.kafka_sample import make_app
-from tests.transports.test_kafka_channel import Consuming, connected, length, publish
-from tests.transports.test_kafka_in_a_worker import _accept
 from tornado_celery_bridge.ledger import Ledger
 
 #: One that says nothing by itself, so that what it logs is about the broker.
@@ -90,7 +89,7 @@ def test_a_broker_that_is_away_is_no_flood(broker: ApacheKafka, server: Server, 
 
 async def _to_be_published(app: Celery, jobs: Sequence[Signature[Any]]) -> None:
     """Have the keeper publish jobs now."""
-    await _accept(app, jobs)
+    await accept(app, jobs)
     ledger = await asyncio.to_thread(Ledger, app)
     for each in jobs:
         assert await ledger.jobs.defer(each.options["task_id"], 1000)
