@@ -7,7 +7,8 @@ This file holds settings only, and imports nothing of ours. So every process (we
 Environment: ``REDIS_URL``, ``BROKER_URL`` and ``RESULT_BACKEND`` (default: ``REDIS_URL``), ``DATA_DIR``
 (default: ``.data``), ``JOB_STORE_URL`` (default: a folder in ``DATA_DIR``). Without ``REDIS_URL`` they point at the
 Unix socket of the embedded server in ``DATA_DIR``. If ``STOCK_TRANSPORT`` is set, kombu's own Redis
-transport is used. ``SENTINEL_MASTER`` (default: ``mymaster``) is the name of the master, for ``sentinel://`` URLs.
+transport is used. ``SENTINEL_MASTER`` (default: ``mymaster``) is the name of the master, for ``sentinel://`` URLs;
+``SENTINEL_USER`` and ``SENTINEL_PASSWORD`` are the Sentinels' own.
 
 Names and meanings: https://docs.celeryq.dev/en/stable/userguide/configuration.html
 """
@@ -86,7 +87,13 @@ task_publish_retry_policy = {"max_retries": 1, "interval_start": 0.1, "interval_
 # a frozen Sentinel is noticed.
 _sentinels: dict[str, Any] = {
     "master_name": os.environ.get("SENTINEL_MASTER") or "mymaster",
-    "sentinel_kwargs": {"socket_timeout": 2.0, "socket_connect_timeout": 2.0},
+    "sentinel_kwargs": {
+        "socket_timeout": 2.0,
+        "socket_connect_timeout": 2.0,
+        # Their own, where they have one: the one in the URL is the master's.
+        "username": os.environ.get("SENTINEL_USER") or None,
+        "password": os.environ.get("SENTINEL_PASSWORD") or None,
+    },
 }
 
 broker_transport_options: dict[str, Any] = {}

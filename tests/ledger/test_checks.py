@@ -1,5 +1,6 @@
 """What is unsafe: servers that are really so, and settings. That nothing starts, tests/up/test_refusals.py says."""
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.servers import Database, Server
+from tests.sample import make_app
+from tests.servers import Database, Server, wait_for
+from tornado_celery_bridge import Bridge, BrokerUnavailable
 from tornado_celery_bridge.base.settings import SettingsError
-from tornado_celery_bridge.ledger import checks
+from tornado_celery_bridge.ledger import LedgerUnavailable, checks
 from tornado_celery_bridge.ledger.checks import Finding, check
 from tornado_celery_bridge.worker import install
 
@@ -97,6 +100,59 @@ def test_a_full_one(start: Start) -> None:
     (found,) = look(start("--maxmemory", "1").url)
     assert (found.name, found.is_unsafe) == ("full", True)
     assert re.search(r"it uses [0-9,]+ of at most 1 bytes", found.what)
+
+
+def test_one_that_its_replicas_copy(start: Start) -> None:
+    """Without a file it comes back empty, and so do they."""
+    master = start("--appendonly", "no", "--repl-diskless-sync-delay", "0")
+    copy = start("--replicaof", "127.0.0.1", str(master.port))
+    with copy.client() as client:
+        wait_for(lambda: client.info("replication").get("master_link_status") == "up")
+    (found,) = look(master.url)
+    assert "its 1 replicas then forget it as well" in found.what
+
+
+def test_a_cluster_is_refused_in_words(start: Start) -> None:
+    server = start("--cluster-enabled", "yes")
+    with server.client() as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+    found = {each.name: each for each in look(server.url)}["cluster"]
+    assert found.is_unsafe
+    assert "is a Redis Cluster, which is not supported" in found.what
+    assert not found.may_be_allowed
+
+
+async def test_a_dispatch_to_a_cluster_is_refused_in_words(start: Start) -> None:
+    server = await asyncio.to_thread(start, "--cluster-enabled", "yes")
+    app = await asyncio.to_thread(make_app, server.url, server.url)  # none of its slots is served
+    async with Bridge(app) as bridge:
+        with pytest.raises(BrokerUnavailable, match="it is a Redis Cluster, which is not supported"):
+            await bridge.dispatch(app.tasks["sample.add"].s(1, 1))
+        with pytest.raises(LedgerUnavailable, match="it is a Redis Cluster, which is not supported"):
+            await bridge.ledger.jobs.get("a")
+    app.close()
+
+
+@pytest.mark.parametrize("is_broker", [False, True])
+def test_a_wrong_password(start: Start, is_broker: bool) -> None:
+    closed, other = start(), start()
+    with closed.client() as client:
+        client.config_set("requirepass", "secret")
+    url = closed.url.replace("//", "//:wrong@")
+    (found,) = [each for each in look(other.url if is_broker else url, url) if each.name == "no-login"]
+    assert found.is_unsafe
+    assert "does not let us log in" in found.what
+
+
+@pytest.mark.parametrize("is_broker", [False, True])
+def test_tls_that_looks_at_nothing_and_a_file_that_is_not_there(tmp_path: Path, is_broker: bool) -> None:
+    url = f"rediss://:p@127.0.0.1:1/0?ssl_cert_reqs=none&ssl_ca_certs={tmp_path}/ca.pem"
+    found = {each.name: each for each in look(REFUSED if is_broker else url, url)}
+    assert found["unverified-tls"].is_unsafe
+    assert found["no-certificate"].is_unsafe
+    assert f"there is no file ssl_ca_certs={tmp_path}/ca.pem" in found["no-certificate"].what
+    (tmp_path / "ca.pem").touch()
+    assert not {"unverified-tls", "no-certificate"} & {*names(url.replace("none", "required"))}
 
 
 def test_where_config_is_forbidden_info_says_it(start: Start) -> None:

@@ -20,6 +20,7 @@ from tests.servers import Server, free_port, wait_for, worker
 from tests.transports.sample import make_app
 from tornado_celery_bridge import AsyncResult, Bridge, BridgeConfig, DispatchError
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, ledger_backend
+from tornado_celery_bridge.ledger.checks import check
 
 MASTER = "first"
 
@@ -158,3 +159,17 @@ def test_a_master_without_a_name() -> None:
     app.conf.result_backend_transport_options = {"master_name": MASTER}
     assert isinstance(ledger_backend(app), SentinelBackend)
     app.close()
+
+
+def test_sentinels_with_a_password_of_their_own(sentinel: Sentinel, broker: Server) -> None:
+    """It is set in the environment. Without it the doctor says what is missing, soon, and nothing starts."""
+    with Server(Path(), port=sentinel.port).client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "resetpass", ">its-own")
+    for password, names in (("", {"no-login"}), ("its-own", set[str]())):
+        with patch.dict(os.environ, SENTINEL_MASTER=MASTER, SENTINEL_PASSWORD=password):
+            app = make_product(sentinel.url, sentinel.url)
+        began = time.monotonic()
+        found = {each.name for each in check(app, environment={"ALLOW_UNSAFE": "no-aof"}) if each.is_unsafe}
+        assert found == names
+        assert time.monotonic() - began < 15
+        app.close()

@@ -11,8 +11,8 @@ from celery.exceptions import ImproperlyConfigured
 from redis.asyncio.retry import Retry as AsyncioRetry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError, OutOfMemoryError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel as BlockingSentinel
@@ -29,8 +29,14 @@ MAX_TIMEOUT = 2.0
 _CERT_REQS = {ssl.CERT_NONE: "none", ssl.CERT_OPTIONAL: "optional", ssl.CERT_REQUIRED: "required"}
 
 
+#: What a server of a Redis Cluster raises of keys of other servers. Nothing was done.
+OF_CLUSTER = (MovedError, AskError, ClusterCrossSlotError, ClusterDownError)
+
+
 def refusal(exc: BaseException) -> str:
-    """Return what to say of a command that Redis does not let our user run, with the rule that is missing."""
+    """Return what to say of a command that Redis refuses our user, with the rule of an ACL that is missing."""
+    if isinstance(exc, OF_CLUSTER):
+        return f"it is a Redis Cluster, which is not supported ({exc}): use one server, or Sentinels"
     said = str(exc).rpartition("caused error: ")[2]  # after the whole command, if it was one of several
     found = re.search(r"run the '(\S+)' command", said)
     rule = f"+{found[1]}" if found else "for a key or a channel, `tcb doctor` says which"

@@ -15,6 +15,7 @@ import ipaddress
 import logging
 import os
 import re
+import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -40,18 +41,19 @@ log = logging.getLogger(__name__)
 
 #: The names of what is unsafe, which may be allowed.
 NAMES = (
-    *("no-aof", "eviction", "full", "no-permission", "no-password", "no-install", "early-acks", "lost-fails", "eager"),
-    *("no-confirms", "consumer-timeout", "pickle", "no-topic", "short-retention", "offsets-expire"),
+    *("no-aof", "eviction", "full", "no-permission", "no-login", "no-password", "unverified-tls", "no-certificate"),
+    *("no-install", "early-acks", "lost-fails", "eager", "no-confirms", "consumer-timeout", "pickle"),
+    *("no-topic", "short-retention", "offsets-expire"),
 )
 
 #: What a server has to be asked for.
 OF_SERVERS = (
-    *("no-aof", "eviction", "full", "no-permission", "consumer-timeout", "other-schema"),
+    *("no-aof", "eviction", "full", "no-permission", "no-login", "consumer-timeout", "other-schema", "cluster"),
     *("no-topic", "short-retention", "offsets-expire"),
 )
 
 #: The names of what can't be allowed.
-IMPOSSIBLE = ("no-transport", "no-results", "no-ledger", "other-schema")
+IMPOSSIBLE = ("no-transport", "no-results", "no-ledger", "other-schema", "cluster")
 
 #: Seconds after which RabbitMQ takes back a message that is not acknowledged, unless it is told otherwise.
 CONSUMER_TIMEOUT = 1800
@@ -131,6 +133,8 @@ class Server:
     user: str = ""
     #: What this user lacks, as a rule of an ACL, by the process that needs it.
     lacks: Mapping[str, str] = field(default_factory=dict)
+    #: The settings of TLS, by redis-py's names; empty without TLS.
+    tls: Mapping[str, Any] = field(default_factory=dict)
 
 
 # Rules for a Redis.
@@ -139,9 +143,11 @@ class Server:
 def no_aof(server: Server) -> Finding | None:
     if server.info.get("aof_enabled") != 0:
         return None
+    copies = server.info.get("connected_slaves", 0)
+    and_copies = f", and its {copies} replicas then forget it as well, as they copy the empty one" if copies else ""
     return Finding(
         "no-aof",
-        f"{server.role} keeps no append-only file: what it had is lost when it ends",
+        f"{server.role} keeps no append-only file: what it had is lost when it ends{and_copies}",
         "`appendonly yes` in its configuration (now: redis-cli CONFIG SET appendonly yes)",
     )
 
@@ -179,6 +185,50 @@ def no_permission(server: Server) -> Finding | None:
         f"{server.role} does not let the user {server.user} do what {_named(lacks)} does: jobs would be refused, or "
         "would not run or end",
         f"`ACL SETUSER {server.user} {' '.join(parts)}` on the server; docs/brokers/redis.md has the whole rule",
+    )
+
+
+def cluster(server: Server) -> Finding | None:
+    if not server.info.get("cluster_enabled"):
+        return None
+    return Finding(
+        "cluster",
+        f"{server.role} is a Redis Cluster, which is not supported: each of its servers refuses keys of others, and "
+        "Celery's own transport and results do not know it",
+        "one server, or Sentinels (`sentinel://`) for a fail-over",
+    )
+
+
+def no_login(server: Server) -> Finding | None:
+    if not re.search(r"NOAUTH|WRONGPASS|[Aa]uthentication|AUTH .*called|invalid username-password", server.trouble):
+        return None
+    return Finding(
+        "no-login",
+        f"{server.role} does not let us log in: {server.trouble}",
+        "user and password in its URL; of Sentinels with a password of their own, SENTINEL_PASSWORD, or `password` in "
+        "sentinel_kwargs among the transport options of broker and result backend",
+    )
+
+
+def unverified_tls(server: Server) -> Finding | None:
+    if server.tls.get("ssl_cert_reqs") not in (ssl.CERT_NONE, "none", "CERT_NONE"):
+        return None
+    return Finding(
+        "unverified-tls",
+        f"{server.role} may be anybody: its certificate is not looked at, and whoever is between gets the password",
+        "`ssl_cert_reqs=required` in its URL, and `ssl_ca_certs=FILE` if its authority is none of the system's",
+    )
+
+
+def no_certificate(server: Server) -> Finding | None:
+    named = {name: server.tls.get(name) for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_ca_path")}
+    missing = [f"{name}={path}" for name, path in named.items() if path and not os.access(path, os.R_OK)]
+    if not missing:
+        return None
+    return Finding(
+        "no-certificate",
+        f"{server.role} can't be reached: there is no file {', '.join(missing)} that this user may read",
+        "the right path in its URL, or in redis_backend_use_ssl and broker_use_ssl",
     )
 
 
@@ -504,7 +554,8 @@ def old_versions(app: Celery) -> Finding | None:
     )
 
 
-SERVER_RULES = (no_aof, eviction, full, no_permission, no_password, unknown)
+SEEN_RULES = (no_password, unverified_tls, no_certificate)
+SERVER_RULES = (no_aof, eviction, full, no_permission, no_login, cluster, *SEEN_RULES, unknown)
 APP_RULES = (
     *(no_transport, no_results, no_ledger, early_acks, lost_fails, own_acks, no_install, eager, no_confirms, pickle),
     *(no_time_limit, no_ends, visibility, prefetch, failover, old_versions),
@@ -535,7 +586,7 @@ def check(
     allowed = _allowed(environment)
     found = [rule(app) for rule in APP_RULES]
     if not any(each and each.name in IMPOSSIBLE for each in found):
-        rules = SERVER_RULES if servers else (no_password,)
+        rules = SERVER_RULES if servers else SEEN_RULES
         found = [rule(server) for server in _servers(app, servers, processes) for rule in rules] + found
         found += [other_schema(app), consumer_timeout(app), *kafka(app, processes)] if servers else []
     findings = [replace(each, allowed=each.name in allowed) for each in found if each is not None]
@@ -635,7 +686,7 @@ def _broker_server(app: Celery, role: str, needs: Mapping[str, Needs] | None) ->
         except (OperationalError, RedisError, OSError) as exc:
             trouble = str(exc)
         has_password = bool(connection.password or connection.credential_provider)
-        return Server(role, connection.hostname, has_password, trouble=trouble)
+        return Server(role, connection.hostname, has_password, trouble=trouble, tls=_tls(connection.ssl or {}))
 
 
 def _seen(client: Any, role: str) -> Server:
@@ -643,7 +694,11 @@ def _seen(client: Any, role: str) -> Server:
     arguments = client.connection_pool.connection_kwargs
     host = None if "path" in arguments else arguments.get("host")
     has_password = bool(arguments.get("password") or arguments.get("credential_provider"))
-    return Server(role, host, has_password, user=arguments.get("username") or "default")
+    return Server(role, host, has_password, user=arguments.get("username") or "default", tls=_tls(arguments))
+
+
+def _tls(arguments: Any) -> dict[str, Any]:
+    return {name: value for name, value in dict(arguments).items() if name.startswith("ssl_")}
 
 
 def _asked(client: Any, role: str, needs: Mapping[str, Needs]) -> Server:

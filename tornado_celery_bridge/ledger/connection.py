@@ -14,7 +14,7 @@ from redis.exceptions import DataError, NoPermissionError, NoScriptError, RedisE
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tornado_celery_bridge.base.lua import Call, sha_of
-from tornado_celery_bridge.base.redis import ConnectionPool, blocking_client, master_of, refusal
+from tornado_celery_bridge.base.redis import OF_CLUSTER, ConnectionPool, blocking_client, master_of, refusal
 from tornado_celery_bridge.ledger.records import LedgerUnavailable
 from tornado_celery_bridge.ledger.schema import AnotherSchema, recognized
 
@@ -239,7 +239,7 @@ def _unavailable(exc: Exception) -> LedgerUnavailable:
     known = recognized(exc)
     if isinstance(known, AnotherSchema):
         told = str(known)
-    elif isinstance(exc, NoPermissionError) or "ACL failure" in str(exc):  # of a script, or inside of it
+    elif isinstance(exc, (NoPermissionError, *OF_CLUSTER)) or "ACL failure" in str(exc):  # the last: inside of a script
         told = f"the job ledger: {refusal(exc)}"
     else:
         told = f"the job ledger is not reachable: {exc}"

@@ -24,7 +24,7 @@ from amqp.exceptions import AMQPError
 from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import NoPermissionError
 
-from tornado_celery_bridge.base.redis import refusal
+from tornado_celery_bridge.base.redis import OF_CLUSTER, refusal
 
 # Outcomes.
 
@@ -88,7 +88,10 @@ class SetupRefused(PermissionError):
 
 
 #: They mean that nothing is in a queue: no connection was made, or the broker does not let its user send.
-_NOTHING_SENT = (ConnectionRefusedError, FileNotFoundError, socket.gaierror, NoPermissionError, SetupRefused)
+_NOTHING_SENT = (
+    *(ConnectionRefusedError, FileNotFoundError, socket.gaierror, NoPermissionError, SetupRefused),
+    *OF_CLUSTER,
+)
 
 
 def errors_of(connection: Any) -> tuple[type[BaseException], ...]:
@@ -100,7 +103,7 @@ def errors_of(connection: Any) -> tuple[type[BaseException], ...]:
     """
     listed = {*connection.connection_errors, *connection.channel_errors}
     listed.discard(KeyError)  # of kombu's Redis; a queue that the app does not know raises it as well
-    return (OperationalError, AMQPError, NoPermissionError, SetupRefused, *listed)
+    return (OperationalError, AMQPError, NoPermissionError, SetupRefused, *OF_CLUSTER, *listed)
 
 
 def outcome_of(exc: BaseException) -> NotSent | SentInDoubt:
@@ -111,7 +114,7 @@ def outcome_of(exc: BaseException) -> NotSent | SentInDoubt:
     if cause is None:
         outcome: NotSent | SentInDoubt = SentInDoubt(str(exc))
     else:
-        outcome = NotSent(refusal(cause) if isinstance(cause, NoPermissionError) else str(cause))
+        outcome = NotSent(refusal(cause) if isinstance(cause, (NoPermissionError, *OF_CLUSTER)) else str(cause))
     outcome.__cause__ = exc
     return outcome
 

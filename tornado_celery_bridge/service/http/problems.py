@@ -27,7 +27,7 @@ from tornado_celery_bridge import (
     StoreUnavailable,
     WaitersSaturated,
 )
-from tornado_celery_bridge.base.redis import refusal
+from tornado_celery_bridge.base.redis import OF_CLUSTER, refusal
 from tornado_celery_bridge.ledger import LedgerUnavailable
 from tornado_celery_bridge.schedules import BackfillTooLarge, InvalidEntry, ScheduleConflict, ScheduleEntryNotFound
 from tornado_celery_bridge.service.http.faults import MAX_FAULTS, Fault
@@ -194,7 +194,7 @@ def problem_of(error: BaseException | None, status: int = 500) -> Problem:
         case BridgeError():
             headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
             return _OF_ERRORS.get(type(error), INTERNAL_ERROR)(str(error), headers=headers)
-        case NoPermissionError():  # of the Redis of the ledger, the results or the broker
+        case _ if isinstance(error, (NoPermissionError, *OF_CLUSTER)):  # of the ledger's Redis, or of another
             return LEDGER_UNAVAILABLE(refusal(error))
         case tornado.web.HTTPError():
             return _problem_of_status(error.status_code)
