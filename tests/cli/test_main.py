@@ -6,13 +6,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from celery.concurrency import get_implementation
 
 from tornado_celery_bridge import __version__
 from tornado_celery_bridge.cli import celery
 from tornado_celery_bridge.cli.main import COMMANDS, main
 from tornado_celery_bridge.up import project
 
-SETTINGS = ("CELERY_APP", "PORT", "FLOWER_PORT", "BROKER", "BROKER_URL", "FLOWER_BASIC_AUTH", "FLOWER_URL_PREFIX")
+SETTINGS = (
+    "CELERY_APP",
+    "PORT",
+    "FLOWER_PORT",
+    "BROKER",
+    "BROKER_URL",
+    "FLOWER_BASIC_AUTH",
+    "FLOWER_URL_PREFIX",
+    "CELERY_CUSTOM_WORKER_POOL",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +71,13 @@ def test_a_wrong_setting_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     for command in ("serve", "worker", "beat", "flower", "redis", "doctor", "up"):
         assert main([command]) == os.EX_CONFIG
         assert capsys.readouterr().err == "tcb: PORT should be a whole number from 1 to 65,535, not 'eighty'\n"
+
+
+@pytest.mark.parametrize("option", [["--pool", "asyncio"], ["--pool=asyncio"], ["-P", "asyncio"], ["-Pasyncio"]])
+def test_the_asyncio_pool_is_what_celery_calls_custom(words: list[str], option: list[str]) -> None:
+    main(["worker", "-A", "proj", "-c", "1000", *option, "-Q", "asyncio"])
+    assert words[-len(option) - 2 :] == [*(word.replace("asyncio", "custom") for word in option), "-Q", "asyncio"]
+    assert get_implementation(os.environ["CELERY_CUSTOM_WORKER_POOL"]).__module__.endswith(".asyncio_pool")
 
 
 @pytest.mark.parametrize("arguments", [["-A", "proj", "worker"], ["worker", "-A", "proj"], ["worker", "--app=proj"]])

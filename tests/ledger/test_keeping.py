@@ -8,6 +8,7 @@ from typing import Any
 from tests.ledger.records import NOW, accept, begin, end, job, record
 from tornado_celery_bridge.ledger import JobRecord, Ledger, Step, WorkflowRecord
 from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
+from tornado_celery_bridge.ledger.calls import Cancelled
 
 
 async def reconcile(worker: WorkerLedger, *empty: str, me: str = "me") -> tuple[list[str], set[str]]:
@@ -26,7 +27,7 @@ async def age(ledger: Ledger, name: str, job_id: str, seconds: float) -> None:
     await ledger.redis.call("ZINCRBY", f"{ledger.redis.prefix}{name}", -seconds * 1000, f"={job_id}")
 
 
-async def lease(worker: WorkerLedger, running: list[str], gone: list[str], name: str = "w@here") -> list[str]:
+async def lease(worker: WorkerLedger, running: list[str], gone: list[str], name: str = "w@here") -> Cancelled:
     """Renew and end leases of attempts, each as ``id:token``."""
 
     def pairs(attempts: list[str]) -> list[tuple[str, str]]:
@@ -323,14 +324,14 @@ async def test_unique(ledger: Ledger, worker: WorkerLedger) -> None:
 
 
 async def test_a_cancelled_job_that_goes_on_is_told_of(ledger: Ledger, worker: WorkerLedger) -> None:
-    for job_id in "abc":
+    for job_id in "abcd":
         await accept(ledger, record(job_id), {})
         await begin(worker, job_id, job_id)
     await ledger.jobs.cancel("a", grace=0.001)
     await ledger.jobs.cancel("b")
     await ledger.jobs.cancel("c", grace=60)
     await asyncio.sleep(0.01)
-    assert await lease(worker, ["a:a", "b:b", "c:c"], []) == ["a"]
+    assert await lease(worker, ["a:a", "b:b", "c:c", "d:d"], []) == (["a", "b", "c"], ["a"])
     await age(ledger, "held", "b", 11)
     assert await reconcile(worker) == ([], set())
     assert (await job(ledger, "b")).state == "REVOKED"

@@ -1,12 +1,12 @@
 """Tasks of ``async def``, for the sample app."""
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
 import time
 import weakref
-from pathlib import Path
 from typing import Any, NoReturn
 
 from celery import Celery, Task, current_task
@@ -14,7 +14,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
 from pydantic import BaseModel
 
-from tests.worker.marks import mark
+from tests.worker.marks import is_there, mark, note
 from tornado_celery_bridge.checkpoints import checkpoint
 from tornado_celery_bridge.progress import progress
 
@@ -22,6 +22,10 @@ from tornado_celery_bridge.progress import progress
 _left: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[list[int], asyncio.Task[None]]]" = (
     weakref.WeakKeyDictionary()
 )
+
+
+#: What so many runs meet at.
+_met: asyncio.Barrier | None = None
 
 
 class Point(BaseModel):
@@ -172,9 +176,44 @@ def add_async_tasks(app: Celery) -> None:
                 while time.monotonic() < end:
                     pass
         except (SoftTimeLimitExceeded, asyncio.CancelledError, SystemExit) as exc:
-            await asyncio.sleep(0.01)
-            await asyncio.to_thread(Path(f"{path}.told").write_text, type(exc).__name__)
+            note(f"{path}.told", type(exc).__name__)
+            await asyncio.sleep(0)
             raise
+        return "done"
+
+    @task(shared=False, name="a.goes_on")
+    async def goes_on(path: str) -> None:
+        """End by no exception."""
+        mark(path)
+        while True:
+            with contextlib.suppress(BaseException):
+                await asyncio.sleep(30)
+
+    @task(shared=False, name="a.meets")
+    async def meets(count: int) -> int:
+        """Wait until so many are here at once."""
+        global _met
+        _met = _met or asyncio.Barrier(count)
+        await _met.wait()
+        return count
+
+    @task(shared=False, name="a.waits_for")
+    async def waits_for(path: str, event: str) -> str:
+        """Wait until there is a file."""
+        mark(path)
+        try:
+            while not is_there(event):
+                await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            note(f"{path}.told", "CancelledError")
+            raise
+        return "done"
+
+    @task(shared=False, name="a.computes")
+    async def computes(event: str) -> str:
+        """Hold the loop up until there is a file."""
+        while not is_there(event):
+            time.sleep(0.02)  # noqa: ASYNC251 - as code that computes does
         return "done"
 
     app.on_after_finalize.connect(lambda **_: app.register_task(Adds()), weak=False)

@@ -1,11 +1,12 @@
 """A real worker for an app whose tasks end in every way."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.servers import Server, worker
-from tests.worker.processes import OPTIONS, ROOT
+from tests.worker.processes import ASYNCIO, ENVIRONMENT, OPTIONS
 from tests.worker.sample import make_app
 from tornado_celery_bridge import Bridge
 
@@ -17,7 +18,7 @@ def ends_worker(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("ends-worker")
     log, state = folder / "worker.log", folder / "state"
     state.write_bytes(b"\0nothing that a database of this Python writes\0" * 100)
-    environment = {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}
+    environment = {"SAMPLE_URL": url, **ENVIRONMENT}
     with worker("tests.worker.sample", environment, log, f"--statedb={state}", *OPTIONS) as process:
         assert f"{state} can't be read" in log.read_text()
         assert (folder / "state.unreadable").exists()
@@ -33,18 +34,35 @@ async def ends(ends_worker: str) -> AsyncIterator[Bridge]:
     app.close()
 
 
-@pytest.fixture(scope="package", params=["prefork", "threads", "solo"])
+@pytest.fixture(scope="package")
+def asyncio_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("asyncio") / "worker.log"
+
+
+@pytest.fixture(scope="package")
+def asyncio_worker(server: Server, asyncio_log: Path) -> Iterator[str]:
+    """The URL of a server with a worker for the sample app that has the asyncio pool."""
+    yield from worker_of(server, 9, asyncio_log, *ASYNCIO)
+
+
+@pytest.fixture(scope="package", params=["prefork", "threads", "solo", "asyncio"])
 def pool_worker(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: Server
 ) -> Iterator[str]:
     """The URL of a server with a worker for the sample app that has the pool."""
-    if request.param == "prefork":
-        yield request.getfixturevalue("ends_worker")
-        return
-    url = f"redis://127.0.0.1:{server.port}/{10 if request.param == 'threads' else 11}"
-    log = tmp_path_factory.mktemp(request.param) / "worker.log"
-    environment = {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}
-    with worker("tests.worker.sample", environment, log, *OPTIONS, "--pool", request.param) as process:
+    match request.param:
+        case "prefork":
+            yield request.getfixturevalue("ends_worker")
+        case "asyncio":
+            yield request.getfixturevalue("asyncio_worker")
+        case "threads" | "solo" as pool:
+            number = 10 if pool == "threads" else 11
+            yield from worker_of(server, number, tmp_path_factory.mktemp(pool) / "worker.log", *OPTIONS, "--pool", pool)
+
+
+def worker_of(server: Server, database: int, log: Path, *options: str) -> Iterator[str]:
+    url = f"redis://127.0.0.1:{server.port}/{database}"
+    with worker("tests.worker.sample", {"SAMPLE_URL": url, **ENVIRONMENT}, log, *options) as process:
         yield url
         assert process.poll() is None, log.read_text()[-5_000:]
 
@@ -52,6 +70,15 @@ def pool_worker(
 @pytest.fixture
 async def pools(pool_worker: str) -> AsyncIterator[Bridge]:
     app = make_app(pool_worker)
+    async with Bridge(app) as made:
+        yield made
+    app.close()
+
+
+@pytest.fixture
+async def on_loop(asyncio_worker: str) -> AsyncIterator[Bridge]:
+    """A bridge whose worker has the asyncio pool."""
+    app = make_app(asyncio_worker)
     async with Bridge(app) as made:
         yield made
     app.close()

@@ -1,4 +1,4 @@
-"""How often a task's code has begun, whichever process runs it."""
+"""What a task's code notes in files, whichever process runs it."""
 
 from pathlib import Path
 
@@ -8,3 +8,13 @@ def mark(path: str) -> int:
     with Path(path).open("a+") as file:
         file.write("x")
         return file.tell()
+
+
+def note(path: str, text: str) -> None:
+    """Write a file."""
+    Path(path).write_text(text)
+
+
+def is_there(path: str) -> bool:
+    """Return whether there is a file."""
+    return Path(path).exists()

@@ -154,6 +154,7 @@ def make_app(url: str, *, serializer: str = "json") -> Celery:
         broker_connection_retry_on_startup=True,
         result_extended=True,
         task_soft_time_limit=570,
+        worker_soft_shutdown_timeout=float(os.environ.get("SAMPLE_SOFT_SHUTDOWN", "0")),
     )
     install(app)
     pool.PATIENCE, liveness.PATIENCE, attempt.MOST_BEGUN = 1.0, 2.0, 3  # tests are not to wait for longer

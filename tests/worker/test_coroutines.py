@@ -1,7 +1,10 @@
 """Tasks of ``async def``, in each pool."""
 
 import asyncio
+import contextlib
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from tests.worker.async_tasks import add_async_tasks
 from tornado_celery_bridge import Bridge, TaskFailed, TaskRevoked, testing
 from tornado_celery_bridge.ledger import Job
 from tornado_celery_bridge.worker import install
+from tornado_celery_bridge.worker.coroutines import Code
 
 #: What is raised in a task, and what is told of it.
 RAISED = {
@@ -88,30 +92,47 @@ async def test_a_cancelled_one_ends_where_it_tells_of_its_progress(pools: Bridge
 
 
 async def test_its_loop_is_kept_with_what_goes_on_there(pools: Bridge) -> None:
-    results = [await pools.submit("a.left") for _ in range(6)]
     found: dict[str, list[int]] = {}
-    for loop, count in [await pools.get(result, timeout=30) for result in results]:
+    for _ in range(6):
+        loop, count = await pools.get(await pools.submit("a.left"), timeout=30)
         found.setdefault(loop, []).append(count)
     assert len(found) <= 2, "the worker has two processes, or threads, at most"
     assert all(len(set(counts)) == len(counts) for counts in found.values()), "it went on in each task"
 
 
-@pytest.mark.parametrize("how", ["awaits", "awaits others", "computes"])
-@pytest.mark.parametrize("by", ["soft_time_limit", "terminate"])
+#: What the code is told where it awaits, or as it computes.
+TOLD = {
+    ("soft_time_limit", "awaits"): "SoftTimeLimitExceeded",
+    ("soft_time_limit", "awaits others"): "SoftTimeLimitExceeded",
+    ("soft_time_limit", "computes"): "SoftTimeLimitExceeded",
+    ("terminate", "awaits"): "CancelledError",
+    ("terminate", "awaits others"): "CancelledError",
+    ("terminate", "computes"): "SystemExit",
+}
+
+
+@pytest.mark.parametrize(("by", "how"), TOLD)
 async def test_a_process_ends_it_and_it_cleans_up(ends: Bridge, tmp_path: Path, by: str, how: str) -> None:
-    path = tmp_path / "marks"
-    result = await ends.submit("a.cleans_up", (str(path), how), soft_time_limit=1 if by == "soft_time_limit" else 60)
+    await ended_and_told(ends, tmp_path, by, how)
+
+
+@pytest.mark.parametrize(("by", "how"), [each for each in TOLD if "computes" not in each])
+async def test_the_asyncio_pool_ends_it_and_it_cleans_up(on_loop: Bridge, tmp_path: Path, by: str, how: str) -> None:
+    await ended_and_told(on_loop, tmp_path, by, how)
+
+
+async def ended_and_told(bridge: Bridge, folder: Path, by: str, how: str) -> None:
+    path = folder / "marks"
+    result = await bridge.submit("a.cleans_up", (str(path), how), soft_time_limit=1 if by == "soft_time_limit" else 60)
     await asyncio.to_thread(wait_for, path.exists)
     if by == "terminate":
-        await ends.ledger.jobs.cancel(result.id, grace=0.001)
+        await bridge.ledger.jobs.cancel(result.id, grace=0.001)
         with pytest.raises(TaskRevoked):
-            await ends.get(result, timeout=30)
-        told = "SystemExit" if how == "computes" else "CancelledError"
+            await bridge.get(result, timeout=30)
     else:
         with pytest.raises(TaskFailed, match="SoftTimeLimitExceeded"):
-            await ends.get(result, timeout=30)
-        told = "SoftTimeLimitExceeded"
-    assert await asyncio.to_thread(Path(f"{path}.told").read_text) == told
+            await bridge.get(result, timeout=30)
+    assert await asyncio.to_thread(Path(f"{path}.told").read_text) == TOLD[by, how]
     assert len(await asyncio.to_thread(path.read_text)) == 1
 
 
@@ -119,6 +140,23 @@ async def test_a_process_ends_it_at_its_time_limit(ends: Bridge, tmp_path: Path)
     result = await ends.submit("a.cleans_up", (str(tmp_path / "marks"), "awaits"), time_limit=1)
     with pytest.raises(TaskFailed, match="TimeLimitExceeded"):
         await ends.get(result, timeout=30)
+
+
+async def test_code_that_goes_on_although_it_is_killed_is_never_collected() -> None:
+    async def goes_on() -> None:
+        while True:  # for ever, where there is no loop
+            with contextlib.suppress(BaseException):
+                await asyncio.sleep(30)
+
+    coroutine = goes_on()
+    code, known = Code(coroutine), weakref.ref(coroutine)
+    code.send(None)
+    code.kill()
+    with pytest.raises(asyncio.CancelledError):
+        code.send(None)
+    del code, coroutine
+    gc.collect()
+    assert known() is not None
 
 
 @pytest.fixture

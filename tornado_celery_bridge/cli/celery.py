@@ -10,6 +10,9 @@ import click
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.cli.options import app
 
+#: As Celery finds a pool of somebody else's.
+ASYNCIO_POOL = "tornado_celery_bridge.worker.asyncio_pool:TaskPool"
+
 _all_others = click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[CELERY'S OPTIONS]")
 
 
@@ -23,13 +26,27 @@ def worker(options: tuple[str, ...]) -> None:
     """
     Run a Celery worker: `celery -A APP worker`, which remembers revoked tasks in DATA_DIR.
 
-    All other options are Celery's own: see `celery worker --help`.
+    `--pool asyncio` runs thousands of tasks of `async def` at once. All other options are Celery's own: see `celery
+    worker --help`.
 
     \b
     tcb worker -A proj -Q celery,mail -c 4
+    tcb worker -A proj --pool asyncio -c 1000
     """
     settings = files_ready()
-    become_celery(settings, "worker", "--loglevel=INFO", f"--statedb={settings.data_dir / 'worker-%n'}", *options)
+    words = as_celery_spells(options)
+    become_celery(settings, "worker", "--loglevel=INFO", f"--statedb={settings.data_dir / 'worker-%n'}", *words)
+
+
+def as_celery_spells(options: tuple[str, ...]) -> list[str]:
+    """Return a worker's options; the asyncio pool is one that Celery knows as `custom`, by the environment."""
+    words = list(options)
+    for number, word in enumerate(words):
+        after = words[number - 1] if number else ""
+        if word in ("--pool=asyncio", "-Pasyncio") or (word == "asyncio" and after in ("--pool", "-P")):
+            os.environ["CELERY_CUSTOM_WORKER_POOL"] = ASYNCIO_POOL
+            words[number] = word.replace("asyncio", "custom")
+    return words
 
 
 @celerys_own

@@ -249,7 +249,7 @@ class WorkerLedger:
         running: Collection[tuple[str, str]],
         gone: Collection[tuple[str, str]],
         about: Mapping[str, Any] | None = None,
-    ) -> list[str]:
+    ) -> calls.Cancelled:
         """
         Renew the leases of the jobs that a worker runs, and end those of the jobs that it no longer runs.
 
@@ -260,7 +260,7 @@ class WorkerLedger:
             about: What a monitor shows of it: ``slots``, ``queues``, ``memory``. None when it ends.
 
         Returns:
-            The ids of jobs that were cancelled and have not ended in time.
+            The ids of those of the jobs that were cancelled.
         """
         jobs = [calls.LeasedJob(*attempt, True) for attempt in running]
         jobs += [calls.LeasedJob(*attempt, False) for attempt in gone]

@@ -50,6 +50,14 @@ class LeasedJob(NamedTuple):
     runs: bool
 
 
+class Cancelled(NamedTuple):
+    """What ``lease`` answers: ids of jobs that the worker runs."""
+
+    #: Those that were cancelled, and of them those that have not ended in time.
+    all: list[str]
+    late: list[str]
+
+
 class UnderWay(NamedTuple):
     """A row of ``claim_callbacks``."""
 
@@ -155,7 +163,7 @@ cancel_workflow = command("cancel_workflow", nothing)
 # What workers do for all jobs.
 keep = command("keep", bool)
 take = command("take", _taken)
-lease = command("lease", _texts)
+lease = command("lease", lambda found: Cancelled(*map(_texts, found)))
 reconcile = command("reconcile", _lost)
 in_hand = command("in_hand", nothing)
 sweep = command("sweep", int)

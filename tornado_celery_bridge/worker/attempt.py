@@ -13,7 +13,6 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 from celery import Celery, states
 from celery.exceptions import Ignore, Reject, WorkerTerminate
 from celery.worker import state as worker_state
@@ -26,6 +25,7 @@ from tornado_celery_bridge.base.versions import MESSAGE_SAYS_IGNORE
 from tornado_celery_bridge.checkpoints import Document
 from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedger
 from tornado_celery_bridge.progress import STATE as PROGRESS
+from tornado_celery_bridge.worker.coroutines import is_told_to_end
 from tornado_celery_bridge.worker.errors import Escaped, GivenUp, ends_from_outside, error_of, place_of
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,8 @@ def telling_of_escapes() -> Iterator[None]:
     try:
         yield
     except BaseException as exc:
-        is_told_to_end = isinstance(exc, WorkerTerminate) and worker_state.should_terminate  # in the solo pool
-        if terminate_handler_fired() or is_told_to_end or isinstance(exc, (Reject, *ends_from_outside())):
+        ends_worker = isinstance(exc, WorkerTerminate) and worker_state.should_terminate  # in the solo pool
+        if is_told_to_end() or ends_worker or isinstance(exc, (Reject, *ends_from_outside())):
             raise
         attempt = _closed.get()
         raise Escaped(exc, None if attempt is None else attempt.end) from exc

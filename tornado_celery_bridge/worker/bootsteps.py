@@ -66,8 +66,7 @@ class GuardTasks(bootsteps.Step):
         worker.pool_cls = telling(worker.pool_cls)
         TIMED_OUT.append(lambda seconds: fail_long_ones(worker.pool, seconds))
         mend_locks()  # processes are forked while the keeper's threads run
-        can_end = can_end_tasks(worker.pool_cls)
-        if not can_end:
+        if not can_end_tasks(worker.pool_cls):
             log.warning(
                 "%s can't end a task: time limits do not hold, and a cancel with terminate waits for the task's code. "
                 "A worker with --pool prefork can",
@@ -76,7 +75,7 @@ class GuardTasks(bootsteps.Step):
         settle(worker.app)  # of tasks that were made late, too
         for task in worker.app.tasks.values():
             try:
-                guard(task, worker.app, can_end=can_end)
+                guard(task, worker.app, can_end=can_end_tasks(worker.pool_cls, task))
             except ImproperlyConfigured as exc:
                 raise _refused(exc) from exc
             task.Request = job_request(symbol_by_name(task.Request))

@@ -16,17 +16,20 @@ itself runs, as in any other task. Else it is raised in the code where that awai
 and :class:`asyncio.CancelledError` for what ends the process.
 """
 
+import abc
 import asyncio
 import atexit
 import contextlib
+import ctypes
 import functools
 import inspect
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any
 
+from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 from celery import Celery
 from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.app import base as celery_app
@@ -38,6 +41,30 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGQUIT", "S
 
 #: Seconds for what tasks have left on a loop to end, as its thread or process ends.
 PATIENCE = 5.0
+
+
+class Run(abc.ABC):
+    """A run of a task in a pool that awaits coroutines itself: :data:`current_run`."""
+
+    #: Whether it was told to end.
+    is_told = False
+
+    @abc.abstractmethod
+    def is_here(self) -> bool:
+        """Return whether this is where Celery calls the task's code, and not something that the code has started."""
+
+    @abc.abstractmethod
+    def wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Return what the coroutine of a task returns, or raise what it raises."""
+
+
+current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
+
+
+def is_told_to_end() -> bool:
+    """Return whether what runs here was told to end: its process was, or its run in a pool without processes."""
+    run = current_run.get()
+    return terminate_handler_fired() or (run is not None and run.is_told)
 
 
 def await_code(app: Celery) -> None:
@@ -55,9 +82,14 @@ def _await_code(task: Any) -> None:
     if getattr(function, "__globals__", None) is vars(celery_app):  # Celery's wrapper, for ``pydantic=True``
         called = function.__closure__[function.__code__.co_freevars.index("task_fun")]
         called.cell_contents = _awaiting(called.cell_contents, task)
-        function.awaits = True
+        function.awaits = called.cell_contents.awaits
     else:
         setattr(task, name, _awaiting(run, task))
+
+
+def is_async(task: Any) -> bool:
+    """Return whether the code of a task is known to return a coroutine, which is awaited here."""
+    return bool(getattr(getattr(task, "_orig_run", task.run), "awaits", False))
 
 
 def _awaiting(run: Callable[..., Any], task: Any) -> Callable[..., Any]:
@@ -72,11 +104,15 @@ def _awaiting(run: Callable[..., Any], task: Any) -> Callable[..., Any]:
         if not inspect.iscoroutine(value) or request.called_directly or "is_awaited" in vars(request):
             return value
         request.is_awaited = True
+        run_here = current_run.get()
+        if run_here is not None and run_here.is_here():
+            return run_here.wait(value)
         if asyncio._get_running_loop() is None:
             return _loop_of_thread().run(value)
         return _run_beside(value, task, request)
 
-    awaiting.awaits = True  # type: ignore[attr-defined]
+    # A decorator may have hidden what it does with the coroutine: it may have run it.
+    awaiting.awaits = inspect.iscoroutinefunction(run)  # type: ignore[attr-defined]
     return awaiting
 
 
@@ -86,13 +122,15 @@ def _run_beside(coroutine: Coroutine[Any, Any, Any], task: Any, request: Any) ->
     def run() -> None:
         _task_stack.push(task)
         task.request_stack.push(request)
-        loop = _Loop()
+        loop = Loop()
         try:
             ended.append(loop.run(coroutine))
         except BaseException as exc:
             raised.append(exc)
         finally:
             loop.close()
+            task.request_stack.pop()
+            _task_stack.pop()
 
     ended, raised = list[Any](), list[BaseException]()
     thread = threading.Thread(target=copy_context().run, args=(run,), name="eager-task")
@@ -103,19 +141,19 @@ def _run_beside(coroutine: Coroutine[Any, Any, Any], task: Any, request: Any) ->
     return ended[0]
 
 
-class _Loop(OfOneProcess):
+class Loop(OfOneProcess):
     """A thread's loop, on which coroutines run one after the other."""
 
     def __init__(self) -> None:
         super().__init__()
         self.thread = threading.current_thread()
         # Not the policy's loop of this thread, which code that is no task may use.
-        self._loop = asyncio.new_event_loop()
+        self.loop = asyncio.new_event_loop()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Return what the coroutine of a task returns, or raise what it raises."""
-        loop = self._loop
-        code = _Code(coroutine)
+        loop = self.loop
+        code = Code(coroutine)
         task = loop.create_task(code)
 
         def tell(exc: BaseException) -> None:
@@ -125,8 +163,8 @@ class _Loop(OfOneProcess):
         try:
             with _carried(lambda: code.runs, lambda exc: loop.call_soon_threadsafe(tell, exc)):
                 return loop.run_until_complete(task)
-        except _Left as exc:
-            raise exc.raised from exc.raised.__cause__
+        except _Left:
+            return result_of(task)
         except asyncio.CancelledError:
             if code.told is not None:
                 raise code.told from None
@@ -136,8 +174,8 @@ class _Loop(OfOneProcess):
 
     def close(self) -> None:
         """Cancel what was left on the loop, wait for it for ``PATIENCE`` seconds at most, and close the loop."""
-        self._loop.run_until_complete(self._end_tasks())
-        self._loop.close()
+        self.loop.run_until_complete(self._end_tasks())
+        self.loop.close()
 
     async def _end_tasks(self) -> None:
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -145,7 +183,7 @@ class _Loop(OfOneProcess):
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=PATIENCE)
-        await self._loop.shutdown_asyncgens()
+        await self.loop.shutdown_asyncgens()
 
 
 class _Left(Exception):
@@ -156,26 +194,49 @@ class _Left(Exception):
         self.raised = raised
 
 
-class _Code(Coroutine[Any, Any, Any]):
+def result_of(task: "asyncio.Task[Any]") -> Any:
+    """Return what a task's code has returned, or raise what it has raised."""
+    try:
+        return task.result()
+    except _Left as exc:
+        raise exc.raised from exc.raised.__cause__
+
+
+class Code(Coroutine[Any, Any, Any]):
     """A task's coroutine: another exception can be raised in it than ``CancelledError``, and none leaves the loop."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine: Any = coroutine
         #: What is to be raised.
         self.told: BaseException | None = None
+        self._is_dead = False
 
     @property
     def runs(self) -> bool:
         """Whether its own code runs now, and does not wait."""
         return bool(self._coroutine.cr_running)
 
+    def kill(self) -> None:
+        """Close the coroutine, and never resume it, whatever it makes of that."""
+        self._is_dead = True
+        try:
+            self._coroutine.close()
+        except BaseException:
+            # It may go on. Python would close it once more as it is collected, in whatever thread that happens; there
+            # is no loop there, and code that tries again whatever is raised would never end. So it never is collected.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._coroutine))
+
     def send(self, value: Any) -> Any:
+        if self._is_dead:
+            raise asyncio.CancelledError
         try:
             return self._coroutine.send(value)
         except (SystemExit, KeyboardInterrupt) as exc:
             raise _Left(exc) from exc
 
     def throw(self, exc: Any, *more: Any) -> Any:
+        if self._is_dead:
+            raise asyncio.CancelledError
         if isinstance(self.told, Exception) and isinstance(exc, asyncio.CancelledError):
             exc, self.told = self.told, None
             task = asyncio.current_task()
@@ -220,14 +281,14 @@ def _carried(is_safe: Callable[[], bool], carry: Callable[[BaseException], objec
 
 
 _here = threading.local()
-_loops: set[_Loop] = set()
+_loops: set[Loop] = set()
 
 
-def _loop_of_thread() -> _Loop:
-    known: _Loop | None = getattr(_here, "loop", None)
+def _loop_of_thread() -> Loop:
+    known: Loop | None = getattr(_here, "loop", None)
     if known is None or not known.is_mine:
         close_loops()
-        known = _here.loop = _Loop()
+        known = _here.loop = Loop()
         _loops.add(known)
     return known
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from billiard.common import EX_SOFTWARE, terminate_handler_fired  # type: ignore[attr-defined]
+from billiard.common import EX_SOFTWARE
 from celery import Celery
 from celery.app.trace import task_has_custom
 from celery.exceptions import ImproperlyConfigured, TaskPredicate
@@ -15,7 +15,7 @@ from celery.utils.time import rate
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.ledger.blocking import Limit
 from tornado_celery_bridge.worker.attempt import Attempt, JobCancelled, current_attempt
-from tornado_celery_bridge.worker.coroutines import await_code
+from tornado_celery_bridge.worker.coroutines import await_code, is_told_to_end
 from tornado_celery_bridge.worker.errors import CodeExited, ends_from_outside
 from tornado_celery_bridge.worker.messages import mark_signature, name_queue
 from tornado_celery_bridge.worker.models import taking_names
@@ -64,7 +64,7 @@ def guard(task: Any, app: Celery, *, can_end: bool = True) -> None:
         try:
             with attempt.running():
                 value = run_with_values(run, args, kwargs, app, is_job=attempt.is_job)
-            if terminate_handler_fired():
+            if is_told_to_end():
                 raise SystemExit(EX_SOFTWARE)
             return value
         except JobCancelled:
@@ -74,8 +74,8 @@ def guard(task: Any, app: Celery, *, can_end: bool = True) -> None:
             attempt.raised = exc
             raise
         except BaseException as exc:
-            if terminate_handler_fired():
-                # Whatever the code makes of it, the process was told to end. What that means for the task knows who
+            if is_told_to_end():
+                # Whatever the code makes of it, its process was told to end. What that means for the task knows who
                 # has told it: its time limit, a cancel, or a worker that stops.
                 raise SystemExit(EX_SOFTWARE) from exc
             attempt.raised = exc

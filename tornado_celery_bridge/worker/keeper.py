@@ -152,7 +152,7 @@ class Keeper:
         about |= {"name": self._hostname, "behind": round(CLOCK.behind, 3), "store": self._store}
         works = not self._work.fault()  # else nobody is to think that it is a worker
         lost = [*LOST]
-        late = self._ledger.lease(self._name, running, {*self._running, *lost} - running, about if works else None)
+        cancelled = self._ledger.lease(self._name, running, {*self._running, *lost} - running, about if works else None)
         for _ in lost:
             LOST.popleft()
         self._running = running
@@ -163,7 +163,7 @@ class Keeper:
             doubted &= {job_id for job_id, _ in _attempts(TAKEN)}
         if doubted:
             self._ledger.in_hand(doubted)
-        self._terminate(set(late))
+        self._tell_cancelled(set(cancelled.all), set(cancelled.late))
         if has_results_beside(self._app):  # each time, as a Redis may lose what it has
             backend: Any = self._app.backend
             self._ledger.note_results(backend.task_keyprefix, int(backend.expires or 0))
@@ -179,11 +179,14 @@ class Keeper:
         while self._ledger.expire() and not self._leases.stopping:
             pass
 
-    def _terminate(self, job_ids: set[str]) -> None:
-        """End the processes of jobs that were cancelled, and have not ended in time."""
+    def _tell_cancelled(self, job_ids: set[str], late: set[str]) -> None:
+        """Tell jobs that were cancelled, where the pool can, and end the processes of those that have not ended."""
         for request in list(worker_state.active_requests) if job_ids else ():
             if request.id in job_ids and (request.id, request.token) in self._running:
-                request.terminate(self._worker.pool)
+                if request.id in late:
+                    request.terminate(self._worker.pool)
+                else:
+                    request.tell_cancelled(self._worker.pool)
 
     def _give_back(self) -> None:
         """Have others begin what this worker has given up, through no fault of the jobs."""

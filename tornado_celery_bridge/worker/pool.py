@@ -20,6 +20,7 @@ for results, each with a lock. A process that is killed with a lock in its hands
 are such as the kernel releases.
 """
 
+import abc
 import contextlib
 import fcntl
 import os
@@ -27,7 +28,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import billiard.pool
@@ -49,8 +50,36 @@ PATIENCE_AT_LIMIT = 0.1
 MOMENT = 1.0
 
 
-def can_end_tasks(pool: type[BasePool]) -> bool:
-    """Return whether a class of pools can end a task from outside: at a time limit, or as its job is cancelled."""
+class EndsTasks(abc.ABC):
+    """Mixed into a pool that can end a task from outside, and tells of it once the task has ended."""
+
+    @staticmethod
+    def can_end(task: Any) -> bool:
+        """Return whether a task can be ended."""
+        return True
+
+    def tell_cancelled(self, pid: int) -> None:
+        """Tell the code of a task, once, that its job was cancelled. Any thread may call this."""
+
+    @abc.abstractmethod
+    def end(self, pid: int, signum: int, goes_on: Callable[[], bool]) -> Mapping[int, str]:
+        """
+        Tell a task to end, and kill it if it goes on for ``PATIENCE`` seconds. Any thread may call this.
+
+        Args:
+            pid: The process that runs it, or what the pool has in the place of one.
+            signum: The signal that tells it.
+            goes_on: Whether the task still runs; asked in another thread.
+
+        Returns:
+            The processes that it had started, as :func:`descendants` has them.
+        """
+
+
+def can_end_tasks(pool: type[BasePool], task: Any = None) -> bool:
+    """Return whether a class of pools can end *task*, or tasks: at a time limit, or as its job is cancelled."""
+    if issubclass(pool, EndsTasks):
+        return task is None or pool.can_end(task)
     return issubclass(pool, prefork.TaskPool) or pool.terminate_job is not BasePool.terminate_job
 
 
@@ -82,12 +111,12 @@ def telling(pool: type[BasePool]) -> type[BasePool]:
     """Return a class of pools for Celery's *pool*, whose tasks' exceptions are told."""
     if pool is prefork.TaskPool:
         return TaskPool
-    if issubclass(pool, (prefork.TaskPool, _Here)):
+    if issubclass(pool, (prefork.TaskPool, EndsTasks, _Here)):
         return pool
     return type(pool.__name__, (_Here, pool), {"__module__": pool.__module__})
 
 
-class TaskPool(prefork.TaskPool):
+class TaskPool(EndsTasks, prefork.TaskPool):
     """Celery's prefork pool, with the pools of processes below."""
 
     _pool: Any
@@ -96,18 +125,12 @@ class TaskPool(prefork.TaskPool):
         """Have a task run."""
         return super().apply_async(_run, (target, *args), kwargs, **options)
 
-    def end(self, pid: int, signum: int, goes_on: Callable[[], bool]) -> None:
-        """
-        Tell a process to end; kill it if it goes on for ``PATIENCE`` seconds. Any thread may call this.
-
-        Args:
-            pid: The process.
-            signum: The signal that tells it.
-            goes_on: Whether it still runs the task that is to end; asked in another thread.
-        """
-        pool = self._pool
+    def end(self, pid: int, signum: int, goes_on: Callable[[], bool]) -> Mapping[int, str]:
+        """Tell a process to end, and kill it if it goes on."""
+        pool, started = self._pool, descendants(pid)
         pool.terminate_job(pid, signum)
         _later(lambda: pool.kill(pid) if goes_on() else None)
+        return started
 
     def on_terminate(self) -> None:
         """End all processes, and kill those that go on."""

@@ -31,8 +31,8 @@ from tornado_celery_bridge.base.versions import record_rejected
 from tornado_celery_bridge.worker.attempt import AFTER, Attempt, ledger_of
 from tornado_celery_bridge.worker.clock import CLOCK
 from tornado_celery_bridge.worker.errors import CodeExited, Escaped, GivenUp
-from tornado_celery_bridge.worker.pool import TaskPool, can_end_tasks
-from tornado_celery_bridge.worker.processes import descendants, kill
+from tornado_celery_bridge.worker.pool import EndsTasks, can_end_tasks
+from tornado_celery_bridge.worker.processes import kill
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +108,10 @@ class JobRequest(Request):
 
         Where no task can be ended, the code goes on, and tells its end to the ledger, which knows the attempt.
         """
-        if not can_end_tasks(type(pool)):
+        if not can_end_tasks(type(pool), self.task):
             return
         self._already_cancelled = True
-        if isinstance(pool, TaskPool):
+        if isinstance(pool, EndsTasks):
             self._emits_retry = emit_retry and not self.task.acks_late  # else the broker delivers the message again
             self._end(pool, signal)
         else:
@@ -129,9 +129,9 @@ class JobRequest(Request):
         worker_state.task_ready(self)
         log.error("%s: %s", self, exc)
         self.task.backend.mark_as_failure(self.id, exc, request=self._context, store_result=self.store_errors)
-        if isinstance(pool, TaskPool):
+        if isinstance(pool, EndsTasks):
             pool.end(self.worker_pid, _signals.signum(TERM_SIGNAME), lambda: self._is_failed)
-        elif can_end_tasks(type(pool)):
+        elif can_end_tasks(type(pool), self.task):
             super().terminate(pool)
 
     #: The pool in which it is to be given up, once it is known that it runs.
@@ -154,9 +154,14 @@ class JobRequest(Request):
         if self._stops_in is not None:
             self.stop(self._stops_in)
 
+    def tell_cancelled(self, pool: Any) -> None:
+        """Tell the code that the job was cancelled, without ending it, if the pool can."""
+        if isinstance(pool, EndsTasks):
+            pool.tell_cancelled(self.worker_pid)
+
     def terminate(self, pool: Any, signal: Any = None) -> None:
         """End the attempt's process, for somebody who cancelled the job. REVOKED is told once it has ended."""
-        if not can_end_tasks(type(pool)):
+        if not can_end_tasks(type(pool), self.task):
             if not self._is_told:
                 self._is_told = True
                 log.warning("%s was cancelled, and goes on until its code ends: this pool can't end a task", self)
@@ -166,18 +171,17 @@ class JobRequest(Request):
                 )
             return
         self._is_terminated = True
-        if not (isinstance(pool, TaskPool) and self.time_start):
+        if not (isinstance(pool, EndsTasks) and self.time_start):
             super().terminate(pool, signal)  # before it begins, Celery notes that it is to end
         else:
             self._end(pool, signal)
 
-    def _end(self, pool: TaskPool, signal: Any) -> None:
+    def _end(self, pool: EndsTasks, signal: Any) -> None:
         if not self._is_told:
             self._is_told = True
             log.warning("%s is told to end", self)
-            self._started = descendants(self.worker_pid)
             number = _signals.signum(signal or TERM_SIGNAME)
-            pool.end(self.worker_pid, number, lambda: self in worker_state.active_requests)
+            self._started = pool.end(self.worker_pid, number, lambda: self in worker_state.active_requests)
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
         if not terminated:  # it never began, and what runs under its id is another attempt

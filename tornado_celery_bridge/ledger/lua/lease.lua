@@ -2,11 +2,11 @@
 -- KEYS: held, workers, worker:{worker}
 -- ARGV: prefix, worker, about
 -- ROWS: job_id, token, runs
--- Answers: the ids of jobs that were cancelled and have not ended in time
+-- Answers: the ids of jobs that were cancelled, and of those of them that have not ended in time
 --   about: JSON about the worker for monitors, '' when it ends. runs: whether it runs the job.
 -- include: clock, job, held, rows
 
-local time, late, mine = now(), {}, {}
+local time, cancelled, late, mine = now(), {}, {}, {}
 for each, token, runs in rows() do
   turn(each)
   local known, held = redis.call('HMGET', job, 'token', 'cancelled'), prefix .. 'held'
@@ -15,6 +15,7 @@ for each, token, runs in rows() do
       redis.call('ZADD', held, 'XX', time + LEASE, pack(id))
       mine[#mine + 1] = id
       local deadline = tonumber(known[2] or 0)
+      if known[2] then cancelled[#cancelled + 1] = id end
       if deadline > 0 and deadline <= time then late[#late + 1] = id end
     else
       redis.call('ZADD', held, 'XX', time, pack(id))
@@ -31,4 +32,4 @@ else
   redis.call('ZADD', prefix .. 'workers', time, worker)
   redis.call('ZREMRANGEBYSCORE', prefix .. 'workers', '-inf', time - 3600000)
 end
-return late
+return {cancelled, late}
