@@ -238,7 +238,7 @@ def _plain(schema: Schema) -> Schema:
 
 
 def _parameter(name: str, place: str, schema: Schema) -> Schema:
-    beside: Schema = {word: schema.pop(word) for word in ("description", "allowEmptyValue") if word in schema}
+    beside: Schema = {word: schema.pop(word) for word in ("description",) if word in schema}
     return {"name": name, "in": place, "required": place == "path", **beside, "schema": schema}
 
 

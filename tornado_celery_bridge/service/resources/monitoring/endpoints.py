@@ -288,10 +288,7 @@ class Verbosity(Query):
 
     verbose: Annotated[
         str | None,
-        Field(
-            description="With it, whatever its value, admins are told of the broker and of what is unsafe.",
-            json_schema_extra={"allowEmptyValue": True},
-        ),
+        Field(description="With it, whatever its value, admins are told of the broker and of what is unsafe."),
     ] = None
 
 
