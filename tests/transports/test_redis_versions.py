@@ -7,7 +7,7 @@ import pytest
 
 from tests.conformance.sample import make_app
 from tests.servers.real_redis import VERSIONS, RealServer, Version
-from tests.service.test_permissions import Deployment, use
+from tests.service.deployment import Deployment, use
 from tornado_celery_bridge.ledger.checks import check
 from tornado_celery_bridge.ledger.permissions import PROCESSES, needs_of
 from tornado_celery_bridge.transports import describe
