@@ -43,6 +43,8 @@ SECONDS = {
     "service/test_openapi.py": 100,
     "conformance/test_on_rabbitmq.py": 95,
     "transports/test_kafka_in_a_worker.py": 75,
+    "transports/test_kafka_server_in_a_worker.py": 60,
+    "transports/test_kafka_server.py": 40,
     "conformance/test_on_redis.py": 70,
     "transports/test_kafka_channel.py": 65,
     "up/test_heartbeats.py": 55,

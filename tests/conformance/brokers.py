@@ -81,7 +81,10 @@ KAFKA_CLUSTER = Kind(KafkaCluster, ApacheKafka.available, skip=lambda _: need_ka
 TANSU = Kind(
     Tansu,
     Tansu.available,
-    cannot={"wrong_password": "the server that stands in for Apache Kafka knows no passwords"},
+    cannot={
+        "wrong_password": "the server that stands in for Apache Kafka knows no passwords",
+        "purged": "the server that stands in for Apache Kafka deletes no records of a group that consumes",
+    },
     apart=_second,
 )
 ACTIVEMQ = Kind(

@@ -215,6 +215,25 @@ class Contract:
         problem = service.post("/v1/tasks/c.add/jobs", body, 422)
         assert problem["errors"][0]["pointer"] == "/options/queue"
 
+    def test_paused_and_resumed(self, service: Service) -> None:
+        def taken_by() -> int:
+            queues = service.system.ask("/v1/queues")[1]["queues"]
+            return next(int(queue["consumers"]) for queue in queues if queue["name"] == OTHER)
+
+        wait_for(lambda: taken_by() == 2, PATIENCE)
+        service.post(f"/v1/queues/{OTHER}/pause", {})
+        wait_for(lambda: taken_by() == 0, PATIENCE)
+        waiting = service.submit("nap", {"queue": OTHER}, seconds=0)
+        assert service.run("add", x=1)["state"] == "SUCCESS"  # the others go on
+        assert service.job(waiting)["state"] == "PENDING"
+        service.post(f"/v1/queues/{OTHER}/resume", {})
+        assert service.ended(waiting)["state"] == "SUCCESS"
+
+    def test_purged(self, service: Service) -> None:
+        purged = [service.submit("nap", {"queue": QUIET}, seconds=0) for _ in range(3)]
+        assert service.post(f"/v1/queues/{QUIET}/purge", {"confirm": QUIET})["jobs"] == 3
+        assert {service.job(job_id)["state"] for job_id in purged} == {"REVOKED"}
+
     def test_priority(self, service: Service, app: Celery) -> None:
         """9 is the most urgent, and who asks for none comes last; where there are none, who asks for one is told."""
         if not Priorities(app).are_served(app.conf.task_default_queue):
