@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from billiard.process import current_process
 from celery import Celery, Task, chain, chord
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown
 from celery.utils.log import get_task_logger
@@ -409,6 +411,16 @@ def make_app(url: str, *, serializer: str = "json") -> Celery:
     def dies(self: Any, path: str) -> None:
         mark(path)
         os.kill(os.getpid(), signal.SIGKILL)
+
+    @app.task(shared=False, bind=True, name="e.dies_as_it_speaks")
+    def dies_as_it_speaks(self: Any, path: str) -> None:
+        """Once told to end, its process says half of a word to the worker's main process."""
+        mark(path)
+        try:
+            time.sleep(60)
+        finally:
+            worker: Any = current_process()
+            os.write(worker._target.outq._writer.fileno(), struct.pack("!i", 1_000) + b"half")
 
     @app.task(shared=False, bind=True, name="e.requeues_often")
     def requeues_often(self: Any, path: str) -> str:

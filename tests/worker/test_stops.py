@@ -46,17 +46,29 @@ async def stopped_three_times(how: str, database: Database, folder: Path) -> Non
 
 async def test_stopped_before_the_worker_has_heard_that_a_task_has_begun(database: Database, tmp_path: Path) -> None:
     """Celery ends only what it has heard of, and waits for the rest, until a supervisor kills it."""
-    app, taken = make_app(database.url), tmp_path / "taken"
-    settings = {"SAMPLE_URL": database.url, "PYTHONPATH": str(ROOT), "SAMPLE_SAYS_LATE": str(taken)}
+    taken = tmp_path / "taken"
+    await costs_nothing(database, tmp_path, "e.waits", 60.0, told=taken, SAMPLE_SAYS_LATE=str(taken))
+
+
+async def test_stopped_as_a_process_says_half_a_word(database: Database, tmp_path: Path) -> None:
+    """Celery waits for the other half, which never comes."""
+    await costs_nothing(database, tmp_path, "e.dies_as_it_speaks", told=tmp_path / "marks")
+
+
+async def costs_nothing(
+    database: Database, folder: Path, task: str, *arguments: Any, told: Path, **settings: str
+) -> None:
+    """Stop a worker by QUIT once a file tells of its task: the worker ends, and the job waits."""
+    app, settings = make_app(database.url), settings | {"SAMPLE_URL": database.url, "PYTHONPATH": str(ROOT)}
 
     def stop() -> None:
-        with worker("tests.worker.sample", settings, tmp_path / "log", *OPTIONS) as process:
-            wait_for(taken.exists)
+        with worker("tests.worker.sample", settings, folder / "log", *OPTIONS) as process:
+            wait_for(told.exists)
             process.send_signal(signal.SIGQUIT)
             process.wait(40)
 
     async with Bridge(app) as bridge:
-        result = await bridge.submit(app.tasks["e.waits"].s(str(tmp_path / "marks"), 60.0))
+        result = await bridge.submit(app.tasks[task].s(str(folder / "marks"), *arguments))
         await asyncio.to_thread(stop)
         job = await bridge.ledger.jobs.get(result.id)
         assert isinstance(job, Job)

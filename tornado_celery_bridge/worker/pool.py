@@ -23,6 +23,7 @@ are such as the kernel releases.
 import abc
 import contextlib
 import fcntl
+import inspect
 import os
 import signal
 import tempfile
@@ -36,6 +37,7 @@ from billiard.common import terminate_handler_fired  # type: ignore[attr-defined
 from billiard.einfo import ExceptionInfo
 from celery.concurrency import asynpool, prefork
 from celery.concurrency.base import BasePool
+from kombu.asynchronous import get_event_loop
 
 from tornado_celery_bridge.worker.attempt import telling_of_escapes
 from tornado_celery_bridge.worker.processes import descendants, kill
@@ -196,9 +198,44 @@ class _Pool(_billiard.Pool):  # type: ignore[misc]
             kill(started)
 
 
+class _Words(asynpool.ResultHandler):
+    """
+    What reads the processes' words, also while the pool ends.
+
+    There Celery waits for the rest of a message, and a process that was killed as it wrote never sends it: the worker
+    would not end.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: By descriptor, what reads a message that has not come as a whole.
+        self._halves: dict[int, Any] = {}
+
+    _recv_message: Any
+
+    def _flush_outqueue(self, fd: int, remove: Any, process_index: Any, on_state_change: Any) -> Any:
+        if fd not in process_index:
+            return remove(fd)
+        hub: Any = get_event_loop()
+        begun, _ = hub.readers.get(fd, (None, ()))
+        half = self._halves.pop(fd, begun if inspect.isgenerator(begun) else None)
+        half = half or self._recv_message(lambda *_: None, fd, on_state_change)
+        try:
+            next(half)
+        except StopIteration:
+            return None
+        except (OSError, EOFError):
+            return remove(fd)
+        self._halves[fd] = half
+        with contextlib.suppress(OSError):  # closed: the process has ended
+            process_index[fd].outq._reader.poll(0.1)
+        return None
+
+
 class Processes(_Pool, asynpool.AsynPool):  # type: ignore[misc]
     """For a worker with an event loop."""
 
+    ResultHandler = _Words
     on_timeout_set: Any
 
     def _event_process_exit(self, hub: Any, process: Any) -> None:
