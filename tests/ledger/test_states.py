@@ -386,7 +386,9 @@ class World(RuleBasedStateMachine):
 
     def freeze(self, attempt: Attempt, frozen: bool) -> None:
         if attempt.frozen and not frozen:
-            attempt.is_given_up |= self.holder(attempt.job_id) != attempt.token
+            leases: Any = self.client.zrangebyscore("{tcb}held", f"({self.time}", "+inf")
+            is_held = attempt.job_id in map(unpacked, leases)  # else another may begin before it renews its lease
+            attempt.is_given_up |= self.holder(attempt.job_id) != attempt.token or not is_held
         attempt.frozen = frozen
 
     @precondition(lambda self: self.running)
