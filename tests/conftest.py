@@ -6,6 +6,7 @@ import itertools
 import linecache
 import os
 import random
+import signal
 import traceback
 import warnings
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -26,6 +27,9 @@ from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.up.brokers import private
 
 __all__ = ("pytest_terminal_summary",)  # a hook: found here whatever part of the suite runs
+
+# Whoever runs the suite in the background has Ctrl-C ignored, and each process of a test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says what else the machine does.
 hypothesis.settings.register_profile("suite", hypothesis.settings(), deadline=None)

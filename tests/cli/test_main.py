@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,13 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def words(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What the process would become."""
     made: list[str] = []
     monkeypatch.setattr(celery.os, "execv", lambda _, words: made.extend(words[1:]))  # type: ignore[attr-defined]
-    return made
+    before = os.umask(0o022)
+    yield made
+    os.umask(before)  # Flower's is another
 
 
 def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +123,7 @@ def test_up_sets_what_its_children_read(monkeypatch: pytest.MonkeyPatch) -> None
 def test_without_the_extra_it_is_named(command: str) -> None:
     code = f"""
 import sys
+from collections.abc import Iterator
 sys.modules["pydantic"] = None  # as if it were not installed
 from tornado_celery_bridge.cli.main import main
 sys.exit(main([{command!r}]))

@@ -205,7 +205,7 @@ async def test_a_job_is_forgotten_after_its_time_and_remembered_to_have_been(own
         problem(await service.fetch(f"{link}/events"), 410, "expired-job")
         problem(await service.fetch(f"{link}/retry", "POST"), 410, "expired-job")
         left = [key async for key in ledger.redis.client.scan_iter("{tcb}*")]
-        of_nobody = (b"{tcb}audit", b"{tcb}history")  # of bounded size, whatever becomes of jobs
+        of_nobody = (b"{tcb}audit", b"{tcb}history", b"{tcb}schema")  # of bounded size, whatever becomes of jobs
         assert [key for key in left if not key.startswith(of_nobody)] == [b"{tcb}gone:" + made["id"].encode()]
         assert 0 < await ledger.redis.client.ttl(f"{{tcb}}gone:{made['id']}") <= 7 * 86_400
     app.close()

