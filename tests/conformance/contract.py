@@ -174,6 +174,25 @@ class Contract:
         assert len(service.starts([job["id"]])) == 3
         assert time.monotonic() - begun >= 2 * countdown
 
+    @pytest.mark.parametrize(
+        ("how", "state", "result", "starts"),
+        [
+            ("ignore", "IGNORED", None, 1),
+            ("reject", "FAILURE", None, 1),
+            ("requeue", "SUCCESS", "again", 2),
+            ("retry", "SUCCESS", "again", 2),
+            ("replace", "SUCCESS", "another", 1),
+        ],
+    )
+    def test_an_end_that_celery_stores_nothing_for(
+        self, service: Service, how: str, state: str, result: str | None, starts: int
+    ) -> None:
+        """More of them than a job has lives: none of these ends uses one up."""
+        jobs = [service.submit("ends", how=how) for _ in range(4)]
+        for job_id in jobs:
+            job = service.ended(job_id)
+            assert (job["state"], job.get("result"), len(service.starts([job_id]))) == (state, result, starts), job
+
     def test_a_job_goes_on_where_it_was(self, service: Service) -> None:
         job = service.run("goes_on")
         assert (job["state"], job["result"], job["attempt"]) == ("SUCCESS", [4, 5], 2)

@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from celery import Celery, Task
+from celery.exceptions import Ignore, Reject, Retry
 
 from tests.faults.sample import QUEUE, journal, note
 from tornado_celery_bridge.checkpoints import checkpoint, resumable
@@ -92,6 +93,24 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
         if self.request.retries < 2:
             raise self.retry(countdown=countdown, max_retries=2)
         return str(self.request.delivery_info["routing_key"]).split(".")[-1:]  # type: ignore[index]
+
+    @app.task(name="c.ends", shared=False, exposed=True, bind=True)
+    def ends(self: "Task[..., Any]", how: str) -> str:
+        """End the first attempt in a way for which Celery stores nothing."""
+        note("start", self.request.id)
+        if not journal().set(f"begun-{self.request.id}", 1, nx=True):
+            return "again"
+        match how:
+            case "ignore":
+                raise Ignore
+            case "requeue":
+                raise Reject(requeue=True)
+            case "retry":
+                raise Retry
+            case "replace":
+                raise self.replace(app.tasks["c.echo"].s("another"))
+            case _:
+                raise Reject(how, requeue=False)
 
     @app.task(name="c.goes_on", shared=False, exposed=True, bind=True)
     def goes_on(self: Task[..., Any]) -> list[int]:

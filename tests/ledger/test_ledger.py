@@ -19,6 +19,8 @@ from tornado_celery_bridge import Stored
 from tornado_celery_bridge.ledger import Claim, Gone, Job, JobRecord, Ledger, Reservation, calls, ledger_backend
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.ledger.connection import BlockingConnection
+from tornado_celery_bridge.ledger.events import MAX_BEHIND
+from tornado_celery_bridge.ledger.records import Event
 from tornado_celery_bridge.worker.attempt import Attempt
 
 
@@ -374,6 +376,33 @@ async def test_each_event_once_whatever_happens_to_the_connection(ledger: Ledger
     assert [event.number for event in seen] == list(range(1, 603))
     assert [json.loads(event.data)["n"] for event in seen if event.kind == "progress"] == list(range(600))
     assert ledger.events.following == 0
+
+
+async def test_what_comes_while_a_long_history_is_read_is_not_skipped(
+    ledger: Ledger, worker: WorkerLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history fills the follower but for one event, and three come before it has been taken."""
+    await accept(ledger, record("a"), {})
+    await begin(worker, "a", "1")
+    begun = len(await ledger.events.read("a", 0))
+    most = MAX_BEHIND - 1
+    await asyncio.to_thread(lambda: [worker.report("a", "1", "log", {"n": n}) for n in range(most - begun)])
+    read, follower = ledger.events.read, ledger.events.follow("a")
+
+    async def read_slowly(job_id: str, after: int) -> list[Event]:
+        found = await read(job_id, after)
+        if not after:
+            await asyncio.to_thread(lambda: [worker.report("a", "1", "log", {"n": n}) for n in range(3)])
+            async with asyncio.timeout(10):
+                while len(follower._aside) < 3:
+                    await asyncio.sleep(0.01)
+            await end(worker, "a")
+        return found
+
+    monkeypatch.setattr(ledger.events, "read", read_slowly)
+    with follower:
+        async with asyncio.timeout(10):
+            assert [event.number async for event in follower] == list(range(1, most + 5))
 
 
 async def test_a_consumer_that_falls_behind_misses_nothing(ledger: Ledger, worker: WorkerLedger) -> None:

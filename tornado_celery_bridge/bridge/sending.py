@@ -249,7 +249,7 @@ class Sending:
             raise self._unavailable(why, task_id) from exc.__cause__
         except (InDoubt, SentInDoubt) as exc:
             raise DispatchUncertain(
-                f"the broker did not confirm task {task_id}, which may run: {exc or 'no answer in time'}",
+                f"the broker did not confirm task {task_id}, which may run: {str(exc) or 'no answer in time'}",
                 task_id=task_id,
                 retry_after=RETRY_AFTER,
             ) from exc.__cause__

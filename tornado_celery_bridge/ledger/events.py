@@ -185,6 +185,8 @@ class JobEvents:
                     break
             self._live = True
             for event in self._aside:
+                if not self._live:  # the consumer is behind: the history has this one, and what comes after it
+                    break
                 self._take(event)
             self._aside.clear()
         except Exception as exc:  # what is stored is not what we wrote: the consumer gets the error
