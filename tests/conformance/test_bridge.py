@@ -161,7 +161,7 @@ async def test_state_and_wait(bridge: Bridge, tasks: Any) -> None:
 
 
 async def test_as_completed(bridge: Bridge, tasks: Any) -> None:
-    slow, quick = await bridge.dispatch(tasks.nap.s(0.5)), await bridge.dispatch(tasks.nap.s(0.0))
+    slow, quick = await bridge.dispatch(tasks.nap.s(2.0)), await bridge.dispatch(tasks.nap.s(0.0))
     failing = await bridge.dispatch(tasks.fail.s())
     order = [result async for result in bridge.as_completed([slow, quick, failing], timeout=10)]
     assert order[-1] is slow
