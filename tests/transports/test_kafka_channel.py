@@ -102,6 +102,38 @@ def test_what_was_not_acknowledged_comes_again_and_nothing_else(mock: str) -> No
         assert len(consuming.drain()) == 4
 
 
+class Unanswered:
+    """A consumer whose commits get no answer, unless they are waited for."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    def commit(self, *, offsets: list[Any], asynchronous: bool) -> Any:
+        if not asynchronous:
+            return self._consumer.commit(offsets=offsets, asynchronous=False)
+        self.asked += len(offsets)
+        return None
+
+
+def test_a_commit_without_an_answer_counts_for_nothing(mock: str) -> None:
+    """It may be refused once its consumer has gone, so a consumer that leaves says again what it said."""
+    with connected(mock, create_topics=False) as one, connected(mock, create_topics=False) as other:
+        publish(one, "unanswered", *range(40))
+        consuming = Consuming(one, "unanswered", prefetch=40)
+        consuming.get(40)
+        reader = one.connection._parts._reader
+        reader._consumer = unanswered = Unanswered(reader._consumer)
+        for message in consuming.messages:
+            message.ack()
+        wait_for(lambda: unanswered.asked)
+        one.close()
+        assert length(other, "unanswered") == 0
+
+
 def test_two_consumers_share_and_one_takes_over(mock: str) -> None:
     with connected(mock, create_topics=False) as one, connected(mock, create_topics=False) as other:
         publish(one, "shared", 0)

@@ -208,7 +208,6 @@ def size(app: Celery, queue: str) -> int:
         return int(channel.queue_declare(queue, passive=True).message_count)
 
 
-@pytest.mark.nightly  # On Tansu it fails once in some five runs of the whole suite; the cause is not known.
 def test_a_warm_stop_runs_nothing_twice(broker: Tansu, launch: Launch, app: Celery, marks: redis.Redis) -> None:
     for number in range(12):
         app.tasks["mark"].apply_async((number, 0.4), queue="warm")

@@ -32,8 +32,8 @@ from tornado_celery_bridge.transports.kafka.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: Seconds for a group that forms, as a worker leaves it.
-SETTLING = 2.0
+#: Seconds for a group that forms, as a worker leaves it: its members hear of that with their heart-beats.
+SETTLING = 5.0
 #: Messages and bytes in one partition's buffer at which it is paused.
 FULL, FULL_BYTES = 200, 4 * 1024 * 1024
 
@@ -48,8 +48,8 @@ class Partition:
         self.buffer: deque[KafkaMessage] = deque()
         self.bytes = 0
         self.paused = False
-        #: Whether there is something to commit.
-        self.changed = False
+        #: Whether there is something to commit, and whether a commit of what was done before has no answer yet.
+        self.changed = self.asked = False
 
     def keep(self, message: KafkaMessage) -> bool:
         offset = message.offset() or 0
@@ -234,8 +234,12 @@ class Reader(ConsumerThread):
                 self._on_commit(error_of(exc), offsets)
 
     def _commit_now(self, places: Sequence[Place]) -> bool:
-        """Commit what is done, and return whether that went well; if not, what was done last is done again."""
-        offsets = self._take_changes(places)
+        """
+        Commit what is done, and return whether that went well; if not, what was done last is done again.
+
+        A commit whose answer has not come counts for nothing: it may be refused after this consumer has gone.
+        """
+        offsets = self._take_changes(places, again=True)
         if not offsets:
             return True
         try:
@@ -259,21 +263,24 @@ class Reader(ConsumerThread):
         with self._changed:
             for each in offsets:
                 if share := self._share.get((each.topic, each.partition)):
-                    share.changed = True
+                    share.changed, share.asked = True, False
 
     def _note_told(self, offsets: Sequence[TopicPartition]) -> None:
         with self._changed:
             for each in offsets:
                 if share := self._share.get((each.topic, each.partition)):
-                    share.progress.told = each.offset
+                    share.progress.told, share.asked = each.offset, False
 
-    def _take_changes(self, places: Sequence[Place]) -> list[TopicPartition]:
+    def _take_changes(self, places: Sequence[Place], *, again: bool = False) -> list[TopicPartition]:
+        """Return what to commit; *again*: what a commit without an answer says, too."""
         changes = []
         with self._changed:
             for place in places:
                 share = self._share.get(place)
-                if share is not None and share.changed and (told := share.progress.to_commit()):
-                    share.changed = False
+                if share is None or not (share.changed or (again and share.asked)):
+                    continue
+                if told := share.progress.to_commit():
+                    share.changed, share.asked = False, True
                     changes.append(TopicPartition(*place, *told))
         return changes
 
