@@ -56,7 +56,7 @@ class LaneFull(Exception):
 
 
 class LaneDown(Exception):
-    """The thread can't work now. It tries again by itself."""
+    """The thread can't work now. It tries again by itself. The message says why; it is empty for one that is stuck."""
 
 
 class Call:
@@ -139,7 +139,7 @@ class _Thread(Repeating):
     def _fail(self, exc: BaseException) -> None:
         self.busy_since, self.batch = None, ()
         if not self.stopping:  # else another thread knows better
-            self._lane.down = True
+            self._lane.why, self._lane.down = str(exc) or repr(exc), True
         self._drop_runner()
 
     def _drop_runner(self) -> None:
@@ -215,7 +215,7 @@ class Lane:
             LaneFull, LaneDown: Nothing was submitted.
         """
         if self.down:
-            raise LaneDown
+            raise LaneDown(self.why)
         if self.pending >= self._max_pending:
             raise LaneFull
         self.pending += 1
@@ -287,7 +287,7 @@ class Lane:
     def _abandon(self, thread: _Thread) -> None:
         log.error("%s: stuck for over %s s; abandoning the thread", self._name, self._stuck_after)
         thread.stop()
-        self.down = True
+        self.why, self.down = "", True
         self._abandoned.append(thread)
         self._thread = None
         for call in thread.batch:

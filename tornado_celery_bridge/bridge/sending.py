@@ -239,8 +239,8 @@ class Sending:
             raise DispatchSaturated(
                 "too many dispatches are under way", task_id=task_id, retry_after=RETRY_AFTER
             ) from None
-        except LaneDown:
-            raise self._unavailable("the broker is not reachable", task_id) from None
+        except LaneDown as exc:
+            raise self._unavailable(_unreachable(str(exc)), task_id) from None
         except NotBegun:
             raise self._unavailable("the broker did not answer in time", task_id) from None
         except NotSent as exc:
@@ -262,11 +262,14 @@ class Sending:
             BrokerUnavailable: They cannot.
         """
         if self._lanes.plain.down:
-            why = self._lanes.plain.why
-            raise self._unavailable(f"the broker is not reachable: {why}" if why else "the broker is stuck", None)
+            raise self._unavailable(_unreachable(self._lanes.plain.why), None)
 
     def _unavailable(self, why: str, task_id: str | None) -> BrokerUnavailable:
         return BrokerUnavailable(why, task_id=task_id, retry_after=max(RETRY_AFTER, self._config.breaker_reset))
+
+
+def _unreachable(why: str) -> str:
+    return f"the broker is not reachable: {why}" if why else "the broker is stuck"
 
 
 def time_left(config: BridgeConfig, begun: float, timeout: float | None) -> float:

@@ -135,7 +135,7 @@ class Publisher:
             else:
                 self._check_connection()
         except Exception as exc:
-            self.trouble = str(exc)
+            self.trouble = str(exc) or repr(exc)
             log.warning("the broker is not reachable: %s", exc)
             if not isinstance(exc, Blocked):
                 self.close()
