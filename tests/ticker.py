@@ -86,14 +86,8 @@ class Ticker:
             os.close(descriptor)
 
     def check(self, usual: float) -> None:
-        """
-        Seconds: none may be late by 0.5, one alone by 0.1, and 999 of 1,000 by no more than *usual*.
-
-        The one: what the kernel does not count, as a page that comes from the disk or a module that is imported, holds
-        up a loop for 0.1 s where many processes start. What we do wrong comes more than once, or for longer.
-        """
+        """Seconds: none may be late by 0.1, and 999 of 1,000 by no more than *usual*."""
         late = sorted(self.late)
         assert len(late) > 40
-        assert late[-1] < 0.5, late[-5:]
-        assert late[-2] < 0.1, late[-5:]
+        assert late[-1] < 0.1, late[-5:]
         assert late[int(len(late) * 0.999)] < usual or len(late) < 2000

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from celery import Celery, Signature
-from kombu import Connection, Consumer, Queue
+from kombu import Connection
 
+from tests.transports import consuming
 from tornado_celery_bridge.ledger import JobRecord, Ledger
 from tornado_celery_bridge.transports import kafka
 
@@ -25,24 +26,8 @@ def publish(connection: Connection, queue: str, *numbers: int, **more: Any) -> N
         connection.Producer().publish({"n": number}, routing_key=queue, **more)
 
 
-class Consuming:
-    """A consumer, and what it was given."""
-
-    def __init__(self, connection: Connection, *queues: str | Queue, prefetch: int = 10, no_ack: bool = False) -> None:
-        self.connection = connection
-        self.messages: list[Any] = []
-        self.consumer = Consumer(
-            connection.channel(),
-            [Queue(queue) if isinstance(queue, str) else queue for queue in queues],
-            callbacks=[lambda body, message: self.messages.append(message)],
-            prefetch_count=prefetch,
-            no_ack=no_ack,
-        )
-        self.consumer.consume()
-
-    @property
-    def numbers(self) -> list[int]:
-        return [message.payload["n"] for message in self.messages]
+class Consuming(consuming.Consuming):
+    """That, and how it waits."""
 
     def get(self, count: int, timeout: float = 20) -> list[int]:
         """Return the numbers of all that came, once there are *count*."""

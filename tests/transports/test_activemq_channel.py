@@ -19,11 +19,12 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, load_pem_private_key, pkcs12
 from cryptography.x509 import load_pem_x509_certificate
-from kombu import Connection, Consumer, Exchange, Queue
+from kombu import Connection, Exchange, Queue
 from kombu import transport as transports
 
 from tests.faults.proxy import Proxy
 from tests.servers import free_port, wait_for
+from tests.transports import consuming
 from tests.transports.brokers import need_activemq
 from tornado_celery_bridge.transports import activemq as transport
 from tornado_celery_bridge.transports import register
@@ -58,32 +59,8 @@ def publish(connection: Connection, queue: str, *numbers: int, channel: Any = No
         connection.Producer(channel).publish({"n": number}, routing_key=queue, **more)
 
 
-class Consuming:
-    """A consumer, and what it was given."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        *queues: str | Queue,
-        prefetch: int = 10,
-        no_ack: bool = False,
-        channel: Any = None,
-    ) -> None:
-        self.connection = connection
-        self.messages: list[Any] = []
-        self.channel = channel or connection.channel()
-        self.consumer = Consumer(
-            self.channel,
-            [Queue(queue) if isinstance(queue, str) else queue for queue in queues],
-            callbacks=[lambda body, message: self.messages.append(message)],
-            prefetch_count=prefetch,
-            no_ack=no_ack,
-        )
-        self.consumer.consume()
-
-    @property
-    def numbers(self) -> list[int]:
-        return [message.payload["n"] for message in self.messages]
+class Consuming(consuming.Consuming):
+    """That, and how it waits."""
 
     def drain(self, count: int = 0, timeout: float = 10.0) -> list[int]:
         """Return the numbers of what came once *count* came, or, with none given, nothing for a moment."""

@@ -19,12 +19,13 @@ import pytest
 import redis
 import trustme
 from celery import Celery
-from kombu import Connection, Consumer, Queue
+from kombu import Connection
 from kombu import transport as transports
 from kombu.transport import redis as stock
 from kombu.transport.virtual import base
 
 from tests.servers import Server, TlsProxy, wait_for
+from tests.transports import consuming
 from tornado_celery_bridge.base.versions import HAS_BATCHES
 from tornado_celery_bridge.transports import redis as ours
 from tornado_celery_bridge.transports import register
@@ -56,27 +57,8 @@ def publish(
             connection.Producer().publish({"n": number}, routing_key=queue, priority=priority, **more)
 
 
-class Consuming:
-    """A consumer, and what it was given."""
-
-    def __init__(
-        self, connection: Connection, *queues: str, prefetch: int = 10, no_ack: bool = False, channel: Any = None
-    ) -> None:
-        self.connection = connection
-        self.messages: list[Any] = []
-        self.channel = channel or connection.channel()
-        self.consumer = Consumer(
-            self.channel,
-            [Queue(name) for name in queues],
-            callbacks=[lambda body, message: self.messages.append(message)],
-            prefetch_count=prefetch,
-            no_ack=no_ack,
-        )
-        self.consumer.consume()
-
-    @property
-    def numbers(self) -> list[int]:
-        return [message.payload["n"] for message in self.messages]
+class Consuming(consuming.Consuming):
+    """That, and how it waits."""
 
     def drain(self, timeout: float = 0.3) -> list[int]:
         """Return the numbers of what comes until nothing comes for *timeout* seconds."""
