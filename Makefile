@@ -1,5 +1,5 @@
 # make up     the whole service on this machine; Ctrl-C ends it
-# make test   everything that CI runs, in less than 12 minutes on two cores
+# make test   everything that CI runs, in some 14 minutes on two cores
 # make site   the documentation, with the API reference, into .test/site
 # make unit   the tests that need no server, in less than a minute
 # make nightly   all tests, those that take minutes included, and the fault matrix with larger numbers: under two hours
