@@ -250,7 +250,7 @@ def test_a_message_for_later_that_is_too_large_is_refused_and_holds_up_no_other(
         with pytest.raises(MessageTooLarge):
             send(connection, "x" * 30_000, 60)
     with connected(broker.url, **options) as sender:  # it does not know the limit of the topic
-        send(sender, "x" * 30_000, 4)
-        send(sender, "small", 4)
+        send(sender, "x" * 30_000, 8)  # later than what goes to Kafka at once, also where it takes long to connect
+        send(sender, "small", 8)
         consuming = Consuming(sender, "later")
         assert consuming.get(2) == [0, "small"]

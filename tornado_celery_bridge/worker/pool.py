@@ -256,6 +256,13 @@ class Processes(_Pool, asynpool.AsynPool):  # type: ignore[misc]
 
         self.on_timeout_set = set_limits
 
+    def on_job_process_down(self, job: Any, pid_gone: Any) -> None:
+        """Take a job back from a process that has ended; another one gets it, unless it is known to have begun."""
+        # A process that the pool has not cleared away yet died while it cleared another one away; its turn is next.
+        # Its words are not read, so it may have begun the job. Celery's pool begins the job again, and tells nobody.
+        if (job._write_to or job._scheduled_for) not in self._pool:
+            super().on_job_process_down(job, pid_gone)
+
     def flush(self) -> None:
         """Forget what no process was given."""
         given = [job for job in self._cache.values() if job._write_to is not None and not job._accepted]
