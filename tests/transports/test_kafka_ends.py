@@ -5,13 +5,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from tests.needs import missing
 from tests.servers import wait_for
+from tornado_celery_bridge.transports.kafka import handles
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,3 +65,16 @@ def test_a_broker_whose_name_does_not_resolve(slow_names: Path) -> None:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_threads_leave_signals_to_the_main_thread() -> None:
+    """Else TERM ends a process of Celery's pool while it holds a lock of the whole pool, and blocks TERM for that."""
+    handle = handles.make(Producer, {"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
+    try:
+        [cleaner] = [each for each in threading.enumerate() if each.name == "kafka-cleaner"]
+        status = Path(f"/proc/self/task/{cleaner.native_id}/status").read_text()
+        [blocked] = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk")]
+        assert blocked & 1 << (signal.SIGTERM - 1)
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        handles.end(handle, 5)
