@@ -209,6 +209,38 @@ def add_async_tasks(app: Celery) -> None:
             raise
         return "done"
 
+    @task(shared=False, name="a.ticks")
+    async def ticks(path: str, event: str) -> str:
+        """Note that the loop goes on, again and again."""
+        while not is_there(event):
+            mark(path)
+            await asyncio.sleep(0.01)
+        return "done"
+
+    @task(shared=False, bind=True, name="a.tells_and_ends", autoretry_for=(OSError,), retry_kwargs={"countdown": 0})
+    async def tells_and_ends(self: Any, how: str, path: str, event: str) -> str:
+        """Tell all that a task can once there is a file, and end."""
+        here = checkpoint()
+        if here.value == "told":
+            return "done"
+        mark(path)
+        while not is_there(event):
+            await asyncio.sleep(0.02)
+        get_task_logger("a").warning("late")
+        progress(1, 2, "late")
+        here.save("told")
+        mark(path)
+        if how == "retries":
+            raise OSError("not yet")
+        if how == "fails":
+            raise ValueError("mine")
+        return "done"
+
+    @task(shared=False, name="a.follows")
+    async def follows(value: str) -> str:
+        await asyncio.sleep(0)
+        return value
+
     @task(shared=False, name="a.computes")
     async def computes(event: str) -> str:
         """Hold the loop up until there is a file."""

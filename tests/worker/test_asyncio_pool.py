@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import chain
 
-from tests.servers import Database, wait_for, worker
+from tests.servers import Database, Server, wait_for, worker
 from tests.worker.processes import ASYNCIO, ENVIRONMENT
 from tests.worker.sample import make_app
 from tornado_celery_bridge import Bridge, TaskFailed, TaskRevoked
@@ -62,6 +63,57 @@ async def test_code_that_goes_on_is_killed(on_loop: Bridge, tmp_path: Path, by: 
         await on_loop.revoke(result, terminate=True)
     with pytest.raises(TaskRevoked, match="terminated"):
         await on_loop.get(result, timeout=60)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server, and a worker with the asyncio pool, whose server may be frozen."""
+    server = Server(tmp_path / "server").start()
+    try:
+        environment = {"SAMPLE_URL": server.url, **ENVIRONMENT}
+        with worker("tests.worker.sample", environment, tmp_path / "worker.log", *ASYNCIO):
+            yield server
+    finally:
+        server.stop()
+
+
+async def test_the_loop_goes_on_while_redis_is_frozen(own_server: Server, tmp_path: Path) -> None:
+    app = make_app(own_server.url)
+    ticks, event, end = (tmp_path / name for name in ("ticks", "event", "end"))
+    kinds = ["returns", "fails", "retries", "goes on"]
+    marks = [tmp_path / f"{kind}.marks" for kind in kinds]
+
+    def size(*paths: Path) -> int:
+        return sum(path.stat().st_size for path in paths if path.exists())
+
+    async with Bridge(app) as bridge:
+        ticking = await bridge.submit("a.ticks", (str(ticks), str(end)))
+        results = []
+        for kind, path in zip(kinds, marks, strict=True):
+            signature = app.tasks["a.tells_and_ends"].s(kind, str(path), str(event))
+            if kind == "goes on":  # with a message, which is published as it ends
+                results.append(await bridge.dispatch(chain(signature, app.tasks["a.follows"].s())))
+            else:
+                results.append(await bridge.submit(signature))
+        await asyncio.to_thread(wait_for, lambda: size(*marks) == len(kinds))
+        own_server.freeze()
+        try:
+            await asyncio.to_thread(event.touch)
+            await asyncio.to_thread(wait_for, lambda: size(*marks) == 2 * len(kinds))
+            before = await asyncio.to_thread(size, ticks)
+            await asyncio.to_thread(wait_for, lambda: size(ticks) > before + 100)
+        finally:
+            own_server.thaw()
+        await asyncio.to_thread(end.touch)
+        *jobs, _ = results
+        for result in jobs:
+            with bridge.ledger.events.follow(result.id) as events:
+                told = [event.kind async for event in events if event.kind in ("log", "progress", "end")]
+            assert told == ["log", "progress", "end"]
+        ended = await asyncio.gather(*(bridge.get(each, timeout=60) for each in results), return_exceptions=True)
+        assert [str(each).rpartition("failed: ")[2] for each in ended] == ["done", "ValueError: mine", "done", "done"]
+        assert await bridge.get(ticking, timeout=60) == "done"
+    app.close()
 
 
 async def test_code_that_never_asks_is_told_of_a_cancel(on_loop: Bridge, tmp_path: Path) -> None:

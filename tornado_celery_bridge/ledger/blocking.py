@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celery import Celery, states
@@ -105,6 +105,10 @@ class WorkerLedger:
     def __init__(self, app: Celery) -> None:
         #: For what must not be lost, and for what is tried once.
         self._sure, self._once = BlockingConnection(app, attempts=ATTEMPTS), BlockingConnection(app)
+        #: How calls about a task that runs are made: those that must not be lost, and those that its code need not wait
+        #: for. A pool that runs tasks on a loop makes them elsewhere.
+        self.make: Callable[[Call[Any]], Any] = self._sure.run
+        self.tell: Callable[[Call[Any]], Any] = self._once.run
 
     # A task that runs.
 
@@ -142,15 +146,16 @@ class WorkerLedger:
             result=result_entry.value,
             result_ttl=result_entry.seconds,
         )
-        return self._sure.run(call)
+        verdict: str = self.make(call)
+        return verdict
 
     def finish(self, task_id: str, state: str, value: Any, token: str = "", **more: Any) -> None:
         """Note how a task ended; see :func:`ending`."""
-        self._sure.run(ending(task_id, state, value, token, **more))
+        self.make(ending(task_id, state, value, token, **more))
 
     def announce(self, blob: str) -> None:
         """Note that a blob is about to be written, which is removed later if no job adopts it."""
-        self._sure.run(calls.announce(blob=blob, grace=ms(BLOB_GRACE)))
+        self.make(calls.announce(blob=blob, grace=ms(BLOB_GRACE)))
 
     def retry(
         self,
@@ -171,21 +176,22 @@ class WorkerLedger:
             result=result_entry.value,
             result_ttl=result_entry.seconds,
         )
-        self._sure.run(call)
+        self.make(call)
 
     def give_back(self, task_id: str, token: str, *, publish: bool) -> None:
         """Note that an attempt was given up through no fault of the job. *publish*: publish its message again."""
-        self._sure.run(calls.give_back(job_id=task_id, token=token, publish=publish))
+        self.make(calls.give_back(job_id=task_id, token=token, publish=publish))
 
     def hand_on(self, task_id: str, token: str) -> None:
         """Note that an attempt ends and another task goes on under the job's id, as by Celery's ``replace``."""
-        self._sure.run(calls.hand_on(job_id=task_id, token=token))
+        self.make(calls.hand_on(job_id=task_id, token=token))
 
     def report(self, task_id: str, token: str, kind: str, data: Any, state: str = "", value: Any = None) -> str:
         """Note what an attempt reports; if Redis is away it is lost. Return ``cancelled`` if the task is to stop."""
         call = calls.report(job_id=task_id, token=token, kind=kind, data=dumps(data), state=state, value=dumps(value))
         try:
-            return self._once.run(call)
+            answer: str = self.tell(call)
+            return answer
         except RedisError as exc:
             log.warning("an event of task %s is lost: %s", task_id, exc)
             return "unknown"
@@ -198,7 +204,8 @@ class WorkerLedger:
     def save_checkpoint(self, task_id: str, token: str, code: str, value: str) -> str:
         """Save JSON for a job's next attempt. Return ``saved``, ``cancelled``, ``late``, or ``unavailable``."""
         try:
-            return self._once.run(calls.checkpoint(job_id=task_id, token=token, code=code, value=value))
+            answer: str = self.tell(calls.checkpoint(job_id=task_id, token=token, code=code, value=value))
+            return answer
         except RedisError as exc:
             log.warning("a checkpoint of task %s is not saved yet: %s", task_id, exc)
             return "unavailable"
@@ -239,7 +246,7 @@ class WorkerLedger:
             queue=queue,
             priority=priority,
         )
-        self._sure.run(call)
+        self.make(call)
 
     # All jobs.
 

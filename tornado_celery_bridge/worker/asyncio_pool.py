@@ -21,6 +21,12 @@ A run is *told to end* by ``CancelledError``, where its code awaits. Code that g
 coroutine is closed (``GeneratorExit``), and is never resumed. Code that computes can't be ended by anybody; while it
 does, no other task of the loop goes on.
 
+What Celery does around a task's code does not block the loop: the greenlet waits, and a thread does it. One thread
+tells the ledger and the result backend, in order (:mod:`.pipeline`). A few others publish messages that follow, count
+parts of chords, and read and write large values. What the code tells (``progress()``, a log line) goes through the
+first one, and the code does not wait for it. What the code calls and needs an answer to blocks the loop: ``delay()``,
+``self.retry()``, ``checkpoint().value``.
+
 What the worker is told of a run (that it began, how it ended) is told in the main thread, which the loop wakes by a
 pipe. With a broker without an event loop a thread of its own does that, as Celery's pools of threads do.
 """
@@ -28,6 +34,7 @@ pipe. With a broker without an event loop a thread of its own does that, as Cele
 import asyncio
 import collections
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -40,17 +47,29 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from billiard.einfo import ExceptionInfo
 from celery import signals
 from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.concurrency.base import BasePool
 from celery.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded, Terminated
+from redis.exceptions import RedisError
 
+from tornado_celery_bridge.base.lua import Call
 from tornado_celery_bridge.worker import pool
-from tornado_celery_bridge.worker.attempt import JobCancelled, telling_of_escapes
-from tornado_celery_bridge.worker.coroutines import Code, Loop, Run, current_run, is_async, result_of
+from tornado_celery_bridge.worker.attempt import JobCancelled, ledger_of, telling_of_escapes
+from tornado_celery_bridge.worker.coroutines import (
+    Code,
+    Loop,
+    Run,
+    current_run,
+    in_context,
+    is_async,
+    off_loop,
+    result_of,
+)
+from tornado_celery_bridge.worker.pipeline import Answered, Pipeline, Work, make, nothing, outcome
 from tornado_celery_bridge.worker.pool import EndsTasks
 
 try:
@@ -60,10 +79,14 @@ except ModuleNotFoundError as exc:
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R")
+
 #: Seconds for which one task's code may keep the loop before the worker's log says so.
 HELD_UP = 1.0
 #: How many threads run the tasks that are no ``async def``; as many as asyncio's own.
 THREADS = min(32, (os.cpu_count() or 1) + 4)
+#: How many threads publish what follows, and read and write large values. Below Celery's ``broker_pool_limit``.
+ASIDE = 4
 
 
 def _here() -> Any:
@@ -115,6 +138,12 @@ class TaskPool(EndsTasks, BasePool):
         self._thread.start()
         started.wait()
         threading.Thread(target=self._watch, name="asyncio-pool-watch", daemon=True).start()
+        self.pipeline = Pipeline(self.app)
+        self._aside = ThreadPoolExecutor(ASIDE, "asyncio-pool-aside")
+        ledger = ledger_of(self.app)
+        ledger.make = functools.partial(self._make, ledger.make)
+        ledger.tell = functools.partial(self._tell, ledger.tell)
+        self.app.send_task = functools.partial(self._send_task, self.app.send_task)
         self._teller = None
         if not self.options.get("threads"):
             os.set_blocking(self._reads, False)
@@ -127,6 +156,25 @@ class TaskPool(EndsTasks, BasePool):
         """Have the worker's own event loop, which begins or begins again, tell what is to be told."""
         hub.add_reader(self._reads, self._tell_some)
         self._tell_some()
+
+    def _make(self, blocking: Callable[[Call[Any]], Any], call: Call[Any]) -> Any:
+        run = self._run_here()
+        return blocking(call) if run is None else run.ask(call)
+
+    def _tell(self, blocking: Callable[[Call[Any]], Any], call: Call[Any]) -> Any:
+        run = self._run_here()
+        return blocking(call) if run is None else run.tell(call)
+
+    def _run_here(self) -> "_Run | None":
+        """Return the run that a call belongs to, unless the pipeline makes it, which can't wait for itself."""
+        run = current_run.get()
+        return run if isinstance(run, _Run) and not self.pipeline.is_here() else None
+
+    def _send_task(self, send: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("producer") or kwargs.get("publisher"):
+            # Whoever took it from Celery's pool of them gives it back after this only, and others may wait for it.
+            return send(*args, **kwargs)
+        return off_loop(functools.partial(send, *args, **kwargs))
 
     def apply_async(
         self,
@@ -197,6 +245,8 @@ class TaskPool(EndsTasks, BasePool):
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(pool.PATIENCE + 1.0)
             self._executor.shutdown(wait=False, cancel_futures=True)
+            self._aside.shutdown(wait=False, cancel_futures=True)
+            self.pipeline.close(pool.PATIENCE)
 
     def _get_info(self) -> dict[str, Any]:
         return {**super()._get_info(), "running": self._running, "threads": THREADS}  # type: ignore[misc]
@@ -265,6 +315,20 @@ class TaskPool(EndsTasks, BasePool):
                 pass
             time.sleep(HELD_UP)
 
+    def aside(self, call: Callable[[], Any], answered: Answered) -> None:
+        """Have a thread make a call; any thread may call this."""
+        with contextlib.suppress(RuntimeError):  # the pool has ended
+            self._aside.submit(make, call, answered)
+
+    def is_loops(self) -> bool:
+        """Return whether this thread is the loop's."""
+        return threading.get_ident() == self._thread.ident
+
+    def soon(self, call: Callable[..., object], *args: Any) -> None:
+        """Have the loop's thread call something; any thread may call this."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(call, *args)
+
     def _begin_some(self) -> None:
         """Begin one run, or one of each kind; what is on the loop goes on before the next one begins."""
         if self._waiting and self._running < self.limit:
@@ -327,28 +391,22 @@ class _Run(Run):
         self._tells = tells
         #: Whether it is to end as its hard time limit is over.
         self._is_late = False
-        #: Whether its code was told that its job was cancelled.
-        self._is_cancelled = False
+        #: Whether its code was told that its job was cancelled; and whether the ledger has said that it was.
+        self._is_cancelled = self._is_known_cancelled = False
         self._timers: list[asyncio.TimerHandle] = []
         #: What it waits for.
         self._task: asyncio.Task[Any] | None = None
         self._code: Code | None = None
+        self._answer: tuple[Any, BaseException | None] = None, None
 
     # In its greenlet.
 
     def trace(self) -> None:
         """Run the task, in a greenlet."""
         current_run.set(self)
-        soft, hard = self._limits
-        if soft:
-            self._timers.append(self._pool.loop.call_later(soft, self._exceed_soft, soft))
-        if hard:
-            self._timers.append(self._pool.loop.call_later(hard, self._exceed_hard))
         try:
             self.trace_here()
         finally:
-            for timer in self._timers:
-                timer.cancel()
             self.greenlet = None
             self._pool.ended()
 
@@ -373,8 +431,13 @@ class _Run(Run):
         return self.greenlet is not None and getcurrent() is self.greenlet
 
     def wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        loop, (soft, hard) = self._pool.loop, self._limits
+        if soft:
+            self._timers.append(loop.call_later(soft, self._exceed_soft, soft))
+        if hard:
+            self._timers.append(loop.call_later(hard, self._exceed_hard))
         code = self._code = Code(coroutine)
-        task = self._task = self._pool.loop.create_task(code)
+        task = self._task = loop.create_task(code)
         if self.is_told:
             task.cancel()
         task.add_done_callback(self._resume)
@@ -382,6 +445,8 @@ class _Run(Run):
             self._pool.greenlet.switch()
         finally:
             self._task = self._code = None
+            for timer in self._timers:
+                timer.cancel()
         try:
             return result_of(task)
         except asyncio.CancelledError:
@@ -389,7 +454,68 @@ class _Run(Run):
                 raise JobCancelled("the job was cancelled") from None
             raise
 
+    def wait_for(self, call: Callable[[], R]) -> R:
+        there = in_context(call)
+
+        def submit() -> None:  # once all is told that this run has told before
+            self._pool.aside(there, self._answered)
+
+        self._pool.pipeline.put(submit, nothing)
+        value: R = self._wait_for_answer()
+        return value
+
+    def pause(self, seconds: float) -> None:
+        self._pool.loop.call_later(seconds, self._go_on, None, None)
+        self._wait_for_answer()
+
+    def ask(self, work: Work) -> Any:
+        """Return what a work returns, after all that this run has told before. Code waits, and blocks, for it."""
+        if not self.is_here():
+            return self._pool.pipeline.ask(work)
+        self._pool.pipeline.put(work, self._answered)
+        return self._wait_for_answer()
+
+    def tell(self, call: Call[Any]) -> Any:
+        """Tell the ledger what the code reports. Return what that says of it, where the code may wait for that."""
+        if self._is_known_cancelled:
+            return "cancelled"
+        if not self._pool.is_loops():
+            return self._pool.pipeline.ask(call)
+        if self._pool.pipeline.is_full:
+            raise RedisError("too much is to be told, and Redis does not answer")
+        self._pool.pipeline.put(call, self._told)
+        return "unknown"
+
+    def store(self, call: Callable[[], Any]) -> Any:
+        there = in_context(call)
+        if self.is_here() or not self._pool.is_loops():
+            return self.ask(there)
+        if not self._pool.pipeline.is_full:
+            self._pool.pipeline.put(there, self._told)
+        return None
+
+    def _wait_for_answer(self) -> Any:
+        self._pool.greenlet.switch()
+        return outcome(*self._answer)
+
+    # In the pipeline's thread, or another.
+
+    def _answered(self, value: Any, exc: BaseException | None) -> None:
+        self._pool.soon(self._go_on, value, exc)
+
+    def _told(self, value: Any, exc: BaseException | None) -> None:
+        if exc is not None:
+            log.warning("what a task has told is lost: %s", exc)
+        elif value == "cancelled":
+            self._is_known_cancelled = True
+            self._pool.soon(self.cancel)
+
     # In the loop's own.
+
+    def _go_on(self, value: Any, exc: BaseException | None) -> None:
+        if self.greenlet is not None:
+            self._answer = value, exc
+            self.greenlet.switch()
 
     def _resume(self, task: Any) -> None:
         if self.greenlet is not None:

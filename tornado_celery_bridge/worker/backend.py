@@ -6,6 +6,7 @@ task for Celery ends the job: a return, an exception, a retry, a time limit, an 
 ledger are in one Redis, both are written in one step.
 """
 
+import copy
 import functools
 import itertools
 import logging
@@ -27,6 +28,7 @@ from tornado_celery_bridge.base.store import Stored
 from tornado_celery_bridge.base.versions import seconds_kept
 from tornado_celery_bridge.ledger.blocking import ResultEntry
 from tornado_celery_bridge.worker.attempt import Attempt
+from tornado_celery_bridge.worker.coroutines import current_run, off_loop, pause, stored_in_order
 from tornado_celery_bridge.worker.errors import as_raised
 from tornado_celery_bridge.worker.values import load
 
@@ -87,13 +89,13 @@ class Recording:
     def on_chord_part_return(self, *args: Any, **kwargs: Any) -> Any:
         """Count a part of a chord; the body gets references to large results."""
         with _passing_on():
-            return super().on_chord_part_return(*args, **kwargs)  # type: ignore[misc]
+            return off_loop(functools.partial(super().on_chord_part_return, *args, **kwargs))  # type: ignore[misc]
 
     def return_chord_part(self, request: Any) -> None:
         """Tell its chord how a task ended: the worker that ran it may have died before it did. Twice does no harm."""
         backend: Any = self
         with _passing_on():
-            meta = backend.get_task_meta(request.id, cache=False)
+            meta = off_loop(functools.partial(backend.get_task_meta, request.id, cache=False))
         if meta["status"] in states.READY_STATES:
             self.on_chord_part_return(request, meta["status"], meta["result"])
 
@@ -115,8 +117,11 @@ class Recording:
             stored = self.encode_result(result, state)  # type: ignore[attr-defined]
             entry = self._result_entry(task_id, stored, state, traceback, request)
         else:
+            if attempt.runs and current_run.get() is not None:
+                result = copy.deepcopy(result)  # it may be stored later, and the code goes on with it
+            store = functools.partial(super().store_result, task_id, result, state, traceback, request=request)  # type: ignore[misc]
             with _passing_on():
-                stored = super().store_result(task_id, result, state, traceback, request=request, **kwargs)  # type: ignore[misc]
+                stored = stored_in_order(functools.partial(store, **kwargs))
         if is_codes:
             attempt.stored = None if state == states.RETRY else (state, result, traceback)
         elif state == states.STARTED:
@@ -141,7 +146,7 @@ class Recording:
                     raise
                 log.warning("a result can't be stored, and is tried again: %s", exc)
             pauses = backend.base_sleep_between_retries_ms, retries, backend.max_sleep_between_retries_ms
-            backend._sleep(get_exponential_backoff_interval(*pauses, full_jitter=True) / 1000)
+            pause(get_exponential_backoff_interval(*pauses, full_jitter=True) / 1000, backend._sleep)
 
     def _result_entry(self, task_id: str, stored: Any, state: str, traceback: Any, request: Any) -> ResultEntry:
         """Return what Celery would write; whether it may is asked where it is written."""

@@ -24,10 +24,12 @@ import ctypes
 import functools
 import inspect
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextvars import ContextVar, copy_context
-from typing import Any
+from typing import Any, TypeVar
 
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
 from celery import Celery
@@ -43,8 +45,11 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGQUIT", "S
 PATIENCE = 5.0
 
 
+R = TypeVar("R")
+
+
 class Run(abc.ABC):
-    """A run of a task in a pool that awaits coroutines itself: :data:`current_run`."""
+    """A run of a task in a pool that awaits coroutines itself, on a loop that is not to block: :data:`current_run`."""
 
     #: Whether it was told to end.
     is_told = False
@@ -57,8 +62,60 @@ class Run(abc.ABC):
     def wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Return what the coroutine of a task returns, or raise what it raises."""
 
+    @abc.abstractmethod
+    def wait_for(self, call: Callable[[], R]) -> R:
+        """Return what a call returns that a thread makes; only where :meth:`is_here`."""
+
+    @abc.abstractmethod
+    def pause(self, seconds: float) -> None:
+        """Wait; only where :meth:`is_here`."""
+
+    @abc.abstractmethod
+    def store(self, call: Callable[[], Any]) -> Any:
+        """Make a call of the result backend, after those before; return None where the code can't wait for it."""
+
 
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
+#: What the code handled that has a thread make a call.
+_handled: ContextVar[BaseException | None] = ContextVar("handled", default=None)
+
+
+def off_loop(call: Callable[[], R]) -> R:
+    """
+    Return what a call returns that may block, or raise what it raises.
+
+    In a pool that runs tasks on a loop a thread makes it, as the run waits. The task's own code can't wait here: what
+    that calls is made at once, as it is in any other pool.
+    """
+    run = current_run.get()
+    return run.wait_for(call) if run is not None and run.is_here() else call()
+
+
+def pause(seconds: float, sleep: Callable[[float], object] = time.sleep) -> None:
+    """Wait for some seconds; on a loop others go on meanwhile."""
+    run = current_run.get()
+    if run is not None and run.is_here():
+        run.pause(seconds)
+    else:
+        sleep(seconds)
+
+
+def stored_in_order(call: Callable[[], R]) -> R | None:
+    """Make a call of the result backend; on a loop it is made by a thread, in order, and None may be returned."""
+    run = current_run.get()
+    return call() if run is None else run.store(call)
+
+
+def in_context(call: Callable[[], R]) -> Callable[[], R]:
+    """Return *call* for another thread: there it finds the run, and what this one handles: :func:`handled`."""
+    context = copy_context()
+    context.run(_handled.set, handled())
+    return lambda: context.run(call)
+
+
+def handled() -> BaseException | None:
+    """Return the exception that is handled here, or by whoever has a thread make this call."""
+    return sys.exc_info()[1] or _handled.get()
 
 
 def is_told_to_end() -> bool:

@@ -19,6 +19,10 @@ class LogLines(logging.Handler):
         if not any(isinstance(handler, cls) for handler in logger.handlers):
             logger.addHandler(cls())
 
+    def createLock(self) -> None:  # noqa: N802 - logging's name
+        """Have no lock: a line is told in one call, and a thread whose call waits for Redis is to hold up no other."""
+        self.lock = None
+
     def emit(self, record: logging.LogRecord) -> None:
         """Note one line."""
         if (attempt := current_attempt()) is not None:

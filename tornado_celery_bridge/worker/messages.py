@@ -1,6 +1,5 @@
 """A job's message, whenever a worker publishes one: where it goes, and how the ledger keeps it."""
 
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +10,7 @@ from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.ledger.blocking import KEPT
 from tornado_celery_bridge.ledger.destinations import destination_of, priorities_of
 from tornado_celery_bridge.worker.attempt import AFTER, current_attempt, ledger_of
+from tornado_celery_bridge.worker.coroutines import handled
 from tornado_celery_bridge.worker.errors import error_of
 from tornado_celery_bridge.worker.keeper import is_keeper
 
@@ -54,7 +54,7 @@ def keep_message(
         if not attempt.is_replaced:
             attempt.checkpoints.flush()  # the next attempt may begin before this one's code ends
             attempt.asks_again = True
-            why = error_of(sys.exc_info()[1])  # what the code handles; nearly always what it asks for the retry by
+            why = error_of(handled())  # what the code handles; nearly always what it asks for the retry by
     ledger_of(app).keep(
         headers["id"],
         encoding.dumps(message),

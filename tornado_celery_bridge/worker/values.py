@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from celery import Celery
 from tornado_celery_bridge.base.store import Store, Stored
 from tornado_celery_bridge.exceptions import BlobLost, StoreUnavailable
 from tornado_celery_bridge.worker.attempt import ledger_of
+from tornado_celery_bridge.worker.coroutines import off_loop, pause
 
 log = logging.getLogger(__name__)
 
@@ -18,10 +18,17 @@ log = logging.getLogger(__name__)
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
+class _Store(Store):
+    """The store, for runs of a pool with a loop as well: what it reads and writes does not block that."""
+
+    def _do(self, name: str, do: Callable[[Any, str], Any]) -> Any:
+        return off_loop(functools.partial(super()._do, name, do))
+
+
 @functools.cache
 def store_of(app: Celery) -> Store | None:
     """Return *app*'s store, one for each process; None for an app that has none."""
-    return Store.of_app(app)
+    return _Store.of_app(app)
 
 
 def load(value: Stored, app: Celery) -> Any:
@@ -71,12 +78,12 @@ def run_with_values(run: Callable[..., Any], args: Any, kwargs: dict[str, Any], 
 
 def _kept(value: Any, store: Store, app: Celery) -> Any:
     announce = ledger_of(app).announce
-    for pause in PAUSES:
+    for seconds in PAUSES:
         try:
             return store.keep(value, announce)
         except StoreUnavailable as exc:
-            log.warning("a result is kept in %g s, if the store works then: %s", pause, exc)
-            time.sleep(pause)
+            log.warning("a result is kept in %g s, if the store works then: %s", seconds, exc)
+            pause(seconds)
     try:
         return store.keep(value, announce)
     except StoreUnavailable as exc:
