@@ -31,7 +31,7 @@ job_ledger_url = _redis_url  # where tornado_celery_bridge.ledger keeps the jobs
 # Where large inputs and results are kept, as a URL for fsspec. Workers on other machines must reach it too.
 job_store_url = os.environ.get("JOB_STORE_URL") or f"file://{_data_dir}/blobs"
 
-imports = ["tasks.text", "tasks.data", "tasks.housekeeping"]
+imports = ["tasks.text", "tasks.data", "tasks.pages", "tasks.housekeeping"]
 if find_spec("PIL"):  # thumbnails need Pillow; the other tasks run without it
     imports += ["tasks.images"]
 
