@@ -13,7 +13,9 @@ import pytest
 from celery import Celery
 from celery.bin.celery import celery as celerys_command
 
+from tornado_celery_bridge.base import versions
 from tornado_celery_bridge.base.app import load_celery_app
+from tornado_celery_bridge.base.versions import LACKS
 from tornado_celery_bridge.cli import doctor
 from tornado_celery_bridge.cli.main import main
 
@@ -320,6 +322,15 @@ def by_the_command_celery(name: str) -> Celery:
         celerys_command.callback(**context.params)
         app: Celery = context.obj.app
     return app
+
+
+def test_what_old_versions_lack_is_told_as_on_the_page(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "versions.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\S+) ([\d.]+) \| (.*) \|$", page.partition("| below |")[2], re.MULTILINE)
+    assert [(package.lower(), since, what) for package, since, what in rows] == [lack[:3] for lack in LACKS]
+    monkeypatch.setattr(versions, "version", {"kombu": "5.4.0", "celery": "5.4.0"}.get)
+    said = [check(SAFE)[1], check(SAFE.replace('broker="redis:', 'broker="amqp:'))[1]]
+    assert [lack.what for lack in LACKS if not any(lack.what in each for each in said)] == []
 
 
 def test_no_process_finds_its_app_in_another_way() -> None:

@@ -7,6 +7,8 @@ loses by an older version is in :func:`lacking`, which ``tcb check`` tells.
 
 import contextlib
 import importlib.util
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib.metadata import version
@@ -18,6 +20,7 @@ import redis
 from celery import Celery, states
 from celery.exceptions import Reject
 from kombu import Producer
+from kombu.asynchronous import Hub
 
 if TYPE_CHECKING:
     #: Celery's class, which only Celery 5.7 allows to be written with a type in brackets.
@@ -71,31 +74,70 @@ DRIVER: dict[str, Any] = {"driver_info": vars(redis)["DriverInfo"]()} if "Driver
 
 
 class Lack(NamedTuple):
-    """Something that an installed version can't do."""
+    """Something that older versions can't do."""
 
-    #: The package, and the version that is installed.
+    #: The package, and the first version that can.
     package: str
-    installed: str
-    #: The first version that can.
     since: str
     #: What is different without it, for people.
     what: str
+    #: The schemes of the brokers that it is about; empty for any.
+    schemes: tuple[str, ...] = ()
 
 
-def lacking(broker: str) -> Iterator[Lack]:
-    """Yield what the installed versions can't do, for an app with this broker, which is given by its URL."""
-    if not HAS_BATCHES:
-        yield _lack("kombu", "5.7", "each message waits for its own answer of the broker: fewer are sent in a second")
-    if native_delayed_delivery is None and broker.startswith(("amqp", "pyamqp")):
-        yield _lack(
-            "celery",
-            "5.5",
-            "RabbitMQ does not hold delayed tasks: workers do, which quorum queues do not allow",
-        )
+#: Each has a row in docs/versions.md.
+LACKS = (
+    Lack(
+        "kombu",
+        "5.7",
+        "each message waits for its own answer of the broker, so one process sends fewer in a second",
+    ),
+    Lack(
+        "kombu",
+        "5.7",
+        "credentials that a provider of redis-py renews are not renewed on connections that are open",
+        ("redis", "sentinel"),
+    ),
+    Lack(
+        "celery",
+        "5.5",
+        "RabbitMQ does not hold tasks with an ETA: workers do, which quorum queues do not allow. Use classic queues",
+        ("amqp", "pyamqp"),
+    ),
+    Lack("celery", "5.5", "a worker has no soft shutdown"),
+    Lack(
+        "celery",
+        "5.7",
+        "a worker goes by the task's `ignore_result` and not by the message's (5.6: as it tries again); of a job the "
+        "result is kept all the same",
+    ),
+    Lack("celery", "5.7", "what a task with pydantic models returns has the names of the fields, not their aliases"),
+    Lack(
+        "celery",
+        "5.7",
+        "`self.retry(exc=...)` with something that is no `Exception`, as `SystemExit`, ends the task as a FAILURE "
+        "(`EncodeError`)",
+    ),
+    Lack("celery", "5.7", "a `ResultSet` that was empty waits for ever for results that are added to it"),
+    Lack(
+        "celery",
+        "5.7",
+        "a stock worker, without `install`, ends if its broker and its results are in one Redis that dies while a task "
+        "runs",
+    ),
+)
 
 
-def _lack(package: str, since: str, what: str) -> Lack:
-    return Lack(package, version(package), since, what)
+def lacking(broker: str) -> Iterator[tuple[Lack, str]]:
+    """Yield what the installed versions can't do, for an app with this broker, and the version; *broker* is its URL."""
+    for lack in LACKS:
+        installed = version(lack.package)
+        if _numbers(installed) < _numbers(lack.since) and (not lack.schemes or broker.startswith(lack.schemes)):
+            yield lack, installed
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")[:2]))
 
 
 def publish_batch(producer: Any, max_size: int) -> AbstractContextManager[Any]:
@@ -138,6 +180,40 @@ def flush_reauth(channel: Any) -> None:
     """Have a connection of kombu's Redis channel log in anew, if its credentials have changed: from kombu 5.7 on."""
     if flush := getattr(channel, "_flush_brpop_reauth", None):
         flush()
+
+
+def wake_for_threads(hub: Any) -> None:
+    """
+    Have a worker's event loop do at once what another thread asks it to do, as kombu's does by itself from 5.7 on.
+
+    Before, the loop does it when it next wakes, after up to 10 s. Celery acknowledges by it the message of a task that
+    has run in a thread, and the worker takes no other while it has as many as its prefetch allows.
+
+    Args:
+        hub: The loop, in its own thread. It may be closed and used again, and this be called again.
+    """
+    if hasattr(Hub, "_create_waker"):
+        return
+    if "waker" not in vars(hub):
+        hub.waker, hub.wakes = socket.socketpair()
+        hub.waker.setblocking(False)
+        hub.wakes.setblocking(False)
+        call_soon, thread = hub.call_soon, threading.get_ident()
+
+        def call_and_wake(*args: Any) -> Any:
+            made = call_soon(*args)
+            if threading.get_ident() != thread:
+                with contextlib.suppress(BlockingIOError):  # it is full, so the loop is to wake anyway
+                    hub.wakes.send(b"\0")
+            return made
+
+        hub.call_soon = call_and_wake
+
+    def drain() -> None:
+        with contextlib.suppress(BlockingIOError):
+            hub.waker.recv(4096)
+
+    hub.add_reader(hub.waker, drain)
 
 
 def record_rejected(request: Any, exc: BaseException) -> None:

@@ -545,11 +545,11 @@ def old_versions(app: Celery) -> Finding | None:
     lacks = list(lacking(_broker(app.conf)))
     if not lacks:
         return None
-    newest = {lack.package: lack.since for lack in sorted(lacks, key=lambda lack: lack.since)}
+    newest = {lack.package: lack.since for lack, _ in sorted(lacks, key=lambda each: each[0].since)}
     wanted = " ".join(f"'{package}>={since}'" for package, since in newest.items())
     return Finding(
         "old-versions",
-        "; ".join(f"with {lack.package} {lack.installed}, {lack.what}" for lack in lacks),
+        "; ".join(f"with {lack.package} {installed}, {lack.what}" for lack, installed in lacks),
         f"pip install {wanted}; or live with it: no job is lost by it",
     )
 

@@ -39,6 +39,7 @@ from celery.concurrency import asynpool, prefork
 from celery.concurrency.base import BasePool
 from kombu.asynchronous import get_event_loop
 
+from tornado_celery_bridge.base.versions import wake_for_threads
 from tornado_celery_bridge.worker.attempt import telling_of_escapes
 from tornado_celery_bridge.worker.processes import descendants, kill
 
@@ -107,6 +108,11 @@ class _Here:
             (error_callback if isinstance(outcome, ExceptionInfo) else callback)(outcome)
 
         return super().apply_async(run, args, callback=tell, **options)  # type: ignore[misc]
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Have the worker's event loop hear at once of a task that has ended in a thread."""
+        super().register_with_event_loop(hub)  # type: ignore[misc]
+        wake_for_threads(hub)
 
 
 def telling(pool: type[BasePool]) -> type[BasePool]:
