@@ -59,3 +59,9 @@ def test_no_module_that_is_there_is_hidden(tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().err
     assert said == f"tcb: {tmp_path} has tasks.py, which a package of that name would hide\n"
     assert [path.name for path in tmp_path.iterdir()] == ["tasks.py"]
+
+
+def test_a_folder_that_can_not_be_made_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["init", str(tmp_path / "file" / "shop")]) == 1
+    assert capsys.readouterr().err == f"tcb: {tmp_path}/file/shop: Not a directory\n"

@@ -1,5 +1,6 @@
 """The commands for jobs, over HTTP and in the ledger: what they write, and how they end."""
 
+import http.server
 import io
 import json
 import os
@@ -9,6 +10,8 @@ import select
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -18,7 +21,8 @@ import pytest
 from tests.servers import Database, worker
 from tests.service.processes import serving
 from tests.service.site import environment
-from tornado_celery_bridge.cli.client import Event, Http
+from tornado_celery_bridge.cli import jobs
+from tornado_celery_bridge.cli.client import Event, Http, NotInTime
 from tornado_celery_bridge.cli.jobs import Display
 from tornado_celery_bridge.cli.main import main
 
@@ -78,6 +82,56 @@ def test_a_job_from_beginning_to_end(tcb: Tcb) -> None:
     assert (made["error"]["detail"], made["links"]["retry_of"]) == ("mine", f"/v1/jobs/{job['id']}")
 
 
+def test_several_that_are_retried_are_waited_for_together(tcb: Tcb, product: Mapping[str, str]) -> None:
+    """One after the other, as they are named. The worst end is the status."""
+    client = Http(product["TCB_URL"])
+    given: list[tuple[str, Any]] = [("s.add", [1, 2]), ("s.fail", ["mine"]), ("s.add", [3, 4])]
+    ended = [client.submit(task, input, {})["id"] for task, input in given]
+    assert [[*client.follow(job_id, 30)][-1].kind for job_id in ended] == ["end"] * 3
+    done = tcb("retry", *ended[:2], "never-was", ended[2], "--wait")
+    assert (done.returncode, done.stdout.split()) == (3, ["3", "7"])
+    assert re.search(r"^tcb: never-was: [Tt]here is no job", done.stderr, re.MULTILINE)
+    made = re.findall(r"^job (\S+)$", done.stderr, re.MULTILINE)
+    assert made == made[:3] * 2  # all at first, and each before what becomes of it
+    assert [client.get(job_id)["links"]["retry_of"] for job_id in made[:3]] == [f"/v1/jobs/{each}" for each in ended]
+    assert re.search(rf"^job {made[1]}\n(.*\n)*tcb: builtins.ValueError: mine\n\njob {made[2]}$", done.stderr, re.M)
+    as_json = tcb("retry", made[2], made[0], "--wait", "--json", "--timeout", "30")
+    again = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert (as_json.returncode, [job["result"] for job in again]) == (0, [7, 3])
+    late = tcb("watch", made[0], "--timeout", "0")  # it looks once
+    assert (late.returncode, late.stdout) == (0, "3\n")
+
+
+def test_the_time_to_wait_is_for_all_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    allowed: list[float] = []
+
+    class NeverEnding(Http):
+        def retry(self, job_id: str) -> dict[str, Any]:
+            return {"id": f"again-{job_id}"}
+
+        def get(self, job_id: str) -> dict[str, Any]:
+            return {"done": False}
+
+        def follow(self, job_id: str, timeout: float | None) -> Iterator[Event]:
+            assert timeout is not None
+            allowed.append(timeout)
+            time.sleep(timeout)
+            raise NotInTime
+            yield
+
+    monkeypatch.setattr(jobs, "connect", lambda: NeverEnding("http://127.0.0.1:1"))
+    assert main(["retry", "a", "b", "--wait", "--timeout", "0.05"]) == 5
+    first, second = allowed
+    assert 0 < first <= 0.05
+    assert second == 0
+    said = capsys.readouterr().err
+    assert [line for line in said.splitlines() if "goes on" in line] == [
+        f"tcb: job again-{each} has not ended after 0.05 s, and goes on" for each in "ab"
+    ]
+
+
 def test_waiting_ends_and_the_job_goes_on_until_it_is_cancelled(tcb: Tcb) -> None:
     made = tcb("run", "s.add", "--input", '{"x": 1}', "--countdown", "600")
     job_id = made.stdout.strip()
@@ -126,6 +180,8 @@ def test_ctrl_c_ends_the_waiting_alone(product: Mapping[str, str]) -> None:
         (("run", "s.add", "--input", "@/nowhere"), "No such file"),
         (("run", "s.add", "--input", '{"z": 1}'), "z"),
         (("watch", "never-was"), "no job"),
+        (("run", "s.add", "--timeout", "3"), "--timeout is for --wait"),
+        (("retry", "never-was", "--timeout", "3"), "--timeout is for --wait"),
         (("list", "--since", "yesterday"), "not a time: 'yesterday'"),
     ],
 )
@@ -183,6 +239,48 @@ def test_a_service_that_is_away_or_wants_a_key(
     monkeypatch.setenv("TCB_URL", "localhost")
     assert main(["list"]) == os.EX_CONFIG
     assert "as in http://127.0.0.1:8888" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "body", "said"),
+    [
+        (200, "text/html", b"<h1>hello</h1>", "no (JSON|events)"),
+        (200, "application/json", b"[]", "no (JSON object|events)"),
+        (404, "text/html", b"<h1>nothing here</h1>", "404 Not Found"),
+    ],
+)
+@pytest.mark.parametrize("words", ["list", "run x", "watch x", "cancel x", "top --once"])
+def test_another_server_is_not_taken_for_the_service(
+    code: int,
+    kind: str,
+    body: bytes,
+    said: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(code)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("TCB_URL", url)
+        assert main(words.split()) == os.EX_CONFIG
+        server.shutdown()
+    assert re.fullmatch(rf"tcb: {url}/v1/\S+ answers {said}: is that the service\?\n", capsys.readouterr().err)
 
 
 def test_an_answer_that_is_lost_is_no_second_job(product: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from tests.up.processes import ROOT, VARIABLES, Up, call, run
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.up import project
+from tornado_celery_bridge.up.supervisor import BROKER_VARIABLES
 from tornado_celery_bridge.worker import install
 
 PROJECTS = Path(__file__).parent / "projects"
@@ -59,11 +60,16 @@ def opening(one: Up) -> str:
 
 
 def test_first_steps(up: Start, tmp_path: Path, ports: Ports) -> None:
-    """Celery's, as in docs/cli.md. With the lines that are said at the start, the app has what production asks for."""
+    """
+    Celery's, as in docs/cli.md. With the lines that are said at the start, the app has what production asks for.
+
+    ``--broker`` counts for more than each variable that Celery reads a broker from.
+    """
     page = (ROOT / "docs" / "cli.md").read_text("utf-8")
     code, command, shown = (block(page, language) for language in ("python", "sh", "text"))
     (tmp_path / "tasks.py").write_text(code)
-    one = up(None, *shlex.split(command)[2:], folder=tmp_path, **ports.variables)
+    elsewhere = dict.fromkeys(BROKER_VARIABLES, "redis://127.0.0.1:1/0")
+    one = up(None, *shlex.split(command)[2:], folder=tmp_path, **ports.variables, **elsewhere)
     said = opening(one)
     assert run(ports.url, "tasks.add", x=2, y=3)["result"] == 5
     expected = "\n".join(line.partition("|")[2].removeprefix(" ") for line in shown.splitlines())
@@ -239,6 +245,7 @@ def test_which_broker(tmp_path: Path) -> None:
     for found, host in [
         (survey(tmp_path, code, BROKER_URL="memory://one", CELERY_BROKER_URL="memory://other").found, "one"),
         (survey(tmp_path, code, CELERY_BROKER_URL="memory://other").found, "other"),
+        (survey(tmp_path, code, BROKER_URL="memory://one", CELERY_BROKER_READ_URL="memory://read").found, "read"),
         (survey(tmp_path, code).found, "the-apps"),
     ]:
         assert found["broker"]["url"].rstrip("/") == f"memory://{host}"

@@ -109,16 +109,17 @@ class Http:
 
     def fetch(self, path: str, body: Any = None, **headers: str) -> Any:
         """
-        Return the JSON of an answer.
+        Return an answer, which is a JSON object.
 
         Raises:
             click.ClickException: What the service says is wrong, or why it was not reached.
+            SettingsError: What answers is not the service.
         """
         with self._open(path, body, headers) as answer:
-            try:
-                return json.load(answer)
-            except ValueError as exc:
-                raise click.ClickException(f"{self._url}{path} answers no JSON: is that the service?") from exc
+            document = _json(answer)
+            if not isinstance(document, dict):
+                raise _no_service(answer, "no JSON object")
+            return document
 
     def _open(
         self, path: str, body: Any = None, headers: Mapping[str, str] | None = None, timeout: float = TIMEOUT
@@ -175,7 +176,8 @@ class Http:
 
     def large_result(self, job_id: str) -> Any:
         """Return a result that is too large to stand in its job."""
-        return self.fetch(f"{_path(job_id)}/result")
+        with self._open(f"{_path(job_id)}/result") as answer:
+            return _json(answer)
 
     def find(self, limit: int, **narrowed: Any) -> Iterator[Job]:
         """Yield jobs, newest first, by the parameters of ``GET /v1/jobs``."""
@@ -216,6 +218,8 @@ class Http:
                 with self._open(f"{_path(job_id)}/events", headers=headers, timeout=left) as stream:
                     if stream.status == 204:
                         return
+                    if stream.headers.get_content_type() != "text/event-stream":
+                        raise _no_service(stream, "no events")
                     for kind, data, number in _frames(stream):
                         seen, failed = number or seen, 0
                         if kind == "close":
@@ -240,15 +244,28 @@ def _path(job_id: str) -> str:
     return f"/v1/jobs/{urllib.parse.quote(job_id, safe='')}"
 
 
+def _json(answer: HTTPResponse) -> Any:
+    try:
+        return json.load(answer)
+    except ValueError as exc:
+        raise _no_service(answer, "no JSON") from exc
+
+
+def _no_service(answer: HTTPResponse | urllib.error.HTTPError, what: str) -> SettingsError:
+    return SettingsError(f"{answer.url} answers {what}: is that the service?")
+
+
 def _refused(answer: urllib.error.HTTPError) -> Exception:
     """Return what a problem says; one that will be the same the next time is :class:`Wrong`."""
-    problem: dict[str, Any] = {}
     with answer:
         try:
             problem = json.load(answer)
             said = [problem["detail"], *(f"{each['pointer']}: {each['detail']}" for each in problem.get("errors", ()))]
         except (ValueError, KeyError, TypeError, OSError):
-            said = [str(answer)]
+            told = f"{answer.code} {answer.reason}"
+            if answer.code < 500:
+                return _no_service(answer, told)
+            return click.ClickException(f"{answer.url} answers {told}")
     if answer.code == 401:
         return SettingsError(f"{said[0]} Set TCB_KEY to one")
     if answer.code < 500 and answer.code != 429:

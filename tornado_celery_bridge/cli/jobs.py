@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -128,10 +128,11 @@ def run(
     tcb run proj.add --input '[2, 3]'            # positional arguments
     ID=$(tcb run proj.report --input @month.json)   # and then: tcb watch $ID
     """
+    _check_timeout(timeout, wait)
     asked = {name: value for name, value in {**options, "tags": list(tags)}.items() if value not in (None, [])}
     job = client.submit(task, given, asked)
     if wait:
-        return _wait(client, job["id"], timeout, as_json)
+        return _wait(client, [job["id"]], timeout, as_json)
     if as_json:
         _write(job)
     else:
@@ -154,7 +155,7 @@ def watch(client: Client, job_id: str, timeout: float | None, as_json: bool) -> 
     tcb watch 5f4d2c9e-… --json | jq -r 'select(.event == "log").data.message'
     """
     if not as_json:
-        return _wait(client, job_id, timeout, as_json=False)
+        return _wait(client, [job_id], timeout, as_json=False)
     try:
         for event in client.follow(job_id, timeout):
             _write({"event": event.kind, "data": event.data})
@@ -222,9 +223,13 @@ def retry(client: Client, job_ids: tuple[str, ...], wait: bool, timeout: float |
     """
     Run jobs that have ended again, each as a new job with exactly the same input; write the ids of the new jobs.
 
+    With --wait, --timeout is for all of them together, and the highest of the statuses counts.
+
     \b
     tcb list --state FAILURE --task proj.mail --json | jq -r .id | xargs tcb retry
+    tcb retry 5f4d2c9e-… 7c1e00ab-… --wait --timeout 60
     """
+    _check_timeout(timeout, wait)
     made: list[str] = []
 
     def again(job_id: str) -> Job:
@@ -234,8 +239,12 @@ def retry(client: Client, job_ids: tuple[str, ...], wait: bool, timeout: float |
 
     if not wait:
         return _each(job_ids, again, as_json, lambda job: str(job["id"]))
-    status = _each(job_ids, again, False, lambda job: None)
-    return max([status, *(_wait(client, job_id, timeout, as_json) for job_id in made)])
+    return max(_each(job_ids, again, False, lambda job: None), _wait(client, made, timeout, as_json))
+
+
+def _check_timeout(timeout: float | None, wait: bool) -> None:
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout is for --wait: without it, nothing is waited for")
 
 
 def _each(job_ids: Iterable[str], act: Callable[[str], Job], as_json: bool, shown: Callable[[Job], str | None]) -> int:
@@ -258,22 +267,51 @@ def _each(job_ids: Iterable[str], act: Callable[[str], Job], as_json: bool, show
 # Waiting.
 
 
-def _wait(client: Client, job_id: str, timeout: float | None, as_json: bool) -> int:
-    """Follow a job to its end, write its result, and return the exit status."""
+def _wait(client: Client, job_ids: Sequence[str], timeout: float | None, as_json: bool) -> int:
+    """
+    Follow jobs to their ends, and write their results; return the highest of the exit statuses.
+
+    Args:
+        client: Where they are.
+        job_ids: One is followed after the other. If they are several, their ids are written before.
+        timeout: Seconds for all of them together; None for ever.
+        as_json: Whether each job is written as JSON, and nothing of how it goes on.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    if several := len(job_ids) > 1:
+        click.echo("\n".join(f"job {job_id}" for job_id in job_ids), err=True)
+    status = 0
+    for place, job_id in enumerate(job_ids):
+        if several and not as_json:
+            click.echo(f"\njob {job_id}", err=True)
+        try:
+            done = _follow(client, job_id, deadline, as_json)
+        except KeyboardInterrupt:
+            for each in job_ids[place:]:
+                click.echo(f"tcb: job {each} goes on: tcb watch {each}, or tcb cancel {each}", err=True)
+            raise
+        if not done:
+            click.echo(f"tcb: job {job_id} has not ended after {timeout:g} s, and goes on", err=True)
+        status = max(status, _end(client, job_id, as_json) if done else NOT_IN_TIME)
+    return status
+
+
+def _follow(client: Client, job_id: str, deadline: float | None, as_json: bool) -> bool:
+    """Show how a job goes on, to its end or up to the deadline; return whether it has ended."""
     display = Display(sys.stderr)
     try:
-        for event in client.follow(job_id, timeout):
+        for event in client.follow(job_id, None if deadline is None else max(0.0, deadline - time.monotonic())):
             if not as_json:
                 display.show(event)
     except NotInTime:
+        return bool(client.get(job_id)["done"])  # as far as it was looked at, it had not
+    finally:
         display.clear()
-        click.echo(f"tcb: job {job_id} has not ended after {timeout:g} s, and goes on", err=True)
-        return NOT_IN_TIME
-    except KeyboardInterrupt:
-        display.clear()
-        click.echo(f"tcb: job {job_id} goes on: tcb watch {job_id}, or tcb cancel {job_id}", err=True)
-        raise
-    display.clear()
+    return True
+
+
+def _end(client: Client, job_id: str, as_json: bool) -> int:
+    """Write the result of a job that has ended, and return the exit status."""
     job = client.get(job_id)
     if as_json:
         _write(job)

@@ -114,6 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (exc.name or "").partition(".")[0] not in SERVICE:
             raise
         return _failed(f"{exc.name} is not installed: pip install 'tornado-celery-bridge[service]'")
+    except OSError as exc:
+        if exc.filename is None:
+            raise
+        return _failed(f"{exc.filename}: {exc.strerror}", 1)
     except Exception as exc:
         from celery.exceptions import ImproperlyConfigured
 
