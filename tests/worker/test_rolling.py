@@ -2,19 +2,16 @@
 
 import asyncio
 import itertools
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.servers import Database, wait_for, worker
-from tests.worker.processes import ROOT
+from tests.servers import Database, worker
+from tests.worker.processes import ROOT, supervised
 from tests.worker.sample import make_app
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.ledger import Job, Monitor
@@ -42,35 +39,21 @@ def signalled(number: signal.Signals, url: str, folder: Path) -> Iterator[Callab
 
 
 @contextmanager
-def supervised(url: str, folder: Path) -> Iterator[Callable[[], object]]:
+def by_supervisor(url: str, folder: Path) -> Iterator[Callable[[], object]]:
     """The same under ``tcb up``, which gives a worker ten seconds after TERM, and then sends QUIT."""
-    options = " ".join((*OPTIONS, f"--hostname {folder.name}@%h"))
-    (folder / "Procfile").write_text(f"worker: tcb worker -A tests.worker.sample:app {options}\n")
-    command = [sys.executable, "-m", "tornado_celery_bridge", "up"]
-    settings = {"SAMPLE_URL": url, "REDIS_URL": url, "DATA_DIR": str(folder), "PYTHONPATH": str(ROOT)}
-    log = folder / "worker.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=folder, env=os.environ | settings, stdout=out, stderr=out)
+    settings = {"SAMPLE_URL": url, "PYTHONPATH": str(ROOT)}
+    with supervised(settings, folder, folder / "worker.log", *OPTIONS, f"--hostname {folder.name}@%h") as process:
 
-    def stop() -> None:
-        process.terminate()
-        process.wait(GRACE)
-
-    try:
-        wait_for(lambda: b" ready." in log.read_bytes() or process.poll() is not None)
-        assert process.poll() is None, log.read_text()
-        yield stop
-    finally:
-        for _ in range(3):  # end, and hurry
+        def stop() -> None:
             process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(0.2)
-        process.wait(GRACE)
+            process.wait(GRACE)
+
+        yield stop
 
 
 def run(way: str, url: str, folder: Path) -> AbstractContextManager[Callable[[], object]]:
     folder.mkdir()
-    return supervised(url, folder) if way == "supervisor" else signalled(signal.Signals[f"SIG{way}"], url, folder)
+    return by_supervisor(url, folder) if way == "supervisor" else signalled(signal.Signals[f"SIG{way}"], url, folder)
 
 
 class Fleet:

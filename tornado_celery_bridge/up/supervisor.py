@@ -50,9 +50,9 @@ SERVERS = ("redis", "broker")
 TERM, QUIT = signal.SIGTERM, signal.SIGQUIT
 STEPS = {"worker": [(TERM, 10.0), (QUIT, 35.0)], "flower": [(TERM, 3.0), (TERM, 3.0)]}
 OTHER_STEPS = [(TERM, 30.0)]
-#: The same at a second Ctrl-C; a third one kills. At its second QUIT a worker gives back what it runs at once. Others
-#: lose nothing by a KILL.
-HURRIED = {"worker": [(QUIT, 1.0), (QUIT, 10.0)], "flower": [(TERM, 3.0)]}
+#: The same at a second Ctrl-C. At its second QUIT a worker gives back what it runs at once. A third Ctrl-C kills the
+#: others, which lose nothing by that. Each job of a worker would lose one of its three lives.
+HURRIED = {"worker": [(QUIT, 1.0), (QUIT, 20.0)], "flower": [(TERM, 3.0)]}
 
 #: This environment's Python: it need not be on PATH, and another environment's is never run.
 PYTHON = shlex.quote(sys.executable)
@@ -205,7 +205,7 @@ class Child:
         End the process, gently at first, and return when it is gone.
 
         Args:
-            hurry: What has it hurry, and what has it killed.
+            hurry: What has it hurry, and what has it killed unless it is a worker.
         """
         self._stopping.set()
         self._awake.set()
@@ -225,7 +225,10 @@ class Child:
 
     async def _end(self, gone: "asyncio.Future[Any]", hurry: Sequence[asyncio.Event] = ()) -> None:
         """Signal the process, step by step, until *gone* is done; kill it in the end."""
-        hurried, killed = hurry or (asyncio.Event(), asyncio.Event())
+        never = asyncio.Event()
+        hurried, killed = hurry or (never, never)
+        if self.name == "worker":
+            killed = never
         last = None
         for last, patience in STEPS.get(self.name, OTHER_STEPS):
             self._signal(last)
@@ -309,7 +312,8 @@ class Plan(NamedTuple):
 
 async def supervise(plan: Plan, settings: Settings, lock: int, broker_port: int = 0) -> int:
     """
-    Run a plan until INT, TERM or HUP. At a second signal what is still ending hurries; a third one kills it.
+    Run a plan until INT, TERM or HUP. At a second signal what is still ending hurries; a third one kills it, but
+    workers, which then take 21 s at most.
 
     Returns:
         The exit status: 1 if a process cannot run with its settings, which ends all.

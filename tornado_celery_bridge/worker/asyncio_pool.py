@@ -208,6 +208,12 @@ class TaskPool(EndsTasks, BasePool):
         if run is not None:
             self.loop.call_soon_threadsafe(run.cancel)
 
+    def look_after(self) -> bool:
+        """Tell what is to be told; return whether a task runs."""
+        if self._teller is None:
+            self._tell_some()
+        return super().look_after()
+
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
         """End a run, as Celery asks for that."""
         self.end(pid, 0, lambda: True)

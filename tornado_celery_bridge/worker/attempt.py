@@ -64,6 +64,11 @@ def current_attempt() -> "Attempt | None":
     return _current.get()
 
 
+def ends_worker(exc: BaseException) -> bool:
+    """Return whether *exc* ends the worker, raised in the code of a task that it runs itself: in the solo pool."""
+    return isinstance(exc, WorkerTerminate) and bool(worker_state.should_terminate)
+
+
 @contextmanager
 def telling_of_escapes() -> Iterator[None]:
     """
@@ -79,8 +84,7 @@ def telling_of_escapes() -> Iterator[None]:
     try:
         yield
     except BaseException as exc:
-        ends_worker = isinstance(exc, WorkerTerminate) and worker_state.should_terminate  # in the solo pool
-        if is_told_to_end() or ends_worker or isinstance(exc, (Reject, *ends_from_outside())):
+        if is_told_to_end() or ends_worker(exc) or isinstance(exc, (Reject, *ends_from_outside())):
             raise
         attempt = _closed.get()
         raise Escaped(exc, None if attempt is None else attempt.end) from exc

@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from celery import Celery, bootsteps, signals, states
-from celery.exceptions import ImproperlyConfigured
+from celery.concurrency import solo
+from celery.exceptions import ImproperlyConfigured, WorkerTerminate
+from celery.platforms import EX_FAILURE
 from celery.utils.collections import LimitedSet
 from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
@@ -33,7 +36,7 @@ from tornado_celery_bridge.worker.guard import guard, settle
 from tornado_celery_bridge.worker.keeper import Keeper
 from tornado_celery_bridge.worker.loglines import LogLines
 from tornado_celery_bridge.worker.messages import keep_message
-from tornado_celery_bridge.worker.pool import can_end_tasks, telling
+from tornado_celery_bridge.worker.pool import EndsTasks, can_end_tasks, telling
 from tornado_celery_bridge.worker.request import TAKEN, fail_long_ones, job_request
 
 log = logging.getLogger(__name__)
@@ -140,9 +143,15 @@ class StopTasks(bootsteps.Step):
     """In the consumer: a worker that stops at once (QUIT) ends each task that it has given to its pool."""
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        pool = consumer.pool
+
         def stop() -> None:
+            if isinstance(pool, solo.TaskPool):
+                if not vars(pool).pop("has_time", False) and worker_state.active_requests:
+                    raise WorkerTerminate(EX_FAILURE)  # in the task's code, as a signal's handler calls this
+                return
             for request in list(TAKEN):
-                request.stop(consumer.pool)
+                request.stop(pool)
 
         setattr(consumer, CANCEL_REQUESTS, stop)
 
@@ -190,7 +199,17 @@ class KeepJobs(bootsteps.StartStopStep):
     def terminate(self, worker: Any) -> None:
         """End, once the pool has ended with what it runs: a cold shutdown, of which Celery sends no signal."""
         worker.pool.terminate()
+        if worker_state.active_requests and not can_end_tasks(type(worker.pool)):
+            # What runs in threads ends with this process, and not before. Python would wait for it.
+            at_exit: Any = threading
+            at_exit._register_atexit(functools.partial(self._end_process, worker))
+        else:
+            self._end()
+
+    def _end_process(self, worker: Any) -> None:
         self._end()
+        logging.shutdown()
+        os._exit(worker.exitcode or os.EX_OK)
 
     def _end(self, **_: Any) -> None:
         self._keeper.stop()
@@ -202,14 +221,23 @@ def _wait_for_running(worker: Any) -> None:
     """
     Wait, in the place of Celery's soft shutdown, in which running tasks may end: until the signal comes once more.
 
-    Celery's own waits for all of ``worker_soft_shutdown_timeout``, also where nothing runs.
+    Celery's own waits for all of ``worker_soft_shutdown_timeout``, also where nothing runs any more, and no time limit
+    holds meanwhile: this is called by the signal's handler, and the worker's event loop stands still.
     """
-    timeout = worker.app.conf.get("worker_soft_shutdown_timeout") or 0
+    timeout, pool = worker.app.conf.get("worker_soft_shutdown_timeout") or 0, worker.pool
     if timeout <= 0 or not worker_state.active_requests:
         return
     log.warning("running tasks have %g s to end; once more ends them now", timeout)
+    if isinstance(pool, solo.TaskPool):  # the task runs in this thread, and goes on as this returns
+        vars(pool)["has_time"] = True
+        once_more = threading.Timer(timeout, os.kill, (os.getpid(), signal.SIGQUIT))
+        once_more.daemon = True
+        once_more.start()
+        return
     handler, until = signal.getsignal(signal.SIGQUIT), time.monotonic() + timeout
     while time.monotonic() < until and signal.getsignal(signal.SIGQUIT) is handler:
+        if not (pool.look_after() if isinstance(pool, EndsTasks) else worker_state.active_requests):
+            break
         time.sleep(0.1)
 
 

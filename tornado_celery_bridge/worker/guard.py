@@ -14,7 +14,7 @@ from celery.utils.time import rate
 
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.ledger.blocking import Limit
-from tornado_celery_bridge.worker.attempt import Attempt, JobCancelled, current_attempt
+from tornado_celery_bridge.worker.attempt import Attempt, JobCancelled, current_attempt, ends_worker
 from tornado_celery_bridge.worker.coroutines import await_code, is_told_to_end
 from tornado_celery_bridge.worker.errors import CodeExited, ends_from_outside
 from tornado_celery_bridge.worker.messages import mark_signature, name_queue
@@ -78,6 +78,8 @@ def guard(task: Any, app: Celery, *, can_end: bool = True) -> None:
                 # Whatever the code makes of it, its process was told to end. What that means for the task knows who
                 # has told it: its time limit, a cancel, or a worker that stops.
                 raise SystemExit(EX_SOFTWARE) from exc
+            if ends_worker(exc):
+                raise
             attempt.raised = exc
             if isinstance(exc, (Exception, *ends_from_outside())):
                 raise

@@ -24,6 +24,7 @@ import abc
 import contextlib
 import fcntl
 import inspect
+import math
 import os
 import signal
 import tempfile
@@ -37,6 +38,7 @@ from billiard.common import terminate_handler_fired  # type: ignore[attr-defined
 from billiard.einfo import ExceptionInfo
 from celery.concurrency import asynpool, prefork
 from celery.concurrency.base import BasePool
+from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
 from tornado_celery_bridge.base.versions import wake_for_threads
@@ -63,6 +65,10 @@ class EndsTasks(abc.ABC):
 
     def tell_cancelled(self, pid: int) -> None:
         """Tell the code of a task, once, that its job was cancelled. Any thread may call this."""
+
+    def look_after(self) -> bool:
+        """See that limits hold, while the worker's event loop stands still; return whether a task runs."""
+        return bool(worker_state.active_requests)
 
     @abc.abstractmethod
     def end(self, pid: int, signum: int, goes_on: Callable[[], bool]) -> Mapping[int, str]:
@@ -114,6 +120,13 @@ class _Here:
         super().register_with_event_loop(hub)  # type: ignore[misc]
         wake_for_threads(hub)
 
+    def on_stop(self) -> None:
+        """End; at once if the worker is to, whatever runs in threads."""
+        if worker_state.should_terminate and (executor := getattr(self, "executor", None)) is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+        else:
+            super().on_stop()  # type: ignore[misc]
+
 
 def telling(pool: type[BasePool]) -> type[BasePool]:
     """Return a class of pools for Celery's *pool*, whose tasks' exceptions are told."""
@@ -139,6 +152,11 @@ class TaskPool(EndsTasks, prefork.TaskPool):
         pool.terminate_job(pid, signum)
         _later(lambda: pool.kill(pid) if goes_on() else None)
         return started
+
+    def look_after(self) -> bool:
+        """Return whether a task runs, and see that limits hold."""
+        pool = self._pool
+        return pool.look_after() if isinstance(pool, Processes) else super().look_after()
 
     def on_terminate(self) -> None:
         """End all processes, and kill those that go on."""
@@ -258,9 +276,35 @@ class Processes(_Pool, asynpool.AsynPool):  # type: ignore[misc]
 
         def set_limits(result: Any, soft: float | None, hard: float | None) -> None:
             # Celery sets the hard one once the soft one is reached.
-            set_both(result, None if soft and hard and soft >= hard else soft, hard)
+            soft = None if soft and hard and soft >= hard else soft
+            set_both(result, soft, hard)
+            begun = time.monotonic()
+            result.ends = [begun + limit if limit else math.inf for limit in (soft, hard)]
 
         self.on_timeout_set = set_limits
+
+    def look_after(self) -> bool:
+        """Return whether a task runs, or may; and end those whose limits are over, in place of the event loop."""
+        given = [job for job in list(self._cache.values()) if job._write_to is not None and not job.ready()]
+        running = [job for job in given if not self._has_ended(job)]
+        for job in running:
+            soft, hard = getattr(job, "ends", (math.inf, math.inf))
+            if time.monotonic() >= hard:
+                self._on_hard_timeout(job._job)
+            elif time.monotonic() >= soft:
+                job.ends[0] = math.inf
+                self.on_soft_timeout(job)
+        return bool(running)
+
+    def _has_ended(self, job: Any) -> bool:
+        """Return whether what runs a job has ended it, or itself: its next word, which nobody has read, says that."""
+        if not job._accepted:
+            return False
+        process, _ = self._process_by_pid(job._worker_pid)
+        try:
+            return process is None or process._popen.poll() is not None or bool(process.outq._reader.poll(0))
+        except OSError:  # closed
+            return True
 
     def on_job_process_down(self, job: Any, pid_gone: Any) -> None:
         """Take a job back from a process that has ended; another one gets it, unless it is known to have begun."""
