@@ -182,6 +182,8 @@ def test_ctrl_c_ends_the_waiting_alone(product: Mapping[str, str]) -> None:
         (("watch", "never-was"), "no job"),
         (("run", "s.add", "--timeout", "3"), "--timeout is for --wait"),
         (("retry", "never-was", "--timeout", "3"), "--timeout is for --wait"),
+        (("run", "s.add", "--countdown", "1e18"), "is not in the range 0<=x<=31622400"),
+        (("list", "--state", "DONE"), "not a state: 'DONE'; they are PENDING, STARTED"),
         (("list", "--since", "yesterday"), "not a time: 'yesterday'"),
     ],
 )

@@ -18,7 +18,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel as BlockingSentinel
 from redis.sentinel import SentinelConnectionPool as BlockingSentinelPool
 
-from tornado_celery_bridge.base.versions import DRIVER
+from tornado_celery_bridge.base.versions import DRIVER, know_errors
 
 ConnectionPool = redis.asyncio.ConnectionPool
 
@@ -31,6 +31,7 @@ _CERT_REQS = {ssl.CERT_NONE: "none", ssl.CERT_OPTIONAL: "optional", ssl.CERT_REQ
 
 #: What a server of a Redis Cluster raises of keys of other servers. Nothing was done.
 OF_CLUSTER = (MovedError, AskError, ClusterCrossSlotError, ClusterDownError)
+know_errors(MOVED=MovedError, ASK=AskError, CROSSSLOT=ClusterCrossSlotError, CLUSTERDOWN=ClusterDownError)
 
 
 def refusal(exc: BaseException) -> str:
@@ -82,6 +83,7 @@ def blocking_client(backend: Any, *, attempts: int = 0, **overrides: Any) -> red
         params.pop("socket_connect_timeout", None)
     lost = (RedisConnectionError, RedisTimeoutError, OutOfMemoryError)  # a server at its maxmemory may have room soon
     params["retry"] = Retry(ExponentialBackoff(cap=1.0, base=0.05), attempts, supported_errors=lost)
+    params["retry_on_error"] = list(lost)  # without it, redis-py 5 tries nothing again
     if sentinels := params.pop("hosts", None):
         asked = _sentinel(BlockingSentinel, backend, sentinels, params, Retry(NoBackoff(), 0))
         pool = BlockingSentinelPool(master_of(backend), asked, **params)  # type: ignore[no-untyped-call]

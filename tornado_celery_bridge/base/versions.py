@@ -182,6 +182,19 @@ def flush_reauth(channel: Any) -> None:
         flush()
 
 
+def know_errors(**classes: type[Exception]) -> None:
+    """Have redis-py raise these classes for the errors with these codes. It does so by itself from 6 on."""
+    if _REDIS < 6:
+        parser: Any = importlib.import_module("redis._parsers.base").BaseParser
+        for code, cls in classes.items():
+            parser.EXCEPTION_CLASSES.setdefault(code, cls)
+
+
+def has_login(connection: Any) -> bool:
+    """Return whether a connection of kombu has a password, or what provides one, as from kombu 5.6 on."""
+    return bool(connection.password or getattr(connection, "credential_provider", None))
+
+
 def wake_for_threads(hub: Any) -> None:
     """
     Have a worker's event loop do at once what another thread asks it to do, as kombu's does by itself from 5.7 on.

@@ -23,6 +23,10 @@ from tornado_celery_bridge.cli.options import app, setting
 STATUSES = {"FAILURE": 3, "REVOKED": 4}
 #: The exit status if the job has not ended in time, and if something of what was asked for was not done.
 NOT_IN_TIME, NOT_ALL = 5, 1
+#: The states that jobs are listed by.
+STATES = ("PENDING", "STARTED", "RETRY", "SUCCESS", "IGNORED", "FAILURE", "REVOKED")
+#: Seconds that a countdown may have, as in the HTTP API.
+LONGEST_COUNTDOWN = 366 * 86_400
 #: The most cells of a bar.
 WIDEST = 30
 
@@ -85,6 +89,13 @@ def given_input(text: str) -> Any:
     return value
 
 
+def state(text: str) -> str:
+    """Return a state, in capitals."""
+    if text.upper() not in STATES:
+        raise click.BadParameter(f"not a state: {text!r}; they are {', '.join(STATES)}")
+    return text.upper()
+
+
 def moment(text: str) -> str:
     """Return a time with its zone, as RFC 3339 has it."""
     try:
@@ -105,7 +116,9 @@ def moment(text: str) -> str:
 )
 @click.option("--queue", metavar="NAME", help="Where it goes; where the app sends it if left out.")
 @click.option("--priority", type=click.IntRange(0, 9), help="9 is the most urgent.")
-@click.option("--countdown", type=click.FloatRange(0), metavar="SECONDS", help="It begins no sooner.")
+@click.option(
+    "--countdown", type=click.FloatRange(0, LONGEST_COUNTDOWN), metavar="SECONDS", help="It begins no sooner."
+)
 @click.option("--tag", "tags", multiple=True, metavar="WORD", help="To find it by; may be repeated.")
 @click.option("--wait", is_flag=True, help="Wait for its end, show its progress, and write its result.")
 @timeout_option
@@ -168,8 +181,8 @@ def watch(client: Client, job_id: str, timeout: float | None, as_json: bool) -> 
 @click.option("--task", metavar="NAME", shell_complete=_known_tasks, help="Only jobs of this task.")
 @click.option(
     "--state",
+    type=state,
     metavar="STATE",
-    callback=lambda _context, _parameter, state: state and state.upper(),
     help="Only jobs in this state; STARTED is all that run.",
 )
 @click.option("--tag", multiple=True, metavar="WORD", help="Only jobs that have it; may be repeated.")

@@ -30,7 +30,7 @@ from redis.exceptions import RedisError
 from tornado_celery_bridge.base.redis import asked_once, blocking_client
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
-from tornado_celery_bridge.base.versions import lacking
+from tornado_celery_bridge.base.versions import has_login, lacking
 from tornado_celery_bridge.ledger.connection import BlockingConnection, ledger_backend
 from tornado_celery_bridge.ledger.permissions import PROCESSES, Needs, missing_of, needs_of
 from tornado_celery_bridge.ledger.schema import AnotherSchema, compare
@@ -685,7 +685,7 @@ def _broker_server(app: Celery, role: str, needs: Mapping[str, Needs] | None) ->
                 return _asked(connection.default_channel.client, role, needs)
         except (OperationalError, RedisError, OSError) as exc:
             trouble = str(exc)
-        has_password = bool(connection.password or connection.credential_provider)
+        has_password = has_login(connection)
         return Server(role, connection.hostname, has_password, trouble=trouble, tls=_tls(connection.ssl or {}))
 
 
