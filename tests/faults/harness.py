@@ -46,6 +46,9 @@ PAUSE, PATIENCE, LONGEST = 0.2, 10.0, 120.0
 RECOVERY = 15.0
 
 
+ASYNCIO_POOL = "tornado_celery_bridge.worker.asyncio_pool:TaskPool"
+
+
 class Broker(Protocol):
     """A server that can be killed and started again, as in up/brokers; a :class:`Server` is one."""
 
@@ -217,6 +220,7 @@ class System:
         sample: The module that has the app, whose queue is :data:`QUEUE`.
         queues: What else its workers consume.
         stock: Celery alone: no ledger, and jobs are submitted by ``apply_async``.
+        on_loop: The workers have the asyncio pool, and ``faults.work`` is ``async def``.
         proxied: The workers reach the broker through :attr:`proxy`.
         sync: When Redis has written what it confirms; see up/embedded.py.
     """
@@ -229,6 +233,7 @@ class System:
         sample: str = "tests.faults.sample",
         queues: Sequence[str] = (),
         stock: bool = False,
+        on_loop: bool = False,
         proxied: bool = False,
         sync: str = "always",
     ) -> None:
@@ -246,6 +251,7 @@ class System:
         url = self.broker.url.replace(f":{self.broker.port}", f":{self.proxy.port}") if self.proxy else self.broker.url
         self.environment = {"FAULTS_JOURNAL": self.journal.url, "DATA_DIR": str(folder)}
         self.environment |= {"FAULTS_STOCK": "1"} if stock else {}
+        self.environment |= {"FAULTS_ON_LOOP": "1", "CELERY_CUSTOM_WORKER_POOL": ASYNCIO_POOL} if on_loop else {}
         self.environment |= {"REDIS_URL": self.redis.url, "CELERY_APP": sample}
         others = {"BROKER_URL": self.broker.url} if broker else {}
         of_workers = {"BROKER_URL" if broker else "REDIS_URL": url}
@@ -256,6 +262,7 @@ class System:
                     *("--queues", ",".join([QUEUE, *queues])),
                     *("--concurrency", str(SLOTS), "--hostname", f"w{number}@faults"),
                     *("--without-gossip", "--without-mingle"),
+                    *(("--pool", "custom") if on_loop else ()),
                 ],
                 self.environment | of_workers,
                 folder / f"worker-{number}.log",

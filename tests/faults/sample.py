@@ -5,6 +5,7 @@ The Celery app of the fault matrix, with the settings that are delivered: ``cele
 are; with ``FAULTS_STOCK`` it keeps no ledger.
 """
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -60,11 +61,18 @@ def make_app(url: str, broker_url: str | None = None, *, stock: bool = False) ->
             register(app.conf.broker_url)
         install(app)
 
-    @app.task(name="faults.work", shared=False, exposed=True, bind=True)
     def work(self: "Task[..., Any]", seconds: float = 0.0) -> None:
         note("start", self.request.id)
         time.sleep(seconds)
         note("end", self.request.id)
+
+    async def awaits(self: "Task[..., Any]", seconds: float = 0.0) -> None:
+        note("start", self.request.id)
+        await asyncio.sleep(seconds)
+        note("end", self.request.id)
+
+    code: Any = awaits if "FAULTS_ON_LOOP" in os.environ else work
+    app.task(name="faults.work", shared=False, exposed=True, bind=True)(code)
 
     @app.task(name="faults.gather", shared=False, exposed=True, bind=True)
     def gather(self: "Task[..., Any]", parts: list[None]) -> int:

@@ -36,6 +36,27 @@ def test_row(system: System, name: str) -> None:
     judge(row.run(system, row.count, row.faults, SEED))
 
 
+@pytest.fixture(scope="module")
+def on_loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running(tmp_path_factory.mktemp("on-loop"), on_loop=True) as made:
+        yield made
+
+
+#: Those whose fault is of the worker's process or of Redis.
+ON_LOOP = ["control", "F2", "F3", "F4", "F6", "F8", "F9", "F10", "F15", "F16"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ON_LOOP)
+def test_row_on_the_asyncio_pool(on_loop: System, name: str) -> None:
+    row = ROWS[name]
+    judge(row.run(on_loop, row.count, row.faults, SEED))
+
+
+def test_a_kill_of_redis_on_the_asyncio_pool(on_loop: System) -> None:
+    judge(ROWS["F4"].run(on_loop, 60, 1, SEED))
+
+
 def test_half_open_connections(tmp_path_factory: pytest.TempPathFactory) -> None:
     row = ROWS["F7"]
     with running(tmp_path_factory.mktemp("proxied"), proxied=True) as system:
