@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from signal import SIGINT as INT
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.servers import Database, wait_for, worker
-from tests.worker.processes import OPTIONS, ROOT, supervised
+from tests.worker.processes import ENVIRONMENT, OPTIONS, ROOT, supervised
 from tests.worker.sample import make_app
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.base.versions import CELERY
@@ -146,8 +146,8 @@ async def own(database: Database) -> AsyncIterator[Bridge]:
 async def test_while_a_worker_waits_for_its_tasks_all_else_goes_on(
     own: Bridge, database: Database, tmp_path: Path
 ) -> None:
-    """Limits hold, a cancel is obeyed, and the worker ends as soon as its tasks have."""
-    names = ("stays", "stays too", "exceeds", "exceeds softly", "terminated")
+    """Limits hold, a cancel and a revoke are obeyed, and the worker ends as soon as its tasks have."""
+    names = ("stays", "stays too", "exceeds", "exceeds softly", "terminated", "revoked")
     paths, log = {name: tmp_path / name for name in names}, tmp_path / "log"
     task = own.app.tasks["e.terminated"]
     results = [
@@ -156,16 +156,22 @@ async def test_while_a_worker_waits_for_its_tasks_all_else_goes_on(
         await own.submit(task.s(str(paths["exceeds"])), time_limit=4),
         await own.submit(task.s(str(paths["exceeds softly"])), soft_time_limit=4),
         await own.submit(task.s(str(paths["terminated"]))),
+        await own.dispatch("a.cleans_up", (str(paths["revoked"]), "awaits")),
     ]
 
+    def run(call: Coroutine[Any, Any, object]) -> None:
+        asyncio.run_coroutine_threadsafe(call, loop).result(10)
+
     def stop() -> None:
-        settings = {"SAMPLE_URL": database.url, "PYTHONPATH": str(ROOT), **SOFT}
-        with worker("tests.worker.sample", settings, log, *OPTIONS, "--concurrency", "5") as process:
+        settings = {"SAMPLE_URL": database.url, "PYTHONPATH": str(ROOT), **SOFT, **REMAPPED}
+        with worker("tests.worker.sample", settings, log, *OPTIONS, "--concurrency", "6") as process:
             wait_for(lambda: all(path.exists() for path in paths.values()))
             wait_for(is_held(database))
-            process.send_signal(QUIT)
+            run(own.revoke(results[-1], terminate=True))
+            wait_for(Path(f"{paths['revoked']}.told").exists)  # its process ignores the TERM that this sends
+            process.send_signal(TERM)
             wait_for(has_said(log, WAITS))
-            asyncio.run_coroutine_threadsafe(own.ledger.jobs.cancel(results[-1].id, grace=0.001), loop).result(10)
+            run(own.ledger.jobs.cancel(results[-2].id, grace=0.001))
             for name in ("stays", "stays too"):
                 Path(f"{paths[name]}.end").touch()
             process.wait(30)
@@ -177,6 +183,7 @@ async def test_while_a_worker_waits_for_its_tasks_all_else_goes_on(
     assert [re.sub("^task .* (failed|was)[: ]*", "", str(each)) for each in told[2:]] == [
         "TimeLimitExceeded: TimeLimitExceeded(4,)",
         "SoftTimeLimitExceeded: SoftTimeLimitExceeded()",
+        "revoked: terminated",
         "revoked: terminated",
     ]
     assert {path.name: len(await asyncio.to_thread(path.read_text)) for path in paths.values()} == dict.fromkeys(
@@ -198,9 +205,9 @@ async def test_stopped_as_a_process_says_half_a_word(database: Database, tmp_pat
 
 
 @needs_soft
-@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("pool", ["threads", "solo", "custom"])
 async def test_stopped_where_no_task_can_be_ended(database: Database, tmp_path: Path, pool: str) -> None:
-    """The worker does not wait for the code either: that ends with it."""
+    """The worker does not wait for the code either: that ends with it. So does a plain function in asyncio's pool."""
     await costs_nothing(
         database, tmp_path, "e.waits", 60.0, told=tmp_path / "marks", pool=pool, SAMPLE_SOFT_SHUTDOWN="1"
     )
@@ -210,7 +217,7 @@ async def costs_nothing(
     database: Database, folder: Path, task: str, *arguments: Any, told: Path, pool: str = "prefork", **settings: str
 ) -> None:
     """Stop a worker by QUIT once a file tells of its task: the worker ends, and the job waits."""
-    app, settings = make_app(database.url), settings | {"SAMPLE_URL": database.url, "PYTHONPATH": str(ROOT)}
+    app, settings = make_app(database.url), settings | {"SAMPLE_URL": database.url, **ENVIRONMENT}
 
     def stop() -> None:
         with worker("tests.worker.sample", settings, folder / "log", *OPTIONS, "--pool", pool) as process:

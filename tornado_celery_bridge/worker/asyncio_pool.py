@@ -54,6 +54,7 @@ from celery import signals
 from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.concurrency.base import BasePool
 from celery.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded, Terminated
+from celery.worker import state as worker_state
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.lua import Call
@@ -228,9 +229,16 @@ class TaskPool(EndsTasks, BasePool):
         self.limit -= n
 
     def on_stop(self) -> None:
-        """End, once all that was applied has ended."""
-        while self._runs:
-            self._wait(1.0)
+        """End, once all that was applied has ended; of a worker that is to end at once, once that has which can be."""
+        if worker_state.should_terminate:
+            self._waiting.clear()
+            self._waiting_for_threads.clear()
+            while self._running > self._in_threads:
+                self._wait(0.05)
+            self._wait(0)
+        else:
+            while self._runs:
+                self._wait(1.0)
         self._end_loop()
 
     def on_terminate(self) -> None:

@@ -1,5 +1,6 @@
 """What a worker and a beat do as they start: check their settings, guard the tasks, keep the jobs."""
 
+import atexit
 import functools
 import logging
 import os
@@ -199,7 +200,7 @@ class KeepJobs(bootsteps.StartStopStep):
     def terminate(self, worker: Any) -> None:
         """End, once the pool has ended with what it runs: a cold shutdown, of which Celery sends no signal."""
         worker.pool.terminate()
-        if worker_state.active_requests and not can_end_tasks(type(worker.pool)):
+        if not all(can_end_tasks(type(worker.pool), each.task) for each in worker_state.active_requests):
             # What runs in threads ends with this process, and not before. Python would wait for it.
             at_exit: Any = threading
             at_exit._register_atexit(functools.partial(self._end_process, worker))
@@ -208,7 +209,7 @@ class KeepJobs(bootsteps.StartStopStep):
 
     def _end_process(self, worker: Any) -> None:
         self._end()
-        logging.shutdown()
+        atexit._run_exitfuncs()
         os._exit(worker.exitcode or os.EX_OK)
 
     def _end(self, **_: Any) -> None:

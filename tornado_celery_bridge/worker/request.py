@@ -12,6 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
+from signal import SIGTERM
 from types import MappingProxyType
 from typing import Any, Literal
 from weakref import WeakSet
@@ -181,6 +182,8 @@ class JobRequest(Request):
             self._is_told = True
             log.warning("%s is told to end", self)
             number = _signals.signum(signal or TERM_SIGNAME)
+            if number == SIGTERM:  # of a caller who does not know that this worker has another one (REMAP_SIGTERM)
+                number = _signals.signum(TERM_SIGNAME)
             self._started = pool.end(self.worker_pid, number, lambda: self in worker_state.active_requests)
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
