@@ -97,15 +97,24 @@ def in_turn(number: int) -> dict[str, Any]:
     return {"queue": OTHER} if number % 2 else {}
 
 
+#: Checks in which a task ends the process that it runs in.
+ONE_PROCESS = ("a_job_goes_on_where_it_was", "poison", "poison_that_is_no_job")
+
+
 class Contract:
     """To be inherited with the `kind` of a broker. The tests share a system, in this order."""
 
     kind: Kind
+    #: Whether the workers have the asyncio pool.
+    on_loop = False
 
     @pytest.fixture(autouse=True)
     def _possible(self, request: pytest.FixtureRequest) -> None:
-        if why := self.kind.cannot.get(request.node.originalname.removeprefix("test_")):
+        name = request.node.originalname.removeprefix("test_")
+        if why := self.kind.cannot.get(name):
             impossible(why)
+        if self.on_loop and name in ONE_PROCESS:
+            impossible("a worker with the asyncio pool is one process")
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -115,7 +124,8 @@ class Contract:
         broker = cls.kind.make(folder / "broker")
         broker.start()
         try:
-            with running(folder, broker=broker, sample=SAMPLE, queues=(OTHER,), proxied=True) as made:
+            options: dict[str, Any] = {"broker": broker, "sample": SAMPLE, "queues": (OTHER,), "on_loop": cls.on_loop}
+            with running(folder, proxied=True, **options) as made:
                 yield made
         finally:
             broker.stop()
@@ -129,7 +139,7 @@ class Contract:
     @classmethod
     def poisoned(cls, service: Service) -> str:
         """A job that kills its process, time and again, while the other tests run."""
-        return service.submit("poison")
+        return "" if cls.on_loop else service.submit("poison")
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -147,7 +157,7 @@ class Contract:
     @classmethod
     def plainly_poisoned(cls, app: Celery) -> AsyncResult[Any]:
         """The same of a task that is no job."""
-        return app.send_task("c.poison")
+        return app.AsyncResult("none") if cls.on_loop else app.send_task("c.poison")
 
     # What a job does.
 

@@ -1,9 +1,11 @@
 """
 The Celery app of the contract, with the settings that are delivered: ``celery -A tests.conformance.sample``.
 
-``REDIS_URL``, ``BROKER_URL`` and ``FAULTS_JOURNAL`` say where ledger, broker and journal are.
+``REDIS_URL``, ``BROKER_URL`` and ``FAULTS_JOURNAL`` say where ledger, broker and journal are. With ``FAULTS_ON_LOOP``
+what takes time is ``async def``.
 """
 
+import asyncio
 import os
 import runpy
 import signal
@@ -137,7 +139,40 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
         note("start", self.request.id)
         os.kill(os.getpid(), signal.SIGKILL)
 
+    if "FAULTS_ON_LOOP" in os.environ:
+        _put_on_loop(app)
     return app
+
+
+def _put_on_loop(app: Celery) -> None:
+    async def nap(self: "Task[..., Any]", seconds: float) -> str:
+        note("start", self.request.id)
+        await asyncio.sleep(seconds)
+        note("end", self.request.id)
+        return str(self.request.hostname)
+
+    async def hold(self: "Task[..., Any]", key: str) -> None:
+        note("start", self.request.id)
+        while not journal().exists(key):
+            await asyncio.sleep(0.05)
+
+    async def steps(self: "Task[..., Any]", count: int) -> int:
+        note("start", self.request.id)
+        for number in range(1, count + 1):
+            progress(number, count, f"step {number}")
+            await asyncio.sleep(0.05)
+        return count
+
+    async def swallow(self: "Task[..., Any]") -> str:
+        try:
+            await asyncio.sleep(60)
+        except BaseException:
+            return "swallowed"
+        return "slept"
+
+    for code in (nap, hold, steps, swallow):
+        del app.tasks[name := f"c.{code.__name__}"]
+        app.task(name=name, shared=False, exposed=True, bind=True)(code)
 
 
 def __getattr__(name: str) -> Celery:
