@@ -114,6 +114,7 @@ async def test_links(bridge: Bridge, tasks: Any) -> None:
 
 
 async def test_timeout_names_the_task_and_leaves_it_running(bridge: Bridge, tasks: Any) -> None:
+    assert await bridge.get(await bridge.dispatch(tasks.add.s(1, 2)), timeout=10) == 3  # what listens is connected
     result = await bridge.dispatch(tasks.nap.s(0.4))
     with pytest.raises(ResultTimeout, match=result.id):
         await bridge.get(result, timeout=0.05)

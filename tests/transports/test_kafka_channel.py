@@ -27,7 +27,7 @@ from tornado_celery_bridge.transports.kafka import AccessRefused, MessageTooLarg
 from tornado_celery_bridge.transports.servers import server_of
 from tornado_celery_bridge.up.brokers.tansu import Tansu
 
-needs_batches = pytest.mark.skipif(not HAS_BATCHES, reason="kombu below 5.7 has no batches")
+needs_batches = pytest.mark.skipif(not HAS_BATCHES, reason="impossible here: kombu below 5.7 has no batches")
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def is_held(database: Database) -> Callable[[], bool]:
 SOFT, WAITS = {"SAMPLE_SOFT_SHUTDOWN": "100"}, b"running tasks have 100 s to end"
 #: Of an environment that stops by TERM alone, such as Kubernetes.
 REMAPPED = {"REMAP_SIGTERM": "SIGQUIT"}
-needs_soft = pytest.mark.skipif(CELERY < (5, 5), reason="there is no soft shutdown")
+needs_soft = pytest.mark.skipif(CELERY < (5, 5), reason="impossible here: Celery below 5.5 has no soft shutdown")
 
 #: By what workers are stopped: each of these three, one after the other, under one job.
 STOPS = [

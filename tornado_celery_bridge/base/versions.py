@@ -9,7 +9,7 @@ import contextlib
 import importlib.util
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,6 +43,9 @@ MESSAGE_SAYS_IGNORE = CELERY >= (5, 7)
 
 #: What a worker's consumer calls to end its tasks, at a cold shutdown. (Before 5.5 the pool alone ends them.)
 CANCEL_REQUESTS = "cancel_active_requests" if CELERY >= (5, 6) else "cancel_all_unacked_requests"
+
+#: Whether a worker knows that it is to end at once before it stops its pool, as from 5.6 on.
+SAYS_COLD_SHUTDOWN = CELERY >= (5, 6)
 
 #: Whether kombu can publish many messages for one answer of the broker: ``Producer.batch()``, of kombu 5.7.
 HAS_BATCHES = hasattr(Producer, "batch")
@@ -105,6 +108,7 @@ LACKS = (
         ("amqp", "pyamqp"),
     ),
     Lack("celery", "5.5", "a worker has no soft shutdown"),
+    Lack("celery", "5.5", "`pydantic=True` of a task has no effect: it is given dictionaries"),
     Lack(
         "celery",
         "5.7",
@@ -193,6 +197,23 @@ def know_errors(**classes: type[Exception]) -> None:
 def has_login(connection: Any) -> bool:
     """Return whether a connection of kombu has a password, or what provides one, as from kombu 5.6 on."""
     return bool(connection.password or getattr(connection, "credential_provider", None))
+
+
+def hearing_the_dead(select: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Return the prefork pool's *select*, so that it sees what a process said before it died, as from Celery 5.5 on.
+
+    Before, it sees nothing of a file that it is to watch for errors as well. So the pool does not know that the process
+    had begun its task, and begins it again.
+    """
+    if CELERY >= (5, 5):
+        return select
+
+    def see(readers: Any = None, writers: Any = None, err: Any = None, timeout: float = 0) -> Any:
+        watched = {*(readers or ()), *(writers or ())}  # for errors, too
+        return select(readers, writers, {*(err or ())} - watched, timeout)
+
+    return see
 
 
 def wake_for_threads(hub: Any) -> None:

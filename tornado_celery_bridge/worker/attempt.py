@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from celery import Celery, states
-from celery.exceptions import Ignore, Reject, WorkerTerminate
+from celery.exceptions import Ignore, Reject, Retry, WorkerTerminate
 from celery.worker import state as worker_state
 from redis.exceptions import RedisError
 
@@ -263,10 +263,16 @@ class Attempt:
             state: What became of it, in Celery's words; None for what Celery lets out (see :func:`telling_of_escapes`).
             outcome: What the code returned, or the exception.
         """
-        self.raised = None
+        raised, self.raised = self.raised, None
         _closed.set(self)
         if self.end is not None or not self.has_begun:
             return
+        if state is None and not MESSAGE_SAYS_IGNORE and isinstance(raised, Exception):
+            # A hook has raised what Celery lets out. Of what the code had raised before, Celery stored nothing.
+            if isinstance(raised, Retry):
+                return self.retry(raised.exc)
+            if not isinstance(raised, (MemoryError, Ignore, Reject)):
+                state, outcome = states.FAILURE, raised
         if state == states.REJECTED:
             if outcome.requeue:
                 self.give_back()  # else the main process ends it, as a FAILURE

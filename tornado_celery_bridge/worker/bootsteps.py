@@ -29,7 +29,7 @@ from tornado_celery_bridge.base.logs import hide_passwords
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.shelf import put_aside
 from tornado_celery_bridge.base.store import Store
-from tornado_celery_bridge.base.versions import CANCEL_REQUESTS
+from tornado_celery_bridge.base.versions import CANCEL_REQUESTS, SAYS_COLD_SHUTDOWN
 from tornado_celery_bridge.ledger.checks import Unsafe, refuse_unsafe
 from tornado_celery_bridge.transports.core import SetupRefused
 from tornado_celery_bridge.transports.rabbitmq import TIMED_OUT
@@ -153,6 +153,8 @@ class StopTasks(bootsteps.Step):
                 return
             for request in list(TAKEN):
                 request.stop(pool)
+            if not SAYS_COLD_SHUTDOWN:
+                worker_state.should_terminate = True  # type: ignore[assignment]
 
         setattr(consumer, CANCEL_REQUESTS, stop)
 

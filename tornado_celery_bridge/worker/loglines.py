@@ -23,6 +23,12 @@ class LogLines(logging.Handler):
         """Have no lock: a line is told in one call, and a thread whose call waits for Redis is to hold up no other."""
         self.lock = None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Note one line; logging's own takes the lock, which from Python 3.13 on has to be one."""
+        if is_wanted := bool(self.filter(record)):
+            self.emit(record)
+        return is_wanted
+
     def emit(self, record: logging.LogRecord) -> None:
         """Note one line."""
         if (attempt := current_attempt()) is not None:

@@ -41,11 +41,13 @@ from celery.concurrency.base import BasePool
 from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
-from tornado_celery_bridge.base.versions import wake_for_threads
+from tornado_celery_bridge.base.versions import hearing_the_dead, wake_for_threads
 from tornado_celery_bridge.worker.attempt import telling_of_escapes
 from tornado_celery_bridge.worker.processes import descendants, kill
 
 _billiard: Any = billiard.pool  # its types have next to nothing of it
+_asynpool: Any = asynpool
+_asynpool._select = hearing_the_dead(_asynpool._select)
 
 #: Seconds that a task's code has from TERM to KILL.
 PATIENCE = 5.0

@@ -207,7 +207,8 @@ class JobRequest(Request):
 
     def _on_escaped(self, exc: Escaped, exc_info: Any, send_failed_event: bool) -> Any:
         """Note that a hook raised what Celery does not catch. An end that was told before stays the attempt's end."""
-        stands_for = _info(CodeExited(str(exc)), exc_info)
+        exited = CodeExited(str(exc))
+        stands_for = _info(exited, exc_info)
         if exc.end is not None:
             log.error("%s: a hook raised %s after the end (%s)\n%s", self, exc, exc.end, exc_info.traceback)
         if exc.end in SUCCEEDED:
@@ -215,7 +216,7 @@ class JobRequest(Request):
         told = super().on_failure(stands_for, send_failed_event, exc.end is not None)
         if exc.end is None:  # Celery does not tell of a task with ``ignore_result``
             attempt = Attempt.of(self._app, self._context)
-            attempt.finish(states.FAILURE, stands_for.exception, stands_for.traceback)
+            attempt.finish(states.FAILURE, exited, stands_for.traceback)
         return told
 
     def _on_lost(self, exc: BaseException, exc_info: Any, *more: Any) -> Any:
