@@ -142,7 +142,7 @@ def say_late(path: Path) -> None:
 
 
 def make_app(url: str, *, serializer: str = "json") -> Celery:
-    app = Celery("ends", broker=url, backend=url, set_as_current=False)
+    app = Celery("ends", broker=os.environ.get("SAMPLE_BROKER", url), backend=url, set_as_current=False)
     app.conf.update(
         task_default_queue="ends" if serializer == "json" else f"ends-{serializer}",
         task_serializer=serializer,

@@ -86,6 +86,18 @@ async def test_a_process_that_was_told_to_end_runs_nothing_more(ends: Bridge, tm
     assert told_to_end not in others
 
 
+async def test_a_terminate_is_for_one_job_alone(ends: Bridge, tmp_path: Path) -> None:
+    """Its code has swallowed it: then the next process that dies is no answer to it."""
+    path, dies_once = tmp_path / "marks", ends.app.tasks["e.dies_once"]
+    result = await ends.submit(ends.app.tasks["e.terminated_and_returns"].s(str(path)))
+    await told(path)
+    await ends.ledger.jobs.cancel(result.id, grace=0.001)
+    with pytest.raises(TaskRevoked):
+        await ends.get(result, timeout=10)
+    others = [await ends.submit(dies_once.s(str(tmp_path / f"{number}"))) for number in range(2)]
+    assert [await ends.get(other, timeout=30) for other in others] == ["done", "done"]
+
+
 # Workers of a test's own.
 
 

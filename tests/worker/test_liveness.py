@@ -6,8 +6,10 @@ import signal
 import time
 from pathlib import Path
 
-from tests.servers import Database, wait_for, worker
-from tests.worker.processes import OPTIONS, ROOT
+import pytest
+
+from tests.servers import Database, Server, wait_for, worker
+from tests.worker.processes import ENVIRONMENT, OPTIONS, ROOT
 from tests.worker.sample import make_app
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.ledger import Monitor
@@ -51,3 +53,32 @@ async def shown(monitor: Monitor, count: int) -> bool:
         while len(await monitor.workers()) != count:
             await asyncio.sleep(0.1)
     return True
+
+
+async def test_leases_are_renewed_whatever_the_broker_does(
+    database: Database, own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAMPLE_BROKER", own_server.url)
+    app, path = make_app(database.url), tmp_path / "marks"
+
+    def lease_ends() -> float:
+        """Return until when the job is held, in ms; 0 if it is not."""
+        with database.client() as client:
+            return float(max((score for _, score in client.zrange("{tcb}held", 0, -1, withscores=True)), default=0))
+
+    def wait_until_renewed() -> None:
+        before = lease_ends()
+        wait_for(lambda: lease_ends() > before)
+
+    def renewed() -> None:
+        with worker("tests.worker.sample", {"SAMPLE_URL": database.url, **ENVIRONMENT}, tmp_path / "log", *OPTIONS):
+            wait_for(lease_ends)
+            own_server.freeze()
+            for _ in range(3):  # the threads that ask the broker have been blocked by then
+                wait_until_renewed()
+
+    async with Bridge(app) as bridge:
+        await bridge.submit(app.tasks["e.stays"].s(str(path)))
+        await asyncio.to_thread(renewed)
+        own_server.thaw()
+    app.close()
