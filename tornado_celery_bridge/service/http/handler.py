@@ -20,7 +20,7 @@ from tornado_celery_bridge.ledger import MAX_INLINE
 from tornado_celery_bridge.service.http import problems
 from tornado_celery_bridge.service.http.body import MAX_NODES, parse_body
 from tornado_celery_bridge.service.http.conditions import encoded, etag_of
-from tornado_celery_bridge.service.http.json import encode
+from tornado_celery_bridge.service.http.json import Encoded, encode
 from tornado_celery_bridge.service.http.lifecycle import Lifecycle
 from tornado_celery_bridge.service.http.origins import is_foreign
 from tornado_celery_bridge.service.http.problems import Problem, problem_of
@@ -299,6 +299,8 @@ class Handler(UntilClientLeaves):
         return b"[%s]" % b",".join([await self._element(each) for each in value]) if _is_long(value) else encode(value)
 
     async def _element(self, value: Any) -> bytes:
+        if isinstance(value, Encoded):
+            return value
         await self.service.turns.take()
         return encode(value)
 
@@ -435,7 +437,9 @@ def _content_length(headers: HTTPHeaders) -> int:
 
 
 def _is_long(value: Any) -> bool:
-    return isinstance(value, list) and len(value) >= MANY and isinstance(value[0], dict)
+    if not isinstance(value, list) or not value:
+        return False
+    return isinstance(value[0], Encoded) or (len(value) >= MANY and isinstance(value[0], dict))
 
 
 def _too_large(most: int) -> Problem:

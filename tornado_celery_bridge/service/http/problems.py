@@ -11,7 +11,7 @@ An endpoint lists the kinds that it may answer with. The OpenAPI document and th
 
 import http
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import tornado.web
@@ -71,7 +71,7 @@ class Problem(tornado.web.HTTPError):
             **self.members,
         }
         if self.faults:
-            document["errors"] = [asdict(fault) for fault in self.faults[:MAX_FAULTS]]
+            document["errors"] = [{"pointer": each.pointer, "detail": each.detail} for each in self.faults[:MAX_FAULTS]]
         return document
 
 

@@ -13,6 +13,9 @@ from tornado_celery_bridge.service.http.problems import INVALID_QUERY
 
 Q = TypeVar("Q", bound=BaseModel)
 
+#: Elements of a page of a list; and its bytes, about: the page ends with what makes it larger.
+MAX_LIMIT, MAX_PAGE = 200, 1024 * 1024
+
 
 def _flag(text: Any) -> bool:
     if text not in ("true", "false", True, False):
@@ -37,7 +40,7 @@ class Query(BaseModel):
 class Page(Query):
     """How much of a list, and where in it."""
 
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 50
     cursor: Annotated[str, Field(max_length=500, description="The `next_cursor` of the page before.")] | None = None
 
 

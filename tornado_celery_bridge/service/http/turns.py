@@ -9,8 +9,9 @@ import asyncio
 import time
 from collections import deque
 
-#: Seconds of such work in one turn of the loop; the piece that goes over it is the last.
-SLICE = 0.02
+#: Seconds of such work in one turn of the loop; the piece that goes over it is the last. Another request takes some
+#: five turns, from its connection to its answer, and waits for such a slice in each.
+SLICE = 0.005
 #: How many of those in line are woken for one turn.
 WOKEN = 8
 
