@@ -146,3 +146,66 @@ def test_more_half_sent_requests_than_descriptors(web_url: str, tmp_path: Path, 
     assert len(log.read_bytes()) < 10_000, log.read_text()[:5_000]
     assert "Traceback" not in log.read_text()
     assert key not in log.read_text()
+
+
+#: What has no key and is large.
+BUNDLE = "/docs/swagger-ui-bundle.js"
+
+
+async def asks_and_does_not_read(service: Service) -> socket.socket:
+    """Ask for more than a kernel keeps for somebody who reads nothing of it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(connection, ("127.0.0.1", service.port))
+    await loop.sock_sendall(connection, f"GET {BUNDLE} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return connection
+
+
+def unread(server: Server) -> int:
+    """Return how many bytes of answers the process keeps for those who have not read them."""
+    return sum(len(stream._write_buffer) for stream in server._addresses if stream.writing())
+
+
+async def test_answers_that_nobody_reads_have_a_bound(
+    keyless: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a key each of 5,000 connections held 1.4 MB of the process's memory, for ever."""
+    server = keyless.server
+    assert isinstance(server, Server)
+    monkeypatch.setattr(limits, "MOST_UNREAD", 4_000_000)
+    monkeypatch.setattr(limits, "REQUESTS", 1)
+    whole = len((await keyless.fetch(BUNDLE)).body)
+    assert whole > 1_000_000
+    most, silent = 0, []
+    for _ in range(30):
+        silent.append(await asks_and_does_not_read(keyless))
+        answer = await keyless.fetch(BUNDLE)  # who reads is answered as ever
+        assert (answer.code, len(answer.body)) == (200, whole)
+        most = max(most, unread(server))
+    assert 1_000_000 < most < 4_000_000 + 3 * whole
+    assert len([each for each in caplog.records if "bytes of answers are not read" in each.getMessage()]) == 1
+    for connection in silent:
+        connection.close()
+
+
+async def test_an_answer_is_read_at_a_least_rate(keyless: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = keyless.server
+    assert isinstance(server, Server)
+    monkeypatch.setattr(limits, "WINDOW", 0.4)
+    monkeypatch.setattr(limits, "LOOK", 0.1)
+    whole = len((await keyless.fetch(BUNDLE)).body)
+    keyless.client.close()
+    loop, read = asyncio.get_running_loop(), 0
+    silent, slow = [await asks_and_does_not_read(keyless) for _ in range(2)]
+    async with asyncio.timeout(20):
+        while len(server._addresses) != 1:  # the one who reads nothing is closed, and the one who reads slowly is not
+            read += len(await loop.sock_recv(slow, 2_000))
+            await asyncio.sleep(0.02)
+        while read < whole:
+            piece = await loop.sock_recv(slow, 1 << 20)
+            assert piece
+            read += len(piece)
+    for connection in (silent, slow):
+        connection.close()

@@ -5,15 +5,19 @@ Theory of operation. A connection *waits* while its next request's header is not
 until that request is answered. There is a bound on connections, of all and of each address. At the bound a new one
 takes the place of the one that has waited for longest, of the same address if that is at its bound: so half-sent
 requests and idle clients keep nobody out. If all are busy, the new one is refused. The first header has a deadline, and
-a body a least rate. If the process runs out of descriptors all the same, it accepts nobody for a second, and says so in
-one line.
+a body a least rate. So has the reading of an answer, and there is a bound on what all clients together have not read:
+at it those go that have read nothing for longest. If the process runs out of descriptors all the same, it accepts
+nobody for a second, and says so in one line.
 """
 
 import asyncio
 import errno
+import fcntl
 import logging
 import resource
 import socket
+import sys
+import termios
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -43,8 +47,11 @@ SHARE = 0.5
 DESCRIPTORS = 65_536
 #: Seconds for the header of a connection's first request, and to wait for the next one.
 FIRST_HEADER, IDLE = 10.0, 75.0
-#: Bytes a second that a client has to send of a body, and seconds in which that is measured.
+#: Bytes a second that a client has to send of a body, or to read of an answer, and seconds in which that is measured.
 LEAST_RATE, WINDOW = 1024, 10.0
+#: Bytes of answers that all clients together may leave unread, and how many requests may begin between two looks. Then
+#: there are those that the kernel keeps of each connection: it would take 4 MB of its own, which nobody counts.
+MOST_UNREAD, REQUESTS, SEND_BUFFER = 128 * 1024 * 1024, 64, 128 * 1024
 #: Seconds between two looks at who is too slow, and between two lines about the same.
 LOOK, QUIET = 2.0, 60.0
 #: Seconds in which nobody is accepted once descriptors have run out.
@@ -105,6 +112,9 @@ class Server(HTTPServer):
         self._detached: set[IOStream] = set()
         #: What is sent of bodies, and how much of it came until the last look.
         self._receiving: dict[_Request, int] = {}
+        #: Whose client has not read all of an answer, the longest first, and how much it had read at the last look.
+        self._unread: dict[IOStream, int] = {}
+        self._begun = 0
         self._looking: asyncio.Task[None] | None = None
         self._refusals: set[asyncio.Task[None]] = set()
         self._told = 0.0
@@ -178,6 +188,8 @@ class Server(HTTPServer):
             self._refusals.add(refusal)
             refusal.add_done_callback(self._refusals.discard)
             return
+        with suppress(OSError):  # it has hung up
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._addresses[stream] = host
         self._of_one[host] += 1
         self._first.add(stream)
@@ -201,6 +213,7 @@ class Server(HTTPServer):
         host = self._addresses.pop(stream, None)
         self._waiting.pop(stream, None)
         self._first.discard(stream)
+        self._unread.pop(stream, None)
         if host is not None:
             self._of_one[host] -= 1
             if not self._of_one[host]:
@@ -230,6 +243,9 @@ class Server(HTTPServer):
         """Note that a request's header is complete."""
         self._waiting.pop(request.stream, None)
         self._first.discard(request.stream)
+        self._begun += 1
+        if not self._begun % REQUESTS:
+            self._look_at_readers()
         if has_body:
             self._receiving[request] = 0
 
@@ -252,6 +268,12 @@ class Server(HTTPServer):
                 late = time.monotonic() - FIRST_HEADER
                 for stream in [each for each in self._first if self._waiting.get(each, late) < late]:
                     self._close(stream)
+                self._look_at_readers()
+            for stream, before in list(self._unread.items()):
+                self._unread[stream] = _taken(stream)
+                if before >= 0 and self._unread[stream] - before < LEAST_RATE * WINDOW:
+                    self._tell("an answer was read too slowly: its connection is closed")
+                    self._close(stream)
             for request, before in list(self._receiving.items()):
                 # In its first window a request may have begun a moment ago.
                 if request.is_old and request.size - before < LEAST_RATE * WINDOW:
@@ -259,6 +281,18 @@ class Server(HTTPServer):
                     request.stream.close()
                 elif request in self._receiving:
                     self._receiving[request], request.is_old = request.size, True
+
+    def _look_at_readers(self) -> None:
+        """See who has not read all of an answer, and close whom there is no room for."""
+        unread = {stream: len(stream._write_buffer) for stream in self._addresses if stream.writing()}
+        self._unread = {stream: self._unread.get(stream, -1) for stream in [*self._unread, *unread] if stream in unread}
+        total = sum(unread.values())
+        for stream in list(self._unread):
+            if total <= MOST_UNREAD:
+                break
+            self._tell(f"{total:,} bytes of answers are not read: connections are closed")
+            total -= unread[stream]
+            self._close(stream)
 
     def _tell(self, message: str) -> None:
         """Log, and then be quiet for a while: an attacker does not decide how long the log is."""
@@ -299,6 +333,15 @@ class _Request(HTTPMessageDelegate):
     def on_connection_close(self) -> None:
         self._server.received(self)
         self._inner.on_connection_close()
+
+
+def _taken(stream: IOStream) -> int:
+    """Return how many bytes of answers a client's machine has taken: those that were written, but for the kernel's."""
+    try:
+        kept = fcntl.ioctl(stream.fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:  # it is no socket of TCP
+        kept = bytes(4)
+    return stream._total_write_done_index - int.from_bytes(kept, sys.byteorder)
 
 
 async def _refuse(stream: IOStream) -> None:
