@@ -135,19 +135,19 @@ def test_a_round_trip_changes_nothing(schedules: Schedules, do: Do, command: Com
     do(schedules.create(entry(**REPORT, input={"day": "*:1.5"}, options={"expires": 60}, note="ä: on\n- 07:30")))
     do(schedules.create(entry(name="poll", task="t.poll", interval=90.0, start=soon, jitter=2, overlap="skip")))
     do(schedules.create(entry(name="1", task="t", input=[soon, None], once=soon, enabled=False)))
-    before = do(schedules.find())
+    before = do(schedules.find()).schedules
     file = tmp_path / "schedules.yaml"
     assert command("export", file).status == 0
     assert command("export").out == file.read_text("utf-8")
     again = command("import", file)
     assert (again.status, again.out) == (0, "")
     assert again.err.splitlines()[-1] == "0 created, 0 changed, 3 unchanged, 0 deleted, 0 left out."
-    assert do(schedules.find()) == before
+    assert do(schedules.find()).schedules == before
 
     for one in before:
         do(schedules.delete(one.entry.name))
     assert command("import", file).status == 0
-    assert [one.entry for one in do(schedules.find())] == [one.entry for one in before]
+    assert [one.entry for one in do(schedules.find()).schedules] == [one.entry for one in before]
 
 
 def test_import(schedules: Schedules, do: Do, command: Command, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_import(schedules: Schedules, do: Do, command: Command, tmp_path: Path) 
 - {name: late, task: t.report, once: 2026-01-01T00:00:00Z}
 """
     )
-    before = do(schedules.find())
+    before = do(schedules.find()).schedules
     dry = command("import", file, "--prune", "--dry-run")
     assert dry.out.splitlines() == [
         "changed   report: crontab",
@@ -176,10 +176,14 @@ def test_import(schedules: Schedules, do: Do, command: Command, tmp_path: Path) 
         "1 created, 1 changed, 1 unchanged, 1 deleted, 1 left out.",
         "This was a dry run: nothing is written.",
     ]
-    assert do(schedules.find()) == before
+    assert do(schedules.find()).schedules == before
     real = command("import", file, "--prune")
     assert (real.status, real.out) == (1, dry.out)
-    assert [(one.entry.name, one.version) for one in do(schedules.find())] == [("new", 1), ("poll", 1), ("report", 2)]
+    assert [(one.entry.name, one.version) for one in do(schedules.find()).schedules] == [
+        ("new", 1),
+        ("poll", 1),
+        ("report", 2),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +224,7 @@ def test_from_beat_schedule(schedules: Schedules, do: Do, command: Command, app:
     said = command("import", "--from-app", f"{__name__}:current")
     assert said.status == 1
     assert "left out  odd: schedule: not one of Celery's own" in said.out
-    [nightly] = do(schedules.find())
+    [nightly] = do(schedules.find()).schedules
     assert (nightly.entry.crontab, nightly.entry.input, nightly.static) == ("0 3 * * *", ["x"], False)
     # Where beat has loaded it, it is there already.
     do(schedules._redis.call("SADD", "{tcb}schedules:static", "-", "nightly"))
@@ -272,7 +276,7 @@ def test_from_redbeat(schedules: Schedules, do: Do, command: Command, database: 
         *("left out  broken", "left out  later", "left out  rule"),
     ]
     assert "rule: schedule: there is nothing here that is like RedBeat's rrule" in said.out
-    made = {one.entry.name: one for one in do(schedules.find())}
+    made = {one.entry.name: one for one in do(schedules.find()).schedules}
     nightly = made["nightly"].entry
     assert (nightly.crontab, nightly.timezone) == ("30 2,3 * * mon-fri", "UTC")
     assert nightly.options == {"queue": "q", "expires": 60}

@@ -22,7 +22,7 @@ def test_a_life(database: Database) -> None:
     with BlockingSchedules(app) as schedules:
         made = schedules.create(Entry(name="report", task="t.report", crontab="0 6 * * *"))
         assert schedules.get("report") == made
-        assert [each.entry.name for each in schedules.find(limit=5)] == ["report"]
+        assert [each.entry.name for each in schedules.find(limit=5).schedules] == ["report"]
         assert schedules.pause("report").next_run is None
         assert schedules.resume("report").next_run == made.next_run
         assert len(schedules.next_runs("report", 3)) == 3

@@ -105,7 +105,7 @@ async def test_a_life(schedules: Schedules) -> None:
     assert made.next_run is not None
     assert timedelta(0) < made.next_run - datetime.now(UTC) <= timedelta(hours=1)
     assert await schedules.get("e") == made
-    assert await schedules.find() == [made]
+    assert await schedules.find() == ([made], None)
     with pytest.raises(ScheduleConflict):
         await schedules.create(entry(**HOURLY))
 
@@ -145,13 +145,15 @@ async def test_pages(schedules: Schedules) -> None:
     for name in ("b", "a", "d", "c"):
         await schedules.create(entry(name=name))
     assert await schedules.count() == 4
-    assert [each.entry.name for each in await schedules.find(limit=3)] == ["a", "b", "c"]
-    assert [each.entry.name for each in await schedules.find(after="c", limit=3)] == ["d"]
+    first = await schedules.find(limit=3)
+    assert [each.entry.name for each in first.schedules] == ["a", "b", "c"]
+    last = await schedules.find(limit=3, cursor=first.cursor)
+    assert ([each.entry.name for each in last.schedules], last.cursor) == (["d"], None)
 
 
 async def test_an_owners_entries(schedules: Schedules) -> None:
     async def names(owner: str) -> list[str]:
-        return [each.entry.name for each in await schedules.find(owner=owner)]
+        return [each.entry.name for each in (await schedules.find(owner=owner)).schedules]
 
     for name, owner in {"a": "me", "b": "you", "c": "me", "d": ""}.items():
         await schedules.create(entry(name=name, owner=owner))
@@ -480,7 +482,7 @@ async def test_quarantine(schedules: Schedules, beat: Beat) -> None:
     assert all(reasons[name] in told[name] for name in reasons)
     with pytest.raises(InvalidEntry):
         await schedules.get("no-cron")
-    assert [each.entry.name for each in await schedules.find()] == ["good", "no-job"]
+    assert [each.entry.name for each in (await schedules.find()).schedules] == ["good", "no-job"]
     await be_due(schedules, "good")
     await look(beat)  # they are due no more
     assert (await schedules.get("good")).runs == 2
@@ -534,7 +536,7 @@ async def test_static_entries(schedules: Schedules, app: Celery) -> None:
     kept = await schedules.get("b")
     assert kept.version == b.version
     assert kept.next_run == datetime.fromtimestamp(slot / 1000, UTC)
-    assert [each.entry.name for each in await schedules.find()] == ["a", "b", "mine"]
+    assert [each.entry.name for each in (await schedules.find()).schedules] == ["a", "b", "mine"]
 
 
 async def test_an_emptied_redis_gets_the_configuration_again(schedules: Schedules, app: Celery) -> None:

@@ -353,9 +353,11 @@ async def _apply(schedules: Schedules, change: Change) -> None:
 
 
 async def _all(schedules: Schedules) -> list[Scheduled]:
-    found: list[Scheduled] = []
-    while page := await schedules.find(after=found[-1].entry.key if found else "", limit=PAGE):
-        found += page
+    page = await schedules.find(limit=PAGE)
+    found = page.schedules
+    while page.cursor is not None:
+        page = await schedules.find(limit=PAGE, cursor=page.cursor)
+        found += page.schedules
     return found
 
 

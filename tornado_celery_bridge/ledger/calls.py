@@ -174,6 +174,7 @@ read = command("read", _job, fields=_FIELDS, most_bytes=None)
 read_workflow = command("read_workflow", _workflow, fields=_FIELDS, most_bytes=None)
 find = command("find", _page, fields=_FIELDS)
 events = command("events", _events)
+note_list = command("note_list", nothing)
 failures = command("failures", lambda rows: [FailureGroup.of_row(row) for row in rows])
 resolve = command("resolve", nothing)
 # Queues, callbacks and blobs.

@@ -1,5 +1,6 @@
 """Jobs: accepting, reading, finding, cancelling and forgetting them."""
 
+import asyncio
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from urllib.parse import urlsplit
 
 from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.base.json import dumps
-from tornado_celery_bridge.base.store import Stored
+from tornado_celery_bridge.base.store import MAX_INLINE, Stored
 from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.connection import Connection, Subject, ms
 from tornado_celery_bridge.ledger.idempotency import KEY_LEASE, KEY_TTL
@@ -21,6 +22,8 @@ SWEEP_SIZE = 200
 LOOKS = 2_000
 #: Seconds for which a list of jobs is noted after it was last asked for.
 LIST_TTL = 86_400.0
+#: Lists of jobs that are kept of an owner.
+MAX_LISTS = 200
 
 
 class Jobs(Subject):
@@ -50,6 +53,7 @@ class Jobs(Subject):
         reservation: Reservation | None = None,
         unique: str = "",
         goes_on: str = "",
+        size: int = 0,
     ) -> Acceptance:
         """
         Write a new job down, and who holds its idempotency key, in one step. From then on it will run: if nobody
@@ -64,15 +68,20 @@ class Jobs(Subject):
             reservation: Its idempotency key, if the request has one.
             unique: While a job with the same text is unfinished, this one is not accepted. Empty for no such check.
             goes_on: The id of the job from whose checkpoint it goes on. Empty for a job that begins at the beginning.
+            size: The bytes of the input, as far as they are known. A large one is encoded in a thread.
 
         Raises:
             LedgerUnavailable: It may have been written all the same.
         """
         name, fingerprint = reservation or ("", "")
+        if size > MAX_INLINE:
+            texts = await asyncio.to_thread(lambda: (written(given), encoding.dumps(message)))
+        else:
+            texts = written(given), encoding.dumps(message)
         call = calls.accept(
             job_id=record.id,
             record=record.encode(),
-            input=written(given),
+            input=texts[0],
             owner=record.owner,
             ttl=ms(self.ttl),
             delay=ms(delay),
@@ -81,7 +90,7 @@ class Jobs(Subject):
             fingerprint=fingerprint,
             key_ttl=ms(KEY_TTL),
             key_lease=ms(KEY_LEASE),
-            message=encoding.dumps(message),
+            message=texts[1],
             unique=unique,
             callback=callback_of(record),
             goes_on=goes_on,
@@ -202,19 +211,26 @@ class Jobs(Subject):
         return waited, ran
 
     async def note_list(self, owner: str, ids: Sequence[str]) -> str:
-        """Keep an owner's list of jobs for ``LIST_TTL`` seconds; return its name. The same list has the same name."""
+        """
+        Keep an owner's list of jobs for ``LIST_TTL`` seconds; return its name. The same list has the same name.
+
+        Of an owner's lists the last ``MAX_LISTS`` are kept.
+        """
         text = ",".join(ids)
-        name = hashlib.sha256(text.encode()).hexdigest()[:16]
-        await self._redis.call("SET", self._list(owner, name), text, "PX", ms(LIST_TTL))
+        name = _hash(text)
+        ttl = ms(LIST_TTL)
+        await self._redis.run(calls.note_list(owner=_hash(owner), name=name, ids=text, ttl=ttl, most=MAX_LISTS))
         return name
 
     async def noted_list(self, owner: str, name: str) -> list[str] | None:
         """Return the owner's list of jobs with this name; None if it is not kept, or is another's."""
-        text: bytes | None = await self._redis.call("GETEX", self._list(owner, name), "PX", ms(LIST_TTL))
+        key = f"{self._redis.prefix}list:{_hash(owner)}:{name}"
+        text: bytes | None = await self._redis.call("GETEX", key, "PX", ms(LIST_TTL))
         return None if text is None else text.decode().split(",")
 
-    def _list(self, owner: str, name: str) -> str:
-        return f"{self._redis.prefix}list:{hashlib.sha256(owner.encode()).hexdigest()[:16]}:{name}"
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def callback_of(record: JobRecord) -> str:

@@ -1,5 +1,6 @@
 """Workflows: jobs that are accepted, read and cancelled together."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,8 @@ class Workflows(Subject):
             LedgerUnavailable: It may have been written all the same.
         """
         name, fingerprint = reservation or ("", "")
+        # A thousand records: too long for the loop.
+        text, rows = await asyncio.to_thread(lambda: (encoding.dumps(message), [_row(step) for step in steps]))
         call = calls.accept_workflow(
             workflow_id=record.id,
             record=record.encode(),
@@ -63,9 +66,9 @@ class Workflows(Subject):
             key_ttl=ms(KEY_TTL),
             key_lease=ms(KEY_LEASE),
             after=dumps(after),
-            message=encoding.dumps(message),
+            message=text,
             on_error=record.on_error,
-            rows=[_row(step) for step in steps],
+            rows=rows,
         )
         return await self._redis.run(call)
 

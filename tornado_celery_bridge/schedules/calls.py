@@ -73,7 +73,7 @@ command = Commands(Path(__file__).parent / "lua", parts=[LEDGER_LUA], first=GUAR
 put = command("put", as_it_is, most=None)
 delete = command("delete", as_it_is)
 load = command("load", nothing)
-read_entries = command("read_entries", as_it_is)
+read_entries = command("read_entries", as_it_is, page_bytes=None)
 statistics = command("statistics", as_it_is)
 lead = command("lead", int)
 step_down = command("step_down", bool)

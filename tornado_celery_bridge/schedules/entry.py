@@ -129,7 +129,7 @@ class Entry:
             except ValueError as exc:
                 raise InvalidEntry("crontab", str(exc)) from exc
         if self.solar is not None:
-            self._next_solar(datetime.now(UTC))
+            self._event(datetime.now(UTC))
         try:
             self.encode()
         except (TypeError, ValueError) as exc:
@@ -190,15 +190,18 @@ class Entry:
         return self._next_solar(after)
 
     def _next_solar(self, after: datetime) -> datetime:
-        given = self.solar or {}
         # Celery's times are exact to the microsecond, and our slots to the millisecond. One second more, so that the
         # same event does not come again as the next one.
         later = after.astimezone(UTC) + timedelta(seconds=1)
+        return from_ms(to_ms(later + self._event(later).remaining_estimate(later)))
+
+    def _event(self, now: datetime) -> Any:
+        """Return the event as Celery has it. When it comes next is another matter: near a pole that takes 30 ms."""
+        given = self.solar or {}
         try:
-            event = solar(given["event"], given["lat"], given["lon"], nowfun=lambda: later)
+            return solar(given["event"], given["lat"], given["lon"], nowfun=lambda: now)
         except (KeyError, TypeError, ValueError, ImproperlyConfigured) as exc:
             raise InvalidEntry("solar", str(exc)) from exc
-        return from_ms(to_ms(later + event.remaining_estimate(later)))
 
     def due(self, slot: int) -> int:
         """Return when the run of *slot* begins: the slot plus jitter. Both are milliseconds since 1970."""

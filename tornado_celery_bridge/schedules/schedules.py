@@ -6,29 +6,35 @@ import dataclasses
 import itertools
 import json
 import math
+import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import celery.beat
 from celery import Celery
 
+from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.exceptions import BridgeError
 from tornado_celery_bridge.ledger import Job, Ledger
 from tornado_celery_bridge.ledger.connection import ms
 from tornado_celery_bridge.schedules import calls
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms, to_ms
 from tornado_celery_bridge.schedules.policy import next_slot, slots_of
-from tornado_celery_bridge.schedules.runs import KEPT_RUNS, NewRun, check_input, new_run, run_id
+from tornado_celery_bridge.schedules.runs import KEPT_RUNS, check_input, new_run, run_id
 
 #: Our scheduler, as the setting names it.
 OURS = "tornado_celery_bridge.schedules:Scheduler"
 _OUR_NAMES = ("tornado_celery_bridge.schedules.Scheduler", "tornado_celery_bridge.schedules.scheduler.Scheduler")
 #: How often a change is tried if somebody else changes the entry at the same time.
 ATTEMPTS = 5
-#: The most slots of one backfill, and the number of runs that Redis accepts in one step.
-MAX_BACKFILL, BACKFILL_STEP = 1_000, 100
+#: The most entries that a page of a list looks at, and how many it reads at a time.
+LOOKS, STEP = 2_000, 50
+#: Seconds for a request to find out when an entry is due: the sun at a pole takes 30 ms for each time.
+PATIENCE = 0.5
+#: The most slots of one backfill; and the number of runs that Redis accepts in one step, and their bytes, about.
+MAX_BACKFILL, BACKFILL_STEP, STEP_BYTES = 1_000, 100, 1024 * 1024
 
 
 class ScheduleEntryNotFound(BridgeError):
@@ -83,7 +89,8 @@ class RunRefused(BridgeError):
 
 class BackfillTooLarge(BridgeError):
     """
-    There are more than a thousand slots in this period. Backfill shorter periods, one after the other.
+    There are more than a thousand slots in this period, or it takes more than half a second of CPU time to find them.
+    Backfill shorter periods, one after the other.
 
     .. versionadded:: 0.1.0
     """
@@ -128,6 +135,18 @@ class Scheduled(NamedTuple):
     halted: str = ""
     #: Whether the entry comes from the configuration.
     static: bool = False
+
+
+class SchedulePage(NamedTuple):
+    """
+    A part of a list of schedule entries, in the order of their names.
+
+    .. versionadded:: 0.1.0
+    """
+
+    schedules: list[Scheduled]
+    #: The cursor of the next page; None at the end.
+    cursor: str | None
 
 
 class Run(NamedTuple):
@@ -287,26 +306,46 @@ class Schedules:
             raise _not_found(name)
         return await asyncio.to_thread(_scheduled, row)
 
-    async def find(self, *, owner: str = "", after: str = "", limit: int = 50) -> list[Scheduled]:
+    async def find(
+        self,
+        *,
+        owner: str = "",
+        fits: Callable[[Entry], bool] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        page_bytes: int | None = None,
+    ) -> SchedulePage:
         """
-        Return entries in the order of their names, beginning after *after*. Entries in quarantine are left out.
+        Return entries in the order of their names. Entries in quarantine are left out.
+
+        A page may have fewer than *limit*, even none, and still not be the last.
 
         Args:
             owner: Return only the entries of this owner; empty: of all owners.
-            after: A name. No entry needs to have it.
-            limit: The most entries to return.
+            fits: Return only the entries for which this returns true.
+            limit: At most so many entries.
+            cursor: The cursor of the page before. It is a name, and no entry needs to have it.
+            page_bytes: The page ends with the entry that makes it larger. None: it may be of any size.
         """
-        low: str | bytes = f"({after}" if after else "-"
+        key = f"{self._redis.prefix}schedules" + (owner and f":owner:{owner}")
         found: list[Scheduled] = []
-        while len(found) < limit:
-            key = f"{self._redis.prefix}schedules" + (owner and f":owner:{owner}")
-            names = await self._redis.call("ZRANGEBYLEX", key, low, "+", "LIMIT", 0, limit - len(found))
+        looked, low = 0, f"({cursor}".encode() if cursor else b"-"
+        while looked < LOOKS and (page_bytes is None or page_bytes >= 0):
+            names = await self._redis.call("ZRANGEBYLEX", key, low, "+", "LIMIT", 0, STEP)
             if not names:
-                break
-            rows = await self._redis.run(calls.read_entries(rows=names))
-            found += await asyncio.to_thread(_usable, rows)
-            low = b"(" + names[-1]
-        return found
+                return SchedulePage(found, None)
+            rows = await self._redis.run(calls.read_entries(page_bytes=page_bytes, rows=names))
+            for each in await asyncio.to_thread(_usable, rows):
+                if fits is None or fits(each.entry):
+                    if len(found) == limit:
+                        return SchedulePage(found, found[-1].entry.key)
+                    found.append(each)
+            if len(rows) == len(names) < STEP:
+                return SchedulePage(found, None)
+            looked, low = looked + len(rows), b"(" + names[len(rows) - 1]
+            if page_bytes is not None:
+                page_bytes -= sum(len(row[0]) for row in rows if row)
+        return SchedulePage(found, low[1:].decode(errors="replace"))
 
     async def tell_owners(self, owners: Collection[calls.Owner] | None) -> None:
         """
@@ -388,10 +427,14 @@ class Schedules:
         check_input(self._app, entry)
         now = await self._now()
         last = min(to_ms(until) - 1, now)
-        runs = await asyncio.to_thread(_runs_of, self._app, entry, to_ms(since), last, now)
+        slots = await asyncio.to_thread(_slots_of, entry, to_ms(since), last)
+        if dry_run:  # it needs the ids alone
+            entry = dataclasses.replace(entry, input={})
+        size = len(encoding.dumps(entry.input))  # a run has it twice: in its record and in its message
+        step = max(1, min(BACKFILL_STEP, STEP_BYTES // (2 * size)))
         begun: set[str] = set()
-        for first in range(0, len(runs), BACKFILL_STEP):
-            rows = [run.row() for _, run in runs[first : first + BACKFILL_STEP]]
+        for first in range(0, len(slots), step):
+            rows = await asyncio.to_thread(_rows, self._app, entry, slots[first : first + step], now)
             call = calls.backfill(name=name, kept=KEPT_RUNS, ttl=ms(self._jobs.ttl), dry_run=dry_run, rows=rows)
             answer = await self._redis.run(call)
             if answer is None:
@@ -402,14 +445,19 @@ class Schedules:
                 raise RunRefused(name, refused)
             if refused:
                 break
-        found = [(slot, run.job_id) for slot, run in runs if run.job_id in begun]
-        return Backfill([slot for slot, _ in found], [] if dry_run else [job_id for _, job_id in found])
+        ids = {slot: run_id(entry.key, slot) for slot in slots}
+        found = [slot for slot in slots if ids[slot] in begun]
+        return Backfill([from_ms(slot) for slot in found], [] if dry_run else [ids[slot] for slot in found])
 
     async def next_runs(self, name: str, count: int = 10) -> list[datetime]:
-        """Return the next times at which an entry is due, without jitter, in UTC. Raises as :meth:`get` does."""
+        """
+        Return the next times at which an entry is due, without jitter, in UTC. Raises as :meth:`get` does.
+
+        There are fewer than *count* if the entry ends, or if they take more than half a second of CPU time to find.
+        """
         found = await self.get(name)
-        now = from_ms(await self._now())
-        return [] if found.halted else await asyncio.to_thread(found.entry.next_runs, now, count)
+        now = await self._now()
+        return [] if found.halted else await asyncio.to_thread(_next_runs, found.entry, now, count)
 
     async def runs(self, name: str, *, limit: int = KEPT_RUNS, most_bytes: int | None = None) -> list[Run]:
         """
@@ -512,23 +560,44 @@ class Schedules:
         raise conflict
 
 
-def _runs_of(app: Celery, entry: Entry, since: int, last: int, now: int) -> list[tuple[datetime, NewRun]]:
+def _slots_of(entry: Entry, since: int, last: int) -> list[int]:
     """
-    Return an entry's runs from one time to another, as if it were not paused.
+    Return an entry's slots from one time to another, as if it were not paused.
 
     Raises:
-        BackfillTooLarge: There are too many.
-        QueueNotFound: The app does not have the entry's queue.
+        BackfillTooLarge: There are too many, or it takes too long to find them.
     """
     entry = dataclasses.replace(entry, enabled=True, paused_until=None)
-    slots = list(itertools.islice(slots_of(entry, since - 1, last), MAX_BACKFILL + 1))
-    if len(slots) > MAX_BACKFILL:
-        raise BackfillTooLarge(
-            f"schedule entry {entry.key!r} has more than {MAX_BACKFILL:,} slots in this time; "
-            f"the last of the first {MAX_BACKFILL:,} is {from_ms(slots[-2]).isoformat()}"
-        )
-    runs = [new_run(app, entry, run_id(entry.key, slot), slot=slot, now=now) for slot in slots]
-    return list(zip(map(from_ms, slots), runs, strict=True))
+    slots, until = list[int](), time.thread_time() + PATIENCE
+    for slot in slots_of(entry, since - 1, last):
+        if slots and (len(slots) == MAX_BACKFILL or time.thread_time() > until):
+            raise BackfillTooLarge(
+                f"schedule entry {entry.key!r} has more than {len(slots):,} slots in this time; "
+                f"the last of the first {len(slots):,} is {from_ms(slots[-1]).isoformat()}"
+            )
+        slots.append(slot)
+    return slots
+
+
+def _next_runs(entry: Entry, now: int, count: int) -> list[datetime]:
+    """Return the next times at which an entry is due: as many as are found in time, and one, if there is one."""
+    found, until = entry.next_runs(from_ms(now), min(count, 1)), time.thread_time() + PATIENCE
+    while found and len(found) < count and time.thread_time() < until:
+        following = entry.next_runs(found[-1], 1)
+        if not following:
+            break
+        found += following
+    return found
+
+
+def _rows(app: Celery, entry: Entry, slots: list[int], now: int) -> list[calls.PastRun]:
+    """
+    Return the runs of some slots as the commands take them.
+
+    Raises:
+        QueueNotFound: The app does not have the entry's queue.
+    """
+    return [new_run(app, entry, run_id(entry.key, slot), slot=slot, now=now).row() for slot in slots]
 
 
 def _scheduled(row: list[Any]) -> Scheduled:

@@ -1,12 +1,14 @@
 -- read_entries: entries as they are stored.
 -- KEYS: schedules, schedules:static
--- ARGV: prefix
+-- ARGV: prefix, page_bytes
 -- ROWS: names
 -- Answers: {entry, version, slot, runs, failures, last, halted, quarantined, static, last_at} of each, '' for what it
 -- has not; or {} if there is no such entry
+--   page_bytes: the answer ends with the entry that goes beyond these; '' for no bound.
 -- include: schedules, rows
 
-local found = {}
+local found, size = {}, 0
+page_bytes = tonumber(page_bytes) or math.huge
 for name in rows() do
   local one = {}
   local fields = {'entry', 'version', 'slot', 'runs', 'failures', 'last', 'halted', 'quarantined', 'last_at'}
@@ -17,5 +19,7 @@ for name in rows() do
     one[9] = redis.call('SISMEMBER', schedules .. ':static', name)
   end
   found[#found + 1] = one
+  size = size + #(one[1] or '')
+  if size > page_bytes then break end
 end
 return found

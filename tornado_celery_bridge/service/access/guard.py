@@ -138,9 +138,12 @@ class Guarded(sessions.SessionHandler):
         except (Problem, LedgerUnavailable):
             return None
 
-    async def pay(self) -> None:
+    async def pay(self, owed: int | None = None) -> None:
         """
         Take a request off what the key may make. Without the ledger nothing is counted and all may go on.
+
+        Args:
+            owed: Take so many, also if that is more than are left: the key's next request waits until they are back.
 
         Raises:
             Problem: 429.
@@ -149,7 +152,7 @@ class Guarded(sessions.SessionHandler):
         if rate is None:
             return
         try:
-            self._allowance = await take(self.service.ledger, self.caller.key_id, rate)
+            self._allowance = await take(self.service.ledger, self.caller.key_id, rate, owed)
         except LedgerUnavailable:
             if self.needs_ledger:
                 raise

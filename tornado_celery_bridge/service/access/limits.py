@@ -103,13 +103,13 @@ class Allowance(NamedTuple):
         }
 
 
-async def take(ledger: Ledger, key_id: str, rate: Rate) -> Allowance:
+async def take(ledger: Ledger, key_id: str, rate: Rate, owed: int | None = None) -> Allowance:
     """
-    Take one request from a key's allowance, in one round trip.
+    Take one request from a key's allowance, in one round trip; or so many as are *owed*, which is never refused.
 
     Raises:
         LedgerUnavailable: It may have been taken all the same.
     """
-    call = _take_request(key_id=key_id, interval=rate.interval, whole=rate.interval * rate.requests)
+    call = _take_request(key_id=key_id, interval=rate.interval, whole=rate.interval * rate.requests, owed=owed)
     granted, remaining, wait = await ledger.redis.run(call)
     return Allowance(rate, bool(granted), remaining, math.ceil(wait / 1_000_000))

@@ -64,22 +64,24 @@ class RetryFailures(FailuresEndpoint):
 
     async def answer(self, failure: GroupId, body: documents.RetryAll = documents.RetryAll()) -> documents.Retried:
         await self.check_known(failure)
-        page = await self.jobs.find(self.caller, failure=failure, limit=MOST, most_bytes=0)
+        jobs = await self.jobs.find_all(self.caller, MOST, failure=failure)
         turns, submitted, refused = asyncio.Semaphore(STEP), list[str](), list[Any]()
 
-        async def retry(job: Job) -> None:
+        async def retry(number: int, job: Job) -> None:
             job_id = job.record.id
             async with turns:
                 try:
+                    if number:  # the first is paid for by the request
+                        await self.pay()
                     submitted.append((await self.jobs.retry(self.caller, job_id, {})).job.record.id)
                 except (Problem, BridgeError) as exc:
                     problem = problem_of(exc).document(f"{self.links.job(job_id)}/retry", self.trace)
                     refused.append({"job_id": job_id, "problem": problem})
 
         if not body.dry_run:
-            await asyncio.gather(*map(retry, page.jobs))
+            await asyncio.gather(*(retry(number, job) for number, job in enumerate(jobs)))
             self.set_status(202)
-        return {"dry_run": body.dry_run, "jobs": len(page.jobs), "job_ids": submitted, "refused": refused}
+        return {"dry_run": body.dry_run, "jobs": len(jobs), "job_ids": submitted, "refused": refused}
 
 
 class ResolveFailures(FailuresEndpoint):

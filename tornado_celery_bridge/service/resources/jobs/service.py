@@ -48,6 +48,7 @@ from tornado_celery_bridge.service.http.problems import (
     LEDGER_UNAVAILABLE,
     Problem,
 )
+from tornado_celery_bridge.service.http.query import MAX_LIMIT, MAX_PAGE
 from tornado_celery_bridge.service.http.trace import current_job, message_headers
 from tornado_celery_bridge.service.resources.catalogue import Arguments, Catalogue, ExposedTask, unknown_task
 from tornado_celery_bridge.service.resources.diagnosis import Diagnosis, diagnose
@@ -222,6 +223,7 @@ class Jobs:
             reservation=reservation,
             unique=task.unique_by(owner, given),
             goes_on=retry_of if retry_of and goes_on else "",
+            size=size,
         )
         try:
             accepted = await accepting
@@ -430,16 +432,23 @@ class Jobs:
         except ValueError:
             raise INVALID_CURSOR("This cursor is not one of ours: begin without a cursor.") from None
 
+    async def find_all(self, principal: Principal, most: int, **filters: Any) -> list[Job]:
+        """Return the newest *most* jobs without their results, in steps of a page. The filters are those of `find`."""
+        found: list[Job] = []
+        page = Page([], "")
+        while page.cursor is not None and len(found) < most:
+            limit = min(most - len(found), MAX_LIMIT)
+            page = await self.find(
+                principal, **filters, limit=limit, cursor=page.cursor, most_bytes=0, page_bytes=MAX_PAGE
+            )
+            found += page.jobs
+        return found
+
     async def unfinished(self, principal: Principal, tags: Sequence[str], most: int) -> list[str]:
         """Return the ids of jobs with all of these tags that have not ended: the last *most* that were accepted."""
 
         async def all_in(state: str) -> list[Job]:
-            page = await self.find(principal, tags=tags, state=state, limit=200, most_bytes=0)
-            found = page.jobs
-            while page.cursor is not None and len(found) < most:
-                page = await self.find(principal, tags=tags, state=state, limit=200, most_bytes=0, cursor=page.cursor)
-                found += page.jobs
-            return found
+            return await self.find_all(principal, most, tags=tags, state=state)
 
         # At once, in one round trip: what changes its state in between is in both lists, or as good as ended.
         lists = await asyncio.gather(*map(all_in, (states.PENDING, states.STARTED, states.RETRY)))

@@ -78,9 +78,9 @@ class ListSchedules(ScheduleEndpoint):
     async def answer(self, query: fields.ScheduleFilters) -> documents.Schedules:
         found = await self.timetable.find(self.caller, query)
         return {
-            "schedules": [self.document(each) for each in found.schedules],
+            "schedules": [self.document(each) for each in found.page.schedules],
             "quarantined": [{"name": name, "detail": why} for name, why in found.quarantined.items()],
-            "next_cursor": found.cursor,
+            "next_cursor": found.page.cursor,
             "beat": documents.beat(found.beat),
             "beat_schedule": found.others,
         }

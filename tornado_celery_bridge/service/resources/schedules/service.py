@@ -20,6 +20,7 @@ from tornado_celery_bridge.schedules import (
     ScheduleConflict,
     Scheduled,
     ScheduleEntryNotFound,
+    SchedulePage,
     Schedules,
     TooManySchedules,
 )
@@ -29,6 +30,7 @@ from tornado_celery_bridge.service.http.body import parse
 from tornado_celery_bridge.service.http.conditions import Conditions
 from tornado_celery_bridge.service.http.faults import Fault
 from tornado_celery_bridge.service.http.problems import INVALID_SCHEDULE, UNKNOWN_SCHEDULE, Kind, Problem
+from tornado_celery_bridge.service.http.query import MAX_PAGE
 from tornado_celery_bridge.service.resources.catalogue import unknown_task
 from tornado_celery_bridge.service.resources.jobs.service import Jobs, not_accepted, unpublishable
 from tornado_celery_bridge.service.resources.schedules import documents
@@ -50,8 +52,6 @@ SCHEDULE_QUARANTINED = Kind("schedule-quarantined", 409, "What is stored by this
 
 _log = logging.getLogger(__name__)
 
-#: The most entries that a page of a list looks at, and how many it reads at a time.
-LOOKS, STEP = 2_000, 50
 #: The least interval of a schedule whose owner has a key, in seconds.
 LEAST_INTERVAL = 1.0
 #: How often a change is tried if somebody else changes the schedule at the same time.
@@ -62,11 +62,9 @@ _Found = Scheduled | InvalidEntry | None
 
 
 class Listing(NamedTuple):
-    """A page of a list."""
+    """A page of a list, and what is told with it."""
 
-    schedules: list[Scheduled]
-    #: The cursor of the next page; None at the end.
-    cursor: str | None
+    page: SchedulePage
     #: Entries that cannot be used, with the reasons.
     quarantined: dict[str, str]
     #: Who runs them.
@@ -98,25 +96,16 @@ class Timetable:
 
     async def find(self, principal: Principal, filters: ScheduleFilters) -> Listing:
         """Return a page of the schedules that *principal* may see, in the order of their names."""
-        owner, after = "" if principal.is_admin else principal.owner, filters.cursor or ""
+        owner = "" if principal.is_admin else principal.owner
         beat = await self._schedules.beat()
-        of_admins = principal.is_admin and not after
+        of_admins = principal.is_admin and not filters.cursor
         quarantined = await self._schedules.quarantined() if of_admins else {}
         is_others = of_admins and not beat.is_ours and beat.leader is None
         others = await asyncio.to_thread(documents.of_settings, self._jobs.bridge.app) if is_others else []
-        rest = (quarantined, beat, others)
-        shown: list[Scheduled] = []
-        for _ in range(LOOKS // STEP):
-            page = await self._schedules.find(owner=owner, after=after, limit=STEP)
-            for each in page:
-                if filters.fit(each.entry):
-                    if len(shown) == filters.limit:
-                        return Listing(shown, shown[-1].entry.key, *rest)
-                    shown.append(each)
-            if len(page) < STEP:
-                return Listing(shown, None, *rest)
-            after = page[-1].entry.key
-        return Listing(shown, after, *rest)
+        page = await self._schedules.find(
+            owner=owner, fits=filters.fit, limit=filters.limit, cursor=filters.cursor, page_bytes=MAX_PAGE
+        )
+        return Listing(page, quarantined, beat, others)
 
     async def next_runs(self, principal: Principal, name: str, count: int) -> tuple[Entry, Sequence[datetime]]:
         """Return an entry, and when it is due next, without jitter."""

@@ -74,6 +74,8 @@ class SubmitWorkflow(WorkflowEndpoint, AcceptingEndpoint):
     ) -> documents.Workflow:
         workflow = await self.workflows.submit(self.caller, body, reservation=self.reservation(key))
         self.set_header("Location", self.links.workflow(workflow.record.id))
+        with suppress(LedgerUnavailable):  # it is accepted
+            await self.pay(owed=len(workflow.jobs) - 1)  # the first is paid for by the request
         if prefer.wait:
             with suppress(LedgerUnavailable, WaitersSaturated, Problem):  # it is accepted: waiting may raise no error
                 workflow = await self.outcome_of(workflow, prefer.wait)
