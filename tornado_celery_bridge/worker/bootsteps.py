@@ -149,6 +149,7 @@ class StopTasks(bootsteps.Step):
         def stop() -> None:
             if isinstance(pool, solo.TaskPool):
                 if not vars(pool).pop("has_time", False) and worker_state.active_requests:
+                    worker_state.should_terminate = EX_FAILURE  # type: ignore[assignment]  # 5.6 does so after this
                     raise WorkerTerminate(EX_FAILURE)  # in the task's code, as a signal's handler calls this
                 return
             for request in list(TAKEN):
