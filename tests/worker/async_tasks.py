@@ -50,6 +50,13 @@ class CallsItself(Task):  # type: ignore[type-arg]
         return self.run(*args, **kwargs)
 
 
+def _computes(depth: int) -> None:
+    if depth:
+        _computes(depth - 1)
+    else:
+        time.sleep(0.02)
+
+
 async def _counts(asked: list[int]) -> None:
     while True:
         await asyncio.sleep(0.001)
@@ -232,6 +239,8 @@ def add_async_tasks(app: Celery) -> None:
         mark(path)
         if how == "retries":
             raise OSError("not yet")
+        if how == "retries itself":
+            raise self.retry(countdown=0)
         if how == "fails":
             raise ValueError("mine")
         return "done"
@@ -245,7 +254,7 @@ def add_async_tasks(app: Celery) -> None:
     async def computes(event: str) -> str:
         """Hold the loop up until there is a file."""
         while not is_there(event):
-            time.sleep(0.02)  # noqa: ASYNC251 - as code that computes does
+            _computes(depth=5)
         return "done"
 
     app.on_after_finalize.connect(lambda **_: app.register_task(Adds()), weak=False)

@@ -24,8 +24,8 @@ does, no other task of the loop goes on.
 What Celery does around a task's code does not block the loop: the greenlet waits, and a thread does it. One thread
 tells the ledger and the result backend, in order (:mod:`.pipeline`). A few others publish messages that follow, count
 parts of chords, and read and write large values. What the code tells (``progress()``, a log line) goes through the
-first one, and the code does not wait for it. What the code calls and needs an answer to blocks the loop: ``delay()``,
-``self.retry()``, ``checkpoint().value``.
+first one, and the code does not wait for it. The message of ``self.retry()`` is published once the code has ended. What
+the code calls and needs an answer to blocks the loop: ``delay()``, ``checkpoint().value``.
 
 What the worker is told of a run (that it began, how it ended) is told in the main thread, which the loop wakes by a
 pipe. With a broker without an event loop a thread of its own does that, as Celery's pools of threads do.
@@ -53,12 +53,12 @@ from billiard.einfo import ExceptionInfo
 from celery import signals
 from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.concurrency.base import BasePool
-from celery.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded, Terminated
+from celery.exceptions import ImproperlyConfigured, Reject, SoftTimeLimitExceeded, Terminated
 from celery.worker import state as worker_state
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.lua import Call
-from tornado_celery_bridge.worker import pool
+from tornado_celery_bridge.worker import coroutines, pool
 from tornado_celery_bridge.worker.attempt import JobCancelled, ledger_of, telling_of_escapes
 from tornado_celery_bridge.worker.coroutines import (
     Code,
@@ -84,6 +84,8 @@ R = TypeVar("R")
 
 #: Seconds for which one task's code may keep the loop before the worker's log says so.
 HELD_UP = 1.0
+#: The file that calls each task's code.
+OF_CODE = coroutines.__file__
 #: How many threads run the tasks that are no ``async def``; as many as asyncio's own.
 THREADS = min(32, (os.cpu_count() or 1) + 4)
 #: How many threads publish what follows, and read and write large values. Below Celery's ``broker_pool_limit``.
@@ -175,7 +177,16 @@ class TaskPool(EndsTasks, BasePool):
         if kwargs.get("producer") or kwargs.get("publisher"):
             # Whoever took it from Celery's pool of them gives it back after this only, and others may wait for it.
             return send(*args, **kwargs)
-        return off_loop(functools.partial(send, *args, **kwargs))
+        call, run = functools.partial(send, *args, **kwargs), self._run_here()
+        if run is not None and self.is_loops() and not run.is_here() and self._is_retry(kwargs):
+            run.send_later(call)
+            return self.app.AsyncResult(kwargs["task_id"])
+        return off_loop(call)
+
+    def _is_retry(self, options: Mapping[str, Any]) -> bool:
+        """Return whether what is sent is the next attempt at the task whose code sends it."""
+        request = self.app.current_worker_task.request
+        return bool(options.get("task_id") == request.id and options.get("retries", 0) > (request.retries or 0))
 
     def apply_async(
         self,
@@ -323,7 +334,10 @@ class TaskPool(EndsTasks, BasePool):
                 self.loop.call_soon_threadsafe(answered.set)
             if not answered.wait(HELD_UP) and not self._is_over:
                 frame = sys._current_frames().get(self._thread.ident or 0)
-                where = "".join(traceback.format_stack(frame)[-3:])
+                stack = traceback.extract_stack(frame)
+                # From where a task's code begins: what it calls may be deep.
+                begins = max((place for place, each in enumerate(stack) if each.filename == OF_CODE), default=-4) + 1
+                where = "".join(traceback.format_list(stack[begins:][:10]))
                 log.warning("the loop is held up: for %g s no task went on but the one that runs\n%s", HELD_UP, where)
             while not answered.wait(HELD_UP) and not self._is_over:
                 pass
@@ -412,6 +426,8 @@ class _Run(Run):
         self._task: asyncio.Task[Any] | None = None
         self._code: Code | None = None
         self._answer: tuple[Any, BaseException | None] = None, None
+        #: Publishes the next attempt, which the code has asked for.
+        self._send: Callable[[], Any] | None = None
 
     # In its greenlet.
 
@@ -461,6 +477,11 @@ class _Run(Run):
             self._task = self._code = None
             for timer in self._timers:
                 timer.cancel()
+        if self._send is not None:
+            try:
+                self.wait_for(self._send)
+            except Exception as exc:
+                raise Reject(exc, requeue=False) from exc  # as Celery does
         try:
             return result_of(task)
         except asyncio.CancelledError:
@@ -477,6 +498,10 @@ class _Run(Run):
         self._pool.pipeline.put(submit, nothing)
         value: R = self._wait_for_answer()
         return value
+
+    def send_later(self, call: Callable[[], Any]) -> None:
+        """Publish the next attempt once the code has ended: it does so at once, by Celery's ``Retry``."""
+        self._send = in_context(call)
 
     def pause(self, seconds: float) -> None:
         self._pool.loop.call_later(seconds, self._go_on, None, None)
