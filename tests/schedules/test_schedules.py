@@ -34,6 +34,7 @@ from tornado_celery_bridge.schedules import (
 )
 from tornado_celery_bridge.schedules.entry import from_ms, to_ms
 from tornado_celery_bridge.schedules.runs import run_id
+from tornado_celery_bridge.schedules.static import static_entries
 from tornado_celery_bridge.worker import install
 
 HOURLY = {"name": "e", "task": "t", "crontab": "0 * * * *", "input": {"n": 1}, "tags": ["x"]}
@@ -537,6 +538,29 @@ async def test_static_entries(schedules: Schedules, app: Celery) -> None:
     assert kept.version == b.version
     assert kept.next_run == datetime.fromtimestamp(slot / 1000, UTC)
     assert [each.entry.name for each in (await schedules.find()).schedules] == ["a", "b", "mine"]
+
+
+def test_arguments_by_position_and_by_name(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    @app.task(name="more")
+    def more(x: int, y: int = 2, **rest: int) -> None: ...
+
+    @app.task(name="alone")
+    def alone(x: int, /, y: int) -> None: ...
+
+    @app.task(name="many")
+    def many(*numbers: int, y: int) -> None: ...
+
+    both = {"schedule": 60, "args": [1], "kwargs": {"y": 3}}
+    app.conf.beat_schedule = {
+        "rest": {"task": "more", **both, "kwargs": {"z": 3}},
+        "plain": {"task": "more", **both},
+        "alone": {"task": "alone", **both},
+        "many": {"task": "many", **both},
+    }
+    found = {each.name: each.input for each in static_entries(app)}
+    assert found == {"rest": {"x": 1, "z": 3}, "plain": {"x": 1, "y": 3}}
+    assert "beat_schedule: alone is left out" in caplog.text
+    assert "beat_schedule: many is left out" in caplog.text
 
 
 async def test_an_emptied_redis_gets_the_configuration_again(schedules: Schedules, app: Celery) -> None:

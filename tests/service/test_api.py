@@ -463,6 +463,17 @@ async def test_listing_with_something_else(service: Service, query: str, pointer
     problem(await service.fetch("/v1/jobs?cursor=x"), 400, "invalid-cursor")
 
 
+async def test_a_query_where_there_is_none_is_refused(service: Service) -> None:
+    """Not taken for something else: whoever comes from Flower writes ``?terminate=true``."""
+    url = job(await service.submit("s.add", {"input": [1], "options": {"queue": "quiet"}}), 202)["links"]["self"]
+    for path, name in (("", "timeout"), ("/input", "x"), ("/deliveries", "x")):
+        response = await service.fetch(f"{url}{path}?{name}=5")
+        assert problem(response, 400, "invalid-query")["errors"][0]["pointer"] == f"/{name}"
+    problem(await service.post(f"{url}/cancel?terminate=true"), 400, "invalid-query")
+    problem(await service.post("/v1/tasks/s.add/jobs?wait=1", {"input": [1]}), 400, "invalid-query")
+    assert (await service.fetch("/healthz?from=a-proxy")).code == 200
+
+
 async def test_trying_again(service: Service) -> None:
     body = {"input": {"x": 2, "y": 3}, "options": {"tags": ["again"], "priority": 7}}
     first = job(await service.submit("s.add", body, wait=10), 200)
@@ -628,7 +639,7 @@ async def test_one_log_line_for_a_request_whatever_is_in_it(service: Service, ca
     assert len(lines) == 2
     assert f"request={response.headers['X-Request-Id']}" in lines[0]
     assert f"trace={response.headers['traceparent'].split('-')[1]}" in lines[0]
-    assert "status=404" in lines[0]
+    assert "status=400" in lines[0]
     assert "secret" not in lines[0]
     assert "confidential" not in caplog.text
 

@@ -74,7 +74,8 @@ def test_every_line_is_json_and_has_no_secret(web_url: str, tmp_path: Path) -> N
         body = {"input": {"value": "confidential"}, "options": {"tags": ["private"]}}
         status, job = web.fetch("/v1/tasks/s.echo/jobs", body, Prefer="wait=20", **headers)
         assert (status, job["result"]) == (200, "confidential")
-        assert web.fetch(f"/v1/jobs/{job['id']}?secret=confidential", **headers)[0] == 200
+        assert web.fetch(f"/v1/jobs/{job['id']}", **headers)[0] == 200
+        assert web.fetch("/v1/jobs?tag=confidential", **headers)[0] == 200
         assert web.fetch("/v1/tasks/s.add/jobs", {"input": {"x": "confidential"}}, **headers)[0] == 422
         assert web.fetch("/v1/jobs/none?token=confidential", **headers)[0] == 400
         shown = top(web, key)

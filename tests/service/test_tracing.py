@@ -99,7 +99,8 @@ def test_from_a_request_over_retries_to_the_callback(web: Web, spans: Spans, tmp
     with receiver() as (url, calls):
         body = {"input": {"path": str(tmp_path / "confidential")}, "options": {"callback_url": url}}
         headers = {"traceparent": TRACEPARENT, "Prefer": "wait=20"}
-        status, job = web.fetch("/v1/tasks/s.flaky/jobs?of=confidential", body, **headers)
+        assert web.fetch("/v1/jobs?tag=confidential")[0] == 200
+        status, job = web.fetch("/v1/tasks/s.flaky/jobs", body, **headers)
         assert (status, job["state"], job["attempt"]) == (200, "SUCCESS", 3)
         (called,) = spans.wait_for(1, trace=TRACE, kind="CLIENT")
         (request,) = spans.wait_for(1, trace=TRACE, kind="SERVER")

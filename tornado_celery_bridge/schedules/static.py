@@ -47,11 +47,22 @@ def entry_of(app: Celery, name: str, given: Mapping[str, Any]) -> Entry:
     if isinstance(options.get("expires"), timedelta):
         options["expires"] = options["expires"].total_seconds()
     if args and kwargs:  # a job has either positional or keyword arguments
-        kwargs = dict(inspect.signature(app.tasks[rest["task"]].run).bind(*args, **kwargs).arguments)
-        args = []
+        kwargs, args = _by_name(inspect.signature(app.tasks[rest["task"]].run), args, kwargs), []
     if args or kwargs:
         fields["input"] = args or kwargs
     return Entry.of_mapping({"name": name, "options": options, **fields, **rest})
+
+
+def _by_name(signature: inspect.Signature, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return all arguments of a call by name."""
+    named = dict(kwargs)
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        kind = signature.parameters[name].kind
+        if kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL):
+            raise InvalidEntry("args", f"{name!r} has no name to be given by, and there are kwargs as well")
+        if kind is not inspect.Parameter.VAR_KEYWORD:
+            named[name] = value
+    return named
 
 
 def taking_after(given: Entry, stored: Entry | None) -> Entry:

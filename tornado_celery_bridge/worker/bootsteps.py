@@ -9,14 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from celery import Celery, bootsteps, signals, states
 from celery.concurrency import solo
 from celery.exceptions import ImproperlyConfigured, WorkerTerminate
 from celery.platforms import EX_FAILURE
-from celery.utils.collections import LimitedSet
 from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 from celery.worker.state import Persistent
@@ -48,7 +46,7 @@ class CheckSettings(bootsteps.Step):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         hide_passwords(worker.app)
-        if worker.statedb and (said := put_aside(Path(worker.statedb), _read_revoked)):
+        if worker.statedb and (said := put_aside(Path(worker.statedb), read_revoked)):
             log.warning("%s", said)
         try:
             refuse_unsafe(worker.app, "worker")
@@ -58,9 +56,19 @@ class CheckSettings(bootsteps.Step):
             raise _refused(exc) from exc
 
 
-def _read_revoked(name: str) -> None:
-    """Read which tasks were revoked, as Celery does later."""
-    Persistent(SimpleNamespace(revoked=LimitedSet()), name).close()
+class _Revoked(Persistent):
+    """Which tasks were revoked, as Celery reads it later."""
+
+    def merge(self) -> None:
+        try:
+            super().merge()
+        finally:  # else the collector closes it, and writes to what was put aside
+            self.close()
+
+
+def read_revoked(name: str) -> None:
+    """Read a worker's file of state."""
+    _Revoked(worker_state, name)
 
 
 class GuardTasks(bootsteps.Step):

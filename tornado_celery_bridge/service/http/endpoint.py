@@ -38,7 +38,7 @@ from tornado_celery_bridge.service.http.conditions import IfNoneMatch
 from tornado_celery_bridge.service.http.handler import Handler
 from tornado_celery_bridge.service.http.headers import HeaderFields
 from tornado_celery_bridge.service.http.problems import METHOD_NOT_ALLOWED, NOT_FOUND, Kind
-from tornado_celery_bridge.service.http.query import parse_query
+from tornado_celery_bridge.service.http.query import Query, parse_query
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ class Takes:
     #: The body's type: a model, or a dict with what describes it. None if the request has none.
     body: Any
     body_is_needed: bool
+    #: The query's model; one without members below ``/v1`` for a route that has no query; elsewhere None: it is ignored.
     query: type[BaseModel] | None
     #: Header fields, by the parameter that gets them.
     headers: Mapping[str, type[HeaderFields]]
@@ -147,7 +148,7 @@ class Takes:
             path=path,
             body=body.annotation if body else (Nothing if is_post else None),
             body_is_needed=body is not None and body.default is inspect.Parameter.empty,
-            query=None if query is None else query.annotation,
+            query=query.annotation if query else (Query if endpoint.route.path.startswith("/v1/") else None),
             headers={name: each.annotation for name, each in given.items()},
             returns=_but_none(signature.return_annotation),
         )
@@ -215,7 +216,10 @@ class Endpoint(Handler):
 
     def _read_query(self) -> dict[str, Any]:
         model = self.takes.query
-        return {} if model is None else {"query": parse_query(model, self.request.query_arguments)}
+        if model is None:
+            return {}
+        parsed = parse_query(model, self.request.query_arguments)
+        return {} if model is Query else {"query": parsed}
 
     async def _read_body(self) -> dict[str, Any]:
         takes, model = self.takes, self.takes.model
