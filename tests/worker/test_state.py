@@ -5,7 +5,6 @@ import dbm.dumb
 import gc
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from celery.worker import state as worker_state
@@ -19,8 +18,8 @@ from tornado_celery_bridge.worker.bootsteps import read_revoked
 def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What keeps the file: this Python's, and the one that all have."""
     if request.param == "dumb":
-        chosen: ModuleType = dbm.dumb
-        monkeypatch.setattr(dbm, "_defaultmod", chosen)
+        monkeypatch.setattr(dbm, "_defaultmod", dbm.dumb)
+        monkeypatch.setitem(vars(dbm)["_modules"], "dbm.dumb", dbm.dumb)
 
 
 @pytest.fixture(autouse=True)
