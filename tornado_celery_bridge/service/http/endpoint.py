@@ -128,7 +128,7 @@ class Takes:
     #: The body's type: a model, or a dict with what describes it. None if the request has none.
     body: Any
     body_is_needed: bool
-    #: The query's model; one without members below ``/v1`` for a route that has no query; elsewhere None: it is ignored.
+    #: The query's model; below ``/v1`` one without members if the route has no query, elsewhere None: it is ignored.
     query: type[BaseModel] | None
     #: Header fields, by the parameter that gets them.
     headers: Mapping[str, type[HeaderFields]]
