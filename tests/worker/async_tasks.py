@@ -257,4 +257,6 @@ def add_async_tasks(app: Celery) -> None:
             _computes(depth=5)
         return "done"
 
-    app.on_after_finalize.connect(lambda **_: app.register_task(Adds()), weak=False)
+    # Celery keeps on a class what the first app that has it says (task_serializer...): so each app has one of its own.
+    own: Any = type("Adds", (Adds,), {"__module__": __name__})
+    app.on_after_finalize.connect(lambda **_: app.register_task(own()), weak=False)
