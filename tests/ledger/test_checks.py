@@ -173,7 +173,7 @@ def test_where_info_is_forbidden_too_it_is_unknown(start: Start) -> None:
 @pytest.mark.parametrize("broker", [None, "redis://127.0.0.1:2/0"])
 def test_a_server_that_is_away_keeps_nobody_from_starting(broker: str | None) -> None:
     found = look(broker=broker)
-    assert {(each.name, each.is_unsafe) for each in found} == {("unknown", False)}
+    assert {(each.name, each.is_unsafe) for each in found} == {("no-answer", False)}
     assert len(found) == (2 if broker else 1)
 
 
@@ -263,7 +263,7 @@ def test_confirms_and_a_visibility_timeout_are_no_matter_of_other_brokers(databa
 def test_by_sentinel_no_confirmation_is_for_ever() -> None:
     url, options = "sentinel://:secret@127.0.0.1:1/0;sentinel://:hidden@127.0.0.1:2/0", {"master_name": "first"}
     found = look(url, result_backend_transport_options=options, broker_url="memory://")
-    assert [(each.name, each.is_unsafe) for each in found] == [("unknown", False), ("failover", False)]
+    assert [(each.name, each.is_unsafe) for each in found] == [("no-answer", False), ("failover", False)]
     assert "secret" not in found[0].what
     assert "hidden" not in found[0].what
 

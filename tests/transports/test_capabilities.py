@@ -36,7 +36,7 @@ def test_each_scheme_has_its_transport(scheme: str) -> None:
 def test_of_a_transport_that_is_none_of_ours_nothing_is_said() -> None:
     register("memory://")
     app = app_of("memory://")
-    assert describe(app)[1:] == ("it does not say what it is", {})
+    assert describe(app)[1:] == ("it does not say what it is", {}, False)
     assert Priorities(app).are_served("celery")
     assert Priorities(app).to_broker(9) == 9
 

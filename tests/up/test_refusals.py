@@ -72,13 +72,11 @@ def test_the_table(forgetful: Server, tmp_path: Path) -> None:
     assert lines[0].startswith("UNSAFE   no-aof          the ledger's Redis (redis://127.0.0.1:")
     assert "                         or ALLOW_UNSAFE=no-aof" in lines
     assert any(
-        line.startswith("unwise   unknown         the broker's Redis (redis://:**@127.0.0.1:1/0) ") for line in lines
+        line.startswith("unwise   no-answer       the broker's Redis (redis://:**@127.0.0.1:1/0) ") for line in lines
     )
-    assert any(
-        line.startswith("ok                       no-transport, no-results, no-ledger, other-schema, ")
-        for line in lines
-    )
-    assert lines[-1] == "1 unsafe, 1 allowed or unwise"
+    assert any(line.startswith("ok                       no-transport, no-results, no-ledger, ") for line in lines)
+    assert any(line.startswith("not asked                other-schema, ") for line in lines)
+    assert lines[-2] == "1 unsafe, 1 allowed or unwise"
     assert max(map(len, lines)) <= 100
     assert "secret" not in said
     status, said = run(DOCTOR, tmp_path, **settings, ALLOW_UNSAFE="no-aof")
@@ -88,7 +86,7 @@ def test_the_table(forgetful: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("broker", ["", "amqp://"])
 def test_the_product_as_it_is_delivered_is_safe(server: Server, tmp_path: Path, broker: str) -> None:
-    status, said = run(DOCTOR, tmp_path, REDIS_URL=server.url, BROKER_URL=broker)
+    status, said = run(CHECK if broker else DOCTOR, tmp_path, REDIS_URL=server.url, BROKER_URL=broker)
     assert status == 0
     assert said.startswith("ok  ")
 
@@ -102,6 +100,18 @@ def test_an_app_without_the_ledger(server: Server, tmp_path: Path) -> None:
         "lost-fails",
         "no-install",
     ]
+
+
+def test_the_doctor_calls_nothing_ok_that_it_could_not_ask(server: Server, tmp_path: Path) -> None:
+    away = f"127.0.0.1:{free_port()}"
+    for settings in ({"REDIS_URL": f"redis://{away}/0"}, {"REDIS_URL": server.url, "BROKER_URL": f"amqp://{away}//"}):
+        status, said = run(DOCTOR, tmp_path, **settings)
+        assert status == 1, said
+        rows = {line[:9].strip(): " ".join(line.split()) for line in said.splitlines() if line[:9].strip()}
+        assert "no-aof" in rows["not asked"]
+        assert "no-aof" not in rows["ok"]
+        assert rows["a server"].endswith("did not answer: ask again when it does")
+        assert "0 unsafe" in said
 
 
 @pytest.mark.parametrize("command", ["serve", "worker", "beat", "doctor"])

@@ -3,7 +3,7 @@
 import os
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import click
 from celery import Celery
@@ -65,7 +65,8 @@ def doctor(processes: tuple[str, ...]) -> int:
     """
     Say what is unsafe about the app's settings, its servers and its workers, and what the broker can do.
 
-    Ends with 1 if something is unsafe: then no worker, beat or service starts.
+    Ends with 1 if something is unsafe: then no worker, beat or service starts. Also if a server does not answer: what
+    it has to say is not known then.
 
     \b
     tcb doctor -A proj
@@ -74,20 +75,27 @@ def doctor(processes: tuple[str, ...]) -> int:
     findings, broker = look(celery, processes=processes or PROCESSES), describe(celery)
     if not any(each.name in IMPOSSIBLE for each in findings):
         findings += check_fleet(celery, ask=True)
-    _tell(findings, [*IMPOSSIBLE, *NAMES, *FLEET])
+    is_known = not (broker.is_away or any(each.name == "no-answer" for each in findings))
+    of_servers = () if is_known else (*OF_SERVERS, *FLEET)
+    _tell(findings, [*IMPOSSIBLE, *NAMES, *FLEET], not_asked=of_servers)
     print("\n".join(_cell("broker", "", f"{broker.server} ({broker.url})")))
     for name, phrase in broker.capabilities.items():
         print("\n".join(_cell("", name, phrase)))
-    return _count(findings)
+    status = _count(findings)
+    if not is_known:
+        print("a server did not answer: ask again when it does")
+    return status if is_known else 1
 
 
-def _tell(findings: Sequence[Finding], names: Sequence[str]) -> None:
-    """Write what was found, and which of the rules of *names* found nothing."""
+def _tell(findings: Sequence[Finding], names: Sequence[str], not_asked: Collection[str] = ()) -> None:
+    """Write what was found, which of the rules of *names* found nothing, and which of them could not look."""
     for finding in findings:
         print("\n".join(_rows(finding)))
     found = {finding.name for finding in findings}
-    if kept := [name for name in names if name not in found]:
+    if kept := [name for name in names if name not in found and name not in not_asked]:
         print("\n".join(_cell("ok", "", ", ".join(kept))))
+    if left := [name for name in names if name not in found and name in not_asked]:
+        print("\n".join(_cell("not asked", "", ", ".join(left))))
 
 
 def _tell_of_app(celery: Celery) -> None:

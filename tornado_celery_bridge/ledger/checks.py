@@ -25,7 +25,7 @@ from celery.backends.base import DisabledBackend
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 from kombu.utils.url import maybe_sanitize_url
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from tornado_celery_bridge.base.redis import asked_once, blocking_client
 from tornado_celery_bridge.base.settings import SettingsError
@@ -60,6 +60,9 @@ CONSUMER_TIMEOUT = 1800
 
 #: Seconds that a server has for an answer.
 TIMEOUT = 2
+
+#: What Redis says to whom it does not let log in.
+_LOGIN = re.compile(r"NOAUTH|WRONGPASS|[Aa]uthentication|AUTH .*called|invalid username-password")
 
 #: What a remedy says where the app names no Redis.
 A_REDIS = "redis://localhost:6379/0"
@@ -129,6 +132,8 @@ class Server:
     config: Mapping[str, str] = field(default_factory=dict)
     #: Why it did not answer.
     trouble: str = ""
+    #: Whether nothing answers there: it is no matter of what it permits.
+    is_away: bool = False
     #: The user that we log in as.
     user: str = ""
     #: What this user lacks, as a rule of an ACL, by the process that needs it.
@@ -200,7 +205,7 @@ def cluster(server: Server) -> Finding | None:
 
 
 def no_login(server: Server) -> Finding | None:
-    if not re.search(r"NOAUTH|WRONGPASS|[Aa]uthentication|AUTH .*called|invalid username-password", server.trouble):
+    if not _LOGIN.search(server.trouble):
         return None
     return Finding(
         "no-login",
@@ -250,7 +255,15 @@ def no_password(server: Server) -> Finding | None:
     )
 
 
+def no_answer(server: Server) -> Finding | None:
+    if not server.is_away:
+        return None
+    return Finding("no-answer", f"{server.role} does not answer: {server.trouble}", "start it, or mend its URL")
+
+
 def unknown(server: Server) -> Finding | None:
+    if server.is_away:
+        return None
     known = {"aof_enabled", "maxmemory_policy"} <= server.info.keys()
     if known and (server.config or server.has_password or not server.host):
         return None
@@ -555,7 +568,7 @@ def old_versions(app: Celery) -> Finding | None:
 
 
 SEEN_RULES = (no_password, unverified_tls, no_certificate)
-SERVER_RULES = (no_aof, eviction, full, no_permission, no_login, cluster, *SEEN_RULES, unknown)
+SERVER_RULES = (no_aof, eviction, full, no_permission, no_login, cluster, *SEEN_RULES, no_answer, unknown)
 APP_RULES = (
     *(no_transport, no_results, no_ledger, early_acks, lost_fails, own_acks, no_install, eager, no_confirms, pickle),
     *(no_time_limit, no_ends, visibility, prefetch, failover, old_versions),
@@ -678,15 +691,15 @@ def _servers(app: Celery, are_asked: bool, processes: Sequence[str]) -> list[Ser
 def _broker_server(app: Celery, role: str, needs: Mapping[str, Needs] | None) -> Server:
     connection: Any
     with app.connection_for_write(transport_options=asked_once(app, TIMEOUT)) as connection:
-        trouble = ""
+        trouble, is_away = "", False
         try:
             if needs is not None:
                 connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
                 return _asked(connection.default_channel.client, role, needs)
         except (OperationalError, RedisError, OSError) as exc:
-            trouble = str(exc)
-        has_password = has_login(connection)
-        return Server(role, connection.hostname, has_password, trouble=trouble, tls=_tls(connection.ssl or {}))
+            trouble, is_away = str(exc), _is_away(exc)
+        has_password, tls = has_login(connection), _tls(connection.ssl or {})
+        return Server(role, connection.hostname, has_password, trouble=trouble, is_away=is_away, tls=tls)
 
 
 def _seen(client: Any, role: str) -> Server:
@@ -706,17 +719,23 @@ def _asked(client: Any, role: str, needs: Mapping[str, Needs]) -> Server:
     info: dict[str, Any] = {}
     config: dict[str, str] = {}
     lacks: dict[str, str] = {}
-    trouble = ""
+    trouble, is_away = "", False
     try:
         lacks = {process: missing_of(client, each) for process, each in needs.items()}
         info = client.info()
         for name in ("requirepass", "protected-mode", "bind", "port"):  # Redis 6 takes one at a time
             config |= client.config_get(name)
     except (RedisError, OSError) as exc:
-        trouble = str(exc)
+        trouble, is_away = str(exc), _is_away(exc)
     finally:
         client.close()
-    return replace(_seen(client, role), info=info, config=config, trouble=trouble, lacks=lacks)
+    seen = _seen(client, role)
+    return replace(seen, info=info, config=config, trouble=trouble, is_away=is_away, lacks=lacks)
+
+
+def _is_away(exc: BaseException) -> bool:
+    """Return whether nothing has answered, rather than refused."""
+    return not (isinstance(exc, ResponseError) or isinstance(exc.__cause__, ResponseError) or _LOGIN.search(str(exc)))
 
 
 # What an app says of itself.

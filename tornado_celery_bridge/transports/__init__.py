@@ -97,6 +97,8 @@ class Broker(NamedTuple):
     server: str
     #: What it can do, for people; of one that could not be asked, what any server of its kind can.
     capabilities: Mapping[str, str]
+    #: Whether it did not answer.
+    is_away: bool
 
 
 def describe(app: Celery) -> Broker:
@@ -110,10 +112,10 @@ def describe(app: Celery) -> Broker:
             connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
             found = servers.server_of(connection)
             servers.meet(app, connection)
-            server = str(found)
+            server, is_away = str(found), False
         except Exception as exc:
             found = servers.met(app, connection.get_transport_cls().driver_type)
-            server = f"not reachable: {exc}"
+            server, is_away = f"not reachable: {exc}", True
         url = connection.as_uri()
     told = dict(found.abilities)
     if "priority" in told:
@@ -121,7 +123,7 @@ def describe(app: Celery) -> Broker:
         served = [name for name in sorted(app.amqp.queues) if priorities.are_served(name)]
         if len(served) < len(app.amqp.queues) or told["priority"].startswith("no"):
             told["priority"] += f" (here: in {', '.join(served) or 'no queue'})"
-    return Broker(url, server, told)
+    return Broker(url, server, told, is_away)
 
 
 def purge(app: Celery, queue: str) -> int:

@@ -225,8 +225,8 @@ def readiness(checks: Mapping[str, str | None], found: Diagnosis | None) -> Read
     """Return which servers can be used, or why not, and what a diagnosis found, if there was one."""
     told: Readiness = {"status": "ready", "checks": {name: reason or "ok" for name, reason in checks.items()}}
     if found is not None:
-        url, server, capabilities = found.broker
-        told["broker"] = {"url": url, "server": server, "capabilities": dict(capabilities)}
+        broker = found.broker
+        told["broker"] = {"url": broker.url, "server": broker.server, "capabilities": dict(broker.capabilities)}
         told["findings"] = [
             {"name": each.name, "verdict": each.verdict, "what": each.what, "remedy": each.remedy}
             for each in found.findings
