@@ -79,7 +79,7 @@ def test_the_table(forgetful: Server, tmp_path: Path) -> None:
     assert lines[-2] == "1 unsafe, 1 allowed or unwise"
     assert max(map(len, lines)) <= 100
     assert "secret" not in said
-    status, said = run(DOCTOR, tmp_path, **settings, ALLOW_UNSAFE="no-aof")
+    status, said = run(DOCTOR, tmp_path, REDIS_URL=forgetful.url, ALLOW_UNSAFE="no-aof")
     assert status == 0
     assert "allowed  no-aof " in said
 
