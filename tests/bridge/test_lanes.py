@@ -65,17 +65,17 @@ async def test_a_batch_has_a_maximum(most: int) -> None:
 
 async def test_progress_is_no_stall() -> None:
     runner = Recorder()
-    lane = Lane("sample", lambda: runner, max_pending=10, stuck_after=0.2, reset=0.1, max_batch=1)
+    lane = Lane("sample", lambda: runner, max_pending=10, stuck_after=1.0, reset=0.1, max_batch=1)
     lane.start()
 
     def works(runner: Recorder) -> str:
-        for _ in range(20):
+        for _ in range(30):
             time.sleep(0.05)
             runner.progress = time.monotonic()
         return "done"
 
     assert await lane.submit(works, 10) == "done"
-    stuck = lane.submit(lambda _: time.sleep(1.5), 10)
+    stuck = lane.submit(lambda _: time.sleep(2.5), 10)
     behind = lane.submit(lambda _: "next", 10)
     with pytest.raises(InDoubt):
         await stuck

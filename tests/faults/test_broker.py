@@ -70,17 +70,22 @@ async def test_a_loop_that_stands_still_is_noticed(library: type[ctypes.CDLL]) -
             await asyncio.sleep(0.1)
 
 
-async def test_refused_from_the_start_and_then_there(tmp_path: Path) -> None:
+async def test_refused_from_the_start_and_then_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     port = free_port()
     async with ticking(), bridge_to(f"redis://127.0.0.1:{port}/0") as bridge:
         outcomes = await refusals(bridge)
         assert all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
+        assert all("the broker is not reachable: " in str(outcome) for outcome in outcomes)
         assert outcomes[-1].retry_after  # type: ignore[union-attr]
         server = await asyncio.to_thread(Server(tmp_path / "redis", port=port).start)
         try:
             await resumes(bridge)
         finally:
             await asyncio.to_thread(server.stop)
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("the broker: ")]
+    assert told[0].endswith("it tries again")
+    assert told[1] == "the broker: it works again"  # nothing at the other attempts to connect
 
 
 async def test_black_hole() -> None:

@@ -608,7 +608,7 @@ async def test_what_the_service_stands_on(service: Service) -> None:
     service.bridge.app.conf.worker_prefetch_multiplier = 4
     ready = json.loads((await service.fetch("/readyz?verbose")).body)
     findings, broker = await asyncio.to_thread(diagnose, service.bridge.app)
-    assert ready["broker"] == broker._asdict()
+    assert ready["broker"] == {"url": broker.url, "server": broker.server, "capabilities": broker.capabilities}
     assert [each["name"] for each in ready["findings"]] == [finding.name for finding in findings]
     (prefetch,) = (each for each in ready["findings"] if each["name"] == "prefetch")
     assert prefetch == {

@@ -17,7 +17,7 @@ FIRST_DELAY, MAX_DELAY = 0.1, 1.0
 FIRST_DELAY_OF_TASK = 0.02
 
 
-class _Trouble:
+class Trouble:
     """
     A series of exceptions. Each kind is logged once, each pause is longer than the last, and the end is logged.
 
@@ -86,7 +86,7 @@ class Repeating(OfOneProcess):
         self._pause = pause
         self._failed = failed
         self._ended = ended
-        self._trouble = _Trouble(name, FIRST_DELAY)
+        self._trouble = Trouble(name, FIRST_DELAY)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -154,7 +154,7 @@ class RepeatingTask:
     def __init__(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
         self._name = name
         self._step = step
-        self._trouble = _Trouble(name, FIRST_DELAY_OF_TASK)
+        self._trouble = Trouble(name, FIRST_DELAY_OF_TASK)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

@@ -242,7 +242,9 @@ class Sending:
         except LaneDown as exc:
             raise self._unavailable(_unreachable(str(exc)), task_id) from None
         except NotBegun:
-            raise self._unavailable("the broker did not answer in time", task_id) from None
+            lane = self._lanes.for_target(message.target)
+            why = _unreachable(lane.why) if lane.down else "the broker did not answer in time"
+            raise self._unavailable(why, task_id) from None
         except NotSent as exc:
             is_there = isinstance(exc.__cause__, SetupRefused)
             why = f"the broker {'does not take it' if is_there else 'is not reachable'}: {exc}"

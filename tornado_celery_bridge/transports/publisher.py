@@ -29,6 +29,7 @@ from kombu.transport import pyamqp
 
 from tornado_celery_bridge.base import versions
 from tornado_celery_bridge.base.lane import Call
+from tornado_celery_bridge.base.repeating import Trouble
 from tornado_celery_bridge.base.tracing import mark_message
 from tornado_celery_bridge.transports import rabbitmq, servers, transport_of
 from tornado_celery_bridge.transports.core import (
@@ -107,6 +108,7 @@ class Publisher:
         self._producer: Any = None
         #: Why the broker can't be used; empty if it can.
         self.trouble = ""
+        self._outage = Trouble("the broker", 0.0)
         #: time.monotonic() when a message, or a task of a canvas, was last dealt with.
         self.progress = 0.0
         #: How many messages of a canvas were given to the broker.
@@ -136,11 +138,12 @@ class Publisher:
                 self._check_connection()
         except Exception as exc:
             self.trouble = str(exc) or repr(exc)
-            log.warning("the broker is not reachable: %s", exc)
+            self._outage.add(exc)
             if not isinstance(exc, Blocked):
                 self.close()
             return False
         self.trouble = ""
+        self._outage.end()
         return True
 
     def run(self, calls: Sequence[Call]) -> None:
