@@ -186,6 +186,23 @@ def flush_reauth(channel: Any) -> None:
         flush()
 
 
+def logging_in_first(cls: Any) -> Any:
+    """
+    Return a class of redis-py's connections that log in before they look whether the server lives.
+
+    redis-py does so by itself from 6 on. Before, with RESP3, a password and health checks, none could connect.
+    """
+    if _REDIS >= 6:
+        return cls
+
+    class LogsInFirst(cls):  # type: ignore[misc]
+        def on_connect(self) -> None:
+            self.next_health_check = float("inf")  # until the first answer
+            super().on_connect()
+
+    return LogsInFirst
+
+
 def know_errors(**classes: type[Exception]) -> None:
     """Have redis-py raise these classes for the errors with these codes. It does so by itself from 6 on."""
     if _REDIS < 6:

@@ -39,7 +39,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.scheduling import priority_cycle
 
 from tornado_celery_bridge.base.encoding import escaped, loads
-from tornado_celery_bridge.base.versions import RESP3, RESTORES_AS_TOLD, flush_reauth
+from tornado_celery_bridge.base.versions import RESP3, RESTORES_AS_TOLD, flush_reauth, logging_in_first
 from tornado_celery_bridge.transports.core import close_channels
 
 log = logging.getLogger(__name__)
@@ -263,7 +263,8 @@ class Channel(redis.Channel):
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         """Return kombu's, with RESP3, which has words unasked: redis-py's default from 8 on."""
-        return {**super()._connparams(asynchronous), **RESP3}
+        params = {**super()._connparams(asynchronous), **RESP3}
+        return {**params, "connection_class": logging_in_first(params["connection_class"])}
 
     @cached_property
     def _notes(self) -> tuple[str, ...]:
