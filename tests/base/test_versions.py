@@ -45,9 +45,26 @@ def test_what_older_ones_lack_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert by_rabbitmq is not None
     assert "with celery 5.5.0rc1, what a task with pydantic models returns" in by_rabbitmq
     assert not re.search("RabbitMQ|redis-py|soft shutdown", by_rabbitmq)
+    installed["celery"] = "5.7rc1"
+    assert "celery 5" not in (told("amqp://127.0.0.1:1") or "")
     installed["celery"] = "5.4.0"
     assert "with celery 5.4.0, RabbitMQ does not hold tasks with an ETA" in (told("amqp://127.0.0.1:1") or "")
     assert "pip install 'celery>=5.7' 'kombu>=5.7';" in (told("amqp://127.0.0.1:1") or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("5.7.0", (5, 7, 0)),
+        ("5.7rc1", (5, 7)),
+        ("5.8.dev3+g1", (5, 8)),
+        ("8b1", (8,)),
+        ("5.7.0.post1", (5, 7, 0)),
+        ("?", ()),
+    ],
+)
+def test_the_numbers_of_a_version(text: str, numbers: tuple[int, ...]) -> None:
+    assert versions.numbers(text) == numbers
 
 
 def test_without_batches_each_message_is_sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.servers import Database, worker
+from tests.servers import Database, free_port, worker
 from tests.service.processes import serving
 from tests.service.site import environment
 from tornado_celery_bridge.cli import jobs
@@ -65,9 +66,9 @@ def test_a_job_from_beginning_to_end(tcb: Tcb) -> None:
     assert re.search(r"PENDING  s\.steps in websample\n.*STARTED\n(.*\n)*progress  3/3  step 3\n", ran.stderr)
     assert re.search(r"SUCCESS  after \d", ran.stderr)
 
-    failed = tcb("run", "s.fail", "--input", "-", "--wait", given='{"message": "mine"}')
+    failed = tcb("run", "s.fail", "--input", "-", "--wait", given=json.dumps({"message": "my\x1b[2J\nown"}))
     assert (failed.returncode, failed.stdout) == (3, "")
-    assert failed.stderr.endswith("tcb: builtins.ValueError: mine\n")
+    assert failed.stderr.endswith("tcb: builtins.ValueError: my\\u001b[2J\nown\n")
 
     (listed,) = tcb("list", "--task", "s.fail", "--state", "failure", "-n", "1", "--json").stdout.splitlines()
     job = json.loads(listed)
@@ -79,7 +80,7 @@ def test_a_job_from_beginning_to_end(tcb: Tcb) -> None:
     again = tcb("retry", job["id"], "--wait", "--json")
     assert again.returncode == 3
     made = json.loads(again.stdout)
-    assert (made["error"]["detail"], made["links"]["retry_of"]) == ("mine", f"/v1/jobs/{job['id']}")
+    assert (made["error"]["detail"], made["links"]["retry_of"]) == ("my\x1b[2J\nown", f"/v1/jobs/{job['id']}")
 
 
 def test_several_that_are_retried_are_waited_for_together(tcb: Tcb, product: Mapping[str, str]) -> None:
@@ -171,6 +172,22 @@ def test_ctrl_c_ends_the_waiting_alone(product: Mapping[str, str]) -> None:
     assert Http(product["TCB_URL"]).cancel(found[1], terminate=False)["state"] == "REVOKED"  # it did go on
 
 
+def test_watching_goes_on_over_a_restart_of_the_service(product: Mapping[str, str], tmp_path: Path) -> None:
+    there = {**product, "PORT": str(free_port()), "DATA_DIR": str(tmp_path)}
+    there["TCB_URL"] = f"http://127.0.0.1:{there['PORT']}"
+    with serving(tmp_path / "first.log", **there):
+        job_id = Http(there["TCB_URL"]).submit("s.add", [1, 2], {"countdown": 600})["id"]
+        command = [sys.executable, "-m", "tornado_celery_bridge", "watch", job_id]
+        process = subprocess.Popen(command, env=environment(**there), stderr=subprocess.PIPE, text=True)
+        assert process.stderr
+        said = process.stderr.readline()
+    with serving(tmp_path / "second.log", **there):
+        Http(product["TCB_URL"]).cancel(job_id, terminate=False)
+        said += process.communicate(timeout=60)[1]
+    assert process.returncode == 4
+    assert re.fullmatch(r"\S+  PENDING  s\.add in websample\n\S+  REVOKED\ntcb: .*\n", said), said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -214,6 +231,17 @@ def test_on_a_terminal_there_is_a_bar(product: Mapping[str, str]) -> None:
     assert any(bar.count("━") == 30 and "100%  4/4  step 4" in bar for bar in bars)
     assert all(len(bar) < 80 for bar in bars)
     assert "\x1b[32mSUCCESS\x1b[0m" in frames[-1]  # the bar is gone before it
+
+
+def test_top(product: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", "tornado_celery_bridge", "top", "--once"]
+    shown = subprocess.run(command, env=environment(**product), capture_output=True, text=True, timeout=60, check=True)
+    head, *tables = shown.stdout.strip().split("\n\n")
+    assert head.startswith(product["TCB_URL"])
+    rows = [[line.split() for line in table.splitlines()] for table in tables]
+    assert [row[0][0] for row in rows] == ["jobs", "last", "queue", "worker"]
+    assert "websample" in [row[0] for row in rows[2]]
+    assert any(row[1:2] == ["3"] for row in rows[3])  # its slots
 
 
 class Terminal(io.StringIO):

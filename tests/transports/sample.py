@@ -22,6 +22,7 @@ def make_app(broker_url: str | None = None) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_track_started=True,
+        worker_pool=os.environ.get("SAMPLE_POOL", "prefork"),
         worker_prefetch_multiplier=int(os.environ.get("SAMPLE_PREFETCH", "1")),
         worker_cancel_long_running_tasks_on_connection_loss=True,
         broker_connection_retry_on_startup=True,

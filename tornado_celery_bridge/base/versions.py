@@ -7,6 +7,7 @@ loses by an older version is in :func:`lacking`, which ``tcb check`` tells.
 
 import contextlib
 import importlib.util
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -54,8 +55,15 @@ HAS_BATCHES = hasattr(Producer, "batch")
 #: as it does from 5.7 on. Before, it restores every 100 s.
 RESTORES_AS_TOLD = HAS_BATCHES
 
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers that a version begins with, as (5, 7) of ``5.7rc1``; empty if it begins with none."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, found[0].split("."))) if found else ()
+
+
 #: redis-py's major version.
-_REDIS = int(version("redis").partition(".")[0])
+_REDIS = numbers(version("redis"))[0]
 
 
 def _resp3() -> dict[str, Any]:
@@ -129,6 +137,12 @@ LACKS = (
         "a stock worker, without `install`, ends if its broker and its results are in one Redis that dies while a task "
         "runs",
     ),
+    Lack(
+        "celery",
+        "5.7",
+        "a stock worker, without `install`, may end as its broker comes back, if a process of its pool ended at that "
+        "moment",
+    ),
 )
 
 
@@ -136,12 +150,8 @@ def lacking(broker: str) -> Iterator[tuple[Lack, str]]:
     """Yield what the installed versions can't do, for an app with this broker, and the version; *broker* is its URL."""
     for lack in LACKS:
         installed = version(lack.package)
-        if _numbers(installed) < _numbers(lack.since) and (not lack.schemes or broker.startswith(lack.schemes)):
+        if numbers(installed) < numbers(lack.since) and (not lack.schemes or broker.startswith(lack.schemes)):
             yield lack, installed
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(".")[:2]))
 
 
 def publish_batch(producer: Any, max_size: int) -> AbstractContextManager[Any]:

@@ -330,9 +330,9 @@ def _end(client: Client, job_id: str, as_json: bool) -> int:
         _write(job)
     elif "result" in job or "result_size" in job:
         value = job["result"] if "result" in job else client.large_result(job_id)
-        click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+        click.echo(tables.shown_json(value) if sys.stdout.isatty() else json.dumps(value, ensure_ascii=False))
     elif error := job.get("error"):
-        click.echo(f"tcb: {error['exception']}: {error['detail']}", err=True)
+        click.echo(tables.shown_lines(f"tcb: {error['exception']}: {error['detail']}"), err=True)
     return STATUSES.get(job["state"], 0)
 
 

@@ -10,6 +10,7 @@ import click
 from tornado_celery_bridge import __version__
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.cli.options import app
+from tornado_celery_bridge.cli.tables import shown_lines
 
 
 class Place(NamedTuple):
@@ -127,5 +128,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(why: str, status: int = EX_CONFIG) -> int:
-    click.echo(f"tcb: {why}", err=True)
+    click.echo(shown_lines(f"tcb: {why}"), err=True)
     return status

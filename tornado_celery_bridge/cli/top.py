@@ -12,6 +12,7 @@ import click
 from tornado_celery_bridge.base.settings import Settings
 from tornado_celery_bridge.cli.client import Http
 from tornado_celery_bridge.cli.options import setting
+from tornado_celery_bridge.cli.tables import shown
 
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
@@ -68,12 +69,13 @@ def _queue(queue: dict[str, Any]) -> list[str]:
     oldest = _time(queue["oldest"]) if queue["depth"] else "-"
     counts = (f"{queue[name]:,}" for name in ("depth", "scheduled"))
     told = "NOBODY TAKES THEM" if queue["is_stuck"] else "paused" if queue["paused_since"] else ""
-    return [queue["name"], *counts, oldest, str(queue["consumers"]), told]
+    return [shown(queue["name"]), *counts, oldest, str(queue["consumers"]), told]
 
 
 def _worker(worker: dict[str, Any]) -> list[str]:
     told = "" if worker["alive"] else f"NOT SEEN SINCE {worker['last_seen']}"
-    return [worker["name"], str(worker["slots"]), str(len(worker["jobs"])), ",".join(worker["queues"]), told]
+    queues = shown(",".join(worker["queues"]))
+    return [shown(worker["name"]), str(worker["slots"]), str(len(worker["jobs"])), queues, told]
 
 
 def _time(seconds: float | None) -> str:

@@ -5,13 +5,14 @@ What is known of the servers that brokers are: the name, the version, and what e
 unknown version lacks here. An ability is a short phrase for people; one that begins with "no" says that there is none.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from celery import Celery
+
+from tornado_celery_bridge.base import versions
 
 #: What is said of every server, in the order of the docs' table.
 ABILITIES = ("priority", "delay", "queue length", "broadcast", "durability")
@@ -41,8 +42,7 @@ class Server:
     @property
     def numbers(self) -> tuple[int, ...]:
         """The numbers that the version begins with, as (4, 0, 5); empty if it is not known."""
-        found = re.match(r"\d+(\.\d+)*", self.version)
-        return tuple(map(int, found[0].split("."))) if found else ()
+        return versions.numbers(self.version)
 
 
 class Redis(Server):
