@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ import trustme
 from celery import Celery
 from kombu import Connection
 from kombu import transport as transports
+from kombu.asynchronous import Hub
 from kombu.transport import redis as stock
 from kombu.transport.virtual import base
 
@@ -29,6 +31,7 @@ from tests.transports import consuming
 from tornado_celery_bridge.base.versions import HAS_BATCHES
 from tornado_celery_bridge.transports import redis as ours
 from tornado_celery_bridge.transports import register
+from tornado_celery_bridge.worker.bootsteps import AcknowledgeTogether
 
 log = logging.getLogger(__name__)
 
@@ -389,7 +392,46 @@ def test_a_queue_that_is_consumed_no_more(server: Server, client: redis.Redis) -
         assert client.llen("a") == client.llen("b") == 1
 
 
-@pytest.mark.parametrize("way", ["ack", "reject", "requeue"])
+def test_what_is_acknowledged_together_takes_one_step(server: Server, client: redis.Redis) -> None:
+    publish(server, "a", *range(10))
+    with connected(server) as connection:
+        consuming = Consuming(connection, "a", prefetch=10)
+        assert consuming.drain() == list(range(10))
+        client.config_resetstat()
+        with ours.acknowledging_together():
+            for message in consuming.messages[:9]:
+                message.ack()
+            assert client.hlen("unacked") == client.zcard("unacked_index") == 10
+            assert consuming.channel.qos.can_consume_max_estimate() == 9
+        assert client.hlen("unacked") == client.zcard("unacked_index") == 1
+        assert client.info("commandstats")["cmdstat_exec"]["calls"] == 1
+        consuming.messages[9].ack()
+        assert not client.exists("unacked", "unacked_index")
+
+
+def test_a_turn_of_the_workers_loop_acknowledges_together(server: Server, client: redis.Redis) -> None:
+    hub, said = Hub(), list[Any]()
+    consumer = SimpleNamespace(hub=hub, call_soon_ack=None)
+    AcknowledgeTogether(consumer)
+    publish(server, "a", *range(4))
+    with connected(server) as connection:
+        consuming = Consuming(connection, "a", prefetch=10)
+        consuming.drain()
+        client.config_resetstat()
+        for message in consuming.messages[:3]:
+            consumer.call_soon_ack(message.ack_log_error, log, connection.connection_errors)
+        consumer.call_soon_ack(said.append, "other")
+        hub.run_once()
+        assert client.hlen("unacked") == 1
+        assert said == ["other"]
+        assert client.info("commandstats")["cmdstat_exec"]["calls"] == 1
+        consumer.call_soon_ack(consuming.messages[3].ack_log_error, log, connection.connection_errors)
+        hub.run_once()
+        assert client.hlen("unacked") == 0
+    hub.close()
+
+
+@pytest.mark.parametrize("way", ["ack", "together", "reject", "requeue"])
 def test_a_lost_acknowledgement_keeps_no_slot(tmp_path: Path, way: str) -> None:
     made = Server(tmp_path / "redis").start()
     try:
@@ -399,9 +441,14 @@ def test_a_lost_acknowledgement_keeps_no_slot(tmp_path: Path, way: str) -> None:
         connection.drain_events(timeout=5)
         assert not consuming.channel.qos.can_consume()
         made.kill()
-        consuming.messages[0].ack_log_error(log, connection.connection_errors) if way == "ack" else (
-            consuming.messages[0].reject_log_error(log, connection.connection_errors, requeue=way == "requeue")
-        )
+        message, errors = consuming.messages[0], connection.connection_errors
+        if way == "together":
+            with ours.acknowledging_together():
+                message.ack_log_error(log, errors)
+        elif way == "ack":
+            message.ack_log_error(log, errors)
+        else:
+            message.reject_log_error(log, errors, requeue=way == "requeue")
         assert consuming.channel.qos.can_consume()
         connection.collect()
     finally:

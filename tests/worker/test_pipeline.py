@@ -34,7 +34,7 @@ def announce(blob: str) -> Any:
 
 
 def test_what_it_is_given_is_done_in_order(app: Celery) -> None:
-    pipeline, done, goes_on = Pipeline(app), list[Any](), threading.Event()
+    pipeline, done, goes_on = Pipeline(app, lambda: None), list[Any](), threading.Event()
 
     def answered(value: Any, exc: BaseException | None) -> None:
         done.append(value if exc is None else exc)
@@ -57,8 +57,19 @@ def test_what_it_is_given_is_done_in_order(app: Celery) -> None:
     pipeline.close(30)
 
 
+def test_many_answers_are_told_of_once(app: Celery) -> None:
+    told, answers, goes_on = list[int](), list[Any](), threading.Event()
+    pipeline = Pipeline(app, lambda: told.append(len(answers)))
+    pipeline.put(goes_on.wait, lambda *answer: answers.append(answer))
+    for name in "abc":
+        pipeline.put(announce(name), lambda *answer: answers.append(answer))
+    goes_on.set()
+    pipeline.close(30)
+    assert told in ([1, 4], [1, 4, 4])
+
+
 def test_a_full_server_may_have_room_soon(app: Celery, server: Server) -> None:
-    pipeline, answers = Pipeline(app), list[tuple[Any, ...]]()
+    pipeline, answers = Pipeline(app, lambda: None), list[tuple[Any, ...]]()
     with server.client() as client:
         pipeline.ask(announce("a"))  # it knows the script by now
         client.config_set("maxmemory", 1)
@@ -74,7 +85,7 @@ def test_a_full_server_may_have_room_soon(app: Celery, server: Server) -> None:
 
 
 def test_one_that_has_ended_says_so(app: Celery) -> None:
-    pipeline = Pipeline(app)
+    pipeline = Pipeline(app, lambda: None)
     pipeline.close(30)
     with pytest.raises(RuntimeError, match="the pool has ended"):
         pipeline.ask(announce("a"))

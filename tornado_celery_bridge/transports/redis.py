@@ -25,8 +25,9 @@ inside against the version installed.
 import contextlib
 import logging
 import re
+import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from queue import Empty
@@ -58,6 +59,22 @@ TAKE = re.sub(r"^--.*\n", "", (Path(__file__).parent / "lua" / "take.lua").read_
 #: messages with the connection (a task that waits for its eta, one that it ends): the next connection puts them back
 #: into their queues, as RabbitMQ does. Else they come back after the visibility timeout alone, long after their time.
 _LEFT: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+
+
+#: In a thread that acknowledges together: what is to be acknowledged yet.
+_together = threading.local()
+
+
+@contextlib.contextmanager
+def acknowledging_together() -> Iterator[None]:
+    """Acknowledge in one round trip, at the end, what the block acknowledges. Not within another such block."""
+    _together.tags = tags = defaultdict[QoS, list[str]](list)
+    try:
+        yield
+    finally:
+        del _together.tags
+        for qos, those in tags.items():
+            qos.acknowledge(those)
 
 
 class QoS(redis.QoS):
@@ -94,11 +111,24 @@ class QoS(redis.QoS):
     # visibility timeout. Its slot is freed: else a worker that lost as many as it may hold would never ask again.
 
     def ack(self, delivery_tag: str) -> None:
-        try:
-            super().ack(delivery_tag)
-        except self.channel.connection_errors:
+        tags: dict[QoS, list[str]] | None = getattr(_together, "tags", None)
+        if tags is None:
+            try:
+                super().ack(delivery_tag)
+            except self.channel.connection_errors:
+                virtual.QoS.ack(self, delivery_tag)
+                raise
+        else:
             virtual.QoS.ack(self, delivery_tag)
-            raise
+            tags[self].append(delivery_tag)
+
+    def acknowledge(self, delivery_tags: Sequence[str]) -> None:
+        """Acknowledge, at the server, messages whose slots are free."""
+        try:
+            with self.pipe_or_acquire() as pipe:
+                pipe.zrem(self.unacked_index_key, *delivery_tags).hdel(self.unacked_key, *delivery_tags).execute()
+        except self.channel.connection_errors as exc:
+            log.critical("Couldn't ack %s messages, reason:%r", len(delivery_tags), exc)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         try:

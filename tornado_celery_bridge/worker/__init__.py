@@ -60,6 +60,7 @@ from tornado_celery_bridge.ledger.checks import refuse_impossible
 from tornado_celery_bridge.worker.attempt import JobCancelled
 from tornado_celery_bridge.worker.backend import record_states
 from tornado_celery_bridge.worker.bootsteps import (
+    AcknowledgeTogether,
     CheckSettings,
     EndForGood,
     EndUnreadable,
@@ -112,7 +113,7 @@ def install(app: Celery) -> None:
     tracing.follow_publishing()  # before what keeps messages
     tracing.follow_tasks()
     app.steps["worker"].update((CheckSettings, GuardTasks, KeepJobs, WorkerHeartbeat))
-    app.steps["consumer"].update((EndForGood, EndUnreadable, StopTasks))
+    app.steps["consumer"].update((AcknowledgeTogether, EndForGood, EndUnreadable, StopTasks))
     signals.import_modules.connect(_refuse_impossible, sender=app, weak=False, dispatch_uid=f"settings-{id(app)}")
     signals.beat_init.connect(functools.partial(begin_beat, app), weak=False, dispatch_uid=f"beat-{id(app)}")
     if app.finalized:  # type: ignore[attr-defined]

@@ -119,6 +119,8 @@ class TaskPool(EndsTasks, BasePool):
         self._waiting: collections.deque[_Run] = collections.deque()
         self._waiting_for_threads: collections.deque[_Run] = collections.deque()
         self._running = self._in_threads = 0
+        self._calls: collections.deque[tuple[Callable[..., object], tuple[Any, ...]]] = collections.deque()
+        self._is_loop_woken = False
         # What is told in the main thread.
         self._told: collections.deque[Callable[[], object]] = collections.deque()
         self._is_woken = False
@@ -141,7 +143,7 @@ class TaskPool(EndsTasks, BasePool):
         self._thread.start()
         started.wait()
         threading.Thread(target=self._watch, name="asyncio-pool-watch", daemon=True).start()
-        self.pipeline = Pipeline(self.app)
+        self.pipeline = Pipeline(self.app, self._wake_loop)
         self._aside = ThreadPoolExecutor(ASIDE, "asyncio-pool-aside")
         ledger = ledger_of(self.app)
         ledger.make = functools.partial(self._make, ledger.make)
@@ -200,12 +202,13 @@ class TaskPool(EndsTasks, BasePool):
     ) -> None:
         """Have a task run."""
         limits = (soft_timeout or self.options.get("soft_timeout"), timeout or self.options.get("timeout"))
-        run = _Run(self, next(self._numbers), lambda: target(*args, **(kwargs or {})), limits, tells)
-        self._runs[run.number] = run
         task = self.app.tasks.get(args[0])
+        run = _Run(self, next(self._numbers), lambda: target(*args, **(kwargs or {})), limits, tells)
+        run.is_acked_first = task is None or not task.acks_late
+        self._runs[run.number] = run
         waiting = self._waiting if task is not None and is_async(task) else self._waiting_for_threads
         waiting.append(run)
-        self.loop.call_soon_threadsafe(self._begin_some)
+        self.soon(self._begin_some)
 
     def end(self, pid: int, signum: int, goes_on: Callable[[], bool]) -> Mapping[int, str]:
         """Tell a run to end, and kill it if it goes on. Any thread may call this."""
@@ -276,12 +279,24 @@ class TaskPool(EndsTasks, BasePool):
     def _get_info(self) -> dict[str, Any]:
         return {**super()._get_info(), "running": self._running, "threads": THREADS}  # type: ignore[misc]
 
-    def tell(self, call: Callable[..., object], *args: Any) -> None:
-        """Have the main thread call something; in the order in which it is told."""
+    def tell(self, call: Callable[..., object], *args: Any, at_once: bool = False) -> None:
+        """
+        Have the main thread call something; in the order in which it is told.
+
+        On the loop the main thread is woken once for all that a turn of the loop tells, unless it is to be *at_once*.
+        """
         self._told.append(lambda: call(*args))
-        if not self._is_woken:
+        if at_once:
+            self._wake()
+        elif not self._is_woken:
             self._is_woken = True
-            os.write(self._writes, b".")
+            if self.is_loops():
+                self.loop.call_soon(self._wake)
+            else:
+                self._wake()
+
+    def _wake(self) -> None:
+        os.write(self._writes, b".")
 
     def _wait(self, seconds: float) -> None:
         if self._teller is None:
@@ -354,8 +369,22 @@ class TaskPool(EndsTasks, BasePool):
 
     def soon(self, call: Callable[..., object], *args: Any) -> None:
         """Have the loop's thread call something; any thread may call this."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(call, *args)
+        self._calls.append((call, args))
+        if not self.pipeline.is_here():  # it wakes the loop once for all that it has to say
+            self._wake_loop()
+
+    def _wake_loop(self) -> None:
+        # Each time a thread wakes the loop it writes to a socket, and may lose Python's lock to it.
+        if self._calls and not self._is_loop_woken:
+            self._is_loop_woken = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.loop.call_soon_threadsafe(self._call_all)
+
+    def _call_all(self) -> None:
+        self._is_loop_woken = False  # in this order: what comes from now on wakes again
+        while self._calls:
+            call, args = self._calls.popleft()
+            self.loop.call_soon(call, *args)
 
     def _begin_some(self) -> None:
         """Begin one run, or one of each kind; what is on the loop goes on before the next one begins."""
@@ -413,6 +442,8 @@ class _Run(Run):
     ) -> None:
         self.number = number
         self.greenlet: greenlet | None = None
+        #: Whether its message is acknowledged before its code begins.
+        self.is_acked_first = False
         self._pool = pool
         self._call = call
         self._limits = limits
@@ -443,7 +474,7 @@ class _Run(Run):
     def trace_here(self) -> None:
         """Run the task, and tell that it began and how it has ended."""
         tell, tells = self._pool.tell, self._tells
-        tell(tells["accept_callback"], self.number, time.monotonic())
+        tell(tells["accept_callback"], self.number, time.monotonic(), at_once=self.is_acked_first)
         ended: tuple[Any, ...]
         try:
             with telling_of_escapes():

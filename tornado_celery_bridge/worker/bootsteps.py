@@ -31,6 +31,7 @@ from tornado_celery_bridge.base.versions import CANCEL_REQUESTS, SAYS_COLD_SHUTD
 from tornado_celery_bridge.ledger.checks import Unsafe, refuse_unsafe
 from tornado_celery_bridge.transports.core import SetupRefused
 from tornado_celery_bridge.transports.rabbitmq import TIMED_OUT
+from tornado_celery_bridge.transports.redis import acknowledging_together
 from tornado_celery_bridge.worker.guard import guard, settle
 from tornado_celery_bridge.worker.keeper import Keeper
 from tornado_celery_bridge.worker.loglines import LogLines
@@ -131,6 +132,29 @@ class EndUnreadable(bootsteps.Step):
 
         consumer.on_decode_error, consumer.on_invalid_task = on_decode_error, on_invalid_task
         consumer.create_task_handler = create
+
+
+class AcknowledgeTogether(bootsteps.Step):
+    """In the consumer: messages that are acknowledged in one turn of the worker's event loop share a round trip."""
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        hub, waiting = consumer.hub, list[Callable[[], object]]()
+        if hub is None:
+            return
+
+        def acknowledge() -> None:
+            calls = tuple(waiting)
+            waiting.clear()
+            with acknowledging_together():
+                for call in calls:
+                    call()
+
+        def call_soon(call: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+            if not waiting:
+                hub.call_soon(acknowledge)
+            waiting.append(functools.partial(call, *args, **kwargs))
+
+        setattr(consumer, "call_soon_ack" if hasattr(consumer, "call_soon_ack") else "call_soon", call_soon)
 
 
 class EndForGood(bootsteps.Step):

@@ -45,10 +45,12 @@ class Pipeline:
 
     Args:
         app: Whose ledger it tells.
+        on_answers: Called, in the thread, after those that asked got their answers: once for many.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, on_answers: Callable[[], object]) -> None:
         self._app = app
+        self._on_answers = on_answers
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._is_closed, self._lock = False, threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="asyncio-pool-pipeline", daemon=True)
@@ -97,8 +99,10 @@ class Pipeline:
                 if kind == "call":
                     for item in items:
                         make(item.work, item.answered)  # type: ignore[arg-type]
+                        self._on_answers()
                 else:
                     _run_all(once if kind == "report" else sure, list(items))
+                    self._on_answers()
 
 
 def _kind(item: _Item) -> str:

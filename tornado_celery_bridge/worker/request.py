@@ -7,8 +7,8 @@ can't tell any more: a time limit, a process that was killed, a worker that stop
 
 import functools
 import logging
+import os
 import time
-import uuid
 from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
@@ -45,6 +45,17 @@ LOST: deque[tuple[str, str]] = deque()
 #: The requests that this worker has taken, and that are not over.
 TAKEN: WeakSet["JobRequest"] = WeakSet()
 
+_tokens: list[str] = []
+os.register_at_fork(after_in_child=_tokens.clear)
+
+
+def _token() -> str:
+    if not _tokens:  # asking the system for one takes longer than all else in a request
+        some = os.urandom(16 * 256)
+        _tokens.extend(some[place : place + 16].hex() for place in range(0, len(some), 16))
+    return _tokens.pop()
+
+
 _LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
 
 
@@ -80,7 +91,7 @@ class JobRequest(Request):
             raise InvalidTaskError(f"not a task's message: {exc!r}") from exc
         if self._eta is not None:  # of the server's clock; Celery has this machine wait until then
             self._eta -= CLOCK.off
-        self.token = uuid.uuid4().hex
+        self.token = _token()
         TAKEN.add(self)
         # Not among the headers, which are the task's to see and go on to its retries.
         self._delivery_info.update(attempt=self.token, after=self._request_dict.pop(AFTER, None))
