@@ -22,7 +22,7 @@ from tornado_celery_bridge.base.versions import CELERY, RESTORES_AS_TOLD
 Launch = Callable[..., AbstractContextManager["subprocess.Popen[bytes]"]]
 
 #: For a worker whose broker dies. Below Celery 5.7 a stock pool may end it as the broker comes back (versions.LACKS);
-#: the pool that `install` brings does not.
+#: the pool that `install` brings does not, and this shows it.
 OUTLIVES = {"SAMPLE_POOL": "tornado_celery_bridge.worker.pool:TaskPool"} if CELERY < (5, 7) else {}
 
 POOLS = {"prefork": ("-c", "2"), "threads": ("-P", "threads", "-c", "2"), "solo": ("-P", "solo")}

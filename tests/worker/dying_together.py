@@ -1,7 +1,8 @@
 """
 Two processes of a pool that die at once: ``python -m tests.worker.dying_together FILE``.
 
-Writes how many lines FILE has in the end: one for each time that a job began.
+Writes how many lines FILE has in the end: one for each time that a job began. Then, whether a process that lives is
+still watched when the event of another one was taken for its own.
 """
 
 import os
@@ -61,6 +62,13 @@ def main(path: str) -> None:
     pool.maintain_pool()
     turn(lambda: all(job.ready() for job in jobs))
     print(len(Path(path).read_text().splitlines()))
+
+    turn(lambda: len(pool._all_inqueues) == 2)
+    lives = pool._pool[0]
+    descriptor = lives._sentinel_poll
+    pool._event_process_exit(hub, lives)
+    print(lives._sentinel_poll == descriptor and descriptor in hub.readers)
+    pool.register_with_event_loop(hub)  # as when the broker was lost
     pool.terminate()
 
 

@@ -140,8 +140,8 @@ LACKS = (
     Lack(
         "celery",
         "5.7",
-        "a stock worker, without `install`, may end as its broker comes back, if a process of its pool ended at that "
-        "moment",
+        "a stock worker, without `install`, may end as its broker comes back, if two processes of its pool have ended "
+        "at once",
     ),
 )
 

@@ -31,6 +31,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import wait
 from typing import Any
 
 import billiard.pool
@@ -265,6 +266,11 @@ class Processes(_Pool, asynpool.AsynPool):  # type: ignore[misc]
     on_timeout_set: Any
 
     def _event_process_exit(self, hub: Any, process: Any) -> None:
+        # If two processes end at once, the first event starts others in the place of both. The second event is then
+        # taken for one of a new process whose descriptor has the same number. It lives, and stays watched; below
+        # Celery 5.7, a pool that watches it no more would end its worker when the broker is lost.
+        if not wait([process._sentinel_poll], 0):
+            return
         # What tells of it is that the process has closed its files, a moment before it has ended. Looked for too early,
         # its end would be seen by the next look, up to 5 s later.
         end = time.monotonic() + MOMENT
