@@ -284,7 +284,7 @@ def test_a_broker_in_the_environment_counts_for_the_check(check: Check, monkeypa
     monkeypatch.setenv("BROKER_URL", "amqp://elsewhere")
     status, said, _ = check(SAFE)
     assert status == 1
-    assert list(remedies(said)) == ["no-confirms"]
+    assert list(remedies(said)) == ["no-confirms", "no-dead-letters"]
 
 
 @pytest.mark.parametrize("kind", ["BROKER", "RESULT"])

@@ -13,6 +13,7 @@ from tests.bridge.recorder import Recorder
 from tests.conformance.brokers import RABBITMQ
 from tests.conformance.contract import PATIENCE, Contract
 from tests.conformance.sample import OTHER, QUIET, make_app
+from tests.doctor import said_of
 from tests.faults.harness import System
 from tests.servers import free_port, wait_for
 from tornado_celery_bridge import AsyncResult, Bridge, BridgeConfig, BrokerUnavailable, DispatchUncertain
@@ -64,6 +65,13 @@ class TestRabbitMQ(Contract):
             short, long = (publisher.record(add, (1, 2), {}, given, short=short) for short in (True, False))
             assert short == long
         publisher.close()
+
+    def test_the_doctor_says_that_there_are_no_dead_letters(self, system: System) -> None:
+        app = make_app(system.redis.url, system.broker.url)
+        app.conf.task_queues = {"plain": {"queue_arguments": {"x-queue-type": "classic"}}}
+        status, said = said_of(app, "worker")
+        assert status == 1
+        assert "too often: plain has no dead letters" in said
 
     def test_what_no_worker_can_read_is_put_aside(self, app: Celery) -> None:
         app.send_task("no.such.task")

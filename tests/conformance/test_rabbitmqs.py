@@ -11,6 +11,7 @@ from celery import Celery
 from kombu import Consumer
 
 from tests.conformance.sample import QUIET, make_app
+from tests.doctor import said_of
 from tests.faults.sample import QUEUE
 from tests.servers import Server, wait_for, worker
 from tests.servers.rabbitmq import Configured
@@ -120,6 +121,20 @@ def test_the_doctor_says_it(hurried: Hurried) -> None:
     assert f"{server} takes a message back" in finding.what
     assert "`consumer_timeout = 7260000` in rabbitmq.conf" in finding.remedy
     assert ("x-consumer-timeout" in finding.remedy) is server.has_queue_timeout
+    app = make_app(hurried.redis.url, hurried.broker.url)
+    app.conf.task_time_limit = 7200
+    assert said_of(app)[0] == 1
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_the_doctor_says_that_there_are_no_dead_letters(hurried: Hurried, kind: str) -> None:
+    assert said_of(make_app(hurried.redis.url, hurried.broker.url))[0] == 0
+    app = make_app(hurried.redis.url, hurried.broker.url)
+    app.conf.task_queues = {"plain": {"queue_arguments": {"x-queue-type": kind}}}
+    status, said = said_of(app)
+    assert status == 1
+    assert "UNSAFE no-dead-letters RabbitMQ drops what no worker can read" in said
+    assert "too often: plain has no dead letters" in said
 
 
 def test_priorities_of_quorum_queues(hurried: Hurried) -> None:

@@ -42,6 +42,8 @@ SAFE: dict[str, Any] = {
     "worker_prefetch_multiplier": 1,
     "broker_transport_options": {"visibility_timeout": 601, "confirm_publish": True},
 }
+#: Of RabbitMQ: what no worker can read is kept.
+PUT_ASIDE: dict[str, Any] = {"task_queues": {"celery": {"queue_arguments": {"x-dead-letter-exchange": ""}}}}
 REFUSED = "redis://127.0.0.1:1/0"
 
 
@@ -218,8 +220,9 @@ def test_a_server_without_protection_that_listens_on_loopback(start: Start) -> N
         ({"accept_content": ["json", "pickle"]}, "pickle"),
         ({"accept_content": ["application/x-python-serialize"]}, "pickle"),
         ({"result_accept_content": ["yaml"]}, "pickle"),
-        ({"broker_url": "amqp://", "broker_transport_options": {}}, "no-confirms"),
-        ({"broker_url": ["pyamqp://a", "pyamqp://b"], "broker_transport_options": {}}, "no-confirms"),
+        ({"broker_url": "amqp://", "broker_transport_options": {}, **PUT_ASIDE}, "no-confirms"),
+        ({"broker_url": ["pyamqp://a", "pyamqp://b"], "broker_transport_options": {}, **PUT_ASIDE}, "no-confirms"),
+        ({"broker_url": "amqp://"}, "no-dead-letters"),
         ({"task_time_limit": None}, "no-time-limit"),
         ({"worker_pool": "threads"}, "no-ends"),
         ({"broker_transport_options": {"visibility_timeout": 60}}, "visibility"),
@@ -256,7 +259,7 @@ def test_a_task_that_only_follows_the_app_is_no_finding_of_its_own(setting: dict
 
 
 def test_confirms_and_a_visibility_timeout_are_no_matter_of_other_brokers(database: Database) -> None:
-    assert names(database.url, "amqp://") == []
+    assert names(database.url, "amqp://", **PUT_ASIDE) == []
     assert names(database.url, "memory://", broker_transport_options={}) == []
 
 

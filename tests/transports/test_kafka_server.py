@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +14,15 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 from kombu import Connection
 
+from tests.doctor import said_of
 from tests.servers import Server, wait_for
 from tests.servers.kafka import ApacheKafka, need_kafka
 from tests.transports.kafka_client import Consuming, connected, length, publish
 from tests.transports.kafka_sample import make_app
-from tornado_celery_bridge.ledger import checks
 from tornado_celery_bridge.transports.core import SetupRefused, errors_of
 from tornado_celery_bridge.transports.kafka import AccessRefused, MessageTooLarge, NotSent
 from tornado_celery_bridge.transports.servers import server_of
+from tornado_celery_bridge.worker import install
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +122,9 @@ def test_a_queue_that_may_not_be_read(broker: ApacheKafka) -> None:
     ],
 )
 def test_the_doctor_looks_at_topics_group_and_user(
-    broker: ApacheKafka, user: str, query: str, found: dict[str, str]
+    broker: ApacheKafka, server: Server, user: str, query: str, found: dict[str, str]
 ) -> None:
+    """It ends with 1, and no worker starts."""
     with connected(f"{broker.url}?topic_prefix=q.&group_id=other") as connection, connection.channel() as channel:
         channel.queue_declare("plain")
         channel.queue_declare("", exclusive=True)
@@ -129,13 +132,29 @@ def test_the_doctor_looks_at_topics_group_and_user(
         new = NewTopic("short.plain", 1, config={"retention.ms": "60000"})
         with contextlib.suppress(confluent_kafka.KafkaException):  # it is there
             admin.create_topics([new])["short.plain"].result()
-    app = make_app(broker.url_of(user, "secret", f"?{query}"), "redis://nowhere")
-    findings = checks.kafka(app, ("worker",))
-    app.close()
+    app = make_app(broker.url_of(user, "secret", f"?{query}"), server.url)
+    install(app)
+    status, said = said_of(app, "worker")
+    assert status == (1 if found else 0), said
+    told = re.findall(r"UNSAFE (\S+) (.*?) remedy: \S", said)
     for name, what in found.items():
-        assert any(each.name == name and what in each.what for each in findings), findings
-    assert {each.name for each in findings} == found.keys()
-    assert all(each.name in (*checks.NAMES, *checks.IMPOSSIBLE) and each.remedy for each in findings)
+        assert any(each == name and what in text for each, text in told), said
+    assert {name for name, _ in told} == found.keys()
+
+
+@pytest.mark.nightly
+def test_offsets_that_expire_within_a_day(tmp_path: Path, server: Server) -> None:
+    if not ApacheKafka.available():
+        need_kafka()
+    made = ApacheKafka(tmp_path, {"offsets.retention.minutes": "60"}).start()
+    try:
+        app = make_app(made.url, server.url)
+        install(app)
+        status, said = said_of(app, "worker")
+    finally:
+        made.stop()
+    assert status == 1
+    assert "UNSAFE offsets-expire Kafka: 3600 s after the last worker left, Kafka forgets which tasks are done" in said
 
 
 # Who somebody is.

@@ -35,15 +35,15 @@ from tornado_celery_bridge.ledger.connection import BlockingConnection, ledger_b
 from tornado_celery_bridge.ledger.permissions import PROCESSES, Needs, missing_of, needs_of
 from tornado_celery_bridge.ledger.schema import AnotherSchema, compare
 from tornado_celery_bridge.transports import TRANSPORTS
-from tornado_celery_bridge.transports.servers import RabbitMQ, server_of
+from tornado_celery_bridge.transports.servers import KINDS, RabbitMQ, server_of
 
 log = logging.getLogger(__name__)
 
 #: The names of what is unsafe, which may be allowed.
 NAMES = (
     *("no-aof", "eviction", "full", "no-permission", "no-login", "no-password", "unverified-tls", "no-certificate"),
-    *("no-install", "early-acks", "lost-fails", "eager", "no-confirms", "consumer-timeout", "pickle"),
-    *("no-topic", "short-retention", "offsets-expire"),
+    *("no-install", "early-acks", "lost-fails", "eager", "no-confirms", "no-dead-letters"),
+    *("consumer-timeout", "pickle", "no-topic", "short-retention", "offsets-expire"),
 )
 
 #: What a server has to be asked for.
@@ -57,6 +57,9 @@ IMPOSSIBLE = ("no-transport", "no-results", "no-ledger", "other-schema", "cluste
 
 #: Seconds after which RabbitMQ takes back a message that is not acknowledged, unless it is told otherwise.
 CONSUMER_TIMEOUT = 1800
+#: The argument by which a queue of RabbitMQ says where dead letters go.
+DEAD_LETTERS = "x-dead-letter-exchange"
+
 
 #: Seconds that a server has for an answer.
 TIMEOUT = 2
@@ -466,19 +469,40 @@ def _rabbitmq(app: Celery) -> RabbitMQ | None:
     return found if isinstance(found, RabbitMQ) else None
 
 
-def kafka(app: Celery, processes: Sequence[str]) -> list[Finding]:
-    """Of Kafka: what a user may not do there, and what its servers' settings lose or repeat."""
-    if not _broker(app.conf).startswith("kafka"):
-        return []
+def of_broker(app: Celery, processes: Sequence[str]) -> list[Finding]:
+    """What a user may not do at the broker, and what its settings lose or repeat, if its transport can say that."""
     with app.connection_for_write(connect_timeout=TIMEOUT) as connection:
         transport: Any = connection.get_transport_cls()
-        if not hasattr(transport, "troubles"):  # kombu's own
+        if not hasattr(transport, "troubles"):
             return []
         try:
             troubles = transport.troubles(connection, app.amqp.queues, consumes="worker" in processes)
         except ValueError as exc:
             return [Finding("no-transport", f"the broker can't be used: {exc}", "another value of this option")]
-    return [Finding(each.name, f"Kafka: {each.what}", each.remedy) for each in troubles]
+    name = KINDS[transport.driver_type].__name__
+    return [Finding(each.name, f"{name}: {each.what}", each.remedy) for each in troubles]
+
+
+def no_dead_letters(app: Celery) -> Finding | None:
+    """
+    Of RabbitMQ, by the queues as the app declares them. A policy of the server's can't be seen from here.
+
+    Source: https://www.rabbitmq.com/docs/dlx
+    """
+    if not _broker(app.conf).startswith(("amqp", "pyamqp")):
+        return None
+    queues = app.amqp.queues
+    lacking = [name for name in sorted(queues) if DEAD_LETTERS not in (queues[name].queue_arguments or {})]
+    if not lacking:
+        return None
+    put_aside = {DEAD_LETTERS: "", "x-dead-letter-routing-key": f"{app.conf.task_default_queue}.dead"}
+    return Finding(
+        "no-dead-letters",
+        "RabbitMQ drops what no worker can read, and of a quorum queue what was delivered too often: "
+        f"{_some(lacking)} {'has' if len(lacking) == 1 else 'have'} no dead letters",
+        f"`{put_aside!r}` among the queue_arguments of each queue in {_name(app, 'task_queues')}; or, for a queue that "
+        "is there already, a policy of the server (docs/brokers/rabbitmq.md)",
+    )
 
 
 def pickle(app: Celery) -> Finding | None:
@@ -570,8 +594,8 @@ def old_versions(app: Celery) -> Finding | None:
 SEEN_RULES = (no_password, unverified_tls, no_certificate)
 SERVER_RULES = (no_aof, eviction, full, no_permission, no_login, cluster, *SEEN_RULES, no_answer, unknown)
 APP_RULES = (
-    *(no_transport, no_results, no_ledger, early_acks, lost_fails, own_acks, no_install, eager, no_confirms, pickle),
-    *(no_time_limit, no_ends, visibility, prefetch, failover, old_versions),
+    *(no_transport, no_results, no_ledger, early_acks, lost_fails, own_acks, no_install, eager, no_confirms),
+    *(no_dead_letters, pickle, no_time_limit, no_ends, visibility, prefetch, failover, old_versions),
 )
 
 
@@ -601,7 +625,7 @@ def check(
     if not any(each and each.name in IMPOSSIBLE for each in found):
         rules = SERVER_RULES if servers else SEEN_RULES
         found = [rule(server) for server in _servers(app, servers, processes) for rule in rules] + found
-        found += [other_schema(app), consumer_timeout(app), *kafka(app, processes)] if servers else []
+        found += [other_schema(app), consumer_timeout(app), *of_broker(app, processes)] if servers else []
     findings = [replace(each, allowed=each.name in allowed) for each in found if each is not None]
     for finding in findings:
         if is_logged and not finding.is_unsafe:

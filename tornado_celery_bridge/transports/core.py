@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from amqp.exceptions import AMQPError
@@ -92,6 +92,15 @@ _NOTHING_SENT = (
     *(ConnectionRefusedError, FileNotFoundError, socket.gaierror, NoPermissionError, SetupRefused),
     *OF_CLUSTER,
 )
+
+
+class Trouble(NamedTuple):
+    """Something about a broker that would end a worker, or lose messages: what ``troubles`` of a transport returns."""
+
+    #: The name of a rule of `ledger.checks`, as in "no-permission".
+    name: str
+    what: str
+    remedy: str
 
 
 def errors_of(connection: Any) -> tuple[type[BaseException], ...]:

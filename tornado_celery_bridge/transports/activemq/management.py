@@ -14,7 +14,7 @@ from tornado_celery_bridge.transports.activemq.link import Link
 from tornado_celery_bridge.transports.core import AccessRefused, Refused
 
 ADDRESS = "activemq.management"
-MANAGE = f"the user may not count queues: give it the permission `manage` (and `send`) on the address {ADDRESS}"
+MANAGE = f"give the user the permission `manage` (and `send`) on the address {ADDRESS}"
 
 
 def count_messages(link: Link, destination: str) -> int:
@@ -43,7 +43,7 @@ def count_messages(link: Link, destination: str) -> int:
                 if waiting is not None and later is not None:
                     return max(0, waiting - later)
     except Refused as exc:
-        raise AccessRefused(MANAGE) from exc
+        raise AccessRefused(f"the user may not count queues: {MANAGE}") from exc
     return 0
 
 

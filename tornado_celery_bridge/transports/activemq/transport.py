@@ -2,21 +2,22 @@
 
 import functools
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import quote
 
 import stomp
-from kombu.exceptions import ChannelError
+from kombu.exceptions import ChannelError, OperationalError
 from kombu.transport import base, virtual
 from stomp.utils import Frame
 
 from tornado_celery_bridge.transports.activemq.channel import Channel
 from tornado_celery_bridge.transports.activemq.link import Link
+from tornado_celery_bridge.transports.activemq.management import MANAGE
 from tornado_celery_bridge.transports.activemq.settings import DEFAULT_PORT, Settings
-from tornado_celery_bridge.transports.core import NotSent, close_channels, hide_secrets
+from tornado_celery_bridge.transports.core import AccessRefused, NotSent, Trouble, close_channels, hide_secrets
 from tornado_celery_bridge.transports.servers import Server
 
 _Arrived = SimpleQueue[Frame | ConnectionError]
@@ -60,6 +61,23 @@ class Transport(virtual.Transport):
         self._arrived: _Arrived = SimpleQueue()
         self._waking: tuple[socket.socket, socket.socket] | None = None
         self._loop: Any = None
+
+    @classmethod
+    def troubles(cls, client: Any, queues: Collection[str], *, consumes: bool) -> list[Trouble]:
+        """Return what the broker of a connection does not let us do, and lost jobs are found by: count *queues*."""
+        try:
+            client.ensure_connection(max_retries=max(0, len(client.alt) - 1), interval_start=0)
+        except (OSError, OperationalError):  # it is away, or does not let us in, which others say
+            return []
+        try:
+            with client.channel() as channel:
+                for queue in queues:
+                    channel._size(queue)
+        except AccessRefused:
+            return [Trouble("no-permission", "the user may not count queues, so no lost job would be found", MANAGE)]
+        except (*cls.connection_errors, *cls.channel_errors):
+            return []
+        return []
 
     def driver_version(self) -> str:
         return ".".join(map(str, stomp.__version__))

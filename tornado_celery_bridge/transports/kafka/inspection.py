@@ -6,11 +6,12 @@ What can't be found out is no trouble: a broker that is away, or one that does n
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
+from tornado_celery_bridge.transports.core import Trouble
 from tornado_celery_bridge.transports.kafka.errors import error_of
 from tornado_celery_bridge.transports.kafka.settings import Settings
 from tornado_celery_bridge.transports.kafka.writer import Writer
@@ -23,15 +24,6 @@ TIMEOUT = 5.0
 SHORTEST = 86_400
 #: Seconds for which Kafka keeps the offsets of a group that nobody is in, unless its servers say otherwise.
 OFFSETS_RETENTION = 7 * 86_400
-
-
-class Trouble(NamedTuple):
-    """Something about a cluster that would end a worker, or lose messages."""
-
-    #: "no-permission", "no-topic", "short-retention" or "offsets-expire".
-    name: str
-    what: str
-    remedy: str
 
 
 def inspect(settings: Settings, queues: Collection[str], *, consumes: bool) -> list[Trouble]:

@@ -31,6 +31,7 @@ from tornado_celery_bridge.transports.core import (
     PublishBatch,
     SentInDoubt,
     SetupRefused,
+    Trouble,
     close_channels,
     due_time,
     hide_secrets,
@@ -39,7 +40,7 @@ from tornado_celery_bridge.transports.core import (
 from tornado_celery_bridge.transports.kafka.consuming import consumer_config
 from tornado_celery_bridge.transports.kafka.errors import UNSETTLED, BrokerLost, error_of, refusal
 from tornado_celery_bridge.transports.kafka.handles import end, later, make
-from tornado_celery_bridge.transports.kafka.inspection import Trouble, inspect
+from tornado_celery_bridge.transports.kafka.inspection import inspect
 from tornado_celery_bridge.transports.kafka.later import LEAD, Later, Releasing
 from tornado_celery_bridge.transports.kafka.progress import Ranges
 from tornado_celery_bridge.transports.kafka.purging import Purging
