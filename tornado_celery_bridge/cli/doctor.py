@@ -72,19 +72,21 @@ def doctor(processes: tuple[str, ...]) -> int:
     tcb doctor -A proj
     """
     celery = load()
-    findings, broker = look(celery, processes=processes or PROCESSES), describe(celery)
-    if not any(each.name in IMPOSSIBLE for each in findings):
+    findings = look(celery, processes=processes or PROCESSES)
+    impossible = {each.name for each in findings} & {*IMPOSSIBLE}
+    broker = None if "no-transport" in impossible else describe(celery)
+    if not impossible:
         findings += check_fleet(celery, ask=True)
-    is_known = not (broker.is_away or any(each.name == "no-answer" for each in findings))
-    of_servers = () if is_known else (*OF_SERVERS, *FLEET)
-    _tell(findings, [*IMPOSSIBLE, *NAMES, *FLEET], not_asked=of_servers)
-    print("\n".join(_cell("broker", "", f"{broker.server} ({broker.url})")))
-    for name, phrase in broker.capabilities.items():
-        print("\n".join(_cell("", name, phrase)))
+    is_away = broker is None or broker.is_away or any(each.name == "no-answer" for each in findings)
+    _tell(findings, [*IMPOSSIBLE, *NAMES, *FLEET], not_asked=(*OF_SERVERS, *FLEET) if is_away else ())
+    if broker:
+        print("\n".join(_cell("broker", "", f"{broker.server} ({broker.url})")))
+        for name, phrase in broker.capabilities.items():
+            print("\n".join(_cell("", name, phrase)))
     status = _count(findings)
-    if not is_known:
+    if is_away and not impossible:
         print("a server did not answer: ask again when it does")
-    return status if is_known else 1
+    return 1 if is_away else status
 
 
 def _tell(findings: Sequence[Finding], names: Sequence[str], not_asked: Collection[str] = ()) -> None:

@@ -35,6 +35,7 @@ from tornado_celery_bridge.ledger.connection import BlockingConnection, ledger_b
 from tornado_celery_bridge.ledger.permissions import PROCESSES, Needs, missing_of, needs_of
 from tornado_celery_bridge.ledger.schema import AnotherSchema, compare
 from tornado_celery_bridge.transports import TRANSPORTS
+from tornado_celery_bridge.transports.core import WrongOption
 from tornado_celery_bridge.transports.servers import KINDS, RabbitMQ, server_of
 
 log = logging.getLogger(__name__)
@@ -291,6 +292,8 @@ def no_transport(app: Celery) -> Finding | None:
             return None
     except Exception as exc:  # KeyError for a scheme that kombu does not know, ImportError without its client
         why, is_unknown = _why(exc), _NO_SUCH in str(exc)
+        if isinstance(exc, WrongOption):
+            return Finding("no-transport", f"the broker can't be used: {why}", "another value of this option")
     scheme = _broker(app.conf).partition("://")[0]
     remedy = f"a broker_url with a scheme that kombu knows: {', '.join(TRANSPORTS)}, and others that it lists"
     if is_unknown and scheme in TRANSPORTS:
@@ -347,7 +350,7 @@ def _why(exc: Exception) -> str:
         return "a URL with rediss:// needs ?ssl_cert_reqs=required, or optional, or none"
     if "_init_params" in text:
         return "its URL has a parameter that kombu does not take: such options go into broker_transport_options"
-    if isinstance(exc, ValueError):
+    if isinstance(exc, ValueError) and not isinstance(exc, WrongOption):
         return (
             "its URL can't be read: the port and Redis's database are numbers, and in a password # is written %23, "
             "/ is %2F, ? is %3F, @ is %40, [ is %5B"
@@ -475,10 +478,7 @@ def of_broker(app: Celery, processes: Sequence[str]) -> list[Finding]:
         transport: Any = connection.get_transport_cls()
         if not hasattr(transport, "troubles"):
             return []
-        try:
-            troubles = transport.troubles(connection, app.amqp.queues, consumes="worker" in processes)
-        except ValueError as exc:
-            return [Finding("no-transport", f"the broker can't be used: {exc}", "another value of this option")]
+        troubles = transport.troubles(connection, app.amqp.queues, consumes="worker" in processes)
     name = KINDS[transport.driver_type].__name__
     return [Finding(each.name, f"{name}: {each.what}", each.remedy) for each in troubles]
 

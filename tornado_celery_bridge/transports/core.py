@@ -94,6 +94,10 @@ _NOTHING_SENT = (
 )
 
 
+class WrongOption(ValueError):
+    """An option of a transport is unknown, or its value is wrong. The message says which, and has no secret."""
+
+
 class Trouble(NamedTuple):
     """Something about a broker that would end a worker, or lose messages: what ``troubles`` of a transport returns."""
 

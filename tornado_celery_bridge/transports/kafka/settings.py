@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from tornado_celery_bridge.transports.core import BrokerUrl
+from tornado_celery_bridge.transports.core import BrokerUrl, WrongOption
 
 #: What kombu itself takes out of the same options.
 KOMBUS = frozenset("max_retries interval_start interval_step interval_max errback callback timeout".split())
@@ -75,7 +75,7 @@ class Settings:
             defaults: What holds unless either says otherwise.
 
         Raises:
-            ValueError: An option is unknown, or its value is wrong.
+            WrongOption: An option is unknown, or its value is wrong.
         """
         given = {key: value for key, value in options.items() if key not in KOMBUS} | dict(url.options)
         config = {key: value for key, value in given.items() if "." in key}
@@ -89,17 +89,17 @@ class Settings:
         config = {**DEFAULTS, "bootstrap.servers": url.hosts or "localhost", **config}
         known = {each.name: each.type for each in fields(cls) if each.name != "config"}
         if unknown := {key for key in given if "." not in key} - set(known):
-            raise ValueError(f"the Kafka transport has no such options: {', '.join(sorted(unknown))}")
+            raise WrongOption(f"the Kafka transport has no such options: {', '.join(sorted(unknown))}")
         named = {key: _read(key, known[key], value) for key, value in given.items() if key in known}
         made = cls(config, **(defaults | named))
         longest = float(config.get("max.poll.interval.ms", 300_000)) / 1000
         if made.hand_over_timeout > longest - 5:
-            raise ValueError(
+            raise WrongOption(
                 f"max.poll.interval.ms is {longest:g} s and hand_over_timeout {made.hand_over_timeout:g} s, for which a"
                 " worker may not poll: have the first be longer by 5 s or more"
             )
         if not made.priority_steps or list(made.priority_steps) != sorted({*made.priority_steps}):
-            raise ValueError(f"priority_steps must ascend: {made.priority_steps}")
+            raise WrongOption(f"priority_steps must ascend: {made.priority_steps}")
         return made
 
     @property
@@ -158,5 +158,5 @@ def _read(name: str, kind: Any, value: Any) -> Any:
         if kind == tuple[int, ...]:
             return tuple(int(step) for step in (value.split(",") if isinstance(value, str) else value))
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{name} can't be {value!r}") from None
+        raise WrongOption(f"{name} can't be {value!r}") from None
     return value

@@ -252,7 +252,7 @@ class Transport(virtual.Transport):
         Return what is wrong with the cluster of a connection for *queues*, for a worker or for whoever publishes.
 
         Raises:
-            ValueError: An option is unknown, or its value is wrong.
+            WrongOption: An option is unknown, or its value is wrong.
         """
         return inspect(_settings_of(client), queues, consumes=consumes)
 
