@@ -6,7 +6,7 @@ import tornado_celery_bridge
 PUBLIC = """
 AsyncResult BlobLost Bridge BridgeClosed BridgeConfig BridgeError BrokerUnavailable DispatchError DispatchSaturated
 DispatchUncertain GroupResult Progress ResultBackendUnavailable ResultError ResultTimeout StoreUnavailable Stored
-TaskError TaskFailed TaskRevoked TaskState WaitersSaturated WouldBlock __version__
+TaskError TaskFailed TaskRevoked TaskState TaskSwitchedOff WaitersSaturated WouldBlock __version__
 """.split()
 
 

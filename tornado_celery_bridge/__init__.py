@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         StoreUnavailable,
         TaskFailed,
         TaskRevoked,
+        TaskSwitchedOff,
         WaitersSaturated,
         WouldBlock,
     )
@@ -56,6 +57,7 @@ __all__ = (
     "TaskFailed",
     "TaskRevoked",
     "TaskState",
+    "TaskSwitchedOff",
     "WaitersSaturated",
     "WouldBlock",
     "__version__",

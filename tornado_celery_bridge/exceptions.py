@@ -8,6 +8,7 @@ The errors of the bridge: one class for each thing that a caller would do differ
     │  ├─ BrokerUnavailable        503  not sent: try again later
     │  ├─ DispatchSaturated        503  not sent: our own bound on pending dispatches
     │  └─ DispatchUncertain        503  perhaps sent: ask about ``task_id`` before trying again
+    ├─ TaskSwitchedOff             503  an operator has switched the task off: the message says why
     ├─ ResultError
     │  ├─ ResultTimeout            504  also a TimeoutError; the task goes on
     │  ├─ ResultBackendUnavailable 503
@@ -39,6 +40,7 @@ __all__ = (
     "StoreUnavailable",
     "TaskFailed",
     "TaskRevoked",
+    "TaskSwitchedOff",
     "WaitersSaturated",
     "WouldBlock",
 )
@@ -108,6 +110,17 @@ class DispatchUncertain(DispatchError):
 
     .. versionadded:: 0.1.0
     """
+
+
+class TaskSwitchedOff(BridgeError):
+    """
+    The job was not accepted, because an operator has switched its task off: the message says why. Try again once the
+    task is switched on, which nobody can say when.
+
+    .. versionadded:: 0.1.0
+    """
+
+    http_status_hint = 503
 
 
 class ResultError(BridgeError):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.ledger.records import Wait, accept, begin, end, found, job, keys, record
 from tornado_celery_bridge.ledger import Gone, Ledger, Step, WorkflowRecord, error_mark
-from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
+from tornado_celery_bridge.ledger.blocking import NO_LIMIT, Limit, WorkerLedger
 from tornado_celery_bridge.ledger.records import MAX_ID
 
 A_UUID = "0fe1a1b2-c3d4-45e6-8788-99aabbccddee"
@@ -114,7 +114,7 @@ async def test_jobs_that_somebody_deleted(ledger: Ledger, worker: WorkerLedger, 
     await wait(11)
     assert sorted(await found(worker, "q")) == ["aside-too", "held-too", "parked-too", "queued-too"]
     for job_id in ("queued-too", "held-too", "aside-too", "parked-too"):
-        assert await begin(worker, job_id, "2", limit=limit if job_id == "parked-too" else None) == "go"
+        assert await begin(worker, job_id, "2", limit=limit if job_id == "parked-too" else NO_LIMIT) == "go"
         await end(worker, job_id)
     left = {key.partition("{tcb}")[2].partition(":")[0] for key in await keys(ledger)}
     assert not left & {"held", "queued", "later", "outbox", "parked", "slots", "reached"}, left

@@ -10,7 +10,7 @@ import asyncio
 import json
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import hypothesis
@@ -48,7 +48,7 @@ MANY = 5
 #: In one world: with more, little happens to each.
 MOST_JOBS = 4
 #: Kinds of keys that are for whoever watches.
-WATCHED = {"history", "worker", "workers", "failure", "failures", "results", "schema"}
+WATCHED = {"history", "worker", "workers", "failure", "failures", "results", "schema", "limits"}
 
 
 @pytest.fixture
@@ -135,6 +135,9 @@ class World(RuleBasedStateMachine):
         self.forgotten: set[str] = set()
         self.cancelled: set[str] = set()
         self.limited: set[str] = set()
+        #: How many of these may run at once: by the code, or as it is set; and by a named limit, if there is one.
+        self.most = 1
+        self.shared: int | None = None
         #: When the jobs that have not begun expire, in ms.
         self.expiring: dict[str, int] = {}
         #: Of the message that the attempt under way has asked for: it is not refused. And how far a job has come, by
@@ -204,7 +207,8 @@ class World(RuleBasedStateMachine):
 
     def begin(self, message: Message, name: str) -> None:
         token, job_id = uuid.uuid4().hex, message.job_id
-        limit = Limit("limit", 1, None) if job_id in self.limited and message.task == "t" else None
+        is_limited = job_id in self.limited and message.task == "t"
+        limit = Limit("all" if is_limited else job_id, 1) if message.task == "t" else Limit()
         verdict = self.worker.start(
             job_id,
             message.task,
@@ -234,9 +238,30 @@ class World(RuleBasedStateMachine):
         self.running.append(begun)
         code, value = self.saved.get(job_id, ("", None))
         assert self.worker.checkpoint(job_id, begun.code) == (value if code == begun.code else None)
-        if limit:
-            limited = [each for each in self.running if each.job_id in self.limited and each.message.task == "t"]
-            assert len({each.job_id for each in limited if self.holder(each.job_id) == each.token}) <= 1
+        if is_limited:
+            assert len(self.holders(self.limited)) <= self.most
+        if message.task == "t" and self.shared is not None:
+            assert len(self.holders(self.jobs)) <= self.shared
+
+    def holders(self, jobs: Iterable[str]) -> set[str]:
+        """Return which of the jobs run, by the task that is limited."""
+        running = [each for each in self.running if each.job_id in jobs and each.message.task == "t"]
+        return {each.job_id for each in running if self.holder(each.job_id) == each.token}
+
+    @rule(most=st.sampled_from([None, 0, 1, 2, 3]))
+    def limit(self, most: int | None) -> None:
+        """An operator changes how many run at once, or goes back to what the code says: that is one."""
+        self.do(self.ledger.limits.set_task("t", max_concurrency=most))
+        self.most = 1 if most is None else most
+
+    @rule(most=st.sampled_from([None, None, 0, 1, 2]))
+    def limit_together(self, most: int | None) -> None:
+        """An operator sets a limit over several tasks, changes it or takes it away."""
+        if most is None:
+            assert self.do(self.ledger.limits.remove_named("all")) == (self.shared is not None)
+        else:
+            self.do(self.ledger.limits.set_named("all", ["t", "u"], max_concurrency=most))
+        self.shared = most
 
     @precondition(lambda self: self.queue)
     @rule(place=st.integers(0, 5))
@@ -508,6 +533,8 @@ class World(RuleBasedStateMachine):
         while self.queue:
             self.begin(self.queue.pop(0), "w1")
         self.is_over = self.lost_messages < MANY
+        self.limit(None)
+        self.limit_together(None)
         for attempt in self.running:
             self.freeze(attempt, False)
         for _ in range(100):

@@ -22,9 +22,11 @@ from tornado_celery_bridge import Bridge, BridgeClosed
 from tornado_celery_bridge.ledger import Job, Ledger
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.ledger.connection import BlockingConnection
+from tornado_celery_bridge.ledger.limits import Limits
 from tornado_celery_bridge.schedules import (
     BackfillTooLarge,
     InvalidEntry,
+    RunRefused,
     ScheduleConflict,
     ScheduleEntryNotFound,
     Scheduler,
@@ -425,6 +427,24 @@ async def test_what_was_changed_meanwhile_does_not_run(schedules: Schedules, bea
     await schedules.replace(entry(**HOURLY, note="changed"))
     assert await asyncio.to_thread(beat._run, [one], beat.lease.leader, now)
     assert (await schedules.get("e")).runs == 0
+
+
+async def test_a_task_that_is_switched_off(schedules: Schedules, beat: Beat) -> None:
+    """Its runs are left out, and say so; then it runs again."""
+    await schedules.create(entry(**HOURLY))
+    await Limits(schedules._redis).set_task("t", enabled=False, reason="closed")
+    await be_due(schedules)
+    await look(beat)
+    assert [(run.job_id, run.why) for run in await schedules.runs("e")] == [(None, "off")]
+    with pytest.raises(RunRefused, match="switched off"):
+        await schedules.run("e")
+    with pytest.raises(RunRefused, match="switched off"):
+        await schedules.backfill("e", datetime.now(UTC) - timedelta(hours=3), datetime.now(UTC))
+    assert await messages(beat) == []
+    await Limits(schedules._redis).set_task("t", enabled=True)
+    await be_due(schedules)
+    await look(beat)
+    assert len(await messages(beat)) == 1
 
 
 # What nobody can use.

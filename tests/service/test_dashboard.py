@@ -487,6 +487,45 @@ async def test_a_worker_grows_and_shrinks(site: Service, page: Page) -> None:
     await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+async def test_limits_are_changed_and_a_task_is_switched_off(site: Service, tab: Tab) -> None:
+    """By the keyboard alone."""
+    page = tab.page
+    await page.goto(url(site, "#/limits"))
+    row, dialog = page.locator("tr[data-name='s.nap']"), page.get_by_role("dialog")
+    await row.get_by_role("button", name="Change the limits of s.nap…").press("Enter")
+    await page.keyboard.type("2")
+    await page.keyboard.press("Tab")
+    await page.keyboard.type("often")
+    await dialog.get_by_role("button", name="Change").press("Enter")
+    await expect(page.get_by_role("status")).to_contain_text("The body does not fit")
+    await dialog.get_by_label("Rate").fill("10/s")
+    await dialog.get_by_role("button", name="Change").press("Enter")
+    await expect(dialog).to_have_count(0)
+    await expect(row).to_contain_text("set at run time")
+    shown = await read(site, "/v1/tasks/s.nap")
+    assert (shown["max_concurrency"], shown["max_rate"]) == (2, "10/s")
+    await row.get_by_role("button", name="Switch s.nap off…").press("Enter")
+    await dialog.get_by_label("Reason").fill("it is late")
+    await dialog.get_by_role("button", name="Switch off").press("Enter")
+    await expect(row).to_contain_text("it is late")
+    assert (await site.submit("s.nap", {"input": [0]})).code == 503
+    await row.get_by_role("button", name="Switch s.nap on").press("Enter")
+    await expect(row).to_contain_text("On")
+    await page.get_by_role("button", name="Limit tasks together…").press("Enter")
+    await dialog.get_by_label("Name").fill("naps")
+    await dialog.get_by_label("Tasks").fill("s.nap s.add")
+    await dialog.get_by_label("At once").fill("5")
+    await dialog.get_by_role("button", name="Save").press("Enter")
+    shared = page.locator("tr[data-limit=naps]")
+    await expect(shared).to_contain_text("s.nap, s.add")
+    await expect(row).to_contain_text("with naps")
+    await shared.get_by_role("button", name="Remove naps").press("Enter")
+    await expect(shared).to_have_count(0)
+    await site.fetch("/v1/tasks/s.nap", "PATCH", body=json.dumps({"max_concurrency": None, "max_rate": None}))
+    assert ["422" in each for each in tab.complaints] == [True]
+    tab.complaints.clear()
+
+
 async def test_the_system_page_says_what_is_unsafe(site: Service, page: Page) -> None:
     await page.goto(url(site, "#/system"))
     card = page.get_by_role("region", name="What is unsafe")
@@ -646,13 +685,14 @@ async def addresses(site: Service) -> dict[str, str]:
         "schedule": "#/schedules/report",
         "queues": "#/queues",
         "workers": "#/workers",
+        "limits": "#/limits",
         "system": "#/system",
     }
 
 
 PAGES = (
     *("overview", "jobs", "job-failed", "job-image", "job-log", "new", "failures", "dead", "workflows", "workflow"),
-    *("schedules", "schedule", "queues", "workers", "system"),
+    *("schedules", "schedule", "queues", "workers", "limits", "system"),
 )
 
 

@@ -39,6 +39,7 @@ COMMANDS = {
     "upgrade": Place("upgrade", "Bring the ledger of an older version to this one."),
     "keys": Place("keys", "Make, list and revoke API keys."),
     "schedules": Place("schedules", "Show, change, export and import schedule entries."),
+    "limits": Place("limits", "Change the limits of tasks at run time; switch tasks off and on."),
     "openapi": Place("openapi", "Write the OpenAPI document."),
     "top": Place("top", "Show the jobs, queues and workers of a running service."),
     "completion": Place("completion", "Write what a shell needs to complete all of this."),

@@ -29,14 +29,18 @@ KEPT = -1
 
 
 class Limit(NamedTuple):
-    """A limit on the jobs of one kind, over all workers."""
+    """A task's limit, over all workers, as its code has it. What is set at run time comes before it."""
 
-    #: The name of the kind.
-    name: str
+    #: The value by which its jobs are counted; empty for all together.
+    key: str = ""
     #: How many of them may run at once; None for any number.
-    most: int | None
+    most: int | None = None
     #: Seconds between the beginnings of two of them; None for no such limit.
-    interval: float | None
+    interval: float | None = None
+
+
+#: Of a task whose code has none.
+NO_LIMIT = Limit()
 
 
 class ResultEntry(NamedTuple):
@@ -122,13 +126,13 @@ class WorkerLedger:
         after: str = "",
         replaced: int = 0,
         retries: int = 0,
-        limit: Limit | None = None,
+        limit: Limit = NO_LIMIT,
         redelivered: bool = False,
         most_begun: int = 0,
         result_entry: ResultEntry = _NO_ENTRY,
     ) -> str:
         """Note that a task begins. Return ``go``, ``unknown`` (no job: it may run) or why it must not run."""
-        name, most, interval = limit or ("", None, None)
+        key, most, interval = limit
         call = calls.start(
             job_id=task_id,
             task=task,
@@ -137,7 +141,7 @@ class WorkerLedger:
             replaced=replaced or None,
             worker=worker,
             retries=retries,
-            limit=name,
+            limit_key=key,
             most=most,
             interval=None if interval is None else ms(interval),
             redelivered=redelivered,

@@ -34,6 +34,7 @@ class WorkflowJob(NamedTuple):
     """A row of ``accept_workflow``."""
 
     job_id: str
+    task: str
     record: str
     input: str
     delay: int | None
@@ -177,7 +178,10 @@ events = command("events", _events)
 note_list = command("note_list", nothing)
 failures = command("failures", lambda rows: [FailureGroup.of_row(row) for row in rows])
 resolve = command("resolve", nothing)
-# Queues, callbacks and blobs.
+# Limits, queues, callbacks and blobs.
+set_task = command("set_task", nothing)
+set_limit = command("set_limit", _texts)
+read_limits = command("read_limits", as_it_is)
 pause = command("pause", nothing)
 purge = command("purge", _purged)
 claim_callbacks = command("claim_callbacks", _claims)

@@ -13,6 +13,7 @@ from tornado_celery_bridge.base.store import MAX_INLINE, Stored
 from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.connection import Connection, Subject, ms
 from tornado_celery_bridge.ledger.idempotency import KEY_LEASE, KEY_TTL
+from tornado_celery_bridge.ledger.limits import taken
 from tornado_celery_bridge.ledger.records import Acceptance, Gone, Job, JobRecord, Page, Reservation
 
 #: Seconds for which a forgotten job is remembered to have been.
@@ -71,6 +72,7 @@ class Jobs(Subject):
             size: The bytes of the input, as far as they are known. A large one is encoded in a thread.
 
         Raises:
+            TaskSwitchedOff: Its task takes no new jobs now.
             LedgerUnavailable: It may have been written all the same.
         """
         name, fingerprint = reservation or ("", "")
@@ -80,6 +82,7 @@ class Jobs(Subject):
             texts = written(given), encoding.dumps(message)
         call = calls.accept(
             job_id=record.id,
+            task=record.task,
             record=record.encode(),
             input=texts[0],
             owner=record.owner,
@@ -95,7 +98,7 @@ class Jobs(Subject):
             callback=callback_of(record),
             goes_on=goes_on,
         )
-        return await self._redis.run(call)
+        return taken(await self._redis.run(call))
 
     async def defer(self, job_id: str, most: int) -> bool:
         """

@@ -18,6 +18,7 @@ from tornado_celery_bridge.ledger.events import Events
 from tornado_celery_bridge.ledger.failures import Failures
 from tornado_celery_bridge.ledger.idempotency import IdempotencyKeys
 from tornado_celery_bridge.ledger.jobs import Jobs
+from tornado_celery_bridge.ledger.limits import Limits
 from tornado_celery_bridge.ledger.queues import Queues
 from tornado_celery_bridge.ledger.records import LedgerUnavailable
 from tornado_celery_bridge.ledger.schema import AnotherSchema, compare
@@ -44,6 +45,7 @@ class Ledger:
         self.workflows = Workflows(self.redis, ttl)
         self.idempotency_keys = IdempotencyKeys(self.redis)
         self.queues = Queues(self.redis)
+        self.limits = Limits(self.redis)
         self.failures = Failures(self.redis)
         self.callbacks = Callbacks(self.redis)
         self.blobs = Blobs(self.redis)

@@ -10,6 +10,7 @@ from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.connection import Connection, Subject, ms
 from tornado_celery_bridge.ledger.idempotency import KEY_LEASE, KEY_TTL
 from tornado_celery_bridge.ledger.jobs import callback_of, written
+from tornado_celery_bridge.ledger.limits import taken
 from tornado_celery_bridge.ledger.records import Acceptance, Gone, Reservation, Step, Workflow, WorkflowRecord
 
 
@@ -50,6 +51,7 @@ class Workflows(Subject):
             reservation: Its idempotency key, if the request has one.
 
         Raises:
+            TaskSwitchedOff: The task of one of them takes no new jobs now.
             LedgerUnavailable: It may have been written all the same.
         """
         name, fingerprint = reservation or ("", "")
@@ -70,7 +72,7 @@ class Workflows(Subject):
             on_error=record.on_error,
             rows=rows,
         )
-        return await self._redis.run(call)
+        return taken(await self._redis.run(call))
 
     async def withdraw(self, workflow_id: str, reservation: Reservation | None = None) -> None:
         """Forget a workflow that was not published, and let go of its idempotency key."""
@@ -106,6 +108,7 @@ class Workflows(Subject):
 def _row(step: Step) -> calls.WorkflowJob:
     return calls.WorkflowJob(
         job_id=step.record.id,
+        task=step.record.task,
         record=step.record.encode(),
         input=written(step.input),
         delay=None if step.delay is None else ms(step.delay),

@@ -70,20 +70,22 @@ class TooManySchedules(BridgeError):
 
 class RunRefused(BridgeError):
     """
-    The owner of a schedule entry may not begin another run now: ``why`` says the reason.
+    A run of a schedule entry may not begin now: ``why`` says the reason.
 
     .. versionadded:: 0.1.0
     """
 
     http_status_hint = 429
 
-    def __init__(self, key: str, why: Literal["full", "revoked"]) -> None:
+    def __init__(self, key: str, why: Literal["full", "revoked", "off"]) -> None:
         told = {
-            "full": "as many unfinished jobs, or runs of schedules, as they may",
-            "revoked": "no API key that may run it",
+            "full": "its owner has as many unfinished jobs, or runs of schedules, as they may",
+            "revoked": "its owner has no API key that may run it",
+            "off": "its task is switched off",
         }
-        super().__init__(f"the owner of schedule entry {key!r} has {told[why]}")
-        #: ``full``: wait until jobs of theirs have ended. ``revoked``: they need a key that may run it.
+        super().__init__(f"schedule entry {key!r} does not run: {told[why]}")
+        #: ``full``: wait until jobs of the owner's have ended. ``revoked``: they need a key that may run it. ``off``:
+        #: the task is switched off.
         self.why = why
 
 
@@ -163,7 +165,8 @@ class Run(NamedTuple):
     #: The id of its job; None if the run did not begin.
     job_id: str | None = None
     #: Why it did not begin: ``missed`` (from this slot on), ``skipped`` (the last run was unfinished), ``full`` (its
-    #: owner had as many unfinished jobs, or runs, as they may) or ``revoked`` (its owner had no API key that may).
+    #: owner had as many unfinished jobs, or runs, as they may), ``revoked`` (its owner had no API key that may) or
+    #: ``off`` (its task was switched off).
     why: str = ""
     #: Its job, as long as the job is kept.
     job: Job | None = None

@@ -23,7 +23,7 @@ from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.base.states import ENDED, IGNORED, SUCCEEDED
 from tornado_celery_bridge.base.versions import MESSAGE_SAYS_IGNORE
 from tornado_celery_bridge.checkpoints import Document
-from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedger
+from tornado_celery_bridge.ledger.blocking import NO_LIMIT, Limit, ResultEntry, WorkerLedger
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from tornado_celery_bridge.worker.coroutines import is_told_to_end
 from tornado_celery_bridge.worker.errors import Escaped, GivenUp, ends_from_outside, error_of, place_of
@@ -142,14 +142,14 @@ class Attempt:
             known = request.attempt = cls(app, request.id, (request.delivery_info or {}).get("attempt") or "")
         return known
 
-    def begin(self, task: Any, request: Any, limit: Limit | None = None) -> None:
+    def begin(self, task: Any, request: Any, limit: Limit = NO_LIMIT) -> None:
         """
         Ask the ledger whether the task's code may run, and note that it does.
 
         Args:
             task: The task.
             request: What it runs for.
-            limit: What it is counted by; None for a task without limits.
+            limit: Its task's limit, as the code has it.
 
         Raises:
             Ignore: It must not run, or not now; then the ledger has its message published again when it may.

@@ -21,6 +21,9 @@ from tornado_celery_bridge.worker.messages import mark_signature, name_queue
 from tornado_celery_bridge.worker.models import taking_names
 from tornado_celery_bridge.worker.values import loaded, run_with_values
 
+#: Characters of a value of ``limit_by`` that is shown as it is; a longer one is counted by its hash.
+MAX_KEY = 64
+
 
 def guard(task: Any, app: Celery, *, can_end: bool = True) -> None:
     """
@@ -51,7 +54,7 @@ def guard(task: Any, app: Celery, *, can_end: bool = True) -> None:
             return None
         if not attempt.has_begun:
             name_queue(app, request)
-            attempt.begin(task, request, limit_of(args, kwargs) if limit_of else None)
+            attempt.begin(task, request, limit_of(args, kwargs))
             if not can_end and any(request.timelimit or ()):
                 attempt.note("WARNING", "its time limit does not hold: its worker's pool can't end a task")
         return attempt
@@ -114,23 +117,27 @@ def settle(app: Celery) -> None:
             task.soft_time_limit = None
 
 
-def _limit_of(task: Any, app: Celery) -> Callable[[Any, Any], Limit] | None:
-    """Return what tells by which limit a call of *task* is counted; None for a task that has none."""
+def _limit_of(task: Any, app: Celery) -> Callable[[Any, Any], Limit]:
+    """Return what tells by which limit a call of *task* is counted."""
     most, per_second = getattr(task, "max_concurrency", None), getattr(task, "max_rate", None)
     name = getattr(task, "limit_by", None)
-    if most is None and per_second is None:
-        return None
     interval = None if per_second is None else 1 / rate(per_second)
     signature = inspect.signature(task.run)
     if name is not None and name not in signature.parameters:
         raise ImproperlyConfigured(f"{task.name}: limit_by names no parameter: {name!r}")
 
+    of_all = Limit("", most, interval)
+
     def limit_of(args: Any, kwargs: Any) -> Limit:
         if name is None:
-            return Limit(task.name, most, interval)
+            return of_all
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        value = hashlib.sha256(dumps(loaded(bound.arguments[name], app)).encode()).hexdigest()[:32]
-        return Limit(f"{task.name}:{value}", most, interval)
+        return Limit(_key_of(dumps(loaded(bound.arguments[name], app))), most, interval)
 
     return limit_of
+
+
+def _key_of(value: str) -> str:
+    """Return what the jobs with a value of ``limit_by``, as JSON, are counted by: itself, unless it is long."""
+    return value if len(value) <= MAX_KEY else hashlib.sha256(value.encode()).hexdigest()[:32]

@@ -5,11 +5,11 @@
 -- include: queues, limits
 
 turn(job_id)
-local known = redis.call('HMGET', job, 'state', 'token', 'slot', 'next_due')
+local known = redis.call('HMGET', job, 'state', 'token', 'next_due')
 if not known[1] or bucket(known[1]) ~= 'STARTED' or known[2] ~= token then return 0 end
 redis.call('ZREM', prefix .. 'held', pack(id))
 redis.call('HDEL', job, 'token', 'next_due')
 redis.call('HSET', job, 'handed_on', 1)
-if known[4] then enqueued(known[4]) end
-if known[3] then release(known[3]) end
+if known[3] then enqueued(known[3]) end
+release()
 return 1

@@ -7,7 +7,7 @@
 -- include: retried, limits, wake, tell
 
 turn(job_id)
-local known = redis.call('HMGET', job, 'state', 'token', 'slot')
+local known = redis.call('HMGET', job, 'state', 'token')
 if not known[1] then
   redis.call('DEL', prefix .. 'begun:' .. id)
   if not is_forgotten() then tell(result_key, result, result_ttl) end
@@ -16,7 +16,7 @@ if not known[1] or ENDED[known[1]] or known[2] ~= token then return 0 end
 if bucket(known[1]) == 'STARTED' then retried(known[1], error) end  -- else START has told it, and it waits for a limit
 tell(result_key, result, result_ttl)
 redis.call('HDEL', job, 'token')  -- it has said all
-if known[3] then release(known[3]) end
+release()
 if publish ~= '' then
   redis.call('HINCRBY', job, 'retries', -1)  -- by the message that began before
   dequeued()

@@ -2,16 +2,17 @@
 -- A retry's message may come before the attempt that asks for it has told so. It names that attempt, which tells it
 -- from a copy and from what an attempt asks for that was given up. Then the RETRY is told here.
 -- KEYS: job:{job_id}, events:{job_id}
--- ARGV: prefix, job_id, task, token, after, replaced, worker, retries, limit, most, interval, result_key, result,
+-- ARGV: prefix, job_id, task, token, after, replaced, worker, retries, limit_key, most, interval, result_key, result,
 --   result_ttl, redelivered, most_begun
 -- Answers: go | unknown (no job: it may run) | given up (no job, and its process dies each time) | duplicate | parked |
 --   forgotten, or the state in which the job has ended
 --   after: the token of the attempt that asks for this one, '' if none does or nobody knows. replaced: how many tasks
 --   were replaced before this one, '' for none.
---   limit: '' for none, with most jobs at once and interval ms between two, each '' for any. result_key, result and
---   result_ttl (s, 0 for ever): what to tell Celery's result backend if it runs; key '' for nothing. redelivered:
---   whether the message was delivered before. most_begun: how often a task that is no job may begin and not end.
--- include: lapse, retried, tell, held, expiry
+--   most, interval: of the task's limit as its code has it: jobs at once, and ms between two beginnings; '' for any.
+--   limit_key: the value by which they are counted, '' for all together. result_key, result and result_ttl (s, 0 for
+--   ever): what to tell Celery's result backend if it runs; key '' for nothing. redelivered: whether the message was
+--   delivered before. most_begun: how often a task that is no job may begin and not end.
+-- include: lapse, retried, tell, held, expiry, limits
 
 local EARLY = 1000  -- ms; a worker whose clock is ahead by more begins nothing before it is due
 
@@ -75,7 +76,7 @@ if has_expired() then
   return 'REVOKED'
 end
 if known[2] ~= task then
-  redis.call('HSET', job, 'token', token, 'worker', worker, 'nesting', nesting, 'retries', retries)
+  redis.call('HSET', job, 'token', token, 'worker', worker, 'nesting', nesting, 'retries', retries, 'other', 1)
   redis.call('HDEL', job, 'handed_on', 'next_due')
   redis.call('ZREM', expiring, packed)
   redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
@@ -95,40 +96,19 @@ if known[4] and tonumber(known[4]) > time + EARLY then
   return 'parked'
 end
 
-most, interval = tonumber(most), tonumber(interval)
-if interval then
-  local mine = redis.call('HGET', job, 'not_before')
-  if mine then
-    if time < tonumber(mine) then return 'parked' end
-  else
-    local at = math.max(time, tonumber(redis.call('GET', prefix .. 'next:' .. limit) or 0))
-    redis.call('SET', prefix .. 'next:' .. limit, at + interval, 'PX', math.ceil(at - time + interval) + 1)
-    redis.call('HSET', job, 'not_before', at)
-    if at > time then
-      dequeued()
-      publish_later(at)
-      return 'parked'
-    end
-  end
+local bounds = most .. ' ' .. interval
+local its = redis.call('HMGET', limits, 'code\n' .. task, 'task\n' .. task, 'of\n' .. task)
+if bounds ~= (its[1] or ' ') then declare(task, bounds) end
+if bounds ~= ' ' or limit_key ~= '' or its[2] then
+  local limit = limit_key == '' and task or task .. '\n' .. limit_key
+  if not pass(limit, known[4] or time) then return 'parked' end
 end
-if most then
-  local slots = prefix .. 'slots:' .. limit
-  if redis.call('SISMEMBER', slots, packed) == 0 then
-    if redis.call('SCARD', slots) >= most then
-      dequeued()
-      redis.call('ZADD', prefix .. 'parked:' .. limit, known[4] or time, packed)
-      redis.call('HSET', job, 'parked', limit)
-      return 'parked'
-    end
-    redis.call('SADD', slots, packed)
-    redis.call('HSET', job, 'slot', limit)
-  end
-end
+if its[3] and not pass('\n' .. its[3], known[4] or time) then return 'parked' end
 
 local attempt, queue = redis.call('HINCRBY', job, 'attempt', 1), queue_name()
 dequeued()
 redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', token, 'worker', worker, 'retries', retries)
-redis.call('HDEL', job, 'not_before', 'delayed', 'handed_on', 'next_due', 'nesting')
+redis.call('HDEL', job, 'turn', 'shared_turn', 'delayed', 'handed_on', 'next_due', 'nesting', 'other')
 redis.call('ZREM', expiring, packed)
 if nesting > 0 then redis.call('HSET', job, 'nesting', nesting) end
 redis.call('ZADD', prefix .. 'held', time + LEASE, packed)

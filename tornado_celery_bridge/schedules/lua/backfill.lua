@@ -2,8 +2,8 @@
 -- KEYS: schedule:{name}, schedules:runs:{name}
 -- ARGV: prefix, name, kept, ttl, dry_run
 -- ROWS: job_id, record, input, message, its_note
--- Answers: the ids of the jobs that were accepted, or on a dry run would be, before those '' or why its owner may begin
--- no more: 'revoked' or 'full'; nothing if there is no entry
+-- Answers: the ids of the jobs that were accepted, or on a dry run would be, before those '' or why no more
+-- may begin: 'revoked', 'full' or 'off'; nothing if there is no entry
 -- include: write, wake, notes, allowed, rows
 
 local accepted = {''}

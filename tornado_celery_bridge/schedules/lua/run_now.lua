@@ -1,7 +1,7 @@
 -- run_now: accept a run on demand. A worker publishes it.
 -- KEYS: schedule:{name}, schedules:runs:{name}
 -- ARGV: prefix, name, job_id, record, input, message, its_note, kept, ttl
--- Answers: 'accepted'; 'unknown' if there is no such entry; 'revoked' or 'full' if its owner may not begin a run now
+-- Answers: 'accepted'; 'unknown' if there is no such entry; 'revoked', 'full' or 'off' if no run may begin now
 -- include: write, wake, notes, allowed
 
 if redis.call('EXISTS', key_of(name)) == 0 then return 'unknown' end

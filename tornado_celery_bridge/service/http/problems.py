@@ -25,6 +25,7 @@ from tornado_celery_bridge import (
     DispatchUncertain,
     ResultBackendUnavailable,
     StoreUnavailable,
+    TaskSwitchedOff,
     WaitersSaturated,
 )
 from tornado_celery_bridge.base.redis import OF_CLUSTER, refusal
@@ -146,6 +147,9 @@ RESULT_BACKEND_UNAVAILABLE = Kind(
     503,
     "The queue was purged; not all who wait for results by Celery were told.",
 )
+TASK_SWITCHED_OFF = Kind(
+    "task-switched-off", 503, "An operator has switched the task off: `detail` says why. Nothing was accepted."
+)
 DISPATCH_SATURATED = Kind("dispatch-saturated", 503, "Too many jobs wait to be published. Nothing was accepted.")
 DISPATCH_UNCERTAIN = Kind(
     "dispatch-uncertain", 503, "Broker and ledger went away: `Location` and `job` name the job, which may run."
@@ -166,6 +170,7 @@ _OF_ERRORS: dict[type[BridgeError], Kind] = {
     LedgerUnavailable: LEDGER_UNAVAILABLE,
     ResultBackendUnavailable: RESULT_BACKEND_UNAVAILABLE,
     StoreUnavailable: STORE_UNAVAILABLE,
+    TaskSwitchedOff: TASK_SWITCHED_OFF,
     WaitersSaturated: WAITERS_SATURATED,
     # Of a schedule that others change at the same moment.
     InvalidEntry: INVALID_SCHEDULE,

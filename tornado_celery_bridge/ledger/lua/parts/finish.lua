@@ -28,8 +28,8 @@ local function finish_one(from, state, value)
   local ran = known[3] and time - known[3]
   let_go()
   redis.call('HSET', job, 'state', state, 'finished_at', time)
-  redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'not_before', 'lost',
-    'delayed', 'handed_on', 'next_due', 'nesting', 'asker')
+  redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'lost',
+    'delayed', 'handed_on', 'next_due', 'nesting', 'asker', 'other', 'turn', 'shared_turn')
   set_value(value)
   if id ~= told and (state == 'FAILURE' or state == 'REVOKED') then tell_end(state, value) end
   move_state(from, state)

@@ -1,5 +1,5 @@
 -- allowed: whether the runs of an owner's entries may begin.
--- include: clock, schedules
+-- include: clock, schedules, off
 
 -- Unfinished runs of schedules that one owner may have, besides what their keys allow.
 local MOST_RUNS = 1000
@@ -32,8 +32,9 @@ local function why_not(owner, task)
   if tonumber(redis.call('HGET', prefix .. 'open:runs', owner) or 0) >= MOST_RUNS then return 'full' end
 end
 
--- The same of the run that *record* describes.
+-- The same of the run that *record* describes; also 'off', if its task is switched off.
 local function why_not_run(record)
   local known = cjson.decode(record)
+  if why_off(known.task) then return 'off' end
   return why_not(known.owner or '', known.task)
 end

@@ -136,7 +136,9 @@ class ScheduleRun(TypedDict):
     delay: Annotated[float | None, Field(description="Seconds from the one to the other.")]
     job_id: str | None
     job: Annotated[Job | None, Field(description="While it is kept; without its result.")]
-    reason: Annotated[str | None, Field(description="Why it did not begin: missed, skipped, paused, full or revoked.")]
+    reason: Annotated[
+        str | None, Field(description="Why it did not begin: missed, skipped, paused, full, revoked or off.")
+    ]
 
 
 class ScheduleRuns(TypedDict):

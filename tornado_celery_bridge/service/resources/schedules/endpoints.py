@@ -14,6 +14,7 @@ from tornado_celery_bridge.service.http.problems import (
     INVALID_SCHEDULE,
     SCHEDULE_CONFLICT,
     SHUTTING_DOWN,
+    TASK_SWITCHED_OFF,
     UNKNOWN_SCHEDULE,
 )
 from tornado_celery_bridge.service.resources.catalogue import INVALID_INPUT, UNKNOWN_TASK
@@ -38,7 +39,7 @@ _FIELDS = (INVALID_SCHEDULE, INVALID_INPUT)
 # A run of it is a job that the ledger accepts, and a worker publishes.
 _RUN = (*_SCHEDULE, INVALID_SCHEDULE, SCHEDULE_CONFLICT, UNKNOWN_TASK)
 # Its owner may not begin a run now.
-_REFUSED = (TOO_MANY_UNFINISHED_JOBS, SCHEDULE_REVOKED)
+_REFUSED = (TOO_MANY_UNFINISHED_JOBS, SCHEDULE_REVOKED, TASK_SWITCHED_OFF)
 
 ScheduleName = Annotated[
     str, Field(description="A schedule's name. An admin calls somebody else's by its owner, too: `owner~name`.")

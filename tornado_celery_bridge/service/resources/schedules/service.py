@@ -29,7 +29,13 @@ from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.http.body import parse
 from tornado_celery_bridge.service.http.conditions import Conditions
 from tornado_celery_bridge.service.http.faults import Fault
-from tornado_celery_bridge.service.http.problems import INVALID_SCHEDULE, UNKNOWN_SCHEDULE, Kind, Problem
+from tornado_celery_bridge.service.http.problems import (
+    INVALID_SCHEDULE,
+    TASK_SWITCHED_OFF,
+    UNKNOWN_SCHEDULE,
+    Kind,
+    Problem,
+)
 from tornado_celery_bridge.service.http.query import MAX_PAGE
 from tornado_celery_bridge.service.resources.catalogue import unknown_task
 from tornado_celery_bridge.service.resources.jobs.service import Jobs, not_accepted, unpublishable
@@ -303,6 +309,8 @@ def _split(key: str) -> tuple[str, str]:
 def _refused(exc: RunRefused) -> Problem:
     if exc.why == "full":
         return not_accepted("full", {})
+    if exc.why == "off":
+        return TASK_SWITCHED_OFF("The schedule's task is switched off.")
     return SCHEDULE_REVOKED("The schedule's owner has no key, any more, that may run it.")
 
 

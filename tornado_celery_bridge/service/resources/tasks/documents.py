@@ -2,12 +2,23 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
+from tornado_celery_bridge.ledger.limits import TaskLimit, interval_of
+from tornado_celery_bridge.service.http.body import Body
 from tornado_celery_bridge.service.http.documents import Path
 from tornado_celery_bridge.service.resources.catalogue import ExposedTask
 from tornado_celery_bridge.service.resources.links import Links
+
+
+def _rate(text: str) -> str:
+    interval_of(text)
+    return text
+
+
+#: How many jobs may begin in a time.
+Rate = Annotated[str, Field(max_length=30), AfterValidator(_rate)]
 
 
 class TaskLinks(TypedDict):
@@ -25,7 +36,27 @@ class TaskSummary(TypedDict):
     queue: Annotated[
         str, Field(description="Where its jobs go by default; a router that looks at arguments may send one elsewhere.")
     ]
+    enabled: Annotated[bool | None, Field(description="Whether it takes new jobs; null while the ledger is away.")]
+    reason: Annotated[str | None, Field(description="Why it is switched off.")]
+    max_concurrency: Annotated[
+        int | None, Field(description="As it is set at run time; null: what `defaults` says holds.")
+    ]
+    max_rate: Annotated[str | None, Field(description="As it is set at run time; null: what `defaults` says holds.")]
+    limit: Annotated[str | None, Field(description="The named limit that holds as well.")]
     links: TaskLinks
+
+
+class TaskChange(Body):
+    """What to set of a task, as a JSON merge patch (RFC 7396): null takes back what was set."""
+
+    enabled: Annotated[bool | None, Field(description="`false`: new jobs of it are refused.")] = None
+    reason: Annotated[
+        str | None, Field(max_length=300, description="With `enabled: false`: what whoever submits is told.")
+    ] = None
+    max_concurrency: Annotated[
+        int | None, Field(ge=0, le=1_000_000, description="How many jobs may run at once; with 0 none begins.")
+    ] = None
+    max_rate: Annotated[Rate | None, Field(description="How many may begin in a time: `10/s`, `30/m`, `100/h`.")] = None
 
 
 class TaskDefaults(TypedDict):
@@ -59,17 +90,28 @@ class Tasks(TypedDict):
     next_cursor: str | None
 
 
-def task_summary(shown: ExposedTask, links: Links) -> TaskSummary:
-    """Return a task as it stands in a list."""
+def task_summary(shown: ExposedTask, links: Links, limit: TaskLimit | None) -> TaskSummary:
+    """Return a task as it stands in a list; *limit* is what is set of it, None while nobody knows."""
     path = links.task(shown.name)
     more: TaskLinks = {"self": path, "jobs": f"{path}/jobs"}
-    return {"name": shown.name, "summary": shown.summary, "queue": shown.queue, "links": more}
-
-
-def task(shown: ExposedTask, links: Links) -> Task:
-    """Return a task with its schemas."""
+    off = None if limit is None else limit.off
     return {
-        **task_summary(shown, links),
+        "name": shown.name,
+        "summary": shown.summary,
+        "queue": shown.queue,
+        "enabled": None if limit is None else off is None,
+        "reason": None if off is None else off.reason,
+        "max_concurrency": None if limit is None else limit.max_concurrency,
+        "max_rate": None if limit is None else limit.max_rate,
+        "limit": None if limit is None else limit.limit,
+        "links": more,
+    }
+
+
+def task(shown: ExposedTask, links: Links, limit: TaskLimit | None) -> Task:
+    """Return a task with its schemas; *limit* is as for :func:`task_summary`."""
+    return {
+        **task_summary(shown, links, limit),
         "description": shown.description,
         "defaults": _defaults(shown),
         "input": shown.input_schema,

@@ -8,6 +8,7 @@ import { link, useRoute } from "./router.js";
 import { DeadLetters, JobsPage } from "./jobs.js";
 import { FailuresPage } from "./failures.js";
 import { JobPage } from "./job.js";
+import { LimitsPage } from "./limits.js";
 import { NewJobPage } from "./new_job.js";
 import { OverviewPage } from "./overview.js";
 import { QueuesPage, WorkersPage } from "./queues.js";
@@ -28,6 +29,7 @@ const SECTIONS = [
   ["schedules", "Schedules"],
   ["queues", "Queues", "monitor"],
   ["workers", "Workers", "monitor"],
+  ["limits", "Limits", "monitor"],
   ["system", "System"],
 ];
 
@@ -46,6 +48,7 @@ const PAGES = {
   "schedules/2": SchedulePage,
   "queues/1": QueuesPage,
   "workers/1": WorkersPage,
+  "limits/1": LimitsPage,
   "system/1": SystemPage,
 };
 
