@@ -93,7 +93,7 @@ def test_a_line_that_is_none_is_seen() -> None:
     with pytest.raises(click.NoSuchOption):
         parse(tcb, "tcb", words("run x --wat 3"))
     with pytest.raises(click.UsageError):
-        parse(tcb, "tcb", words("cancel | cat"))
+        parse(tcb, "tcb", words("watch | cat"))
     with pytest.raises(AssertionError, match="no command explode"):
         parse(tcb, "tcb", words("-A x explode"))
 

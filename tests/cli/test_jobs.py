@@ -348,3 +348,25 @@ def test_the_shell_is_told_the_tasks(product: Mapping[str, str]) -> None:
         check=False,
     )
     assert {"plain,s.steps", "plain,s.stay"} <= {*done.stdout.split()}
+
+
+def test_many_at_once(tcb: Tcb, product: Mapping[str, str]) -> None:
+    """Named by what they are: counted, and then done; in the ledger this process carries the operation on itself."""
+    client, tag = Http(product["TCB_URL"]), f"many-{time.time()}"
+    made = [client.submit("s.add", [number], {"tags": [tag], "countdown": 600})["id"] for number in range(3)]
+    which = ("--tag", tag, "--queue", "websample")
+    counted = tcb("cancel", *which, "--dry-run")
+    assert (counted.returncode, counted.stdout) == (0, "3 of 3 would be cancelled\n")
+    done = json.loads(tcb("cancel", *which, "--yes", "--json").stdout)
+    assert (done["acted"], done["skipped"], done["state"]) == (3, {}, "DONE")
+    again = tcb("retry", *which, "--state", "revoked", "--since", "2026-01-01", "--yes")
+    assert (again.returncode, again.stdout) == (0, "3 of 3 submitted again\n")
+    new = [*client.find(9, tag=[tag], queue="websample")]
+    retried = [job["links"]["retry_of"] for job in new if "retry_of" in job["links"]]
+    assert sorted(retried) == sorted(f"/v1/jobs/{job_id}" for job_id in made)
+    ends = [[*client.follow(job["id"], 30)][-1].data["state"] for job in new if "retry_of" in job["links"]]
+    assert ends == ["SUCCESS"] * 3
+    one = tcb("delete", made[0])
+    assert (one.returncode, one.stdout) == (0, f"{made[0]} deleted\n")
+    assert tcb("delete", *which, "--yes").stdout == "5 of 5 deleted\n"
+    assert [*client.find(9, tag=[tag])] == []

@@ -18,7 +18,18 @@ from tests.schedules.beats import Beat
 from tests.schedules.entries import entry
 from tests.servers import Server, wait_for
 from tornado_celery_bridge import Stored
-from tornado_celery_bridge.ledger import Gone, Ledger, Monitor, Reservation, Step, Workflow, WorkflowRecord, calls
+from tornado_celery_bridge.ledger import (
+    Filter,
+    Gone,
+    Ledger,
+    Monitor,
+    Operation,
+    Reservation,
+    Step,
+    Workflow,
+    WorkflowRecord,
+    calls,
+)
 from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedger
 from tornado_celery_bridge.schedules import Schedules
 from tornado_celery_bridge.schedules import calls as schedules_calls
@@ -48,6 +59,10 @@ async def ledger(app: Celery) -> AsyncIterator[Ledger]:
     await made.close()
 
 
+async def again(operation: Operation, job_id: str, made_id: str) -> str | None:
+    return None
+
+
 async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
     worker = await asyncio.to_thread(WorkerLedger, app)
     entry_of_result = ResultEntry("{mine}.celery-task-meta-a", "{}", 60)
@@ -70,7 +85,7 @@ async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
     await ledger.callbacks.replay("a")
     assert await ledger.callbacks.delivery("a")
     (group,) = await ledger.failures.groups()
-    assert [each.record.id for each in (await ledger.jobs.find(failure=group.id, tags=["x"])).jobs] == ["a"]
+    assert [each.record.id for each in (await ledger.jobs.find(Filter(failure=group.id, tags=("x",)))).jobs] == ["a"]
     await ledger.failures.resolve(group.id)
 
     for job_id in ("b", "c", "d", "e"):
@@ -116,6 +131,19 @@ async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
     found = await ledger.workflows.get("f")
     assert isinstance(found, Workflow)
     assert found.done
+
+    await accept(ledger, record("g", owner="o"), {})
+    for action in ("cancel", "delete"):
+        made = await ledger.operations.begin(action, Filter(owner="o", min_attempt=0), owner="o")
+        assert made
+        assert await ledger.operations.claim()
+        await ledger.operations.carry(made, again)
+    made = await ledger.operations.begin("retry", Filter(task="t"), owner="o")
+    assert made
+    await ledger.operations.carry(made, again)
+    assert await ledger.operations.begin("retry", Filter(), owner="o")
+    assert await ledger.operations.cancel(made.id, "enough") is False
+    assert await ledger.jobs.delete("g") == "gone"
 
     monitor = Monitor(ledger)
     assert await monitor.workers()

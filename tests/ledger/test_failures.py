@@ -7,7 +7,7 @@ import pytest
 from celery import Celery
 
 from tests.ledger.records import accept, begin, record
-from tornado_celery_bridge.ledger import Ledger, calls
+from tornado_celery_bridge.ledger import Filter, Ledger, calls
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.worker.errors import place_of
 
@@ -25,7 +25,7 @@ async def fail(
 
 
 async def ids(ledger: Ledger, group: str) -> list[str]:
-    return sorted(job.record.id for job in (await ledger.jobs.find(failure=group)).jobs)
+    return sorted(job.record.id for job in (await ledger.jobs.find(Filter(failure=group))).jobs)
 
 
 async def test_alike_is_the_owner_the_task_what_was_raised_and_where(ledger: Ledger, worker: WorkerLedger) -> None:

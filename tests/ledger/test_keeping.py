@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from tests.ledger.records import NOW, accept, begin, end, job, record
-from tornado_celery_bridge.ledger import JobRecord, Ledger, Step, WorkflowRecord
+from tornado_celery_bridge.ledger import Filter, JobRecord, Ledger, Step, WorkflowRecord
 from tornado_celery_bridge.ledger.blocking import Limit, WorkerLedger
 from tornado_celery_bridge.ledger.calls import Cancelled
 
@@ -82,7 +82,7 @@ async def test_given_up_after_three_lost_attempts(ledger: Ledger, worker: Worker
     assert dead.state == "FAILURE"
     assert dead.error is not None
     assert "3 workers were lost" in dead.error["message"]
-    assert [each.record.id for each in (await ledger.jobs.find(dead=True, owner="o")).jobs] == ["a"]
+    assert [each.record.id for each in (await ledger.jobs.find(Filter(dead=True, owner="o"))).jobs] == ["a"]
     assert await ledger.jobs.input_of("a") == b'{"n":1}'
     assert await begin(worker, "a", "late") == "FAILURE"
 

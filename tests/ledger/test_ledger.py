@@ -16,7 +16,7 @@ from celery.exceptions import Reject
 from tests.ledger.records import NOW, accept, begin, end, job, keys, record
 from tests.servers import free_port
 from tornado_celery_bridge import Stored
-from tornado_celery_bridge.ledger import Claim, Gone, Job, JobRecord, Ledger, Reservation, calls, ledger_backend
+from tornado_celery_bridge.ledger import Claim, Filter, Gone, Job, JobRecord, Ledger, Reservation, calls, ledger_backend
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.ledger.connection import BlockingConnection
 from tornado_celery_bridge.ledger.events import MAX_BEHIND
@@ -257,7 +257,7 @@ async def test_a_record_comes_back_as_it_was(ledger: Ledger) -> None:
     )
     await accept(ledger, full, [])
     assert await job(ledger, full.id) == Job(record=full, queue_depth=1)
-    assert (await ledger.jobs.find(tags=["☃"])).jobs == [Job(record=full)]
+    assert (await ledger.jobs.find(Filter(tags=("☃",)))).jobs == [Job(record=full)]
 
 
 async def test_a_finished_job_takes_a_kilobyte(ledger: Ledger, worker: WorkerLedger) -> None:
@@ -329,9 +329,9 @@ async def test_pages_of_many_at_one_moment(ledger: Ledger, worker: WorkerLedger)
             break
     assert len(seen) == 250
     assert len(set(seen)) == 250
-    odd = await ledger.jobs.find(owner="o", task="odd", state="PENDING", limit=200)
+    odd = await ledger.jobs.find(Filter(owner="o", task="odd", state="PENDING"), limit=200)
     assert len(odd.jobs) == 125
-    assert (await ledger.jobs.find(owner="somebody else")).jobs == []
+    assert (await ledger.jobs.find(Filter(owner="somebody else"))).jobs == []
     with pytest.raises(ValueError, match="cursor"):
         await ledger.jobs.find(cursor="1")
 
@@ -342,11 +342,12 @@ async def test_a_page_looks_at_so_many_and_no_more(ledger: Ledger, monkeypatch: 
         await accept(ledger, record(f"j{number}", tags=("rare",) if number == 0 else ()), {})
     for number in range(30, 60):
         await accept(ledger, record(f"j{number}", task="u", tags=("rare", "x") if number == 59 else ("x",)), {})
-    page = await ledger.jobs.find(task="t", tags=["x"], limit=5)  # nothing fits, and thirty might
+    both = Filter(task="t", tags=("x",))
+    page = await ledger.jobs.find(both, limit=5)  # nothing fits, and thirty might
     pages = 1
     while page.cursor is not None:
         assert page.jobs == []
-        page = await ledger.jobs.find(task="t", tags=["x"], limit=5, cursor=page.cursor)
+        page = await ledger.jobs.find(both, limit=5, cursor=page.cursor)
         pages += 1
     assert pages == 4
 

@@ -11,8 +11,8 @@ from tests.service.keys import Guarded
 from tests.service.sample import make_app as make_celery
 from tests.service.site import Service, problem, running, until
 from tornado_celery_bridge import BrokerUnavailable, DispatchUncertain
-from tornado_celery_bridge.ledger import Ledger
-from tornado_celery_bridge.service.access.keys import EVERYBODY, SCOPES, Principal
+from tornado_celery_bridge.ledger import Filter, Ledger
+from tornado_celery_bridge.service.access.keys import SCOPES, Principal
 from tornado_celery_bridge.service.http.problems import Problem
 from tornado_celery_bridge.service.resources.workflows.service import Workflows
 
@@ -516,7 +516,7 @@ async def test_what_celery_does_not_take(
     assert "could not be published: TypeError('as if')" in caplog.text
     # The first was sent, and will be dropped.
     assert await service.messages() == before + 1
-    page = await service.jobs.find(EVERYBODY, limit=3)
+    page = await service.jobs.find(Filter(), limit=3)
     assert [job.state for job in page.jobs] == ["REVOKED"] * 3
 
 

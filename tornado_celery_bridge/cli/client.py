@@ -70,6 +70,8 @@ class Client(Protocol):
     def find(self, limit: int, **narrowed: Any) -> Iterator[Job]: ...
     def cancel(self, job_id: str, *, terminate: bool) -> Job: ...
     def retry(self, job_id: str) -> Job: ...
+    def delete(self, job_id: str) -> Job: ...
+    def operate(self, action: str, narrowed: Mapping[str, Any], *, dry_run: bool, terminate: bool) -> Iterator[Job]: ...
     def follow(self, job_id: str, timeout: float | None) -> Iterator[Event]: ...
     def tasks(self) -> list[str]: ...
     def close(self) -> None: ...
@@ -122,12 +124,17 @@ class Http:
             return document
 
     def _open(
-        self, path: str, body: Any = None, headers: Mapping[str, str] | None = None, timeout: float = TIMEOUT
+        self,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+        method: str | None = None,
     ) -> HTTPResponse:
         data = None if body is None else json.dumps(body).encode()
         sent = {**self._headers, **(headers or {}), **({"Content-Type": "application/json"} if data else {})}
         try:
-            request = urllib.request.Request(f"{self._url}{path}", data, sent)
+            request = urllib.request.Request(f"{self._url}{path}", data, sent, method=method)
             opened: HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
         except urllib.error.HTTPError as exc:
             raise _refused(exc) from exc
@@ -195,6 +202,20 @@ class Http:
         """Cancel a job; return it."""
         job: Job = self.fetch(f"{_path(job_id)}/cancel", {"terminate": terminate})
         return job
+
+    def delete(self, job_id: str) -> Job:
+        """Delete a job that has ended; return what is left of it."""
+        self._open(_path(job_id), method="DELETE").close()
+        return {"id": job_id}
+
+    def operate(self, action: str, narrowed: Mapping[str, Any], *, dry_run: bool, terminate: bool) -> Iterator[Job]:
+        """Yield an operation on all jobs that fit, again and again up to its end."""
+        body = {"action": action, "filter": narrowed, "dry_run": dry_run, "terminate": terminate}
+        operation: Job = self.fetch("/v1/operations", body, Prefer="wait=1")
+        yield operation
+        while not operation["done"]:
+            operation = self._again(f"/v1/operations/{operation['id']}", None, {"Prefer": "wait=1"})
+            yield operation
 
     def tasks(self) -> list[str]:
         """Return the names of the tasks."""
@@ -326,9 +347,10 @@ class InLedger:
         """Submit a job of any of the app's tasks."""
         if task not in self._app.tasks:
             raise Wrong(f"{Settings.from_environment().celery_app} has no task {task!r}; it has {_some(self.tasks())}")
-        return self._submit(task, given, options)
+        return self.get(self._run(self._submit(task, given, options)))
 
-    def _submit(self, task: str, given: Any, options: dict[str, Any], **more: Any) -> Job:
+    async def _submit(self, task: str, given: Any, options: dict[str, Any], **more: Any) -> str:
+        """Submit a job; return its id."""
         from tornado_celery_bridge.transports import Priorities
 
         options = dict(options)
@@ -336,17 +358,20 @@ class InLedger:
         if "priority" in options:
             options["priority"] = Priorities(self._app).to_broker(options["priority"])
         args, kwargs = (given, {}) if isinstance(given, list) else ((), given or {})
-        result = self._run(self._bridge.submit(task, args, kwargs, tags=tags, **more, **options))
-        return self.get(result.id)
+        made = await self._bridge.submit(task, args, kwargs, tags=tags, **more, **options)
+        return str(made.id)
 
     def get(self, job_id: str) -> Job:
         """Return a job."""
         return _document(self._job(job_id), traceback=True)
 
     def _job(self, job_id: str) -> Any:
+        return self._run(self._known(job_id))
+
+    async def _known(self, job_id: str) -> Any:
         from tornado_celery_bridge.ledger import Gone
 
-        job = self._run(self._bridge.ledger.jobs.get(job_id))
+        job = await self._bridge.ledger.jobs.get(job_id)
         if job is None:
             raise Wrong(f"there is no job {job_id!r}")
         if isinstance(job, Gone):
@@ -367,16 +392,9 @@ class InLedger:
 
     def find(self, limit: int, **narrowed: Any) -> Iterator[Job]:
         """Yield jobs, newest first."""
-        from datetime import datetime
-
-        given = {name: each for name, each in narrowed.items() if each}
-        if "tag" in given:
-            given["tags"] = given.pop("tag")
-        if "since" in given:
-            given["since"] = datetime.fromisoformat(given["since"]).timestamp()
-        cursor = None
+        asked, cursor = _filter(narrowed), None
         while limit > 0:
-            found = self._bridge.ledger.jobs.find(**given, limit=min(limit, PAGE), cursor=cursor)
+            found = self._bridge.ledger.jobs.find(asked, limit=min(limit, PAGE), cursor=cursor)
             page = self._run(found)
             yield from map(_document, page.jobs)
             limit, cursor = limit - len(page.jobs), page.cursor
@@ -391,19 +409,62 @@ class InLedger:
 
     def retry(self, job_id: str) -> Job:
         """Submit a job again that has ended, with the same input."""
+        return self.get(self._run(self._retry(job_id)))
+
+    async def _retry(self, job_id: str, made_id: str | None = None) -> str:
+        """Submit a job again, under an id if there is one; return the new job's."""
         from tornado_celery_bridge.ledger.submission import SENT_AGAIN
 
-        job = self._job(job_id)
+        job = await self._known(job_id)
         if not job.done:
             raise Wrong("the job has not ended: cancel it first, or wait for it")
-        written = self._run(self._bridge.ledger.jobs.input_of(job_id))
+        written = await self._bridge.ledger.jobs.input_of(job_id)
         given = None if written is None else json.loads(written)
         if not isinstance(given, list | dict):
             raise Wrong("the job's input is not in the ledger, as it is large: set TCB_URL, and retry it over HTTP")
         record = job.record
         kept = set(SENT_AGAIN) - {"eta", "countdown", "expires"}
         options = {name: each for name, each in record.options.items() if name in kept}
-        return self._submit(record.task, given, options | {"tags": record.tags}, owner=record.owner, retry_of=job_id)
+        more = {"owner": record.owner, "retry_of": job_id, "task_id": made_id}
+        return await self._submit(record.task, given, options | {"tags": record.tags}, **more)
+
+    def delete(self, job_id: str) -> Job:
+        """Delete a job that has ended; return what is left of it."""
+        self._job(job_id)
+        if why := self._run(self._bridge.ledger.jobs.delete(job_id)):
+            raise Wrong(f"the job is not deleted: {why}")
+        return {"id": job_id}
+
+    def operate(self, action: str, narrowed: Mapping[str, Any], *, dry_run: bool, terminate: bool) -> Iterator[Job]:
+        """Yield an operation on all jobs that fit, again and again up to its end. It is carried on here."""
+        from tornado_celery_bridge.ledger.operations import BY_LEDGER
+        from tornado_celery_bridge.service.resources.links import Links
+        from tornado_celery_bridge.service.resources.operations import documents
+
+        operations, asked = self._bridge.ledger.operations, _filter(narrowed)
+        grace = GRACE if terminate else None
+        begun: Any = operations.begin(action, asked, by=BY_LEDGER, dry_run=dry_run, grace=grace, mine=True)
+        operation = self._run(begun)
+        if operation is None:
+            raise click.ClickException("a hundred operations are under way: wait for one")
+        while operation.state == "RUNNING":
+            self._run(operations.carry(operation, self._retry_one))
+            operation = self._run(operations.get(operation.id))
+            yield {**documents.operation(operation, Links())}
+
+    async def _retry_one(self, _: Any, job_id: str, made_id: str) -> str | None:
+        """Submit a job again for an operation; return why it is refused."""
+        from tornado_celery_bridge.ledger import Waits
+
+        try:
+            await self._retry(job_id, made_id)
+        except Wrong as exc:
+            return exc.message
+        except (TypeError, ValueError, LookupError) as exc:  # the arguments do not fit, or the queue is not there
+            return type(exc).__name__
+        except BridgeError as exc:
+            raise Waits(str(exc)) from exc
+        return None
 
     def follow(self, job_id: str, timeout: float | None) -> Iterator[Event]:
         """
@@ -438,6 +499,18 @@ class InLedger:
                     yield Event(event.kind, json.loads(event.data))
                     continue
                 yield Event(event.kind, _document(replace(shown, queue_depth=None), traceback=True))
+
+
+def _filter(narrowed: Mapping[str, Any]) -> Any:
+    """Return the ledger's filter for the parameters of ``GET /v1/jobs``."""
+    from datetime import datetime
+
+    from tornado_celery_bridge.ledger import Filter
+
+    given: dict[str, Any] = {**narrowed}
+    for name in given.keys() & {"since", "until"}:
+        given[name] = datetime.fromisoformat(given[name]).timestamp()
+    return Filter(tags=tuple(given.pop("tag", ())), **given)
 
 
 async def _called(function: Any, *args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""``tcb run``, ``watch``, ``list``, ``cancel`` and ``retry``: jobs from a terminal and from scripts."""
+"""``tcb run``, ``watch``, ``list``, ``cancel``, ``retry`` and ``delete``: jobs from a terminal and from scripts."""
 
 import functools
 import json
@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
-from click.shell_completion import CompletionItem
 
 from tornado_celery_bridge.cli import tables
 from tornado_celery_bridge.cli.client import Client, Event, Job, NotInTime, connect
+from tornado_celery_bridge.cli.many import act, known_tasks, many, narrowed_of, which
 from tornado_celery_bridge.cli.options import app, setting
 
 #: How a command that waits ends, by the state in which the job ended; 0 for one that succeeded.
 STATUSES = {"FAILURE": 3, "REVOKED": 4}
 #: The exit status if the job has not ended in time, and if something of what was asked for was not done.
 NOT_IN_TIME, NOT_ALL = 5, 1
-#: The states that jobs are listed by.
-STATES = ("PENDING", "STARTED", "RETRY", "SUCCESS", "IGNORED", "FAILURE", "REVOKED")
 #: Seconds that a countdown may have, as in the HTTP API.
 LONGEST_COUNTDOWN = 366 * 86_400
 #: The most cells of a bar.
@@ -63,15 +61,6 @@ def connected() -> Iterator[Client]:
         client.close()
 
 
-def _known_tasks(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Return the tasks whose names begin with *begun*, for the shell; none if they can't be had."""
-    try:
-        with connected() as client:
-            return [CompletionItem(name) for name in client.tasks() if name.startswith(begun)]
-    except Exception:
-        return []
-
-
 def given_input(text: str) -> Any:
     """Return the input that was given: JSON, or @FILE with JSON, or - for standard input."""
     try:
@@ -89,23 +78,8 @@ def given_input(text: str) -> Any:
     return value
 
 
-def state(text: str) -> str:
-    """Return a state, in capitals."""
-    if text.upper() not in STATES:
-        raise click.BadParameter(f"not a state: {text!r}; they are {', '.join(STATES)}")
-    return text.upper()
-
-
-def moment(text: str) -> str:
-    """Return a time with its zone, as RFC 3339 has it."""
-    try:
-        return datetime.fromisoformat(text).astimezone().isoformat()
-    except ValueError as exc:
-        raise click.BadParameter(f"not a time: {text!r}; as in 2027-01-31T06:00 or 2027-01-31T06:00Z") from exc
-
-
 @command("run", epilog=f"With --wait: {ENDS[0].lower()}{ENDS[1:]}")
-@click.argument("task", shell_complete=_known_tasks)
+@click.argument("task", shell_complete=known_tasks)
 @click.option(
     "--input",
     "given",
@@ -178,15 +152,7 @@ def watch(client: Client, job_id: str, timeout: float | None, as_json: bool) -> 
 
 
 @command("list")
-@click.option("--task", metavar="NAME", shell_complete=_known_tasks, help="Only jobs of this task.")
-@click.option(
-    "--state",
-    type=state,
-    metavar="STATE",
-    help="Only jobs in this state; STARTED is all that run.",
-)
-@click.option("--tag", multiple=True, metavar="WORD", help="Only jobs that have it; may be repeated.")
-@click.option("--since", type=moment, metavar="TIME", help="Only jobs that were accepted since.")
+@which
 @click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many.")
 @as_json
 def list_(client: Client, limit: int, as_json: bool, **narrowed: Any) -> None:
@@ -195,9 +161,9 @@ def list_(client: Client, limit: int, as_json: bool, **narrowed: Any) -> None:
 
     \b
     tcb list --state FAILURE --since 2027-01-31
-    tcb list --tag import-7 --json | jq -r .id | xargs tcb cancel
+    tcb list --queue slow --min-wait 600 --json | jq -r .id
     """
-    jobs = client.find(limit, **narrowed)
+    jobs = client.find(limit, **narrowed_of(narrowed))
     if as_json:
         for job in jobs:
             _write(job)
@@ -208,19 +174,55 @@ def list_(client: Client, limit: int, as_json: bool, **narrowed: Any) -> None:
 
 
 @command("cancel")
-@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@many
 @click.option("--terminate", is_flag=True, help="End its process too, if it does not end by itself within seconds.")
 @as_json
-def cancel(client: Client, job_ids: tuple[str, ...], terminate: bool, as_json: bool) -> int:
+def cancel(client: Client, job_ids: tuple[str, ...], terminate: bool, as_json: bool, **more: Any) -> int:
     """
     Cancel jobs: one that has not begun never will, and one that runs is told.
 
-    A job that has ended stays as it is. Ends with 1 if there is no such job.
+    A job that has ended stays as it is. Name the jobs by their ids, or by options: then all that fit are counted first.
+    Ends with 1 if there is no such job.
 
     \b
     tcb cancel 5f4d2c9e-… --terminate
+    tcb cancel --task proj.mail --state PENDING
     """
-    return _each(job_ids, functools.partial(client.cancel, terminate=terminate), as_json, _canceled)
+    if job_ids:
+        _check_ids(**more)
+        return _each(job_ids, functools.partial(client.cancel, terminate=terminate), as_json, _canceled)
+    return _all("cancel", client, as_json, terminate=terminate, **more)
+
+
+@command("delete")
+@many
+@as_json
+def delete(client: Client, job_ids: tuple[str, ...], as_json: bool, **more: Any) -> int:
+    """
+    Delete jobs that have ended, with all that is kept of them: inputs, results, events.
+
+    Name the jobs by their ids, or by options: then all that fit are counted first.
+
+    \b
+    tcb delete 5f4d2c9e-…
+    tcb delete --task proj.mail --until 2027-01-31 --yes
+    """
+    if job_ids:
+        _check_ids(**more)
+        return _each(job_ids, client.delete, as_json, lambda job: f"{job['id']} deleted")
+    return _all("delete", client, as_json, **more)
+
+
+def _check_ids(*, yes: bool, dry_run: bool, **narrowed: Any) -> None:
+    if yes or dry_run or narrowed_of(narrowed):
+        raise click.UsageError("name jobs by their ids, or by options, not by both")
+
+
+def _all(
+    action: str, client: Client, as_json: bool, *, yes: bool, dry_run: bool, terminate: bool = False, **narrowed: Any
+) -> int:
+    given = narrowed_of(narrowed)
+    return act(client, action, given, yes=yes, dry_run=dry_run, as_json=as_json, terminate=terminate)
 
 
 def _canceled(job: Job) -> str:
@@ -228,21 +230,29 @@ def _canceled(job: Job) -> str:
 
 
 @command("retry", epilog=f"With --wait: {ENDS[0].lower()}{ENDS[1:]}")
-@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--wait", is_flag=True, help="Wait for the end of each, and write its result.")
+@many
+@click.option("--wait", is_flag=True, help="Wait for the end of each, and write its result; for jobs named by ids.")
 @timeout_option
 @as_json
-def retry(client: Client, job_ids: tuple[str, ...], wait: bool, timeout: float | None, as_json: bool) -> int:
+def retry(
+    client: Client, job_ids: tuple[str, ...], wait: bool, timeout: float | None, as_json: bool, **more: Any
+) -> int:
     """
     Run jobs that have ended again, each as a new job with exactly the same input; write the ids of the new jobs.
 
-    With --wait, --timeout is for all of them together, and the highest of the statuses counts.
+    Name the jobs by their ids, or by options: then all that fit, failed or were cancelled, and were not retried before
+    are counted first. With --wait, --timeout is for all of them together, and the highest of the statuses counts.
 
     \b
-    tcb list --state FAILURE --task proj.mail --json | jq -r .id | xargs tcb retry
     tcb retry 5f4d2c9e-… 7c1e00ab-… --wait --timeout 60
+    tcb retry --state FAILURE --task proj.mail --since 2027-01-31
     """
     _check_timeout(timeout, wait)
+    if not job_ids:
+        if wait:
+            raise click.UsageError("--wait is for jobs that are named by their ids")
+        return _all("retry", client, as_json, **more)
+    _check_ids(**more)
     made: list[str] = []
 
     def again(job_id: str) -> Job:

@@ -36,6 +36,7 @@ COMMANDS = {
     "list": Place("jobs", "List jobs."),
     "cancel": Place("jobs", "Cancel jobs."),
     "retry": Place("jobs", "Run jobs again that have ended."),
+    "delete": Place("jobs", "Delete jobs that have ended, with all that is kept of them."),
     "upgrade": Place("upgrade", "Bring the ledger of an older version to this one."),
     "keys": Place("keys", "Make, list and revoke API keys."),
     "schedules": Place("schedules", "Show, change, export and import schedule entries."),

@@ -10,6 +10,7 @@ may die at any moment. The rooms above may use this one; it knows none of them.
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.base.store import MAX_INLINE, Store
 from tornado_celery_bridge.ledger.connection import ledger_backend
+from tornado_celery_bridge.ledger.filters import Filter
 from tornado_celery_bridge.ledger.ledger import Ledger
 from tornado_celery_bridge.ledger.monitor import (
     BOUNDS,
@@ -22,6 +23,7 @@ from tornado_celery_bridge.ledger.monitor import (
     Totals,
     WorkerState,
 )
+from tornado_celery_bridge.ledger.operations import Operation, Operations, Waits
 from tornado_celery_bridge.ledger.records import (
     Acceptance,
     Claim,
@@ -52,6 +54,7 @@ __all__ = (
     "Delivery",
     "Event",
     "FailureGroup",
+    "Filter",
     "Gone",
     "Histogram",
     "Job",
@@ -59,6 +62,8 @@ __all__ = (
     "Ledger",
     "LedgerUnavailable",
     "Monitor",
+    "Operation",
+    "Operations",
     "Page",
     "Period",
     "Purged",
@@ -67,6 +72,7 @@ __all__ = (
     "Step",
     "Store",
     "Totals",
+    "Waits",
     "WorkerState",
     "Workflow",
     "WorkflowRecord",

@@ -59,6 +59,22 @@ class Cancelled(NamedTuple):
     late: list[str]
 
 
+class FoundJobs(NamedTuple):
+    """What ``operate`` answers of a step that is to try jobs again."""
+
+    #: Where the step begins, and where the next one does; empty at both ends of the list.
+    newest: str
+    after: str
+    next_newest: str
+    next_after: str
+    looked: int
+    matched: int
+    #: How many were left out for each reason.
+    skipped: dict[str, int]
+    #: The id of each job, and of the one to submit.
+    jobs: list[tuple[str, str]]
+
+
 class UnderWay(NamedTuple):
     """A row of ``claim_callbacks``."""
 
@@ -72,6 +88,10 @@ def _texts(found: Sequence[bytes]) -> list[str]:
 
 def _text(found: bytes) -> str:
     return found.decode()
+
+
+def _optional(found: bytes | None) -> str | None:
+    return None if found is None else found.decode()
 
 
 def _pairs(found: Sequence[bytes]) -> list[tuple[str, str]]:
@@ -125,6 +145,25 @@ def _purged(answer: list[bytes]) -> tuple[str, list[str]]:
     return cursor, job_ids
 
 
+def _step(answer: list[Any]) -> tuple[str | None, FoundJobs | None]:
+    if not answer or answer[0] is None:
+        return None, None
+    state, *more = answer
+    if not more:
+        return _text(state), None
+    newest, after, next_newest, next_after, looked, matched, skipped, *job_ids = more
+    return _text(state), FoundJobs(
+        newest=_text(newest),
+        after=_text(after),
+        next_newest=_text(next_newest),
+        next_after=_text(next_after),
+        looked=looked,
+        matched=matched,
+        skipped=dict(json.loads(skipped)),
+        jobs=_pairs(job_ids),
+    )
+
+
 def _claims(answer: list[list[bytes]]) -> list[Claim]:
     claims = []
     for job_id, callback, tries, ends in map(_texts, answer):
@@ -159,8 +198,9 @@ retry = command("retry", bool)
 give_back = command("give_back", bool)
 hand_on = command("hand_on", bool)
 finish = command("finish", bool)
-cancel = command("cancel", lambda state: None if state is None else _text(state))
+cancel = command("cancel", _optional)
 cancel_workflow = command("cancel_workflow", nothing)
+delete_job = command("delete_job", _text)
 # What workers do for all jobs.
 keep = command("keep", bool)
 take = command("take", _taken)
@@ -178,6 +218,13 @@ events = command("events", _events)
 note_list = command("note_list", nothing)
 failures = command("failures", lambda rows: [FailureGroup.of_row(row) for row in rows])
 resolve = command("resolve", nothing)
+# Operations on many jobs.
+begin_operation = command("begin_operation", bool)
+claim_operation = command("claim_operation", _optional)
+operate = command("operate", _step)
+note_step = command("note_step", bool)
+let_operation = command("let_operation", nothing)
+end_operation = command("end_operation", bool)
 # Limits, queues, callbacks and blobs.
 set_task = command("set_task", nothing)
 set_limit = command("set_limit", _texts)

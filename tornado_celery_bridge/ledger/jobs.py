@@ -12,6 +12,7 @@ from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.base.store import MAX_INLINE, Stored
 from tornado_celery_bridge.ledger import calls
 from tornado_celery_bridge.ledger.connection import Connection, Subject, ms
+from tornado_celery_bridge.ledger.filters import EVERY, Filter
 from tornado_celery_bridge.ledger.idempotency import KEY_LEASE, KEY_TTL
 from tornado_celery_bridge.ledger.limits import taken
 from tornado_celery_bridge.ledger.records import Acceptance, Gone, Job, JobRecord, Page, Reservation
@@ -142,14 +143,8 @@ class Jobs(Subject):
 
     async def find(
         self,
+        filter: Filter = EVERY,
         *,
-        owner: str | None = None,
-        task: str | None = None,
-        state: str | None = None,
-        tags: Sequence[str] = (),
-        since: float | None = None,
-        dead: bool = False,
-        failure: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
         most_bytes: int | None = None,
@@ -159,13 +154,7 @@ class Jobs(Subject):
         Return jobs, newest first. A page may have fewer than *limit*, even none, and still not be the last.
 
         Args:
-            owner: Only this owner's jobs; None for everybody's.
-            task: Only jobs of this task.
-            state: Only jobs in this state. STARTED includes the states of tasks' own.
-            tags: Only jobs that have all of these tags.
-            since: Only jobs that were accepted at this time or later, in seconds since 1970.
-            dead: Only jobs that were given up, as their workers were lost again and again.
-            failure: Only jobs of this group of failures that have not been tried again.
+            filter: Which jobs.
             limit: At most so many jobs.
             cursor: The cursor of the page before.
             most_bytes: A larger result, error or progress is left out; 0: all results are. None: all are there.
@@ -174,14 +163,10 @@ class Jobs(Subject):
         Raises:
             ValueError: The cursor is not one of a page.
         """
-        newest, _, after = cursor.partition("~") if cursor else ("+inf", "", "")
+        newest, _, after = cursor.partition("~") if cursor else ("", "", "")
         if cursor and not (newest.isascii() and newest.isdigit() and after):
             raise ValueError("not a cursor")
-        named = {"owner": owner or None, "task": task, "state": state, "failure": failure}
-        indexes = [f"{name}:{value}" for name, value in named.items() if value is not None]
-        indexes += [f"tag:{tag}" for tag in tags] + ["dead"] * dead
-        oldest = "-inf" if since is None else ms(since)
-        where = {"newest": newest, "after": after, "oldest": oldest, "rows": indexes or ["all"]}
+        where = {"filter": filter.for_lua(), "newest": newest, "after": after}
         bounds = {"most": limit, "looks": LOOKS, "most_bytes": most_bytes, "page_bytes": page_bytes}
         return await self._redis.run(calls.find(**bounds, **where))
 
@@ -198,6 +183,16 @@ class Jobs(Subject):
             The state that it was in; None if there is no such job.
         """
         return await self._redis.run(calls.cancel(job_id=job_id, unless_begun=unless_begun, grace=ms(grace or 0)))
+
+    async def delete(self, job_id: str) -> str:
+        """
+        Forget a job that has ended, with its input, result, events, blobs, and Celery's own result in the same Redis.
+
+        Returns:
+            Why it is not deleted: ``gone``, ``not-ended``, ``workflow-not-ended`` or ``callback-waiting`` (its callback
+            was not made yet); empty if it is.
+        """
+        return await self._redis.run(calls.delete_job(job_id=job_id, remembered=ms(REMEMBERED)))
 
     async def sweep(self) -> int:
         """Forget finished jobs whose time is over; return how many. Any number of processes may do this."""

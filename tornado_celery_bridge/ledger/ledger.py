@@ -19,6 +19,7 @@ from tornado_celery_bridge.ledger.failures import Failures
 from tornado_celery_bridge.ledger.idempotency import IdempotencyKeys
 from tornado_celery_bridge.ledger.jobs import Jobs
 from tornado_celery_bridge.ledger.limits import Limits
+from tornado_celery_bridge.ledger.operations import Operations
 from tornado_celery_bridge.ledger.queues import Queues
 from tornado_celery_bridge.ledger.records import LedgerUnavailable
 from tornado_celery_bridge.ledger.schema import AnotherSchema, compare
@@ -47,6 +48,7 @@ class Ledger:
         self.queues = Queues(self.redis)
         self.limits = Limits(self.redis)
         self.failures = Failures(self.redis)
+        self.operations = Operations(self.redis)
         self.callbacks = Callbacks(self.redis)
         self.blobs = Blobs(self.redis)
         pool = connection_pool(backend, max_connections=1, socket_timeout=None, health_check_interval=0)

@@ -1,7 +1,7 @@
 """Times that a request may give: all bodies and queries read them here, so that none is too early or late to show."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 
@@ -17,5 +17,11 @@ def _check_year(moment: datetime) -> datetime:
 
 #: A time in RFC 3339, with its zone.
 Moment = Annotated[AwareDatetime, AfterValidator(_check_year)]
+
+
+def _of_text(given: Any) -> Any:
+    return datetime.fromisoformat(given) if isinstance(given, str) else given
+
+
 #: The same in a query. pydantic alone would take the number 2026 for a time in 1970.
-MomentInQuery = Annotated[Moment, BeforeValidator(datetime.fromisoformat)]
+MomentInQuery = Annotated[Moment, BeforeValidator(_of_text)]

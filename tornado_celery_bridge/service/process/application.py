@@ -43,6 +43,7 @@ from tornado_celery_bridge.service.resources.callbacks.signatures import Secrets
 from tornado_celery_bridge.service.resources.catalogue import Catalogue
 from tornado_celery_bridge.service.resources.jobs.service import Jobs
 from tornado_celery_bridge.service.resources.links import Links
+from tornado_celery_bridge.service.resources.operations.operator import Operator
 
 _log = logging.getLogger(__name__)
 
@@ -191,12 +192,14 @@ class Service:
         self._run(keep_swept(bridge.ledger, bridge.store))
         self._run(keep_expired(bridge.ledger))
         self._run(keep_seen(bridge.app))
+        self._run(self.operator.keep_looking())
         self._run(self.jobs.metrics.watch(bridge.ping_broker))
 
     def use(self, jobs: Jobs) -> None:
         """Serve these jobs."""
         self.jobs = jobs
         self.audit = Audit(jobs.ledger)
+        self.operator = Operator(self)
         self._openapi = {}
 
     async def tell_owners(self) -> None:
@@ -227,7 +230,7 @@ class Service:
         if self._deliverer is not None:
             await self._deliverer.close()
         if hasattr(self, "jobs"):
-            await asyncio.gather(self.jobs.close(), self.audit.close())
+            await asyncio.gather(self.jobs.close(), self.audit.close(), self.operator.close())
 
     async def __aenter__(self) -> Self:
         try:

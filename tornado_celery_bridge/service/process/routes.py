@@ -18,13 +18,14 @@ from tornado_celery_bridge.service.resources.jobs.options import JobOptions
 from tornado_celery_bridge.service.resources.jobs.submissions import submissions, task_schemas
 from tornado_celery_bridge.service.resources.limits import endpoints as limits
 from tornado_celery_bridge.service.resources.monitoring import endpoints as monitoring
+from tornado_celery_bridge.service.resources.operations import endpoints as operations
 from tornado_celery_bridge.service.resources.schedules import endpoints as schedules
 from tornado_celery_bridge.service.resources.tasks import endpoints as tasks
 from tornado_celery_bridge.service.resources.workflows import endpoints as workflows
 
 _ROOMS = (
-    *(tasks, limits, jobs, streams, workflows, callbacks, failures, schedules, monitoring, access),
-    *(pages, login, flower),
+    *(tasks, limits, jobs, streams, workflows, callbacks, failures, operations, schedules),
+    *(monitoring, access, pages, login, flower),
 )
 #: Every route that the service has.
 ENDPOINTS = tuple(endpoint for room in _ROOMS for endpoint in endpoints_of(room))

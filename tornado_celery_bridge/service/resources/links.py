@@ -28,6 +28,10 @@ class Links:
         """Return where a group of failures is."""
         return f"{self.prefix}/v1/failures/{group_id}"
 
+    def operation(self, operation_id: str) -> str:
+        """Return where an operation is."""
+        return f"{self.prefix}/v1/operations/{operation_id}"
+
     def schedule(self, name: str) -> str:
         """Return where the schedule of this name is, whatever characters that has."""
         return f"{self.prefix}/v1/schedules/{quote(name, safe='')}"

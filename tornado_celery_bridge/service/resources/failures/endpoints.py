@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from tornado_celery_bridge import BridgeError
-from tornado_celery_bridge.ledger import FailureGroup, Job
+from tornado_celery_bridge.ledger import FailureGroup, Filter, Job
 from tornado_celery_bridge.service.http.endpoint import Answer, get, post
 from tornado_celery_bridge.service.http.problems import SHUTTING_DOWN, Kind, Problem, problem_of
 from tornado_celery_bridge.service.resources.failures import documents
@@ -25,7 +25,12 @@ class FailuresEndpoint(ResourceEndpoint):
 
     async def groups(self) -> list[FailureGroup]:
         """Return the groups, the one that failed last first."""
-        return await self.jobs.ledger.failures.groups(None if self.caller.is_admin else self.caller.owner)
+        return await self.jobs.ledger.failures.groups(self.owner)
+
+    @property
+    def owner(self) -> str | None:
+        """Whose failures the caller sees; None for everybody's."""
+        return None if self.caller.is_admin else self.caller.owner
 
     async def check_known(self, group_id: str) -> None:
         """Raise a Problem if there is no such group."""
@@ -64,7 +69,7 @@ class RetryFailures(FailuresEndpoint):
 
     async def answer(self, failure: GroupId, body: documents.RetryAll = documents.RetryAll()) -> documents.Retried:
         await self.check_known(failure)
-        jobs = await self.jobs.find_all(self.caller, MOST, failure=failure)
+        jobs = await self.jobs.find_all(Filter(failure=failure, owner=self.owner), MOST)
         turns, submitted, refused = asyncio.Semaphore(STEP), list[str](), list[Any]()
 
         async def retry(number: int, job: Job) -> None:

@@ -3,17 +3,14 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any, BinaryIO, ClassVar, Literal, cast
-
-from pydantic import Field
+from typing import Annotated, Any, BinaryIO, ClassVar, cast
 
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.service.access.limits import TOO_MANY_FOLLOWED
 from tornado_celery_bridge.service.http.conditions import IfNoneMatch
-from tornado_celery_bridge.service.http.endpoint import NOT_MODIFIED, Answer, get, post
+from tornado_celery_bridge.service.http.endpoint import NOT_MODIFIED, Answer, delete, get, post
 from tornado_celery_bridge.service.http.idempotency import INVALID_IDEMPOTENCY_KEY, IdempotencyKey
 from tornado_celery_bridge.service.http.json import Encoded, encode
-from tornado_celery_bridge.service.http.moments import MomentInQuery
 from tornado_celery_bridge.service.http.prefer import Preferences
 from tornado_celery_bridge.service.http.problems import (
     BLOB_LOST,
@@ -25,12 +22,14 @@ from tornado_celery_bridge.service.http.problems import (
     Problem,
     problem_of,
 )
-from tornado_celery_bridge.service.http.query import MAX_PAGE, Flag, Name, Page, Tag
+from tornado_celery_bridge.service.http.query import MAX_PAGE
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.accepting import ACCEPTED, JOB_LINKS, AcceptingEndpoint
 from tornado_celery_bridge.service.resources.jobs.endpoint import JobId, ResourceEndpoint, TaskName
+from tornado_celery_bridge.service.resources.jobs.filters import JobFilters
 from tornado_celery_bridge.service.resources.jobs.problems import (
     JOB,
+    JOB_NEEDED,
     JOB_UNFINISHED,
     NO_CHECKPOINT,
     NO_RESULT,
@@ -120,26 +119,6 @@ def _task_of(job: Any) -> tuple[str, dict[str, Any]]:
     return job["task"], {key: value for key, value in job.items() if key != "task"}
 
 
-class JobFilters(Page):
-    """Which jobs, and how many of them."""
-
-    task: Name | None = None
-    # A job in a state of its own is among the running ones.
-    state: Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "IGNORED", "FAILURE", "REVOKED"] | None = None
-    tag: Annotated[list[Tag], Field(max_length=20, description="Only those with all of these.")] = []
-    since: Annotated[MomentInQuery, Field(description="Only jobs accepted at this time or later.")] | None = None
-    results: Annotated[
-        Flag, Field(description="With `true` with what the jobs returned, unless that is over 16 KiB.")
-    ] = False
-    dead: Annotated[
-        Flag, Field(description="With `true` only jobs that were given up, as worker after worker was lost with them.")
-    ] = False
-    failure: Annotated[
-        str | None,
-        Field(max_length=50, description="Only those of this group of failures that have not been tried again."),
-    ] = None
-
-
 class ListJobs(ResourceEndpoint):
     """
     List jobs, newest first.
@@ -156,13 +135,7 @@ class ListJobs(ResourceEndpoint):
 
     async def answer(self, query: JobFilters, known: IfNoneMatch) -> documents.Jobs:
         page = await self.jobs.find(
-            self.caller,
-            task=query.task,
-            state=query.state,
-            tags=query.tag,
-            since=None if query.since is None else query.since.timestamp(),
-            dead=query.dead,
-            failure=query.failure,
+            query.for_principal(self.caller),
             limit=query.limit,
             cursor=query.cursor,
             most_bytes=MAX_LISTED if query.results else 0,
@@ -254,6 +227,22 @@ class CancelJob(ResourceEndpoint):
         job = await self.jobs.cancel(self.caller, id, terminate=body.terminate)
         self.set_status(200 if job.done else 202)
         return await self.show(job)
+
+
+class DeleteJob(ResourceEndpoint):
+    """
+    Delete a job that has ended, with all that is kept of it.
+
+    Its input, result, error, events and checkpoint go, its large values in the store, and its result in Celery's
+    backend.
+    """
+
+    route = delete("/v1/jobs/{id}", scope="cancel", tag="jobs")
+    answers: ClassVar = {204: Answer("It is gone: from now on its id is answered 410.")}
+    problems: ClassVar = (*JOB, JOB_UNFINISHED, JOB_NEEDED)
+
+    async def answer(self, id: JobId) -> None:
+        await self.jobs.delete(self.caller, id)
 
 
 class RetryJob(AcceptingEndpoint):

@@ -19,6 +19,7 @@ from tornado_celery_bridge.service.resources.catalogue import INVALID_INPUT, UNK
 UNKNOWN_JOB = Kind("unknown-job", 404, "There is no job of this id, or it is somebody else's.")
 EXPIRED_JOB = Kind("expired-job", 410, "There was a job of this id, and its time is over.")
 JOB_UNFINISHED = Kind("job-unfinished", 409, "The job has not ended.")
+JOB_NEEDED = Kind("job-needed", 409, "The job has ended, and its workflow or its callback needs it still.")
 NO_RESULT = Kind("no-result", 409, "The job ended without a result: `error` in the job says why.")
 NO_CHECKPOINT = Kind("no-checkpoint", 409, "The job's task has saved no checkpoint to go on from.")
 INVALID_OPTIONS = Kind("invalid-options", 422, "The options do not fit.")

@@ -19,6 +19,7 @@ from tornado_celery_bridge import Bridge, BridgeError, DispatchUncertain, Stored
 from tornado_celery_bridge.base.states import SUCCEEDED
 from tornado_celery_bridge.ledger import (
     MAX_INLINE,
+    Filter,
     Gone,
     Job,
     JobRecord,
@@ -55,6 +56,7 @@ from tornado_celery_bridge.service.resources.diagnosis import Diagnosis, diagnos
 from tornado_celery_bridge.service.resources.jobs.options import JobOptions, check_limits, misfit, parse_options
 from tornado_celery_bridge.service.resources.jobs.problems import (
     EXPIRED_JOB,
+    JOB_NEEDED,
     JOB_UNFINISHED,
     NO_CHECKPOINT,
     NO_RESULT,
@@ -153,6 +155,7 @@ class Jobs:
         retry_of: str | None = None,
         goes_on: bool = False,
         owner: str | None = None,
+        job_id: str | None = None,
     ) -> Submission:
         """
         Accept a job: write its record, then publish its message.
@@ -166,6 +169,7 @@ class Jobs:
             retry_of: The job of which this is another try.
             goes_on: Whether it goes on from that job's checkpoint.
             owner: Whose job it will be; without one, whoever submits it.
+            job_id: The id that it gets. If there is such a job already, that one is meant.
 
         Raises:
             Problem: Not accepted; with ``dispatch-uncertain`` and ``ledger-unavailable`` it may have been.
@@ -193,7 +197,7 @@ class Jobs:
         goes_to = self.destination(task, arguments, celery_options)
         celery_options |= goes_to.options
         record = JobRecord(
-            id=job_id_of(reservation),
+            id=job_id or job_id_of(reservation),
             task=task.name,
             owner=owner,
             options={name: value for name, value in body.get("options", {}).items() if name != "tags"},
@@ -356,11 +360,13 @@ class Jobs:
         *,
         size: int = 0,
         reservation: Reservation | None = None,
+        made_id: str | None = None,
     ) -> Submission:
         """
         Submit a job again that has ended, with exactly its input and options, or with those in *body*.
 
-        With ``from_checkpoint`` in *body* it goes on from what the job has saved.
+        With ``from_checkpoint`` in *body* it goes on from what the job has saved. The new job gets the id *made_id*, if
+        there is one.
         """
         job = await self.get(principal, job_id)
         if not job.done:
@@ -384,6 +390,7 @@ class Jobs:
             retry_of=job_id,
             owner=record.owner,  # it stays theirs if an admin tries it again
             goes_on=goes_on,
+            job_id=made_id,
         )
 
     async def _input_of(self, job_id: str) -> tuple[Any, int]:
@@ -425,30 +432,30 @@ class Jobs:
         store, stored = self._store, Stored(json.loads(written), 0)  # a blob's name
         return await self._in_store(lambda: store.open(stored))
 
-    async def find(self, principal: Principal, **filters: Any) -> Page:
-        """Return a page of the jobs that *principal* may see. The filters are those of the ledger's ``jobs.find``."""
+    async def find(self, filter: Filter, **bounds: Any) -> Page:
+        """Return a page of the jobs that a filter fits. The bounds are those of the ledger's ``jobs.find``."""
         try:
-            return await self.ledger.jobs.find(owner=None if principal.is_admin else principal.owner, **filters)
+            return await self.ledger.jobs.find(filter, **bounds)
         except ValueError:
             raise INVALID_CURSOR("This cursor is not one of ours: begin without a cursor.") from None
 
-    async def find_all(self, principal: Principal, most: int, **filters: Any) -> list[Job]:
-        """Return the newest *most* jobs without their results, in steps of a page. The filters are those of `find`."""
+    async def find_all(self, filter: Filter, most: int) -> list[Job]:
+        """Return the newest *most* jobs that a filter fits, without their results, in steps of a page."""
         found: list[Job] = []
         page = Page([], "")
         while page.cursor is not None and len(found) < most:
             limit = min(most - len(found), MAX_LIMIT)
-            page = await self.find(
-                principal, **filters, limit=limit, cursor=page.cursor, most_bytes=0, page_bytes=MAX_PAGE
-            )
+            page = await self.find(filter, limit=limit, cursor=page.cursor, most_bytes=0, page_bytes=MAX_PAGE)
             found += page.jobs
         return found
 
     async def unfinished(self, principal: Principal, tags: Sequence[str], most: int) -> list[str]:
         """Return the ids of jobs with all of these tags that have not ended: the last *most* that were accepted."""
 
+        owner = None if principal.is_admin else principal.owner
+
         async def all_in(state: str) -> list[Job]:
-            return await self.find_all(principal, most, tags=tags, state=state)
+            return await self.find_all(Filter(owner=owner, tags=tuple(tags), state=state), most)
 
         # At once, in one round trip: what changes its state in between is in both lists, or as good as ended.
         lists = await asyncio.gather(*map(all_in, (states.PENDING, states.STARTED, states.RETRY)))
@@ -500,6 +507,21 @@ class Jobs:
         if terminate and not job.done:
             self.terminate(principal, job)
         return job
+
+    async def delete(self, principal: Principal, job_id: str) -> None:
+        """Delete a job that has ended, with all that is kept of it. 409 if it is needed still."""
+        job = await self.get(principal, job_id)
+        match await self.ledger.jobs.delete(job_id):
+            case "not-ended":
+                raise JOB_UNFINISHED("The job has not ended: cancel it first, or wait for it.")
+            case "workflow-not-ended":
+                raise JOB_NEEDED("The job's workflow has not ended: wait for it, or cancel it first.")
+            case "callback-waiting":
+                raise JOB_NEEDED("The job's callback is still to be made: wait for its delivery.")
+        try:
+            await self.bridge.forget(job.record.id)
+        except BridgeError as exc:
+            _log.warning("Celery's own result of the deleted job %s stays until it expires: %s", job_id, exc)
 
     def terminate(self, principal: Principal, job: Job) -> None:
         """End the process of a cancelled job, unless the job ends by itself within ``CANCEL_GRACE`` seconds."""
