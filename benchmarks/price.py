@@ -4,6 +4,7 @@ service's settings:
 
 - the tasks per second of one worker: jobs in the ledger on our transport, compared with tasks of stock Celery, and with
   tasks of stock Celery on our transport, so that the two prices are seen apart;
+- the CPU time that a task costs the Redis server, from its acceptance to its acknowledgement;
 - how long one caller waits for one task after another: accepted in the ledger, dispatched and awaited, compared with
   dispatched and awaited.
 
@@ -20,7 +21,9 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
+import redis
 from celery import Celery
 
 import celeryconfig
@@ -81,11 +84,18 @@ def publish(jobs: list[JobRecord]) -> None:
             nothing.apply_async(task_id=job.id, producer=producer)
 
 
-async def throughput(server: Server, way: str, tasks: int) -> float:
-    """Return the tasks per second."""
+def cpu_time(client: redis.Redis) -> float:
+    """Return the CPU seconds that the server has used."""
+    found: Any = client.info("cpu")
+    return float(found["used_cpu_sys"] + found["used_cpu_user"])
+
+
+async def throughput(server: Server, way: str, tasks: int) -> tuple[float, float]:
+    """Return the tasks per second, and the microseconds of the server's CPU time for each."""
     ledger = Ledger(app)
     with server.client() as client:
         for jobs in (records(100), records(tasks)):
+            used = cpu_time(client)
             if way == "ledger":
                 await accept(ledger, jobs)
             publish(jobs)
@@ -95,9 +105,10 @@ async def throughput(server: Server, way: str, tasks: int) -> float:
                 client.rename("held", "celery")
             await asyncio.to_thread(wait_for, lambda: is_empty(client))
         taken = time.perf_counter() - begun
+        used = cpu_time(client) - used
         client.flushall()
     await ledger.close()
-    return tasks / taken
+    return tasks / taken, used / tasks * 1_000_000
 
 
 async def latency(way: str, calls: int) -> float:
@@ -121,6 +132,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    used: dict[str, list[float]] = {way: [] for way in WAYS}
     waits: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "redis").start()
@@ -130,16 +142,23 @@ def main() -> None:
                 environment = {"BENCH_REDIS": server.url, "BENCH_WAY": way}
                 flags = ("-c", "2", "--without-gossip", "--without-mingle")
                 with worker("benchmarks.price", environment, Path(folder) / "log", *flags):
-                    rates[way].append(asyncio.run(throughput(server, way, options.tasks)))
+                    rate, cpu = asyncio.run(throughput(server, way, options.tasks))
+                    rates[way].append(rate)
+                    used[way].append(cpu)
                     waits[way].append(asyncio.run(latency(way, options.calls)))
         server.stop()
-    rate, wait = statistics.median(rates["stock"]), statistics.median(waits["stock"])
     print(
-        "| one worker, 2 children | tasks/s | of stock | a call, p50 ms | of stock |\n| --- | --- | --- | --- | --- |"
+        "| one worker, 2 children | tasks/s | of stock | server's CPU, µs/task | of stock | a call, p50 ms | of stock |"
     )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for way, name in WAYS.items():
-        fast, slow = statistics.median(rates[way]), statistics.median(waits[way])
-        print(f"| {name} | {fast:,.0f} | {fast / rate:.2f} | {slow:.2f} | {slow / wait:.2f} |")
+        cells = []
+        for figures, spec in ((rates, ",.0f"), (used, ".0f"), (waits, ".2f")):
+            median = statistics.median(figures[way])
+            cells.append(f"{median:{spec}} | {median / statistics.median(figures['stock']):.2f}")
+        print(f"| {name} | {' | '.join(cells)} |")
+    for way, name in WAYS.items():
+        print(f"{name}, each run's µs: {', '.join(f'{cpu:.0f}' for cpu in used[way])}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,13 @@ ROWS: dict[str, Any] = {
 }
 
 
+#: What is called without a definition: Lua's keywords and functions.
+LUAS_OWN = {
+    *("and", "elseif", "function", "if", "in", "not", "or", "return", "until", "while"),
+    *("ipairs", "next", "pairs", "pcall", "rawget", "setmetatable", "tonumber", "tostring", "type", "unpack"),
+}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_head_and_its_code(command: Command[Any]) -> None:
     assert command.keys, "a Redis Cluster could not route it"
@@ -41,13 +48,30 @@ def test_its_head_and_its_code(command: Command[Any]) -> None:
     assert len(functions) == len(set(functions)), "a part is included twice"
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_it_has_what_it_calls(command: Command[Any]) -> None:
+    """Redis would tell of another only once a call comes there."""
+    code = re.sub(r"--.*", "", command.text)
+    code = re.sub(r"'[^'\n]*'", "''", code)
+    called = set(re.findall(r"(?<![\w.:])(\w+)\(", code))
+    known = set(re.findall(r"\blocal function (\w+)", code))
+    for names in re.findall(r"\blocal ([\w, ]+)", code) + re.findall(r"\bfunction\b[ \w]*\(([\w, ]*)\)", code):
+        known |= {name.strip() for name in names.split(",")}
+    assert called <= known | LUAS_OWN, called - known - LUAS_OWN
+    assert set(re.findall(r"\brare\.(\w+)", code)) <= set(re.findall(r"\bloaded\.(\w+)", code))
+
+
 @pytest.mark.parametrize("module", ROOMS)
 def test_each_file_is_a_command(module: Any) -> None:
     folder = Path(module.__file__).parent / "lua"
     named = {name: each.name for name, each in vars(module).items() if isinstance(each, Command)}
     assert {file.stem: file.stem for file in folder.glob("*.lua")} == named
     lines = "".join(file.read_text() for file in folder.rglob("*.lua"))
-    included = {name for names in re.findall(r"^-- include: (.+)$", lines, re.MULTILINE) for name in names.split(", ")}
+    included = {
+        name
+        for names in re.findall(r"^-- include(?: rarely)?: (.+)$", lines, re.MULTILINE)
+        for name in names.split(", ")
+    }
     assert {file.stem for file in (folder / "parts").glob("*.lua")} <= included
 
 
@@ -97,3 +121,22 @@ def test_a_call(tmp_path: Path) -> None:
     for wrong in ({"job_id": "a", "rows": []}, {"job_id": "a", "most": 1, "rows": [], "mist": 2}):
         with pytest.raises(TypeError, match="and was given"):
             add(**wrong)
+
+
+def test_what_is_included_rarely(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "one.lua").write_text("-- include rarely: two\nlocal function one() end\n")
+    (tmp_path / "parts" / "two.lua").write_text("-- include: one, three\nlocal function two() end\n")
+    (tmp_path / "parts" / "three.lua").write_text("-- include rarely: four\nlocal function three() end\n")
+    (tmp_path / "parts" / "four.lua").write_text("local function four() end\nlocal function five() end\n")
+    (tmp_path / "add.lua").write_text("-- add: it.\n-- KEYS: open\n-- ARGV: prefix\n-- include: one\n\nreturn one\n")
+    add = Commands(tmp_path)("add", bytes.decode)
+    assert re.findall(r"^(?!--).+", add.text, re.MULTILINE) == [
+        *("local rare", "local function one() end"),
+        "rare = setmetatable({}, {__index = function(loaded, name)",
+        *("local function three() end", "local function two() end"),
+        *("local function four() end", "local function five() end"),
+        "loaded.two, loaded.four, loaded.five = two, four, five",
+        *("return rawget(loaded, name)", "end})"),
+        *("local prefix = unpack(ARGV, 1, 1)", "return one"),
+    ]

@@ -419,15 +419,16 @@ async def test_a_consumer_that_falls_behind_misses_nothing(ledger: Ledger, worke
 
 
 async def test_pace(ledger: Ledger, worker: WorkerLedger) -> None:
-    assert await ledger.jobs.pace("t") == (None, None)
+    assert await ledger.jobs.pace("t", "q") == (None, None)
     await accept(ledger, record("a"), {})
     await begin(worker, "a", "1")
     await end(worker, "a")
-    waited, ran = await ledger.jobs.pace("t")
+    waited, ran = await ledger.jobs.pace("t", "q")
     assert waited is not None
     assert ran is not None
     assert 0 <= waited < 10
     assert 0 <= ran < 10
+    assert await ledger.jobs.pace("t", "other") == (None, None)
 
 
 def test_settings_of_the_app(tmp_path: Path) -> None:
@@ -570,7 +571,7 @@ async def test_a_job_without_a_callback_costs_nothing_for_it(ledger: Ledger, wor
         *("attempt", "started_at", "finished_at", "worker", "number"),
     }
     kinds = {key.removeprefix("pre.{tcb}").partition(":")[0] for key in await keys(ledger)}
-    assert kinds == {"job", "input", "value", "events", "index", "due", "pace"}
+    assert kinds == {"job", "input", "value", "events", "index", "due"}
 
 
 # Blobs.
@@ -595,7 +596,7 @@ async def test_a_blob_goes_with_its_job_and_one_that_is_nobodys_goes(ledger: Led
     assert await ledger.jobs.sweep() == 1
     assert set(await ledger.blobs.orphans()) == {given.name, returned.name, orphan.name}
     await ledger.blobs.removed([given.name, returned.name, orphan.name])
-    assert await keys(ledger) == {"pre.{tcb}gone:a", "pre.{tcb}pace"}
+    assert await keys(ledger) == {"pre.{tcb}gone:a"}
 
 
 async def test_a_job_that_is_withdrawn_takes_its_blobs_along(ledger: Ledger) -> None:

@@ -551,14 +551,14 @@ class World(RuleBasedStateMachine):
         assert len(self.ended) == len(self.jobs), {each: self.job(each) for each in self.jobs if each not in self.ended}
         for job_id in self.jobs:
             assert self.client.hget(f"{{tcb}}job:{job_id}", "lost") is None
-        left = {"job", "input", "value", "checkpoint", "events", "index", "due", "pace", "leader", "wake", "gone"}
+        left = {"job", "input", "value", "checkpoint", "events", "index", "due", "leader", "wake", "gone"}
         assert self.kinds() <= left | WATCHED, self.kinds() - left
         self.wait(TTL + 1)
         while self.do(self.ledger.jobs.sweep()):
             pass
         for attempt in self.past[-3:]:
             self.say(attempt, "finish")
-        assert self.kinds() <= {"gone", "pace", "leader", "wake", *WATCHED}, self.kinds()
+        assert self.kinds() <= {"gone", "leader", "wake", *WATCHED}, self.kinds()
         self.listen()
         assert self.told == dict.fromkeys(self.jobs, 1), "whoever awaits a job is told of its end once"
         self.check_history()

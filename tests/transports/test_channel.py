@@ -89,6 +89,35 @@ def test_as_many_as_prefetch_allows_in_one_step(server: Server, client: redis.Re
         assert consuming.drain() == [0, 1, 2, 3, 4]
 
 
+def test_a_server_that_has_forgotten_the_script_gets_it_again(server: Server, client: redis.Redis) -> None:
+    with connected(server) as connection:
+        consuming = Consuming(connection, "a")
+        for number in range(3):
+            client.script_flush()
+            publish(server, "a", number)
+            assert consuming.drain() == [*range(number + 1)]
+            consuming.messages[-1].ack()
+        assert not client.exists("a", "unacked", "unacked_index")
+
+
+def test_a_message_costs_so_many_commands(server: Server, client: redis.Redis) -> None:
+    """Of a worker that has enough to do: to ask, to take and to note, to acknowledge."""
+    publish(server, "a", *range(8), transport="ours")
+    with connected(server) as connection:
+        consuming = Consuming(connection, "a", prefetch=2)
+        connection.drain_events(timeout=5)
+        client.config_resetstat()
+        for number in range(5):
+            consuming.messages[number].ack()
+            while len(consuming.messages) < number + 3:
+                connection.drain_events(timeout=5)
+        found: Any = client.info("commandstats")
+    spent = {name.removeprefix("cmdstat_"): stats["calls"] for name, stats in found.items()}
+    each = ("evalsha", "lindex", "zadd", "hset", "rpop", "hdel", "zrem")
+    assert spent.keys() - {"config|resetstat", "info"} <= {*each, "time"}, spent
+    assert sum(spent[name] for name in each) <= len(each) * 6, spent
+
+
 def test_never_more_than_room_for(server: Server, client: redis.Redis) -> None:
     publish(server, "a", *range(ours.MAX_TAKEN + 5))
     with connected(server) as connection:
@@ -404,7 +433,7 @@ def test_what_is_acknowledged_together_takes_one_step(server: Server, client: re
             assert client.hlen("unacked") == client.zcard("unacked_index") == 10
             assert consuming.channel.qos.can_consume_max_estimate() == 9
         assert client.hlen("unacked") == client.zcard("unacked_index") == 1
-        assert client.info("commandstats")["cmdstat_exec"]["calls"] == 1
+        assert client.info("commandstats")["cmdstat_hdel"]["calls"] == 1
         consuming.messages[9].ack()
         assert not client.exists("unacked", "unacked_index")
 
@@ -424,7 +453,7 @@ def test_a_turn_of_the_workers_loop_acknowledges_together(server: Server, client
         hub.run_once()
         assert client.hlen("unacked") == 1
         assert said == ["other"]
-        assert client.info("commandstats")["cmdstat_exec"]["calls"] == 1
+        assert client.info("commandstats")["cmdstat_hdel"]["calls"] == 1
         consumer.call_soon_ack(consuming.messages[3].ack_log_error, log, connection.connection_errors)
         hub.run_once()
         assert client.hlen("unacked") == 0
@@ -587,7 +616,10 @@ def test_the_kombu_that_this_was_written_for() -> None:
 
     channel, poller = stock.Channel, stock.MultiChannelPoller
     assert {
-        "replaced": digest(channel._brpop_start, channel._brpop_read, channel._create_client, stock.QoS.append),
+        "replaced": digest(
+            *(channel._brpop_start, channel._brpop_read, channel._create_client),
+            *(stock.QoS.append, stock.QoS._remove_from_indices),
+        ),
         "our callers": digest(
             *(poller.on_poll_start, poller._register_BRPOP, poller._register, poller._client_registered),
             *(poller.on_readable, poller.get, poller.maybe_check_brpop_health, channel.close, channel.__init__),
@@ -596,7 +628,7 @@ def test_the_kombu_that_this_was_written_for() -> None:
         "delivering": digest(base.Transport._deliver, base.Channel.basic_consume, base.QoS.append),
         "closing": digest(Connection.collect, base.Transport.close_connection),
     } == {
-        "replaced": "0f29125a72ec",
+        "replaced": "f85e120363fc",
         "our callers": "cb282b510d04",
         "restoring": "85ba8e225eda",
         "delivering": "38b06817c868",

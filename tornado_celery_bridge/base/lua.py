@@ -14,6 +14,10 @@ the deployment's prefix, which all keys begin with. ``ROWS``, if there are any, 
 the arguments. In the code below the head the arguments are local variables; the line that makes them is added. Each
 name after ``include`` stands for the file ``parts/name.lua``, once, with what that includes itself.
 
+Redis makes the functions of a script anew at each call, which costs more than the commands of a short one. What few
+calls need is named after ``include rarely``: the functions of these parts are fields of ``rare``, such as
+``rare.lapse``, and are made when a call first asks for one of them.
+
 In Python a command is made by its name and what decodes its answer, and called by the same names::
 
     command = Commands(Path(__file__).parent / "lua")
@@ -33,6 +37,8 @@ from typing import Any, Generic, TypeVar
 R = TypeVar("R")
 
 _INCLUDE = re.compile(r"^-- include: (.+)\n", re.MULTILINE)
+_RARELY = re.compile(r"^-- include rarely: (.+)\n", re.MULTILINE)
+_FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
 _LABEL = re.compile(r"^-- (KEYS|ARGV|ROWS): (.*(?:\n--   .*)*)$", re.MULTILINE)
 _KEY = re.compile(r"([^{}]*)(?:\{(\w+)\})?")
 
@@ -68,7 +74,7 @@ class Command(Generic[R]):
         unpack = f"local {', '.join(names)} = unpack(ARGV, 1, {len(names)})\n"
         rows = f"local FIRST_ROW, ROW_WIDTH = {len(names) + 1}, {len(self.columns)}\n" if self.columns else ""
         #: The script, with what it includes.
-        self.text = "".join([rows, *_parts(own, folders, set()), head, "\n", unpack, first, code])
+        self.text = "".join([rows, *_with_rare(own, folders), head, "\n", unpack, first, code])
 
     def __call__(self, **named: Any) -> "Call[R]":
         if self.defaults:
@@ -124,16 +130,42 @@ def sha_of(text: str) -> str:
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
+def _with_rare(text: str, folders: Sequence[Path]) -> list[str]:
+    """Return the parts that *text* includes, and what makes those that it includes rarely."""
+    included: set[str] = set()
+    parts = [*_parts(text, folders, included)]
+    names = _named(_RARELY, text, *parts)
+    if not names:
+        return parts
+    rare: list[str] = []
+    for name in names:  # which grows meanwhile
+        new = [] if name in included else [*_parts(f"-- include: {name}\n", folders, included)]
+        rare += new
+        names += [each for each in _named(_RARELY, *new) if each not in names]
+    functions = [each for name in names for each in _FUNCTION.findall(_part(name, folders))]
+    fill = f"{', '.join(f'loaded.{each}' for each in functions)} = {', '.join(functions)}\n"
+    begin = "rare = setmetatable({}, {__index = function(loaded, name)\n"
+    return ["local rare\n", *parts, begin, *rare, fill, "return rawget(loaded, name)\nend})\n"]
+
+
 def _parts(text: str, folders: Sequence[Path], included: set[str]) -> Iterator[str]:
     """Yield the parts that *text* includes and that are not *included* yet, each after what it includes itself."""
-    for names in _INCLUDE.findall(text):
-        for name in names.split(", "):
-            if name not in included:
-                included.add(name)
-                paths = (folder / "parts" / f"{name}.lua" for folder in folders)
-                part = next(path for path in paths if path.exists()).read_text()
-                yield from _parts(part, folders, included)
-                yield part
+    for name in _named(_INCLUDE, text):
+        if name not in included:
+            included.add(name)
+            part = _part(name, folders)
+            yield from _parts(part, folders, included)
+            yield part
+
+
+def _part(name: str, folders: Sequence[Path]) -> str:
+    paths = (folder / "parts" / f"{name}.lua" for folder in folders)
+    return next(path for path in paths if path.exists()).read_text()
+
+
+def _named(line: re.Pattern[str], *texts: str) -> list[str]:
+    """Return the names in such lines of *texts*, each once."""
+    return list(dict.fromkeys(name for text in texts for names in line.findall(text) for name in names.split(", ")))
 
 
 def _key(start: str, name: str | bytes) -> str | bytes:

@@ -172,6 +172,11 @@ def _claims(answer: list[list[bytes]]) -> list[Claim]:
     return claims
 
 
+def _pace(answer: list[bytes]) -> tuple[float | None, float | None]:
+    waited, ran = (int(ms) / 1000 if ms else None for ms in answer)
+    return waited, ran
+
+
 def _delivery(answer: list[bytes]) -> Delivery | None:
     if not answer:
         return None
@@ -240,6 +245,7 @@ adopt = command("adopt", nothing)
 orphans = command("orphans", _texts)
 # Watching.
 history = command("history", as_it_is)
+pace = command("pace", _pace)
 queues = command("queues", as_it_is)
 overdue = command("overdue", _pairs)
 workers = command("workers", as_it_is)

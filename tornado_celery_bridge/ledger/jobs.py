@@ -202,11 +202,9 @@ class Jobs(Subject):
         """End jobs that have expired and have not begun; return how many. Any number of processes may do this."""
         return await self._redis.run(calls.expire(most=SWEEP_SIZE))
 
-    async def pace(self, task: str) -> tuple[float | None, float | None]:
-        """Return how many seconds jobs of *task* have waited and run lately, on average; None if none has yet."""
-        found = await self._redis.call("HMGET", f"{self._redis.prefix}pace", f"{task} wait", f"{task} run")
-        waited, ran = (None if value is None else int(value) / 1000 for value in found)
-        return waited, ran
+    async def pace(self, task: str, queue: str) -> tuple[float | None, float | None]:
+        """Return how many seconds jobs of *task* have waited in *queue* and run of late, as means; None if none has."""
+        return await self._redis.run(calls.pace(task=task, queue=queue))
 
     async def note_list(self, owner: str, ids: Sequence[str]) -> str:
         """

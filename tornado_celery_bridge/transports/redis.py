@@ -38,8 +38,10 @@ import hiredis
 from kombu.transport import redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.scheduling import priority_cycle
+from redis.exceptions import NoScriptError
 
 from tornado_celery_bridge.base.encoding import escaped, loads
+from tornado_celery_bridge.base.lua import sha_of
 from tornado_celery_bridge.base.versions import RESP3, RESTORES_AS_TOLD, flush_reauth, logging_in_first
 from tornado_celery_bridge.transports.core import close_channels
 
@@ -51,7 +53,7 @@ MAX_TAKEN = 100
 #: Seconds after which it is measured again how far this machine's clock is from the server's.
 CLOCK_INTERVAL = 60.0
 
-#: The script, without comments: it is sent with each question.
+#: The script, without comments.
 TAKE = re.sub(r"^--.*\n", "", (Path(__file__).parent / "lua" / "take.lua").read_text(), flags=re.MULTILINE)
 
 
@@ -91,6 +93,17 @@ class QoS(redis.QoS):
             self._delivered.clear()
             raise
 
+    def _remove_from_indices(self, delivery_tag: str, pipe: Any = None) -> Any:
+        return self._remove([delivery_tag], pipe)
+
+    def _remove(self, delivery_tags: Sequence[str], pipe: Any = None) -> Any:
+        """Return *pipe* with the commands that remove the notes; or a pipe without MULTI, which they can do without:
+        kombu removes a tag that has no message."""
+        if pipe is None:
+            with self.channel.conn_or_acquire() as client:
+                pipe = client.pipeline(transaction=False)
+        return pipe.hdel(self.unacked_key, *delivery_tags).zrem(self.unacked_index_key, *delivery_tags)
+
     def append(self, message: Any, delivery_tag: str) -> None:
         if delivery_tag == self.channel._noted:
             virtual.QoS.append(self, message, delivery_tag)
@@ -125,8 +138,7 @@ class QoS(redis.QoS):
     def acknowledge(self, delivery_tags: Sequence[str]) -> None:
         """Acknowledge, at the server, messages whose slots are free."""
         try:
-            with self.pipe_or_acquire() as pipe:
-                pipe.zrem(self.unacked_index_key, *delivery_tags).hdel(self.unacked_key, *delivery_tags).execute()
+            self._remove(delivery_tags).execute()
         except self.channel.connection_errors as exc:
             log.critical("Couldn't ack %s messages, reason:%r", len(delivery_tags), exc)
 
@@ -151,8 +163,11 @@ class Channel(redis.Channel):
     unacked_restore_throttle = 10
     if not RESTORES_AS_TOLD:
         from_transport_options = (*redis.Channel.from_transport_options, "unacked_restore_throttle")
-    #: The socket on which the server says when something comes.
+    #: The socket on which the server says when something comes, and the one on which tracking is on.
     _waiting: Any = None
+    _tracked: Any = None
+    #: How many replies come to what was asked; the last of them is the script's.
+    _replies_due = 1
     #: The client of `_create_client`, with whose pool it ends.
     _reused: Any = None
 
@@ -196,7 +211,14 @@ class Channel(redis.Channel):
             queues,
             [self.global_keyprefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues],
         )
-        self._send(("CLIENT", "TRACKING", "OFF"), self._take(*self._asked))
+        take = ("EVALSHA", sha_of(TAKE), *self._take(*self._asked))
+        if self._tracked is not None and self._tracked is connection._sock:
+            self._send(("CLIENT", "TRACKING", "OFF"), take)
+            self._replies_due = 2
+        else:
+            self._send(take)
+            self._replies_due = 1
+        self._tracked = None
 
     def _brpop_read(self, **options: Any) -> bool:
         """Deliver what was taken; called when the connection is readable."""
@@ -208,7 +230,11 @@ class Channel(redis.Channel):
                 self.client.connection.disconnect()
                 raise Empty
             try:
-                taken = self._replies(2)[1]
+                try:
+                    taken = self._replies(self._replies_due)[-1]
+                except NoScriptError:
+                    self._send(("EVAL", TAKE, *self._take(*self._asked)))
+                    taken = self._replies(1)[0]
                 if not taken:
                     self._wait()
             except Exception:  # the connection would have the rest of the replies for the next question
@@ -226,13 +252,12 @@ class Channel(redis.Channel):
         return True
 
     def _take(self, queues: Sequence[str], lists: Sequence[str]) -> tuple[Any, ...]:
+        """Return what comes after the script in the command."""
         most = min(self.qos.can_consume_max_estimate() or 1, MAX_TAKEN)  # with no prefetch limit one by one, as kombu
         turns = not isinstance(self._queue_cycle, priority_cycle)
         noted = (self.ack_emulation and queue not in self._unacknowledged for queue in queues)
         unacked = [self.global_keyprefix + key for key in (self.unacked_key, self.unacked_index_key)]
         return (
-            "EVAL",
-            TAKE,
             2 + len(lists),
             *unacked,
             *lists,
@@ -245,6 +270,7 @@ class Channel(redis.Channel):
     def _wait(self) -> None:
         self._send(("CLIENT", "TRACKING", "ON"), ("EXISTS", *self._asked[1]))
         connection, found = self.client.connection, self._replies(2)[1]
+        self._tracked = connection._sock
         if not found and not connection.can_read(0):  # what came along with the reply, no poll would see
             self._waiting = connection._sock
 

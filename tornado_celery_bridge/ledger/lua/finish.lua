@@ -8,14 +8,15 @@
 --   value: JSON of the result or the error; stored: it is that of a blob. traceback: packed, traceparent: '' for none.
 --   result_key, result, result_ttl: as for start; not written if another attempt is to end the job. exception, detail,
 --   place: of a FAILURE, what was raised, what it said and where; else ''.
--- include: finish, tell, blobs
+-- include: finish, tell
+-- include rarely: blobs, tell_end
 
 turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'token')
 local from = known[1]
 if not from then redis.call('DEL', prefix .. 'begun:' .. id) end
 if not from or ENDED[from] then
-  if not from and not is_forgotten() or from and not results_are_here() then tell(result_key, result, result_ttl) end
+  if not from and not is_forgotten() or from and not rare.results_are_here() then tell(result_key, result, result_ttl) end
   return 0
 end
 local is_its = token ~= '' and token == known[2]
@@ -27,7 +28,7 @@ if result_key ~= '' then told = id end
 finish(from, state, value, exception ~= '' and exception, detail, place)
 if stored ~= '' then
   redis.call('HSET', job, 'stored', 1)
-  adopt_blob(cjson.decode(value)[1])
+  rare.adopt_blob(cjson.decode(value)[1])
 end
 if traceback ~= '' then redis.call('SET', prefix .. 'traceback:' .. id, traceback) end
 if traceparent ~= '' and redis.call('HEXISTS', job, 'callback') == 1 then

@@ -18,7 +18,10 @@ if why ~= '' then redis.call('SET', prefix .. 'retry:' .. id, why) end
 goes_to(queue, priority)
 redis.call('HSET', job, 'due', at)
 if token ~= '' then redis.call('HSET', job, 'asker', token) end
-if expires_in ~= '' then expires_at(now() + expires_in) end
+if expires_in ~= '' then
+  expires_at(now() + expires_in)
+  redis.call('HSET', job, 'expiring', 1)
+end
 if delay ~= '' then redis.call('HSET', job, 'delayed', 1) else redis.call('HDEL', job, 'delayed') end
 if bucket(state) ~= 'STARTED' or redis.call('HEXISTS', job, 'handed_on') == 1 then
   enqueued(at)

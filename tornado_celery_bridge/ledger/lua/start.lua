@@ -12,13 +12,15 @@
 --   limit_key: the value by which they are counted, '' for all together. result_key, result and result_ttl (s, 0 for
 --   ever): what to tell Celery's result backend if it runs; key '' for nothing. redelivered: whether the message was
 --   delivered before. most_begun: how often a task that is no job may begin and not end.
--- include: lapse, retried, tell, held, expiry, limits
+-- include: reasons, job, state, events, queues, copies, history, tell, held, expiry, wake
+-- include rarely: lapse, retried, finish, limits
 
 local EARLY = 1000  -- ms; a worker whose clock is ahead by more begins nothing before it is due
 
 turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed',
-  'queue', 'handed_on', 'nesting', 'attempt', 'next_due', 'asker')
+  'queue', 'handed_on', 'nesting', 'attempt', 'next_due', 'asker', 'priority', 'created_at', 'number', 'expires',
+  'expiring', 'turn', 'copies', 'shared_turn', 'other')
 local state = known[1]
 if not state then
   if redis.call('EXISTS', prefix .. 'gone:' .. id) == 1 then return 'forgotten' end
@@ -32,12 +34,21 @@ if not state then
 end
 if ENDED[state] then return state end
 if known[5] then
-  finish(state, 'REVOKED', CANCELLED)
+  rare.finish(state, 'REVOKED', CANCELLED)
   return 'REVOKED'
 end
 if known[3] == token then return 'go' end
-arrived()
+if known[21] then arrived() end
 if after ~= '' and after ~= known[14] then return 'duplicate' end  -- it was given up before it asked
+local queue = known[9] .. ':' .. (known[15] or '')
+
+-- Its message has come, and no other is to be published.
+local function begins()
+  if dequeued(queue) then return end
+  redis.call('ZREM', prefix .. 'later', pack(id))
+  redis.call('ZREM', prefix .. 'outbox', pack(id))
+end
+
 retries = tonumber(retries)
 local time, packed = now(), pack(id)
 local runs = bucket(state) == 'STARTED'
@@ -53,34 +64,35 @@ if is_part then
     return 'duplicate'
   end
   if runs and retries > 0 and nesting == its and after ~= '' and after == known[3] then
-    retried(state, redis.call('GET', prefix .. 'retry:' .. id) or 'null')
-    state, runs = 'RETRY', false
+    rare.retried(state, redis.call('GET', prefix .. 'retry:' .. id) or 'null')
+    state, runs, known[17] = 'RETRY', false, redis.call('HGET', job, 'number')
   elseif known[10] and not is_next or is_held and not known[10] and not (is_next and known[13]) then
     return 'duplicate'
   end
 elseif known[11] or retries < tonumber(known[6] or 0) then
   return 'duplicate'  -- of a message that was followed by a retry's, or by that of the task in its place
 elseif runs and retries > tonumber(known[6] or 0) and after == known[3] then
-  retried(state, redis.call('GET', prefix .. 'retry:' .. id) or 'null')
-  state = 'RETRY'
+  rare.retried(state, redis.call('GET', prefix .. 'retry:' .. id) or 'null')
+  state, known[17] = 'RETRY', redis.call('HGET', job, 'number')
 elseif runs then
   if is_held or known[10] then return 'duplicate' end
-  lapse(state)
-  state, known[4] = redis.call('HGET', job, 'state'), false
+  rare.lapse(state)
+  state, known[4], known[17] = redis.call('HGET', job, 'state'), false, redis.call('HGET', job, 'number')
   if ENDED[state] then return state end
 elseif state == 'RETRY' and retries <= tonumber(known[6] or -1) then
   return 'duplicate'  -- of the message that began before
 end
-if has_expired() then
-  finish(state, 'REVOKED', EXPIRED)
+local may_expire = known[18] or known[19]
+if may_expire and has_expired() then
+  rare.finish(state, 'REVOKED', EXPIRED)
   return 'REVOKED'
 end
 if known[2] ~= task then
   redis.call('HSET', job, 'token', token, 'worker', worker, 'nesting', nesting, 'retries', retries, 'other', 1)
-  redis.call('HDEL', job, 'handed_on', 'next_due')
-  redis.call('ZREM', expiring, packed)
+  redis.call('HDEL', job, 'handed_on', 'next_due', 'expiring')
+  if may_expire then redis.call('ZREM', expiring, packed) end
   redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
-  dequeued()
+  begins()
   if not runs then
     redis.call('HSET', job, 'state', 'STARTED', 'started_at', time)
     move_state(state, 'STARTED')
@@ -96,33 +108,39 @@ if known[4] and tonumber(known[4]) > time + EARLY then
   return 'parked'
 end
 
-local bounds = most .. ' ' .. interval
-local its = redis.call('HMGET', limits, 'code\n' .. task, 'task\n' .. task, 'of\n' .. task)
-if bounds ~= (its[1] or ' ') then declare(task, bounds) end
+local bounds, limited = most .. ' ' .. interval, false
+local its = redis.call('HMGET', prefix .. 'limits', 'code\n' .. task, 'task\n' .. task, 'of\n' .. task)
+if bounds ~= (its[1] or ' ') then rare.declare(task, bounds) end
 if bounds ~= ' ' or limit_key ~= '' or its[2] then
   local limit = limit_key == '' and task or task .. '\n' .. limit_key
-  if not pass(limit, known[4] or time) then return 'parked' end
+  limited = true
+  if not rare.pass(limit, known[4] or time) then return 'parked' end
 end
-if its[3] and not pass('\n' .. its[3], known[4] or time) then return 'parked' end
+if its[3] then
+  limited = true
+  if not rare.pass('\n' .. its[3], known[4] or time) then return 'parked' end
+end
 
-local attempt, queue = redis.call('HINCRBY', job, 'attempt', 1), queue_name()
-dequeued()
-redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', token, 'worker', worker, 'retries', retries)
-redis.call('HDEL', job, 'turn', 'shared_turn', 'delayed', 'handed_on', 'next_due', 'nesting', 'other')
-redis.call('ZREM', expiring, packed)
+local attempt, number = (known[12] or 0) + 1, (known[17] or 0) + 1
+redis.call('HSET', job, 'state', 'STARTED', 'started_at', time, 'token', token, 'worker', worker, 'retries', retries,
+  'attempt', attempt, 'number', number)
+begins()
+if known[8] or known[10] or known[11] or known[13] or known[19] or known[20] or known[22] or known[23] or limited then
+  redis.call('HDEL', job, 'turn', 'shared_turn', 'delayed', 'handed_on', 'next_due', 'nesting', 'other', 'expiring')
+end
+if may_expire then redis.call('ZREM', expiring, packed) end
 if nesting > 0 then redis.call('HSET', job, 'nesting', nesting) end
 redis.call('ZADD', prefix .. 'held', time + LEASE, packed)
-set_value('null')
-move_state(state, 'STARTED')
+if state ~= 'PENDING' then set_value('null') end
+move_state(state, 'STARTED', known[16])
 local waited = known[4] and math.max(0, time - known[4])
 count(time, known[9], known[2], 'w' .. (waited and bucket_of(waited) or ''))
 if waited then
   count(time, known[9], known[2], 'W', waited)
-  if attempt == 1 then note_pace(known[2] .. ' wait', waited) end
   -- A worker holds what is delayed, and begins it before others that came earlier: that overtakes nobody.
   local reached = known[8] and math.huge or tonumber(redis.call('HGET', prefix .. 'reached', queue) or math.huge)
   if tonumber(known[4]) > reached then redis.call('HSET', prefix .. 'reached', queue, known[4]) end
 end
-emit('state', cjson.encode({state = 'STARTED', attempt = attempt, started_at = time}))
+emit('state', string.format('{"state":"STARTED","attempt":%d,"started_at":%.0f}', attempt, time), number)
 tell(result_key, result, result_ttl)
 return 'go'

@@ -10,7 +10,20 @@
 -- allow-oom: a full server lets its queues be emptied.
 local most, now, turns, queues = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1', #ARGV - 3
 
+-- The end of a message as kombu writes it. Each quote in it is one of JSON's own, as none has a backslash before it, and
+-- the two braces close the properties and the message. To read all of a message takes Lua ten times as long.
+local INFO = ', "delivery_info": {"exchange": "'
+local TAIL = '^' .. INFO .. '([^"\\]*)", "routing_key": "([^"\\]*)"}, "priority": %d+, "body_encoding": "base64", ' ..
+    '"delivery_tag": "([^"\\]*)"}}$'
+
 local function read(message)
+    local start = string.find(message, INFO, math.max(1, #message - 400), true)
+    if start then
+        local exchange, routing_key, tag = string.match(message, TAIL, start)
+        if tag then
+            return tag, '[' .. message .. ', "' .. exchange .. '", "' .. routing_key .. '"]'
+        end
+    end
     local properties = cjson.decode(message).properties
     local info, tag = properties.delivery_info, properties.delivery_tag
     assert(type(tag) == 'string')

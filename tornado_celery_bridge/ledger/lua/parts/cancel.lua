@@ -1,7 +1,5 @@
 -- cancel: ends the job if it has not begun; marks it if it runs.
--- include: finish
-
-local CANCELLED = '{"type":"TaskRevokedError","module":"celery.exceptions","message":"cancelled"}'
+-- include: finish, reasons
 
 -- Return the state that it was in. After *grace* ms, if that is not 0, its worker ends the process of one that goes on.
 local function cancel(unless_begun, grace)

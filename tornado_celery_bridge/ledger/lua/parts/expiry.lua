@@ -1,10 +1,9 @@
 -- expiry: a job that has not begun by a time never will.
--- include: clock, job
+-- include: clock, job, reasons
 
-local EXPIRED = '{"type":"TaskRevokedError","module":"celery.exceptions","message":"expired"}'
 local expiring = prefix .. 'expiring'
 
--- Note when the job expires, unless it begins before.
+-- Note when the job expires, unless it begins before. Its `expires` or `expiring` says that there is such a note.
 local function expires_at(at) redis.call('ZADD', expiring, at, pack(id)) end
 
 local function has_expired()

@@ -3,6 +3,6 @@
 
 local function is_full(owner, most, more)
   if most == '' then return false end
-  local runs = tonumber(redis.call('HGET', prefix .. 'open:runs', owner) or 0)
-  return tonumber(redis.call('HGET', prefix .. 'open', owner) or 0) - runs + more > tonumber(most)
+  local over = tonumber(redis.call('HGET', prefix .. 'open', owner) or 0) + more - tonumber(most)
+  return over > 0 and over > tonumber(redis.call('HGET', prefix .. 'open:runs', owner) or 0)
 end

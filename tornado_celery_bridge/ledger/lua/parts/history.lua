@@ -11,38 +11,7 @@
 -- Bucket k has what took up to 2^k ms and longer than bucket k-1. Without a bucket: nobody knows how long it took.
 -- A series is a queue's name, the end of a line and a task's name; '' is all series together.
 -- include: job
-
-local function add(slot, counts)
-  for series, found in pairs(counts) do
-    local known = redis.call('HGET', slot, series)
-    local sum = known and cjson.decode(known) or {}
-    for what, number in pairs(found) do sum[what] = (sum[what] or 0) + number end
-    redis.call('HSET', slot, series, cjson.encode(sum))
-  end
-end
-
-local function close_minute(minute)
-  local SPANS = {minute = {1, 120}, hour = {60, 192}, day = {1440, 400}}  -- minutes, and how many of them are kept
-  local open, counts, all = redis.call('HGETALL', prefix .. 'history:open'), {}, {}
-  for place = 1, #open, 2 do
-    local what, series = string.match(open[place], '^(%w+) (.*)$')
-    if what then
-      local number = tonumber(open[place + 1])
-      counts[series] = counts[series] or {}
-      counts[series][what] = number
-      all[what] = (all[what] or 0) + number
-    end
-  end
-  counts[''] = all
-  for name, span in pairs(SPANS) do
-    local first = minute - minute % span[1]
-    local slot = prefix .. 'history:' .. name .. ':' .. string.format('%.0f', first)
-    add(slot, counts)
-    redis.call('PEXPIREAT', slot, string.format('%.0f', (first + span[1] * (span[2] + 1)) * 60000))
-  end
-  add(prefix .. 'history:all', counts)
-  redis.call('DEL', prefix .. 'history:open')
-end
+-- include rarely: minutes
 
 local is_open = false
 
@@ -50,7 +19,7 @@ local function count(time, queue, task, what, by)
   local open = prefix .. 'history:open'
   if not is_open then
     local minute, known = math.floor(time / 60000), redis.call('HGET', open, 'minute')
-    if known and minute > tonumber(known) then close_minute(tonumber(known)) end
+    if known and minute > tonumber(known) then rare.close_minute(tonumber(known)) end
     if not known or minute > tonumber(known) then
       -- A value of over 64 bytes makes a table of the hash, which else is a list that each count is searched in.
       redis.call('HSET', open, 'minute', string.format('%065.0f', minute))

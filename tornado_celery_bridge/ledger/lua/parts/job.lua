@@ -20,13 +20,15 @@ local function index(name) return prefix .. 'index:' .. name end
 -- An id as it is in an index. A UUID as Python writes it takes 16 bytes there, not 36. Any other id has a '=' before it,
 -- or, as it would be taken for a UUID if that were 16 bytes, a '~' before and after it.
 local packed_ids = {}
+local UUID = '^(%x%x%x%x%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)%-(%x%x%x%x)(%x%x%x%x%x%x%x%x)$'
 local function pack(name)
   if packed_ids[name] then return packed_ids[name] end
   local packed = #name == 15 and '~' .. name .. '~' or '=' .. name
-  local x4 = '%x%x%x%x'
-  if #name == 36 and not string.find(name, '%u')
-    and string.find(name, '^' .. x4 .. x4 .. '%-' .. x4 .. '%-' .. x4 .. '%-' .. x4 .. '%-%x+$') then
-    packed = string.gsub(string.gsub(name, '-', ''), '%x%x', function(hex) return string.char(tonumber(hex, 16)) end)
+  if #name == 36 and not string.find(name, '%u') then
+    local a, b, c, d, e, f = string.match(name, UUID)
+    if a then
+      packed = struct.pack('>I4I4I4I4', tonumber(a, 16), tonumber(b .. c, 16), tonumber(d .. e, 16), tonumber(f, 16))
+    end
   end
   packed_ids[name] = packed
   return packed

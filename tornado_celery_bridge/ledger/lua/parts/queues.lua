@@ -11,18 +11,20 @@ local function queue_name()
   return known[1] .. ':' .. (known[2] or '')
 end
 
--- Note that the job's message is in its queue from this time on.
-local function enqueued(at)
-  local name = queue_name()
+-- Note that the job's message is in its queue from this time on. *name*: of the queue, where it is known.
+local function enqueued(at, name)
+  name = name or queue_name()
   redis.call('ZADD', prefix .. 'queued:' .. name, at, pack(id))
   redis.call('HSETNX', prefix .. 'reached', name, 0)
 end
 
--- Note that the job's message is in its queue no more. In a queue that has no jobs none can be overtaken.
-local function dequeued()
-  local name = queue_name()
-  redis.call('ZREM', prefix .. 'queued:' .. name, pack(id))
+-- Note that the job's message is in its queue no more. In a queue that has no jobs none can be overtaken. Return whether
+-- it was there.
+local function dequeued(name)
+  name = name or queue_name()
+  local was_there = redis.call('ZREM', prefix .. 'queued:' .. name, pack(id)) == 1
   if redis.call('EXISTS', prefix .. 'queued:' .. name) == 0 then redis.call('HDEL', prefix .. 'reached', name) end
+  return was_there
 end
 
 -- Note where the job's next message goes: another queue, or another priority, than the one before.

@@ -10,9 +10,10 @@ local function set_value(value)
   end
 end
 
--- List the job under another state.
-local function move_state(from, to)
-  if bucket(from) == bucket(to) then return end
-  redis.call('ZREM', index('state:' .. bucket(from)), pack(id))
-  redis.call('ZADD', index('state:' .. bucket(to)), redis.call('HGET', job, 'created_at'), pack(id))
+-- List the job under another state. *created_at*: of the job, where it is known.
+local function move_state(from, to, created_at)
+  from, to = bucket(from), bucket(to)
+  if from == to then return end
+  redis.call('ZREM', index('state:' .. from), pack(id))
+  redis.call('ZADD', index('state:' .. to), created_at or redis.call('HGET', job, 'created_at'), pack(id))
 end

@@ -78,5 +78,5 @@ class ResourceEndpoint(Endpoint):
     async def show(self, job: Job) -> documents.Job:
         """Return a job as the caller may see it; if it is not done, say in the header when to ask again."""
         if not job.done:
-            self.set_header("Retry-After", str(await self.jobs.retry_after(job.record.task)))
+            self.set_header("Retry-After", str(await self.jobs.retry_after(job.record.task, job.record.queue)))
         return documents.job(job, self.links, traceback=self.caller.sees_tracebacks)

@@ -131,7 +131,7 @@ class Jobs:
         self.metrics = Metrics()
         self._following = Following()
         self._diagnosing = asyncio.Lock()
-        self._paces: dict[str, tuple[float, int]] = {}
+        self._paces: dict[tuple[str, str], tuple[float, int]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     # Tasks.
@@ -480,16 +480,16 @@ class Jobs:
                     async for _ in events:
                         pass
 
-    async def retry_after(self, task: str) -> int:
-        """Return after how many seconds a job of *task* is likely to be done, as jobs went of late; at least 1."""
-        until, seconds = self._paces.get(task, (0.0, 1))
+    async def retry_after(self, task: str, queue: str) -> int:
+        """Return after how many seconds a job is likely to be done, as jobs of its kind went of late; at least 1."""
+        until, seconds = self._paces.get((task, queue), (0.0, 1))
         if until < time.monotonic():
             try:
-                waited, ran = await self.ledger.jobs.pace(task)
+                waited, ran = await self.ledger.jobs.pace(task, queue)
             except LedgerUnavailable:  # what is answered with it does not depend on it
                 return seconds
             seconds = min(LONGEST_RETRY_AFTER, max(1, math.ceil((waited or 0.0) + (ran or 0.0))))
-            self._paces[task] = (time.monotonic() + PACE_TTL, seconds)
+            self._paces[task, queue] = (time.monotonic() + PACE_TTL, seconds)
         return seconds
 
     # Cancelling.

@@ -47,8 +47,9 @@ class WorkflowEndpoint(ResourceEndpoint):
     async def show_workflow(self, workflow: Workflow) -> documents.Workflow:
         """Return a workflow; if it is not done, say in the header when to ask again."""
         if not workflow.done:
-            tasks = {job.record.task for job in workflow.jobs.values() if not job.done}
-            self.set_header("Retry-After", str(max(await asyncio.gather(*map(self.jobs.retry_after, tasks)))))
+            kinds = {(job.record.task, job.record.queue) for job in workflow.jobs.values() if not job.done}
+            seconds = await asyncio.gather(*(self.jobs.retry_after(*kind) for kind in kinds))
+            self.set_header("Retry-After", str(max(seconds)))
         return documents.workflow(workflow, self.links)
 
 
