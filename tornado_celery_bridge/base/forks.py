@@ -52,10 +52,22 @@ class _LockOfThisProcess:
         instance.__dict__.update(lock=lock, forks=_forks)
 
 
+_get = cached_property.__get__
+
+
+def _get_kept(self: Any, instance: Any, owner: type | None = None) -> Any:
+    # kombu takes the lock to read as well. A worker's threads read the same ones, and so wait for each other.
+    try:
+        return instance.__dict__[self.attrname]
+    except (AttributeError, KeyError):
+        return _get(self, instance, owner)
+
+
 def mend_locks() -> None:
     """Have no forked child of this process wait for a lock of Celery's that all share. A second call does nothing."""
     if not isinstance(vars(cached_property).get("lock"), _LockOfThisProcess):
         cached_property.lock = _LockOfThisProcess()  # type: ignore[attr-defined]
+        cached_property.__get__ = _get_kept  # type: ignore[method-assign]
         os.register_at_fork(after_in_child=_mend)
 
 

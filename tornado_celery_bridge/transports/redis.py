@@ -25,6 +25,7 @@ inside against the version installed.
 import contextlib
 import logging
 import re
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -106,6 +107,7 @@ class QoS(redis.QoS):
 
     def append(self, message: Any, delivery_tag: str) -> None:
         if delivery_tag == self.channel._noted:
+            message._raw = None  # which kombu would note; it is as large as all else of a message that waits
             virtual.QoS.append(self, message, delivery_tag)
         else:
             super().append(message, delivery_tag)
@@ -294,6 +296,9 @@ class Channel(redis.Channel):
         try:
             payload = loads(bytes_to_str(message))
             payload["properties"]["delivery_tag"]
+            for part in ("headers", "properties"):
+                if isinstance(payload.get(part), dict):  # else each message that waits has names of its own
+                    payload[part] = {sys.intern(name): value for name, value in payload[part].items()}
         except Exception as exc:
             log.error("a message in %s is not one of kombu's, and is dropped: %r", queue, exc)
             return None

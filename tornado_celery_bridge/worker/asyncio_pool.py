@@ -55,6 +55,7 @@ from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.concurrency.base import BasePool
 from celery.exceptions import ImproperlyConfigured, Reject, SoftTimeLimitExceeded, Terminated
 from celery.worker import state as worker_state
+from celery.worker.request import Request
 from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.lua import Call
@@ -203,6 +204,9 @@ class TaskPool(EndsTasks, BasePool):
         """Have a task run."""
         limits = (soft_timeout or self.options.get("soft_timeout"), timeout or self.options.get("timeout"))
         task = self.app.tasks.get(args[0])
+        request = getattr(tells["accept_callback"], "__self__", None)
+        if isinstance(request, Request):  # it has read the message's body, and says so as Celery does
+            args = (*args[:3], request._payload, None, None)  # type: ignore[attr-defined]
         run = _Run(self, next(self._numbers), lambda: target(*args, **(kwargs or {})), limits, tells)
         run.is_acked_first = task is None or not task.acks_late
         self._runs[run.number] = run

@@ -92,6 +92,10 @@ def telling_of_escapes() -> Iterator[None]:
         _closed.set(None)
 
 
+#: What no job has.
+_NO_CHECKPOINTS = Document()
+
+
 class Attempt:
     """
     One run of a task's code for one delivery of its message.
@@ -123,7 +127,7 @@ class Attempt:
         #: Whether a message that begins the next attempt was published, and whether one of the task that goes on.
         self.asks_again = self.is_replaced = False
         #: What the code saves for the next attempt.
-        self.checkpoints = Document()
+        self.checkpoints = _NO_CHECKPOINTS
 
     @classmethod
     def of(cls, app: Celery, request: Any) -> Self:
