@@ -88,8 +88,8 @@ def test_tasks_control_and_events(launch: Launch, app: Celery, client: redis.Red
         assert list(app.control.inspect(timeout=2).active_queues() or ()) == ["w@x"]
 
         told = {*events_of_a_task(app)}
-        assert "task-succeeded" in told
-        assert "task-started" in told or (pool == "threads" and CELERY < (5, 7))  # which does not tell of it
+        loses_some = pool == "threads" and CELERY < (5, 7)  # versions.LACKS
+        assert ({"task-received"} if loses_some else {"task-started", "task-succeeded"}) <= told
 
         eta = add.apply_async((1, 1), countdown=3600)
         wait_for(lambda: client.hlen("unacked") == 1)

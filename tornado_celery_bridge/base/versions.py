@@ -134,6 +134,11 @@ LACKS = (
     Lack(
         "celery",
         "5.7",
+        "with `--pool threads`, some events of tasks are lost, so Flower may show as running what has ended",
+    ),
+    Lack(
+        "celery",
+        "5.7",
         "a stock worker, without `install`, ends if its broker and its results are in one Redis that dies while a task "
         "runs",
     ),
