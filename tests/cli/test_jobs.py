@@ -260,6 +260,22 @@ def test_without_colours_if_asked(monkeypatch: pytest.MonkeyPatch, no_color: str
     assert shown in out.getvalue()
 
 
+def test_no_time_is_shown_that_nobody_told() -> None:
+    """A job that was given back waits again: its events say when it was accepted and when its last attempt began."""
+    then = "2026-11-30T08:00:00Z"
+    job = {"id": "1", "task": "s.add", "queue": "q", "done": False, "created_at": then, "finished_at": None}
+    display = Display(out := io.StringIO())
+    for state, attempt, started in [
+        ("PENDING", 0, None),
+        ("STARTED", 1, then),
+        ("PENDING", 1, then),
+        ("RETRY", 1, then),
+    ]:
+        display.show(Event("state", job | {"state": state, "attempt": attempt, "started_at": started}))
+    lines = [re.sub(r"^\d\d:\d\d:\d\d", "clock", line) for line in out.getvalue().splitlines()]
+    assert lines == ["clock  PENDING  s.add in q", "clock  STARTED", f"{'':8}  PENDING  again in q", f"{'':8}  RETRY"]
+
+
 def test_a_service_that_is_away_or_wants_a_key(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -429,11 +429,20 @@ def _about(job: Job) -> str:
     if job["done"]:
         return f"  after {_ran(job)}" if job["started_at"] else ""
     if job["state"] == "PENDING":
-        return f"  {tables.shown(job['task'])} in {tables.shown(job['queue'])}"
+        what = "again" if _waits_again(job) else tables.shown(job["task"])
+        return f"  {what} in {tables.shown(job['queue'])}"
     return f"  attempt {job['attempt']}" if job["attempt"] > 1 else ""
 
 
+def _waits_again(job: Job) -> bool:
+    """Return whether a job waits for its next attempt; since when, its events do not say."""
+    return job["state"] in ("PENDING", "RETRY") and job["attempt"] > 0
+
+
 def _clock(job: Job) -> str:
+    """Return when a job got into its state, if that is known."""
+    if _waits_again(job):
+        return " " * len("hh:mm:ss")
     return _time(job["finished_at"] or job["started_at"] or job["created_at"])[-8:]
 
 
