@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,21 +139,24 @@ class AcknowledgeTogether(bootsteps.Step):
     """In the consumer: messages that are acknowledged in one turn of the worker's event loop share a round trip."""
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        hub, waiting = consumer.hub, list[Callable[[], object]]()
+        hub, waiting = consumer.hub, deque[Callable[[], object]]()
         if hub is None:
             return
+        is_asked = False
 
         def acknowledge() -> None:
-            calls = tuple(waiting)
-            waiting.clear()
+            nonlocal is_asked
+            is_asked = False  # in this order: what comes from now on asks again
             with acknowledging_together():
-                for call in calls:
-                    call()
+                while waiting:
+                    waiting.popleft()()
 
         def call_soon(call: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-            if not waiting:
+            nonlocal is_asked
+            waiting.append(functools.partial(call, *args, **kwargs))  # from any thread: of the threads pool
+            if not is_asked:
+                is_asked = True
                 hub.call_soon(acknowledge)
-            waiting.append(functools.partial(call, *args, **kwargs))
 
         setattr(consumer, "call_soon_ack" if hasattr(consumer, "call_soon_ack") else "call_soon", call_soon)
 
