@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.servers import wait_for
+from tests.threads import takes
 from tornado_celery_bridge.base import repeating
 from tornado_celery_bridge.base.repeating import Repeating
 
@@ -29,6 +31,15 @@ def start() -> Iterator[Start]:
     for each in started:
         each.stop(5)
         assert not each.is_alive
+
+
+def test_signals_are_for_the_main_thread(start: Start) -> None:
+    """Else TERM ends a process of Celery's pool while it holds a lock of the whole pool, and blocks TERM for that."""
+    thread = start(lambda: None, pause=0.01)
+    [started] = [each for each in threading.enumerate() if each.name == thread.name]
+    assert not takes(started, signal.SIGTERM)
+    assert takes(started, signal.SIGSEGV)  # which faulthandler tells of
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_step_is_repeated_until_the_thread_is_told_to_end(start: Start) -> None:

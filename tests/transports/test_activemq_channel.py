@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -24,6 +25,7 @@ from kombu import transport as transports
 
 from tests.faults.proxy import Proxy
 from tests.servers import free_port, wait_for
+from tests.threads import takes
 from tests.transports import consuming
 from tests.transports.brokers import need_activemq
 from tornado_celery_bridge.transports import activemq as transport
@@ -438,6 +440,16 @@ def test_a_fork_leaves_the_connection_alone(url: str) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)], check=True, timeout=60)
     with connected(url) as connection:
         assert Consuming(connection, "a").drain(3) == [1, 3, 4]
+
+
+def test_threads_leave_signals_to_the_main_thread(url: str) -> None:
+    """Else TERM ends a process of Celery's pool while it holds a lock of the whole pool, and blocks TERM for that."""
+    before = set(threading.enumerate())
+    with connected(url):
+        started = set(threading.enumerate()) - before
+        assert len(started) == 2  # it reads, and it sends and watches for heart-beats
+        assert not any(takes(each, signal.SIGTERM) for each in started)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 # Another broker: as nobody touched it, with a login, and with TLS.

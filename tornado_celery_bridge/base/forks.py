@@ -6,9 +6,16 @@ and, on a broker without an event loop, the pool's. A lock that another thread h
 the child. kombu's ``cached_property`` takes a lock whenever it is read, and so does each look at ``app.timezone``: of
 1,500 pool processes one hung there for ever, and its task with it. Celery's signals have locks, too, and so have its
 apps and their clocks. :func:`mend_locks` gives a child new ones; at worst, what such a lock guards is worked out twice.
+
+Signals are for the main thread. A process of Celery's own pool that is told to end blocks TERM there while it holds a
+lock of the whole pool. Another thread that took this TERM would end the process with the lock in its hands, and the
+pool would stand still. So our threads take no signals: they start :func:`without_signals`.
 """
 
+import contextlib
 import os
+import signal
+from collections.abc import Iterator
 from threading import Lock, RLock
 from typing import Any
 
@@ -17,6 +24,9 @@ from celery.utils.dispatch import Signal
 from kombu.utils.objects import cached_property
 
 _LOCK = type(Lock())
+
+#: What comes of a thread's own instructions. One that is blocked ends the process, without a word of faulthandler.
+_OF_A_THREAD = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP}
 
 #: How many forks lie between this process and the first one that had this module.
 _forks = 0
@@ -50,6 +60,21 @@ class _LockOfThisProcess:
 
     def __set__(self, instance: Any, lock: Any) -> None:
         instance.__dict__.update(lock=lock, forks=_forks)
+
+
+@contextlib.contextmanager
+def without_signals() -> Iterator[None]:
+    """
+    Have the threads that are started in the block take no signals, nor those that they start.
+
+    For threads that run our code. A process that a thread starts inherits what it blocks, so this is not for threads
+    that run code of tasks.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OF_A_THREAD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _get = cached_property.__get__

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 
-from tornado_celery_bridge.base.forks import OfOneProcess
+from tornado_celery_bridge.base.forks import OfOneProcess, without_signals
 from tornado_celery_bridge.exceptions import message_of
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ class Repeating(OfOneProcess):
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        with without_signals():
+            self._thread.start()
 
     def stop(self, timeout: float = 0.0) -> None:
         """Have the thread end after its step; wait for that for up to *timeout* seconds. Any thread may call this."""

@@ -24,15 +24,16 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 import stomp
 from kombu.exceptions import ChannelError
 from stomp.protocol import Protocol12
 from stomp.transport import Transport as StompTransport
-from stomp.utils import Frame, PollableQueue
+from stomp.utils import Frame, PollableQueue, default_create_thread
 
-from tornado_celery_bridge.base.forks import OfOneProcess
+from tornado_celery_bridge.base.forks import OfOneProcess, without_signals
 from tornado_celery_bridge.transports.activemq.dialect import Dialect, dialect_of
 from tornado_celery_bridge.transports.activemq.settings import Settings
 from tornado_celery_bridge.transports.core import AccessRefused, NotSent, Refused, SentInDoubt, WrongServer
@@ -316,6 +317,12 @@ class _Views(PollableQueue):
         super().put(memoryview(item))
 
 
+def _thread(callback: Callable[[], None]) -> Thread:
+    """Start the thread that reads, which starts that of the heart-beats."""
+    with without_signals():
+        return default_create_thread(callback)
+
+
 class _Wire(StompTransport):
     """stomp.py's transport, which connects and closes differently; see the module."""
 
@@ -323,6 +330,7 @@ class _Wire(StompTransport):
         self, host: tuple[str, int], tls: ssl.SSLContext | None, connect_timeout: float, write_timeout: float
     ) -> None:
         super().__init__([host], auto_decode=False)
+        self.override_threading(_thread)
         self._host, self._tls = host, tls
         self._connect_timeout, self._write_timeout = connect_timeout, write_timeout
 

@@ -10,10 +10,6 @@ threads at each attempt to connect.
 
 A handle has threads of its own, which a forked child does not have: one that is destroyed in a child waits for them for
 ever, or crashes. So a child never destroys those that it inherits; it shares their memory with its parent anyway.
-
-Signals are for the main thread. A process of Celery's own pool that is told to end blocks TERM there while it holds a
-lock of the whole pool. A thread here that took TERM would end the process with that lock in its hands, and the pool
-would stand still. So the threads here block signals, as librdkafka's do.
 """
 
 import atexit
@@ -22,14 +18,14 @@ import ctypes
 import logging
 import os
 import queue
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, Producer
 
+from tornado_celery_bridge.base.forks import without_signals
 from tornado_celery_bridge.base.repeating import Repeating
 from tornado_celery_bridge.transports.core import NotSent
 
@@ -76,8 +72,7 @@ def make(cls: Callable[[dict[str, Any]], _Handle], settings: dict[str, Any]) -> 
             raise NotSent("the last connections to Kafka are still being closed")
         if _cleaner is None:
             _cleaner = _Cleaner()
-            with _without_signals():
-                _cleaner.start()
+            _cleaner.start()
         handle = cls(settings)
         _held[id(handle)] = handle
     return handle
@@ -95,20 +90,10 @@ def end(handle: Any, timeout: float = 0.0) -> None:
         ended = _ending.get(id(handle))
         if ended is None:
             ended = _ending[id(handle)] = threading.Event()
-            with _without_signals():
+            with without_signals():
                 threading.Thread(target=_end, args=(handle,), name="kafka-end", daemon=True).start()
     if timeout:
         ended.wait(timeout)
-
-
-@contextlib.contextmanager
-def _without_signals() -> Iterator[None]:
-    """Have the threads that are started in the block take no signals."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def later(call: Callable[[], None]) -> None:
