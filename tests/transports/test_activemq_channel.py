@@ -446,9 +446,9 @@ def test_threads_leave_signals_to_the_main_thread(url: str) -> None:
     """Else TERM ends a process of Celery's pool while it holds a lock of the whole pool, and blocks TERM for that."""
     before = set(threading.enumerate())
     with connected(url):
-        started = set(threading.enumerate()) - before
-        assert len(started) == 2  # it reads, and it sends and watches for heart-beats
-        assert not any(takes(each, signal.SIGTERM) for each in started)
+        # One reads, and starts one that sends and watches for heart-beats.
+        wait_for(lambda: len([each for each in set(threading.enumerate()) - before if each.native_id]) == 2)
+        assert not any(takes(each, signal.SIGTERM) for each in set(threading.enumerate()) - before)
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 

@@ -320,7 +320,8 @@ class _Views(PollableQueue):
 def _thread(callback: Callable[[], None]) -> Thread:
     """Start the thread that reads, which starts that of the heart-beats."""
     with without_signals():
-        return default_create_thread(callback)
+        thread: Thread = default_create_thread(callback)
+    return thread
 
 
 class _Wire(StompTransport):
