@@ -28,7 +28,6 @@ from kombu.transport import memory
 
 from tornado_celery_bridge.base.valkey import server_binary
 from tornado_celery_bridge.bridge.bridge import Bridge
-from tornado_celery_bridge.bridge.config import BridgeConfig
 from tornado_celery_bridge.ledger.destinations import priorities_of
 from tornado_celery_bridge.worker.attempt import ledger_of
 from tornado_celery_bridge.worker.backend import has_results_beside, record_states
@@ -41,12 +40,12 @@ IN_MEMORY = {
     "broker_read_url": None,
     "broker_write_url": None,
     "broker_transport_options": {"polling_interval": 0.01},
-    "result_backend": "cache+memory://",
+    "result_backend": "tornado_celery_bridge.bridge.memory:MemoryBackend+memory://",
     "task_always_eager": False,
 }
 #: What `install` asks of an app; the checks of its servers are for those that keep something.
 KEEPING = {"task_acks_late": True, "task_reject_on_worker_lost": True, "task_retry_on_worker_lost": False}
-#: Seconds between two reads of the in-memory backend, and two looks for new queues.
+#: Seconds between two looks for new queues, and for the private server.
 POLL_INTERVAL = 0.01
 #: How the names of Celery's own queues begin: of remote control, of events and of replies.
 OF_CELERY = ("celeryev", "celery@", "amq.gen")
@@ -87,7 +86,7 @@ async def bridge(app: Celery, *, concurrency: int = 4) -> AsyncIterator[Bridge]:
         before = await asyncio.to_thread(_configure, app, settings)
         stack.push_async_callback(asyncio.to_thread, _configure, app, before)
         await stack.enter_async_context(_worker(app, concurrency))
-        yield await stack.enter_async_context(Bridge(app, BridgeConfig(poll_interval=POLL_INTERVAL)))
+        yield await stack.enter_async_context(Bridge(app))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from celery import Celery, chain, signals
 
 from tornado_celery_bridge import TaskFailed, testing
 from tornado_celery_bridge.ledger import Job
+from tornado_celery_bridge.progress import progress
 from tornado_celery_bridge.worker import install
 
 #: Where nothing listens: whatever is really sent there fails.
@@ -73,3 +74,26 @@ async def test_an_app_that_keeps_the_ledger(app: Celery) -> None:
     assert len(signals.before_task_publish.receivers) == heard  # nobody keeps messages in a ledger that is not there
     assert app.conf.broker_url == app.conf.result_backend == NOWHERE
     assert app.conf.job_ledger_url is None
+
+
+async def test_a_stream_has_the_last_progress_however_soon_the_task_ends(app: Celery) -> None:
+    """A poll would see the end in its place, as would a stream whose first state is long in the consumer's hands."""
+
+    @app.task(name="mine.count", shared=False)
+    def count(upto: int) -> int:
+        for number in range(1, upto + 1):
+            progress(number, upto)
+        return upto
+
+    async with testing.bridge(app) as bridge, asyncio.timeout(30):
+        for _ in range(10):
+            result = await bridge.dispatch(count.s(5), countdown=0.02)
+            seen = []
+            async for state in bridge.stream(result):
+                seen.append(state.progress.current if state.progress else state.state)
+                if len(seen) == 1:
+                    await bridge.wait(result)
+            assert seen == ["PENDING", *range(1, 6), "SUCCESS"]
+        assert await bridge.get(result.id) == 5
+        await bridge.forget(result)
+        assert (await bridge.state(result.id)).state == "PENDING"

@@ -32,6 +32,7 @@ from tornado_celery_bridge.bridge.awaiting import Awaiting
 from tornado_celery_bridge.bridge.config import BridgeConfig
 from tornado_celery_bridge.bridge.guard import Guard
 from tornado_celery_bridge.bridge.listener import Listener
+from tornado_celery_bridge.bridge.memory import MemoryBackend, MemoryListener
 from tornado_celery_bridge.bridge.operating import MAX_CALLS, Caller, Operating
 from tornado_celery_bridge.bridge.polling import PollingListener, RpcListener
 from tornado_celery_bridge.bridge.pubsub import RedisListener
@@ -160,6 +161,8 @@ class Bridge:
             return RedisListener(backend, sweep_interval=self.config.sweep_interval)
         if isinstance(backend, RPCBackend):
             return RpcListener(self.app, backend)
+        if isinstance(backend, MemoryBackend):
+            return MemoryListener(self.app)
         return PollingListener(self.app, interval=self.config.poll_interval)
 
     def _make_parts(self, backend: Any) -> _Parts:
@@ -497,7 +500,9 @@ class Bridge:
         Yield the task's states and progress as they come; it ends after the last one.
 
         The first state is what the backend has now. A consumer that is slower than the task misses progress that newer
-        progress has replaced, and nothing else. The stream is closed with its generator.
+        progress has replaced, and nothing else. (With a result backend that is polled, what another state replaces
+        between two looks is not seen either, be it the last progress before the end.) The stream is closed with its
+        generator.
 
         Args:
             result: What :meth:`dispatch` returned, or a task's id.

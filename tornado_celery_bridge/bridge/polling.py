@@ -89,7 +89,7 @@ class PollingListener(_ThreadListener):
     async def read(self, task_ids: Sequence[str]) -> Mapping[str, News]:
         try:
             async with asyncio.timeout(READ_TIMEOUT):
-                return await asyncio.to_thread(lambda: _read(self._app.backend, task_ids))
+                return await asyncio.to_thread(lambda: read_now(self._app.backend, task_ids))
         except Exception as exc:  # of any backend's own client
             raise ResultBackendUnavailable(f"the result backend did not answer: {message_of(exc)}") from exc
 
@@ -107,7 +107,7 @@ class PollingListener(_ThreadListener):
         again, self._again = self._again, set()
         last, self._last = self._last, {}
         for start in range(0, len(watched), CHUNK):
-            found = _read(self._app.backend, watched[start : start + CHUNK])
+            found = read_now(self._app.backend, watched[start : start + CHUNK])
             self._last.update(found)
             news = [(key, each) for key, each in found.items() if key in again or _differs(last.get(key), each)]
             if news:
@@ -185,10 +185,10 @@ class RpcListener(_ThreadListener):
     def _reply(self, message: Any) -> None:
         task_id = message.properties.get("correlation_id")
         if isinstance(task_id, str):
-            self._call_loop([(task_id, _news_of(task_id, lambda: message.payload))])
+            self._call_loop([(task_id, news_of(task_id, lambda: message.payload))])
 
 
-def _read(backend: Any, task_ids: Iterable[str]) -> dict[str, News]:
+def read_now(backend: Any, task_ids: Iterable[str]) -> dict[str, News]:
     """Return what *backend* has. What can't be read is read twice: a file may be written just now."""
     found = _read_once(backend, list(task_ids))
     if unreadable := [task_id for task_id, news in found.items() if isinstance(news, ResultError)]:
@@ -204,12 +204,12 @@ def _read_once(backend: Any, task_ids: list[str]) -> dict[str, News]:
         values = backend.mget(keys)
         payloads = [values.get(key) for key in keys] if hasattr(values, "get") else values
         return {
-            task_id: _news_of(task_id, functools.partial(backend.decode, payload))
+            task_id: news_of(task_id, functools.partial(backend.decode, payload))
             for task_id, payload in zip(task_ids, payloads, strict=True)
             if payload is not None
         }
     read = functools.partial(backend.get_task_meta, cache=False)
-    found = {task_id: _news_of(task_id, functools.partial(read, task_id)) for task_id in task_ids}
+    found = {task_id: news_of(task_id, functools.partial(read, task_id)) for task_id in task_ids}
     if any(isinstance(news, ResultError) for news in found.values()):
         read("no-such-task")  # raises if it is the backend's fault, and not that of what it has
     return {
@@ -217,7 +217,8 @@ def _read_once(backend: Any, task_ids: list[str]) -> dict[str, News]:
     }
 
 
-def _news_of(task_id: str, read: Callable[[], Any]) -> News:
+def news_of(task_id: str, read: Callable[[], Any]) -> News:
+    """Return a state that *read* returns, or the error that says that it can't be read."""
     try:
         return meta_of(task_id, read)
     except ResultError as exc:

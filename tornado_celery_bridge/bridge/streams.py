@@ -24,14 +24,16 @@ MAX_BEHIND = 256
 
 async def stream(awaiting: Awaiting, task_id: str, timeout: float | None) -> AsyncIterator[TaskState]:
     """Yield the states of a task; see :meth:`.Bridge.stream`."""
-    yield (first := await awaiting.state(task_id))
+    first = await awaiting.state(task_id)
     if first.ready:
+        yield first
         return
     timeout = awaiting.config.result_timeout if timeout is None else timeout
     deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
     coming = _States(first)
     awaiting.watch([task_id], coming, task_id)
     try:
+        yield first  # what comes meanwhile is kept
         while not coming.ended:
             try:
                 async with asyncio.timeout_at(deadline):  # not around `yield`: it would cancel the consumer (PEP 789)
