@@ -3,7 +3,9 @@
 import asyncio
 import functools
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +21,8 @@ from tornado.websocket import websocket_connect
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.handlers import TaskHandlerMixin
 
-GUIDES = Path(__file__).parent.parent / "docs" / "guides"
+ROOT = Path(__file__).parent.parent
+GUIDES = ROOT / "docs" / "guides"
 HANDLER = re.compile(r"^(Before|After):\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = [
     (page.stem, *found.groups()) for page in sorted(GUIDES.glob("*.md")) for found in HANDLER.finditer(page.read_text())
@@ -29,6 +32,21 @@ BEFORE, AFTER = ([(page, code) for page, when, code in EXAMPLES if when == each]
 
 #: The file in docs/tornado.md.
 APPLICATION = (GUIDES.parent / "tornado.md").read_text().split("```python\n")[1].partition("\n```")[0]
+#: Its other file: an app that has no broker that could be reached.
+JOBS = """
+from celery import Celery
+
+from tornado_celery_bridge.progress import progress
+
+app = Celery("jobs", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0")
+
+
+@app.task
+def count(upto, pause):
+    for number in range(1, upto + 1):
+        progress(number, upto)
+    return upto
+"""
 
 
 def test_there_are_some() -> None:
@@ -101,3 +119,17 @@ async def answer_of(handler: Any, **settings: Any) -> dict[str, Any]:
         server.stop()
         await server.close_all_connections()
     return dict(json.loads(response.body))
+
+
+def test_handlers_are_tested_over_http_as_the_library_page_says(tmp_path: Path) -> None:
+    """Both files are run by pytest as they are, in a folder with the application of docs/tornado.md and its `jobs`."""
+    section = (GUIDES.parent / "library.md").read_text().partition("### A handler over HTTP\n")[2]
+    files = re.findall(r"^```python\n(.*?)^```$", section.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+    for name, code in zip(("pytest", "tornado"), files, strict=True):
+        (tmp_path / f"test_with_{name}.py").write_text(code)
+    (tmp_path / "server.py").write_text(APPLICATION)
+    (tmp_path / "jobs.py").write_text(JOBS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, "2 passed" in done.stdout) == (0, True), done.stdout + done.stderr

@@ -1,13 +1,17 @@
 """A mixin for Tornado handlers, and a server's orderly end. This is the only module of the library that knows HTTP."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
+from tornado.gen import convert_yielded
 from tornado.httpserver import HTTPServer
 from tornado.log import app_log
 from tornado.web import Application, RequestHandler
+from tornado.websocket import WebSocketHandler
 
 from tornado_celery_bridge.bridge.bridge import Bridge
 from tornado_celery_bridge.exceptions import BridgeError
@@ -15,6 +19,11 @@ from tornado_celery_bridge.exceptions import BridgeError
 __all__ = ("ClientLeft", "Requests", "TaskHandlerMixin", "UntilClientLeaves", "drain")
 
 T = TypeVar("T")
+
+#: What a WebSocket is closed with when its process ends.
+GOING_AWAY, GOING = 1001, "the server is going down"
+#: Seconds for clients to answer that.
+HANDSHAKE = 1.0
 
 #: In an application's settings: the requests that its handlers answer.
 _REQUESTS = "tornado_celery_bridge.requests"
@@ -41,6 +50,10 @@ class Requests:
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        #: The WebSockets that are open, and how many calls each has under way.
+        self._sockets: Counter[WebSocketHandler] = Counter()
+        self._no_socket = asyncio.Event()
+        self._no_socket.set()
 
     def request_began(self) -> None:
         """Count a request that is being answered."""
@@ -53,19 +66,58 @@ class Requests:
         if not self._requests:
             self._idle.set()
 
+    @contextmanager
+    def socket_open(self, socket: WebSocketHandler) -> Iterator[None]:
+        """Have a WebSocket be closed in order when the process ends. It is open for as long as the block takes."""
+        self._sockets[socket] = 0
+        self._no_socket.clear()
+        try:
+            yield
+        finally:
+            del self._sockets[socket]
+            if not self._sockets:
+                self._no_socket.set()
+
+    async def answer(self, socket: WebSocketHandler, work: Awaitable[T]) -> T:
+        """Return what *work* returns: what a WebSocket's message began counts as a request."""
+        self.request_began()
+        self._sockets[socket] += 1
+        try:
+            return await work
+        finally:
+            self.request_ended()
+            if socket in self._sockets:
+                self._sockets[socket] -= 1
+                if self.closing.is_set() and not self._sockets[socket]:
+                    socket.close(GOING_AWAY, GOING)
+
     async def end(self, timeout: float) -> None:
-        """Let the requests under way end, for up to *timeout* seconds."""
+        """
+        Let the requests under way end, for up to *timeout* seconds.
+
+        A WebSocket is closed when nothing that it asked for is under way, or when the time is over: with 1001, "going
+        away", such as a server going down (https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1).
+        """
         self.closing.set()
-        if not await self._is_idle_within(timeout):
+        for socket in [socket for socket, calls in self._sockets.items() if not calls]:
+            socket.close(GOING_AWAY, GOING)
+        if not await _is_set_within(self._idle, timeout):
             app_log.warning("%d requests are cut off: they did not end within %s s", self._requests, timeout)
+        for socket in [*self._sockets]:
+            socket.close(GOING_AWAY, GOING)
+        await _is_set_within(self._no_socket, HANDSHAKE)
 
     async def _is_idle_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await _is_set_within(self._idle, seconds)
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 async def drain(server: HTTPServer, timeout: float, requests: Requests | None = None) -> None:
@@ -81,7 +133,8 @@ async def drain(server: HTTPServer, timeout: float, requests: Requests | None = 
 
     Args:
         server: Of an application whose handlers have :class:`TaskHandlerMixin`; other handlers are not waited for.
-        timeout: Seconds for the requests under way. After that they are cut off.
+        timeout: Seconds for the requests under way, and what messages of WebSockets began. After that they are cut off.
+            WebSockets are closed with 1001, each as soon as nothing that it asked for is under way.
         requests: Who counts the requests; None: the mixin.
 
     .. versionadded:: 0.1.0
@@ -154,6 +207,11 @@ class TaskHandlerMixin(UntilClientLeaves):
     async def _execute(self, *args: Any, **kwargs: Any) -> None:
         # Tornado's own frame around prepare, the method and finish: no override of these goes around it.
         requests = _requests_of(self.application)
+        if isinstance(self, WebSocketHandler):
+            self._count_calls(requests)
+            with requests.socket_open(self):
+                await super()._execute(*args, **kwargs)
+            return
         requests.request_began()
         try:
             await super()._execute(*args, **kwargs)
@@ -161,6 +219,19 @@ class TaskHandlerMixin(UntilClientLeaves):
                 await asyncio.wait([self._written])
         finally:
             requests.request_ended()
+
+    def _count_calls(self, requests: Requests) -> None:
+        """Have what a WebSocket's opening and each of its messages begins count as a request."""
+        socket: Any = self
+
+        def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                made = call(*args, **kwargs)
+                return None if made is None else requests.answer(socket, convert_yielded(made))
+
+            return run
+
+        socket.open, socket.on_message = counted(socket.open), counted(socket.on_message)
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "asyncio.Future[None]":
         """Answer; see :meth:`tornado.web.RequestHandler.finish`."""

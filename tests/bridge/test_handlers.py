@@ -11,6 +11,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
+from tornado.websocket import WebSocketClientConnection, WebSocketHandler, websocket_connect
 
 from tornado_celery_bridge import Bridge, TaskState
 from tornado_celery_bridge.handlers import ClientLeft, TaskHandlerMixin, drain
@@ -39,6 +40,13 @@ class Large(TaskHandlerMixin, RequestHandler):
         self.write("x" * LARGE)
 
 
+class Napping(TaskHandlerMixin, WebSocketHandler):
+    async def on_message(self, message: str | bytes) -> None:
+        self.settings["began"].set()
+        result = await self.bridge.dispatch("sample.nap", (float(message),))
+        await self.write_message(str(await self.bridge.get(result, timeout=20)))
+
+
 class Revoking(TaskHandlerMixin, RequestHandler):
     async def get(self, seconds: str) -> None:
         result = await self.bridge.dispatch("sample.nap", (float(seconds),))
@@ -58,10 +66,17 @@ class Leaving(TaskHandlerMixin, RequestHandler):
 
 class Site:
     def __init__(self, bridge: Bridge) -> None:
-        routes = [(r"/nap/(.*)", Nap), (r"/large", Large), (r"/revoking/(.*)", Revoking), (r"/leaving/(.*)", Leaving)]
+        routes: list[Any] = [
+            (r"/nap/(.*)", Nap),
+            (r"/large", Large),
+            (r"/revoking/(.*)", Revoking),
+            (r"/leaving/(.*)", Leaving),
+        ]
+        routes.append((r"/napping", Napping))
         self.bridge = bridge
         self.began = asyncio.Event()
         self.results: list[Any] = []
+        self.sockets: list[WebSocketClientConnection] = []
         self.application = Application(routes, bridge=bridge, began=self.began, results=self.results)
         self.server = HTTPServer(self.application)
         socket, self.port = bind_unused_port()
@@ -73,6 +88,10 @@ class Site:
             return await client.fetch(f"http://127.0.0.1:{self.port}{path}", raise_error=False)
         finally:
             client.close()
+
+    async def socket(self) -> WebSocketClientConnection:
+        self.sockets.append(await websocket_connect(f"ws://127.0.0.1:{self.port}/napping"))
+        return self.sockets[-1]
 
     async def hang_up(self, path: str) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -88,6 +107,8 @@ async def site(app: Celery) -> AsyncIterator[Site]:
     bridge = await Bridge(app).start()
     made = Site(bridge)
     yield made
+    for socket in made.sockets:
+        socket.close()
     made.server.stop()
     await made.server.close_all_connections()
     await bridge.close()
@@ -102,6 +123,32 @@ async def test_requests_under_way_are_answered(site: Site) -> None:
     assert (await asking).code == 200
     with pytest.raises((OSError, HTTPClientError)):
         await site.get("/nap/0")
+
+
+async def test_websockets_are_closed_in_order(site: Site) -> None:
+    """One that waits for nothing at once; one that was asked for something when it has answered that."""
+    idle, busy = await site.socket(), await site.socket()
+    await busy.write_message("0.5")
+    await site.began.wait()
+    draining = asyncio.ensure_future(drain(site.server, timeout=60))
+    assert await idle.read_message() is None
+    assert (idle.close_code, idle.close_reason) == (1001, "the server is going down")
+    assert not draining.done()
+    assert await busy.read_message() == "0.5"
+    assert await busy.read_message() is None
+    assert busy.close_code == 1001
+    await draining
+
+
+async def test_a_websocket_whose_answer_takes_too_long_is_told(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    busy = await site.socket()
+    await busy.write_message("3")
+    await site.began.wait()
+    draining = asyncio.ensure_future(drain(site.server, timeout=0.1))
+    assert await busy.read_message() is None
+    assert busy.close_code == 1001
+    await draining
+    assert "1 requests are cut off" in caplog.text
 
 
 async def test_a_large_answer_is_written_to_its_end(site: Site) -> None:
