@@ -225,12 +225,18 @@ async def test_a_large_answer_is_not_kept(real: RealFlower, tmp_path: Path) -> N
         writer.close()
 
 
-async def test_a_flower_that_is_not_well(flower_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flower_that_is_not_well(
+    flower_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(flower, "TIMEOUT", 1.0)
     folder = tmp_path
     own = RealFlower(flower_url, free_port(), folder)
     async with behind(flower_url, f"http://127.0.0.1:{own.port}/flower", folder, tmp_path) as site:
-        problem(await site.fetch("admin", "/flower/"), 502, "flower-unavailable")
+        away = problem(await site.fetch("admin", "/flower/api/tasks?limit=5"), 502, "flower-unavailable")
+        asked = f"at http://127.0.0.1:{own.port}/flower/api/tasks: FLOWER_URL says where it is."
+        assert away["detail"].startswith("Flower cannot be reached (")
+        assert away["detail"].endswith(asked)
+        assert away["detail"] in caplog.messages
         await asyncio.to_thread(own.start)
         try:
             monkeypatch.setattr(flower, "TIMEOUT", 30.0)

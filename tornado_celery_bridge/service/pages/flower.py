@@ -9,6 +9,7 @@ choose what a task was called with.
 import asyncio
 import base64
 import hashlib
+import logging
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -20,11 +21,13 @@ from tornado.iostream import StreamClosedError
 from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
 
 from tornado_celery_bridge.service.http.endpoint import Answer, Route
-from tornado_celery_bridge.service.http.problems import NOT_FOUND, Kind
+from tornado_celery_bridge.service.http.problems import NOT_FOUND, Kind, Problem
 from tornado_celery_bridge.service.pages.page import PageEndpoint, PagesSite
 
 FLOWER_UNAVAILABLE = Kind("flower-unavailable", 502, "Flower cannot be reached, or has another password.")
 FLOWER_TIMEOUT = Kind("flower-timeout", 504, "Flower does not answer.")
+
+_log = logging.getLogger(__name__)
 
 #: What `make up` calls the user.
 USER = "admin"
@@ -97,9 +100,20 @@ class Flower:
         try:
             await self._client.fetch(request, raise_error=False)
         except HTTPTimeoutError:
-            raise FLOWER_TIMEOUT("Flower does not answer.") from None
-        except (OSError, StreamClosedError):
-            raise FLOWER_UNAVAILABLE("Flower cannot be reached.") from None
+            raise _told(FLOWER_TIMEOUT, request, "does not answer") from None
+        except (OSError, StreamClosedError) as exc:
+            why = exc.real_error if isinstance(exc, StreamClosedError) else exc
+            what = f"cannot be reached ({why or 'it closed the connection'})"
+            raise _told(FLOWER_UNAVAILABLE, request, what) from None
+
+
+def _told(kind: Kind, request: HTTPRequest, what: str) -> Problem:
+    """Return what an admin is told, which is logged as well: with what was asked, but for user, password and query."""
+    parts = urlsplit(request.url)
+    asked = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    detail = f"Flower {what} at {asked}: FLOWER_URL says where it is."
+    _log.warning("%s", detail)
+    return kind(detail)
 
 
 class FlowerSite(PagesSite, Protocol):
@@ -132,7 +146,7 @@ class ShowFlower(PageEndpoint):
         request.header_callback, request.streaming_callback = self._take_header, self._relay
         await self.unless_client_leaves(flower.fetch(request))
         if self.get_status() == 401:
-            raise FLOWER_UNAVAILABLE("Flower has another password than the service was told.")
+            raise _told(FLOWER_UNAVAILABLE, request, "has another password than the service was told,")
         await self.finish()
 
     def _take_header(self, line: str) -> None:
