@@ -1,14 +1,20 @@
 """What is in deploy/ is what the systems that read it understand."""
 
+import configparser
+import functools
 import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.needs import missing
+from tests.servers import Server, wait_for
 from tornado_celery_bridge.up.brokers.apt import ensure
 
 ROOT = Path(__file__).parent.parent
@@ -59,3 +65,52 @@ def test_the_manifests_name_commands_settings_and_ports_that_exist() -> None:
     assert service["spec"]["selector"] == pods[0]["metadata"]["labels"]
     for name in ("autoscaling.yaml", "../compose.yaml"):
         assert yaml.safe_load((ROOT / "deploy/kubernetes" / name).read_text())
+
+
+#: An app of somebody's, with the settings that a worker needs.
+APP = """
+import os
+
+from celery import Celery
+
+from tornado_celery_bridge.worker import install
+
+app = Celery("own", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"])
+app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)
+install(app)
+"""
+
+
+def is_ready_or_over(process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    return b" ready." in log.read_bytes() or process.poll() is not None
+
+
+def test_a_worker_of_the_unit_is_stopped_and_started_again_with_its_state(server: Server, tmp_path: Path) -> None:
+    """Its line is run as systemd would: with WORKER_OPTIONS in words, and its own signal to stop it."""
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.read(UNITS / "tcb-worker@.service")
+    service = unit["Service"]
+    options = "--queues=mail,of-this-test --concurrency=1 --without-gossip --without-mingle"
+    line = service["ExecStart"].replace("%i", "first").replace("%%", "%").replace("$WORKER_OPTIONS", options).split()
+    assert line[0].endswith("/tcb")
+    words = [sys.executable, "-m", "tornado_celery_bridge", *line[1:]]
+    url = f"redis://127.0.0.1:{server.port}/13"
+    (tmp_path / "own.py").write_text(APP)
+    environment = {"REDIS_URL": url, "DATA_DIR": str(tmp_path), "CELERY_APP": "own", "PYTHONPATH": str(ROOT)}
+    for number in range(2):
+        log = tmp_path / f"{number}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(words, env={**os.environ, **environment}, stdout=out, stderr=out, cwd=tmp_path)
+        try:
+            wait_for(functools.partial(is_ready_or_over, process, log), 60)
+            assert process.poll() is None, log.read_text()
+            process.send_signal(getattr(signal, service["KillSignal"]))
+            assert process.wait(60) == 0, log.read_text()
+        finally:
+            process.kill()
+            process.wait()
+        said = log.read_text()
+        assert re.search(r"\bfirst@\S+ ready\.", said)
+        assert "of-this-test" in said
+        assert "can't be read" not in said
+        assert list(tmp_path.glob("worker-first*")), "its state"

@@ -4,10 +4,13 @@ import asyncio
 import http.client
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -32,6 +35,7 @@ class Site:
     context: ssl.SSLContext
     web: Web
     key: str
+    errors: Path
 
     @property
     def origin(self) -> str:
@@ -61,18 +65,29 @@ def _nginx() -> str | None:
 
 @pytest.fixture(scope="module")
 def site(web_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    if (nginx := _nginx()) is None and ensure("nginx-light"):
-        nginx = _nginx()
-    if nginx is None:
+    if not _nginx() and not ensure("nginx-light"):
         missing("nginx")
     folder = tmp_path_factory.mktemp("nginx")
+    key, entry = made()
+    keys = write(folder / "keys.json", entry)
+    settings = {"SAMPLE_URL": web_url, "REDIS_URL": web_url, "CELERY_APP": "tests.service.sample"}
+    more = {"API_KEYS_FILE": str(keys), "BEHIND_PROXY": "1", "DATA_DIR": str(folder / "data")}
+    with serving(folder / "log", **settings, **more) as web, before(web, key, folder, free_port()) as found:
+        yield found
+
+
+@contextmanager
+def before(web: Web, key: str, folder: Path, away: int) -> Iterator[Site]:
+    """nginx with deploy/nginx.conf, before two hosts: the one that serves, and one where *away* is the port."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     certificate.private_key_and_cert_chain_pem.write_to_path(folder / "jobs.pem")
-    port, web_port = free_port(), free_port()
+    context, port = ssl.create_default_context(), free_port()
+    authority.configure_trust(context)
     block = (ROOT / "deploy" / "nginx.conf").read_text()
     for told, here in {
-        "127.0.0.1:8888": f"127.0.0.1:{web_port}",
+        "127.0.0.1:8888": f"127.0.0.1:{web.port}",
+        "# server 10.0.0.6:8888": f"server 127.0.0.1:{away}",
         "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
         "/etc/ssl/jobs.pem": str(folder / "jobs.pem"),
         "/etc/ssl/jobs.key": str(folder / "jobs.pem"),
@@ -84,21 +99,15 @@ def site(web_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
         f"daemon off; pid {folder}/pid; error_log {folder}/error; events {{}}\n"
         f"http {{ access_log off; {places}\n{block} }}\n"
     )
-    key, entry = made()
-    keys = write(folder / "keys.json", entry)
-    settings = {"SAMPLE_URL": web_url, "REDIS_URL": web_url, "CELERY_APP": "tests.service.sample"}
-    more = {"API_KEYS_FILE": str(keys), "BEHIND_PROXY": "1", "DATA_DIR": str(folder / "data")}
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    with serving(folder / "log", PORT=str(web_port), **settings, **more) as web:
-        process = subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "error"])
-        try:
-            found = Site(port, context, web, key)
-            wait_for(lambda: process.poll() is not None or _answers(found))
-            yield found
-        finally:
-            process.terminate()
-            process.wait(10)
+    words = [str(_nginx()), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "error"]
+    process = subprocess.Popen(words)
+    try:
+        found = Site(port, context, web, key, folder / "error")
+        wait_for(lambda: process.poll() is not None or _answers(found))
+        yield found
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 def _answers(site: Site) -> bool:
@@ -153,3 +162,28 @@ async def test_websockets_go_through(site: Site) -> None:
     socket.close()
     while await socket.read_message() is not None:  # until it is closed
         pass
+
+
+def test_a_host_that_is_away_takes_no_request(site: Site) -> None:
+    """Every second request is its turn; each is answered by the other, also one with a body."""
+    given = {"Authorization": f"Bearer {site.key}", "Content_Type": "application/json"}
+    before = site.errors.read_text().count("Connection refused")
+    body = json.dumps({"input": [1]})
+    for _ in range(4):
+        assert site.ask("GET", "/v1/me", **given)[0].status == 200
+        assert site.ask("POST", "/v1/tasks/s.add/jobs", body, **given)[0].status in (201, 202)
+    assert site.errors.read_text().count("Connection refused") >= before + 2
+
+
+def test_a_host_that_is_switched_off_holds_no_request_up(site: Site, tmp_path: Path) -> None:
+    """It refuses nothing: the kernel drops what connects to a socket whose line is full, as if no host were there."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, ExitStack() as stack:
+        for _ in range(3):
+            each = stack.enter_context(socket.socket())
+            each.setblocking(False)
+            each.connect_ex(silent.getsockname())
+        with before(site.web, site.key, tmp_path, silent.getsockname()[1]) as proxied:
+            for _ in range(2):
+                given = {"Authorization": f"Bearer {site.key}"}
+                assert proxied.ask("GET", "/v1/me", **given)[0].status == 200
+            assert "upstream timed out" in proxied.errors.read_text()
