@@ -110,7 +110,7 @@ def test_changing(schedules: Schedules, do: Do, command: Command) -> None:
         assert command(action, "report") == (1, "", "tcb: there is no schedule entry 'report'\n")
 
 
-def test_backfill(schedules: Schedules, do: Do, command: Command) -> None:
+def test_backfill(schedules: Schedules, do: Do, command: Command, app: Celery) -> None:
     do(schedules.create(entry(**REPORT)))
     past = ("backfill", "report", "--since", "2026-03-28", "--until", "2026-03-30T07:00")
     dry = command(*past, "--dry-run")
@@ -125,7 +125,9 @@ def test_backfill(schedules: Schedules, do: Do, command: Command) -> None:
     assert command(*past).err == "0 runs begin.\n"
     assert command("backfill", "report", "--since", "2000-01-01").status == 2  # more than 1,000
     assert command("backfill", "report", "--since", "yesterday").status == 2
-    do(schedules.replace(entry(**REPORT, input={"no": 1})))
+    task = app.tasks.pop("t.report")
+    do(schedules.replace(entry(**REPORT, input={"no": 1})))  # by a process that does not know the task
+    app.tasks["t.report"] = task
     told = command(*past)
     assert (told.status, "unexpected keyword argument 'no'" in told.err) == (2, True)
 
@@ -194,7 +196,7 @@ def test_import(schedules: Schedules, do: Do, command: Command, tmp_path: Path) 
         ("schedules:\n- {name: a, task: t, interval: 1}\n- {name: a, task: t, interval: 2}\n", "a: name: there are 2"),
         (
             "schedules:\n- {name: a, task: t, interval: 1, options: {queue: x}}\n",
-            "a: options: the app has no queue 'x'",
+            "a: options.queue: the app has no queue 'x'",
         ),
         ("schedules:\n- {name: a, task: t, once: 2126-01-01}\n", "a: once: this should be a time with its zone"),
         ("schedules:\n- {name: a, task: t.report, interval: 1, input: {no: 1}}\n", "a: input: "),
@@ -289,6 +291,41 @@ def test_from_redbeat(schedules: Schedules, do: Do, command: Command, database: 
     assert made["aligned"].entry.anchor == datetime.fromtimestamp(0, UTC)
     assert (made["off"].entry.enabled, made["off"].next_run) == (False, None)
     assert "4 unchanged" in command("import", "--from-redbeat").err
+
+
+def test_where_nothing_is_found_nothing_is_deleted(
+    schedules: Schedules, do: Do, command: Command, app: Celery, database: Database
+) -> None:
+    do(schedules.create(entry(**REPORT)))
+    said = command("import", "--from-redbeat", "--prune")
+    assert (said.status, said.out) == (1, "")
+    assert "has no entry of RedBeat's with the redbeat_key_prefix 'my[rb]:'\n" in said.err
+    with database.client() as client:
+        client.zadd("theirs::schedule", {"theirs:poll": 1})
+    assert "it has 'theirs:': which of them is the app's?" in command("import", "--from-redbeat").err
+    said = command("import", "--from-app", f"{__name__}:current", "--prune")
+    assert (said.status, "nothing is imported: the beat_schedule of" in said.err) == (1, True)
+    assert do(schedules.count()) == 1
+
+
+def test_all_that_is_wrong_is_said_at_once(schedules: Schedules, command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "schedules.yaml"
+    file.write_text(
+        """schedules:
+- {name: a, task: t.report, interval: 0, crontab: 61 * * * *, colour: red, input: {no: 1}}
+- {name: late, task: t.report, once: 2026-01-01T00:00:00Z}
+"""
+    )
+    said = command("import", file)
+    assert said.status == 2
+    lines = said.err.splitlines()[1:]
+    assert [line.split(": ")[0].strip() for line in lines] == ["late", "a"]
+    for told in (
+        "colour: an entry has no such field",
+        "interval: this should be a number of seconds",
+        "crontab: 61 is",
+    ):
+        assert told in lines[1]
 
 
 def test_wrong_apps_and_servers(command: Command, app: Celery) -> None:

@@ -22,8 +22,8 @@ HOUR = timedelta(hours=1)
         ("task", {"task": 7}),
         ("input", {"input": "text"}),
         ("input", {"input": {"a": object()}}),
-        ("options", {"options": {"task_id": "mine"}}),
-        ("options", {"options": {"countdown": 5}}),
+        ("options.task_id", {"options": {"task_id": "mine"}}),
+        ("options.countdown", {"options": {"countdown": 5}}),
         ("crontab", {"crontab": "* * * *"}),
         ("crontab", {"crontab": "0 0 30 2 *"}),
         ("crontab", {"crontab": 5}),
@@ -52,7 +52,40 @@ HOUR = timedelta(hours=1)
 def test_what_can_not_be_meant(field: str, given: dict[str, Any]) -> None:
     with pytest.raises(InvalidEntry) as raised:
         entry(**given)
-    assert raised.value.field == field, raised.value
+    assert [name for name, _ in raised.value.faults] == [field], raised.value
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(InvalidEntry) as raised:
+        Entry.of_mapping(
+            {
+                "args": [1],
+                "task": 7,
+                "crontab": "* * * *",
+                "timezone": "Europe/Atlantis",
+                "start": "tomorrow",
+                "end": NOON.replace(tzinfo=None),
+                "options": {"eta": 5},
+                "grace": timedelta(minutes=1),
+                "solar": [],
+            }
+        )
+    faults = dict(raised.value.faults)
+    assert set(faults) == {
+        "args",
+        "name",
+        "start",
+        "task",
+        "options.eta",
+        "end",
+        "grace",
+        "crontab",
+        "timezone",
+        "solar",
+    }
+    assert faults["args"].startswith("an entry has `input`")
+    assert faults["grace"] == "this should be a number of seconds, 60, and not a timedelta"
+    assert str(raised.value).startswith("args: an entry has `input`: ")
 
 
 @pytest.mark.parametrize("stored", [b"", b"{", b"[]", b"7", b"{}", b'{"name": "e"}', b"\xff", b"[" * 100_000])

@@ -19,7 +19,7 @@ from tests.schedules.beats import Beat
 from tests.schedules.entries import entry
 from tests.servers import Database, free_port
 from tornado_celery_bridge import Bridge, BridgeClosed
-from tornado_celery_bridge.ledger import Job, Ledger
+from tornado_celery_bridge.ledger import MAX_INLINE, Job, Ledger
 from tornado_celery_bridge.ledger.blocking import WorkerLedger
 from tornado_celery_bridge.ledger.connection import BlockingConnection
 from tornado_celery_bridge.ledger.limits import Limits
@@ -144,6 +144,24 @@ async def test_what_is_never_due_is_refused(schedules: Schedules) -> None:
         await schedules.create(entry(end=datetime(2020, 1, 1, tzinfo=UTC)))
 
 
+async def test_what_could_not_run_is_refused(schedules: Schedules, app: Celery) -> None:
+    """All that is wrong at once, by the check that an import and HTTP have, too."""
+
+    @app.task(name="known", shared=False)
+    def known(n: int) -> None:
+        raise NotImplementedError
+
+    await asyncio.to_thread(lambda: app.conf.update(task_create_missing_queues=False))
+    wrong = entry(**HOURLY | {"task": "known", "input": {"m": "x" * MAX_INLINE}, "options": {"queue": "nobody's"}})
+    for change in (schedules.create, schedules.replace):
+        with pytest.raises(InvalidEntry) as raised:
+            await change(wrong)
+        assert [field for field, _ in raised.value.faults] == ["input", "input", "options.queue"]
+    with pytest.raises(InvalidEntry, match="options: Invalid isoformat string: 'soon'"):
+        await schedules.create(entry(**HOURLY | {"options": {"expires": "soon"}}))
+    assert await schedules.count() == 0
+
+
 async def test_pages(schedules: Schedules) -> None:
     for name in ("b", "a", "d", "c"):
         await schedules.create(entry(name=name))
@@ -263,11 +281,14 @@ async def test_without_the_broker_a_run_waits_in_the_outbox(
 
 
 async def test_a_run_that_can_not_be_published_has_failed(schedules: Schedules, beat: Beat) -> None:
+    await schedules.create(entry(**HOURLY | {"input": {"misspelt": 1}}))  # by a process that does not know the task
+
     @beat.app.task(name="t", shared=False)
     def count(n: int) -> None:
         raise NotImplementedError
 
-    await schedules.create(entry(**HOURLY | {"input": {"misspelt": 1}}))
+    with pytest.raises(InvalidEntry, match="input: "):
+        await schedules.create(entry(**HOURLY | {"name": "f", "input": {"misspelt": 1}}))
     slot = await be_due(schedules)
     await look(beat)
     failed = await job(schedules, run_id("e", slot))
@@ -477,6 +498,7 @@ async def test_quarantine(schedules: Schedules, beat: Beat) -> None:
         await schedules.create(entry(**HOURLY | {"name": name}))
     await schedules.create(entry(**HOURLY | {"name": "no-queue"}, options={"queue": "nobody's"}))
     await asyncio.to_thread(lambda: beat.app.conf.update(task_create_missing_queues=False))
+    vars(beat.app).pop("amqp")  # which is made anew
     for name in names:
         await be_due(schedules, name)
     key = f"{redis.prefix}schedule:"

@@ -302,6 +302,23 @@ async def test_a_schedule_that_does_not_fit(service: Service, change: dict[str, 
     problem(await send(service, "GET", "/hourly"), 404, "unknown-schedule")
 
 
+async def test_all_that_does_not_fit_is_said_at_once(service: Service) -> None:
+    body = {
+        "name": "hourly",
+        "task": "no.such",
+        "args": [1],
+        "interval": "often",
+        "timezone": "Europe/Nowhere",
+        "options": {"queue": "nowhere"},
+        "end": "2001-01-01T00:00:00Z",
+        "start": "2002-01-01T00:00:00Z",
+    }
+    document = problem(await send(service, "POST", "", body), 422, "invalid-schedule")
+    pointers = [fault["pointer"] for fault in document["errors"]]
+    assert sorted(pointers) == ["/args", "/end", "/interval", "/options/queue", "/task", "/timezone"]
+    assert "; give input: a list of arguments by position" in document["errors"][pointers.index("/args")]["detail"]
+
+
 async def test_an_input_that_does_not_fit(service: Service) -> None:
     for given, pointers in {
         '{"y": "a"}': ["/input/x", "/input/y"],

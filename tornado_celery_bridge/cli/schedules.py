@@ -275,10 +275,15 @@ async def import_(
     if sum(map(bool, (file, from_app, from_redbeat))) != 1:
         raise click.UsageError("give one of FILE, --from-app and --from-redbeat")
     found = await asyncio.to_thread(_found, app, file, from_app)
+    if file is None and not found.entries and not found.left_out:  # with --prune it would delete all
+        raise click.ClickException(f"nothing is imported: {found.nothing}")
     stored = {one.entry.key: one for one in await _all(schedules)}
     aside = await schedules.quarantined()
     changes = [_change(entry, stored, entry.key in aside) for entry in found.entries]
     changes += [Change("left out", name, why) for name, why in found.left_out.items()]
+    if file is not None and found.left_out:  # all that is in a file, or nothing
+        faults = "".join(f"\n  {change.name}: {change.detail}" for change in changes if change.verb == "left out")
+        raise Wrong(f"{file}: nothing is imported, for this is wrong:{faults}")
     if prune:
         gone = stored.keys() - {change.name for change in changes}
         changes += [
@@ -313,13 +318,9 @@ def _found(app: Celery, file: Path | None, from_app: str | None) -> sources.Foun
             raise ImproperlyConfigured(f"redbeat_redis_url: {exc}") from exc
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-        found = sources.from_document(app, text)
+        return sources.from_document(app, text)
     except (OSError, UnicodeDecodeError, sources.NotADocument) as exc:
         raise Wrong(f"{file}: {exc}") from exc
-    if found.left_out:  # all that is in a file, or nothing
-        faults = "".join(f"\n  {name}: {why}" for name, why in found.left_out.items())
-        raise Wrong(f"{file}: nothing is imported, for this is wrong:{faults}")
-    return found
 
 
 def _change(entry: Entry, stored: Mapping[str, Scheduled], is_aside: bool) -> Change:

@@ -1,10 +1,11 @@
 """A schedule entry: which task runs when, and what happens if a run cannot begin on time."""
 
 import dataclasses
+import difflib
 import functools
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo
@@ -21,26 +22,47 @@ Misfire = Literal["skip", "once", "all"]
 
 #: Seconds. To run more often, write a loop, not a schedule.
 MIN_INTERVAL = 0.1
+#: Seconds: 366 days, for jitter and grace; and a hundred of these years, for an interval.
+YEAR = 366 * 86_400
+MAX_INTERVAL = 100 * YEAR
 MAX_NAME, MAX_NOTE, MAX_TAGS, MAX_CAP = 200, 4_000, 20, 1_000
 #: Between an owner and a name in an entry's key. Neither of them has it, and a URL need not escape it.
 OWNED = "~"
 #: Options that an entry may not have, because the scheduler sets them.
 RESERVED = frozenset({"task_id", "eta", "countdown"})
+#: As an example.
+CRON = "0 6 * * *"
+
+
+#: What says when an entry is due: one of these.
+WAYS = ("crontab", "interval", "once", "solar")
 
 
 class InvalidEntry(BridgeError, ValueError):
     """
-    A schedule entry is wrong, or makes no sense. ``field`` says where.
+    A schedule entry is wrong, or makes no sense. ``faults`` says all of it: pairs of a field's name and a message.
 
     .. versionadded:: 0.1.0
     """
 
     http_status_hint = 422
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        #: The name of the entry's field.
-        self.field = field
+    def __init__(self, field: str, message: str, *others: tuple[str, str]) -> None:
+        #: What is wrong: the name of each field (``options.queue`` for what is in one), and what of it.
+        self.faults = ((field, message), *others)
+        super().__init__("; ".join(f"{field}: {message}" for field, message in self.faults))
+
+
+def refuse(faults: Sequence[tuple[str, str]]) -> None:
+    """
+    Refuse an entry that has faults.
+
+    Raises:
+        InvalidEntry: It has any.
+    """
+    if faults:
+        (field, message), *others = faults
+        raise InvalidEntry(field, message, *others)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,46 +138,47 @@ class Entry:
         return f"{self.owner}{OWNED}{self.name}" if self.owner else self.name
 
     def __post_init__(self) -> None:
-        for field, is_right, message in self._checks():
-            if not is_right:
-                raise InvalidEntry(field, message)
-        given = [name for name in ("crontab", "interval", "once", "solar") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise InvalidEntry("crontab", f"one of crontab, interval, once and solar is needed, not {len(given)}")
-        _zone(self.timezone)
-        if self.crontab is not None:
-            try:
-                _crontab.check(self.crontab)
-            except ValueError as exc:
-                raise InvalidEntry("crontab", str(exc)) from exc
-        if self.solar is not None:
-            self._event(datetime.now(UTC))
+        faults = [(field, message) for field, is_right, message in self._checks() if not is_right]
+        wrong = {field for field, _ in faults}
+        given = [way for way in WAYS if getattr(self, way) is not None]
+        if len(given) != 1 and wrong.isdisjoint(WAYS):
+            faults.append(("crontab", f"one of {', '.join(WAYS)} is needed, not {len(given)}"))
+        for field, check in (("timezone", self._zone), ("crontab", self._check_crontab), ("solar", self._event)):
+            if field not in wrong:
+                try:
+                    check()
+                except InvalidEntry as exc:
+                    faults += exc.faults
+        refuse(faults)
         try:
             self.encode()
         except (TypeError, ValueError) as exc:
             raise InvalidEntry("input", f"JSON does not hold it: {exc}") from exc
 
     def _checks(self) -> list[tuple[str, bool, str]]:
-        name, tags, positive = self.name, self.tags, "this should be a positive number"
+        name, task, tags, positive = self.name, self.task, self.tags, "this should be a positive number"
+        options = self.options if isinstance(self.options, dict) else {}
         times = {field: getattr(self, field) for field in ("anchor", "once", "start", "end", "paused_until")}
+        interval = MIN_INTERVAL if self.interval is None else self.interval
+        seconds = [("interval", interval, MIN_INTERVAL, MAX_INTERVAL)]
+        seconds += [("jitter", self.jitter, 0, YEAR), ("grace", self.grace, 0, YEAR)]
         return [
             ("name", _is_text(name) and len(name) <= MAX_NAME, f"1 to {MAX_NAME} characters, all of them printable"),
             ("name", OWNED not in str(name), f"{OWNED} parts an owner from a name: use another character"),
-            ("task", _is_text(self.task), "this should be a task's name"),
+            ("task", _is_text(task), f"this should be a task's name{_named(task)}"),
             ("input", isinstance(self.input, dict | list), "this should be an object, or a list"),
             ("options", isinstance(self.options, dict), "this should be an object"),
-            *(("options", option not in self.options, f"{option} is the schedule's own") for option in RESERVED),
+            ("options.queue", isinstance(options.get("queue", ""), str), "this should be a queue's name"),
+            *((f"options.{each}", each not in options, "this is the schedule's own") for each in sorted(RESERVED)),
             ("enabled", isinstance(self.enabled, bool), "this should be true or false"),
-            ("crontab", self.crontab is None or isinstance(self.crontab, str), "this should be text"),
-            ("interval", self.interval is None or _is_number(self.interval, MIN_INTERVAL), f"{MIN_INTERVAL} or more"),
+            ("crontab", self.crontab is None or isinstance(self.crontab, str), f"this should be text, as in {CRON!r}"),
+            *((field, _is_seconds(value, *bounds), _not_seconds(value, *bounds)) for field, value, *bounds in seconds),
             *((field, _is_time(value), "this should be a time with its zone") for field, value in times.items()),
-            ("end", not (self.start and self.end and self.end < self.start), "it is before the start"),
-            ("jitter", _is_number(self.jitter, 0), "this should be 0 or more"),
+            ("end", not _is_before(self.end, self.start), "it is before the start"),
             ("max_runs", _is_count(self.max_runs), positive),
             ("overlap", self.overlap in get_args(Overlap), f"one of {', '.join(get_args(Overlap))}"),
             ("misfire", self.misfire in get_args(Misfire), f"one of {', '.join(get_args(Misfire))}"),
             ("misfire_cap", _is_count(self.misfire_cap) and 0 < (self.misfire_cap or 0) <= MAX_CAP, f"1 to {MAX_CAP}"),
-            ("grace", _is_number(self.grace, 0), "this should be 0 or more"),
             ("pause_after", _is_count(self.pause_after), positive),
             ("owner", self.owner == "" or _is_text(self.owner), "this should be printable text"),
             ("owner", OWNED not in str(self.owner), f"{OWNED} parts an owner from a name: use another character"),
@@ -179,7 +202,7 @@ class Entry:
 
     def _next(self, after: datetime) -> datetime | None:
         if self.crontab is not None:
-            return _crontab.parse(self.crontab).next(after, _zone(self.timezone))
+            return _crontab.parse(self.crontab).next(after, self._zone())
         if self.interval is not None:
             anchor, every = to_ms(self.anchor or datetime.fromtimestamp(0, UTC)), round(self.interval * 1000)
             times = (to_ms(after) - anchor) // every + 1
@@ -195,12 +218,27 @@ class Entry:
         later = after.astimezone(UTC) + timedelta(seconds=1)
         return from_ms(to_ms(later + self._event(later).remaining_estimate(later)))
 
-    def _event(self, now: datetime) -> Any:
-        """Return the event as Celery has it. When it comes next is another matter: near a pole that takes 30 ms."""
-        given = self.solar or {}
+    # What may turn out to be wrong.
+
+    def _zone(self) -> tzinfo:
+        return _zone(self.timezone)
+
+    def _check_crontab(self) -> None:
         try:
-            return solar(given["event"], given["lat"], given["lon"], nowfun=lambda: now)
-        except (KeyError, TypeError, ValueError, ImproperlyConfigured) as exc:
+            _crontab.check(self.crontab or CRON)
+        except ValueError as exc:
+            raise InvalidEntry("crontab", str(exc)) from exc
+
+    def _event(self, now: datetime | None = None) -> Any:
+        """Return the event as Celery has it. When it comes next is another matter: near a pole that takes 30 ms."""
+        given = self.solar
+        if given is None:
+            return None
+        try:
+            return solar(given["event"], given["lat"], given["lon"], nowfun=lambda: now or datetime.now(UTC))
+        except KeyError as exc:
+            raise InvalidEntry("solar", f"it needs event, lat and lon; {exc} is missing") from exc
+        except (TypeError, ValueError, ImproperlyConfigured) as exc:
             raise InvalidEntry("solar", str(exc)) from exc
 
     def due(self, slot: int) -> int:
@@ -255,25 +293,35 @@ class Entry:
         """
         if not isinstance(given, Mapping):
             raise InvalidEntry("entry", "this should be an object")
-        for field in given:
-            if field not in _FIELDS:
-                raise InvalidEntry(str(field), "an entry has no such field")
-        for field in ("name", "task"):
-            if field not in given:
-                raise InvalidEntry(field, "this is needed")
-        times = {field: _time(field, given[field]) for field in _TIMES if isinstance(given.get(field), str)}
-        return cls(**{**given, **times})
+        faults = [(str(field), _no_such_field(field)) for field in given if field not in _FIELDS]
+        faults += [(field, "this is needed") for field in ("name", "task") if field not in given]
+        fields = {"name": "-", "task": "-"} | {field: value for field, value in given.items() if field in _FIELDS}
+        for field in _TIMES:
+            if isinstance(text := fields.get(field), str):
+                try:
+                    fields[field] = datetime.fromisoformat(text)
+                except ValueError:
+                    faults.append((field, f"not a time: {text[:100]!r}; as in 2027-01-31T06:00:00Z"))
+                    fields[field] = _EPOCH if field in WAYS else None
+        try:
+            entry = cls(**fields)
+        except InvalidEntry as exc:
+            refuse([*faults, *exc.faults])
+            raise
+        refuse(faults)
+        return entry
 
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _FIELDS = tuple(field.name for field in dataclasses.fields(Entry))
 _TIMES = ("anchor", "once", "start", "end", "paused_until")
 
 
-def _time(field: str, text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise InvalidEntry(field, str(exc)) from exc
+def _no_such_field(name: Any) -> str:
+    if name in ("args", "kwargs"):
+        return "an entry has `input`: a list of arguments by position, or an object of arguments by name"
+    close = difflib.get_close_matches(str(name)[:100], _FIELDS, n=1)
+    return "an entry has no such field" + (f"; did you mean {close[0]}?" if close else "")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -290,8 +338,20 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != "" and value.isprintable()  # half of a surrogate pair is not printable
 
 
-def _is_number(value: Any, least: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= least
+def _named(task: Any) -> str:
+    name = getattr(task, "name", None)
+    return f", {name!r}" if _is_text(name) else ""
+
+
+def _is_seconds(value: Any, least: float, most: float) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and least <= value <= most
+
+
+def _not_seconds(value: Any, least: float, most: float) -> str:
+    if isinstance(value, timedelta):
+        return f"this should be a number of seconds, {value.total_seconds():g}, and not a timedelta"
+    return f"this should be a number of seconds, {least:g} to {most:,}"
 
 
 def _is_count(value: Any) -> bool:
@@ -302,7 +362,9 @@ def _is_time(value: Any) -> bool:
     return value is None or (isinstance(value, datetime) and value.tzinfo is not None)
 
 
-_EPOCH = datetime.fromtimestamp(0, UTC)
+def _is_before(one: Any, other: Any) -> bool:
+    """Return whether both are times, and *one* is the earlier; what else they may be is another fault."""
+    return bool(one and other and _is_time(one) and _is_time(other) and one < other)
 
 
 def to_ms(time: datetime) -> int:

@@ -1,16 +1,20 @@
 """Makes the job that is a run of an entry."""
 
 import uuid
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from celery import Celery
+from celery.exceptions import QueueNotFound
 
 from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.base.app import check_arguments
 from tornado_celery_bridge.base.json import dumps
+from tornado_celery_bridge.base.store import MAX_INLINE
 from tornado_celery_bridge.ledger.submission import new_job
 from tornado_celery_bridge.schedules.calls import PastRun
-from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms
+from tornado_celery_bridge.schedules.entry import Entry, from_ms, refuse
 
 #: The number of runs in an entry's history.
 KEPT_RUNS = 100
@@ -39,6 +43,31 @@ def run_id(key: str, slot: int) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{key}@{slot}"))
 
 
+def check_entry(app: Celery, entry: Entry) -> None:
+    """
+    Check what an entry can't know of itself: that a run of it could be made. For whoever stores it. Blocks.
+
+    Raises:
+        InvalidEntry: Its task does not take its input, the input is too large, the app does not have its queue, or an
+            option is wrong. It says all of this.
+    """
+    faults = list(_faults_of_input(app, entry))
+    if (size := len(dumps(entry.input))) > MAX_INLINE:  # beat and each run carry it
+        faults.append(("input", f"it has {size:,} bytes as JSON, and may have {MAX_INLINE:,}"))
+    queues: Any = app.amqp.queues
+    if (queue := entry.options.get("queue")) is not None and queue not in queues:
+        if not queues.create_missing:
+            faults.append(("options.queue", f"the app has no queue {queue!r}"))
+        entry = replace(entry, options={name: value for name, value in entry.options.items() if name != "queue"})
+    try:
+        new_run(app, entry, run_id(entry.key, 0), slot=None, now=0)
+    except QueueNotFound as exc:
+        faults.append(("task", str(exc.args[0])))
+    except (TypeError, ValueError) as exc:
+        faults.append(("options", str(exc)))
+    refuse(faults)
+
+
 def check_input(app: Celery, entry: Entry) -> None:
     """
     Check that the entry's task takes the entry's input, if this app knows the task.
@@ -46,13 +75,17 @@ def check_input(app: Celery, entry: Entry) -> None:
     Raises:
         InvalidEntry: It does not, so no worker could publish such a job.
     """
+    refuse([*_faults_of_input(app, entry)])
+
+
+def _faults_of_input(app: Celery, entry: Entry) -> Iterator[tuple[str, str]]:
     task: Any = app.tasks.get(entry.task)
     if task is not None:
         args, kwargs = _arguments(entry)
         try:
             check_arguments(task, args, kwargs)
         except TypeError as exc:
-            raise InvalidEntry("input", str(exc)) from exc
+            yield "input", str(exc)
 
 
 def new_run(app: Celery, entry: Entry, job_id: str, *, slot: int | None, now: int) -> NewRun:

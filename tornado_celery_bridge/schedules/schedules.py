@@ -22,7 +22,7 @@ from tornado_celery_bridge.ledger.connection import ms
 from tornado_celery_bridge.schedules import calls
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry, from_ms, to_ms
 from tornado_celery_bridge.schedules.policy import next_slot, slots_of
-from tornado_celery_bridge.schedules.runs import KEPT_RUNS, check_input, new_run, run_id
+from tornado_celery_bridge.schedules.runs import KEPT_RUNS, check_entry, check_input, new_run, run_id
 
 #: Our scheduler, as the setting names it.
 OURS = "tornado_celery_bridge.schedules:Scheduler"
@@ -262,8 +262,10 @@ class Schedules:
         Raises:
             ScheduleConflict: Its owner has an entry with this name.
             TooManySchedules: Its owner has as many entries as they may.
-            InvalidEntry: The entry is never due.
+            InvalidEntry: The entry is never due, or its runs could not be made: the task does not take its input, the
+                app does not have its queue.
         """
+        await asyncio.to_thread(check_entry, self._app, entry)
         return await self._put(entry, 0, must_be_due=True, most=most)
 
     async def replace(self, entry: Entry, *, version: int | None = None) -> Scheduled:
@@ -276,8 +278,9 @@ class Schedules:
 
         Raises:
             ScheduleConflict: It has another version, or comes from the configuration.
-            InvalidEntry: The entry is never due.
+            InvalidEntry: As in :meth:`create`.
         """
+        await asyncio.to_thread(check_entry, self._app, entry)
         return await self._put(entry, version, must_be_due=True)
 
     async def delete(self, name: str, *, version: int | None = None) -> None:
@@ -495,9 +498,7 @@ class Schedules:
 
     async def beat(self) -> Beat:
         """Return who runs the app's schedules: its beat may have the scheduler of Celery or of Django."""
-        given = self._app.conf.beat_scheduler or celery.beat.Service.scheduler_cls
-        named = given if isinstance(given, str) else f"{given.__module__}:{given.__qualname__}"
-        return Beat(named, named.replace(":", ".") in _OUR_NAMES, await self.leader())
+        return beat_of(self._app, await self.leader())
 
     async def statistics(self) -> Statistics:
         """Return numbers for monitoring. The cost is the same however many entries and runs there are."""
@@ -561,6 +562,13 @@ class Schedules:
             except ScheduleConflict as exc:
                 conflict = exc
         raise conflict
+
+
+def beat_of(app: Celery, leader: str | None) -> Beat:
+    """Return who runs an app's schedules, by its settings and the beat of ours that leads."""
+    given = app.conf.beat_scheduler or celery.beat.Service.scheduler_cls
+    named = given if isinstance(given, str) else f"{given.__module__}:{given.__qualname__}"
+    return Beat(named, named.replace(":", ".") in _OUR_NAMES, leader)
 
 
 def _slots_of(entry: Entry, since: int, last: int) -> list[int]:

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from celery import Celery
-from celery.exceptions import ImproperlyConfigured, QueueNotFound
+from celery.exceptions import ImproperlyConfigured
 from celery.schedules import crontab, schedule
 from kombu.utils.json import dumps as kombu_dumps
+from kombu.utils.url import maybe_sanitize_url
 from redis import Redis
 
 from tornado_celery_bridge.schedules.entry import Entry, InvalidEntry
-from tornado_celery_bridge.schedules.runs import check_input, new_run, run_id
+from tornado_celery_bridge.schedules.runs import check_entry
 from tornado_celery_bridge.schedules.static import entry_of
 
 HEADER = "# Schedule entries. What a field means, and how they are imported: docs/schedules.md.\n"
@@ -38,6 +39,8 @@ class Found(NamedTuple):
     entries: list[Entry]
     #: The reasons why others were left out, by name.
     left_out: dict[str, str]
+    #: Where nothing was found, if so, and what to look at.
+    nothing: str = ""
 
 
 def _found(app: Celery, makers: Iterable[tuple[str, Callable[[], Entry]]]) -> Found:
@@ -52,12 +55,8 @@ def _found(app: Celery, makers: Iterable[tuple[str, Callable[[], Entry]]]) -> Fo
 
 
 def _checked(app: Celery, entry: Entry) -> Entry:
-    """Return the entry as beat will read it. Raise if its queue does not exist, or its task does not take its input."""
-    check_input(app, entry)
-    try:
-        new_run(app, entry, run_id(entry.key, 0), slot=None, now=0)
-    except QueueNotFound as exc:
-        raise InvalidEntry("options", f"the app has no queue {entry.options.get('queue')!r}") from exc
+    """Return the entry as beat will read it."""
+    check_entry(app, entry)
     return Entry.decode(entry.encode())
 
 
@@ -128,7 +127,9 @@ def _yaml() -> Any:
 
 def from_settings(app: Celery) -> Found:
     """Return the entries of an app's ``beat_schedule``."""
-    return _found(app, [(name, partial(entry_of, app, name, each)) for name, each in app.conf.beat_schedule.items()])
+    items = app.conf.beat_schedule.items()
+    found = _found(app, [(name, partial(entry_of, app, name, each)) for name, each in items])
+    return found if items else found._replace(nothing=f"the beat_schedule of {app.main} is empty")
 
 
 # RedBeat.
@@ -147,7 +148,13 @@ def from_redbeat(app: Celery) -> Found:
     url = app.conf.get("redbeat_redis_url") or app.conf.broker_url
     prefix = app.conf.get("redbeat_key_prefix") or "redbeat:"
     with Redis.from_url(url, socket_timeout=TIMEOUT, decode_responses=True) as client:
-        return _found(app, list(_redbeat(app, client, prefix)))
+        found = _found(app, list(_redbeat(app, client, prefix)))
+        if found.entries or found.left_out:
+            return found
+        others = {key.removesuffix(":schedule") for key in client.scan_iter("*:schedule", count=1000, _type="zset")}
+        told = f"; it has {', '.join(map(repr, sorted(others)))}: which of them is the app's?" if others else ""
+        where = f"{maybe_sanitize_url(url)} has no entry of RedBeat's with the redbeat_key_prefix {prefix!r}"
+        return found._replace(nothing=where + told)
 
 
 def _redbeat(app: Celery, client: Redis, prefix: str) -> Iterator[tuple[str, Callable[[], Entry]]]:

@@ -40,17 +40,32 @@ def entry_of(app: Celery, name: str, given: Mapping[str, Any]) -> Entry:
         InvalidEntry: The item is wrong, or its kind of schedule is not one of Celery's own.
     """
     rest = dict(given)
-    args, kwargs = list(rest.pop("args", None) or ()), dict(rest.pop("kwargs", None) or {})
+    args, kwargs = _list(rest.pop("args", None)), _dict("kwargs", rest.pop("kwargs", None))
     relative, when = bool(rest.pop("relative", False)), rest.pop("schedule", None)
     fields = {} if when is None else _when(app, when, relative)
-    options = dict(rest.pop("options", None) or {})
+    options = _dict("options", rest.pop("options", None))
     if isinstance(options.get("expires"), timedelta):
         options["expires"] = options["expires"].total_seconds()
     if args and kwargs:  # a job has either positional or keyword arguments
-        kwargs, args = _by_name(inspect.signature(app.tasks[rest["task"]].run), args, kwargs), []
+        task: Any = app.tasks.get(rest.get("task", ""))
+        if task is None:
+            raise InvalidEntry("args", "there are kwargs as well, and the app does not know the task, nor their names")
+        kwargs, args = _by_name(inspect.signature(task.run), args, kwargs), []
     if args or kwargs:
         fields["input"] = args or kwargs
     return Entry.of_mapping({"name": name, "options": options, **fields, **rest})
+
+
+def _list(given: Any) -> list[Any]:
+    if given is not None and not isinstance(given, list | tuple):
+        raise InvalidEntry("args", f"this should be a list or a tuple, and {given!r:.100} is none; (1,) has a comma")
+    return list(given or ())
+
+
+def _dict(field: str, given: Any) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidEntry(field, f"this should be a dict, and {given!r:.100} is none")
+    return dict(given or {})
 
 
 def _by_name(signature: inspect.Signature, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:

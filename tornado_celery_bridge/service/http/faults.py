@@ -79,5 +79,7 @@ def _pointer(detail: ErrorDetails, value: Any, base: str, places: Mapping[str | 
 def _suggestion(detail: ErrorDetails, names: Sequence[str]) -> str:
     if detail["type"] != "extra_forbidden" or len(detail["loc"]) != 1:
         return ""
+    if detail["loc"][0] in ("args", "kwargs") and "input" in names:
+        return "; give input: a list of arguments by position, or an object of arguments by name"
     close = difflib.get_close_matches(str(detail["loc"][0])[:100], names, n=1)
     return f"; did you mean {close[0]}?" if close else ""

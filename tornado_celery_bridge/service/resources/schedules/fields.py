@@ -1,12 +1,23 @@
 """What a client may say of a schedule. What of it can't be meant, :class:`Entry` knows."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pydantic
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
 from tornado_celery_bridge.schedules import Entry
+from tornado_celery_bridge.schedules.entry import (
+    MAX_CAP,
+    MAX_INTERVAL,
+    MAX_NOTE,
+    MAX_TAGS,
+    MIN_INTERVAL,
+    WAYS,
+    YEAR,
+    Misfire,
+    Overlap,
+)
 from tornado_celery_bridge.service.http.body import Body
 from tornado_celery_bridge.service.http.moments import Moment
 from tornado_celery_bridge.service.http.query import Flag, Name, Page, Query, Tag
@@ -17,15 +28,13 @@ NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 #: What a schedule has and a client can't say: in a body it changes nothing, so that what was read may be sent back.
 READ_ONLY = ("owner", "version", "last_run", "next_run", "runs", "failures", "halted", "static", "links")
 
-_WAYS = ("crontab", "interval", "once", "solar")
-
 
 def _complete(schema: JsonDict) -> None:
     """Add to a schedule's schema what pydantic does not see."""
     given = schema["properties"]
     assert isinstance(given, dict)
     given.update({name: {"readOnly": True} for name in READ_ONLY})
-    schema["oneOf"] = [{"required": [way], "properties": {way: {"not": {"type": "null"}}}} for way in _WAYS]
+    schema["oneOf"] = [{"required": [way], "properties": {way: {"not": {"type": "null"}}}} for way in WAYS]
 
 
 class Solar(Body):
@@ -50,23 +59,23 @@ class ScheduleFields(Body):
     options: RunOptions = RunOptions()
     enabled: bool = True
     crontab: Annotated[str, Field(max_length=1_000)] | None = None
-    interval: Annotated[float, Field(ge=0.1, le=366 * 86_400 * 100)] | None = None
+    interval: Annotated[float, Field(ge=MIN_INTERVAL, le=MAX_INTERVAL)] | None = None
     anchor: Moment | None = None
     once: Moment | None = None
     solar: Solar | None = None
     timezone: Annotated[str, Field(max_length=100)] = "UTC"
     start: Moment | None = None
     end: Moment | None = None
-    jitter: Annotated[float, Field(ge=0, le=366 * 86_400)] = 0.0
+    jitter: Annotated[float, Field(ge=0, le=YEAR)] = 0.0
     max_runs: Annotated[int, Field(ge=1)] | None = None
-    overlap: Literal["allow", "skip", "queue", "cancel"] = "allow"
-    misfire: Literal["skip", "once", "all"] = "once"
-    misfire_cap: Annotated[int, Field(ge=1, le=1_000)] = 100
-    grace: Annotated[float, Field(ge=0, le=366 * 86_400)] = 60.0
+    overlap: Overlap = "allow"
+    misfire: Misfire = "once"
+    misfire_cap: Annotated[int, Field(ge=1, le=MAX_CAP)] = 100
+    grace: Annotated[float, Field(ge=0, le=YEAR)] = 60.0
     paused_until: Moment | None = None
     pause_after: Annotated[int, Field(ge=1)] | None = None
-    note: Annotated[str, Field(max_length=4_000)] = ""
-    tags: Annotated[list[Tag], Field(max_length=20)] = []
+    note: Annotated[str, Field(max_length=MAX_NOTE)] = ""
+    tags: Annotated[list[Tag], Field(max_length=MAX_TAGS)] = []
 
 
 class NewSchedule(ScheduleFields):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from celery.exceptions import QueueNotFound
 
-from tornado_celery_bridge.ledger import MAX_INLINE, Job, dumps
+from tornado_celery_bridge.ledger import Job
 from tornado_celery_bridge.schedules import (
     Backfill,
     Beat,
@@ -24,11 +24,12 @@ from tornado_celery_bridge.schedules import (
     Schedules,
     TooManySchedules,
 )
-from tornado_celery_bridge.schedules.entry import OWNED
+from tornado_celery_bridge.schedules.entry import OWNED, WAYS, YEAR
+from tornado_celery_bridge.schedules.runs import check_entry
 from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.http.body import parse
 from tornado_celery_bridge.service.http.conditions import Conditions
-from tornado_celery_bridge.service.http.faults import Fault
+from tornado_celery_bridge.service.http.faults import Fault, escape
 from tornado_celery_bridge.service.http.problems import (
     INVALID_SCHEDULE,
     TASK_SWITCHED_OFF,
@@ -143,7 +144,7 @@ class Timetable:
 
         def as_sent(found: _Found) -> dict[str, Any]:
             if found is None and not re.fullmatch(NAME, _split(key)[1]):
-                raise _misfit("/name", f"A name should fit {NAME}")
+                raise _misfit(Fault("/name", f"A name should fit {NAME}"))
             if not principal.is_admin and _split(key)[0] != principal.owner:
                 raise _unknown()
             return body
@@ -264,35 +265,62 @@ class Timetable:
         raise conflict
 
     def _entry(self, principal: Principal, body: dict[str, Any], owner: str, name: str | None = None) -> Entry:
-        """Return the entry for a body. It keeps the name of an existing entry. Blocks."""
-        fields = parse(NewSchedule if name is None else ScheduleFields, writable(body), INVALID_SCHEDULE)
+        """Return the entry for a body, or say all that is wrong. It keeps the name of an existing entry. Blocks."""
+        fields, found = _parsed(NewSchedule if name is None else ScheduleFields, writable(body))
+        catalogue, faults = self._jobs.catalogue, [*found.faults] if found else []
+        is_of_a_way = not {_member(fault) for fault in faults}.isdisjoint(WAYS)
         if name is not None and fields.name not in (None, name):
-            raise _misfit("/name", "The path has another name.")
-        catalogue = self._jobs.catalogue
+            faults.append(Fault("/name", "The path has another name."))
         if fields.options.queue is not None and fields.options.queue not in catalogue.queues:
-            raise _misfit("/options/queue", "There is no queue of this name.")
+            faults.append(Fault("/options/queue", "There is no queue of this name."))
         if principal.key_id and fields.interval is not None and fields.interval < LEAST_INTERVAL:
-            raise _misfit("/interval", f"This should be {LEAST_INTERVAL:g} seconds or more.")
-        self._check_input(principal, fields)
+            faults.append(Fault("/interval", f"This should be {LEAST_INTERVAL:g} seconds or more."))
+        try:
+            self._check_input(principal, fields)
+        except Problem as exc:
+            found = found or exc
+            faults += exc.faults
         given = {field: getattr(fields, field) for field in fields.model_fields_set}
-        given |= {"name": name or fields.name, "owner": owner}
+        given |= {"name": name or fields.name or "-", "owner": owner}
         given["options"] = fields.options.for_celery(None, catalogue.priorities)
         given["solar"] = None if fields.solar is None else fields.solar.model_dump()
+        if is_of_a_way and all(given.get(way) is None for way in WAYS):
+            given["interval"] = YEAR  # for what was given instead, and is a fault already
         try:
-            return Entry(**given)
+            entry = Entry(**given)
+            if not faults:
+                check_entry(self._jobs.bridge.app, entry)
         except InvalidEntry as exc:
-            raise _invalid(exc) from None
+            faults += _faults_of(exc)
+        if faults:
+            raise found if found and faults == [*found.faults] else _misfit(*faults)
+        return entry
 
     def _check_input(self, principal: Principal, fields: ScheduleFields) -> None:
         try:
             task = self._jobs.task(principal, fields.task)
         except Problem as exc:
-            raise _misfit("/task", exc.detail) from None
+            raise _misfit(Fault("/task", exc.detail)) from None
         arguments = task.arguments(fields.input)
         if isinstance(fields.input, dict) and arguments.args:
-            raise _misfit("/input", "The task takes some of its parameters by position only: give a list.")
-        if len(dumps(fields.input)) > MAX_INLINE:
-            raise _misfit("/input", f"A schedule's input has at most {MAX_INLINE:,} bytes.")
+            raise _misfit(Fault("/input", "The task takes some of its parameters by position only: give a list."))
+
+
+def _parsed(model: type[ScheduleFields], given: dict[str, Any]) -> tuple[ScheduleFields, Problem | None]:
+    """
+    Return what a body says, as far as it can be read, and the problem of the rest.
+
+    Raises:
+        Problem: Without a task there is nothing more to look at.
+    """
+    try:
+        return parse(model, given, INVALID_SCHEDULE), None
+    except Problem as exc:
+        wrong = {_member(fault) for fault in exc.faults}
+        good = {field: value for field, value in given.items() if escape(field) not in wrong}
+        if "task" not in good:
+            raise
+        return parse(ScheduleFields, good, INVALID_SCHEDULE), exc
 
 
 def _key(principal: Principal, name: str) -> str:
@@ -346,12 +374,21 @@ def _taken() -> Problem:
     return SCHEDULE_EXISTS("You have a schedule of this name already.")
 
 
-def _misfit(pointer: str, detail: str) -> Problem:
-    return INVALID_SCHEDULE("The schedule does not fit.", faults=[Fault(pointer, detail)])
+def _member(fault: Fault) -> str:
+    """Return the member of the body in which it is, as a pointer has it."""
+    return fault.pointer.removeprefix("/").partition("/")[0]
+
+
+def _misfit(*faults: Fault) -> Problem:
+    return INVALID_SCHEDULE("The schedule does not fit.", faults=faults)
 
 
 def _invalid(exc: InvalidEntry) -> Problem:
-    return _misfit("" if exc.field == "entry" else f"/{exc.field}", str(exc).removeprefix(f"{exc.field}: "))
+    return _misfit(*_faults_of(exc))
+
+
+def _faults_of(exc: InvalidEntry) -> list[Fault]:
+    return [Fault("" if field == "entry" else f"/{field.replace('.', '/')}", text) for field, text in exc.faults]
 
 
 def _unpublishable(name: str, exc: Exception) -> Problem:
