@@ -166,6 +166,18 @@ def test_what_the_settings_alone_do_not_show(check: Check, code: str, name: str)
     assert [line.split()[1] for line in said.splitlines() if line.startswith("UNSAFE")] == [name]
 
 
+def test_what_is_served_and_who_runs_the_schedules(check: Check) -> None:
+    app = f"{SAFE}        @app.task(shared=False, name='proj.add'%s)\n        def f(): pass\n"
+    _, said, _ = check(app % "")
+    assert "to serve proj.add, write @app.task(exposed=True) above it\n" in said
+    assert "beat has the scheduler celery.beat:PersistentScheduler\n" in said
+    assert "app.conf.update(beat_scheduler='tornado_celery_bridge.schedules:Scheduler')\n" in said
+    ours = "        app.conf.beat_scheduler = 'tornado_celery_bridge.schedules:Scheduler'\n"
+    _, said, _ = check(app % ", exposed=True" + ours)
+    assert re.search(r"tasks +1 of \d+ served over HTTP\n", said)
+    assert "it runs none of" not in said
+
+
 def test_a_task_that_was_used_before_the_settings_keeps_its_own(check: Check) -> None:
     status, said, _ = check(f"""
         from celery import Celery

@@ -59,6 +59,21 @@ def test_stores(app: Celery, worker: WorkerLedger, tmp_path: Path) -> None:
     assert named(app)["store"].startswith("b@x, c@x and this process")
 
 
+def test_queues_without_a_worker_and_workers_without_a_sender(app: Celery, worker: WorkerLedger) -> None:
+    """What a worker takes from is the worker's to say: the misspelt queue of a command line is none of the app's."""
+    app.conf.task_routes = {"mail.*": {"queue": "mail"}}
+    tell(worker, "a@x", queues=["celery", "mial"])
+    found = {each.name: each for each in check_fleet(app, ask=True)}
+    assert set(found) == {"no-worker", "no-sender"}
+    assert found["no-worker"].what == "no worker takes from mail: what is sent there waits"
+    assert found["no-sender"].what == "a@x takes from mial, which no setting, route or task of the app names"
+    assert found["no-sender"].remedy == "-Q mail, if that is meant"
+    app.conf.task_routes = (lambda name, *_, **__: {"queue": "mail"},)
+    app.amqp.flush_routes()
+    del app.amqp.router  # which is made anew
+    assert [each.name for each in check_fleet(app, ask=True)] == [], "a function may name any queue"
+
+
 @pytest.fixture
 def change_over(sample_worker: str, monkeypatch: pytest.MonkeyPatch) -> Celery:
     """An app whose web process keeps the ledger, while its worker is still the stock one."""
@@ -110,6 +125,7 @@ async def test_a_result_from_before_is_not_believed(bridge: Bridge) -> None:
 async def test_a_stock_worker_is_found_before_it_runs_anything(bridge: Bridge) -> None:
     found = await asyncio.to_thread(check_fleet, bridge.app, ask=True)
     (finding,) = [each for each in found if each.name == "stranger"]
+    assert not {"no-worker", "no-sender"} & {each.name for each in found}, "it takes from the app's one queue"
     assert "@" in finding.what
     assert set(fleet.NAMES) >= {each.name for each in found}
 

@@ -144,3 +144,23 @@ def check_arguments(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     """
     if task.typing and (header := getattr(task, "__header__", None)):
         header(*args, **kwargs)
+
+
+def own_tasks(app: Celery) -> list[tuple[str, Any]]:
+    """Return the tasks that are not Celery's, by name."""
+    return [(name, task) for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
+
+
+def is_exposed(task: Any) -> bool:
+    """Return whether a task is served over HTTP."""
+    return getattr(task, "exposed", False) is True
+
+
+def why_none_exposed(app: Celery) -> str:
+    """Return why nothing is served over HTTP, and what to add; empty if a task is."""
+    tasks = own_tasks(app)
+    if not tasks:
+        return "the app has no task: name the modules that have its tasks in its setting `imports`"
+    if any(is_exposed(task) for _, task in tasks):
+        return ""
+    return f"no task is served over HTTP: to serve {tasks[0][0]}, write @app.task(exposed=True) above it"

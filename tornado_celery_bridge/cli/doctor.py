@@ -8,7 +8,9 @@ from collections.abc import Collection, Sequence
 import click
 from celery import Celery
 
+from tornado_celery_bridge.base.app import is_exposed, own_tasks, why_none_exposed
 from tornado_celery_bridge.base.settings import VARIABLES
+from tornado_celery_bridge.base.spelling import Spelling
 from tornado_celery_bridge.cli.deployment import load
 from tornado_celery_bridge.cli.options import app
 from tornado_celery_bridge.cli.settings import of_the_app
@@ -17,6 +19,7 @@ from tornado_celery_bridge.ledger.checks import check as look
 from tornado_celery_bridge.ledger.fleet import NAMES as FLEET
 from tornado_celery_bridge.ledger.fleet import check_fleet
 from tornado_celery_bridge.ledger.permissions import PROCESSES
+from tornado_celery_bridge.schedules.schedules import OURS, beat_of
 from tornado_celery_bridge.transports import describe
 
 #: Columns: of the verdict and the name, and at most of a line.
@@ -48,6 +51,7 @@ def check() -> int:
     celery = load()
     findings = look(celery, servers=False)
     _tell(findings, [name for name in (*IMPOSSIBLE, *NAMES) if name not in OF_SERVERS])
+    _tell_of_tasks(celery)
     _tell_of_app(celery)
     return _count(findings)
 
@@ -79,6 +83,7 @@ def doctor(processes: tuple[str, ...]) -> int:
         findings += check_fleet(celery, ask=True)
     is_away = broker is None or broker.is_away or any(each.name == "no-answer" for each in findings)
     _tell(findings, [*IMPOSSIBLE, *NAMES, *FLEET], not_asked=(*OF_SERVERS, *FLEET) if is_away else ())
+    _tell_of_tasks(celery)
     if broker:
         print("\n".join(_cell("broker", "", f"{broker.server} ({broker.url})")))
         for name, phrase in broker.capabilities.items():
@@ -98,6 +103,20 @@ def _tell(findings: Sequence[Finding], names: Sequence[str], not_asked: Collecti
         print("\n".join(_cell("ok", "", ", ".join(kept))))
     if left := [name for name in names if name not in found and name in not_asked]:
         print("\n".join(_cell("not asked", "", ", ".join(left))))
+
+
+def _tell_of_tasks(celery: Celery) -> None:
+    """Write what of the app is served over HTTP, and who runs its schedules."""
+    tasks = [task for _, task in own_tasks(celery)]
+    told = why_none_exposed(celery) or f"{sum(map(is_exposed, tasks))} of {len(tasks)} served over HTTP"
+    print("\n".join(_cell("tasks", "", told)))
+    beat = beat_of(celery, None)
+    print("\n".join(_cell("schedules", "", f"beat has the scheduler {beat.scheduler}")))
+    if not beat.is_ours:
+        spelling = Spelling.of(celery)
+        told = f"it runs none of /v1/schedules, bridge.schedules and tcb schedules. To have it do so, {spelling.where}:"
+        print("\n".join(_cell("", "", told)))
+        print(f"{' ' * INDENT}    {spelling.line(beat_scheduler=OURS)}")
 
 
 def _tell_of_app(celery: Celery) -> None:

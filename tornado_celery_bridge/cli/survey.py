@@ -19,13 +19,14 @@ from celery import Celery
 from celery.backends.rpc import RPCBackend
 from kombu.utils.url import maybe_sanitize_url
 
-from tornado_celery_bridge.base.app import cause, forget_backend, load_celery_app
+from tornado_celery_bridge.base.app import cause, forget_backend, is_exposed, load_celery_app, own_tasks
 from tornado_celery_bridge.base.redis import asked_once, blocking_client
 from tornado_celery_bridge.base.settings import Settings, SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
-from tornado_celery_bridge.cli.trial import Trial, is_exposed, own_tasks, queues_named, routers, url_of, why_not_sent
+from tornado_celery_bridge.cli.trial import Trial, url_of, why_not_sent
 from tornado_celery_bridge.ledger.checks import A_REDIS, IMPOSSIBLE, Unsafe, check, is_loopback
 from tornado_celery_bridge.ledger.connection import ledger_backend
+from tornado_celery_bridge.ledger.destinations import queues_named, routers
 from tornado_celery_bridge.schedules.schedules import OURS
 from tornado_celery_bridge.transports import TRANSPORTS, depth, transport_of
 

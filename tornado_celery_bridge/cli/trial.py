@@ -11,16 +11,16 @@ import dataclasses
 import fnmatch
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from celery import Celery
-from celery.app.routes import MapRoute
 from celery.exceptions import QueueNotFound
-from celery.utils.functional import maybe_evaluate
 
 from tornado_celery_bridge import transports
+from tornado_celery_bridge.base.app import is_exposed, own_tasks
+from tornado_celery_bridge.ledger.destinations import queues_named
 from tornado_celery_bridge.worker import install
 
 #: The variable that has a trial.
@@ -69,16 +69,6 @@ class Trial:
             app.amqp.queues.select_add(app.amqp.queues[queue])
 
 
-def own_tasks(app: Celery) -> list[tuple[str, Any]]:
-    """Return the tasks that are not Celery's, by name."""
-    return [(name, task) for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
-
-
-def is_exposed(task: Any) -> bool:
-    """Return whether a task is served over HTTP."""
-    return getattr(task, "exposed", False) is True
-
-
 def why_not_sent(app: Celery, task: Any) -> str:
     """Return why Celery would not send a task: its queue is none of those that the app has; empty if it would."""
     asked = {name: value for name in ("queue", "routing_key") if (value := getattr(task, name, None))}
@@ -87,41 +77,6 @@ def why_not_sent(app: Celery, task: Any) -> str:
     except QueueNotFound as exc:
         return str(exc.args[0])
     return ""
-
-
-def queues_named(app: Celery) -> set[str]:
-    """Return the queues that an app's settings, routes, tasks and schedule name, and that it can have."""
-    named = {app.conf.task_default_queue, *app.amqp.queues}
-    for router in _routes(app):
-        if isinstance(router, MapRoute):
-            routes: Any = router
-            named |= {_queue_of(route) for route in (*routes.map.values(), *routes.patterns.values())}
-    named |= {_queue_of(getattr(task, "queue", None)) for _, task in own_tasks(app)}
-    for entry in (app.conf.beat_schedule or {}).values():
-        if isinstance(entry, Mapping):
-            named.add(_queue_of(entry.get("options")))
-    queues: Any = app.amqp.queues
-    return {name for name in named if name and (name in queues or queues.create_missing)}
-
-
-def routers(app: Celery) -> Iterator[str]:
-    """Yield the names of functions that route tasks: what queues they name is known when a task is sent."""
-    for router in _routes(app):
-        router = maybe_evaluate(router)  # it may be named by a string
-        if not isinstance(router, MapRoute):
-            yield getattr(router, "__qualname__", None) or type(router).__qualname__
-
-
-def _routes(app: Celery) -> list[Any]:
-    router: Any = app.amqp.router
-    return list(router.routes)
-
-
-def _queue_of(route: Any) -> str:
-    """Return the queue that a route, a task's option or a schedule entry's options name; empty if none."""
-    if isinstance(route, Mapping):
-        route = route.get("queue")
-    return str(getattr(route, "name", route) or "")
 
 
 def url_of(url: Any) -> str:

@@ -27,6 +27,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import RedisError, ResponseError
 
+from tornado_celery_bridge.base.app import is_exposed, own_tasks
 from tornado_celery_bridge.base.redis import asked_once, blocking_client
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.spelling import Spelling
@@ -102,7 +103,7 @@ class Finding:
         return (found[1], found[2]) if found else ("", "")
 
     def __str__(self) -> str:
-        text = f"{self.name}: {self.what}. Remedy: {self.remedy}"
+        text = f"{self.name}: {self.what.rstrip('.')}. Remedy: {self.remedy}"
         return f"{text}; or ALLOW_UNSAFE={self.name}" if self.may_be_allowed else text
 
     @property
@@ -395,9 +396,7 @@ def lost_fails(app: Celery) -> Finding | None:
 def own_acks(app: Celery) -> Finding | None:
     """Of tasks that are not exposed, and so may be no jobs."""
     found = [
-        name
-        for name, task in _own_tasks(app)
-        if not _is_exposed(task) and (_acks_early(task) or _fails_when_lost(task))
+        name for name, task in own_tasks(app) if not is_exposed(task) and (_acks_early(task) or _fails_when_lost(task))
     ]
     app_is_safe = app.conf.task_acks_late and app.conf.task_reject_on_worker_lost
     if not found or not app_is_safe or app.conf.get("task_retry_on_worker_lost"):
@@ -440,7 +439,7 @@ def consumer_timeout(app: Celery) -> Finding | None:
     Source: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout
     """
     longest = max(
-        (task.time_limit or app.conf.task_time_limit or 0 for _, task in _own_tasks(app)),
+        (task.time_limit or app.conf.task_time_limit or 0 for _, task in own_tasks(app)),
         default=app.conf.task_time_limit or 0,
     )
     if longest < CONSUMER_TIMEOUT or not (server := _rabbitmq(app)) or server.has_consumer_timeout:
@@ -765,10 +764,6 @@ def _is_away(exc: BaseException) -> bool:
 # What an app says of itself.
 
 
-def _own_tasks(app: Celery) -> list[tuple[str, Any]]:
-    return [(name, task) for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
-
-
 def _acks_early(task: Any) -> bool:
     return not task.acks_late
 
@@ -777,13 +772,9 @@ def _fails_when_lost(task: Any) -> bool:
     return not task.reject_on_worker_lost or bool(getattr(task, "retry_on_worker_lost", False))
 
 
-def _is_exposed(task: Any) -> bool:
-    return getattr(task, "exposed", False) is True
-
-
 def _of_tasks(app: Celery, name: str, is_unsafe: Callable[[Any], bool], found: str, remedy: str) -> Finding | None:
     """Return what is unsafe about exposed tasks: one that was used before the app's settings were made has its own."""
-    names = [each for each, task in _own_tasks(app) if _is_exposed(task) and is_unsafe(task)]
+    names = [each for each, task in own_tasks(app) if is_exposed(task) and is_unsafe(task)]
     if not names:
         return None
     return Finding(

@@ -2,11 +2,14 @@
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celery import Celery
+from celery.app.routes import MapRoute
+from celery.utils.functional import maybe_evaluate
 
+from tornado_celery_bridge.base.app import own_tasks
 from tornado_celery_bridge.base.versions import dump_arguments
 from tornado_celery_bridge.transports import Priorities
 
@@ -107,3 +110,41 @@ def _matches(queue: Any, routing_key: str) -> bool:
         return False
     words = re.escape(queue.routing_key or "").replace(r"\*", r"[^.]+").replace(r"\#\.", r"(?:.+\.)?")
     return re.fullmatch(words.replace(r"\.\#", r"(?:\..+)?").replace(r"\#", r".*"), routing_key) is not None
+
+
+# Where messages may go.
+
+
+def queues_named(app: Celery) -> set[str]:
+    """Return the queues that an app's settings, routes, tasks and schedule name, and that it can have."""
+    named = {app.conf.task_default_queue, *app.amqp.queues}
+    for router in _routes(app):
+        if isinstance(router, MapRoute):
+            routes: Any = router
+            named |= {_queue_of(route) for route in (*routes.map.values(), *routes.patterns.values())}
+    named |= {_queue_of(getattr(task, "queue", None)) for _, task in own_tasks(app)}
+    for entry in (app.conf.beat_schedule or {}).values():
+        if isinstance(entry, Mapping):
+            named.add(_queue_of(entry.get("options")))
+    queues: Any = app.amqp.queues
+    return {name for name in named if name and (name in queues or queues.create_missing)}
+
+
+def routers(app: Celery) -> Iterator[str]:
+    """Yield the names of functions that route tasks: what queues they name is known when a task is sent."""
+    for router in _routes(app):
+        router = maybe_evaluate(router)  # it may be named by a string
+        if not isinstance(router, MapRoute):
+            yield getattr(router, "__qualname__", None) or type(router).__qualname__
+
+
+def _routes(app: Celery) -> list[Any]:
+    router: Any = app.amqp.router
+    return list(router.routes)
+
+
+def _queue_of(route: Any) -> str:
+    """Return the queue that a route, a task's option or a schedule entry's options name; empty if none."""
+    if isinstance(route, Mapping):
+        route = route.get("queue")
+    return str(getattr(route, "name", route) or "")

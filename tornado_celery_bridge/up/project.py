@@ -115,7 +115,7 @@ def plan(
     broker = found["broker"]
     if trouble := broker.get("trouble"):
         raise click.ClickException(
-            f"the broker of {settings.celery_app}, {broker['url']}, can't be used: {trouble}. "
+            f"the broker of {settings.celery_app}, {broker['url']}, can't be used: {trouble.rstrip('.')}. "
             f"Start it, or try without it: tcb up -A {settings.celery_app} --broker redis"
         )
     os.environ["TCB_TRIAL"] = found["trial"]

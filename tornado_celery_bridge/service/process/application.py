@@ -18,6 +18,7 @@ from tornado.routing import PathMatches, Rule
 
 from tornado_celery_bridge import Bridge, StoreUnavailable
 from tornado_celery_bridge.base import tracing
+from tornado_celery_bridge.base.app import why_none_exposed
 from tornado_celery_bridge.base.heartbeat import INTERVAL, Heartbeat, of_environment
 from tornado_celery_bridge.base.logs import hide, hide_passwords
 from tornado_celery_bridge.base.settings import Settings
@@ -183,6 +184,8 @@ class Service:
             self._run(keys.watch())
         bridge = self.bridge
         catalogue = await asyncio.to_thread(Catalogue, bridge.app)
+        if why := why_none_exposed(bridge.app):
+            _log.warning("%s", why)
         jobs = Jobs(bridge, bridge.ledger, catalogue, receivers, self.links)
         self.use(jobs)
         self.flower = Flower(settings.flower_url, settings.flower_password_file)

@@ -17,6 +17,7 @@ from celery.exceptions import ImproperlyConfigured, QueueNotFound
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import PydanticJsonSchemaWarning
 
+from tornado_celery_bridge.base.app import is_exposed, own_tasks
 from tornado_celery_bridge.ledger.destinations import Destination, destination
 from tornado_celery_bridge.service.http.faults import Fault, escape, faults_of
 from tornado_celery_bridge.service.http.json import encode
@@ -58,7 +59,7 @@ class Catalogue:
 
     def __init__(self, app: Celery) -> None:
         self.app = app
-        exposed = (task for _, task in sorted(app.tasks.items()) if getattr(task, "exposed", False) is True)
+        exposed = (task for _, task in own_tasks(app) if is_exposed(task))
         self._tasks = {task.name: ExposedTask(app, task) for task in exposed}
         self.queues = frozenset(app.amqp.queues) | {task.queue for task in self}
         self.priorities = Priorities(app)

@@ -336,7 +336,7 @@ class Jobs:
     def unanswered(self, exc: LedgerUnavailable, link: str, members: dict[str, Any]) -> Problem:
         """Return what to say of a job or a workflow of which nobody knows whether the ledger has accepted it."""
         return LEDGER_UNAVAILABLE(
-            f"{exc}. It may have been accepted all the same: ask {link} before trying again.",
+            f"{str(exc).rstrip('.')}. It may have been accepted all the same: ask {link} before trying again.",
             headers={"Retry-After": "1", "Location": link},
             members=members,
         )
