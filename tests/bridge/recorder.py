@@ -23,6 +23,7 @@ class Recorder(Publisher):
             message = Message(target, args, kwargs, dict(options), contextvars.copy_context())
             plan = self._plan(message)
             assert plan is not None
+            self._has_templates = False  # what they make, no producer sees
             if short:
                 self._send_plain(message, plan)
             else:

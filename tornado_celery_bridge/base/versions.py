@@ -174,6 +174,14 @@ def is_batched(producer: Any) -> bool:
     )
 
 
+def push(producer: Any, key: str, text: str) -> None:
+    """Add a message, as its text, to the batch of a `publish_batch` under way of *producer*; see :func:`is_batched`."""
+    batch = producer._batch_local.current._get_session(producer.channel)
+    batch._check_usable()
+    batch.pipeline.lpush(key, text)
+    batch._buffered += 1
+
+
 def delays_by_server(app: Celery, driver: str) -> bool:
     """Return whether Celery has the broker hold *app*'s tasks with an ETA: RabbitMQ with quorum queues, from 5.5 on."""
     return native_delayed_delivery is not None and detect_quorum_queues(app, driver)[0]

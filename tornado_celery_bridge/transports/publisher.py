@@ -3,8 +3,9 @@ Publishes signatures: what the publisher thread does, with Celery's own, unmodif
 
 A plain task, which is nearly all the traffic, takes a short way. ``Task.apply_async`` and ``Celery.send_task`` work out
 options, route and defaults for every call, in nine tenths of their time. Here that is done once per task and queue;
-then Celery's own ``amqp.as_task_v2`` and ``amqp.send_task_message`` build and send the message. Everything else takes
-``apply_async``. tests/bridge/test_publish.py checks that both ways make equal messages, field by field.
+then Celery's own ``amqp.as_task_v2`` and ``amqp.send_task_message`` build and send the message. Where the broker is
+Redis, they build one message of each kind, and the others are made from its text (:mod:`.templates`). Everything else
+takes ``apply_async``. tests/bridge/test_publish.py checks that all ways make equal messages, field by field.
 """
 
 import functools
@@ -41,6 +42,7 @@ from tornado_celery_bridge.transports.core import (
     errors_of,
     outcome_of,
 )
+from tornado_celery_bridge.transports.templates import ARGS, HEADER, ID, KWARGS, Captured, Template
 
 #: What can be dispatched: a signature or canvas, a task, or a task's name.
 Target: TypeAlias = "Signature[Any] | Task[Any, Any] | str"
@@ -60,6 +62,12 @@ PLAIN_OPTIONS = frozenset(
     "task_id queue countdown eta priority headers serializer compression time_limit soft_time_limit"
     " ignore_result shadow".split()
 )
+
+#: Options in which messages of one template do not differ; of an eta, a serializer… each message is built anew.
+SAME_OPTIONS = ("priority", "time_limit", "soft_time_limit", "ignore_result", "shadow")
+DIFFERENT_OPTIONS = frozenset(("task_id", "queue", "headers"))
+#: The most templates that are kept.
+MAX_TEMPLATES = 1_000
 
 #: A message takes the long way if these have receivers, which may see and change all of it.
 PUBLISH_SIGNALS = (before_task_publish, after_task_publish, task_sent)
@@ -114,6 +122,7 @@ class Publisher:
         #: How many messages of a canvas were given to the broker.
         self._produced = 0
         self._plans: dict[tuple[str, Any], _Plan | None] = {}
+        self._templates: dict[tuple[Any, ...], Template | None] = {}
         self._backend = app.backend  # this thread's own
         # Looked up once: each look-up in Celery's settings takes some microseconds.
         self._maxlevels = versions.repr_maxlevels(app)
@@ -237,6 +246,8 @@ class Publisher:
         producer: Any = self._app.amqp.Producer(self._connection.channel())
         producer.publish = functools.partial(self._produce, producer)
         self._producer = producer
+        self._has_templates = self._driver == "redis" and versions.is_batched(producer)
+        self._templates.clear()
 
     def _check_connection(self) -> None:
         if ping := getattr(self._producer.channel, "conn_or_acquire", None):
@@ -291,10 +302,11 @@ class Publisher:
         if any(_has_receivers(signal) for signal in PUBLISH_SIGNALS):
             return None
         target = message.target
-        if type(target) is Signature:
-            if target.subtask_type is not None or not PLAIN_OPTIONS.issuperset(target.options):
+        if type(target) is Signature:  # by its items: each of its properties takes a call
+            set_before = target["options"]
+            if target["subtask_type"] is not None or not PLAIN_OPTIONS.issuperset(set_before):
                 return None
-            name, options = str(target.task), {**target.options, **message.options}
+            name, options = str(target["task"]), {**set_before, **message.options}
         elif isinstance(target, Task):
             name, options = str(target.name), message.options
         else:
@@ -335,17 +347,30 @@ class Publisher:
         args, kwargs, options = _merged(message)
         if plan.check is not None:
             plan.check(*args, **kwargs)
-        options = {**plan.route, **{key: value for key, value in options.items() if key != "queue"}}
-        if plan.dump is not None and options.get("serializer") != "pickle":
+        if plan.dump is not None and options.get("serializer", plan.route.get("serializer")) != "pickle":
             args, kwargs = plan.dump(args, kwargs)
+        amqp = self._app.amqp
+        shown = self._repr(args, amqp.argsrepr_maxsize), self._repr(kwargs, amqp.kwargsrepr_maxsize)
+        if self._send_from_template(plan, args, kwargs, options, shown):
+            return
+        built, options = self._build(plan, args, kwargs, options, shown)
+        if not built.headers["ignore_result"]:
+            self._backend.on_task_call(self._producer, built.headers["id"])
+        amqp.send_task_message(self._producer, plan.name, built, retry=False, **options)
+        self._declared.add(plan.queue)
+
+    def _build(
+        self, plan: _Plan, args: Any, kwargs: Any, options: Mapping[str, Any], shown: tuple[str, str]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return Celery's message, and the options to send it by."""
+        options = {**plan.route, **{key: value for key, value in options.items() if key != "queue"}}
         task_id = options.pop("task_id")
         ignore_result = options.pop("ignore_result", plan.ignore_result)
         time_limit, soft_time_limit = options.pop("time_limit", None), options.pop("soft_time_limit", None)
         eta, countdown = options.pop("eta", None), options.pop("countdown", None)
-        amqp = self._app.amqp
         if plan.queue in self._declared:
             options["declare"] = ()
-        built = amqp.as_task_v2(
+        built = self._app.amqp.as_task_v2(
             task_id,
             plan.name,
             args,
@@ -359,13 +384,72 @@ class Publisher:
             shadow=options.pop("shadow", None),
             ignore_result=ignore_result,
             origin=self._origin,
-            argsrepr=self._repr(args, amqp.argsrepr_maxsize),
-            kwargsrepr=self._repr(kwargs, amqp.kwargsrepr_maxsize),
+            argsrepr=shown[0],
+            kwargsrepr=shown[1],
         )
-        if not ignore_result:
+        return built, options
+
+    # Messages from templates.
+
+    def _send_from_template(
+        self, plan: _Plan, args: Any, kwargs: Any, options: Mapping[str, Any], shown: tuple[str, str]
+    ) -> bool:
+        """Return whether the message was sent: not if there is no template for it."""
+        template = self._template(plan, options)
+        if template is None:
+            return False
+        headers = options.get("headers") or {}
+        if before_task_publish.receivers:  # the span's, and no others'
+            headers = {**headers}
+            mark_message(headers=headers)
+        if not template.headers.isdisjoint(headers):
+            return False
+        task_id = options["task_id"]
+        text = template.text(task_id, (args, kwargs), *shown, headers, self._producer.channel._next_delivery_tag())
+        if not options.get("ignore_result", plan.ignore_result):
             self._backend.on_task_call(self._producer, task_id)
-        amqp.send_task_message(self._producer, plan.name, built, retry=False, **options)
-        self._declared.add(plan.queue)
+        versions.push(self._producer, template.key, text)
+        self.progress = time.monotonic()
+        if template.event is not None:
+            event = template.sent_event(task_id, *shown)
+            amqp: Any = self._app.amqp
+            amqp._event_dispatcher.publish("task-sent", event, self._producer, retry=False)
+        return True
+
+    def _template(self, plan: _Plan, options: Mapping[str, Any]) -> Template | None:
+        if not self._has_templates or plan.queue not in self._declared:
+            return None
+        kind: tuple[Any, ...] = (plan.name, plan.queue)
+        if not DIFFERENT_OPTIONS.issuperset(options):
+            for name, value in options.items():
+                if name not in DIFFERENT_OPTIONS and name not in SAME_OPTIONS and value is not None:
+                    return None
+            kind += tuple((name, type(options[name]), options[name]) for name in SAME_OPTIONS if name in options)
+        try:
+            return self._templates[kind]
+        except KeyError:
+            if len(self._templates) >= MAX_TEMPLATES:
+                self._templates.clear()
+            made = self._templates[kind] = Context().run(self._make_template, plan, options)
+            return made
+        except TypeError:  # an option that can't be hashed, which the broker will refuse
+            return None
+
+    def _make_template(self, plan: _Plan, options: Mapping[str, Any]) -> Template | None:
+        amqp: Any = self._app.amqp
+        if (plan.route.get("serializer") or self._app.conf.task_serializer) != "json":
+            return None
+        captured = Captured(self._producer.channel)
+        producer = amqp.Producer(self._producer.channel)
+        producer._batch_local.current = captured
+        options = {**options, "task_id": ID, "headers": {HEADER: 0}}
+        try:
+            built, options = self._build(plan, (), {}, options, (ARGS, KWARGS))
+            amqp.send_task_message(producer, plan.name, built, retry=False, event_dispatcher=captured, **options)
+        except Exception as exc:  # the caller hears of it from the message that is built instead
+            log.debug("no template for %s: %r", plan.name, exc)
+            return None
+        return Template.of(captured, built.body[2])
 
     def _repr(self, value: Any, maxlen: int) -> str:
         """Return what `saferepr` returns, without it where that is plain to see: it takes 15 µs."""
@@ -407,12 +491,12 @@ def _merged(message: Message) -> tuple[tuple[Any, ...], dict[str, Any], dict[str
     if not isinstance(target, Signature):
         return tuple(message.args), dict(message.kwargs), message.options
     options = {
-        **target.options,
+        **target["options"],
         **{key: value for key, value in message.options.items() if value is not None},
     }
-    if target.immutable:
-        return tuple(target.args), dict(target.kwargs), options
-    return (*message.args, *target.args), {**target.kwargs, **message.kwargs}, options
+    if target["immutable"]:
+        return tuple(target["args"]), dict(target["kwargs"]), options
+    return (*message.args, *target["args"]), {**target["kwargs"], **message.kwargs}, options
 
 
 def _has_receivers(signal: Any) -> bool:
