@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -139,3 +140,18 @@ def test_a_forked_child_has_no_such_thread(start: Start) -> None:
         os._exit(0 if not thread.is_mine else 1)
     assert os.waitpid(pid, 0)[1] == 0
     assert not thread.stopping
+
+
+def test_at_the_end_of_the_interpreter_nothing_is_told(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python 3.12 starts no thread then, so a step that needs one would warn in each program that ends."""
+
+    def step() -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(repeating, "sys", SimpleNamespace(is_finalizing=lambda: True))
+    thread = start(step)
+    thread._thread.join(10)
+    assert not thread.is_alive
+    assert caplog.text == ""

@@ -107,6 +107,37 @@ def test_a_workers_loop_does_at_once_what_a_thread_asks_for() -> None:
         end.close()
 
 
+def test_a_worker_without_an_event_loop_acknowledges_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else; the tests of Kafka (.ci/versions) have it in a worker."""
+    monkeypatch.setattr(versions, "CELERY", (5, 6))
+    later: list[Any] = []
+
+    class Consumer:  # as Celery's, below 5.7
+        def call_soon(self, call: Any) -> None:
+            later.append(call)
+
+        def create_task_handler(self) -> Any:
+            call_soon = self.call_soon
+            return lambda message: call_soon(message.acknowledge)
+
+    class Message:
+        times = 0
+
+        def acknowledge(self) -> None:
+            self.times += 1
+            if self.times > 1:
+                raise OSError("gone")
+
+    consumer, message = Consumer(), Message()
+    versions.acknowledge_at_once(consumer)
+    handle = consumer.create_task_handler()
+    handle(message)
+    assert (message.times, later) == (1, [])
+    handle(message)  # it raises nothing
+    consumer.call_soon(message)
+    assert (message.times, later) == (2, [message])
+
+
 def test_no_other_module_asks_for_a_version() -> None:
     asks = re.compile(r"celery\.VERSION|celery\.__version__|kombu\.VERSION|redis\.__version__|tornado\.version_info")
     found = [

@@ -341,7 +341,7 @@ def test_what_old_versions_lack_is_told_as_on_the_page(check: Check, monkeypatch
     rows = re.findall(r"^\| (\S+) ([\d.]+) \| (.*) \|$", page.partition("| below |")[2], re.MULTILINE)
     assert [(package.lower(), since, what) for package, since, what in rows] == [lack[:3] for lack in LACKS]
     monkeypatch.setattr(versions, "version", {"kombu": "5.4.0", "celery": "5.4.0"}.get)
-    apps = SAFE, SAFE.replace('broker="redis:', 'broker="amqp:')
+    apps = [SAFE.replace('broker="redis:', f'broker="{scheme}:') for scheme in ("redis", "amqp", "kafka")]
     said = [" ".join(check(app)[1].split()) for app in apps]  # in lines
     assert [lack.what for lack in LACKS if not any(lack.what in each for each in said)] == []
 

@@ -8,6 +8,7 @@ import redis
 from celery import Celery
 from celery.exceptions import Reject
 
+from tornado_celery_bridge.base.versions import CELERY
 from tornado_celery_bridge.transports import register
 from tornado_celery_bridge.worker import install
 
@@ -74,6 +75,7 @@ def make_app(broker_url: str | None = None, backend: str | None = None, **option
 
 if "SAMPLE_BROKER" in os.environ:
     app = make_app()
-    if os.environ.get("SAMPLE_LEDGER"):
+    # Below Celery 5.7 a stock worker takes its prefetch each 2 s (versions.LACKS), which is too slow for tests.
+    if os.environ.get("SAMPLE_LEDGER") or CELERY < (5, 7):
         app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
         install(app)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import Context
@@ -128,6 +129,8 @@ class Repeating(OfOneProcess):
                 try:
                     self._step()
                 except BaseException as exc:  # whatever it is, nobody else is there to take care of it
+                    if sys.is_finalizing():  # the interpreter ends; from Python 3.12 on no thread can be started then
+                        return
                     if self._failed is not None:
                         self._failed(exc)
                     self.rest(trouble.add(exc, stopping=self.stopping))

@@ -28,7 +28,7 @@ from tornado_celery_bridge.base.logs import hide_passwords
 from tornado_celery_bridge.base.settings import SettingsError
 from tornado_celery_bridge.base.shelf import put_aside
 from tornado_celery_bridge.base.store import Store
-from tornado_celery_bridge.base.versions import CANCEL_REQUESTS, SAYS_COLD_SHUTDOWN
+from tornado_celery_bridge.base.versions import CANCEL_REQUESTS, SAYS_COLD_SHUTDOWN, acknowledge_at_once
 from tornado_celery_bridge.ledger.checks import Unsafe, refuse_unsafe
 from tornado_celery_bridge.transports.core import SetupRefused
 from tornado_celery_bridge.transports.rabbitmq import TIMED_OUT
@@ -141,6 +141,7 @@ class AcknowledgeTogether(bootsteps.Step):
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         hub, waiting = consumer.hub, deque[Callable[[], object]]()
         if hub is None:
+            acknowledge_at_once(consumer)
             return
         is_asked = False
 
