@@ -551,7 +551,7 @@ class World(RuleBasedStateMachine):
         assert len(self.ended) == len(self.jobs), {each: self.job(each) for each in self.jobs if each not in self.ended}
         for job_id in self.jobs:
             assert self.client.hget(f"{{tcb}}job:{job_id}", "lost") is None
-        left = {"job", "input", "value", "checkpoint", "events", "index", "due", "leader", "wake", "gone"}
+        left = {"job", "input", "value", "past", "checkpoint", "events", "index", "due", "leader", "wake", "gone"}
         assert self.kinds() <= left | WATCHED, self.kinds() - left
         self.wait(TTL + 1)
         while self.do(self.ledger.jobs.sweep()):

@@ -445,6 +445,19 @@ async def test_a_schedule_is_made_paused_run_and_deleted(site: Service, tab: Tab
     tab.complaints.clear()
 
 
+async def test_each_attempt_of_a_job(site: Service, page: Page, tmp_path: Path) -> None:
+    job = await submit(site, "s.flaky", [str(tmp_path / "tries")])
+    await page.goto(url(site, f"#/jobs/{job['id']}"))
+    timeline = page.get_by_role("region", name="Timeline")
+    await expect(timeline).to_contain_text("Attempt 3")
+    await expect(timeline.locator("li").filter(has_text="Attempt 1")).to_contain_text("Retried: OSError: not yet")
+    told = page.get_by_role("region", name="Attempts")
+    await told.get_by_text("Attempt 1").click()
+    await expect(told.get_by_role("group", name="Traceback of attempt 1")).to_contain_text("OSError: not yet")
+    if folder := os.environ.get("SCREENSHOTS"):
+        await page.screenshot(path=f"{folder}/attempts.png")
+
+
 # Queues and workers.
 
 

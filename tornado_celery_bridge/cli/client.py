@@ -73,6 +73,7 @@ class Client(Protocol):
     def delete(self, job_id: str) -> Job: ...
     def operate(self, action: str, narrowed: Mapping[str, Any], *, dry_run: bool, terminate: bool) -> Iterator[Job]: ...
     def follow(self, job_id: str, timeout: float | None) -> Iterator[Event]: ...
+    def attempts(self, job_id: str) -> list[dict[str, Any]]: ...
     def tasks(self) -> list[str]: ...
     def close(self) -> None: ...
 
@@ -180,6 +181,11 @@ class Http:
         """Return a job."""
         job: Job = self.fetch(_path(job_id))
         return job
+
+    def attempts(self, job_id: str) -> list[dict[str, Any]]:
+        """Return a job's attempts, the first one first."""
+        found: list[dict[str, Any]] = self.fetch(f"{_path(job_id)}/attempts")["attempts"]
+        return found
 
     def large_result(self, job_id: str) -> Any:
         """Return a result that is too large to stand in its job."""
@@ -364,6 +370,14 @@ class InLedger:
     def get(self, job_id: str) -> Job:
         """Return a job."""
         return _document(self._job(job_id), traceback=True)
+
+    def attempts(self, job_id: str) -> list[dict[str, Any]]:
+        """Return a job's attempts, the first one first."""
+        from tornado_celery_bridge.service.resources.jobs.attempts import attempts
+
+        self._job(job_id)
+        found = self._run(self._bridge.ledger.jobs.attempts(job_id))
+        return [{**each} for each in attempts(found, traceback=True)["attempts"]]
 
     def _job(self, job_id: str) -> Any:
         return self._run(self._known(job_id))

@@ -34,6 +34,7 @@ COMMANDS = {
     "run": Place("jobs", "Run a task as a job; with --wait, to its end."),
     "watch": Place("jobs", "Follow a job to its end."),
     "list": Place("jobs", "List jobs."),
+    "attempts": Place("attempts", "Show each attempt at a job."),
     "cancel": Place("jobs", "Cancel jobs."),
     "retry": Place("jobs", "Run jobs again that have ended."),
     "delete": Place("jobs", "Delete jobs that have ended, with all that is kept of them."),

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 30
 #: Characters of an exception's message, and of its name, that are kept in a group of failures.
 MAX_DETAIL, MAX_NAME = 300, 200
+#: Characters of the traceback of an attempt that was retried: its last ones.
+MAX_PAST_TRACEBACK = 2_000
 #: The priority of a message that has the one that its job had before.
 KEPT = -1
 
@@ -168,6 +170,7 @@ class WorkerLedger:
         error: Mapping[str, str],
         *,
         publish: bool,
+        traceback: str | None = None,
         result_entry: ResultEntry = _NO_ENTRY,
     ) -> None:
         """Note that an attempt asks for another one. With *publish* its message is still to be published."""
@@ -175,6 +178,7 @@ class WorkerLedger:
             job_id=task_id,
             token=token,
             error=dumps(error),
+            traceback=(traceback or "")[-MAX_PAST_TRACEBACK:].encode("utf-8", "backslashreplace"),
             publish=publish,
             result_key=result_entry.key,
             result=result_entry.value,

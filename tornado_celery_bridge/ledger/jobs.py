@@ -11,6 +11,7 @@ from tornado_celery_bridge.base import encoding
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.base.store import MAX_INLINE, Stored
 from tornado_celery_bridge.ledger import calls
+from tornado_celery_bridge.ledger.attempts import Attempts, attempts_of
 from tornado_celery_bridge.ledger.connection import Connection, Subject, ms
 from tornado_celery_bridge.ledger.filters import EVERY, Filter
 from tornado_celery_bridge.ledger.idempotency import KEY_LEASE, KEY_TTL
@@ -127,6 +128,11 @@ class Jobs(Subject):
             most_bytes: A larger result, error or progress is left out. None: all are there.
         """
         return await self._redis.run(calls.read(job_id=job_id, most_bytes=most_bytes))
+
+    async def attempts(self, job_id: str) -> Attempts | Gone | None:
+        """Return a job with its attempts, without a large result; None if there was never a job with this id."""
+        job = await self.get(job_id, most_bytes=MAX_INLINE)
+        return await attempts_of(self._redis, job) if isinstance(job, Job) else job
 
     async def result_of(self, job_id: str) -> bytes:
         """Return the JSON of what a job returned, if it succeeded and that is not in a blob."""

@@ -231,7 +231,7 @@ class Attempt:
         )
         self.end = state
 
-    def retry(self, cause: Any, entry: ResultEntry | None = None) -> None:
+    def retry(self, cause: Any, entry: ResultEntry | None = None, traceback: str | None = None) -> None:
         """
         Tell that the task asks for another attempt; *cause* is why, or None, and *entry* is as for :meth:`finish`.
 
@@ -240,7 +240,9 @@ class Attempt:
         """
         if self.end is not None:
             return
-        self._ledger.retry(self.id, self.token, error_of(cause), publish=not self.asks_again, **_given(entry))
+        self._ledger.retry(
+            self.id, self.token, error_of(cause), publish=not self.asks_again, traceback=traceback, **_given(entry)
+        )
         self.end = states.RETRY
 
     def give_back(self) -> None:

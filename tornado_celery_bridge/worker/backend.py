@@ -129,7 +129,7 @@ class Recording:
         elif state in ENDED:
             self._retried(functools.partial(attempt.finish, state, result, traceback, entry))
         elif state == states.RETRY:
-            attempt.retry(result, entry)
+            attempt.retry(result, entry, traceback)
         elif state != states.PENDING:
             attempt.report(state, result)
         return stored

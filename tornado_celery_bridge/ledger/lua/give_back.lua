@@ -14,7 +14,7 @@ if known[3] then
   finish(known[1], 'REVOKED', CANCELLED)
   return 1
 end
-wait_again(known[1])
+wait_again(known[1], 'given back')
 if publish ~= '' then
   dequeued()
   publish_later(now())

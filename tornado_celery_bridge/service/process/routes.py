@@ -11,8 +11,8 @@ from tornado_celery_bridge.service.pages import flower, login
 from tornado_celery_bridge.service.resources.callbacks import endpoints as callbacks
 from tornado_celery_bridge.service.resources.catalogue import Catalogue
 from tornado_celery_bridge.service.resources.failures import endpoints as failures
+from tornado_celery_bridge.service.resources.jobs import attempts, streams
 from tornado_celery_bridge.service.resources.jobs import endpoints as jobs
-from tornado_celery_bridge.service.resources.jobs import streams
 from tornado_celery_bridge.service.resources.jobs.accepting import JOB_LINKS
 from tornado_celery_bridge.service.resources.jobs.options import JobOptions
 from tornado_celery_bridge.service.resources.jobs.submissions import submissions, task_schemas
@@ -24,7 +24,7 @@ from tornado_celery_bridge.service.resources.tasks import endpoints as tasks
 from tornado_celery_bridge.service.resources.workflows import endpoints as workflows
 
 _ROOMS = (
-    *(tasks, limits, jobs, streams, workflows, callbacks, failures, operations, schedules),
+    *(tasks, limits, jobs, attempts, streams, workflows, callbacks, failures, operations, schedules),
     *(monitoring, access, pages, login, flower),
 )
 #: Every route that the service has.

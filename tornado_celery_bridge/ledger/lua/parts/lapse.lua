@@ -16,5 +16,5 @@ local function lapse(state)
     redis.call('ZADD', index('dead'), redis.call('HGET', job, 'created_at'), pack(id))
     return finish(state, 'FAILURE', DEAD, 'billiard.exceptions.WorkerLostError', GIVEN_UP, '')
   end
-  wait_again(state)
+  wait_again(state, 'lost')
 end

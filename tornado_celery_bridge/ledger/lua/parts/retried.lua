@@ -1,8 +1,9 @@
 -- retried: the attempt under way asks for another one.
--- include: clock, job, state, queues, history, events
+-- include: clock, job, state, queues, history, events, past
 
--- *why*: JSON of the reason. The job keeps its slot until the attempt's code has ended.
-local function retried(from, why)
+-- *why*: JSON of the reason. *traceback*: its last part, '' for none. The job keeps its slot until the attempt's code has ended.
+local function retried(from, why, traceback)
+  note_past('retried', why, traceback)
   local known, time = redis.call('HMGET', job, 'due', 'queue', 'task'), now()
   redis.call('HSET', job, 'state', 'RETRY')
   set_value(why)

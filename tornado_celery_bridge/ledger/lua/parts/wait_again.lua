@@ -1,8 +1,9 @@
 -- wait_again: the attempt under way is over, and another one begins the job.
--- include: clock, job, state, queues, events
+-- include: clock, job, state, queues, events, past
 
--- The job waits for its message, and keeps its slot.
-local function wait_again(from)
+-- The job waits for its message, and keeps its slot. *outcome*: how the attempt has ended: given back | lost.
+local function wait_again(from, outcome)
+  note_past(outcome, 'null')
   local time = now()
   redis.call('ZREM', prefix .. 'held', pack(id))
   redis.call('HSET', job, 'state', 'PENDING')

@@ -8,8 +8,8 @@ import {
   Absent, Action, Ago, cancelJob, Card, Copy, Dialog, Facts, JobLink, Page, Progress, retryJob, Scroll, Lasted, State, Tags, TaskName, Trouble, useShell,
 } from "./parts.js";
 import { go, link } from "./router.js";
-import { FAILURE, PROGRESS, RETRY, SUCCESS } from "./states.js";
-import { Timeline } from "./timeline.js";
+import { FAILURE, PROGRESS, SUCCESS } from "./states.js";
+import { Attempts, Timeline } from "./timeline.js";
 
 /** The number of log lines that the page keeps. */
 const MAX_LINES = 2_000;
@@ -22,18 +22,18 @@ export function JobPage({ path: [, id] }) {
   const answer = useAnswer(["v1", "jobs", id], {});
   const [news, setNews] = useState(null);
   const [lines, setLines] = useState([]);
-  const [attempts, setAttempts] = useState([]);
   const [ended, setEnded] = useState(false);
   useEvents(ended || !answer.data ? null : address(["v1", "jobs", id, "events"]), (kind, data) => {
     if (kind === "log") return setLines((before) => [...before, data].slice(-MAX_LINES));
     if (kind === "progress") return setNews((before) => ({ ...(before ?? answer.data), state: PROGRESS.name, progress: data }));
     // Many may come at first, of what the answer has already.
     if (kind === "checkpoint") return !answer.data.done && data.saved_at > (answer.data.checkpoint?.saved_at ?? "") && answer.reload();
-    if (kind === "state") setAttempts((before) => noted(before, data));
     if (kind === "end") setEnded(true);
     return setNews(data);
   });
   const job = news && (news.done || !answer.data?.done) ? news : answer.data;
+  // Between two changes of these only the last one goes on; it is drawn up to now.
+  const attempts = useData(job ? `${id} ${job.state} ${job.attempt} ${job.started_at}` : null, (signal) => ask(["v1", "jobs", id, "attempts"], { signal }));
   const title = { text: job ? `${job.task} ${shortId(id)}` : "Job", shown: job ? html`<${TaskName} name=${job.task} /> <${State} of=${job} />` : "Job" };
   return html`
     <${Page} title=${title} lead=${html`<code>${id}</code> <${Copy} text=${id} label="Copy the job's id" />`} actions=${job && html`<${Actions} job=${job} />`}>
@@ -44,7 +44,8 @@ export function JobPage({ path: [, id] }) {
             <div class="columns">
               <${Error} job=${job} />
               <${About} job=${job} />
-              <${Card} title="Timeline"><${Timeline} job=${job} attempts=${attempts} /><//>
+              <${Card} title="Timeline"><${Timeline} job=${job} attempts=${attempts.data?.attempts} /><//>
+              <${Attempts} of=${attempts.data?.attempts} />
               <${Result} job=${job} />
               <${Input} id=${id} />
               <${Checkpoint} of=${job.done ? job.checkpoint : answer.data?.checkpoint} done=${job.done} />
@@ -55,13 +56,6 @@ export function JobPage({ path: [, id] }) {
         : !answer.error && html`<${Absent} of=${answer} />`}
     <//>
   `;
-}
-
-/** Return the attempts, with what a `state` event says about one of them. */
-function noted(attempts, { attempt, started_at, state, error }) {
-  if (!attempt) return attempts;
-  const known = attempts.filter((each) => each.number !== attempt);
-  return [...known, { number: attempt, startedAt: started_at, error: state === RETRY.name ? error : undefined }];
 }
 
 function Actions({ job }) {
