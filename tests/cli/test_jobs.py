@@ -366,6 +366,22 @@ def test_the_shell_is_told_the_tasks(product: Mapping[str, str]) -> None:
     assert {"plain,s.steps", "plain,s.stay"} <= {*done.stdout.split()}
 
 
+def test_a_job_that_waits_is_changed(
+    product: Mapping[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Http(product["TCB_URL"])
+    job_id = client.submit("s.add", [1], {"countdown": 600})["id"]
+    monkeypatch.setenv("TCB_URL", product["TCB_URL"])
+    assert main(["change", job_id, "--hold", "--priority", "7"]) == 0
+    assert re.fullmatch(rf"{job_id} in websample, priority 7, due .+, on hold\n", capsys.readouterr().out)
+    assert main(["change", job_id, "--release", "--eta", "now", "--input", "[40, 2]", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["held"] is False
+    assert [*client.follow(job_id, 30)][-1].data["result"] == 42
+    assert main(["change", job_id, "never-was", "--hold"]) == 1
+    assert "SUCCESS" in capsys.readouterr().err
+    assert main(["change", job_id]) == 2
+
+
 def test_many_at_once(tcb: Tcb, product: Mapping[str, str]) -> None:
     """Named by what they are: counted, and then done; in the ledger this process carries the operation on itself."""
     client, tag = Http(product["TCB_URL"]), f"many-{time.time()}"

@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -133,6 +134,10 @@ async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
     assert found.done
 
     await accept(ledger, record("g", owner="o"), {})
+    before = await ledger.changes.read("g")
+    assert before
+    given: dict[str, Any] = {"queue": "q", "priority": 3, "options": {}, "told": {}, "held": True, "input": "{}"}
+    assert await ledger.changes.amend("g", before, message=before.message, due=NOW, **given) == "amended"
     for action in ("cancel", "delete"):
         made = await ledger.operations.begin(action, Filter(owner="o", min_attempt=0), owner="o")
         assert made

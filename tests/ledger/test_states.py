@@ -26,6 +26,7 @@ from tests.servers import Database
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.ledger import Gone, Job, JobRecord, Ledger, Monitor, calls
 from tornado_celery_bridge.ledger.blocking import Limit, ResultEntry, WorkerLedger
+from tornado_celery_bridge.ledger.changes import VERSION
 
 WORKERS = ("w1", "w2")
 ERROR = {"type": "E", "module": "m", "message": "no"}
@@ -66,6 +67,12 @@ class Message(NamedTuple):
     retries: int = 0
     nesting: int = 0
     after: str = ""
+    #: How often its job was changed before.
+    version: int = 0
+
+    def code_is(self, task: str) -> bool:
+        """Whether it begins this task as the job's own, and not in the place of another one."""
+        return self.task == task and not self.nesting
 
     def kept(self) -> str:
         """Return it as a worker has the ledger keep it."""
@@ -76,9 +83,8 @@ class Message(NamedTuple):
     def of_kept(cls, text: str) -> "Message":
         message = json.loads(text)
         options = message["options"]
-        return cls(
-            options["task_id"], message["task"], options.get("retries", 0), options.get("replaced_task_nesting", 0)
-        )
+        nesting, version = options.get("replaced_task_nesting", 0), options.get("headers", {}).get(VERSION, 0)
+        return cls(options["task_id"], message["task"], options.get("retries", 0), nesting, version=version)
 
 
 class Attempt:
@@ -147,6 +153,9 @@ class World(RuleBasedStateMachine):
         self.lost_messages = 0
         #: Whether each message comes to a worker from now on.
         self.is_over = False
+        #: Of jobs that were changed, by which message they begin: its version, and its retries. And those on hold.
+        self.changed: dict[str, tuple[int, int]] = {}
+        self.on_hold: set[str] = set()
         #: By whose code and with what the jobs' checkpoints were saved.
         self.saved: dict[str, tuple[str, str]] = {}
 
@@ -218,11 +227,16 @@ class World(RuleBasedStateMachine):
             after=message.after,
             replaced=message.nesting,
             limit=limit,
+            version=str(message.version or ""),
         )
         assert verdict != "unknown"
         if verdict != "go":
             assert verdict != "duplicate" or message != self.next.get(job_id), f"{message} is refused"
             return
+        version, retries = self.changed.get(job_id, (0, 0))
+        if message.code_is("t") and message.retries == retries:
+            assert message.version == version, f"{message} is of before the change"
+        assert job_id not in self.on_hold, f"{message} begins on hold"
         here = message.nesting, message.retries
         assert here >= self.reached.get(job_id, here), f"{message} is of before"
         if self.next.pop(job_id, None) == message:
@@ -437,6 +451,41 @@ class World(RuleBasedStateMachine):
         if not unless_begun or state != "STARTED":
             self.cancelled.add(job_id)
 
+    @precondition(lambda self: self.jobs)
+    @rule(
+        place=st.integers(0, 20),
+        held=st.sampled_from([None, True, True, False]),
+        queue=st.sampled_from([None, *QUEUES]),
+        later=st.sampled_from([None, 0, 5_000]),
+    )
+    def change(self, place: int, held: bool | None, queue: str | None, later: int | None) -> None:
+        """Somebody holds a job back, releases it, or changes when and where it runs."""
+        job_id = self.jobs[place % len(self.jobs)]
+        found = self.do(self.ledger.jobs.get(job_id))
+        before = self.do(self.ledger.changes.read(job_id))
+        if before is None:
+            assert isinstance(found, Gone) or found.done
+            return
+        where = {} if queue is None else {"where": {"queue": queue}}
+        due = None if later is None else self.time + later
+        more: Any = {**where, "held": held, "due": due, "is_eta": True, "message": before.message}
+        goes_to: Any = {"queue": queue or found.record.queue, "priority": None, "options": {}, "told": {}}
+        answer = self.do(self.ledger.changes.amend(job_id, before, **goes_to, **more))
+        may = found.state in ("PENDING", "RETRY")
+        assert answer == "begun" or may, f"{found.state} is changed: {answer}"
+        if answer != "amended":
+            return
+        assert self.do(self.ledger.changes.amend(job_id, before, **goes_to, **more)) == "changed"  # by another
+        text: Any = self.client.get(f"{{tcb}}message:{job_id}")
+        message = Message.of_kept(text.decode())
+        assert message.version == before.version + 1
+        self.changed[job_id] = message.version, message.retries
+        if job_id in self.next:
+            self.next[job_id] = message
+        if held is not None:
+            (self.on_hold.add if held else self.on_hold.discard)(job_id)
+        assert self.job(job_id).on_hold == (job_id in self.on_hold)
+
     @rule(seconds=st.sampled_from([0.5, 3.0, 9.0, 11.0, 30.0, TTL + 1]))
     def wait(self, seconds: float) -> None:
         """Time passes; who is not frozen renews what it holds meanwhile."""
@@ -535,6 +584,9 @@ class World(RuleBasedStateMachine):
         self.is_over = self.lost_messages < MANY
         self.limit(None)
         self.limit_together(None)
+        for place, job_id in enumerate(self.jobs):
+            if job_id in self.on_hold:
+                self.change(place, False, None, None)
         for attempt in self.running:
             self.freeze(attempt, False)
         for _ in range(100):

@@ -107,3 +107,60 @@ async def test_an_operation_ends_with_its_key(site: Guarded) -> None:
     found = json.loads((await ask(site, "admin", f"/v1/operations/{made.id}", Prefer="wait=20")).body)
     assert (found["state"], found["matched"]) == ("CANCELLED", 0)
     assert "key" in found["detail"]
+
+
+async def patch(site: Guarded, name: str, job_id: str, body: Any) -> Any:
+    return await site.fetch(name, f"/v1/jobs/{job_id}", "PATCH", body=json.dumps(body).encode(), headers=MERGE)
+
+
+MERGE = {"Content-Type": "application/merge-patch+json"}
+
+
+async def test_a_job_that_waits_is_changed(site: Guarded) -> None:
+    """Later, now, with another input; held back and released: by a real worker, whose broker has the old message."""
+    job_id = await submitted(site, "alice", "s.add", {"x": 1}, "changed", countdown=600)
+    held = json.loads(
+        (await patch(site, "alice", job_id, {"held": True, "priority": 7, "input": {"x": 40, "y": 2}})).body
+    )
+    assert (held["held"], held["priority"], held["state"]) == (True, 7, "PENDING")
+    now = json.loads((await patch(site, "alice", job_id, {"eta": None})).body)
+    assert (now["eta"], now["held"]) == (None, True)
+    released = await patch(site, "alice", job_id, {"held": False})
+    assert released.code == 200
+    done = json.loads((await ask(site, "alice", f"/v1/jobs/{job_id}", Prefer="wait=20")).body)
+    assert (done["state"], done["result"], done["attempt"]) == ("SUCCESS", 42, 1)
+    assert json.loads((await ask(site, "alice", f"/v1/jobs/{job_id}/input")).body) == {"x": 40, "y": 2}
+    refused = problem(await patch(site, "alice", job_id, {"held": True}), 409, "job-begun")
+    assert "SUCCESS" in refused["detail"]
+    events = (await ask(site, "alice", f"/v1/jobs/{job_id}/events?after=0")).body.decode()
+    assert events.count("event: changed") == 3
+    await site.service.product.audit.close()
+    entries = json.loads((await ask(site, "admin", "/v1/audit")).body)["entries"]
+    about = [(each["method"], each["status"]) for each in entries if each["target"] == f"/v1/jobs/{job_id}"]
+    assert about == [*[("PATCH", 200)] * 3, ("POST", 202)]
+
+
+async def test_what_no_change_may_be(site: Guarded) -> None:
+    job_id = await submitted(site, "alice", "s.add", {"x": 1}, "unchanged", countdown=600)
+    for body, code in (
+        ({"queue": "nowhere"}, "invalid-options"),
+        ({"input": {"z": 1}}, "invalid-input"),
+        ({"priority": 10}, "invalid-body"),
+        ({"queue": None}, "invalid-body"),
+        ({"eta": "2099-01-01T00:00:00Z"}, "invalid-body"),
+        ({"state": "SUCCESS"}, "invalid-body"),
+        ({}, "invalid-body"),
+    ):
+        problem(await patch(site, "alice", job_id, body), 422, code)
+    problem(await patch(site, "bob", job_id, {"held": True}), 404, "unknown-job")
+    problem(await patch(site, "reader", job_id, {"held": True}), 403, "forbidden-scope")
+    chain = {"chain": [{"task": "s.add", "input": {"x": 1}, "options": {"countdown": 600}}, {"task": "s.add"}]}
+    made = json.loads((await ask(site, "alice", "/v1/workflows", "POST", chain)).body)
+    jobs = json.loads((await ask(site, "alice", "/v1/jobs?task=s.add&state=PENDING")).body)["jobs"]
+    steps = [job["id"] for job in jobs if job["links"].get("workflow") == f"/v1/workflows/{made['id']}"]
+    assert len(steps) == 2
+    for step in steps:
+        assert "workflow" in problem(await patch(site, "alice", step, {"held": True}), 409, "job-begun")["detail"]
+    assert json.loads((await ask(site, "alice", f"/v1/jobs/{job_id}")).body)["held"] is False
+    await operate(site, "alice", "cancel", {"tag": ["unchanged"]})
+    await ask(site, "alice", f"/v1/workflows/{made['id']}/cancel", "POST", {})

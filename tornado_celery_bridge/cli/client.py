@@ -70,6 +70,7 @@ class Client(Protocol):
     def find(self, limit: int, **narrowed: Any) -> Iterator[Job]: ...
     def cancel(self, job_id: str, *, terminate: bool) -> Job: ...
     def retry(self, job_id: str) -> Job: ...
+    def change(self, job_id: str, asked: Mapping[str, Any]) -> Job: ...
     def delete(self, job_id: str) -> Job: ...
     def operate(self, action: str, narrowed: Mapping[str, Any], *, dry_run: bool, terminate: bool) -> Iterator[Job]: ...
     def follow(self, job_id: str, timeout: float | None) -> Iterator[Event]: ...
@@ -133,7 +134,7 @@ class Http:
         method: str | None = None,
     ) -> HTTPResponse:
         data = None if body is None else json.dumps(body).encode()
-        sent = {**self._headers, **(headers or {}), **({"Content-Type": "application/json"} if data else {})}
+        sent = {**self._headers, **({"Content-Type": "application/json"} if data else {}), **(headers or {})}
         try:
             request = urllib.request.Request(f"{self._url}{path}", data, sent, method=method)
             opened: HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
@@ -207,6 +208,13 @@ class Http:
     def cancel(self, job_id: str, *, terminate: bool) -> Job:
         """Cancel a job; return it."""
         job: Job = self.fetch(f"{_path(job_id)}/cancel", {"terminate": terminate})
+        return job
+
+    def change(self, job_id: str, asked: Mapping[str, Any]) -> Job:
+        """Change a job that waits; return it."""
+        headers = {"Content-Type": "application/merge-patch+json"}
+        with self._open(_path(job_id), asked, headers, method="PATCH") as answer:
+            job: Job = _json(answer)
         return job
 
     def delete(self, job_id: str) -> Job:
@@ -442,6 +450,10 @@ class InLedger:
         more = {"owner": record.owner, "retry_of": job_id, "task_id": made_id}
         return await self._submit(record.task, given, options | {"tags": record.tags}, **more)
 
+    def change(self, job_id: str, asked: Mapping[str, Any]) -> Job:
+        """Refuse: what a job is changed to is checked by the service."""
+        raise Wrong("set TCB_URL: a job is changed over HTTP, where what it is changed to is checked")
+
     def delete(self, job_id: str) -> Job:
         """Delete a job that has ended; return what is left of it."""
         self._job(job_id)
@@ -507,7 +519,7 @@ class InLedger:
                     raise NotInTime from None
                 if event.kind == "state":
                     shown = replace(shown, **UNTOLD | json.loads(event.data))
-                elif event.kind in ("snapshot", "end"):
+                elif event.kind in ("snapshot", "changed", "end"):
                     shown = self._job(job_id)
                 else:
                     yield Event(event.kind, json.loads(event.data))

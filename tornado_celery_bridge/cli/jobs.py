@@ -1,4 +1,4 @@
-"""``tcb run``, ``watch``, ``list``, ``cancel``, ``retry`` and ``delete``: jobs from a terminal and from scripts."""
+"""``tcb run``, ``watch``, ``list``, ``cancel``, ``retry``, ``change``, ``delete``: jobs from a terminal and scripts."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ import click
 
 from tornado_celery_bridge.cli import tables
 from tornado_celery_bridge.cli.client import Client, Event, Job, NotInTime, connect
-from tornado_celery_bridge.cli.many import act, known_tasks, many, narrowed_of, which
+from tornado_celery_bridge.cli.many import act, known_tasks, many, moment, narrowed_of, which
 from tornado_celery_bridge.cli.options import app, setting
 
 #: How a command that waits ends, by the state in which the job ended; 0 for one that succeeded.
@@ -194,6 +194,45 @@ def cancel(client: Client, job_ids: tuple[str, ...], terminate: bool, as_json: b
     return _all("cancel", client, as_json, terminate=terminate, **more)
 
 
+def _due(text: str) -> str | None:
+    """Return a time as RFC 3339 has it; None for ``now``."""
+    return None if text == "now" else moment(text)
+
+
+@command("change")
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--eta", metavar="TIME", help="It begins no sooner; now: as soon as it can.")
+@click.option("--priority", type=click.IntRange(0, 9), help="9 is the most urgent.")
+@click.option("--queue", metavar="NAME", help="Where it goes.")
+@click.option(
+    "--input", "given", type=given_input, metavar="JSON", help="All of its arguments; @FILE reads a file, - stdin."
+)
+@click.option("--hold/--release", "held", default=None, help="Hold it back, or release it.")
+@as_json
+def change(client: Client, job_ids: tuple[str, ...], as_json: bool, eta: str | None, given: Any, **more: Any) -> int:
+    """
+    Change jobs that wait: when, where and with what they run; hold them back, and release them.
+
+    It is for a service (TCB_URL). Ends with 1 if one of them has begun already.
+
+    \b
+    tcb change 5f4d2c9e-… --eta now --priority 9
+    tcb change 5f4d2c9e-… --hold
+    """
+    asked = {name: value for name, value in {**more, "input": given}.items() if value is not None}
+    if eta is not None:
+        asked["eta"] = _due(eta)
+    if not asked:
+        raise click.UsageError("what to change, please: --eta, --priority, --queue, --input, --hold or --release")
+    return _each(job_ids, functools.partial(client.change, asked=asked), as_json, _changed)
+
+
+def _changed(job: Job) -> str:
+    due = f", due {_time(job['eta'])}" if job["eta"] else ""
+    priority = "" if job["priority"] is None else f", priority {job['priority']}"
+    return f"{job['id']} in {job['queue']}{priority}{due}" + (", on hold" if job["held"] else "")
+
+
 @command("delete")
 @many
 @as_json
@@ -365,7 +404,7 @@ class Display:
     def show(self, event: Event) -> None:
         """Show an event."""
         match event.kind:
-            case "state" | "end" | "snapshot":
+            case "state" | "end" | "snapshot" | "changed":
                 job = event.data
                 if job["state"] == "PROGRESS":
                     self._progress(job["progress"] or {})

@@ -37,6 +37,7 @@ COMMANDS = {
     "attempts": Place("attempts", "Show each attempt at a job."),
     "cancel": Place("jobs", "Cancel jobs."),
     "retry": Place("jobs", "Run jobs again that have ended."),
+    "change": Place("jobs", "Change jobs that wait, hold them back, release them."),
     "delete": Place("jobs", "Delete jobs that have ended, with all that is kept of them."),
     "upgrade": Place("upgrade", "Bring the ledger of an older version to this one."),
     "keys": Place("keys", "Make, list and revoke API keys."),

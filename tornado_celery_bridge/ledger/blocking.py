@@ -131,6 +131,7 @@ class WorkerLedger:
         limit: Limit = NO_LIMIT,
         redelivered: bool = False,
         most_begun: int = 0,
+        version: str = "",
         result_entry: ResultEntry = _NO_ENTRY,
     ) -> str:
         """Note that a task begins. Return ``go``, ``unknown`` (no job: it may run) or why it must not run."""
@@ -148,6 +149,7 @@ class WorkerLedger:
             interval=None if interval is None else ms(interval),
             redelivered=redelivered,
             most_begun=most_begun,
+            version=version,
             result_key=result_entry.key,
             result=result_entry.value,
             result_ttl=result_entry.seconds,

@@ -13,6 +13,7 @@ from redis.exceptions import OutOfMemoryError
 from tornado_celery_bridge.base.redis import connection_pool
 from tornado_celery_bridge.ledger.blobs import Blobs
 from tornado_celery_bridge.ledger.callbacks import Callbacks
+from tornado_celery_bridge.ledger.changes import Changes
 from tornado_celery_bridge.ledger.connection import Connection, ledger_backend, prefix_of
 from tornado_celery_bridge.ledger.events import Events
 from tornado_celery_bridge.ledger.failures import Failures
@@ -43,6 +44,7 @@ class Ledger:
         backend = ledger_backend(app)
         self.redis = Connection(connection_pool(backend, socket_timeout=None), prefix=prefix_of(app))
         self.jobs = Jobs(self.redis, ttl)
+        self.changes = Changes(self.redis)
         self.workflows = Workflows(self.redis, ttl)
         self.idempotency_keys = IdempotencyKeys(self.redis)
         self.queues = Queues(self.redis)

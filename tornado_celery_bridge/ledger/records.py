@@ -16,7 +16,7 @@ from tornado_celery_bridge.exceptions import BridgeError
 FIELDS = (
     *("task", "owner", "queue", "created_at", "priority", "eta", "tags", "options", "retry_of", "workflow"),
     *("schedule", "traceparent", "expires"),
-    *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored", "due"),
+    *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored", "due", "on_hold"),
 )
 _JSON: dict[str, type] = {"tags": list, "options": dict}
 _RECORD = FIELDS[: FIELDS.index("state")]
@@ -115,6 +115,8 @@ class Job:
     record: JobRecord
     #: Celery's state, in capitals, or one of the task's own.
     state: str = states.PENDING
+    #: Whether it is held back: it waits, and nothing begins it.
+    on_hold: bool = False
     #: How often it has begun.
     attempt: int = 0
     #: Milliseconds since 1970.
@@ -168,6 +170,7 @@ class Job:
         given |= {name: _member(name, given[name]) for name in _JSON if name in given}
         record = JobRecord(id=job_id.decode(), **{name: given.pop(name) for name in _RECORD if name in given})
         state, is_stored = given["state"], given.pop("stored", None) is not None
+        given["on_hold"] = given.pop("on_hold", None) is not None
         if state != states.RETRY:
             given.pop("due", None)  # as its record has it
         if value is not None and is_stored:

@@ -172,6 +172,7 @@ class Attempt:
                 replaced=replaced,
                 retries=request.retries or 0,
                 limit=limit,
+                version=str((request.delivery_info or {}).get("version") or ""),
                 redelivered=bool((request.delivery_info or {}).get("redelivered")),
                 most_begun=MOST_BEGUN,
                 **_given(self.entry_at_begin),

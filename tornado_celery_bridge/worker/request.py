@@ -29,6 +29,7 @@ from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.states import SUCCEEDED
 from tornado_celery_bridge.base.versions import record_rejected
+from tornado_celery_bridge.ledger.changes import VERSION
 from tornado_celery_bridge.worker.attempt import AFTER, Attempt, ledger_of
 from tornado_celery_bridge.worker.clock import CLOCK
 from tornado_celery_bridge.worker.errors import CodeExited, Escaped, GivenUp
@@ -94,7 +95,8 @@ class JobRequest(Request):
         self.token = _token()
         TAKEN.add(self)
         # Not among the headers, which are the task's to see and go on to its retries.
-        self._delivery_info.update(attempt=self.token, after=self._request_dict.pop(AFTER, None))
+        after, version = (self._request_dict.pop(name, None) for name in (AFTER, VERSION))
+        self._delivery_info.update(attempt=self.token, after=after, version=version)
 
     def maybe_expire(self) -> Literal[True] | None:
         """Return whether the task has expired, by the server's clock; of a job the ledger says that."""

@@ -6,7 +6,8 @@
 -- include: queues, wake
 
 turn(job_id)
-if redis.call('HGET', job, 'state') ~= 'PENDING' then return 1 end
+local known = redis.call('HMGET', job, 'state', 'on_hold')
+if known[1] ~= 'PENDING' or known[2] then return 1 end
 if redis.call('ZCARD', prefix .. 'outbox') >= tonumber(most) then return 0 end
 local time = redis.call('TIME')
 dequeued()

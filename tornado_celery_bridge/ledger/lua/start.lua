@@ -3,12 +3,13 @@
 -- from a copy and from what an attempt asks for that was given up. Then the RETRY is told here.
 -- KEYS: job:{job_id}, events:{job_id}
 -- ARGV: prefix, job_id, task, token, after, replaced, worker, retries, limit_key, most, interval, result_key, result,
---   result_ttl, redelivered, most_begun
+--   result_ttl, redelivered, most_begun, version
 -- Answers: go | unknown (no job: it may run) | given up (no job, and its process dies each time) | duplicate | parked |
 --   forgotten, or the state in which the job has ended
 --   after: the token of the attempt that asks for this one, '' if none does or nobody knows. replaced: how many tasks
 --   were replaced before this one, '' for none.
 --   most, interval: of the task's limit as its code has it: jobs at once, and ms between two beginnings; '' for any.
+--   version: of a message that was changed before it was published, '' for one that was not.
 --   limit_key: the value by which they are counted, '' for all together. result_key, result and result_ttl (s, 0 for
 --   ever): what to tell Celery's result backend if it runs; key '' for nothing. redelivered: whether the message was
 --   delivered before. most_begun: how often a task that is no job may begin and not end.
@@ -20,7 +21,7 @@ local EARLY = 1000  -- ms; a worker whose clock is ahead by more begins nothing 
 turn(job_id)
 local known = redis.call('HMGET', job, 'state', 'task', 'token', 'due', 'cancelled', 'retries', 'parked', 'delayed',
   'queue', 'handed_on', 'nesting', 'attempt', 'next_due', 'asker', 'priority', 'created_at', 'number', 'expires',
-  'expiring', 'turn', 'copies', 'shared_turn', 'other')
+  'expiring', 'turn', 'copies', 'shared_turn', 'other', 'version', 'version_of', 'on_hold')
 local state = known[1]
 if not state then
   if redis.call('EXISTS', prefix .. 'gone:' .. id) == 1 then return 'forgotten' end
@@ -38,6 +39,13 @@ if known[5] then
   return 'REVOKED'
 end
 if known[3] == token then return 'go' end
+if known[24] and known[25] == retries and known[24] ~= version and known[2] == task and (tonumber(replaced) or 0) == 0 then
+  return 'duplicate'  -- of before the job was changed
+end
+if known[26] then
+  dequeued()
+  return 'parked'
+end
 if known[21] then arrived() end
 if after ~= '' and after ~= known[14] then return 'duplicate' end  -- it was given up before it asked
 local queue = known[9] .. ':' .. (known[15] or '')

@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
 from celery.states import ALL_STATES, RETRY
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from tornado_celery_bridge import ledger
 from tornado_celery_bridge.base.states import SUCCEEDED
 from tornado_celery_bridge.progress import STATE as PROGRESS
 from tornado_celery_bridge.schedules.entry import OWNED
+from tornado_celery_bridge.service.http import moments
 from tornado_celery_bridge.service.http.body import Body
 from tornado_celery_bridge.service.http.documents import Moment, Path, Problem, rfc3339
 from tornado_celery_bridge.service.http.problems import type_uri
-from tornado_celery_bridge.service.resources.jobs.options import JobOptions
+from tornado_celery_bridge.service.resources.jobs.options import JobOptions, check_is_near
 from tornado_celery_bridge.service.resources.links import Links
 
 
@@ -75,6 +76,7 @@ class _Job(TypedDict):
     started_at: Moment | None
     finished_at: Moment | None
     eta: Moment | None
+    held: Annotated[bool, Field(description="Whether it is held back: nothing begins it until it is released.")]
     links: JobLinks
 
 
@@ -97,7 +99,7 @@ class Job(_Job, total=False):
 class Event(TypedDict):
     """One server-sent event."""
 
-    event: Literal["state", "progress", "log", "checkpoint", "end", "snapshot", "gone", "close"]
+    event: Literal["state", "progress", "log", "checkpoint", "changed", "end", "snapshot", "gone", "close"]
     data: Annotated[str, Field(json_schema_extra={"contentMediaType": "application/json"})]
     id: NotRequired[str]
     retry: NotRequired[Annotated[int, Field(description="Milliseconds.")]]
@@ -133,6 +135,19 @@ class Cancellation(Body):
     """How to cancel a job."""
 
     terminate: Annotated[bool, Field(description="End the process that runs it, too.")] = False
+
+
+class Change(Body):
+    """What is changed of a job that waits, as a merge patch (RFC 7396): what is not there stays."""
+
+    eta: Annotated[
+        Annotated[moments.Moment, AfterValidator(check_is_near)] | None,
+        Field(description="It begins no sooner; null: as soon as it can."),
+    ] = None
+    priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    queue: str = ""
+    input: Annotated[dict[str, Any] | list[Any], Field(description="All of it, in place of what it was.")] = {}
+    held: Annotated[bool, Field(description="true: hold it back; false: release it.")] = False
 
 
 class Jobs(TypedDict):
@@ -207,6 +222,7 @@ def job(shown: ledger.Job, links: Links, *, traceback: bool = False, result: boo
         "started_at": None if shown.started_at is None else rfc3339(shown.started_at),
         "finished_at": None if shown.finished_at is None else rfc3339(shown.finished_at),
         "eta": None if eta is None else rfc3339(eta),
+        "held": shown.on_hold,
         "links": more,
     }
     if shown.state not in _CELERYS:

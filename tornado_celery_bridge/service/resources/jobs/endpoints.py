@@ -8,7 +8,7 @@ from typing import Annotated, Any, BinaryIO, ClassVar, cast
 from tornado_celery_bridge import BridgeError
 from tornado_celery_bridge.service.access.limits import TOO_MANY_FOLLOWED
 from tornado_celery_bridge.service.http.conditions import IfNoneMatch
-from tornado_celery_bridge.service.http.endpoint import NOT_MODIFIED, Answer, delete, get, post
+from tornado_celery_bridge.service.http.endpoint import NOT_MODIFIED, Answer, delete, get, patch, post
 from tornado_celery_bridge.service.http.idempotency import INVALID_IDEMPOTENCY_KEY, IdempotencyKey
 from tornado_celery_bridge.service.http.json import Encoded, encode
 from tornado_celery_bridge.service.http.prefer import Preferences
@@ -23,17 +23,23 @@ from tornado_celery_bridge.service.http.problems import (
     problem_of,
 )
 from tornado_celery_bridge.service.http.query import MAX_PAGE
+from tornado_celery_bridge.service.resources.catalogue import INVALID_INPUT, UNKNOWN_TASK
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.accepting import ACCEPTED, JOB_LINKS, AcceptingEndpoint
+from tornado_celery_bridge.service.resources.jobs.changing import change
 from tornado_celery_bridge.service.resources.jobs.endpoint import JobId, ResourceEndpoint, TaskName
 from tornado_celery_bridge.service.resources.jobs.filters import JobFilters
 from tornado_celery_bridge.service.resources.jobs.problems import (
+    INVALID_OPTIONS,
     JOB,
+    JOB_BEGUN,
+    JOB_CHANGING,
     JOB_NEEDED,
     JOB_UNFINISHED,
     NO_CHECKPOINT,
     NO_RESULT,
     SUBMISSION,
+    UNPUBLISHABLE,
 )
 
 #: Values that the body of many jobs may have, and how many of these jobs are seen to side by side.
@@ -243,6 +249,28 @@ class DeleteJob(ResourceEndpoint):
 
     async def answer(self, id: JobId) -> None:
         await self.jobs.delete(self.caller, id)
+
+
+class ChangeJob(ResourceEndpoint):
+    """
+    Change a job that waits: when, where and with what it runs; hold it back, and release it.
+
+    A merge patch. It is done in one step, or refused: then nothing has changed.
+    """
+
+    route = patch("/v1/jobs/{id}", scope="submit", tag="jobs")
+    answers: ClassVar = {200: Answer("The job, changed.", headers=("Retry-After",), links=JOB_LINKS)}
+    problems: ClassVar = (
+        *(*JOB, JOB_BEGUN, JOB_CHANGING, UNKNOWN_TASK, INVALID_INPUT, INVALID_OPTIONS, UNPUBLISHABLE),
+        *(STORE_UNAVAILABLE, SHUTTING_DOWN),
+    )
+    body_media_type: ClassVar = "application/merge-patch+json"
+
+    async def admit(self, **path: str) -> None:
+        self.check_accepting()
+
+    async def answer(self, id: JobId, body: documents.Change) -> documents.Job:
+        return await self.show(await change(self.jobs, self.caller, id, body, size=self.size))
 
 
 class RetryJob(AcceptingEndpoint):

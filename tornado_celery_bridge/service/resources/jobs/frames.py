@@ -84,7 +84,7 @@ async def frames(
                     if event is None:
                         yield Frame(None)
                         continue
-                    if event.kind in ("snapshot", "end"):
+                    if event.kind in ("snapshot", "changed", "end"):
                         shown = await jobs.get(caller, job.record.id)
                     elif event.kind == "state":
                         shown = replace(shown, **UNTOLD | _changes(loads_safely(event.data)))

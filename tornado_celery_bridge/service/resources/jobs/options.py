@@ -31,7 +31,8 @@ _BOTH_TIMES: JsonDict = {
 }
 
 
-def _check_is_near(moment: datetime) -> datetime:
+def check_is_near(moment: datetime) -> datetime:
+    """Return a time that a job may wait for. ValueError for one that is too far away."""
     if moment > datetime.now(UTC) + timedelta(seconds=YEAR):
         raise ValueError("this should be at most 366 days from now")
     return moment
@@ -63,7 +64,7 @@ class JobOptions(RunOptions):
     model_config = ConfigDict(json_schema_extra={"not": _BOTH_TIMES})
 
     countdown: Annotated[float, Field(ge=0, le=YEAR)] | None = None
-    eta: Annotated[Moment, AfterValidator(_check_is_near)] | None = None
+    eta: Annotated[Moment, AfterValidator(check_is_near)] | None = None
     tags: Annotated[list[Tag], Field(max_length=20)] = []
     on_disconnect: Literal["detach", "cancel", "cancel-if-unstarted"] = "detach"
     callback_url: Url | None = None
