@@ -3,8 +3,8 @@ Print a table of ratios, all measured in one run: ``python -m benchmarks`` (need
 
 Each way of handling a request is a Tornado process of its own. wrk sends it requests on 64 connections. The ways take
 turns for several rounds. A figure is the median of a way's rounds, divided by the median of the bare handler's. Peers
-run in the interpreter that ``BENCH_PYTHON`` names (requirements/peers.lock), or else in this one. A peer that is not
-installed there is left out.
+run in the interpreters that ``BENCH_PYTHON`` names (see :mod:`benchmarks.peers`). A peer that is not installed is left
+out.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from benchmarks.peers import python_of
 from tests.servers import Server
 
 HERE = Path(__file__).parent
@@ -43,7 +44,9 @@ PEERS = ("streaq", "arq", "saq", "taskiq")
 def measure(way: str, url: str, kind: str | None, seconds: int, connections: int) -> tuple[float, float] | None:
     """Return the requests per second and the median latency in ms, or None if the way is not installed."""
     environment = {**os.environ, "BENCH_REDIS": url, "PYTHONPATH": str(HERE.parent)}
-    python = os.environ.get("BENCH_PYTHON", sys.executable) if way in PEERS else sys.executable
+    python = python_of(way) if way in PEERS else sys.executable
+    if python is None:
+        return None
     workers = {
         "echo": [sys.executable, str(HERE / "echo_worker.py")],
         "celery": [

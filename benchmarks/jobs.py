@@ -3,7 +3,7 @@ Measure what the ledger costs: ``python -m benchmarks.jobs`` (needs wrk). All fi
 
 - submitting over HTTP (validation, ledger, publishing; and also with an API key and an idempotency key), compared with
   a bare Tornado handler that parses the same JSON, and with the submit endpoints of Flower and celery-fastapi. The
-  latter runs in the interpreter that ``BENCH_PYTHON`` names, with requirements/peers.lock; without that it is left out;
+  latter runs in an interpreter that ``BENCH_PYTHON`` names (see :mod:`benchmarks.peers`), or is left out;
 - the memory of a finished job, with and without its events;
 - the time of a page of a list among 100,000 jobs.
 """
@@ -27,6 +27,7 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
+from benchmarks.peers import python_of
 from tests.servers import Server, free_port, wait_for
 from tornado_celery_bridge.ledger import Filter, JobRecord, Ledger
 
@@ -104,8 +105,8 @@ def submitting(server: Server, folder: Path, rounds: int, seconds: int) -> None:
             {"FLOWER_UNAUTHENTICATED_API": "1"},
         ),
     }
-    if "BENCH_PYTHON" in os.environ:
-        uvicorn = [os.environ["BENCH_PYTHON"], "-m", "uvicorn", "benchmarks.celery_fastapi:service", "--port={port}"]
+    if python := python_of("celery_fastapi"):
+        uvicorn = [python, "-m", "uvicorn", "benchmarks.celery_fastapi:service", "--port={port}"]
         quiet = ["--no-access-log", "--log-level=warning"]
         ways["celery-fastapi"] = ([*uvicorn, *quiet], "/bench/add", json.dumps({"x": 2, "y": 2}), "", {})
     rates: dict[str, list[float]] = {name: [] for name in ways}

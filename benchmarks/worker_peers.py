@@ -2,10 +2,11 @@
 A worker of a peer, or what sends it tasks: ``worker_peers.py PEER work`` or ``... send COUNT SECONDS``.
 
 It runs in the interpreter that has the peers, so it imports nothing of ours. Needs BENCH_REDIS and BENCH_NOTES. Each
-runs 1,000 tasks at once in one process, and keeps results.
+runs 1,000 tasks at once in one process, on uvloop if that is installed, and keeps results.
 """
 
 import asyncio
+import contextlib
 import os
 import struct
 import sys
@@ -128,6 +129,10 @@ PEERS: dict[str, Any] = {each.__name__.lower(): each for each in (Arq, Saq, Task
 
 def main() -> None:
     peer, what, *numbers = sys.argv[1:]
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        uvloop.install()
     if what == "work":
         PEERS[peer].work()
     else:

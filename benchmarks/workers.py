@@ -4,8 +4,8 @@ Measure how many tasks per second one worker process runs: ``python -m benchmark
 The tasks do nothing, or nap for 100 ms; results are kept. Each worker is one process that may run 1,000 tasks at once,
 but for the pools that can't: prefork (one) and threads (100). The tasks are in the queue before the worker starts. The
 time is taken from the first task's start to the last task's end. The ways take turns for several rounds, and a figure
-is the median of them. Peers, and Celery with gevent, run in the interpreter that ``BENCH_PYTHON`` names
-(requirements/peers.lock, and gevent). What is not installed there is left out.
+is the median of them. Peers, and Celery with gevent, run in the interpreters that ``BENCH_PYTHON`` names (see
+:mod:`benchmarks.peers`), with uvloop if it is there. What is not installed is left out.
 
 At last, 1,000 naps of 1 s on the asyncio pool: how long they take together, what memory each one takes as it waits.
 """
@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.peers import python_of
 from tests.servers import Server, wait_for
 
 HERE = Path(__file__).parent
@@ -40,7 +41,8 @@ ROWS: dict[str, tuple[str, tuple[str, ...], int]] = {
     "saq": ("saq", (str(HERE / "worker_peers.py"), "saq", "work"), 1_000),
     "streaq": ("streaq", (str(HERE / "worker_peers.py"), "streaq", "work"), 1_000),
 }
-ELSEWHERE = ("gevent", "taskiq", "arq", "saq", "streaq")
+#: The ways that run in an interpreter of their own, and what is imported there.
+ELSEWHERE = {"gevent": "gevent", "taskiq": "taskiq", "arq": "arq", "saq": "saq", "streaq": "streaq"}
 NAP = 0.1
 
 
@@ -49,7 +51,7 @@ class Way:
 
     def __init__(self, name: str, server: Server, folder: Path) -> None:
         self.label, self._work, self.at_once = ROWS[name]
-        self._python = os.environ.get("BENCH_PYTHON", sys.executable) if name in ELSEWHERE else sys.executable
+        self._python = python_of(ELSEWHERE[name]) if name in ELSEWHERE else sys.executable
         self._server, self._notes = server, folder / "notes"
         self._send = (*self._work[:2], "send") if "work" in self._work else ("-m", "benchmarks.worker_app")
         self._log = folder / f"{name}.log"
@@ -64,14 +66,18 @@ class Way:
 
     def send(self, count: int, seconds: float) -> bool:
         """Put tasks into the queue; return whether this way is installed."""
+        if self._python is None:
+            return False
         self._notes.write_bytes(b"")
         command = [self._python, *self._send, str(count), str(seconds)]
         with self._log.open("ab") as log:
-            return subprocess.run(command, env=self._environment, stdout=log, stderr=log).returncode == 0
+            subprocess.run(command, env=self._environment, stdout=log, stderr=log, check=True)
+        return True
 
     @contextlib.contextmanager
     def works(self) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker while the block does."""
+        assert self._python
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 [self._python, *self._work], env=self._environment, stdout=log, stderr=log, start_new_session=True
