@@ -114,3 +114,25 @@ def test_what_is_within_a_value_that_says_itself_how_it_is_written() -> None:
 def test_what_cannot_be_written_is_an_error(value: Any) -> None:
     with pytest.raises(TypeError):
         encoding.dumps([value, {"__type__": 1, "__value__": 2}])
+
+
+@pytest.mark.parametrize("kind", [str, bytes, bytearray, memoryview])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": [1, {"b": "\\u00e4"}], "c": "ä"}',
+        '[{"__type__": "uuid", "__value__": {"hex": "12345678123456781234567812345678"}}]',
+        r'[{"\u005f_type__": "bytes", "__value__": "a"}]',
+        r'{"__typ\u0065__": "bytes", "__value__": "a"}',
+        r'[{"_\u005Ftype__": "datetime", "__value__": "2026-01-02T03:04:05+00:00"}]',
+    ],
+)
+def test_all_is_read_as_kombu_reads_it(text: str, kind: Any) -> None:
+    given = text if kind is str else kind(text.encode())
+    assert encoding.loads(given) == kombu_json.loads(given)
+
+
+def test_what_no_json_is_an_error() -> None:
+    for text in ("{", b"\xff", "\ufeff{}", ""):
+        with pytest.raises(ValueError):  # noqa: PT011  # each its own
+            encoding.loads(text)

@@ -205,8 +205,8 @@ class TaskPool(EndsTasks, BasePool):
         limits = (soft_timeout or self.options.get("soft_timeout"), timeout or self.options.get("timeout"))
         task = self.app.tasks.get(args[0])
         request = getattr(tells["accept_callback"], "__self__", None)
-        if isinstance(request, Request):  # it has read the message's body, and says so as Celery does
-            args = (*args[:3], request._payload, None, None)  # type: ignore[attr-defined]
+        if isinstance(request, Request) and args[4] is not None:  # it has read the body, and says so as Celery does
+            args = (*args[:3], request.message.payload, None, None)
         run = _Run(self, next(self._numbers), lambda: target(*args, **(kwargs or {})), limits, tells)
         run.is_acked_first = task is None or not task.acks_late
         self._runs[run.number] = run
