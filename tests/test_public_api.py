@@ -5,7 +5,7 @@ import tornado_celery_bridge
 
 PUBLIC = """
 AsyncResult BlobLost Bridge BridgeClosed BridgeConfig BridgeError BrokerUnavailable DispatchError DispatchSaturated
-DispatchUncertain GroupResult Progress ResultBackendUnavailable ResultError ResultTimeout StoreUnavailable Stored
+DispatchUncertain GroupResult Item Progress ResultBackendUnavailable ResultError ResultTimeout StoreUnavailable Stored
 TaskError TaskFailed TaskRevoked TaskState TaskSwitchedOff WaitersSaturated WouldBlock __version__
 """.split()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tornado_celery_bridge.bridge.bridge import Bridge
     from tornado_celery_bridge.bridge.config import BridgeConfig
     from tornado_celery_bridge.bridge.results import AsyncResult, GroupResult
-    from tornado_celery_bridge.bridge.states import Progress, TaskError, TaskState
+    from tornado_celery_bridge.bridge.states import Item, Progress, TaskError, TaskState
     from tornado_celery_bridge.exceptions import (
         BlobLost,
         BridgeClosed,
@@ -47,6 +47,7 @@ __all__ = (
     "DispatchSaturated",
     "DispatchUncertain",
     "GroupResult",
+    "Item",
     "Progress",
     "ResultBackendUnavailable",
     "ResultError",
@@ -69,6 +70,7 @@ _MODULES = {
     "Bridge": "bridge.bridge",
     "BridgeConfig": "bridge.config",
     "GroupResult": "bridge.results",
+    "Item": "bridge.states",
     "Progress": "bridge.states",
     "Stored": "base.store",
     "TaskError": "bridge.states",

@@ -152,6 +152,12 @@ def test_waiting_ends_and_the_job_goes_on_until_it_is_cancelled(tcb: Tcb) -> Non
     assert events[-1]["data"]["state"] == "REVOKED"
 
 
+def test_items_are_shown_as_they_come(tcb: Tcb) -> None:
+    done = tcb("run", "s.yields", "--input", "[2]", "--wait")
+    assert (done.returncode, done.stdout) == (0, '"done"\n')
+    assert 'item 1  {"x": 0, "y": 0}\nitem 2  {"x": 1, "y": 0}\n' in done.stderr
+
+
 def test_a_large_result_is_written_as_any_other(tcb: Tcb) -> None:
     """It is beside Redis, in the store."""
     done = tcb("run", "s.letters", "--input", "[300000]", "--wait")

@@ -47,7 +47,8 @@ async def test_a_job_on_hold_begins_when_it_is_released(ledger: Ledger, worker: 
         assert await begin(worker, "a", "1", version=old) == "duplicate"
     assert await begin(worker, "a", "1", version="3") == "go"
     assert await change(ledger, "a", held=True) == "begun"
-    kinds = [(event.kind, event.data) for event in await ledger.events.read("a", 0)]
+    told, _ = await ledger.events.read("a", 0)
+    kinds = [(event.kind, event.data) for event in told]
     assert [json.loads(data) for kind, data in kinds if kind == "changed"] == [
         *({"held": True}, {"queue": "other"}, {"held": False}),
     ]

@@ -77,6 +77,8 @@ async def test_no_step_uses_two_slots(app: Celery, ledger: Ledger) -> None:
         assert await begin(worker, "a", "1", limit=limit, result_entry=entry_of_result) in ("go", "parked")
         await asyncio.to_thread(worker.report, "a", "1", "progress", {"current": 1}, "PROGRESS", {"current": 1})
         await asyncio.to_thread(worker.save_checkpoint, "a", "1", "t", "{}")
+        await asyncio.to_thread(worker.item, "a", "1", 1, "{}")
+        assert await ledger.jobs.items("a")
         error = {"type": "E", "module": "m", "message": "no"}
         await asyncio.to_thread(lambda: worker.keep("a", "{}", None, queue="q2", token="1", why=error))
         await end(worker, "a", "FAILURE", {"type": "E", "module": "m", "message": "no"})

@@ -386,12 +386,12 @@ async def test_what_comes_while_a_long_history_is_read_is_not_skipped(
     """The history fills the follower but for one event, and three come before it has been taken."""
     await accept(ledger, record("a"), {})
     await begin(worker, "a", "1")
-    begun = len(await ledger.events.read("a", 0))
+    begun = len((await ledger.events.read("a", 0))[0])
     most = MAX_BEHIND - 1
     await asyncio.to_thread(lambda: [worker.report("a", "1", "log", {"n": n}) for n in range(most - begun)])
     read, follower = ledger.events.read, ledger.events.follow("a")
 
-    async def read_slowly(job_id: str, after: int) -> list[Event]:
+    async def read_slowly(job_id: str, after: int) -> tuple[list[Event], bool]:
         found = await read(job_id, after)
         if not after:
             await asyncio.to_thread(lambda: [worker.report("a", "1", "log", {"n": n}) for n in range(3)])

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -76,6 +77,13 @@ def make_app(url: str) -> Celery:
             progress(number, count, f"step {number}")
             time.sleep(0.05)
         return count
+
+    @app.task(name="s.yields", shared=False, exposed=True)
+    def yields(count: Annotated[int, Field(ge=0, le=100)] = 3) -> Generator[Point, None, str]:
+        """Yield some points."""
+        for number in range(count):
+            yield {"x": number, "y": 0}  # type: ignore[misc]
+        return "done"
 
     @app.task(name="s.ticks", shared=False, exposed=True)
     def ticks(

@@ -577,6 +577,7 @@ async def test_tasks(service: Service) -> None:
             "s.tells",
             "s.ticks",
             "s.total",
+            "s.yields",
         )
     ]
     add = json.loads((await service.fetch(tasks[0]["links"]["self"])).body)

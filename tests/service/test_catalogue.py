@@ -66,6 +66,48 @@ def pointers(task: ExposedTask, given: Any) -> list[str]:
     return [fault.pointer for fault in refused.value.faults]
 
 
+async def ayields() -> typing.AsyncIterator[int]:
+    yield 1
+
+
+def yields() -> typing.Iterator["Point | None"]:
+    yield None
+
+
+def returns_text() -> typing.Generator[Pair, None, str]:
+    yield {"a": 1, "b": ""}
+    return ""
+
+
+def yields_anything():  # type: ignore[no-untyped-def]
+    yield 1
+
+
+def yields_what_is_not_there() -> "typing.Iterator[Missing]":  # type: ignore[name-defined]  # noqa: F821
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("function", "items", "result"),
+    [
+        (ayields, {"type": "integer"}, {"type": "null"}),
+        (yields, {"anyOf": [{"$ref": "#/$defs/Point"}, {"type": "null"}]}, {"type": "null"}),
+        (returns_text, {"title": "Pair", "type": "object"}, {"type": "string"}),
+        (yields_anything, {}, {}),
+        (yields_what_is_not_there, {}, {}),
+        (nothing, None, {"type": "null"}),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_what_a_generator_yields_and_returns(
+    expose: Expose, function: Callable[[], Any], items: dict[str, Any] | None, result: dict[str, Any]
+) -> None:
+    task = expose(function)
+    for schema, expected in ((task.items_schema, items), (task.result_schema, result)):
+        found = schema and {name: schema[name] for name in ("$ref", "anyOf", "type", "title") if name in schema}
+        assert found == expected
+
+
 def test_named_and_positional(expose: Expose) -> None:
     def f(x: int, y: str = "z") -> None: ...
 

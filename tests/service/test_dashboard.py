@@ -231,6 +231,17 @@ async def test_log_input_and_an_image(site: Service, page: Page) -> None:
     await expect(page.locator(".picture img")).to_have_js_property("naturalWidth", 60)
 
 
+async def test_items_as_they_come(site: Service, page: Page) -> None:
+    job = await submit(site, "s.yields", {"count": 3}, wait=None, countdown=1)
+    await page.goto(url(site, f"#/jobs/{job['id']}"))
+    items = page.get_by_role("log", name="Items")
+    await expect(items.locator(".line")).to_have_count(3, timeout=20_000)
+    await expect(items).to_contain_text('2 {"x":1,"y":0}')
+    await expect(page.get_by_role("link", name="All items that are kept")).to_have_attribute(
+        "href", f"v1/jobs/{job['id']}/items"
+    )
+
+
 def picture() -> dict[str, Any]:
     content = io.BytesIO()
     Image.effect_mandelbrot((60, 40), (-2, -1.2, 1, 1.2), 60).save(content, "PNG")

@@ -85,6 +85,26 @@ async def test_checkpoints(service: Service) -> None:
     assert last["saved_at"] == told[-1].data["checkpoint"]["saved_at"]
 
 
+async def test_items(service: Service) -> None:
+    job_id = await submitted(service, "s.yields", {"input": {"count": 3}})
+    async with reading(service, job_id) as stream:
+        told = await stream.rest()
+    assert [event.name for event in told] == ["state", "state", "item", "item", "item", "end"]
+    items = [event.data for event in told if event.name == "item"]
+    assert items == [{"attempt": 1, "number": n, "value": {"x": n - 1, "y": 0}} for n in (1, 2, 3)]
+    assert (told[-1].data["items"], told[-1].data["result"]) == (3, "done")
+    async with reading(service, job_id, f"?after={told[3].id}") as stream:
+        assert await stream.rest() == told[4:]
+    path = told[-1].data["links"]["items"]
+    first = json.loads((await service.fetch(f"{path}?limit=2")).body)
+    rest = json.loads((await service.fetch(f"{path}?limit=2&cursor={first['next_cursor']}")).body)
+    expected = [{"id": int(event.id or ""), **event.data} for event in told if event.name == "item"]
+    assert first == {"items": expected[:2], "next_cursor": str(expected[1]["id"])}
+    assert rest == {"items": expected[2:], "next_cursor": None}
+    problem(await service.fetch(f"{path}?cursor=x"), 400, "invalid-cursor")
+    problem(await service.fetch("/v1/jobs/none/items"), 404, "unknown-job")
+
+
 async def test_nothing_comes_after_the_end(service: Service) -> None:
     job_id = await submitted(service, "s.fail", {})
     async with reading(service, job_id) as stream:

@@ -49,6 +49,14 @@ async def test_the_same_frames(service: Service) -> None:
         assert await rest(socket) == told[-1:]
 
 
+async def test_items(service: Service) -> None:
+    made = json.loads((await service.submit("s.yields", {"input": {"count": 2}})).body)
+    async with connected(service, f"/v1/jobs/{made['id']}/ws") as socket:
+        told = await rest(socket)
+    items = [frame["data"] for frame in told if frame["event"] == "item"]
+    assert items == [{"attempt": 1, "number": n, "value": {"x": n - 1, "y": 0}} for n in (1, 2)]
+
+
 async def test_refusals(service: Service) -> None:
     made = json.loads((await service.submit("s.add", {"input": [1], "options": {"queue": "quiet"}})).body)
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}

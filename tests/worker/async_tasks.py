@@ -26,6 +26,8 @@ _left: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[list[int], as
 
 #: What so many runs meet at.
 _met: asyncio.Barrier | None = None
+#: One for each run that is to be alone.
+_alone: list[None] = []
 
 
 class Point(BaseModel):
@@ -215,6 +217,15 @@ def add_async_tasks(app: Celery) -> None:
             note(f"{path}.told", "CancelledError")
             raise
         return "done"
+
+    @task(shared=False, name="a.alone", max_concurrency=1)
+    async def alone() -> int:
+        """Return how many of these are here."""
+        _alone.append(None)
+        await asyncio.sleep(0.05)
+        count = len(_alone)
+        _alone.pop()
+        return count
 
     @task(shared=False, name="a.ticks")
     async def ticks(path: str, event: str) -> str:

@@ -42,7 +42,7 @@ def asyncio_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def asyncio_worker(server: Server, asyncio_log: Path) -> Iterator[str]:
     """The URL of a server with a worker for the sample app that has the asyncio pool."""
-    yield from worker_of(server, 9, asyncio_log, *ASYNCIO)
+    yield from worker_of(server, 9, asyncio_log, *ASYNCIO, heartbeat=str(asyncio_log.with_name("heartbeat")))
 
 
 @pytest.fixture(scope="package", params=["prefork", "threads", "solo", "asyncio"])
@@ -60,9 +60,10 @@ def pool_worker(
             yield from worker_of(server, number, tmp_path_factory.mktemp(pool) / "worker.log", *OPTIONS, "--pool", pool)
 
 
-def worker_of(server: Server, database: int, log: Path, *options: str) -> Iterator[str]:
+def worker_of(server: Server, database: int, log: Path, *options: str, heartbeat: str = "") -> Iterator[str]:
     url = f"redis://127.0.0.1:{server.port}/{database}"
-    with worker("tests.worker.sample", {"SAMPLE_URL": url, **ENVIRONMENT}, log, *options) as process:
+    settings = {"SAMPLE_URL": url, "HEARTBEAT_FILE": heartbeat, **ENVIRONMENT}
+    with worker("tests.worker.sample", settings, log, *options) as process:
         yield url
         assert process.poll() is None, log.read_text()[-5_000:]
 

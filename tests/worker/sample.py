@@ -18,6 +18,7 @@ from celery.utils.log import get_task_logger
 from pydantic import BaseModel, Field
 
 from tests.worker.async_tasks import add_async_tasks
+from tests.worker.generator_tasks import add_generators
 from tests.worker.marks import mark
 from tests.worker.raising import FORMS
 from tornado_celery_bridge.checkpoints import checkpoint, resumable
@@ -142,8 +143,10 @@ def say_late(path: Path) -> None:
 
 
 def make_app(url: str, *, serializer: str = "json") -> Celery:
-    app = Celery("ends", broker=os.environ.get("SAMPLE_BROKER", url), backend=url, set_as_current=False)
+    broker, backend = (os.environ.get(name, url) for name in ("SAMPLE_BROKER", "SAMPLE_BACKEND"))
+    app = Celery("ends", broker=broker, backend=backend, set_as_current=False)
     app.conf.update(
+        job_ledger_url=url,
         task_default_queue="ends" if serializer == "json" else f"ends-{serializer}",
         task_serializer=serializer,
         result_serializer=serializer,
@@ -491,6 +494,7 @@ def make_app(url: str, *, serializer: str = "json") -> Celery:
             time.sleep(0.05)
 
     add_async_tasks(app)
+    add_generators(app)
     return app
 
 

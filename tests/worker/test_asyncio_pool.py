@@ -201,6 +201,32 @@ async def test_remote_control_and_events_tell_of_it(on_loop: Bridge, tmp_path: P
     assert "task-started" in [each["type"] for each in told if each.get("uuid") == result.id]
 
 
+async def test_it_takes_no_more_than_it_may_run(on_loop: Bridge, tmp_path: Path) -> None:
+    app: Any = on_loop.app
+    path, event = tmp_path / "marks", tmp_path / "event"
+    results = [await on_loop.submit("a.waits_for", (str(path), str(event))) for _ in range(103)]
+    await asyncio.to_thread(wait_for, lambda: path.exists() and path.stat().st_size >= 100)
+    inspect = app.control.inspect(timeout=10, limit=1)
+    (stats,) = (await asyncio.to_thread(inspect.stats)).values()
+    (reserved,) = (await asyncio.to_thread(inspect.reserved)).values()
+    await asyncio.to_thread(event.touch)
+    assert (stats["prefetch_count"], stats["pool"]["running"], reserved) == (100, 100, [])
+    assert await asyncio.gather(*(on_loop.get(result, timeout=60) for result in results)) == ["done"] * 103
+    assert await asyncio.to_thread(path.read_text) == "x" * 103
+
+
+async def test_limits_hold(on_loop: Bridge) -> None:
+    results = [await on_loop.submit("a.alone") for _ in range(4)]
+    assert await asyncio.gather(*(on_loop.get(result, timeout=60) for result in results)) == [1] * 4
+
+
+async def test_it_gives_signs_of_life(on_loop: Bridge, asyncio_log: Path) -> None:
+    heartbeat = asyncio_log.with_name("heartbeat")
+    await asyncio.to_thread(wait_for, heartbeat.exists)
+    before = await asyncio.to_thread(heartbeat.stat)
+    await asyncio.to_thread(wait_for, lambda: heartbeat.stat().st_mtime > before.st_mtime)
+
+
 class Workers:
     """Workers with the asyncio pool, one after the other, which run tasks that wait for an event."""
 

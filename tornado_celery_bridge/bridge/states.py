@@ -7,7 +7,7 @@ from typing import Any
 from celery import states
 
 from tornado_celery_bridge.base.errors import described
-from tornado_celery_bridge.base.states import ENDED
+from tornado_celery_bridge.base.states import ENDED, ITEM
 from tornado_celery_bridge.exceptions import ResultError, message_of
 from tornado_celery_bridge.progress import STATE as PROGRESS
 
@@ -50,6 +50,19 @@ class Progress:
     total: float | None = None
     #: For a person to read.
     message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """
+    What a task that is a generator has yielded once.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: Which item of this attempt it is, counted from 1. Another attempt begins at 1 again.
+    number: int
+    value: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,14 @@ class TaskState:
         if self.state != PROGRESS or not isinstance(told, Mapping) or "current" not in told:
             return None
         return Progress(told["current"], told.get("total"), told.get("message"))
+
+    @property
+    def item(self) -> Item | None:
+        """What the task has yielded, if it is a generator and this is what it has told last."""
+        told = self.meta["result"]
+        if self.state != ITEM or not isinstance(told, Mapping) or told.keys() != {"number", "value"}:
+            return None
+        return Item(told["number"], told["value"])
 
     @property
     def traceback(self) -> str | None:

@@ -133,7 +133,7 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="Write each event as JSON, one object a line.")
 def watch(client: Client, job_id: str, timeout: float | None, as_json: bool) -> int:
     """
-    Follow a job to its end: its states, its log lines and its progress, from the beginning.
+    Follow a job to its end: its states, log lines, items and progress, from the beginning.
 
     They go to standard error, and the result to standard output.
 
@@ -387,7 +387,7 @@ def _end(client: Client, job_id: str, as_json: bool) -> int:
 
 class Display:
     """
-    A job's events, for people: states and log lines, and on a terminal a bar below them.
+    A job's events, for people: states, log lines and items, and on a terminal a bar below them.
 
     Args:
         out: Where they are written.
@@ -417,6 +417,9 @@ class Display:
                     self._draw("  waiting for a worker…" if job["state"] == "PENDING" else "  …")
             case "progress":
                 self._progress(event.data or {})
+            case "item":
+                value = json.dumps(event.data["value"], ensure_ascii=False)
+                self._line(f"item {event.data['number']}  {tables.shown(value)}")
             case "log":
                 line = event.data
                 for said in str(line["message"]).splitlines():

@@ -206,6 +206,20 @@ class WorkerLedger:
             log.warning("an event of task %s is lost: %s", task_id, exc)
             return "unknown"
 
+    def item(self, task_id: str, token: str, number: int, value: str, *, result_entry: ResultEntry = _NO_ENTRY) -> str:
+        """Note an item, as JSON, that an attempt has yielded. Return ``cancelled`` if the task is to stop."""
+        call = calls.item(
+            job_id=task_id,
+            token=token,
+            number=number,
+            value=value,
+            result_key=result_entry.key,
+            result=result_entry.value,
+            result_ttl=result_entry.seconds,
+        )
+        answer: str = self.make(call)
+        return answer
+
     def checkpoint(self, task_id: str, code: str) -> str | None:
         """Return what attempts of a job have saved, as JSON; None if nothing, or if other code has."""
         saved: Any = self._sure.client.hmget(f"{self._sure.prefix}checkpoint:{task_id}", "code", "value")

@@ -22,6 +22,7 @@ from tornado_celery_bridge.ledger.records import (
     FailureGroup,
     Gone,
     Job,
+    JobItem,
     Page,
     Workflow,
     WorkflowRecord,
@@ -198,6 +199,7 @@ defer = command("defer", bool, place=None)
 # A job that runs.
 start = command("start", _text, version=None)
 report = command("report", _text)
+item = command("item", _text)
 checkpoint = command("checkpoint", _text)
 retry = command("retry", bool)
 give_back = command("give_back", bool)
@@ -222,6 +224,7 @@ read_workflow = command("read_workflow", _workflow, fields=_FIELDS, most_bytes=N
 find = command("find", _page, fields=_FIELDS)
 events = command("events", _events)
 attempts = command("attempts", as_it_is)
+items = command("items", lambda found: [JobItem.of_row(row) for row in found])
 note_list = command("note_list", nothing)
 failures = command("failures", lambda rows: [FailureGroup.of_row(row) for row in rows])
 resolve = command("resolve", nothing)

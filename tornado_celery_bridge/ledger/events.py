@@ -100,18 +100,25 @@ class Events(Subject):
         for follower in self._followers.get(channel, ()):
             follower.published(event)
 
-    async def read(self, job_id: str, after: int) -> list[Event]:
-        """Return the events after number *after*, and one snapshot in the place of those that are not kept."""
+    async def read(self, job_id: str, after: int) -> tuple[list[Event], bool]:
+        """
+        Return the events after number *after*, with one snapshot in the place of those that are not kept.
+
+        Returns:
+            The events, and whether there may be more of them.
+        """
         last, first, kept = await self._redis.run(calls.events(job_id=job_id, after=after, most=MAX_BEHIND))
         if first > last > after:  # the job ended some time ago, and no event is kept
-            return [Event(last - 1, "snapshot", "{}"), Event(last, "end", "{}")]
-        events = []
+            return [Event(last - 1, "snapshot", "{}"), Event(last, "end", "{}")], False
+        events: list[Event] = []
         if first > after + 1:
             events.append(Event(first - 1, "snapshot", "{}"))
         for number, event in enumerate(kept, max(first, after + 1)):
             kind, _, data = event.partition(" ")
+            if kind == "snapshot" and events and events[-1].kind == kind:
+                events.pop()
             events.append(Event(number, kind, data))
-        return events
+        return events, len(kept) >= MAX_BEHIND
 
 
 class JobEvents:
@@ -172,14 +179,14 @@ class JobEvents:
                 self._again = False
                 self._aside.clear()
                 try:
-                    events = await self._source.read(self._job_id, self._last)
+                    events, is_more = await self._source.read(self._job_id, self._last)
                 except BridgeError as exc:
                     log.info("the events of a job could not be read: %s", exc)
                     await asyncio.sleep(RETRY)
                     continue
                 for event in events:
                     self._take(event)
-                if len(events) >= MAX_BEHIND:  # there may be more; read on when these are consumed
+                if is_more:  # read on when these are consumed
                     return
                 if not self._again:
                     break

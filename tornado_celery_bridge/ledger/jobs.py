@@ -16,13 +16,15 @@ from tornado_celery_bridge.ledger.connection import Connection, Subject, ms
 from tornado_celery_bridge.ledger.filters import EVERY, Filter
 from tornado_celery_bridge.ledger.idempotency import KEY_LEASE, KEY_TTL
 from tornado_celery_bridge.ledger.limits import taken
-from tornado_celery_bridge.ledger.records import Acceptance, Gone, Job, JobRecord, Page, Reservation
+from tornado_celery_bridge.ledger.records import Acceptance, Gone, Job, JobItem, JobRecord, Page, Reservation
 
 #: Seconds for which a forgotten job is remembered to have been.
 REMEMBERED = 7 * 86_400.0
 #: Jobs that one step of a sweep forgets, and that one page of a list looks at: some milliseconds of the server's time.
 SWEEP_SIZE = 200
 LOOKS = 2_000
+#: Items of a job that are kept; the command ``item`` says so.
+MAX_ITEMS = 1_000
 #: Seconds for which a list of jobs is noted after it was last asked for.
 LIST_TTL = 86_400.0
 #: Lists of jobs that are kept of an owner.
@@ -137,6 +139,19 @@ class Jobs(Subject):
     async def result_of(self, job_id: str) -> bytes:
         """Return the JSON of what a job returned, if it succeeded and that is not in a blob."""
         return await self._redis.call("GET", f"{self._redis.prefix}value:{job_id}") or b"null"
+
+    async def items(self, job_id: str, after: int = 0, most: int = MAX_ITEMS) -> list[JobItem]:
+        """
+        Return what a job's task, a generator, has yielded, in order.
+
+        The last ``MAX_ITEMS`` items are kept, and of them those that have 1 MiB together; for as long as the job.
+
+        Args:
+            job_id: The job's id.
+            after: Only those after this event's number, such as the ``id`` of an item.
+            most: At most so many.
+        """
+        return await self._redis.run(calls.items(job_id=job_id, after=after, most=most))
 
     async def input_of(self, job_id: str) -> bytes | None:
         """

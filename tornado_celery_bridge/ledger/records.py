@@ -16,7 +16,7 @@ from tornado_celery_bridge.exceptions import BridgeError
 FIELDS = (
     *("task", "owner", "queue", "created_at", "priority", "eta", "tags", "options", "retry_of", "workflow"),
     *("schedule", "traceparent", "expires"),
-    *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored", "due", "on_hold"),
+    *("state", "attempt", "started_at", "finished_at", "worker", "number", "stored", "due", "on_hold", "items"),
 )
 _JSON: dict[str, type] = {"tags": list, "options": dict}
 _RECORD = FIELDS[: FIELDS.index("state")]
@@ -24,7 +24,10 @@ _RECORD = FIELDS[: FIELDS.index("state")]
 MAX_ID = 255
 #: Bytes of a traceback that are kept. They are its last ones, which say where the exception was raised.
 MAX_TRACEBACK = 16 * 1024
-_NUMBERS = ("priority", "created_at", "eta", "expires", "attempt", "started_at", "finished_at", "number", "due")
+_NUMBERS = (
+    *("priority", "created_at", "eta", "expires"),
+    *("attempt", "started_at", "finished_at", "number", "due", "items"),
+)
 
 
 class LedgerUnavailable(BridgeError):
@@ -104,6 +107,29 @@ class Checkpoint(NamedTuple):
     attempt: int
 
 
+class JobItem(NamedTuple):
+    """
+    What a job's task, a generator, has yielded once.
+
+    .. versionadded:: 0.1.0
+    """
+
+    #: The number of the event that told of it.
+    id: int
+    #: Which attempt yielded it, counted from 1.
+    attempt: int
+    #: Which item of that attempt it is, counted from 1.
+    number: int
+    #: JSON.
+    value: Any
+
+    @classmethod
+    def of_row(cls, row: bytes) -> Self:
+        """Return the item that is stored as its event's number, a blank, and the event's data."""
+        event, _, data = row.decode().partition(" ")
+        return cls(int(event), **loads_safely(data))
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """
@@ -143,6 +169,8 @@ class Job:
     queue_depth: int | None = None
     #: The last event's number; 0 if there was none since it was accepted.
     number: int = 0
+    #: How many items its task, a generator, has yielded, in all attempts together.
+    items: int = 0
     #: The node name of the worker that began its last attempt.
     worker: str | None = None
     #: The bytes that its result, error or progress has as JSON, if that was left out; else 0.

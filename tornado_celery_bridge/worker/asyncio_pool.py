@@ -560,7 +560,23 @@ class _Run(Run):
         self._pool.pipeline.put(call, self._told)
         return "unknown"
 
+    async def told(self, call: Callable[[], R]) -> R:
+        told: asyncio.Future[R] = self._pool.loop.create_future()
+
+        def tell(value: Any, exc: BaseException | None) -> None:
+            if told.done():  # the code was told to end meanwhile
+                return
+            if exc is None:
+                told.set_result(value)
+            else:
+                told.set_exception(exc)
+
+        self._pool.pipeline.put(in_context(call), lambda *answer: self._pool.soon(tell, *answer))
+        return await told
+
     def store(self, call: Callable[[], Any]) -> Any:
+        if self._pool.pipeline.is_here():
+            return call()
         there = in_context(call)
         if self.is_here() or not self._pool.is_loops():
             return self.ask(there)

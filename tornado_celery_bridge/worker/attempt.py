@@ -40,6 +40,9 @@ MAX_LINE = 4_000
 #: Characters of JSON that a task may tell with its state, and of a message in its progress if that has more.
 MAX_TOLD, MAX_MESSAGE = 16_000, 1_000
 
+#: Bytes of JSON that an item may have which a task's code yields.
+MAX_ITEM = 64 * 1024
+
 _current: ContextVar["Attempt | None"] = ContextVar("attempt", default=None)
 #: The last attempt that Celery was done with, here.
 _closed: ContextVar["Attempt | None"] = ContextVar("closed", default=None)
@@ -314,6 +317,23 @@ class Attempt:
         if self._ledger.report(self.id, self.token, kind, data, state, meta) == "cancelled":
             raise JobCancelled(f"job {self.id} was cancelled")
 
+    def tell_item(self, number: int, text: str, entry: ResultEntry | None = None) -> None:
+        """
+        Tell an item that the code has yielded. If Redis is away, this waits for it as the end of an attempt does.
+
+        Args:
+            number: Counted from 1 in this attempt.
+            text: The item, as JSON.
+            entry: As for :meth:`finish`.
+
+        Raises:
+            JobCancelled: The job was cancelled.
+        """
+        if not self.is_job and entry is None:
+            return
+        if self._ledger.item(self.id, self.token, number, text, **_given(entry)) == "cancelled":
+            raise JobCancelled(f"job {self.id} was cancelled")
+
     def _document(self, code: str) -> Document:
         """Return the job's checkpoints; those that other code has saved are not this one's."""
 
@@ -329,6 +349,22 @@ class Attempt:
         """Note a line of the job's log."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._ledger.report(self.id, self.token, "log", {"level": level, "message": message[:MAX_LINE], "at": at})
+
+
+def item_text(value: Any) -> str:
+    """
+    Return an item that a task's code has yielded, as JSON.
+
+    Raises:
+        ValueError: It is too large.
+    """
+    text = dumps(value)
+    if (size := len(text.encode())) > MAX_ITEM:
+        raise ValueError(
+            f"an item has {size:,} bytes of JSON, and {MAX_ITEM:,} at the most are kept: yield smaller items, or keep "
+            "elsewhere what the task makes and yield where it is"
+        )
+    return text
 
 
 def _bounded(meta: Any) -> Any:

@@ -23,11 +23,11 @@ from redis.exceptions import OutOfMemoryError
 
 from tornado_celery_bridge.base.app import forget_backend
 from tornado_celery_bridge.base.errors import TEXT, rebuilt, text_of, traceback_of
-from tornado_celery_bridge.base.states import ENDED
+from tornado_celery_bridge.base.states import ENDED, ITEM
 from tornado_celery_bridge.base.store import Stored
 from tornado_celery_bridge.base.versions import seconds_kept
 from tornado_celery_bridge.ledger.blocking import ResultEntry
-from tornado_celery_bridge.worker.attempt import Attempt
+from tornado_celery_bridge.worker.attempt import Attempt, item_text
 from tornado_celery_bridge.worker.coroutines import current_run, off_loop, pause, stored_in_order
 from tornado_celery_bridge.worker.errors import as_raised
 from tornado_celery_bridge.worker.values import load
@@ -107,13 +107,15 @@ class Recording:
 
         Raises:
             JobCancelled: The task tells of its progress, and its job was cancelled.
+            ValueError: It is an item that the code has yielded, and too large.
         """
         # Of a task that the worker does not have, Celery gives a request without an id.
         is_attempts = getattr(request, "id", None) == task_id
         attempt = Attempt.of(self.app, request) if is_attempts else Attempt(self.app, task_id)
         entry = None
         is_codes = attempt.runs and state in (*ENDED, states.RETRY)  # the code's own word; its end is to come
-        if state in (*ENDED, states.STARTED, states.RETRY) and not is_codes and has_results_beside(self.app):
+        item = item_text(result["value"]) if state == ITEM else ""
+        if state in (*ENDED, states.STARTED, states.RETRY, ITEM) and not is_codes and has_results_beside(self.app):
             stored = self.encode_result(result, state)  # type: ignore[attr-defined]
             entry = self._result_entry(task_id, stored, state, traceback, request)
         else:
@@ -130,6 +132,8 @@ class Recording:
             self._retried(functools.partial(attempt.finish, state, result, traceback, entry))
         elif state == states.RETRY:
             attempt.retry(result, entry, traceback)
+        elif state == ITEM:
+            attempt.tell_item(result["number"], item, entry)
         elif state != states.PENDING:
             attempt.report(state, result)
         return stored

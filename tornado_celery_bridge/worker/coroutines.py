@@ -1,5 +1,6 @@
 """
 Tasks of ``async def``: a task's coroutine is awaited where Celery calls the task's code, on a loop of that thread.
+Tasks that are generators, of ``def`` or ``async def``, are run to their end there (:mod:`.generators`).
 
 Theory of operation. Celery calls a task's code as a function and takes what it returns for the result. So the function
 is wrapped in one that awaits the coroutine. It is the innermost of all that is wrapped around the code:
@@ -29,6 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextvars import ContextVar, copy_context
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, TypeVar
 
 from billiard.common import terminate_handler_fired  # type: ignore[attr-defined]
@@ -37,6 +39,8 @@ from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.app import base as celery_app
 
 from tornado_celery_bridge.base.forks import OfOneProcess
+from tornado_celery_bridge.base.states import ITEM
+from tornado_celery_bridge.worker.generators import drained, drained_async
 
 #: What billiard tells a process of the pool by, and what Ctrl-C sends.
 _SIGNALS = [getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1")]
@@ -46,6 +50,10 @@ PATIENCE = 5.0
 
 
 R = TypeVar("R")
+
+#: What the code of a task may be that returns no value at once, and what it returns.
+_KINDS = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
+_VALUES = CoroutineType, GeneratorType, AsyncGeneratorType
 
 
 class Run(abc.ABC):
@@ -69,6 +77,10 @@ class Run(abc.ABC):
     @abc.abstractmethod
     def pause(self, seconds: float) -> None:
         """Wait; only where :meth:`is_here`."""
+
+    @abc.abstractmethod
+    async def told(self, call: Callable[[], R]) -> R:
+        """Return what a call returns that a thread makes, after all that was told before; for code on the loop."""
 
     @abc.abstractmethod
     def store(self, call: Callable[[], Any]) -> Any:
@@ -125,7 +137,7 @@ def is_told_to_end() -> bool:
 
 
 def await_code(app: Celery) -> None:
-    """Have the code of *app*'s tasks be awaited, where it is ``async def``; a second call does nothing."""
+    """Have the code of *app*'s tasks be awaited, or a generator be run to its end; a second call does nothing."""
     for task in app.tasks.values():
         _await_code(task)
 
@@ -133,7 +145,7 @@ def await_code(app: Celery) -> None:
 def _await_code(task: Any) -> None:
     name = "_orig_run" if hasattr(task, "_orig_run") else "run"  # Celery's, for ``autoretry_for``
     run = getattr(task, name)
-    if hasattr(run, "awaits") or not inspect.iscoroutinefunction(inspect.unwrap(run)):
+    if hasattr(run, "awaits") or not any(kind(inspect.unwrap(run)) for kind in _KINDS):
         return
     function = getattr(run, "__func__", run)
     if getattr(function, "__globals__", None) is vars(celery_app):  # Celery's wrapper, for ``pydantic=True``
@@ -150,7 +162,7 @@ def is_async(task: Any) -> bool:
 
 
 def _awaiting(run: Callable[..., Any], task: Any) -> Callable[..., Any]:
-    """Return a function that returns what the coroutine does that *run* returns."""
+    """Return a function that returns what the coroutine or the generator does that *run* returns."""
 
     @functools.wraps(run)
     def awaiting(*args: Any, **kwargs: Any) -> Any:
@@ -158,9 +170,13 @@ def _awaiting(run: Callable[..., Any], task: Any) -> Callable[..., Any]:
         request = task.request
         # Code that calls a task as a function gets what the function returns, and awaits it itself. If the task is its
         # own, Celery hands on what the request has.
-        if not inspect.iscoroutine(value) or request.called_directly or "is_awaited" in vars(request):
+        if not isinstance(value, _VALUES) or request.called_directly or "is_awaited" in vars(request):
             return value
         request.is_awaited = True
+        if isinstance(value, GeneratorType):
+            return drained(value, functools.partial(_tell, task, request))
+        if isinstance(value, AsyncGeneratorType):
+            value = drained_async(value, functools.partial(_tell_async, task, request))
         run_here = current_run.get()
         if run_here is not None and run_here.is_here():
             return run_here.wait(value)
@@ -169,8 +185,22 @@ def _awaiting(run: Callable[..., Any], task: Any) -> Callable[..., Any]:
         return _run_beside(value, task, request)
 
     # A decorator may have hidden what it does with the coroutine: it may have run it.
-    awaiting.awaits = inspect.iscoroutinefunction(run)  # type: ignore[attr-defined]
+    awaiting.awaits = inspect.iscoroutinefunction(run) or inspect.isasyncgenfunction(run)  # type: ignore[attr-defined]
     return awaiting
+
+
+def _tell(task: Any, request: Any, number: int, value: Any) -> None:
+    """Tell an item that a task's code has yielded. Of an eager task Celery stores no state, unless it is to."""
+    if not request.is_eager or task.app.conf.task_store_eager_result:
+        task.backend.store_result(request.id, {"number": number, "value": value}, ITEM, request=request)
+
+
+async def _tell_async(task: Any, request: Any, number: int, value: Any) -> None:
+    call, run = functools.partial(_tell, task, request, number, value), current_run.get()
+    if run is None:
+        call()
+    else:
+        await run.told(call)
 
 
 def _run_beside(coroutine: Coroutine[Any, Any, Any], task: Any, request: Any) -> Any:

@@ -93,8 +93,12 @@ class ExposedTask:
         self._rest = _rest_of(self._parameters, hints)
         self._result = TypeAdapter(hints["return"])
         self._by_alias = _answers_by_alias(task, hints["return"])
+        #: What each item has to be of a task that is a generator; None for any other.
+        self._item = TypeAdapter(hints["yield"]) if "yield" in hints else None
         self.input_schema = {"$schema": JSON_SCHEMA, **self.make_input_schema()}
         self.result_schema = {"$schema": JSON_SCHEMA, **self.make_result_schema()}
+        #: The JSON Schema of each item of a task that is a generator; None for any other.
+        self.items_schema = self._item and {"$schema": JSON_SCHEMA, **_schema(self._item, "serialization")}
 
     def make_input_schema(self, ref_template: str = DEFS) -> dict[str, Any]:
         """Return the JSON Schema of named arguments; *ref_template* is where its ``{model}`` will be found."""
@@ -226,13 +230,32 @@ def _docstring(task: "Task[..., Any]") -> tuple[str, str]:
 
 
 def _signature(task: "Task[..., Any]") -> tuple[inspect.Signature, dict[str, Any]]:
-    """Return what the task takes (of a bound one, without itself) and its evaluated type hints."""
+    """
+    Return what the task takes (of a bound one, without itself) and its evaluated type hints.
+
+    That of what it returns is ``return``. A task that is a generator has one of its items, too: ``yield``.
+    """
     signature = inspect.signature(task.run)
     function = inspect.unwrap(task.run)
     module = getattr(function, "__globals__", {})
     annotations = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
     annotations["return"] = signature.return_annotation
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        annotations["yield"], annotations["return"] = _yielded(task, annotations["return"], module)
     return signature, {name: _hint(task, name, given, module) for name, given in annotations.items()}
+
+
+def _yielded(task: "Task[..., Any]", annotation: Any, module: dict[str, Any]) -> tuple[Any, Any]:
+    """Return what a generator yields and returns, by its annotation: ``Iterator[int]``, ``AsyncIterator[int]``…"""
+    if annotation is inspect.Parameter.empty:
+        return Any, Any
+    try:
+        hint = typing.get_type_hints(SimpleNamespace(__annotations__={"return": annotation}), module, None, True)
+        items, *more = typing.get_args(hint["return"]) or [Any]
+    except Exception as exc:  # what it names is not there
+        _log.warning("%s: the type hint of return says nothing to pydantic: %s", task.name, exc)
+        return Any, Any
+    return items, more[1] if len(more) == 2 else None
 
 
 def _hint(task: "Task[..., Any]", name: str, annotation: Any, module: dict[str, Any]) -> Any:

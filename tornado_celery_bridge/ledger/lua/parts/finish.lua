@@ -17,7 +17,7 @@ local function finish_one(from, state, value)
   redis.call('HSET', job, 'state', state, 'finished_at', time, 'number', number)
   redis.call('HDEL', job, 'token', 'due', 'ttl', 'retries', 'cancelled', 'parked', 'unique', 'lost',
     'delayed', 'handed_on', 'next_due', 'nesting', 'asker', 'expiring', 'other', 'turn', 'shared_turn',
-    'version', 'version_of', 'on_hold')
+    'version', 'version_of', 'on_hold', 'yielded')
   if value ~= 'null' then set_value(value) end
   if id ~= told and (state == 'FAILURE' or state == 'REVOKED') then rare.tell_end(state, value) end
   move_state(from, state, known[9])

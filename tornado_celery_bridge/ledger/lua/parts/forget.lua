@@ -14,7 +14,9 @@ local function forget()
   redis.call('ZREM', index('dead'), packed)
   if known[8] then redis.call('ZREM', index('failure:' .. known[8]), packed) end
   for _, tag in ipairs(cjson.decode(known[3] or '[]')) do redis.call('ZREM', index('tag:' .. tag), packed) end
-  for _, name in ipairs({'input:', 'value:', 'traceback:', 'checkpoint:', 'past:'}) do redis.call('DEL', prefix .. name .. id) end
+  for _, name in ipairs({'input:', 'value:', 'traceback:', 'checkpoint:', 'past:', 'items:'}) do
+    redis.call('DEL', prefix .. name .. id)
+  end
   redis.call('DEL', job, events)
   if known[5] then
     call_back(receiver_of(known[5]))

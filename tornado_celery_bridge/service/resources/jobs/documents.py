@@ -35,6 +35,22 @@ class Checkpoint(TypedDict):
     attempt: Annotated[int, Field(description="Which attempt saved it, counted from 1.")]
 
 
+class Item(TypedDict):
+    """What a task has yielded once."""
+
+    id: Annotated[int, Field(description="The id of the event that told of it.")]
+    attempt: Annotated[int, Field(description="Which attempt yielded it, counted from 1.")]
+    number: Annotated[int, Field(description="Which item of that attempt it is, counted from 1.")]
+    value: Any
+
+
+class Items(TypedDict):
+    """A page of items, in order."""
+
+    items: list[Item]
+    next_cursor: Annotated[str | None, Field(description="Where the next page begins.")]
+
+
 class JobError(TypedDict):
     """Why a job failed, was cancelled, or is tried again."""
 
@@ -55,6 +71,7 @@ class JobLinks(TypedDict):
 
     self: Path
     events: Path
+    items: NotRequired[Annotated[Path, Field(description="What its task has yielded.")]]
     result: NotRequired[Annotated[Path, Field(description="The large result.")]]
     retry_of: NotRequired[Annotated[Path, Field(description="The job that this one tries again.")]]
     deliveries: NotRequired[Annotated[Path, Field(description="With a callback_url: the outcome of calling it.")]]
@@ -86,6 +103,7 @@ class Job(_Job, total=False):
     meta: Annotated[Any, Field(description="In a state of the task's own only: what the task has told with it.")]
     result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned, unless that is large.")]
     result_size: Annotated[int, Field(description="Instead of a large result: its bytes. It is at links.result.")]
+    items: Annotated[int, Field(description="How many items its task has yielded, in all attempts; if it has.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
     schedule: Annotated[str, Field(description="The name of its schedule.")]
     checkpoint: Annotated[
@@ -99,7 +117,7 @@ class Job(_Job, total=False):
 class Event(TypedDict):
     """One server-sent event."""
 
-    event: Literal["state", "progress", "log", "checkpoint", "changed", "end", "snapshot", "gone", "close"]
+    event: Literal["state", "progress", "item", "log", "checkpoint", "changed", "end", "snapshot", "gone", "close"]
     data: Annotated[str, Field(json_schema_extra={"contentMediaType": "application/json"})]
     id: NotRequired[str]
     retry: NotRequired[Annotated[int, Field(description="Milliseconds.")]]
@@ -227,6 +245,9 @@ def job(shown: ledger.Job, links: Links, *, traceback: bool = False, result: boo
     }
     if shown.state not in _CELERYS:
         document["meta"] = shown.progress
+    if shown.items:
+        document["items"] = shown.items
+        more["items"] = f"{path}/items"
     if record.schedule is not None:
         document["schedule"] = record.schedule.removeprefix(f"{record.owner}{OWNED}")
         more["schedule"] = links.schedule(record.schedule)
@@ -246,6 +267,11 @@ def job(shown: ledger.Job, links: Links, *, traceback: bool = False, result: boo
     if shown.queue_depth is not None:
         document["queue_depth"] = shown.queue_depth
     return document
+
+
+def item(shown: ledger.JobItem) -> Item:
+    """Return what a task has yielded once."""
+    return {"id": shown.id, "attempt": shown.attempt, "number": shown.number, "value": shown.value}
 
 
 def error(state: str, failure: Mapping[str, str]) -> JobError:

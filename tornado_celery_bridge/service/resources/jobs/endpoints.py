@@ -22,7 +22,7 @@ from tornado_celery_bridge.service.http.problems import (
     Problem,
     problem_of,
 )
-from tornado_celery_bridge.service.http.query import MAX_PAGE
+from tornado_celery_bridge.service.http.query import MAX_PAGE, Page
 from tornado_celery_bridge.service.resources.catalogue import INVALID_INPUT, UNKNOWN_TASK
 from tornado_celery_bridge.service.resources.jobs import documents
 from tornado_celery_bridge.service.resources.jobs.accepting import ACCEPTED, JOB_LINKS, AcceptingEndpoint
@@ -217,6 +217,26 @@ class ReadResult(ContentEndpoint):
         if size := job.left_out if job.stored is None else job.stored.size:
             self.set_header("Content-Length", size)
         await self.send_file(file)
+
+
+class ListItems(ResourceEndpoint):
+    """
+    List what a job has yielded, in order.
+
+    The items of a task that is a generator. The last 1,000 are kept, and of them those that have 1 MiB together.
+    """
+
+    route = get("/v1/jobs/{id}/items", scope="read", tag="jobs")
+    answers: ClassVar = {200: Answer("A page.", headers=("ETag",)), 304: NOT_MODIFIED}
+    problems: ClassVar = (*JOB, INVALID_CURSOR)
+
+    async def answer(self, id: JobId, query: Page, known: IfNoneMatch) -> documents.Items:
+        found = await self.jobs.items(self.caller, id, query.cursor, query.limit + 1)
+        shown = found[: query.limit]
+        return {
+            "items": [documents.item(each) for each in shown],
+            "next_cursor": str(shown[-1].id) if len(found) > len(shown) else None,
+        }
 
 
 class CancelJob(ResourceEndpoint):

@@ -105,7 +105,7 @@ def _frame_of(event: Event, shown: Job, links: Links, caller: Principal) -> Fram
     if event.kind == "checkpoint":
         told = loads_safely(event.data)
         return Frame(event.kind, told | {"saved_at": rfc3339(told["saved_at"])}, event.number)
-    if event.kind in ("progress", "log"):
+    if event.kind in ("progress", "item", "log"):
         return Frame(event.kind, loads_safely(event.data), event.number)
     document = documents.job(replace(shown, queue_depth=None), links, traceback=caller.sees_tracebacks)
     return Frame(event.kind, document, event.number)

@@ -22,6 +22,7 @@ from tornado_celery_bridge.ledger import (
     Filter,
     Gone,
     Job,
+    JobItem,
     JobRecord,
     Ledger,
     LedgerUnavailable,
@@ -421,6 +422,13 @@ class Jobs:
             return io.BytesIO(await self.ledger.jobs.result_of(job.record.id))
         store, stored = self._store, job.stored
         return await self._in_store(lambda: store.open(stored))
+
+    async def items(self, principal: Principal, job_id: str, cursor: str | None, limit: int) -> list[JobItem]:
+        """Return what a job has yielded, after the item whose id is the cursor."""
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 15):
+            raise INVALID_CURSOR("This cursor is not one of ours: begin without a cursor.")
+        await self.get(principal, job_id)
+        return await self.ledger.jobs.items(job_id, int(cursor or 0), limit)
 
     async def open_input(self, job_id: str) -> BinaryIO:
         """Return a job's exact input as a file of JSON, whose calls block. Close it. 410 if there was one."""

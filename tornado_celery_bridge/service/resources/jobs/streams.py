@@ -85,7 +85,7 @@ class StreamEndpoint(ResourceEndpoint):
 
 class FollowJob(StreamEndpoint):
     """
-    Follow a job's state, progress and log.
+    Follow a job's state, progress, items and log.
 
     Server-sent events, up to the job's end. Whoever connects gets them from the beginning, or those that come after
     the one that it names.
@@ -94,6 +94,7 @@ class FollowJob(StreamEndpoint):
     | --- | --- |
     | `state` | the job, at its acceptance and when its state changed |
     | `progress` | `{"current", "total", "message"}` |
+    | `item` | `{"attempt", "number", "value"}`: the task, a generator, has yielded it |
     | `log` | `{"level", "message", "at"}`: a line that the task logged |
     | `checkpoint` | `{"saved_at", "attempt", "size"}`: the task has saved where it is; the job has what it saved |
     | `end` | the job, done: the last event |

@@ -81,6 +81,10 @@ class Task(TaskSummary):
     defaults: TaskDefaults
     input: Annotated[dict[str, Any], Field(description="JSON Schema 2020-12.")]
     result: Annotated[dict[str, Any], Field(description="JSON Schema 2020-12.")]
+    items: Annotated[
+        dict[str, Any] | None,
+        Field(description="JSON Schema 2020-12 of each item that it yields, if it is a generator."),
+    ]
 
 
 class Tasks(TypedDict):
@@ -116,6 +120,7 @@ def task(shown: ExposedTask, links: Links, limit: TaskLimit | None) -> Task:
         "defaults": _defaults(shown),
         "input": shown.input_schema,
         "result": shown.result_schema,
+        "items": shown.items_schema,
     }
 
 

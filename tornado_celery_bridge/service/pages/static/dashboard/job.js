@@ -13,6 +13,8 @@ import { Attempts, Timeline } from "./timeline.js";
 
 /** The number of log lines that the page keeps. */
 const MAX_LINES = 2_000;
+/** The number of items that the page shows. */
+const MAX_ITEMS = 100;
 /** The most bytes of an input or a result that the page shows. A larger one has a link instead. */
 const MAX_SHOWN = 100_000;
 /** Retries of this job are searched among so many of the task's newest jobs. */
@@ -22,9 +24,11 @@ export function JobPage({ path: [, id] }) {
   const answer = useAnswer(["v1", "jobs", id], {});
   const [news, setNews] = useState(null);
   const [lines, setLines] = useState([]);
+  const [items, setItems] = useState([]);
   const [ended, setEnded] = useState(false);
   useEvents(ended || !answer.data ? null : address(["v1", "jobs", id, "events"]), (kind, data) => {
     if (kind === "log") return setLines((before) => [...before, data].slice(-MAX_LINES));
+    if (kind === "item") return setItems((before) => [...before, data].slice(-MAX_ITEMS));
     if (kind === "progress") return setNews((before) => ({ ...(before ?? answer.data), state: PROGRESS.name, progress: data }));
     // Many may come at first, of what the answer has already.
     if (kind === "checkpoint") return !answer.data.done && data.saved_at > (answer.data.checkpoint?.saved_at ?? "") && answer.reload();
@@ -49,6 +53,7 @@ export function JobPage({ path: [, id] }) {
               <${Result} job=${job} />
               <${Input} id=${id} />
               <${Checkpoint} of=${job.done ? job.checkpoint : answer.data?.checkpoint} done=${job.done} />
+              <${Items} id=${id} items=${items} count=${job.items} />
               <${Log} lines=${lines} />
               <${Lineage} job=${job} />
             </div>
@@ -197,7 +202,21 @@ function shortened(value) {
   return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, shortened(each)]));
 }
 
-// Log and lineage.
+// Items, log and lineage.
+
+/** What the task, a generator, has yielded last. The events of a job that ended long ago are not kept, its items are. */
+function Items({ id, items, count }) {
+  if (!items.length && !count) return null;
+  return html`
+    <${Card} title="Items" wide>
+      ${items.length > 0 && html`
+        <div class="scroll log" role="log" aria-label="Items" tabindex="0">
+          ${items.map(({ attempt, number, value }) => html`<div key=${`${attempt} ${number}`} class="line"><b>${number}</b> ${JSON.stringify(shortened(value))}</div>`)}
+        </div>`}
+      <p><a href=${address(["v1", "jobs", id, "items"])}>All items that are kept</a></p>
+    <//>
+  `;
+}
 
 function Log({ lines }) {
   const box = useRef();

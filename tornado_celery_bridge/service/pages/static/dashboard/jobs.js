@@ -59,7 +59,7 @@ function useLive(jobs) {
   const open = jobs?.filter((job) => !job.done).slice(0, 100).map((job) => `job=${encodeURIComponent(job.id)}`) ?? [];
   useEffect(() => setNews({}), [jobs]);
   useEvents(open.length ? `v1/events?${open.join("&")}` : null, (kind, { job: id, data }) => {
-    if (kind === "log" || kind === "checkpoint") return;
+    if (["item", "log", "checkpoint"].includes(kind)) return;
     const change = kind === "progress" ? { state: PROGRESS.name, progress: data } : data;
     const known = jobs.find((job) => job.id === id);
     // The stream begins with old events.

@@ -45,7 +45,7 @@ export function useAnswer(path, query, seconds) {
   return useData(JSON.stringify([path, query]), (signal) => ask(path, { query, signal }), seconds);
 }
 
-const EVENTS = ["state", "progress", "log", "checkpoint", "changed", "end", "snapshot"];
+const EVENTS = ["state", "progress", "item", "log", "checkpoint", "changed", "end", "snapshot"];
 
 /**
  * Follow a stream of server-sent events while `path` is not null.

@@ -69,7 +69,7 @@ export function WorkflowPage({ path: [, id] }) {
   }, [workflow]);
   useEffect(() => () => clearTimeout(timer.current), []);
   useEvents(following && address("v1/events", { job: following }), (kind) => {
-    if (["log", "progress", "checkpoint"].includes(kind)) return;
+    if (["log", "progress", "item", "checkpoint"].includes(kind)) return;
     timer.current ??= setTimeout(() => {
       timer.current = null;
       answer.reload();
