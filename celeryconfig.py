@@ -8,7 +8,8 @@ Environment: ``REDIS_URL``, ``BROKER_URL`` and ``RESULT_BACKEND`` (default: ``RE
 (default: ``.data``), ``JOB_STORE_URL`` (default: a folder in ``DATA_DIR``). Without ``REDIS_URL`` they point at the
 Unix socket of the embedded server in ``DATA_DIR``. If ``STOCK_TRANSPORT`` is set, kombu's own Redis
 transport is used. ``SENTINEL_MASTER`` (default: ``mymaster``) is the name of the master, for ``sentinel://`` URLs;
-``SENTINEL_USER`` and ``SENTINEL_PASSWORD`` are the Sentinels' own.
+``SENTINEL_USER`` and ``SENTINEL_PASSWORD`` are the Sentinels' own. ``REDIS_CLUSTER`` has servers of a Redis Cluster, as
+in ``host:6379,other:6379``: those URLs that name one of them are of the cluster.
 
 Names and meanings: https://docs.celeryq.dev/en/stable/userguide/configuration.html
 """
@@ -17,6 +18,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery.schedules import crontab
 
@@ -83,6 +85,16 @@ broker_connection_timeout = 2.0
 broker_pool_acquire_timeout = 2.0
 task_publish_retry_policy = {"max_retries": 1, "interval_start": 0.1, "interval_step": 0.0, "interval_max": 0.1}
 
+# For the URLs that name a server of a Redis Cluster: which servers it has, and one hash tag for all keys.
+_cluster: dict[str, Any] = {}
+if _servers := os.environ.get("REDIS_CLUSTER"):
+    _cluster = {"cluster": _servers.split(","), "global_keyprefix": "{tcb}."}
+
+
+def _of_cluster(url: str) -> dict[str, Any]:
+    return _cluster if urlsplit(url).netloc.rpartition("@")[2] in _cluster.get("cluster", ()) else {}
+
+
 # For Redis with Sentinels (sentinel://host:26379;sentinel://other:26379): the name of the master, and timeouts, so that
 # a frozen Sentinel is noticed.
 _sentinels: dict[str, Any] = {
@@ -115,6 +127,7 @@ if broker_url.startswith(("redis", "rediss", "sentinel")):
         "socket_keepalive": True,
         "health_check_interval": 5,
         **_sentinels,
+        **_of_cluster(broker_url),
     }
 if broker_url.startswith(("amqp", "pyamqp")):
     task_default_exchange_type = "topic"  # with quorum queues, delays by the server need a topic exchange
@@ -144,8 +157,8 @@ if broker_url.startswith("kafka"):
     broker_transport_options = {
         "publish_timeout": 2.0,  # seconds; after that a message is in doubt
         # Messages with an eta wait in the ledger's Redis. In Kafka they would hold up the messages behind them.
-        # (With Sentinel this is not possible, so they wait in workers.)
-        "later_url": None if _redis_url.startswith("sentinel") else _redis_url,
+        # (With Sentinel or a cluster this is not possible, so they wait in workers.)
+        "later_url": None if _of_cluster(_redis_url) or _redis_url.startswith("sentinel") else _redis_url,
     }
 if broker_url.startswith("activemq"):
     broker_transport_options = {
@@ -159,7 +172,11 @@ redis_socket_connect_timeout = 2.0
 # A Unix socket has no keepalive, and redis-py raises an error if it is given one.
 redis_socket_keepalive = not result_backend.startswith(("redis+socket", "socket"))
 redis_backend_health_check_interval = 5
-result_backend_transport_options = {"retry_policy": {"timeout": 2.0, "max_retries": 1}, **_sentinels}
+result_backend_transport_options = {
+    "retry_policy": {"timeout": 2.0, "max_retries": 1},
+    **_sentinels,
+    **_of_cluster(_redis_url),
+}
 
 # Schedules can be made and changed while beat runs, and a second beat can stand by: docs/schedules.md.
 beat_scheduler = "tornado_celery_bridge.schedules:Scheduler"

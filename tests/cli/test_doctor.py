@@ -100,4 +100,4 @@ def test_a_certificate_that_is_not_looked_at_or_not_there(safe: Server, tmp_path
 def test_a_cluster(start: Start) -> None:
     status, said = doctor(start("--cluster-enabled", "yes").url)
     assert status == 1
-    assert "is a Redis Cluster, which is not supported" in said
+    assert "is a Redis Cluster, and the settings do not say so" in said

@@ -1,9 +1,10 @@
 """The brokers that hold the contract, each a private server: to add one is to add an entry, and a file of tests."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Self
 
 import redis
 
@@ -11,6 +12,7 @@ from tests.faults.harness import Broker
 from tests.needs import missing
 from tests.servers import Server
 from tests.servers.kafka import ApacheKafka, KafkaCluster, need_kafka
+from tests.servers.redis_cluster import RedisCluster
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
 from tornado_celery_bridge.up.brokers.artemis import Artemis
 from tornado_celery_bridge.up.brokers.rabbitmq import RabbitMQ
@@ -29,6 +31,21 @@ class Redis(Server):
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, password="secret", socket_timeout=5)
+
+
+class Cluster(RedisCluster):
+    """Three masters, which every process knows to be a cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, replicas=False, proxied=True)
+
+    def start(self) -> Self:
+        os.environ["REDIS_CLUSTER"] = ",".join(self.named)
+        return super().start()
+
+    def stop(self) -> None:
+        os.environ.pop("REDIS_CLUSTER", None)
+        super().stop()
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,13 @@ def _vhost(broker: Broker) -> str:
 
 
 REDIS = Kind(Redis, apart=lambda broker: broker.url.removesuffix("0") + "1")
+REDIS_CLUSTER = Kind(
+    Cluster,
+    cannot={
+        "wrong_password": "the cluster of the tests wants no password",
+        "two_apps_side_by_side": "a cluster has one database: apps differ in their global_keyprefix",
+    },
+)
 RABBITMQ = Kind(RabbitMQ, RabbitMQ.available, apart=_vhost)
 
 
@@ -99,6 +123,7 @@ ARTEMIS = Kind(
 )
 KINDS = {
     "redis": REDIS,
+    "redis-cluster": REDIS_CLUSTER,
     "rabbitmq": RABBITMQ,
     "kafka": KAFKA,
     "kafka-cluster": KAFKA_CLUSTER,

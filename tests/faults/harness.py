@@ -412,7 +412,8 @@ class System:
             return found if self.stock else found | {"open": int(client.hlen("{tcb}open"))}
 
     def _queued(self) -> int:
-        with Connection(self.broker.url, connect_timeout=2) as connection:
+        options = getattr(self.broker, "options", {})  # of transport
+        with Connection(self.broker.url, connect_timeout=2, transport_options=options) as connection:
             try:
                 with connection.channel() as channel:
                     return int(channel.queue_declare(QUEUE, passive=True).message_count)

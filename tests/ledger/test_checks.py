@@ -120,7 +120,7 @@ def test_a_cluster_is_refused_in_words(start: Start) -> None:
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     found = {each.name: each for each in look(server.url)}["cluster"]
     assert found.is_unsafe
-    assert "is a Redis Cluster, which is not supported" in found.what
+    assert "is a Redis Cluster, and the settings do not say so" in found.what
     assert not found.may_be_allowed
 
 
@@ -128,9 +128,9 @@ async def test_a_dispatch_to_a_cluster_is_refused_in_words(start: Start) -> None
     server = await asyncio.to_thread(start, "--cluster-enabled", "yes")
     app = await asyncio.to_thread(make_app, server.url, server.url)  # none of its slots is served
     async with Bridge(app) as bridge:
-        with pytest.raises(BrokerUnavailable, match="it is a Redis Cluster, which is not supported"):
+        with pytest.raises(BrokerUnavailable, match="it is a Redis Cluster, and the settings do not say so"):
             await bridge.dispatch(app.tasks["sample.add"].s(1, 1))
-        with pytest.raises(LedgerUnavailable, match="it is a Redis Cluster, which is not supported"):
+        with pytest.raises(LedgerUnavailable, match="it is a Redis Cluster, and the settings do not say so"):
             await bridge.ledger.jobs.get("a")
     app.close()
 

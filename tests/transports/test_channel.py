@@ -29,8 +29,8 @@ from kombu.transport.virtual import base
 from tests.servers import Server, TlsProxy, wait_for
 from tests.transports import consuming
 from tornado_celery_bridge.base.versions import HAS_BATCHES
+from tornado_celery_bridge.transports import depth, register
 from tornado_celery_bridge.transports import redis as ours
-from tornado_celery_bridge.transports import register
 from tornado_celery_bridge.worker.bootsteps import AcknowledgeTogether
 
 log = logging.getLogger(__name__)
@@ -235,6 +235,7 @@ def test_all_keys_have_the_prefix(server: Server, client: redis.Redis) -> None:
     publish(server, "a", 1, options=options)
     publish(server, "a", 2, options=options, transport="ours", priority=9)
     with connected(server, **options) as connection:
+        assert depth(connection, "a") == 2
         consuming = Consuming(connection, "a")
         assert consuming.drain() == [1, 2]
         assert all(key.startswith(b"p-") for key in client.scan_iter())

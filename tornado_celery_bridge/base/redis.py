@@ -2,6 +2,7 @@
 
 import re
 import ssl
+from collections.abc import Mapping
 from typing import Any
 
 import hiredis
@@ -11,13 +12,21 @@ from celery.exceptions import ImproperlyConfigured
 from redis.asyncio.retry import Retry as AsyncioRetry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError, OutOfMemoryError
+from redis.exceptions import (
+    AskError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    MovedError,
+    OutOfMemoryError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel as BlockingSentinel
 from redis.sentinel import SentinelConnectionPool as BlockingSentinelPool
 
+from tornado_celery_bridge.base.cluster import in_cluster, slot_of
 from tornado_celery_bridge.base.versions import DRIVER, know_errors
 
 ConnectionPool = redis.asyncio.ConnectionPool
@@ -29,15 +38,17 @@ MAX_TIMEOUT = 2.0
 _CERT_REQS = {ssl.CERT_NONE: "none", ssl.CERT_OPTIONAL: "optional", ssl.CERT_REQUIRED: "required"}
 
 
-#: What a server of a Redis Cluster raises of keys of other servers. Nothing was done.
+#: What a server of a Redis Cluster raises of keys of other servers, where the settings do not say that it is one.
+#: Nothing was done.
 OF_CLUSTER = (MovedError, AskError, ClusterCrossSlotError, ClusterDownError)
 know_errors(MOVED=MovedError, ASK=AskError, CROSSSLOT=ClusterCrossSlotError, CLUSTERDOWN=ClusterDownError)
+know_errors(TRYAGAIN=TryAgainError)
 
 
 def refusal(exc: BaseException) -> str:
     """Return what to say of a command that Redis refuses our user, with the rule of an ACL that is missing."""
     if isinstance(exc, OF_CLUSTER):
-        return f"it is a Redis Cluster, which is not supported ({exc}): use one server, or Sentinels"
+        return f"it is a Redis Cluster, and the settings do not say so ({exc}): see docs/brokers/redis.md"
     said = str(exc).rpartition("caused error: ")[2]  # after the whole command, if it was one of several
     found = re.search(r"run the '(\S+)' command", said)
     rule = f"+{found[1]}" if found else "for a key or a channel, `tcb doctor` says which"
@@ -62,6 +73,8 @@ def connection_pool(backend: Any, **overrides: Any) -> ConnectionPool:
         params[name] = min(params.get(name) or MAX_TIMEOUT, MAX_TIMEOUT)
     if isinstance(needed := params.get("ssl_cert_reqs"), ssl.VerifyMode):
         params["ssl_cert_reqs"] = _CERT_REQS[needed]
+    if slot := slot_of(backend._transport_options, params.get("host"), params.get("port")):
+        params |= {"cluster": slot, "connection_class": in_cluster(params["connection_class"])}
     if issubclass(params["connection_class"], redis.asyncio.UnixDomainSocketConnection):
         params.pop("socket_connect_timeout")
     # RESP2, because the messages of a subscriber are then ordinary replies, which are read in order.
@@ -88,7 +101,17 @@ def blocking_client(backend: Any, *, attempts: int = 0, **overrides: Any) -> red
         asked = _sentinel(BlockingSentinel, backend, sentinels, params, Retry(NoBackoff(), 0))
         pool = BlockingSentinelPool(master_of(backend), asked, **params)  # type: ignore[no-untyped-call]
         return redis.Redis(connection_pool=pool)
-    return redis.Redis(connection_pool=backend._get_pool(**params))
+    return redis.Redis(connection_pool=blocking_pool(backend, params))
+
+
+def blocking_pool(backend: Any, params: Mapping[str, Any]) -> redis.ConnectionPool:
+    """Return a pool of *backend*'s blocking connections with the settings *params*, also to a cluster."""
+    slot = slot_of(backend._transport_options, params.get("host"), params.get("port"))
+    if slot is not None:
+        cls = in_cluster(params.get("connection_class", redis.Connection))
+        params = {**params, "connection_class": cls, "cluster": slot}
+    pool: redis.ConnectionPool = backend.ConnectionPool(**params)
+    return pool
 
 
 def asked_once(app: Any, timeout: float) -> dict[str, Any]:

@@ -126,6 +126,8 @@ class Subscriber:
             self._heard, self._beat_wanted = False, True
             self._write_wanted.set()
             await asyncio.sleep(BEAT)
+            if getattr(connection, "is_elsewhere", False):
+                raise ConnectionError("the keys have moved to another server of the cluster")
             if not self._heard:
                 await connection.disconnect(nowait=True)  # ends the reader, which may ignore a cancellation
                 raise ConnectionError(f"no answer to a PING in {BEAT} s")

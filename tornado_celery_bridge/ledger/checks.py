@@ -25,6 +25,7 @@ from celery.backends.base import DisabledBackend
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 from kombu.utils.url import maybe_sanitize_url
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 from redis.exceptions import RedisError, ResponseError
 
 from tornado_celery_bridge.base.app import is_exposed, own_tasks
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 #: The names of what is unsafe, which may be allowed.
 NAMES = (
     *("no-aof", "eviction", "full", "no-permission", "no-login", "no-password", "unverified-tls", "no-certificate"),
+    "unserved-slots",
     *("no-install", "early-acks", "lost-fails", "eager", "no-confirms", "no-dead-letters"),
     *("consumer-timeout", "pickle", "no-topic", "short-retention", "offsets-expire"),
 )
@@ -51,23 +53,26 @@ NAMES = (
 #: What a server has to be asked for.
 OF_SERVERS = (
     *("no-aof", "eviction", "full", "no-permission", "no-login", "consumer-timeout", "other-schema", "cluster"),
-    *("no-topic", "short-retention", "offsets-expire"),
+    *("unserved-slots", "no-topic", "short-retention", "offsets-expire"),
 )
 
 #: The names of what can't be allowed.
 IMPOSSIBLE = ("no-transport", "no-results", "no-ledger", "other-schema", "cluster")
 
-#: Seconds after which RabbitMQ takes back a message that is not acknowledged, unless it is told otherwise.
-CONSUMER_TIMEOUT = 1800
 #: The argument by which a queue of RabbitMQ says where dead letters go.
 DEAD_LETTERS = "x-dead-letter-exchange"
 
+#: Seconds after which RabbitMQ takes back a message that is not acknowledged, unless it is told otherwise.
+CONSUMER_TIMEOUT = 1800
 
 #: Seconds that a server has for an answer.
 TIMEOUT = 2
 
 #: What Redis says to whom it does not let log in.
 _LOGIN = re.compile(r"NOAUTH|WRONGPASS|[Aa]uthentication|AUTH .*called|invalid username-password")
+
+#: What is said of a Redis Cluster in which nobody has our keys, or some.
+_UNSERVED = re.compile("cluster is down|slot not served|served by no server", re.IGNORECASE)
 
 #: What a remedy says where the app names no Redis.
 A_REDIS = "redis://localhost:6379/0"
@@ -143,6 +148,10 @@ class Server:
     user: str = ""
     #: What this user lacks, as a rule of an ACL, by the process that needs it.
     lacks: Mapping[str, str] = field(default_factory=dict)
+    #: Whether the settings say that it is a Redis Cluster.
+    is_cluster: bool = False
+    #: What it answers to CLUSTER INFO; empty if it is none.
+    cluster: Mapping[str, Any] = field(default_factory=dict)
     #: The settings of TLS, by redis-py's names; empty without TLS.
     tls: Mapping[str, Any] = field(default_factory=dict)
 
@@ -199,13 +208,31 @@ def no_permission(server: Server) -> Finding | None:
 
 
 def cluster(server: Server) -> Finding | None:
-    if not server.info.get("cluster_enabled"):
+    is_one = server.info.get("cluster_enabled")
+    if is_one is None or bool(is_one) is server.is_cluster:
         return None
+    if server.is_cluster:
+        return Finding(
+            "cluster", f"{server.role} is no Redis Cluster, and the settings say so", "without REDIS_CLUSTER"
+        )
     return Finding(
         "cluster",
-        f"{server.role} is a Redis Cluster, which is not supported: each of its servers refuses keys of others, and "
-        "Celery's own transport and results do not know it",
-        "one server, or Sentinels (`sentinel://`) for a fail-over",
+        f"{server.role} is a Redis Cluster, and the settings do not say so: each of its servers refuses keys of others",
+        "REDIS_CLUSTER=HOST:PORT in the environment; in an app of your own, `cluster` and a `global_keyprefix` with a "
+        "hash tag among the transport options of broker and result backend (docs/brokers/redis.md)",
+    )
+
+
+def unserved_slots(server: Server) -> Finding | None:
+    """A cluster whose servers answer nothing, or not for all keys, as some of its slots are nobody's."""
+    served = int(server.cluster.get("cluster_slots_ok", REDIS_CLUSTER_HASH_SLOTS))
+    if served == REDIS_CLUSTER_HASH_SLOTS and not _UNSERVED.search(server.trouble):
+        return None
+    which = f"{served} of its {REDIS_CLUSTER_HASH_SLOTS} slots are served" if server.cluster else server.trouble
+    return Finding(
+        "unserved-slots",
+        f"{server.role}, a Redis Cluster, refuses commands: {which}",
+        "`redis-cli --cluster check` says which slots nobody has, and `redis-cli --cluster fix` mends what it can",
     )
 
 
@@ -567,11 +594,13 @@ def prefetch(app: Celery) -> Finding | None:
 
 
 def failover(app: Celery) -> Finding | None:
-    if not _ledger(app.conf).startswith("sentinel"):
+    options: Mapping[str, Any] = app.conf.result_backend_transport_options or {}
+    if not (_ledger(app.conf).startswith("sentinel") or options.get("cluster")):
         return None
+    kind = "in a Redis Cluster" if options.get("cluster") else "by Sentinel"
     return Finding(
         "failover",
-        "the ledger is by Sentinel: what its master has confirmed and no copy has yet is lost when the master is",
+        f"the ledger is {kind}: what its master has confirmed and no copy has yet is lost when the master is",
         "`min-replicas-to-write 1` and a short `min-replicas-max-lag` on each server bound that; nothing ends it",
     )
 
@@ -591,7 +620,18 @@ def old_versions(app: Celery) -> Finding | None:
 
 
 SEEN_RULES = (no_password, unverified_tls, no_certificate)
-SERVER_RULES = (no_aof, eviction, full, no_permission, no_login, cluster, *SEEN_RULES, no_answer, unknown)
+SERVER_RULES = (
+    no_aof,
+    eviction,
+    full,
+    no_permission,
+    no_login,
+    cluster,
+    unserved_slots,
+    *SEEN_RULES,
+    no_answer,
+    unknown,
+)
 APP_RULES = (
     *(no_transport, no_results, no_ledger, early_acks, lost_fails, own_acks, no_install, eager, no_confirms),
     *(no_dead_letters, pickle, no_time_limit, no_ends, visibility, prefetch, failover, old_versions),
@@ -722,7 +762,9 @@ def _broker_server(app: Celery, role: str, needs: Mapping[str, Needs] | None) ->
         except (OperationalError, RedisError, OSError) as exc:
             trouble, is_away = str(exc), _is_away(exc)
         has_password, tls = has_login(connection), _tls(connection.ssl or {})
-        return Server(role, connection.hostname, has_password, trouble=trouble, is_away=is_away, tls=tls)
+        found: dict[str, Any] = {"trouble": trouble, "is_away": is_away, "tls": tls}
+        is_cluster = bool(connection.transport_options.get("cluster"))
+        return Server(role, connection.hostname, has_password, is_cluster=is_cluster, **found)
 
 
 def _seen(client: Any, role: str) -> Server:
@@ -730,7 +772,8 @@ def _seen(client: Any, role: str) -> Server:
     arguments = client.connection_pool.connection_kwargs
     host = None if "path" in arguments else arguments.get("host")
     has_password = bool(arguments.get("password") or arguments.get("credential_provider"))
-    return Server(role, host, has_password, user=arguments.get("username") or "default", tls=_tls(arguments))
+    user, is_cluster = arguments.get("username") or "default", "cluster" in arguments
+    return Server(role, host, has_password, user=user, is_cluster=is_cluster, tls=_tls(arguments))
 
 
 def _tls(arguments: Any) -> dict[str, Any]:
@@ -741,9 +784,12 @@ def _asked(client: Any, role: str, needs: Mapping[str, Needs]) -> Server:
     """Return what the settings say of a server, what it answers, and what it does not let each process do."""
     info: dict[str, Any] = {}
     config: dict[str, str] = {}
+    state: dict[str, Any] = {}
     lacks: dict[str, str] = {}
     trouble, is_away = "", False
     try:
+        if "cluster" in client.connection_pool.connection_kwargs:
+            state = client.execute_command("CLUSTER INFO")
         lacks = {process: missing_of(client, each) for process, each in needs.items()}
         info = client.info()
         for name in ("requirepass", "protected-mode", "bind", "port"):  # Redis 6 takes one at a time
@@ -753,12 +799,14 @@ def _asked(client: Any, role: str, needs: Mapping[str, Needs]) -> Server:
     finally:
         client.close()
     seen = _seen(client, role)
-    return replace(seen, info=info, config=config, trouble=trouble, is_away=is_away, lacks=lacks)
+    found: dict[str, Any] = {"info": info, "config": config, "cluster": state, "lacks": lacks}
+    return replace(seen, trouble=trouble, is_away=is_away, **found)
 
 
 def _is_away(exc: BaseException) -> bool:
     """Return whether nothing has answered, rather than refused."""
-    return not (isinstance(exc, ResponseError) or isinstance(exc.__cause__, ResponseError) or _LOGIN.search(str(exc)))
+    is_refusal = isinstance(exc, ResponseError) or isinstance(exc.__cause__, ResponseError)
+    return not (is_refusal or _LOGIN.search(str(exc)) or _UNSERVED.search(str(exc)))
 
 
 # What an app says of itself.

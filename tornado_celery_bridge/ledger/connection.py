@@ -13,6 +13,7 @@ from celery.exceptions import ImproperlyConfigured
 from redis.exceptions import DataError, NoPermissionError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from tornado_celery_bridge.base.cluster import Moved, slot_of
 from tornado_celery_bridge.base.lua import Call, sha_of
 from tornado_celery_bridge.base.redis import OF_CLUSTER, ConnectionPool, blocking_client, master_of, refusal
 from tornado_celery_bridge.ledger.records import LedgerUnavailable
@@ -130,7 +131,7 @@ class Connection:
             else:
                 answer.set_result(result)
 
-    async def _execute(self, batch: list[_Pending]) -> list[Any]:
+    async def _execute(self, batch: list[_Pending], *, again: bool = True) -> list[Any]:
         pipeline = self.client.pipeline(transaction=False)
         for command, _ in batch:
             pipeline.execute_command(*command)
@@ -138,6 +139,8 @@ class Connection:
             return await pipeline.execute(raise_on_error=False)
         except UNENCODABLE as exc:  # nothing was sent: all commands are encoded first
             return [exc] if len(batch) == 1 else [(await self._execute([each]))[0] for each in batch]
+        except Moved as exc:  # nothing was done, and the next connection is to the server that has the keys now
+            return await self._execute(batch, again=False) if again else [exc] * len(batch)
         except Exception as exc:  # each caller gets it
             return [exc] * len(batch)
 
@@ -209,10 +212,11 @@ def ledger_backend(app: Any) -> RedisBackend:
     Return the Redis backend, used for nothing but its connection settings, where *app*'s ledger is.
 
     That is ``job_ledger_url`` of the app's settings, spelt as Celery spells ``result_backend``, or else the result
-    backend itself. By Sentinels (``sentinel://``) it is the master that ``result_backend_transport_options`` names.
+    backend itself. By Sentinels (``sentinel://``) it is the master that ``result_backend_transport_options`` names;
+    whether it is a Redis Cluster, they say as well.
 
     Raises:
-        ImproperlyConfigured: It is no Redis, or it is not known which master.
+        ImproperlyConfigured: It is no Redis, it is not known which master, or a cluster's keys have no hash tag.
     """
     url = app.conf.get("job_ledger_url") or app.conf.result_backend or ""
     if url.startswith("sentinel://"):
@@ -221,6 +225,7 @@ def ledger_backend(app: Any) -> RedisBackend:
         return made
     if not url.startswith(("redis://", "rediss://", "redis+socket://", "socket://")):
         raise ImproperlyConfigured("the job ledger lives in Redis: set job_ledger_url, or a Redis result_backend")
+    slot_of(app.conf.result_backend_transport_options or {}, None, None)
     return RedisBackend(app=app, url=url.removeprefix("redis+"))
 
 

@@ -47,7 +47,7 @@ _TRANSACTION = ("exec", "discard", "multi")
 
 #: How many arguments a command is tried with; of the others, 1.
 _ARGUMENTS = {
-    **dict.fromkeys("exec discard multi ping time unwatch".split(), 0),
+    **dict.fromkeys("cluster|slots exec discard multi ping time unwatch".split(), 0),
     **dict.fromkeys(
         "blpop expire hdel hexists hget hmget lindex lpush pexpire pexpireat publish rpush sadd sismember srem zrem"
         " zscan zscore evalsha eval script|load".split(),
@@ -63,8 +63,8 @@ _ARGUMENTS = {
 }
 #: Those whose arguments are no keys.
 _WITHOUT_KEYS = frozenset(
-    "client|tracking discard eval evalsha exec multi ping psubscribe publish punsubscribe script|exists script|load"
-    " subscribe time unsubscribe unwatch".split()
+    "client|tracking cluster|slots discard eval evalsha exec multi ping psubscribe publish punsubscribe script|exists"
+    " script|load subscribe time unsubscribe unwatch".split()
 )
 
 
@@ -116,7 +116,9 @@ def needs_of(app: Celery, process: str, *, ledger: bool = True, broker: bool = T
         names = ("_kombu.binding*", "unacked*", "*.celery.pidbox*", "celeryev.*", *(f"{q}*" for q in app.amqp.queues))
         keys += [prefix + name for name in names]
         channels += [f"{said}celery.pidbox", f"{said}celeryev/*", f"{said}celeryev/worker.*"]
-    return Needs(tuple(dict.fromkeys(keys)), tuple(dict.fromkeys(channels)), COMMANDS[process])
+    options = app.conf.result_backend_transport_options if ledger else app.conf.broker_transport_options
+    commands = COMMANDS[process] | ({"cluster|slots"} if (options or {}).get("cluster") else set())
+    return Needs(tuple(dict.fromkeys(keys)), tuple(dict.fromkeys(channels)), commands)
 
 
 def missing_of(client: Any, needs: Needs) -> str:

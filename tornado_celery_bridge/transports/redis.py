@@ -18,8 +18,8 @@ clients) and tell it of the next change, whoever made it.
 Tracking is off while asking: a worker with no room for more hears nothing. (kombu believes that an idle connection with
 something to read is lost.)
 
-Needs Redis 7 or Valkey. Sentinel keeps kombu's own transport. ``tests/transports`` checks what is used here of kombu's
-inside against the version installed.
+Needs Redis 7 or Valkey, of which a cluster is served as well (the transport option ``cluster``). Sentinel keeps kombu's
+own transport. ``tests/transports`` checks what is used here of kombu's inside against the version installed.
 """
 
 import contextlib
@@ -41,6 +41,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.scheduling import priority_cycle
 from redis.exceptions import NoScriptError
 
+from tornado_celery_bridge.base.cluster import in_cluster, slot_of
 from tornado_celery_bridge.base.encoding import escaped, loads
 from tornado_celery_bridge.base.lua import sha_of
 from tornado_celery_bridge.base.versions import RESP3, RESTORES_AS_TOLD, flush_reauth, logging_in_first
@@ -163,8 +164,12 @@ class Channel(redis.Channel):
     # Options of kombu's transport, from 5.7 on.
     brpop_timeout: float = 1
     unacked_restore_throttle = 10
-    if not RESTORES_AS_TOLD:
-        from_transport_options = (*redis.Channel.from_transport_options, "unacked_restore_throttle")
+    #: Whether the servers are a Redis Cluster; see base/cluster.py.
+    cluster: Any = None
+    from_transport_options = (
+        *redis.Channel.from_transport_options,
+        *("cluster", *(() if RESTORES_AS_TOLD else ("unacked_restore_throttle",))),
+    )
     #: The socket on which the server says when something comes, and the one on which tracking is on.
     _waiting: Any = None
     _tracked: Any = None
@@ -193,6 +198,9 @@ class Channel(redis.Channel):
         # kombu writes the headers into JSON of its own, where a dict among them may look like a type.
         headers = escaped(headers)
         return super().prepare_message(body, priority, content_type, content_encoding, headers, properties)
+
+    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
+        return bool(self._size(queue))  # kombu asks by EXISTS, to which it gives no global_keyprefix
 
     # kombu's poller calls the next two by these names.
 
@@ -325,7 +333,11 @@ class Channel(redis.Channel):
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         """Return kombu's, with RESP3, which has words unasked: redis-py's default from 8 on."""
         params = {**super()._connparams(asynchronous), **RESP3}
-        return {**params, "connection_class": logging_in_first(params["connection_class"])}
+        params["connection_class"] = logging_in_first(params["connection_class"])
+        options = {"cluster": self.cluster, "global_keyprefix": self.global_keyprefix}
+        if slot := slot_of(options, params.get("host"), params.get("port")):
+            params |= {"cluster": slot, "connection_class": in_cluster(params["connection_class"])}
+        return params
 
     @cached_property
     def _notes(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from redis.exceptions import OutOfMemoryError
 
 from tornado_celery_bridge.base.app import forget_backend
 from tornado_celery_bridge.base.errors import TEXT, rebuilt, text_of, traceback_of
+from tornado_celery_bridge.base.redis import blocking_pool
 from tornado_celery_bridge.base.states import ENDED, ITEM
 from tornado_celery_bridge.base.store import Stored
 from tornado_celery_bridge.base.versions import seconds_kept
@@ -54,6 +55,11 @@ class Recording:
     keeps_the_ledger = True
 
     app: Celery
+
+    def _get_pool(self, **params: Any) -> Any:
+        """Return Celery's pool of connections, for which a Redis Cluster is one server."""
+        options = getattr(self, "_transport_options", {})
+        return blocking_pool(self, params) if options.get("cluster") else super()._get_pool(**params)  # type: ignore[misc]
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
         """Return whether storing a state may be tried again after *exc*."""
