@@ -21,7 +21,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
 
 @pytest.fixture
 def client(cluster: RedisCluster) -> Iterator[redis.Redis]:
-    slot = slot_of(cluster.options, "127.0.0.1", cluster.port)
+    slot = slot_of(cluster.transport_options, "127.0.0.1", cluster.port)
     pool = redis.ConnectionPool(connection_class=in_cluster(redis.Connection), cluster=slot)
     with redis.Redis(connection_pool=pool) as made:
         yield made
@@ -40,7 +40,7 @@ def test_scripts_transactions_and_blocking_commands(cluster: RedisCluster, clien
 
 async def test_keys_that_move(cluster: RedisCluster, client: redis.Redis) -> None:
     """The connection counts as lost once, and nothing was done; the next one is to where they are."""
-    slot = slot_of(cluster.options, "127.0.0.1", cluster.port)
+    slot = slot_of(cluster.transport_options, "127.0.0.1", cluster.port)
     asyncios = redis.asyncio.Redis(
         connection_pool=redis.asyncio.ConnectionPool(
             connection_class=in_cluster(redis.asyncio.Connection), cluster=slot, driver_info=None

@@ -8,6 +8,7 @@ import pytest
 from tests.conformance.brokers import REDIS_CLUSTER
 from tests.conformance.contract import Contract
 from tests.faults.harness import running, under_fire
+from tests.servers.redis_cluster import RedisCluster
 
 pytestmark = pytest.mark.nightly
 
@@ -17,11 +18,12 @@ class TestRedisCluster(Contract):
 
 
 @pytest.mark.timeout(600)
-def test_kills_of_workers_and_masters(tmp_path: Path) -> None:
+def test_kills_of_workers_and_masters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 jobs at 20 a second; every ten seconds a worker is killed, and after each second one the keys' master."""
-    cluster = REDIS_CLUSTER.make(tmp_path / "broker")
-    cluster.start()
+    cluster = RedisCluster(tmp_path / "broker")
+    monkeypatch.setenv("REDIS_CLUSTER", ",".join(cluster.named))
     try:
+        cluster.start()
         with running(tmp_path, broker=cluster, sample="tests.conformance.sample") as system:
             kills = iter([system.kill_worker, system.kill_broker, system.kill_worker] * 3)
 

@@ -412,7 +412,7 @@ class System:
             return found if self.stock else found | {"open": int(client.hlen("{tcb}open"))}
 
     def _queued(self) -> int:
-        options = getattr(self.broker, "options", {})  # of transport
+        options = getattr(self.broker, "transport_options", {})  # of transport
         with Connection(self.broker.url, connect_timeout=2, transport_options=options) as connection:
             try:
                 with connection.channel() as channel:

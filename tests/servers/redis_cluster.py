@@ -89,7 +89,7 @@ class RedisCluster:
         return [f"127.0.0.1:{port}" for server in self.servers for port in dict.fromkeys((server.port, server.told))]
 
     @property
-    def options(self) -> dict[str, Any]:
+    def transport_options(self) -> dict[str, Any]:
         """The transport options that say so."""
         return {"cluster": self.named, "global_keyprefix": "{tcb}."}
 
