@@ -18,7 +18,7 @@ from tornado_celery_bridge.service.resources.diagnosis import diagnose
 
 MEMBERS = {
     *("id", "task", "state", "done", "progress", "queue", "priority", "attempt", "tags"),
-    *("created_at", "started_at", "finished_at", "eta", "links"),
+    *("created_at", "started_at", "finished_at", "eta", "held", "links"),
 }
 
 
