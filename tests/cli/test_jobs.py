@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import Database, free_port, worker
+from tests.servers import Database, free_port, wait_for, worker
 from tests.service.processes import serving
 from tests.service.site import environment
 from tornado_celery_bridge.cli import jobs
@@ -60,8 +60,10 @@ def tcb(request: pytest.FixtureRequest, product: Mapping[str, str]) -> Tcb:
     return run
 
 
-def test_a_job_from_beginning_to_end(tcb: Tcb) -> None:
-    ran = tcb("run", "s.steps", "--input", "[3]", "--tag", "cli", "--wait")
+def test_a_job_from_beginning_to_end(tcb: Tcb, tmp_path: Path) -> None:
+    (tmp_path / "input").write_text("[3]")
+    which = ("--tag", "cli", "--queue", "websample", "--priority", "7")
+    ran = tcb("run", "s.steps", "--input", f"@{tmp_path}/input", *which, "--wait")
     assert (ran.returncode, ran.stdout) == (0, "3\n")
     assert re.search(r"PENDING  s\.steps in websample\n.*STARTED\n(.*\n)*progress  3/3  step 3\n", ran.stderr)
     assert re.search(r"SUCCESS  after \d", ran.stderr)
@@ -73,9 +75,12 @@ def test_a_job_from_beginning_to_end(tcb: Tcb) -> None:
     (listed,) = tcb("list", "--task", "s.fail", "--state", "failure", "-n", "1", "--json").stdout.splitlines()
     job = json.loads(listed)
     assert (job["task"], job["state"]) == ("s.fail", "FAILURE")
-    table = tcb("list", "--tag", "cli").stdout.splitlines()
+    table = tcb("list", "--tag", "cli", "--since", "2026-01-01").stdout.splitlines()
     assert table[0].split() == ["id", "task", "state", "queue", "accepted", "ran"]
     assert table[1].split()[1:4] == ["s.steps", "SUCCESS", "websample"]
+
+    steps = json.loads(tcb("list", "--tag", "cli", "-n", "1", "--json").stdout)
+    assert (steps["task"], steps["priority"]) == ("s.steps", 7)
 
     again = tcb("retry", job["id"], "--wait", "--json")
     assert again.returncode == 3
@@ -156,6 +161,18 @@ def test_items_are_shown_as_they_come(tcb: Tcb) -> None:
     done = tcb("run", "s.yields", "--input", "[2]", "--wait")
     assert (done.returncode, done.stdout) == (0, '"done"\n')
     assert 'item 1  {"x": 0, "y": 0}\nitem 2  {"x": 1, "y": 0}\n' in done.stderr
+
+
+def test_a_job_that_runs_is_told_to_end(
+    product: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TCB_URL", product["TCB_URL"])
+    client = Http(product["TCB_URL"])
+    job_id = client.submit("s.nap", [50], {})["id"]
+    wait_for(lambda: client.get(job_id)["state"] == "STARTED")
+    assert main(["cancel", job_id, "--terminate"]) == 0
+    assert re.fullmatch(rf"{job_id} (STARTED: it is told, and has not ended yet|REVOKED)\n", capsys.readouterr().out)
+    assert main(["watch", job_id]) == 4
 
 
 def test_a_large_result_is_written_as_any_other(tcb: Tcb) -> None:

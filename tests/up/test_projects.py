@@ -393,6 +393,14 @@ def test_with_yes_a_worker_takes_them(up: Start, database: Database, tmp_path: P
     assert one.end() == 0
 
 
+def test_the_workers_options_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, str] = {}
+    monkeypatch.setattr(project.supervisor, "main", lambda commands, *_, **options: given.update(commands) or 0)
+    project.main(tmp_path / "none", project.Options(worker=["-Q", "a,b", "-n", "w;x@h", "-c", "2"]))
+    assert given["worker"].endswith(" worker -Q a,b -n 'w;x@h' -c 2")
+    assert given["beat"].endswith(" beat")
+
+
 def test_a_procfile_of_ours_says_what_runs(tmp_path: Path, ports: Ports) -> None:
     (tmp_path / "Procfile").write_text("worker: tcb worker -c 1\n")
     status, said = tcb(tmp_path, "up", "--expose", "x.*", **ports.variables)

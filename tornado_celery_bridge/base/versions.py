@@ -113,6 +113,11 @@ LACKS = (
         ("redis", "sentinel"),
     ),
     Lack(
+        "kombu",
+        "5.7",
+        "with `--pool threads` a stock worker, without `install`, may hear up to 10 s late that a task has ended",
+    ),
+    Lack(
         "celery",
         "5.5",
         "RabbitMQ does not hold tasks with an ETA: workers do, which quorum queues do not allow. Use classic queues",
