@@ -155,13 +155,13 @@ class Contract:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def plainly_poisoned(cls, app: Celery) -> AsyncResult[Any]:
+    def plainly_poisoned(cls, app: Celery) -> "AsyncResult[Any]":
         """The same of a task that is no job."""
         return app.AsyncResult("none") if cls.on_loop else app.send_task("c.poison")
 
     # What a job does.
 
-    def test_submit_and_await(self, service: Service, poisoned: str, plainly_poisoned: AsyncResult[Any]) -> None:
+    def test_submit_and_await(self, service: Service, poisoned: str, plainly_poisoned: "AsyncResult[Any]") -> None:
         job = service.post("/v1/tasks/c.add/jobs", {"input": {"x": 1, "y": 2}}, wait=30)
         job = service.ended(job["id"])
         assert (job["state"], job["result"]) == ("SUCCESS", 3)
@@ -475,7 +475,7 @@ class Contract:
         jobs = [service.submit("nap", seconds=0) for _ in range(20)]
         assert {service.ended(job_id)["state"] for job_id in jobs} == {"SUCCESS"}
 
-    def test_poison_that_is_no_job(self, service: Service, plainly_poisoned: AsyncResult[Any]) -> None:
+    def test_poison_that_is_no_job(self, service: Service, plainly_poisoned: "AsyncResult[Any]") -> None:
         with pytest.raises(GivenUp, match="began 3 times"):
             plainly_poisoned.get(timeout=PATIENCE)
         assert len(service.starts([plainly_poisoned.id])) == 3

@@ -115,7 +115,7 @@ def make_app(redis_url: str, broker_url: str, *, queue: str = QUEUE) -> Celery:
                 raise Reject(how, requeue=False)
 
     @app.task(name="c.goes_on", shared=False, exposed=True, bind=True)
-    def goes_on(self: Task[..., Any]) -> list[int]:
+    def goes_on(self: "Task[..., Any]") -> list[int]:
         """Return the items of the last attempt; the first one ends its process."""
         note("start", self.request.id)
         is_first, mine = checkpoint("items").value is None, []

@@ -19,7 +19,7 @@ from tests.servers import Database, free_port, wait_for
 from tests.up.processes import ROOT, VARIABLES, Up, call, run
 from tornado_celery_bridge import Bridge
 from tornado_celery_bridge.base.settings import Settings
-from tornado_celery_bridge.up import project
+from tornado_celery_bridge.up import project, supervisor
 from tornado_celery_bridge.up.supervisor import BROKER_VARIABLES
 from tornado_celery_bridge.worker import install
 
@@ -395,7 +395,7 @@ def test_with_yes_a_worker_takes_them(up: Start, database: Database, tmp_path: P
 
 def test_the_workers_options_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, str] = {}
-    monkeypatch.setattr(project.supervisor, "main", lambda commands, *_, **options: given.update(commands) or 0)
+    monkeypatch.setattr(supervisor, "main", lambda commands, *_, **options: given.update(commands) or 0)
     project.main(tmp_path / "none", project.Options(worker=["-Q", "a,b", "-n", "w;x@h", "-c", "2"]))
     assert given["worker"].endswith(" worker -Q a,b -n 'w;x@h' -c 2")
     assert given["beat"].endswith(" beat")
