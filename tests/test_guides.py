@@ -50,7 +50,7 @@ def count(upto, pause):
 
 
 def test_there_are_some() -> None:
-    assert (len(BEFORE), len(AFTER)) == (2, 3)
+    assert (len(BEFORE), len(AFTER)) == (2, 4)
 
 
 @pytest.mark.parametrize(("page", "code"), BEFORE, ids=[page for page, _ in BEFORE])

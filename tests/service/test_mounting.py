@@ -266,6 +266,20 @@ def test_a_prefix_that_is_none() -> None:
             service.routes(prefix=prefix)
 
 
+async def test_that_no_task_is_served_is_said_once(
+    web_url: str, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_celery(web_url)
+    tasks: dict[str, Any] = await asyncio.to_thread(lambda: dict(app.tasks))
+    for task in tasks.values():
+        task.exposed = False
+    async with mounted(app, "", settings):
+        said = [message for message in caplog.messages if "no task is served over HTTP" in message]
+    app.close()
+    [line] = said
+    assert line.endswith("write @app.task(exposed=True) above it")
+
+
 async def test_the_lines_of_the_documentation(web_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = await asyncio.to_thread((ROOT / "docs" / "mounting.md").read_text, "utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

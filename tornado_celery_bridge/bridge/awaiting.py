@@ -9,6 +9,7 @@ from celery import states
 from tornado_celery_bridge.base.errors import described, rebuilt
 from tornado_celery_bridge.base.states import ENDED
 from tornado_celery_bridge.base.store import Store, Stored
+from tornado_celery_bridge.bridge.arguments import check_seconds
 from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
 from tornado_celery_bridge.bridge.listener import Listener, Watcher
 from tornado_celery_bridge.bridge.results import AsyncResult, Result, ancestors, failure, leaves, value
@@ -42,6 +43,7 @@ class Awaiting:
         self.waits = 0
 
     async def get(self, result: Result, timeout: float | None) -> Any:
+        check_seconds(timeout=timeout)
         if isinstance(result, AsyncResult) and result._ignored and result._cache is None:
             return None
         await self._wait(_Wait(result, self._rebuild), timeout)
@@ -51,6 +53,7 @@ class Awaiting:
         return value(result)
 
     async def wait(self, result: Result, timeout: float | None) -> TaskState:
+        check_seconds(timeout=timeout)
         wait = _Wait(result, None)
         await self._wait(wait, timeout)
         return TaskState.from_meta(wait.task_id, wait.seen[wait.task_id])

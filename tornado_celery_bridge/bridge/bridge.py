@@ -28,6 +28,7 @@ from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.lane import Lane
 from tornado_celery_bridge.base.store import Store
 from tornado_celery_bridge.bridge import streams
+from tornado_celery_bridge.bridge.arguments import check_app
 from tornado_celery_bridge.bridge.awaiting import Awaiting
 from tornado_celery_bridge.bridge.config import BridgeConfig
 from tornado_celery_bridge.bridge.guard import Guard
@@ -82,6 +83,7 @@ class Bridge:
     """
 
     def __init__(self, app: Celery, config: BridgeConfig | None = None) -> None:
+        check_app(app)
         self.app = app
         self.config = config or BridgeConfig()
         #: The store of large inputs and results, once the bridge is open; None if the app has no ``job_store_url``.

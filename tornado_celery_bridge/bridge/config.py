@@ -1,6 +1,8 @@
 """The settings of a bridge."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from tornado_celery_bridge.bridge.arguments import check_seconds
 
 #: Seconds after which a caller may try again, if the broker or the backend did not answer in time.
 RETRY_AFTER = 1.0
@@ -39,3 +41,16 @@ class BridgeConfig:
     refuse_blocking_calls: bool | None = None
     #: How long a job stays in the ledger after its end.
     job_ttl: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        """
+        Check what was given.
+
+        Raises:
+            TypeError: A duration is no number.
+        """
+        durations = (field.name for field in fields(self) if field.name not in _NO_DURATIONS)
+        check_seconds(**{name: getattr(self, name) for name in durations})
+
+
+_NO_DURATIONS = ("max_pending_dispatches", "max_waiters", "refuse_blocking_calls")

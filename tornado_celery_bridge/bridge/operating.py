@@ -9,6 +9,7 @@ from celery.backends.rpc import RPCBackend
 
 from tornado_celery_bridge import transports
 from tornado_celery_bridge.base.lane import Call, InDoubt, Lane, LaneDown, LaneFull, NotBegun
+from tornado_celery_bridge.bridge.arguments import check_texts
 from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
 from tornado_celery_bridge.exceptions import BridgeError, BrokerUnavailable, ResultBackendUnavailable
 from tornado_celery_bridge.ledger import Ledger, Purged
@@ -69,6 +70,7 @@ class Operating:
         await self._call(remove, ResultBackendUnavailable)
 
     async def purge(self, ledger: Ledger, queue: str, reason: str) -> Purged:
+        check_texts(queue=queue)
         ids = [job_id async for step in ledger.queues.purge(queue, reason) for job_id in step]
         messages = await self._operate(lambda: transports.purge(self._app, queue), BrokerUnavailable)
         for place in range(0, len(ids), MARKED):

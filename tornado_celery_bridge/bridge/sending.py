@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from celery import Task
 from celery.canvas import Signature, chunks
 from celery.exceptions import ImproperlyConfigured
 from kombu.utils.uuid import uuid
@@ -22,6 +21,7 @@ from kombu.utils.uuid import uuid
 from tornado_celery_bridge.base import tracing
 from tornado_celery_bridge.base.app import check_arguments, moment
 from tornado_celery_bridge.base.lane import InDoubt, Lane, LaneDown, LaneFull, NotBegun
+from tornado_celery_bridge.bridge.arguments import check_call, check_seconds, check_texts, check_words
 from tornado_celery_bridge.bridge.config import RETRY_AFTER, BridgeConfig
 from tornado_celery_bridge.bridge.results import AnyBridge, AsyncResult, GroupResult, Result, adopt, checked_id
 from tornado_celery_bridge.exceptions import BridgeError, BrokerUnavailable, DispatchSaturated, DispatchUncertain
@@ -112,7 +112,10 @@ class Sending:
                 " tornado_celery_bridge.worker.install(app) beside the app, or use dispatch"
             )
         self._refuse_eager()
-        _check_call(target, args, kwargs)
+        check_call(target, args, kwargs, options)
+        check_seconds(dispatch_timeout=timeout)
+        check_texts(owner=owner)
+        check_words(tags=tags)
         signature: Any = target
         if not isinstance(target, Signature):
             signature = self._app.signature(target if isinstance(target, str) else target.name)
@@ -186,7 +189,8 @@ class Sending:
         options: dict[str, Any],
         timeout: float | None,
     ) -> Any:
-        _check_call(target, args, kwargs)
+        check_call(target, args, kwargs, options)
+        check_seconds(dispatch_timeout=timeout)
         task_id = options.get("task_id")
         if task_id is None and isinstance(target, Signature):
             task_id = target["options"].get("task_id")
@@ -281,26 +285,6 @@ def time_left(config: BridgeConfig, begun: float, timeout: float | None) -> floa
     """Return how many seconds are left for the broker; see :meth:`.Bridge.time_left`."""
     timeout = config.dispatch_timeout if timeout is None else timeout
     return max(LEAST_LEFT, timeout - (time.monotonic() - begun))
-
-
-def _check_call(target: Any, args: Any, kwargs: Any) -> None:
-    """
-    Check what a caller gives, before anything is made of it.
-
-    Raises:
-        TypeError: It is nothing that can be sent. The message has the call to write instead.
-    """
-    if not isinstance(target, str | Signature | Task):
-        told = "; a function is one by @app.task" if inspect.isroutine(target) else ""
-        raise TypeError(f"a task, a signature or the name of a task can be sent, and {target!r:.100} is none{told}")
-    if isinstance(args, str | bytes | bytearray) or not isinstance(args, Sequence):
-        name = target if isinstance(target, str) else target["task"] if isinstance(target, Signature) else target.name
-        raise TypeError(
-            f"args is a list or a tuple of the arguments of {name}, and {args!r:.100} is none: for add(1, 2) it is"
-            " dispatch(add, (1, 2)), or dispatch(add.s(1, 2))"
-        )
-    if not isinstance(kwargs, Mapping | None):
-        raise TypeError(f"kwargs is a dict of named arguments, and {kwargs!r:.100} is none")
 
 
 def _described(target: Target, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

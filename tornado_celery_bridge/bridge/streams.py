@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
+from tornado_celery_bridge.bridge.arguments import check_seconds
 from tornado_celery_bridge.bridge.awaiting import Awaiting
 from tornado_celery_bridge.bridge.results import AsyncResult
 from tornado_celery_bridge.bridge.states import Meta, TaskState
@@ -24,6 +25,7 @@ MAX_BEHIND = 256
 
 async def stream(awaiting: Awaiting, task_id: str, timeout: float | None) -> AsyncIterator[TaskState]:
     """Yield the states of a task; see :meth:`.Bridge.stream`."""
+    check_seconds(timeout=timeout)
     first = await awaiting.state(task_id)
     if first.ready:
         yield first

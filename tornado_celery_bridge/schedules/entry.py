@@ -166,7 +166,11 @@ class Entry:
             ("name", _is_text(name) and len(name) <= MAX_NAME, f"1 to {MAX_NAME} characters, all of them printable"),
             ("name", OWNED not in str(name), f"{OWNED} parts an owner from a name: use another character"),
             ("task", _is_text(task), f"this should be a task's name{_named(task)}"),
-            ("input", isinstance(self.input, dict | list), "this should be an object, or a list"),
+            (
+                "input",
+                isinstance(self.input, dict | list),
+                "this should be a list of arguments, or an object of them",
+            ),
             ("options", isinstance(self.options, dict), "this should be an object"),
             ("options.queue", isinstance(options.get("queue", ""), str), "this should be a queue's name"),
             *((f"options.{each}", each not in options, "this is the schedule's own") for each in sorted(RESERVED)),

@@ -51,6 +51,8 @@ def check_entry(app: Celery, entry: Entry) -> None:
         InvalidEntry: Its task does not take its input, the input is too large, the app does not have its queue, or an
             option is wrong. It says all of this.
     """
+    if not isinstance(entry, Entry):
+        raise TypeError(f"an Entry is needed, and {entry!r:.100} is none; Entry.of_mapping makes one of a dict")
     faults = list(_faults_of_input(app, entry))
     if (size := len(dumps(entry.input))) > MAX_INLINE:  # beat and each run carry it
         faults.append(("input", f"it has {size:,} bytes as JSON, and may have {MAX_INLINE:,}"))

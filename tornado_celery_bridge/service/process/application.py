@@ -184,7 +184,7 @@ class Service:
             self._run(keys.watch())
         bridge = self.bridge
         catalogue = await asyncio.to_thread(Catalogue, bridge.app)
-        if why := why_none_exposed(bridge.app):
+        if why := await asyncio.to_thread(why_none_exposed, bridge.app):
             _log.warning("%s", why)
         jobs = Jobs(bridge, bridge.ledger, catalogue, receivers, self.links)
         self.use(jobs)
