@@ -107,6 +107,8 @@ class Contract:
     kind: Kind
     #: Whether the workers have the asyncio pool.
     on_loop = False
+    #: The names of the checks that ``make test`` has; None for all.
+    by_day: tuple[str, ...] | None = None
 
     @pytest.fixture(autouse=True)
     def _possible(self, request: pytest.FixtureRequest) -> None:

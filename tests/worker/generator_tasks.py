@@ -1,6 +1,7 @@
 """Tasks that are generators, for the sample app: each of ``def`` (``g.…``) and of ``async def`` (``ag.…``)."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
@@ -80,6 +81,14 @@ def add_generators(app: Celery) -> None:
             await asyncio.sleep(0)
             note(f"{path}.told", type(exc).__name__)
             raise
+
+    @task(shared=False, name="ag.persists")
+    async def persists() -> AsyncIterator[int]:
+        """End by no exception, neither where it awaits nor where it yields."""
+        while True:
+            with contextlib.suppress(BaseException):
+                await asyncio.sleep(0.01)
+                yield 1
 
     @task(shared=False, name="g.yields_what_cannot_be_kept")
     def yields_what_cannot_be_kept() -> Iterator[Any]:

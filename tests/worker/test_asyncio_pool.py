@@ -91,6 +91,7 @@ async def test_the_loop_goes_on_while_redis_is_frozen(own_server: Server, tmp_pa
 
     async with Bridge(app) as bridge:
         ticking = await bridge.submit("a.ticks", (str(ticks), str(end)))
+        yielding = await bridge.submit("ag.ticks", (str(end),))
         results = []
         for kind, path in zip(kinds, marks, strict=True):
             signature = app.tasks["a.tells_and_ends"].s(kind, str(path), str(event))
@@ -116,6 +117,9 @@ async def test_the_loop_goes_on_while_redis_is_frozen(own_server: Server, tmp_pa
         ended = await asyncio.gather(*(bridge.get(each, timeout=60) for each in results), return_exceptions=True)
         assert [str(each).rpartition("failed: ")[2] for each in ended] == ["done", "ValueError: mine", *["done"] * 3]
         assert await bridge.get(ticking, timeout=60) == "done"
+        assert await bridge.get(yielding, timeout=60) is None
+        numbers = [each.number for each in await bridge.ledger.jobs.items(yielding.id)]
+        assert numbers == list(range(1, len(numbers) + 1)), "each item waited, and is kept once"
     app.close()
 
 

@@ -104,6 +104,16 @@ async def test_it_is_ended_as_any_other(pools: Bridge, tmp_path: Path, by: str) 
     assert found
 
 
+async def test_code_that_goes_on_is_killed(on_loop: Bridge) -> None:
+    results = [await on_loop.submit("ag.persists", time_limit=1) for _ in range(5)]
+    for result in results:
+        with pytest.raises(TaskFailed, match="TimeLimitExceeded"):
+            await on_loop.get(result, timeout=60)
+    counts = [len(await on_loop.ledger.jobs.items(result.id)) for result in results]
+    assert await on_loop.get(await on_loop.submit("a.adds", (1, 2)), timeout=60) == 3
+    assert [len(await on_loop.ledger.jobs.items(result.id)) for result in results] == counts
+
+
 @pytest.fixture
 def eager() -> Celery:
     app = Celery("eager", broker="memory://", backend="cache+memory://", set_as_current=False)
