@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import statistics
 import struct
 import sys
 import time
@@ -46,6 +47,15 @@ if WAY.startswith("asyncio"):
             await asyncio.sleep(seconds)
         return note(begun)
 
+    @app.task(name="lag")
+    async def lag(seconds: float) -> float:
+        """Return by how many seconds the loop is late, at p99, while this runs."""
+        late, until = list[float](), time.monotonic() + seconds
+        while (begun := time.monotonic()) < until:
+            await asyncio.sleep(0.005)
+            late.append(time.monotonic() - begun - 0.005)
+        return statistics.quantiles(late, n=100)[98]
+
 else:
 
     @app.task(name="nap")
@@ -72,6 +82,9 @@ def publish(count: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "lag":
+        print(app.send_task("lag", (float(sys.argv[2]),)).get(timeout=60))
+        sys.exit()
     _count, _seconds = int(sys.argv[1]), float(sys.argv[2])
     if WAY == "asyncio-jobs":
         asyncio.run(submit(_count, _seconds))

@@ -7,7 +7,8 @@ time is taken from the first task's start to the last task's end. The ways take 
 is the median of them. Peers, and Celery with gevent, run in the interpreters that ``BENCH_PYTHON`` names (see
 :mod:`benchmarks.peers`), with uvloop if it is there. What is not installed is left out.
 
-At last, 1,000 naps of 1 s on the asyncio pool: how long they take together, what memory each one takes as it waits.
+At last, 1,000 naps of 1 s on the asyncio pool: how long they take together, what memory each one takes as it waits,
+and how late the loop is meanwhile.
 """
 
 import argparse
@@ -89,6 +90,11 @@ class Way:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
+    def lateness(self, seconds: float) -> subprocess.Popen[str]:
+        """Have a task look how late the worker's loop is; what it has seen is printed."""
+        command = [sys.executable, *self._send, "lag", str(seconds)]
+        return subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, text=True)
+
     def ended(self) -> int:
         """Return how many tasks have ended."""
         return self._notes.stat().st_size // 16
@@ -116,8 +122,8 @@ def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def at_once(way: Way) -> tuple[float, float]:
-    """Return the seconds that 1,000 naps of 1 s take, and the KiB of memory for each that waits."""
+def at_once(way: Way) -> tuple[float, float, float]:
+    """Return how long 1,000 naps of 1 s take, the KiB of memory for each that waits, and how late the loop is, p99."""
     way.send(100, 0)
     with way.works() as process:
         wait_for(lambda: way.ended() >= 100, 60)
@@ -127,9 +133,10 @@ def at_once(way: Way) -> tuple[float, float]:
         wait_for(lambda: way.ended() >= 1, 60)
         most = resident(process.pid)
         wait_for(lambda: way.ended() >= 1_000, 60)
+        late = way.lateness(4)
         way.send(1_000, 1)
         wait_for(lambda: way.ended() >= 1_000, 60)
-        return way.took(), (most - before) / 1_000 / 1024
+        return way.took(), (most - before) / 1_000 / 1024, float(late.communicate()[0])
 
 
 def main() -> None:
@@ -162,8 +169,11 @@ def main() -> None:
                 ]
                 print(f"| {way.label} | {' | '.join(cells)} |")
             if "asyncio-jobs" in ways:
-                took, each_takes = at_once(ways["asyncio-jobs"])
-                print(f"\n1,000 naps of 1 s at once, jobs: {took:.2f} s; each waits in {each_takes:.1f} KiB.")
+                took, each_takes, late = at_once(ways["asyncio-jobs"])
+                print(
+                    f"\n1,000 naps of 1 s at once, jobs: {took:.2f} s; each waits in {each_takes:.1f} KiB; "
+                    f"the loop is {late * 1000:.1f} ms late at p99."
+                )
         finally:
             server.stop()
 

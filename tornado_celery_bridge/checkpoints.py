@@ -132,6 +132,9 @@ def resumable(items: Iterable[T], name: str = "items", *, key: Callable[[T], Any
             document.set(name, {"done": done, "key": its_key})
 
 
+_NO_LOOPS: frozenset[str] = frozenset()
+
+
 class Document:
     """
     All checkpoints of one attempt, which are saved together.
@@ -147,7 +150,7 @@ class Document:
         self._read, self._write = read, write
         #: The values as JSON, by name; None before they were read.
         self._values: dict[str, str] | None = None
-        self._loops: set[str] = set()
+        self._loops = _NO_LOOPS
         #: The loop that has an item, and the values as they were when it got it.
         self._item: tuple[str, dict[str, str]] | None = None
         self._lock = threading.RLock()  # the code may have threads of its own; and it may be ended while it holds this
@@ -215,7 +218,7 @@ class Document:
                 )
             if name in self._loops:
                 raise ValueError(f"resumable() {name!r}: this task has such a loop already: give each another name")
-            self._loops.add(name)
+            self._loops |= {name}
 
     def _known(self) -> dict[str, str]:
         if self._values is None:

@@ -43,7 +43,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from types import MappingProxyType
@@ -60,7 +60,7 @@ from redis.exceptions import RedisError
 
 from tornado_celery_bridge.base.lua import Call
 from tornado_celery_bridge.worker import coroutines, pool
-from tornado_celery_bridge.worker.attempt import JobCancelled, ledger_of, telling_of_escapes
+from tornado_celery_bridge.worker.attempt import JobCancelled, TellingOfEscapes, ledger_of
 from tornado_celery_bridge.worker.coroutines import (
     Code,
     Loop,
@@ -207,7 +207,7 @@ class TaskPool(EndsTasks, BasePool):
         request = getattr(tells["accept_callback"], "__self__", None)
         if isinstance(request, Request) and args[4] is not None:  # it has read the body, and says so as Celery does
             args = (*args[:3], request.message.payload, None, None)
-        run = _Run(self, next(self._numbers), lambda: target(*args, **(kwargs or {})), limits, tells)
+        run = _Run(self, next(self._numbers), target, args, kwargs or {}, limits, tells)
         run.is_acked_first = task is None or not task.acks_late
         self._runs[run.number] = run
         waiting = self._waiting if task is not None and is_async(task) else self._waiting_for_threads
@@ -431,7 +431,9 @@ class _Run(Run):
     Args:
         pool: Where it runs.
         number: What the worker knows it by, in the place of a process's id.
-        call: Calls Celery's tracer.
+        target: Celery's tracer.
+        args: What it is called with.
+        kwargs: What it is called with, by name.
         limits: The soft and the hard time limit, in seconds; None for none.
         tells: What Celery calls as it begins and ends.
     """
@@ -440,7 +442,9 @@ class _Run(Run):
         self,
         pool: TaskPool,
         number: int,
-        call: Callable[[], Any],
+        target: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
         limits: tuple[float | None, float | None],
         tells: dict[str, Any],
     ) -> None:
@@ -449,7 +453,7 @@ class _Run(Run):
         #: Whether its message is acknowledged before its code begins.
         self.is_acked_first = False
         self._pool = pool
-        self._call = call
+        self._target, self._args, self._kwargs = target, args, kwargs
         self._limits = limits
         self._tells = tells
         #: Whether it is to end as its hard time limit is over.
@@ -481,8 +485,8 @@ class _Run(Run):
         tell(tells["accept_callback"], self.number, time.monotonic(), at_once=self.is_acked_first)
         ended: tuple[Any, ...]
         try:
-            with telling_of_escapes():
-                ended = tells["callback"], self._call()
+            with TellingOfEscapes():
+                ended = tells["callback"], self._target(*self._args, **self._kwargs)
         except BaseException as exc:
             if not (self.is_told and isinstance(exc, SystemExit)):
                 ended = tells["error_callback"], ExceptionInfo()

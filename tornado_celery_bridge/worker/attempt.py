@@ -7,8 +7,6 @@ The states and who tells them are drawn in :mod:`tornado_celery_bridge.worker`.
 import functools
 import logging
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -72,27 +70,28 @@ def ends_worker(exc: BaseException) -> bool:
     return isinstance(exc, WorkerTerminate) and bool(worker_state.should_terminate)
 
 
-@contextmanager
-def telling_of_escapes() -> Iterator[None]:
+class TellingOfEscapes:
     """
     Have what Celery lets out of the block, in which it runs one message's task, be an ordinary exception.
 
     Celery lets out ``MemoryError``, and what is no ``Exception``, of a task's code and of its hooks. A pool would take
-    that for its own end.
+    that for its own end. (A class, as each of a thousand tasks that wait has one of these: a generator is larger.)
 
     Raises:
         Escaped: It says what was let out, and how the attempt had ended before.
     """
-    _closed.set(None)
-    try:
-        yield
-    except BaseException as exc:
-        if is_told_to_end() or ends_worker(exc) or isinstance(exc, (Reject, *ends_from_outside())):
-            raise
-        attempt = _closed.get()
-        raise Escaped(exc, None if attempt is None else attempt.end) from exc
-    finally:
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
         _closed.set(None)
+
+    def __exit__(self, kind: object, exc: BaseException | None, where: object) -> None:
+        attempt = _closed.get()
+        _closed.set(None)
+        if exc is None or is_told_to_end() or ends_worker(exc) or isinstance(exc, (Reject, *ends_from_outside())):
+            return
+        raise Escaped(exc, None if attempt is None else attempt.end) from exc
 
 
 #: What no job has.
@@ -129,7 +128,8 @@ class Attempt:
         self.stored: tuple[str, Any, str | None] | None = None
         #: Whether a message that begins the next attempt was published, and whether one of the task that goes on.
         self.asks_again = self.is_replaced = False
-        #: What the code saves for the next attempt.
+        #: What the code saves for the next attempt, and whose code it is.
+        self._code = ""
         self.checkpoints = _NO_CHECKPOINTS
 
     @classmethod
@@ -185,7 +185,8 @@ class Attempt:
         if verdict in ("go", "unknown"):
             self.has_begun, self.is_job = True, verdict == "go"
             if self.is_job:
-                self.checkpoints = self._document(f"{task.name}/{replaced}" if replaced else task.name)
+                self._code = f"{task.name}/{replaced}" if replaced else task.name
+                self.checkpoints = Document(self._read_checkpoints, self._write_checkpoints)
                 request.checkpoints = self.checkpoints
             return
         log.info("task %s[%s] is not run: %s", task.name, self.id, verdict)
@@ -197,17 +198,17 @@ class Attempt:
             task.backend.return_chord_part(request)
         raise Ignore
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Have the code of the block be this attempt's: what it logs becomes the job's events."""
-        before = _current.set(self if self.is_job else None)
+        self._before = _current.set(self if self.is_job else None)
         self.runs = True
+
+    def __exit__(self, *_: object) -> None:
         try:
-            yield
-        finally:
             self.checkpoints.flush()
+        finally:
             self.runs = False
-            _current.reset(before)
+            _current.reset(self._before)
 
     # Its ends.
 
@@ -270,7 +271,7 @@ class Attempt:
         Args:
             task: The task.
             request: What it ran for.
-            state: What became of it, in Celery's words; None for what Celery lets out (see :func:`telling_of_escapes`).
+            state: What became of it, in Celery's words; None for what Celery lets out (see :class:`TellingOfEscapes`).
             outcome: What the code returned, or the exception.
         """
         raised, self.raised = self.raised, None
@@ -334,16 +335,15 @@ class Attempt:
         if self._ledger.item(self.id, self.token, number, text, **_given(entry)) == "cancelled":
             raise JobCancelled(f"job {self.id} was cancelled")
 
-    def _document(self, code: str) -> Document:
+    def _read_checkpoints(self) -> str | None:
         """Return the job's checkpoints; those that other code has saved are not this one's."""
+        return self._ledger.checkpoint(self.id, self._code)
 
-        def write(text: str) -> bool:
-            answer = self._ledger.save_checkpoint(self.id, self.token, code, text)
-            if answer == "cancelled":
-                raise JobCancelled(f"job {self.id} was cancelled")
-            return answer != "unavailable"
-
-        return Document(functools.partial(self._ledger.checkpoint, self.id, code), write)
+    def _write_checkpoints(self, text: str) -> bool:
+        answer = self._ledger.save_checkpoint(self.id, self.token, self._code, text)
+        if answer == "cancelled":
+            raise JobCancelled(f"job {self.id} was cancelled")
+        return answer != "unavailable"
 
     def note(self, level: str, message: str) -> None:
         """Note a line of the job's log."""

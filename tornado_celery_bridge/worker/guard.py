@@ -65,7 +65,7 @@ def guard(task: Any, app: Celery, *, can_end: bool = True) -> None:
         if attempt is None:
             return run(*args, **kwargs)
         try:
-            with attempt.running():
+            with attempt:
                 value = run_with_values(run, args, kwargs, app, is_job=attempt.is_job)
             if is_told_to_end():
                 raise SystemExit(EX_SOFTWARE)

@@ -43,7 +43,7 @@ from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
 from tornado_celery_bridge.base.versions import hearing_the_dead, wake_for_threads
-from tornado_celery_bridge.worker.attempt import telling_of_escapes
+from tornado_celery_bridge.worker.attempt import TellingOfEscapes
 from tornado_celery_bridge.worker.processes import descendants, kill
 
 _billiard: Any = billiard.pool  # its types have next to nothing of it
@@ -97,7 +97,7 @@ def can_end_tasks(pool: type[BasePool], task: Any = None) -> bool:
 
 def _run(target: Callable[..., Any], *args: Any) -> Any:
     """Run one message's task, where the pool runs it."""
-    with telling_of_escapes():
+    with TellingOfEscapes():
         return target(*args)
 
 
