@@ -456,6 +456,32 @@ async def test_a_schedule_is_made_paused_run_and_deleted(site: Service, tab: Tab
     tab.complaints.clear()
 
 
+#: How many pixels of a chart are in colour: of its series, as all else is grey.
+COLOURED = """figure => {
+  const canvas = figure.querySelector("canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let count = 0;
+  for (let place = 0; place < data.length; place += 4) {
+    const colours = data.slice(place, place + 3);
+    if (data[place + 3] > 200 && Math.max(...colours) - Math.min(...colours) > 60) count++;
+  }
+  return count;
+}"""
+
+
+async def test_a_chart_shows_the_first_minute(site: Service, page: Page) -> None:
+    """One value among an hour without any: no line leads to it."""
+    await submit(site, "s.kinds", [[1]])
+    await page.goto(url(site, "#/?task=s.kinds"))
+    await settled(page)
+    for title in ("Throughput", "Wait in the queue", "Run time", "Failure share"):
+        figure = page.get_by_role("figure", name=title)
+        await expect(figure.locator("canvas")).to_be_visible()
+        async with asyncio.timeout(10):
+            while await figure.evaluate(COLOURED) < 10:
+                await asyncio.sleep(0.05)
+
+
 async def test_each_attempt_of_a_job(site: Service, page: Page, tmp_path: Path) -> None:
     job = await submit(site, "s.flaky", [str(tmp_path / "tries")])
     await page.goto(url(site, f"#/jobs/{job['id']}"))

@@ -31,7 +31,7 @@ export function Chart({ title, summary, times, series, format }) {
       axes: [{ ...axis, values: TIMES }, { ...axis, size: 62, values: (_, ticks) => ticks.map(format) }],
       series: [
         { value: (_, at) => (at === null ? "" : new Date(at * 1000).toLocaleString("en-GB", { dateStyle: "short", timeStyle: "short" })) },
-        ...series.map(({ label, colour }) => ({ label, stroke: paint(colour), width: 2, spanGaps: true, points: { size: 5 }, value: (_, value) => (value === null ? "–" : format(value)) })),
+        ...series.map(({ label, colour }) => ({ label, stroke: paint(colour), width: 2, spanGaps: true, points: { size: 5, filter: lone }, value: (_, value) => (value === null ? "–" : format(value)) })),
       ],
     };
     chart.current = new uPlot(options, data, place.current);
@@ -49,6 +49,12 @@ export function Chart({ title, summary, times, series, format }) {
       <div ref=${place}></div>
     </figure>
   `;
+}
+
+/** Where points are too close to be drawn, return the one of a series that has no other, so that no line shows it. */
+function lone(chart, series, shown) {
+  const there = [...chart.data[series].keys()].filter((place) => chart.data[series][place] !== null);
+  return shown || there.length !== 1 ? null : there;
 }
 
 /** Return a function that looks up a CSS variable: a canvas cannot use variables itself. */
