@@ -430,6 +430,13 @@ async def test_listing(service: Service) -> None:
                                         {"input": [number], "options": {"tags": tags}}, wait=10), 200)  # fmt: skip
         ids.insert(0, made["id"])
     assert await listed(service, "tag=list") == (ids, None)
+    long = "\N{EURO SIGN}" * 200
+    await service.submit("s.echo", {"input": [long], "options": {"tags": ["list-long"]}}, wait=10)
+    found = json.loads((await service.fetch("/v1/jobs?tag=list")).body)["jobs"]
+    assert [each["arguments"] for each in found] == ["{}"] * 3 + ["[3]", "[2]", "[1]", "[0]"]
+    (only,) = json.loads((await service.fetch("/v1/jobs?tag=list-long")).body)["jobs"]
+    assert only["arguments"].startswith(f'["{long[:50]}')
+    assert (len(only["arguments"]) <= 100, only["arguments"][-1]) == (True, "…")
     assert await listed(service, "tag=list&tag=odd") == (ids[1::2], None)
     assert await listed(service, "tag=list&task=s.fail") == (ids[:3], None)
     assert await listed(service, "tag=list&state=SUCCESS") == (ids[3:], None)

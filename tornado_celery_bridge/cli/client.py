@@ -418,7 +418,7 @@ class InLedger:
         while limit > 0:
             found = self._bridge.ledger.jobs.find(asked, limit=min(limit, PAGE), cursor=cursor)
             page = self._run(found)
-            yield from map(_document, page.jobs)
+            yield from map(_listed, page.jobs)
             limit, cursor = limit - len(page.jobs), page.cursor
             if cursor is None:
                 return
@@ -542,6 +542,13 @@ def _filter(narrowed: Mapping[str, Any]) -> Any:
 async def _called(function: Any, *args: Any) -> Any:
     """Call what needs a running loop."""
     return function(*args)
+
+
+def _listed(job: Any) -> Job:
+    from tornado_celery_bridge.service.resources.jobs import documents
+    from tornado_celery_bridge.service.resources.links import Links
+
+    return {**documents.listed(job, Links())}
 
 
 def _document(job: Any, *, traceback: bool = False) -> Job:

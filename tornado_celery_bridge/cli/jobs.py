@@ -168,8 +168,10 @@ def list_(client: Client, limit: int, as_json: bool, **narrowed: Any) -> None:
         for job in jobs:
             _write(job)
         return
-    rows = [("id", "task", "state", "queue", "accepted", "ran")]
-    rows += [(job["id"], job["task"], _state(job), job["queue"], _time(job["created_at"]), _ran(job)) for job in jobs]
+    rows = [("id", "task", "state", "queue", "accepted", "ran", "input")]
+    for job in jobs:
+        times = (_time(job["created_at"]), _ran(job))
+        rows.append((job["id"], job["task"], _state(job), job["queue"], *times, job["arguments"] or "-"))
     tables.write(rows)
 
 

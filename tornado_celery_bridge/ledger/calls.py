@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 from tornado_celery_bridge.base.json import loads_safely
 from tornado_celery_bridge.base.lua import Commands, as_it_is, nothing
 from tornado_celery_bridge.ledger.records import (
+    BRIEF_BYTES,
     FIELDS,
     Acceptance,
     Checkpoint,
@@ -26,6 +27,7 @@ from tornado_celery_bridge.ledger.records import (
     Page,
     Workflow,
     WorkflowRecord,
+    brief_of,
     unpack_traceback,
 )
 from tornado_celery_bridge.ledger.schema import GUARD
@@ -131,9 +133,14 @@ def _workflow(answer: list[Any]) -> Workflow | Gone | None:
     return Workflow(WorkflowRecord.decode(stored), {job.record.id: job for job in jobs}, bool(cancelled))
 
 
+def _listed(row: list[Any]) -> Job:
+    *row, begin = row
+    return dataclasses.replace(Job.of_row(row), brief=brief_of(begin))
+
+
 def _page(answer: list[Any]) -> Page:
     head, *rows = answer
-    return Page([Job.of_row(row) for row in rows], "~".join(_texts(head)) if head else None)
+    return Page([_listed(row) for row in rows], "~".join(_texts(head)) if head else None)
 
 
 def _events(answer: list[Any]) -> tuple[int, int, list[str]]:
@@ -221,7 +228,7 @@ has_expired = command("has_expired", _text)
 # Reading.
 read = command("read", _job, fields=_FIELDS, most_bytes=None)
 read_workflow = command("read_workflow", _workflow, fields=_FIELDS, most_bytes=None)
-find = command("find", _page, fields=_FIELDS)
+find = command("find", _page, fields=_FIELDS, brief=BRIEF_BYTES)
 events = command("events", _events)
 attempts = command("attempts", as_it_is)
 items = command("items", lambda found: [JobItem.of_row(row) for row in found])

@@ -24,6 +24,8 @@ _RECORD = FIELDS[: FIELDS.index("state")]
 MAX_ID = 255
 #: Bytes of a traceback that are kept. They are its last ones, which say where the exception was raised.
 MAX_TRACEBACK = 16 * 1024
+#: Characters of an input in a list, and the bytes that are read for them.
+MAX_BRIEF, BRIEF_BYTES = 100, 256
 _NUMBERS = (
     *("priority", "created_at", "eta", "expires"),
     *("attempt", "started_at", "finished_at", "number", "due", "items"),
@@ -175,6 +177,8 @@ class Job:
     worker: str | None = None
     #: The bytes that its result, error or progress has as JSON, if that was left out; else 0.
     left_out: int = 0
+    #: In a list of jobs: how the JSON of its input begins; None of a large input, which is in a blob.
+    brief: str | None = None
 
     @property
     def owner(self) -> str:
@@ -303,6 +307,14 @@ def check_id(job_id: str) -> None:
             f"the id {job_id[:40]!r} is not one of a job: it should be 1 to {MAX_ID} bytes of printable characters "
             "without blanks and commas"
         )
+
+
+def brief_of(begin: bytes) -> str | None:
+    """Return how an input begins, of its first ``BRIEF_BYTES`` bytes; None if they are the name of a blob."""
+    text = begin.decode("utf-8", "ignore")
+    if not text or text.startswith('"'):
+        return None
+    return text if len(text) <= MAX_BRIEF and len(begin) < BRIEF_BYTES else f"{text[: MAX_BRIEF - 1]}…"
 
 
 def pack_traceback(text: str) -> bytes:

@@ -102,6 +102,10 @@ class Job(_Job, total=False):
 
     meta: Annotated[Any, Field(description="In a state of the task's own only: what the task has told with it.")]
     result: Annotated[Any, Field(description="In state SUCCESS only: what the task returned, unless that is large.")]
+    arguments: Annotated[
+        str | None,
+        Field(description="In a list: the input in short, the first 100 characters of its JSON; null of a large one."),
+    ]
     result_size: Annotated[int, Field(description="Instead of a large result: its bytes. It is at links.result.")]
     items: Annotated[int, Field(description="How many items its task has yielded, in all attempts; if it has.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
@@ -204,6 +208,11 @@ _RETRYABLE = {
     "WorkerLostError",
     "WorkerShutdown",
 }
+
+
+def listed(shown: ledger.Job, links: Links, *, result: bool = True) -> Job:
+    """Return a job as it stands in a list."""
+    return {**job(shown, links, result=result), "arguments": shown.brief}
 
 
 def job(shown: ledger.Job, links: Links, *, traceback: bool = False, result: bool = True) -> Job:

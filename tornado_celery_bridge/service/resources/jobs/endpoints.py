@@ -147,7 +147,7 @@ class ListJobs(ResourceEndpoint):
             most_bytes=MAX_LISTED if query.results else 0,
             page_bytes=MAX_PAGE,
         )
-        shown = [documents.job(job, self.links, result=query.results) for job in page.jobs]
+        shown = [documents.listed(job, self.links, result=query.results) for job in page.jobs]
         return {"jobs": shown, "next_cursor": page.cursor}
 
 

@@ -10,6 +10,8 @@ import { filters, parse, words } from "./query.js";
 import { go, link } from "./router.js";
 import { FAILURE, PENDING, PROGRESS, REVOKED, STATES } from "./states.js";
 
+/** The inputs of jobs without arguments, as the API writes them. */
+const NO_ARGUMENTS = new Set(["{}", "[]"]);
 /** The most jobs that one click cancels, retries or exports. */
 const MOST = 2_000;
 
@@ -131,6 +133,7 @@ function Table({ jobs, selected, select }) {
               <td class="what">
                 <${JobLink} id=${job.id}><${TaskName} name=${job.task} /> <code>${job.id.slice(0, 8)}</code><//>
                 ${job.progress && !job.done && html`<${Progress} of=${job.progress} label="Progress of job ${job.id}" />`}
+                ${job.arguments && !NO_ARGUMENTS.has(job.arguments) && html`<span class="reason"><code>${job.arguments}</code></span>`}
                 ${job.error && html`<span class="reason">${exceptionName(job.error.exception)}: ${job.error.detail}</span>`}
               </td>
               <td class="roomy"><${Tags} of=${job.tags} /></td>
