@@ -76,7 +76,7 @@ def test_a_job_from_beginning_to_end(tcb: Tcb, tmp_path: Path) -> None:
     job = json.loads(listed)
     assert (job["task"], job["state"]) == ("s.fail", "FAILURE")
     table = tcb("list", "--tag", "cli", "--since", "2026-01-01").stdout.splitlines()
-    assert table[0].split() == ["id", "task", "state", "queue", "accepted", "ran"]
+    assert table[0].split() == ["id", "task", "state", "queue", "accepted", "ran", "input"]
     assert table[1].split()[1:4] == ["s.steps", "SUCCESS", "websample"]
 
     steps = json.loads(tcb("list", "--tag", "cli", "-n", "1", "--json").stdout)
