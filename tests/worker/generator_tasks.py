@@ -82,6 +82,12 @@ def add_generators(app: Celery) -> None:
             note(f"{path}.told", type(exc).__name__)
             raise
 
+    @task(shared=False, bind=True, name="g.has_a_state_of_its_own")
+    def has_a_state_of_its_own(self: Any) -> str:
+        """No generator: it tells of a state that has the same name."""
+        self.update_state(state="ITEM", meta={"number": 1, "of": "mine"})
+        return "done"
+
     @task(shared=False, name="ag.persists")
     async def persists() -> AsyncIterator[int]:
         """End by no exception, neither where it awaits nor where it yields."""

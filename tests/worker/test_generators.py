@@ -1,6 +1,7 @@
 """Tasks that are generators, in each pool."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ async def test_a_stream_has_its_items_as_they_come(pools: Bridge, tmp_path: Path
         if len(items) == 2:  # by now the stream hears of each
             await asyncio.to_thread(event.touch)
     assert state.state == "SUCCESS"
-    assert [item.number for item in items[1:]] == [*range(items[1].number, items[-1].number + 1)]
+    numbers = [item.number for item in items]
+    assert numbers == sorted({*numbers})
     assert [item.value for item in items] == [*["tick"] * (len(items) - 1), "last"]
 
 
@@ -102,6 +104,14 @@ async def test_it_is_ended_as_any_other(pools: Bridge, tmp_path: Path, by: str) 
     found = await pools.ledger.jobs.items(result.id)
     assert [each.number for each in found] == list(range(1, len(found) + 1)), "each was kept once"
     assert found
+
+
+async def test_a_task_may_have_a_state_of_the_same_name(ends: Bridge) -> None:
+    result = await ends.submit("g.has_a_state_of_its_own")
+    assert await ends.get(result, timeout=60) == "done"
+    with ends.ledger.events.follow(result.id) as events:
+        told = [json.loads(event.data) async for event in events if event.kind == "state"]
+    assert told[-1] == {"state": "ITEM", "progress": {"number": 1, "of": "mine"}}
 
 
 async def test_code_that_goes_on_is_killed(on_loop: Bridge) -> None:

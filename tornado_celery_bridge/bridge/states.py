@@ -126,9 +126,9 @@ class TaskState:
     def item(self) -> Item | None:
         """What the task has yielded, if it is a generator and this is what it has told last."""
         told = self.meta["result"]
-        if self.state != ITEM or not isinstance(told, Mapping) or told.keys() != {"number", "value"}:
+        if self.state != ITEM or not isinstance(told, Mapping) or told.keys() != {"number", "value", "of"}:
             return None
-        return Item(told["number"], told["value"])
+        return Item(int(told["number"]), told["value"])
 
     @property
     def traceback(self) -> str | None:

@@ -80,6 +80,19 @@ class _States:
         self._last = first
         self._states: deque[TaskState | ResultError] = deque()
         self._wake = asyncio.Event()
+        #: The number of the last item of each attempt.
+        self._items: dict[str, int] = {}
+        self._is_old(first)
+
+    def _is_old(self, state: TaskState) -> bool:
+        """Return whether it tells of an item that is not the next: what is read and what is heard cross each other."""
+        if state.item is None:
+            return False
+        of, number = str(state.meta["result"]["of"]), state.item.number
+        if number <= self._items.get(of, 0):
+            return True
+        self._items[of] = number
+        return False
 
     def __call__(self, task_id: str, news: Meta | ResultError) -> None:
         if isinstance(news, ResultError):
@@ -87,7 +100,7 @@ class _States:
         else:
             state = TaskState.from_meta(task_id, news)
             newest = self._states[-1] if self._states else self._last
-            if newest == state or (isinstance(newest, TaskState) and newest.ready):
+            if newest == state or (isinstance(newest, TaskState) and newest.ready) or self._is_old(state):
                 return
             if len(self._states) >= MAX_BEHIND:
                 self._states.popleft()

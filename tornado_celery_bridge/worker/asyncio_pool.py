@@ -579,8 +579,6 @@ class _Run(Run):
         return await told
 
     def store(self, call: Callable[[], Any]) -> Any:
-        if self._pool.pipeline.is_here():
-            return call()
         there = in_context(call)
         if self.is_here() or not self._pool.is_loops():
             return self.ask(there)

@@ -113,15 +113,13 @@ class Recording:
 
         Raises:
             JobCancelled: The task tells of its progress, and its job was cancelled.
-            ValueError: It is an item that the code has yielded, and too large.
         """
         # Of a task that the worker does not have, Celery gives a request without an id.
         is_attempts = getattr(request, "id", None) == task_id
         attempt = Attempt.of(self.app, request) if is_attempts else Attempt(self.app, task_id)
         entry = None
         is_codes = attempt.runs and state in (*ENDED, states.RETRY)  # the code's own word; its end is to come
-        item = item_text(result["value"]) if state == ITEM else ""
-        if state in (*ENDED, states.STARTED, states.RETRY, ITEM) and not is_codes and has_results_beside(self.app):
+        if state in (*ENDED, states.STARTED, states.RETRY) and not is_codes and has_results_beside(self.app):
             stored = self.encode_result(result, state)  # type: ignore[attr-defined]
             entry = self._result_entry(task_id, stored, state, traceback, request)
         else:
@@ -138,11 +136,28 @@ class Recording:
             self._retried(functools.partial(attempt.finish, state, result, traceback, entry))
         elif state == states.RETRY:
             attempt.retry(result, entry, traceback)
-        elif state == ITEM:
-            attempt.tell_item(result["number"], item, entry)
         elif state != states.PENDING:
             attempt.report(state, result)
         return stored
+
+    def store_item(self, number: int, value: Any, request: Any) -> None:
+        """
+        Store an item that a task's code has yielded, as a state is stored, and tell the ledger. This blocks.
+
+        Raises:
+            JobCancelled: The job was cancelled.
+            ValueError: The item is too large.
+            EncodeError: It can't be stored.
+        """
+        attempt, text, entry = Attempt.of(self.app, request), item_text(value), None
+        told = {"number": number, "value": value, "of": attempt.token[:8]}
+        if has_results_beside(self.app):
+            stored = self.encode_result(told, ITEM)  # type: ignore[attr-defined]
+            entry = self._result_entry(request.id, stored, ITEM, None, request)
+        else:
+            with _passing_on():
+                super().store_result(request.id, told, ITEM, request=request)  # type: ignore[misc]
+        attempt.tell_item(number, text, entry)
 
     def _retried(self, call: Callable[[], None]) -> None:
         """Call, and call again as the settings ``result_backend_...retry`` say, which is how Celery stores results."""

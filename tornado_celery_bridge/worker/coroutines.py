@@ -39,7 +39,6 @@ from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.app import base as celery_app
 
 from tornado_celery_bridge.base.forks import OfOneProcess
-from tornado_celery_bridge.base.states import ITEM
 from tornado_celery_bridge.worker.generators import drained, drained_async
 
 #: What billiard tells a process of the pool by, and what Ctrl-C sends.
@@ -192,7 +191,7 @@ def _awaiting(run: Callable[..., Any], task: Any) -> Callable[..., Any]:
 def _tell(task: Any, request: Any, number: int, value: Any) -> None:
     """Tell an item that a task's code has yielded. Of an eager task Celery stores no state, unless it is to."""
     if not request.is_eager or task.app.conf.task_store_eager_result:
-        task.backend.store_result(request.id, {"number": number, "value": value}, ITEM, request=request)
+        task.backend.store_item(number, value, request)
 
 
 async def _tell_async(task: Any, request: Any, number: int, value: Any) -> None:
