@@ -74,11 +74,11 @@ class Operate(OperationsEndpoint):
     Cancel, try again or delete all jobs that a filter fits.
 
     It is done in the background, step by step, by whichever process of the service is there. Jobs that are accepted
-    later are left alone. Without `"dry_run": false` the jobs are only counted. It needs the scope that the same would
-    need for one job: `cancel` to cancel and to delete, `submit` to try again.
+    later are left alone. Without `"dry_run": false` the jobs are only counted. With it, the key also needs the scope
+    that the same would need for one job: `cancel` to cancel and to delete, `submit` to try again.
     """
 
-    route = post("/v1/operations", tag="jobs")
+    route = post("/v1/operations", scope="read", tag="jobs")
     answers: ClassVar = {
         202: Answer("The operation, which is under way.", headers=("Location",)),
         200: Answer(
@@ -91,8 +91,8 @@ class Operate(OperationsEndpoint):
         self.check_accepting()
 
     async def answer(self, body: documents.NewOperation, prefer: Preferences) -> documents.Operation:
-        needed = "read" if body.dry_run else SCOPES[body.action]
-        if not self.caller.may(needed):
+        needed = SCOPES[body.action]
+        if not body.dry_run and not self.caller.may(needed):
             raise FORBIDDEN_SCOPE(f"This key lacks the scope {needed}.")
         operation = await self.operations.begin(
             body.action,
