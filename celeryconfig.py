@@ -8,8 +8,9 @@ Environment: ``REDIS_URL``, ``BROKER_URL`` and ``RESULT_BACKEND`` (default: ``RE
 (default: ``.data``), ``JOB_STORE_URL`` (default: a folder in ``DATA_DIR``). Without ``REDIS_URL`` they point at the
 Unix socket of the embedded server in ``DATA_DIR``. If ``STOCK_TRANSPORT`` is set, kombu's own Redis
 transport is used. ``SENTINEL_MASTER`` (default: ``mymaster``) is the name of the master, for ``sentinel://`` URLs;
-``SENTINEL_USER`` and ``SENTINEL_PASSWORD`` are the Sentinels' own. ``REDIS_CLUSTER`` has servers of a Redis Cluster, as
-in ``host:6379,other:6379``: those URLs that name one of them are of the cluster.
+``SENTINEL_USER`` and ``SENTINEL_PASSWORD`` are the Sentinels' own; ``SENTINEL_CA`` is the file with their authority, if
+they speak TLS. ``REDIS_CLUSTER`` has servers of a Redis Cluster, as in ``host:6379,other:6379``: those URLs that name
+one of them are of the cluster.
 
 Names and meanings: https://docs.celeryq.dev/en/stable/userguide/configuration.html
 """
@@ -105,6 +106,8 @@ _sentinels: dict[str, Any] = {
         # Their own, where they have one: the one in the URL is the master's.
         "username": os.environ.get("SENTINEL_USER") or None,
         "password": os.environ.get("SENTINEL_PASSWORD") or None,
+        # With the authority that signed their certificates, they are spoken to by TLS.
+        **({"ssl": True, "ssl_ca_certs": _authority} if (_authority := os.environ.get("SENTINEL_CA")) else {}),
     },
 }
 

@@ -68,6 +68,8 @@ SECONDS = {
     "service/test_operations.py": 25,
     "ledger/test_submit.py": 25,
     "worker/test_unreadable.py": 25,
+    "transports/test_cluster.py": 20,
+    "cli/test_doctor.py": 17,
     "up/test_refusals.py": 20,
     "worker/test_ends.py": 20,
     "worker/test_limits.py": 20,

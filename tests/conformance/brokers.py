@@ -11,6 +11,7 @@ import redis
 from tests.faults.harness import Broker
 from tests.needs import missing
 from tests.servers import Server
+from tests.servers.activemq import ActiveMQ6
 from tests.servers.kafka import ApacheKafka, KafkaCluster, need_kafka
 from tests.servers.redis_cluster import RedisCluster
 from tornado_celery_bridge.up.brokers.activemq import ActiveMQ
@@ -116,6 +117,11 @@ ACTIVEMQ = Kind(
     ActiveMQ.available,
     apart=lambda broker: broker.url + "second",
 )
+ACTIVEMQ_6 = Kind(
+    lambda folder: ActiveMQ6(folder, login=("celery", "secret")),
+    ActiveMQ6.available,
+    apart=lambda broker: broker.url + "second",
+)
 ARTEMIS = Kind(
     lambda folder: Artemis(folder, login=("celery", "secret")),
     Artemis.available,
@@ -129,5 +135,6 @@ KINDS = {
     "kafka-cluster": KAFKA_CLUSTER,
     "tansu": TANSU,
     "activemq": ACTIVEMQ,
+    "activemq-6": ACTIVEMQ_6,
     "artemis": ARTEMIS,
 }

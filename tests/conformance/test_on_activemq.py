@@ -1,8 +1,15 @@
 """The contract on ActiveMQ."""
 
-from tests.conformance.brokers import ACTIVEMQ
+import pytest
+
+from tests.conformance.brokers import ACTIVEMQ, ACTIVEMQ_6
 from tests.conformance.contract import Contract
 
 
 class TestActiveMQ(Contract):
     kind = ACTIVEMQ
+
+
+@pytest.mark.nightly
+class TestActiveMQ6(Contract):
+    kind = ACTIVEMQ_6

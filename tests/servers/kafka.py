@@ -1,6 +1,7 @@
 """Apache Kafka for the tests: with users, ACLs and a listener behind a proxy; and a cluster of three."""
 
 import contextlib
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn, Self
@@ -141,6 +142,11 @@ class Node(Kafka):
     def runs(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def end(self) -> None:
+        """End it in order: it gives its partitions to the others first."""
+        self._signal(signal.SIGTERM)
+        self.wait()
+
     @property
     def voter(self) -> str:
         return f"{self._number}@127.0.0.1:{self._controller}"
@@ -187,6 +193,13 @@ class KafkaCluster:
         """Kill one node: each is the next one's turn."""
         self.nodes.append(self.nodes.pop(0))
         self.nodes[-1].kill()
+
+    def restart_one(self) -> None:
+        """End one node in order, and start it again: each is the next one's turn."""
+        self.nodes.append(self.nodes.pop(0))
+        node = self.nodes[-1]
+        node.end()
+        node.start()
 
     def freeze(self) -> None:
         for node in self.nodes:

