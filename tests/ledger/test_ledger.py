@@ -257,7 +257,7 @@ async def test_a_record_comes_back_as_it_was(ledger: Ledger) -> None:
     )
     await accept(ledger, full, [])
     assert await job(ledger, full.id) == Job(record=full, queue_depth=1)
-    assert (await ledger.jobs.find(Filter(tags=("☃",)))).jobs == [Job(record=full)]
+    assert (await ledger.jobs.find(Filter(tags=("☃",)))).jobs == [Job(record=full, brief="[]")]
 
 
 async def test_a_finished_job_takes_a_kilobyte(ledger: Ledger, worker: WorkerLedger) -> None:
