@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,10 @@ def test_a_worker_of_the_unit_is_stopped_and_started_again_with_its_state(server
     url = f"redis://127.0.0.1:{server.port}/13"
     (tmp_path / "own.py").write_text(APP)
     environment = {"REDIS_URL": url, "DATA_DIR": str(tmp_path), "CELERY_APP": "own", "PYTHONPATH": str(ROOT)}
+    systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    systemd.bind(str(tmp_path / "notify"))
+    systemd.settimeout(60)
+    environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000000"}
     for number in range(2):
         log = tmp_path / f"{number}.log"
         with log.open("wb") as out:
@@ -104,6 +109,7 @@ def test_a_worker_of_the_unit_is_stopped_and_started_again_with_its_state(server
         try:
             wait_for(functools.partial(is_ready_or_over, process, log), 60)
             assert process.poll() is None, log.read_text()
+            assert systemd.recv(64) == b"WATCHDOG=1"
             process.send_signal(getattr(signal, service["KillSignal"]))
             assert process.wait(60) == 0, log.read_text()
         finally:
@@ -114,3 +120,4 @@ def test_a_worker_of_the_unit_is_stopped_and_started_again_with_its_state(server
         assert "of-this-test" in said
         assert "can't be read" not in said
         assert list(tmp_path.glob("worker-first*")), "its state"
+    systemd.close()

@@ -316,7 +316,10 @@ async def test_all_that_does_not_fit_is_said_at_once(service: Service) -> None:
     document = problem(await send(service, "POST", "", body), 422, "invalid-schedule")
     pointers = [fault["pointer"] for fault in document["errors"]]
     assert sorted(pointers) == ["/args", "/end", "/interval", "/options/queue", "/task", "/timezone"]
-    assert "; give input: a list of arguments by position" in document["errors"][pointers.index("/args")]["detail"]
+    told = "; give input: a list of arguments by position, or an object of arguments by name"
+    assert document["errors"][pointers.index("/args")]["detail"].endswith(told)
+    document = problem(await service.submit("s.add", {"args": [1], "kwargs": {}}), 422, "invalid-body")  # a job, too
+    assert [fault["detail"] for fault in document["errors"]] == [f"Only input and options are known here{told}."] * 2
 
 
 async def test_an_input_that_does_not_fit(service: Service) -> None:

@@ -29,6 +29,12 @@ def escape(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode()
 
 
+def for_arguments(name: str | int) -> str:
+    """Return what to give in the place of Celery's own names of arguments; empty for another name."""
+    told = "; give input: a list of arguments by position, or an object of arguments by name"
+    return told if name in ("args", "kwargs") else ""
+
+
 def faults_of(
     error: pydantic.ValidationError,
     value: Any,
@@ -79,7 +85,7 @@ def _pointer(detail: ErrorDetails, value: Any, base: str, places: Mapping[str | 
 def _suggestion(detail: ErrorDetails, names: Sequence[str]) -> str:
     if detail["type"] != "extra_forbidden" or len(detail["loc"]) != 1:
         return ""
-    if detail["loc"][0] in ("args", "kwargs") and "input" in names:
-        return "; give input: a list of arguments by position, or an object of arguments by name"
+    if "input" in names and (told := for_arguments(detail["loc"][0])):
+        return told
     close = difflib.get_close_matches(str(detail["loc"][0])[:100], names, n=1)
     return f"; did you mean {close[0]}?" if close else ""

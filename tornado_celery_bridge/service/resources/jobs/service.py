@@ -37,7 +37,7 @@ from tornado_celery_bridge.service.access.keys import Principal
 from tornado_celery_bridge.service.access.limits import Following
 from tornado_celery_bridge.service.access.receivers import Receivers
 from tornado_celery_bridge.service.http.documents import JobReference, milliseconds
-from tornado_celery_bridge.service.http.faults import Fault, escape
+from tornado_celery_bridge.service.http.faults import Fault, escape, for_arguments
 from tornado_celery_bridge.service.http.idempotency import (
     IDEMPOTENCY_KEY_IN_FLIGHT,
     IDEMPOTENCY_KEY_REUSED,
@@ -311,8 +311,9 @@ class Jobs:
 
     def parse(self, task: ExposedTask, body: dict[str, Any]) -> tuple[dict[str, Any] | list[Any], JobOptions]:
         """Return the input and the options that a body gives for a job of *task*; 422 for all that does not fit."""
+        told = "Only input and options are known here"
         unknown = [key for key in body if key not in ("input", "options")]
-        faults = [Fault(f"/{escape(key)}", "Only input and options are known here.") for key in unknown]
+        faults = [Fault(f"/{escape(key)}", f"{told}{for_arguments(key)}.") for key in unknown]
         given = body.get("input", {})
         if not isinstance(given, dict | list):
             faults.append(Fault("/input", "This should be an object, or a list of positional arguments."))
