@@ -11,7 +11,7 @@ import redis
 from celery import Celery
 from celery.events import EventDispatcher
 from celery.signals import before_task_publish
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kombu.exceptions import EncodeError
 
@@ -93,9 +93,11 @@ SAME = st.fixed_dictionaries(
 class Texts:
     """A publisher, and what it puts into Redis."""
 
-    def __init__(self, server: Server, **conf: Any) -> None:
+    def __init__(self, server: Server, transport: str = "kombu", **conf: Any) -> None:
         url = f"{server.url.rpartition('/')[0]}/9"
         self.app = make_app(url, url, task_queues=None, task_create_missing_queues=True, **conf)
+        if transport == "ours":
+            self.app.conf.broker_transport = "tornado_celery_bridge.transports.redis:Transport"
         self.app.finalize()
         self.publisher = Publisher(self.app)
         assert self.publisher.ready()
@@ -128,9 +130,9 @@ class Texts:
         return self.put(short, message), self.put(publisher._apply_async, message)
 
 
-@pytest.fixture(scope="module")
-def texts(server: Server) -> Iterator[Texts]:
-    made = Texts(server)
+@pytest.fixture(scope="module", params=["kombu", "ours"])
+def texts(request: pytest.FixtureRequest, server: Server) -> Iterator[Texts]:
+    made = Texts(server, request.param)
     for queue in (None, "sample", "other"):  # templates are for queues that are declared
         made.both(made.app.tasks["sample.fail"], **({"queue": queue} if queue else {}))
     yield made
@@ -138,8 +140,10 @@ def texts(server: Server) -> Iterator[Texts]:
 
 
 @pytest.mark.skipif(not HAS_BATCHES, reason="impossible here: kombu has no batches")
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(args=st.lists(JSON, max_size=3), own=st.lists(JSON, max_size=2), options=SAME)
+@example(args=[], own=[], options={"task_id": "id", "headers": {"__type__": "a", "__value__": 1}})
+@example(args=[], own=[], options={"task_id": "id", "headers": {"a": {"__type__": "a", "__value__": 1}}})
 def test_a_template_makes_the_text_that_kombu_makes(
     texts: Texts, args: list[Any], own: list[Any], options: dict[str, Any]
 ) -> None:

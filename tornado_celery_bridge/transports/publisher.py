@@ -404,6 +404,9 @@ class Publisher:
             mark_message(headers=headers)
         if not template.headers.isdisjoint(headers):
             return False
+        if headers:  # which our channel writes in a way of its own, as parts of a message
+            headers = self._producer.channel.prepare_message(None, headers={**headers, HEADER: 0})["headers"]
+            del headers[HEADER]
         task_id = options["task_id"]
         text = template.text(task_id, (args, kwargs), *shown, headers, self._producer.channel._next_delivery_tag())
         if not options.get("ignore_result", plan.ignore_result):

@@ -18,8 +18,6 @@ from kombu import serialization
 from kombu.utils.json import dumps
 from kombu.utils.uuid import uuid
 
-from tornado_celery_bridge.base.encoding import escaped
-
 #: In the message that is a template: the task's id, what is shown of its arguments, and the name of a further header.
 ID, ARGS, KWARGS, HEADER = (f"{name}-{uuid()}" for name in ("id", "args", "kwargs", "header"))
 #: The further headers, as JSON, in that message.
@@ -115,7 +113,7 @@ class Template(NamedTuple):
             given: Its positional and its named arguments.
             argsrepr: What is shown of the first.
             kwargsrepr: What is shown of the second.
-            headers: Further headers; none of :attr:`headers`.
+            headers: Further headers, as the channel makes them ready; none of :attr:`headers`.
             tag: The delivery tag.
 
         Raises:
@@ -126,7 +124,7 @@ class Template(NamedTuple):
             "id": quoted(task_id),
             "args": quoted(argsrepr),
             "kwargs": quoted(kwargsrepr),
-            "headers": f", {dumps(escaped(headers))[1:-1]}" if headers else "",
+            "headers": f", {dumps(headers)[1:-1]}" if headers else "",
             "tag": quoted(tag),
             "body": f'"{base64.b64encode(body.encode()).decode()}"',
         }
