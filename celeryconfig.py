@@ -19,7 +19,6 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from celery.schedules import crontab
 
@@ -93,7 +92,8 @@ if _servers := os.environ.get("REDIS_CLUSTER"):
 
 
 def _of_cluster(url: str) -> dict[str, Any]:
-    return _cluster if urlsplit(url).netloc.rpartition("@")[2] in _cluster.get("cluster", ()) else {}
+    server = url.partition("://")[2].rpartition("@")[2].partition("/")[0]  # also of a URL that can't be read
+    return _cluster if server in _cluster.get("cluster", ()) else {}
 
 
 # For Redis with Sentinels (sentinel://host:26379;sentinel://other:26379): the name of the master, and timeouts, so that
