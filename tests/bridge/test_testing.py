@@ -1,6 +1,7 @@
 """The bridge for unit tests: an app with `install(app)`, with several queues, `submit`, and no server of the user's."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -79,19 +80,24 @@ async def test_an_app_that_keeps_the_ledger(app: Celery) -> None:
 async def test_a_stream_has_the_last_progress_however_soon_the_task_ends(app: Celery) -> None:
     """A poll would see the end in its place, as would a stream whose first state is long in the consumer's hands."""
 
+    go = threading.Event()
+
     @app.task(name="mine.count", shared=False)
     def count(upto: int) -> int:
+        assert go.wait(20)
         for number in range(1, upto + 1):
             progress(number, upto)
         return upto
 
     async with testing.bridge(app) as bridge, asyncio.timeout(30):
         for _ in range(10):
-            result = await bridge.dispatch(count.s(5), countdown=0.02)
-            seen = []
+            go.clear()
+            result = await bridge.dispatch(count.s(5))
+            seen: list[Any] = []
             async for state in bridge.stream(result):
                 seen.append(state.progress.current if state.progress else state.state)
                 if len(seen) == 1:
+                    go.set()
                     await bridge.wait(result)
             assert seen == ["PENDING", *range(1, 6), "SUCCESS"]
         assert await bridge.get(result.id) == 5
