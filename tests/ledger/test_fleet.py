@@ -71,6 +71,7 @@ def test_queues_without_a_worker_and_workers_without_a_sender(app: Celery, worke
     app.conf.task_routes = (lambda name, *_, **__: {"queue": "mail"},)
     app.amqp.flush_routes()
     del app.amqp.router  # which is made anew
+    tell(worker, "a@x", queues=["celery", "mial"])  # it is there still
     assert [each.name for each in check_fleet(app, ask=True)] == [], "a function may name any queue"
 
 
