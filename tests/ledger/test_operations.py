@@ -73,6 +73,58 @@ async def test_what_no_index_tells(ledger: Ledger, worker: WorkerLedger, wait: W
         assert (counted.state, counted.matched) == ("DONE", len(fit)), narrowed
 
 
+async def test_texts_are_searched(ledger: Ledger, worker: WorkerLedger) -> None:
+    own = dataclasses.replace(record("own", tags=("Urgent",)), options={"metadata": {"customer": "Ada {42}"}})
+    await accept(ledger, own, {"order": 12345, "note": 'Run of order 12345, "soon"'})
+    for name, given, value in (
+        ("done", {"n": 1}, {"total": "SEVENTY"}),
+        ("empty", {}, None),
+        ("long", {"text": "x" * 16_384 + "beyond"}, None),
+    ):
+        await accept(ledger, record(name), given)
+        await begin(worker, name, name)
+        await end(worker, name, value=value)
+    await accept(ledger, record("failed"), ["Zürich"])
+    await begin(worker, "failed", "1")
+    await end(worker, "failed", "FAILURE", {"type": "ValueError", "module": "builtins", "message": "no such order"})
+    for text, fit in (
+        ('"run of order 12345"', ["own"]),
+        ("ORDER", ["failed", "own"]),
+        ("order 12345", ["own"]),
+        ("order such", ["failed"]),
+        ("seventy", ["done"]),
+        ("Zürich valueerror", ["failed"]),
+        ("urgent ada", ["own"]),
+        ("{42}", ["own"]),
+        ("beyond", []),  # the first 16 KiB are searched
+        ("nowhere", []),
+        ('" "', ["failed", "own"]),
+        ("%d+", []),  # no pattern
+    ):
+        assert await ids(ledger, q=text) == fit, text
+    assert await ids(ledger, q="order", state="FAILURE") == ["failed"]
+    assert await ids(ledger, q='\\"soon') == []
+    assert (await carried(ledger, await begun(ledger, "cancel", Filter(q="order"), dry_run=True))).matched == 2
+
+
+async def test_a_search_goes_on_for_as_long_as_it_may(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tornado_celery_bridge.ledger.jobs.LOOKS", 20)
+    for number in range(40):
+        await accept(ledger, record(f"j{number:02}"), {"n": f"number {number}"})
+    one_step = await ledger.jobs.find(Filter(q='"number 3"'))
+    assert one_step.cursor is not None
+    assert len(one_step.jobs) < 11
+    patient = await ledger.jobs.find(Filter(q='"number 3"'), seconds=60)
+    assert [each.record.id for each in patient.jobs] == [f"j{n}" for n in range(39, 29, -1)] + ["j03"]
+    assert patient.cursor is None
+    some = await ledger.jobs.find(Filter(q="number"), seconds=60, limit=25)
+    assert len(some.jobs) == 25
+    rest = await ledger.jobs.find(Filter(q="number"), seconds=60, cursor=some.cursor)
+    assert len({each.record.id for each in (*some.jobs, *rest.jobs)}) == 40
+    short = await ledger.jobs.find(Filter(q="number"), seconds=60, page_bytes=1)
+    assert (len(short.jobs), short.cursor is None) == (1, False)
+
+
 async def test_a_deleted_job_leaves_nothing(ledger: Ledger, worker: WorkerLedger) -> None:
     await asyncio.to_thread(worker.note_results, "celery-task-meta-", 60)
     blob = Stored.new(1_000_000)

@@ -303,6 +303,52 @@ async def test_many_are_cancelled_and_tried_again_at_once(site: Service, page: P
     await expect(page.get_by_role("status")).to_contain_text("Retry: 4 done.")
     waiting = await read(site, "/v1/jobs?tag=many&state=PENDING")
     assert {job["links"]["retry_of"][-36:] for job in waiting["jobs"]} == {job["id"] for job in jobs}
+    await page.get_by_role("button", name="Delete all that match…").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("Delete 4 jobs?")
+    await page.get_by_role("button", name="Delete 4").click()
+    await expect(page.get_by_role("status")).to_contain_text("Delete: 4 done.")
+    await expect(page.locator("tbody tr")).to_have_count(4)
+    left = await read(site, "/v1/jobs?tag=many")
+    assert left == waiting
+
+
+async def test_jobs_are_searched_by_what_is_in_them(site: Service, page: Page) -> None:
+    """By the keyboard alone; the search is in the address."""
+    found, other = [
+        await submit(site, "s.add", {"x": n}, wait=None, queue="quiet", tags=["in"], metadata={"order": str(n)})
+        for n in (98_765, 43_210)
+    ]
+    await page.goto(url(site, "#/jobs"))
+    search = page.get_by_label("Search jobs")
+    await search.focus()
+    await page.keyboard.type('98765 queue:quiet waited:0 tag:in "order"')
+    await page.keyboard.press("Enter")
+    await expect(page.locator("tbody tr")).to_have_count(1)
+    await expect(page.locator(f"tr[data-id='{found['id']}']")).to_be_visible()
+    await page.reload()
+    await expect(page.locator("tbody tr")).to_have_count(1)
+    assert await search.input_value() == 'tag:in queue:quiet waited:0 98765 "order"'
+    await search.fill("ran:long")
+    await search.press("Enter")
+    await expect(page.get_by_role("alert")).to_contain_text("takes a number of seconds")
+    await page.goto(url(site, f"#/jobs/{other['id']}"))
+    await expect(page.get_by_role("main")).to_contain_text("43210")
+
+
+async def test_a_job_that_waits_is_held_changed_and_released(site: Service, page: Page) -> None:
+    job = await submit(site, "s.add", {"x": 1}, wait=None, countdown=600)
+    await page.goto(url(site, f"#/jobs/{job['id']}"))
+    await page.get_by_role("button", name="Hold").click()
+    await expect(page.locator("h1")).to_contain_text("On hold")
+    await page.get_by_role("button", name="Change…").click()
+    await page.get_by_label("x required").fill("41")
+    await page.get_by_role("dialog").get_by_role("button", name="Change").click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await page.get_by_role("button", name="Run now").click()
+    await expect(page.get_by_role("button", name="Run now")).to_have_count(0)
+    await page.get_by_role("button", name="Release").click()
+    await expect(page.locator("h1")).to_contain_text("Succeeded")
+    assert (await read(site, f"/v1/jobs/{job['id']}/input"))["x"] == 41
 
 
 async def test_a_list_is_followed_and_paged(site: Service, page: Page) -> None:

@@ -81,6 +81,24 @@ async def test_many_are_counted_cancelled_retried_and_deleted(site: Guarded) -> 
     await ask(site, "bob", f"/v1/jobs/{theirs}/cancel", "POST", {})
 
 
+async def test_jobs_are_searched(site: Guarded) -> None:
+    body = {"input": {"message": "of order 777"}, "options": {"metadata": {"customer": "Grace"}, "tags": ["searched"]}}
+    made = json.loads((await ask(site, "alice", "/v1/tasks/s.fail/jobs", "POST", body, Prefer="wait=20")).body)
+    assert made["metadata"] == {"customer": "Grace"}
+    for query, fit in (
+        ("q=%22order%20777%22", [made["id"]]),
+        ("q=grace+valueerror&worker=nobody", []),
+        ("q=grace+valueerror&min_duration=0", [made["id"]]),
+        ("q=order+778", []),
+    ):
+        found = json.loads((await ask(site, "alice", f"/v1/jobs?tag=searched&{query}")).body)
+        assert ([job["id"] for job in found["jobs"]], found["next_cursor"]) == (fit, None), query
+    again = json.loads((await ask(site, "alice", f"/v1/jobs/{made['id']}/retry", "POST", {})).body)
+    assert again["metadata"] == {"customer": "Grace"}
+    assert await states(site, "bob", "q=grace") == []
+    problem(await ask(site, "alice", "/v1/jobs?q="), 400, "invalid-query")
+
+
 async def test_who_may(site: Guarded) -> None:
     body = {"action": "retry", "filter": {}, "dry_run": False}
     problem(await ask(site, "canceller", "/v1/operations", "POST", body), 403, "forbidden-scope")

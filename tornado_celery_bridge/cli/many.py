@@ -63,6 +63,7 @@ _WHICH = (
     click.option("--min-duration", type=_SECONDS, metavar="SECONDS", help="Only jobs that ran for so long, or longer."),
     click.option("--min-wait", type=_SECONDS, metavar="SECONDS", help="Only jobs that waited for so long, once due."),
     click.option("--min-attempt", type=click.IntRange(1), metavar="N", help="Only jobs that have begun so often."),
+    click.option("--search", "q", metavar="WORDS", help="Only jobs with these words in input, result, error or tags."),
     click.option("--dead", is_flag=True, help="Only jobs that were given up, as worker after worker was lost."),
 )
 

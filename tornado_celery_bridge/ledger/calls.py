@@ -140,7 +140,8 @@ def _listed(row: list[Any]) -> Job:
 
 def _page(answer: list[Any]) -> Page:
     head, *rows = answer
-    return Page([_listed(row) for row in rows], "~".join(_texts(head)) if head else None)
+    newest, after, size = head
+    return Page([_listed(row) for row in rows], f"{_text(newest)}~{_text(after)}" if newest else None, size)
 
 
 def _events(answer: list[Any]) -> tuple[int, int, list[str]]:

@@ -2,10 +2,16 @@
 
 import dataclasses
 import json
+import re
+import string
 from dataclasses import dataclass
 
 from tornado_celery_bridge.base.json import dumps
 from tornado_celery_bridge.ledger.connection import ms
+
+#: Words, and what is in quotes.
+_WORDS = re.compile(r'"([^"]+)"|([^\s"]+)')
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +51,15 @@ class Filter:
     min_wait: float | None = None
     #: Only jobs that have begun so often.
     min_attempt: int | None = None
+    #: Only jobs that have each of these words in their input, result, error, tags or metadata: in the first 16 KiB of
+    #: each, in any case of ASCII's letters. Words in quotes are one.
+    q: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """What is searched for, as JSON has it, in lower case (of ASCII, as Lua's)."""
+        found = [quoted or plain for quoted, plain in _WORDS.findall(self.q or "")]
+        return [dumps(word)[1:-1].translate(_LOWER) for word in found]
 
     @property
     def indexes(self) -> list[str]:
@@ -69,6 +84,8 @@ class Filter:
             "state": self.state,
         }
         given = {name: value for name, value in {**where, **looked_at}.items() if value is not None}
+        if words := self.words:
+            given["words"] = words
         return dumps({**given, "looks_inside": any(value is not None for value in looked_at.values())})
 
     def encode(self) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -170,9 +171,12 @@ class Jobs(Subject):
         cursor: str | None = None,
         most_bytes: int | None = None,
         page_bytes: int | None = None,
+        seconds: float = 0.0,
     ) -> Page:
         """
         Return jobs, newest first. A page may have fewer than *limit*, even none, and still not be the last.
+
+        Each call to Redis looks at so many jobs, in some milliseconds. There is one, or as many as *seconds* let.
 
         Args:
             filter: Which jobs.
@@ -180,16 +184,24 @@ class Jobs(Subject):
             cursor: The cursor of the page before.
             most_bytes: A larger result, error or progress is left out; 0: all results are. None: all are there.
             page_bytes: The page ends with the job that makes it larger. None: it may be of any size.
+            seconds: For how long to go on, while the page is not full.
 
         Raises:
             ValueError: The cursor is not one of a page.
         """
-        newest, _, after = cursor.partition("~") if cursor else ("", "", "")
-        if cursor and not (newest.isascii() and newest.isdigit() and after):
-            raise ValueError("not a cursor")
-        where = {"filter": filter.for_lua(), "newest": newest, "after": after}
-        bounds = {"most": limit, "looks": LOOKS, "most_bytes": most_bytes, "page_bytes": page_bytes}
-        return await self._redis.run(calls.find(**bounds, **where))
+        found: list[Job] = []
+        size, asked, deadline = 0, filter.for_lua(), time.monotonic() + seconds
+        while True:
+            newest, _, after = cursor.partition("~") if cursor else ("", "", "")
+            if cursor and not (newest.isascii() and newest.isdigit() and after):
+                raise ValueError("not a cursor")
+            where = {"filter": asked, "newest": newest, "after": after, "looks": LOOKS, "most_bytes": most_bytes}
+            room = None if page_bytes is None else page_bytes - size
+            page = await self._redis.run(calls.find(most=limit - len(found), page_bytes=room, **where))
+            found, size, cursor = [*found, *page.jobs], size + page.size, page.cursor
+            is_full = len(found) >= limit or (page_bytes is not None and size > page_bytes)
+            if cursor is None or is_full or time.monotonic() >= deadline:
+                return Page(found, cursor, size)
 
     async def cancel(self, job_id: str, *, unless_begun: bool = False, grace: float | None = None) -> str | None:
         """

@@ -354,6 +354,8 @@ class Page(NamedTuple):
     jobs: list[Job]
     #: The cursor of the next page; None at the end.
     cursor: str | None
+    #: How many bytes the jobs have in the ledger, about.
+    size: int = 0
 
 
 class FailureGroup(NamedTuple):

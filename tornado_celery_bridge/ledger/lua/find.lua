@@ -1,7 +1,8 @@
 -- find: jobs that a filter fits, newest first.
 -- KEYS: index:all
 -- ARGV: prefix, filter, most, looks, newest, after, most_bytes, page_bytes, fields, brief
--- Answers: {next newest, next after} or {} at the end, then {id, the fields, value, the input's beginning} of each job
+-- Answers: {next newest, next after, bytes} or {'', '', bytes} at the end, then {id, the fields, value, the input's
+--   beginning} of each job
 --   filter: JSON, as Filter.for_lua of ../filters.py has it. newest, after: where the page before has ended, '' to begin.
 --   most_bytes: of a larger value there are only its bytes; 0: of results, and of large errors and progress; '' of none.
 --   page_bytes: the page ends with the job that goes beyond these; '' for no bound. looks: jobs that are looked at.
@@ -18,5 +19,5 @@ local _, score, last = select_jobs(cjson.decode(filter), newest, after, tonumber
   for _, text in ipairs(values) do size = size + #tostring(text) end
   return #found > most or size > page_bytes
 end)
-if score then found[1] = {score, last} end
+found[1] = {score or '', last or '', size}
 return found

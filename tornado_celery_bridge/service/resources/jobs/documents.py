@@ -110,6 +110,7 @@ class Job(_Job, total=False):
     items: Annotated[int, Field(description="How many items its task has yielded, in all attempts; if it has.")]
     error: Annotated[JobError, Field(description="In states FAILURE, REVOKED and RETRY only.")]
     schedule: Annotated[str, Field(description="The name of its schedule.")]
+    metadata: Annotated[dict[str, str], Field(description="Texts of the client's own, by name.")]
     checkpoint: Annotated[
         Checkpoint, Field(description="If the job is read alone: where its next attempt goes on, if its task saved it.")
     ]
@@ -257,6 +258,8 @@ def job(shown: ledger.Job, links: Links, *, traceback: bool = False, result: boo
     if shown.items:
         document["items"] = shown.items
         more["items"] = f"{path}/items"
+    if own := record.options.get("metadata"):
+        document["metadata"] = own
     if record.schedule is not None:
         document["schedule"] = record.schedule.removeprefix(f"{record.owner}{OWNED}")
         more["schedule"] = links.schedule(record.schedule)

@@ -45,6 +45,8 @@ from tornado_celery_bridge.service.resources.jobs.problems import (
 #: Values that the body of many jobs may have, and how many of these jobs are seen to side by side.
 MAX_BATCH_NODES = 100_000
 BATCH_STEP = 50
+#: Seconds for which a list goes on to look for jobs, while its page is not full.
+LONGEST_SEARCH = 0.15
 #: Bytes of a result in a list.
 MAX_LISTED = 16_384
 #: Bytes of a large result that are in memory at once.
@@ -146,6 +148,7 @@ class ListJobs(ResourceEndpoint):
             cursor=query.cursor,
             most_bytes=MAX_LISTED if query.results else 0,
             page_bytes=MAX_PAGE,
+            seconds=LONGEST_SEARCH,
         )
         shown = [documents.listed(job, self.links, result=query.results) for job in page.jobs]
         return {"jobs": shown, "next_cursor": page.cursor}

@@ -46,6 +46,18 @@ class Narrowed(BaseModel):
         | None
     ) = None
     min_attempt: Annotated[int, Field(ge=1, le=1_000_000, description="Only those begun so often.")] | None = None
+    q: (
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=200,
+                description="Only those with each of these words in input, result, error, tags or metadata; words in"
+                " quotes are one.",
+            ),
+        ]
+        | None
+    ) = None
     dead: Annotated[
         Flag, Field(description="With `true` only jobs that were given up, as worker after worker was lost with them.")
     ] = False
@@ -74,6 +86,7 @@ class Narrowed(BaseModel):
             min_duration=self.min_duration,
             min_wait=self.min_wait,
             min_attempt=self.min_attempt,
+            q=self.q,
         )
 
 
@@ -110,4 +123,6 @@ class JobFilter(Narrowed, Body):
 
 
 #: The members that are the same in the ledger's filter.
-_SAME = (*("task", "state", "queue", "worker", "owner", "min_duration", "min_wait", "min_attempt", "dead", "failure"),)
+_SAME = (
+    *("task", "state", "queue", "worker", "owner", "min_duration", "min_wait", "min_attempt", "q", "dead", "failure"),
+)

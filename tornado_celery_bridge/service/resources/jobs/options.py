@@ -68,6 +68,10 @@ class JobOptions(RunOptions):
     tags: Annotated[list[Tag], Field(max_length=20)] = []
     on_disconnect: Literal["detach", "cancel", "cancel-if-unstarted"] = "detach"
     callback_url: Url | None = None
+    metadata: Annotated[
+        dict[Annotated[str, StringConstraints(min_length=1, max_length=100)], Annotated[str, Field(max_length=500)]],
+        Field(max_length=20, description="Texts of your own, by name: shown with the job, and searched."),
+    ] = {}
 
     @model_validator(mode="after")
     def _one_time(self) -> Self:

@@ -5,10 +5,10 @@ import { html, useEffect, useRef, useState } from "./html.js";
 import { useAnswer, useData, useEvents } from "./live.js";
 import { JobForm } from "./job_form.js";
 import {
-  Absent, Action, Ago, cancelJob, Card, Copy, Dialog, Facts, JobLink, Page, Progress, retryJob, Scroll, Lasted, State, Tags, TaskName, Trouble, useShell,
+  Absent, Action, Ago, cancelJob, Card, changeJob, Copy, Dialog, Facts, JobLink, Page, Progress, retryJob, Scroll, Lasted, State, Tags, TaskName, Trouble, useShell,
 } from "./parts.js";
 import { go, link } from "./router.js";
-import { FAILURE, PROGRESS, SUCCESS } from "./states.js";
+import { FAILURE, PENDING, PROGRESS, RETRY, SUCCESS } from "./states.js";
 import { Attempts, Timeline } from "./timeline.js";
 
 /** The number of log lines that the page keeps. */
@@ -23,6 +23,7 @@ const LOOKS = 200;
 export function JobPage({ path: [, id] }) {
   const answer = useAnswer(["v1", "jobs", id], {});
   const [news, setNews] = useState(null);
+  const [changes, setChanges] = useState(0);
   const [lines, setLines] = useState([]);
   const [items, setItems] = useState([]);
   const [ended, setEnded] = useState(false);
@@ -33,6 +34,7 @@ export function JobPage({ path: [, id] }) {
     // Many may come at first, of what the answer has already.
     if (kind === "checkpoint") return !answer.data.done && data.saved_at > (answer.data.checkpoint?.saved_at ?? "") && answer.reload();
     if (kind === "end") setEnded(true);
+    if (kind === "changed") setChanges((before) => before + 1);
     return setNews(data);
   });
   const job = news && (news.done || !answer.data?.done) ? news : answer.data;
@@ -51,7 +53,7 @@ export function JobPage({ path: [, id] }) {
               <${Card} title="Timeline"><${Timeline} job=${job} attempts=${attempts.data?.attempts} /><//>
               <${Attempts} of=${attempts.data?.attempts} />
               <${Result} job=${job} />
-              <${Input} id=${id} />
+              <${Input} id=${id} key=${changes} />
               <${Checkpoint} of=${job.done ? job.checkpoint : answer.data?.checkpoint} done=${job.done} />
               <${Items} id=${id} items=${items} count=${job.items} />
               <${Log} lines=${lines} />
@@ -66,8 +68,19 @@ export function JobPage({ path: [, id] }) {
 function Actions({ job }) {
   const { may } = useShell();
   const [editing, setEditing] = useState(false);
+  const waits = [PENDING.name, RETRY.name].includes(job.state) && !job.links.workflow;
   const retry = async (body) => go(link(["jobs", (await retryJob(job.id, body)).id]));
+  const change = async ({ input, options }) => {
+    const { queue, priority, eta } = options ?? {};
+    const asked = { ...(job.attempt === 0 ? { input } : {}), queue, priority, eta };
+    await changeJob(job.id, Object.fromEntries(Object.entries(asked).filter(([, value]) => value !== undefined)));
+    setEditing(false);
+  };
   return html`
+    ${waits && html`
+      <${Action} scope="submit" action=${() => changeJob(job.id, { held: !job.held })}>${job.held ? "Release" : "Hold"}<//>
+      ${job.eta && html`<${Action} scope="submit" action=${() => changeJob(job.id, { eta: null })}>Run now<//>`}
+      <${Action} scope="submit" action=${async () => setEditing(true)}>Change…<//>`}
     ${!job.done && html`
       <${Action} scope="cancel" action=${() => cancelJob(job.id, false)}>Cancel<//>
       <${Action} scope="cancel" kind="danger" action=${() => cancelJob(job.id, true)}>Cancel and end its process<//>`}
@@ -76,17 +89,19 @@ function Actions({ job }) {
       ${job.checkpoint && html`<${Action} scope="submit" action=${() => retry({ from_checkpoint: true })}>Retry from checkpoint<//>`}
       <${Action} scope="submit" action=${async () => setEditing(true)}>Edit and retry…<//>`}
     ${may("admin") && html`<a class="button" href="flower/task/${encodeURIComponent(job.id)}">Flower</a>`}
-    ${editing && html`<${Edit} job=${job} retry=${retry} close=${() => setEditing(false)} />`}
+    ${editing && (job.done
+      ? html`<${Edit} job=${job} title="Edit and retry" word="Retry" submit=${({ input }) => retry({ input })} close=${() => setEditing(false)} />`
+      : html`<${Edit} job=${job} title="Change" word="Change" withOptions submit=${change} close=${() => setEditing(false)} />`)}
   `;
 }
 
-function Edit({ job, retry, close }) {
+function Edit({ job, title, word, submit, close, withOptions = false }) {
   const given = useAnswer(["v1", "jobs", job.id, "input"], {});
   return html`
-    <${Dialog} title="Edit and retry" close=${close}>
+    <${Dialog} title=${title} close=${close}>
       ${given.data === undefined
         ? html`<${Absent} of=${given} />`
-        : html`<${JobForm} task=${job.task} input=${given.data} word="Retry" submit=${({ input }) => retry({ input })} cancel=${close} />`}
+        : html`<${JobForm} task=${job.task} input=${given.data} word=${word} submit=${submit} cancel=${close} withOptions=${withOptions} />`}
     <//>
   `;
 }
@@ -98,6 +113,7 @@ function About({ job }) {
         ["Task", html`<a href=${link(["jobs"], { task: job.task })}>${job.task}</a>`],
         ["Queue", job.queue],
         ["Priority", job.priority],
+        ...Object.entries(job.metadata ?? {}),
         ["Tags", job.tags.length > 0 && html`<${Tags} of=${job.tags} />`],
         ["Attempt", job.attempt || null],
         ["Created", html`<${Ago} at=${job.created_at} />`],

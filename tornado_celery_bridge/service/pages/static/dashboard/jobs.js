@@ -1,18 +1,19 @@
 // Lists of jobs: search, filters in the address, pages by cursor, actions on many jobs at once, export.
-import { allJobs, ask, collect, forEach } from "./api.js";
-import { exceptionName, json, number } from "./format.js";
+import { allJobs, ask, collect } from "./api.js";
+import { exceptionName, json } from "./format.js";
 import { html, useEffect, useMemo, useState } from "./html.js";
 import { useAnswer, useData, useEvents } from "./live.js";
+import { Bulk, CANCEL, DELETE, REPLAY, TRY_AGAIN } from "./many.js";
 import {
-  Absent, Ago, Action, cancelJob, Dialog, JobLink, Page, Progress, retryJob, save, Lasted, State, Tags, TaskName, Trouble, useShell,
+  Absent, Ago, Action, JobLink, Page, Progress, save, Lasted, State, Tags, TaskName, Trouble, useShell,
 } from "./parts.js";
-import { filters, parse, words } from "./query.js";
+import { filters, narrowing, parse, words } from "./query.js";
 import { go, link } from "./router.js";
-import { FAILURE, PENDING, PROGRESS, REVOKED, STATES } from "./states.js";
+import { PENDING, PROGRESS, STATES } from "./states.js";
 
 /** The inputs of jobs without arguments, as the API writes them. */
 const NO_ARGUMENTS = new Set(["{}", "[]"]);
-/** The most jobs that one click cancels, retries or exports. */
+/** The most jobs that one click exports. */
 const MOST = 2_000;
 
 export function JobsPage({ query }) {
@@ -45,6 +46,7 @@ function JobList({ title, lead, section, query }) {
       <div class="bulk" role="group" aria-label="Many at once">
         ${!isDead && html`<${Bulk} what=${CANCEL} query=${all} chosen=${chosen} done=${page.reload} />`}
         <${Bulk} what=${isDead ? REPLAY : TRY_AGAIN} query=${all} chosen=${chosen} done=${page.reload} />
+        <${Bulk} what=${DELETE} query=${all} chosen=${chosen} done=${page.reload} />
       </div>
       ${page.error && html`<${Trouble} error=${page.error} again=${page.reload} />`}
       ${jobs?.length
@@ -89,7 +91,7 @@ function Search({ query }) {
       <label>
         <span class="hidden">Search jobs</span>
         <input type="search" value=${text} onInput=${(event) => setText(event.target.value)} list="tasks" autocomplete="off"
-          placeholder="task:  state:  tag:  since:1h  or an id" aria-describedby=${error && "search-error"} aria-invalid=${Boolean(error)} />
+          placeholder="words in jobs  task:  state:  queue:  since:1h  ran:60  or an id" aria-describedby=${error && "search-error"} aria-invalid=${Boolean(error)} />
       </label>
       <datalist id="tasks">${tasks.data?.tasks.map(({ name }) => html`<option value="task:${name}" key=${name}></option>`)}</datalist>
       <button>Search</button>
@@ -99,12 +101,12 @@ function Search({ query }) {
 }
 
 function StateFilter({ query }) {
-  const { task, tag, failure } = filters(query);
+  const others = narrowing(query);
   const current = query.get("state") ?? undefined;
   return html`
     <nav class="filter" aria-label="States">
       ${[{ name: undefined, label: "All" }, ...STATES].map(({ name, label }) => {
-        const address = link(["jobs"], { task, state: name, tag, failure, since: query.get("since") });
+        const address = link(["jobs"], { ...others, state: name });
         return html`<a href=${address} key=${label} aria-current=${name === current ? "true" : undefined}>${label}</a>`;
       })}
     </nav>
@@ -149,65 +151,13 @@ function Table({ jobs, selected, select }) {
 }
 
 function Pager({ section, query, next }) {
-  const { task, state, tag, failure } = filters(query);
-  const own = section === "dead" ? {} : { task, state, tag, failure, since: query.get("since"), dead: query.get("dead") };
+  const own = section === "dead" ? {} : narrowing(query);
   if (!next && !query.get("cursor")) return null;
   return html`
     <nav class="pager" aria-label="Pages of the list">
       ${query.get("cursor") && html`<a class="button" href=${link([section], own)}>Newest</a>`}
       ${next && html`<a class="button" href=${link([section], { ...own, cursor: next })}>Older</a>`}
     </nav>
-  `;
-}
-
-// Actions on many jobs.
-
-const CANCEL = {
-  word: "Cancel", scope: "cancel", fits: (job) => !job.done, act: (job, terminate) => cancelJob(job.id, terminate),
-  which: "They have not ended.", kind: "danger",
-};
-const TRY_AGAIN = {
-  word: "Retry", scope: "submit", fits: (job) => [FAILURE.name, REVOKED.name].includes(job.state),
-  act: (job) => retryJob(job.id), which: "They failed or were cancelled. Each of them gets a new job with the same input.",
-};
-const REPLAY = { ...TRY_AGAIN, word: "Replay" };
-
-/** A button that first says how many jobs it acts on. */
-function Bulk({ what, query, chosen, done }) {
-  const { may, tell } = useShell();
-  const [found, setFound] = useState(null);
-  const count = async () => {
-    const matching = chosen.length ? chosen : await collect(allJobs(query, MOST + 1));
-    setFound({ jobs: matching.slice(0, MOST).filter(what.fits), isCut: matching.length > MOST });
-  };
-  return html`
-    <${Action} action=${count} scope=${what.scope}>${what.word} ${chosen.length ? `${chosen.length} selected` : "all that match"}…<//>
-    ${found && may(what.scope) && html`<${Confirmation} what=${what} found=${found} tell=${tell} close=${() => (setFound(null), done())} />`}
-  `;
-}
-
-function Confirmation({ what, found: { jobs, isCut }, tell, close }) {
-  const [terminate, setTerminate] = useState(false);
-  const [progress, setProgress] = useState(null);
-  const act = async () => {
-    setProgress(0);
-    const failed = await forEach(jobs, (job) => what.act(job, terminate), setProgress);
-    const told = `${what.word}: ${number(jobs.length - failed.length)} done`;
-    tell(failed.length ? `${told}, ${number(failed.length)} refused: ${failed[0].error.message}` : `${told}.`, failed.length ? "failed" : "");
-    close();
-  };
-  const heading = jobs.length ? `${what.word} ${number(jobs.length)} ${jobs.length === 1 ? "job" : "jobs"}?` : "Nothing to do";
-  return html`
-    <${Dialog} title=${heading} close=${close}>
-      <p>${jobs.length > 0 && what.which}${isCut && ` More than ${number(MOST)} jobs match: only the newest ${number(MOST)} were looked at.`}</p>
-      ${what.scope === "cancel" && jobs.length > 0 && html`
-        <label class="check"><input type="checkbox" checked=${terminate} onChange=${() => setTerminate(!terminate)} /> Also end the processes that run them</label>`}
-      ${progress !== null && html`<progress max=${jobs.length} value=${progress} aria-label="Done so far"></progress>`}
-      <div class="actions">
-        <form method="dialog"><button>Go back</button></form>
-        ${jobs.length > 0 && html`<button class=${what.kind ?? "primary"} disabled=${progress !== null} onClick=${act}>${what.word} ${number(jobs.length)}</button>`}
-      </div>
-    <//>
   `;
 }
 

@@ -149,6 +149,8 @@ export function Dialog({ title, close, children }) {
 }
 
 export const cancelJob = (id, terminate) => ask(["v1", "jobs", id, "cancel"], { method: "POST", body: { terminate } });
+export const deleteJob = (id) => ask(["v1", "jobs", id], { method: "DELETE" });
+export const changeJob = (id, body) => ask(["v1", "jobs", id], { method: "PATCH", body, headers: { "Content-Type": "application/merge-patch+json" } });
 export const retryJob = (id, body) => ask(["v1", "jobs", id, "retry"], { method: "POST", body });
 
 export function Copy({ text, label }) {

@@ -23,14 +23,17 @@ export const STATES = [PENDING, STARTED, RETRY, SUCCESS, IGNORED, FAILURE, REVOK
 export const PROGRESS = { ...STARTED, name: "PROGRESS" };
 /** A waiting job that is not due yet. */
 export const SCHEDULED = { ...PENDING, label: "Scheduled", kind: "scheduled" };
+/** A waiting job that somebody holds back. */
+export const HELD = { ...PENDING, label: "On hold", kind: "scheduled" };
 /** A failed job that was given up, because worker after worker was lost while it ran. */
 export const DEAD = { ...FAILURE, label: "Dead", kind: "dead" };
 
 const KNOWN = Object.fromEntries([...STATES, PROGRESS].map((state) => [state.name, state]));
 
 /** Return how a job stands. A task may set states of its own: such a job runs, and the state's name is its label. */
-export function standingOf({ state, eta, error, done }) {
+export function standingOf({ state, eta, error, done, held }) {
   if (done && error?.type.endsWith(":dead-lettered")) return DEAD;
+  if (held) return HELD;
   if (state === PENDING.name && eta && Date.parse(eta) > Date.now()) return SCHEDULED;
   return KNOWN[state] ?? { ...STARTED, name: state, label: state };
 }
