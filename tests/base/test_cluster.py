@@ -10,6 +10,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from tests.servers.redis_cluster import RedisCluster
 from tornado_celery_bridge.base.cluster import Moved, in_cluster, slot_of
+from tornado_celery_bridge.base.versions import DRIVER
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,7 @@ def client(cluster: RedisCluster) -> Iterator[redis.Redis]:
     pool = redis.ConnectionPool(connection_class=in_cluster(redis.Connection), cluster=slot)
     with redis.Redis(connection_pool=pool) as made:
         yield made
+    pool.disconnect()
 
 
 def test_scripts_transactions_and_blocking_commands(cluster: RedisCluster, client: redis.Redis) -> None:
@@ -43,7 +45,7 @@ async def test_keys_that_move(cluster: RedisCluster, client: redis.Redis) -> Non
     slot = slot_of(cluster.transport_options, "127.0.0.1", cluster.port)
     asyncios = redis.asyncio.Redis(
         connection_pool=redis.asyncio.ConnectionPool(
-            connection_class=in_cluster(redis.asyncio.Connection), cluster=slot, driver_info=None
+            connection_class=in_cluster(redis.asyncio.Connection), cluster=slot, **DRIVER
         )
     )
     assert await asyncios.incr("{tcb}.count") == 1
