@@ -10,7 +10,7 @@ from textwrap import dedent
 from unittest import mock
 
 import pytest
-from celery import Celery
+from celery import Celery, _state
 from celery.bin.celery import celery as celerys_command
 
 from tornado_celery_bridge.base import versions
@@ -166,7 +166,10 @@ def test_what_the_settings_alone_do_not_show(check: Check, code: str, name: str)
     assert [line.split()[1] for line in said.splitlines() if line.startswith("UNSAFE")] == [name]
 
 
-def test_what_is_served_and_who_runs_the_schedules(check: Check) -> None:
+def test_what_is_served_and_who_runs_the_schedules(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else an app has the shared tasks of each test that ran before.
+    celerys = {each for each in vars(_state)["_on_app_finalizers"] if each.__module__ == "celery.app.builtins"}
+    monkeypatch.setattr(_state, "_on_app_finalizers", celerys)
     app = f"{SAFE}        @app.task(shared=False, name='proj.add'%s)\n        def f(): pass\n"
     _, said, _ = check(app % "")
     assert "to serve proj.add, write @app.task(exposed=True) above it\n" in said

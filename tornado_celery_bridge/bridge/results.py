@@ -79,6 +79,8 @@ class AsyncResult(CelerysResult, Generic[T]):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         _refuse_on_loop("AsyncResult.on_ready", "await the result, or its future()")
         self.on_ready = vine.promise(self._on_fulfilled, weak=True)
+        if self._cache:  # it has ended before anybody asked
+            self.on_ready(self)
         return self.on_ready
 
     def then(self, *args: Any, **kwargs: Any) -> Any:
