@@ -83,7 +83,9 @@ def publish(count: int, seconds: float) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "lag":
-        print(app.send_task("lag", (float(sys.argv[2]),)).get(timeout=60))
+        _result = app.send_task("lag", (float(sys.argv[2]),))
+        print("sent", flush=True)
+        print(_result.get(timeout=60))
         sys.exit()
     _count, _seconds = int(sys.argv[1]), float(sys.argv[2])
     if WAY == "asyncio-jobs":

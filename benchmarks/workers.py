@@ -91,9 +91,12 @@ class Way:
             process.wait()
 
     def lateness(self, seconds: float) -> subprocess.Popen[str]:
-        """Have a task look how late the worker's loop is; what it has seen is printed."""
+        """Have a task look how late the worker's loop is; what it has seen is printed. Returns once that is sent."""
         command = [sys.executable, *self._send, "lag", str(seconds)]
-        return subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        process.stdout.readline()
+        return process
 
     def ended(self) -> int:
         """Return how many tasks have ended."""
@@ -133,10 +136,13 @@ def at_once(way: Way) -> tuple[float, float, float]:
         wait_for(lambda: way.ended() >= 1, 60)
         most = resident(process.pid)
         wait_for(lambda: way.ended() >= 1_000, 60)
-        late = way.lateness(4)
         way.send(1_000, 1)
         wait_for(lambda: way.ended() >= 1_000, 60)
-        return way.took(), (most - before) / 1_000 / 1024, float(late.communicate()[0])
+        took = way.took()
+        late = way.lateness(4)
+        way.send(999, 1)  # with the one that looks, as many as the worker runs at once
+        wait_for(lambda: way.ended() >= 999, 60)
+        return took, (most - before) / 1_000 / 1024, float(late.communicate()[0])
 
 
 def main() -> None:
