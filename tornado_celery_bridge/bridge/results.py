@@ -172,6 +172,7 @@ class GroupResult(celery.result.GroupResult):
 
     def join_native(self, *args: Any, **kwargs: Any) -> Any:
         _refuse_on_loop("GroupResult.join_native()", "`await result`, or bridge.get(result, timeout=…)")
+        _ = self.on_ready  # which subscribes: Celery looks once before that, and would miss an end in between
         return super().join_native(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
