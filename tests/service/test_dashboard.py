@@ -440,7 +440,7 @@ async def test_a_large_workflow_is_followed_to_its_end(site: Service, page: Page
     """One stream follows 100 jobs; the next one follows the rest."""
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/v1/events" in request.url else None)
-    first, last = [{"task": "s.add", "input": {"x": 1}, "options": {"countdown": seconds}} for seconds in (8, 14)]
+    first, last = [{"task": "s.add", "input": {"x": 1}, "options": {"countdown": seconds}} for seconds in (16, 22)]
     workflow = json.loads((await site.post("/v1/workflows", {"group": [first] * 100 + [last] * 50})).body)
     await page.goto(url(site, f"#/workflows/{workflow['id']}"))
     await expect(page.locator("h1")).to_contain_text("Succe", timeout=60_000)
