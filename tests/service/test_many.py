@@ -1,6 +1,7 @@
 """Jobs that are deleted, and operations on all jobs that a filter fits; over HTTP, with keys and a real worker."""
 
 import json
+import uuid
 from typing import Any
 
 from tests.service.keys import Guarded
@@ -52,32 +53,31 @@ async def test_a_job_is_deleted(site: Guarded) -> None:
 
 
 async def test_many_are_counted_cancelled_retried_and_deleted(site: Guarded) -> None:
+    tag = f"many-{uuid.uuid4()}"  # other tests' jobs are in the same ledger
     for number in range(3):
-        await submitted(site, "alice", "s.add", {"x": number}, "many", countdown=600)
-    await submitted(site, "alice", "s.add", {"x": 1}, "many")
-    theirs = await submitted(site, "bob", "s.add", {"x": 1}, "many", countdown=600)
-    narrowed = {"tag": ["many"], "task": "s.add", "since": "2026-01-01T00:00:00Z"}
+        await submitted(site, "alice", "s.add", {"x": number}, tag, countdown=600)
+    await submitted(site, "alice", "s.add", {"x": 1}, tag)
+    theirs = await submitted(site, "bob", "s.add", {"x": 1}, tag, countdown=600)
+    narrowed = {"tag": [tag], "task": "s.add", "since": "2026-01-01T00:00:00Z"}
     counted = await operate(site, "alice", "cancel", narrowed, dry_run=True)
     assert (counted["state"], counted["matched"], counted["acted"], counted["skipped"]) == ("DONE", 4, 3, {"ended": 1})
     assert counted["filter"] == {**narrowed, "owner": "alice", "since": "2026-01-01T00:00:00.000Z"}
-    assert await states(site, "alice", "tag=many&state=PENDING") == ["PENDING"] * 3
+    assert await states(site, "alice", f"tag={tag}&state=PENDING") == ["PENDING"] * 3
     done = await operate(site, "alice", "cancel", narrowed)
     assert (done["acted"], done["done"], done["progress"]["current"]) == (3, True, done["progress"]["total"])
     assert json.loads((await ask(site, "alice", done["links"]["self"])).body) == done
-    assert await states(site, "alice", "tag=many") == ["REVOKED"] * 3 + ["SUCCESS"]
-    assert await states(site, "bob", "tag=many") == ["PENDING"]
-    again = await operate(site, "alice", "retry", {"tag": ["many"]})
+    assert await states(site, "alice", f"tag={tag}") == ["REVOKED"] * 3 + ["SUCCESS"]
+    assert await states(site, "bob", f"tag={tag}") == ["PENDING"]
+    again = await operate(site, "alice", "retry", {"tag": [tag]})
     assert (again["acted"], again["skipped"]) == (3, {"succeeded": 1})
-    query = "tag=many&state=PENDING"
-    new = json.loads((await ask(site, "alice", f"/v1/jobs?{query}")).body)["jobs"]
-    for each in new:
+    for each in json.loads((await ask(site, "alice", f"/v1/jobs?tag={tag}")).body)["jobs"]:
         await ask(site, "alice", f"/v1/jobs/{each['id']}", "GET", Prefer="wait=20")
-    assert await states(site, "alice", "tag=many") == ["REVOKED"] * 3 + ["SUCCESS"] * 4
-    once_more = await operate(site, "alice", "retry", {"tag": ["many"]})
+    assert await states(site, "alice", f"tag={tag}") == ["REVOKED"] * 3 + ["SUCCESS"] * 4
+    once_more = await operate(site, "alice", "retry", {"tag": [tag]})
     assert (once_more["acted"], once_more["skipped"]) == (0, {"retried-before": 3, "succeeded": 4})
-    gone = await operate(site, "admin", "delete", {"tag": ["many"]})
+    gone = await operate(site, "admin", "delete", {"tag": [tag]})
     assert (gone["acted"], gone["skipped"]) == (7, {"not-ended": 1})
-    assert await states(site, "admin", "tag=many") == ["PENDING"]
+    assert await states(site, "admin", f"tag={tag}") == ["PENDING"]
     await ask(site, "bob", f"/v1/jobs/{theirs}/cancel", "POST", {})
 
 
